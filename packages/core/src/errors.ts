@@ -1,0 +1,89 @@
+/**
+ * Every error that Godwit throws or sends has one of these codes. They are API: match on `code`, not on the message.
+ * Adding one is fine; renaming or reusing one is a breaking change (a test freezes the list).
+ */
+export const ERROR_CODES = [
+  /** A caller broke a contract (a range outside its block, a negative limit, ...). */
+  'GODWIT_INVALID_ARGUMENT',
+  /** A method was called in a state where it makes no sense (`proceed` without pre-switchover, ...). */
+  'GODWIT_INVALID_STATE',
+  /** The migration was cancelled; the guest runs on at the source. */
+  'GODWIT_CANCELLED',
+  /** The link to the peer was lost or could not be made. */
+  'GODWIT_LINK_LOST',
+  'GODWIT_CONNECT_FAILED',
+  /** Something took longer than the option named in the message allows. */
+  'GODWIT_TIMEOUT',
+  /** The bytes are not a Godwit stream, or not one that this end can read. */
+  'GODWIT_BAD_STREAM',
+  /** A frame that is well-formed but not allowed now, or with values that are out of range. */
+  'GODWIT_PROTOCOL',
+  /** No protocol version in common. */
+  'GODWIT_VERSION_MISMATCH',
+  'GODWIT_PAGE_SIZE_MISMATCH',
+  /** RAM blocks differ in name, address or size. */
+  'GODWIT_MEMORY_MISMATCH',
+  /** Devices differ in id, or in a version that the destination cannot load. */
+  'GODWIT_DEVICE_MISMATCH',
+  /** A page range outside its RAM block, or a block that does not exist. */
+  'GODWIT_OUT_OF_RANGE',
+  /** A size, count or length beyond the negotiated limits. */
+  'GODWIT_LIMIT_EXCEEDED',
+  /** A device failed to save or load its state. */
+  'GODWIT_DEVICE_FAILED',
+  /** A dirty tracker could not be started, or failed. */
+  'GODWIT_TRACKER_FAILED',
+  /** The guest could not be paused or resumed. */
+  'GODWIT_VM_FAILED',
+  /** `prepare` refused the VM or could not build it. */
+  'GODWIT_PREPARE_FAILED',
+  /** The RAM of source and destination differ; nothing was handed over. */
+  'GODWIT_VERIFY_FAILED',
+  /** The link died after `go`: the destination may be running the guest; the source stays paused. */
+  'GODWIT_OWNERSHIP_UNKNOWN',
+  /** Nothing more precise is known (an error of an embedder's own code, as a rule with a `cause`). */
+  'GODWIT_INTERNAL',
+  /** A system call failed; see `syscall`, `errno` and `errnoName`. */
+  'GODWIT_SYSCALL',
+  /** The host lacks a kernel feature, a device node or a permission. */
+  'GODWIT_UNSUPPORTED',
+  /** No permission for a device node or a system call. */
+  'GODWIT_PERMISSION',
+  /** Not enough memory on the host for what was asked. */
+  'GODWIT_OUT_OF_MEMORY',
+  /** The guest stopped in a way the VMM cannot handle. */
+  'GODWIT_GUEST_CRASHED',
+] as const;
+
+export type ErrorCode = (typeof ERROR_CODES)[number];
+
+const BRAND = Symbol.for('@godwit/error');
+
+/**
+ * The base of all errors. `message` says what was expected, what came and what to do; `code` is stable; `cause` is the
+ * error underneath; `remote` is true when it is the peer that failed and told us.
+ */
+export class GodwitError extends Error {
+  override readonly name: string = 'GodwitError';
+  readonly code: ErrorCode;
+  readonly remote: boolean;
+  readonly [BRAND] = true;
+
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; remote?: boolean } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.remote = options.remote ?? false;
+  }
+
+  /** Works across duplicate copies of this package, where `instanceof` does not. */
+  static is(value: unknown): value is GodwitError {
+    return typeof value === 'object' && value !== null && (value as { [BRAND]?: unknown })[BRAND] === true;
+  }
+
+  /** Returns `error` itself when it is a GodwitError, else wraps it with `code`. */
+  static wrap(error: unknown, code: ErrorCode, context: string): GodwitError {
+    if (GodwitError.is(error)) return error;
+    const detail = error instanceof Error ? error.message : String(error);
+    return new GodwitError(code, `${context}: ${detail}`, { cause: error });
+  }
+}

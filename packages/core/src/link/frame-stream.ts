@@ -1,0 +1,43 @@
+import type { GodwitError } from '../errors.js';
+import type { Frame } from './frame.js';
+
+/** A frame that has arrived, with the size of the payload that follows it on the stream. */
+export interface ReceivedFrame {
+  readonly frame: Frame;
+  /** 0 when the frame has none. The payload must be read (`readPayload`) before the next frame. */
+  readonly payloadBytes: number;
+}
+
+/**
+ * One ordered, reliable stream of frames in each direction, over whatever carries bytes.
+ *
+ * An implementation checks that a frame is well-formed (known type, right field types, lengths within its limits)
+ * before it hands it out; the engine checks what the values mean. Errors are `GodwitError`s:
+ * `GODWIT_LINK_LOST` when the stream broke or ended inside a frame, `GODWIT_BAD_STREAM` for bytes that are no frame,
+ * `GODWIT_LIMIT_EXCEEDED` for one that is too large.
+ */
+export interface FrameStream {
+  /** Bytes handed to the carrier so far, framing included. */
+  readonly bytesWritten: number;
+  /** Bytes taken from the carrier so far. */
+  readonly bytesRead: number;
+  /**
+   * Writes one frame. The chunks of `payload` are written by reference: they are borrowed until the promise resolves,
+   * and guest memory may change under them meanwhile. That it resolves late is the back-pressure. Calls may overlap;
+   * frames never interleave and keep the order of the calls.
+   */
+  write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
+  /** The next frame, or `null` when the peer has closed its direction between two frames. One call at a time. */
+  read(): Promise<ReceivedFrame | null>;
+  /**
+   * Reads the payload of the last frame straight into `into`, filling the chunks one after the other. Their lengths
+   * must add up to `payloadBytes`.
+   */
+  readPayload(into: readonly Uint8Array[]): Promise<void>;
+  /** Reads the payload of the last frame and throws it away. */
+  skipPayload(): Promise<void>;
+  /** Ends our direction after everything written, and lets go of the stream once the peer has ended its own. */
+  close(): Promise<void>;
+  /** Drops the stream at once: pending calls on this side fail with `reason`, the peer sees a lost link. */
+  abort(reason: GodwitError): void;
+}

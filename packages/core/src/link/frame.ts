@@ -1,0 +1,207 @@
+/**
+ * The messages of a migration, as the engine sees them. How they become bytes is the framing's business
+ * (`@godwit/transport`, `docs/wire-format.md`); what they mean and when they are allowed is decided here.
+ *
+ * Numbers are frozen: a type is never renumbered, and a new one takes a new number.
+ */
+export const FRAME_TYPES = {
+  /** Source, first frame: who I am, what I bring, what I can do. */
+  hello: 1,
+  /** Destination's answer: what we will use. */
+  welcome: 2,
+  /** Either side: I failed, and why. The last frame of that side. */
+  error: 3,
+  /** Joins a further stream to a migration as page channel `index`; first frame of that stream. */
+  attach: 4,
+  /** Page contents: `payload` holds the pages of `runs`, in order. */
+  pages: 5,
+  /** Pages that are zero; no payload. */
+  zeroPages: 6,
+  /** Source, on every page channel: nothing more of this round comes on this channel. */
+  roundEnd: 7,
+  /** Destination, control: all channels reached the round's end and every page is in guest memory. */
+  roundAck: 8,
+  /** A piece of a device's state in `payload`. */
+  device: 9,
+  /** Source: all is sent; load everything and answer `ready`. */
+  switchover: 10,
+  /** Destination: everything is loaded, I could run the guest. I do not, yet. */
+  ready: 11,
+  /** Source: the guest is yours. The point of no return. */
+  go: 12,
+  /** Destination: the guest runs here. */
+  running: 13,
+  /** Source: the digests of these pages are in `payload`; compare. Only between `ready` and `go`. */
+  digests: 14,
+  /** Source: that was all; every page not mentioned must be zero. */
+  digestsEnd: 15,
+  /** Destination: what the comparison found. */
+  verified: 16,
+  /** Either side, any time after the handshake; answered by `pong` with the same `id`. */
+  ping: 17,
+  pong: 18,
+} as const;
+
+export type FrameName = keyof typeof FRAME_TYPES;
+
+export interface BlockDescription {
+  readonly id: string;
+  readonly guestPhysicalAddress: number;
+  readonly byteLength: number;
+}
+
+export interface DeviceDescription {
+  readonly id: string;
+  readonly version: number;
+}
+
+export interface HelloFrame {
+  readonly type: 'hello';
+  /** Range of protocol versions that the source speaks. */
+  readonly minimumVersion: number;
+  readonly maximumVersion: number;
+  /** 32 hex digits, fresh for every migration; the page channels and a reconnection name it. */
+  readonly migrationId: string;
+  /** Name and version of the sender, for messages. */
+  readonly software: string;
+  readonly pageSize: number;
+  readonly blocks: readonly BlockDescription[];
+  readonly devices: readonly DeviceDescription[];
+  /** Optional abilities that the source offers. */
+  readonly features: readonly string[];
+  /** Page channels beside the control stream; 0 means that pages travel on the control stream. */
+  readonly pageChannels: number;
+  /** The embedder's own description of the VM: anything MessagePack can carry. */
+  readonly description: unknown;
+}
+
+export interface WelcomeFrame {
+  readonly type: 'welcome';
+  readonly version: number;
+  /** Those of the hello's features that both sides will use. */
+  readonly features: readonly string[];
+  readonly software: string;
+  /** Most bytes of payload that this destination takes in one frame. */
+  readonly maximumPayload: number;
+}
+
+export interface ErrorFrame {
+  readonly type: 'error';
+  readonly code: string;
+  readonly message: string;
+}
+
+export interface AttachFrame {
+  readonly type: 'attach';
+  readonly migrationId: string;
+  readonly index: number;
+}
+
+export interface PagesFrame {
+  readonly type: 'pages';
+  readonly round: number;
+  readonly block: number;
+  /** Flat [first page, page count, ...]; the payload is the pages of all runs, one after the other. */
+  readonly runs: readonly number[];
+}
+
+export interface ZeroPagesFrame {
+  readonly type: 'zeroPages';
+  readonly round: number;
+  readonly block: number;
+  readonly runs: readonly number[];
+}
+
+export interface RoundEndFrame {
+  readonly type: 'roundEnd';
+  readonly round: number;
+  /** Pages (of any kind) that this channel carried in this round: a lost frame is noticed here. */
+  readonly pages: number;
+}
+
+export interface RoundAckFrame {
+  readonly type: 'roundAck';
+  readonly round: number;
+  readonly pages: number;
+}
+
+export interface DeviceFrame {
+  readonly type: 'device';
+  /** Index into the hello's devices. */
+  readonly device: number;
+  /** 0, 1, 2, ... per device. */
+  readonly sequence: number;
+  readonly last: boolean;
+}
+
+export interface SwitchoverFrame {
+  readonly type: 'switchover';
+  readonly round: number;
+}
+
+export interface ReadyFrame {
+  readonly type: 'ready';
+  /** How long loading device state took after the `switchover` frame, in milliseconds of the destination's clock. */
+  readonly loadMs: number;
+}
+
+export interface GoFrame {
+  readonly type: 'go';
+}
+
+export interface RunningFrame {
+  readonly type: 'running';
+  /** How long resuming the guest took at the destination, in milliseconds. */
+  readonly resumeMs: number;
+}
+
+export interface DigestsFrame {
+  readonly type: 'digests';
+  readonly block: number;
+  readonly runs: readonly number[];
+}
+
+export interface DigestsEndFrame {
+  readonly type: 'digestsEnd';
+}
+
+export interface VerifiedFrame {
+  readonly type: 'verified';
+  readonly pagesCompared: number;
+  readonly pagesDifferent: number;
+  /** The first differing pages, flat [block, page, ...]; at most 16 pairs. */
+  readonly differences: readonly number[];
+}
+
+export interface PingFrame {
+  readonly type: 'ping';
+  readonly id: number;
+}
+
+export interface PongFrame {
+  readonly type: 'pong';
+  readonly id: number;
+}
+
+export type Frame =
+  | HelloFrame
+  | WelcomeFrame
+  | ErrorFrame
+  | AttachFrame
+  | PagesFrame
+  | ZeroPagesFrame
+  | RoundEndFrame
+  | RoundAckFrame
+  | DeviceFrame
+  | SwitchoverFrame
+  | ReadyFrame
+  | GoFrame
+  | RunningFrame
+  | DigestsFrame
+  | DigestsEndFrame
+  | VerifiedFrame
+  | PingFrame
+  | PongFrame;
+
+/** Frames that are followed by a payload. All others never are. */
+export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>(['pages', 'device', 'digests']);

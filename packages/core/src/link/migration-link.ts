@@ -1,0 +1,33 @@
+import type { FrameStream } from './frame-stream.js';
+
+/**
+ * What one migration talks over: a control stream, and page channels beside it. With no page channels, pages travel on
+ * the control stream (a pipe, a file).
+ */
+export interface MigrationLink {
+  readonly control: FrameStream;
+  readonly pageChannels: readonly FrameStream[];
+  /** For messages: `tcp://192.0.2.1:4444`. */
+  readonly peer: string;
+}
+
+/** Makes the link from the source's side. Called again to reconnect. */
+export interface LinkConnector {
+  connect(request: { readonly migrationId: string; readonly pageChannels: number }, signal: AbortSignal): Promise<MigrationLink>;
+}
+
+/**
+ * Takes links at the destination. `accept` resolves with a control stream whose first frame has not been read yet;
+ * page channels that name the migration join later through `attached`.
+ */
+export interface LinkListener {
+  accept(signal: AbortSignal): Promise<IncomingLink>;
+  close(): Promise<void>;
+}
+
+export interface IncomingLink {
+  readonly control: FrameStream;
+  readonly peer: string;
+  /** Resolves with the `count` page channels of `migrationId`, in the order of their index. */
+  pageChannels(migrationId: string, count: number, signal: AbortSignal): Promise<readonly FrameStream[]>;
+}

@@ -1,0 +1,44 @@
+import { GodwitError } from '../errors.js';
+import { DirtyBitmap } from './dirty-bitmap.js';
+import { type GuestMemory, pagesOf } from './guest-memory.js';
+
+/** One dirty bitmap for each RAM block of a guest, in the order of `GuestMemory.blocks`. */
+export class DirtyBitmaps {
+  readonly blocks: readonly DirtyBitmap[];
+
+  constructor(memory: GuestMemory) {
+    this.blocks = memory.blocks.map((block) => new DirtyBitmap(pagesOf(memory, block)));
+  }
+
+  /** The bitmap of the block at `index`. */
+  at(index: number): DirtyBitmap {
+    const bitmap = this.blocks[index];
+    if (bitmap === undefined) {
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `no RAM block ${index}; there are ${this.blocks.length}`);
+    }
+    return bitmap;
+  }
+
+  or(other: DirtyBitmaps): void {
+    for (let i = 0; i < this.blocks.length; i++) this.at(i).or(other.at(i));
+  }
+
+  setAll(): void {
+    for (const bitmap of this.blocks) bitmap.setAll();
+  }
+
+  clearAll(): void {
+    for (const bitmap of this.blocks) bitmap.clearAll();
+  }
+
+  /** Dirty pages in all blocks. */
+  count(): number {
+    let total = 0;
+    for (const bitmap of this.blocks) total += bitmap.count();
+    return total;
+  }
+
+  isEmpty(): boolean {
+    return this.blocks.every((bitmap) => bitmap.isEmpty());
+  }
+}

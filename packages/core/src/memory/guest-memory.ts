@@ -1,0 +1,50 @@
+import type { PageRun } from './page-run.js';
+
+/**
+ * A view of guest memory never crosses a multiple of this many bytes, counted from the start of its block: embedders
+ * map each window once and answer `view` with a `subarray` of it. 1 GiB, because Node 20 aborts on an external
+ * ArrayBuffer beyond 4 GiB and V8 counts each view as external memory for its lifetime.
+ */
+export const RAM_WINDOW_BYTES = 2 ** 30;
+
+/** A contiguous range of guest-physical memory backed by one mapping on the host (QEMU: RAMBlock). */
+export interface RamBlock {
+  /** Stable name; the destination finds its own block by it. */
+  readonly id: string;
+  readonly guestPhysicalAddress: number;
+  /** A multiple of the page size. */
+  readonly byteLength: number;
+  /**
+   * Shared memory, never a copy: what the guest writes is seen, and writing it writes the guest's memory.
+   * The engine never asks for a range that crosses a multiple of `RAM_WINDOW_BYTES`.
+   */
+  view(offset: number, length: number): Uint8Array;
+  /**
+   * The pages that have memory behind them, in ascending order; all others are holes that read as zero. The engine
+   * never touches a hole, on either side: a sparse guest stays sparse. Without this method every page is populated.
+   * Only runs that meet `range` (clipped to it) are listed.
+   */
+  populated?(range?: PageRun): Iterable<PageRun>;
+  /**
+   * Turns pages into holes: they read as zero afterwards and their memory goes back to the host. Only the destination
+   * calls it, for pages that have become zero. Without it the engine writes zeros.
+   */
+  discard?(range: PageRun): void;
+}
+
+/** All memory of a guest. Blocks do not overlap. */
+export interface GuestMemory {
+  /** Bytes, a power of two, the granularity of dirty tracking. */
+  readonly pageSize: number;
+  readonly blocks: readonly RamBlock[];
+}
+
+/** Number of pages in a block. */
+export function pagesOf(memory: GuestMemory, block: RamBlock): number {
+  return block.byteLength / memory.pageSize;
+}
+
+/** Yields the populated runs of a block, or the whole range where the block cannot tell. */
+export function populatedRuns(block: RamBlock, range: PageRun): Iterable<PageRun> {
+  return block.populated?.(range) ?? [range];
+}

@@ -1,0 +1,84 @@
+/**
+ * A run of consecutive pages of one RAM block.
+ *
+ * Page numbers count from the start of the block (page 0 is at `RamBlock.guestPhysicalAddress`), in units of
+ * `GuestMemory.pageSize`.
+ */
+export interface PageRun {
+  readonly firstPage: number;
+  readonly pageCount: number;
+}
+
+/**
+ * A growable list of page runs without an object per run: pairs of (first page, page count) in one `Float64Array`
+ * (page numbers are exact to 2^53, so that a block may be of any size the kernel can map).
+ *
+ * Lists are made to be reused: `clear()` keeps the storage. Appending a run that touches the last one extends it.
+ */
+export class PageRunList {
+  #pairs: Float64Array;
+  #length = 0;
+  #pageCount = 0;
+
+  constructor(capacity = 64) {
+    this.#pairs = new Float64Array(Math.max(1, capacity) * 2);
+  }
+
+  static from(runs: Iterable<PageRun>): PageRunList {
+    const list = new PageRunList();
+    for (const run of runs) list.push(run.firstPage, run.pageCount);
+    return list;
+  }
+
+  /** Number of runs. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Number of pages in all runs together. */
+  get pageCount(): number {
+    return this.#pageCount;
+  }
+
+  firstPage(index: number): number {
+    return this.#pairs[index * 2] as number;
+  }
+
+  runPages(index: number): number {
+    return this.#pairs[index * 2 + 1] as number;
+  }
+
+  /** Appends a run; one that starts where the last run ends is merged into it. */
+  push(firstPage: number, pageCount: number): void {
+    if (pageCount <= 0) return;
+    this.#pageCount += pageCount;
+    const last = this.#length * 2 - 2;
+    if (last >= 0 && (this.#pairs[last] as number) + (this.#pairs[last + 1] as number) === firstPage) {
+      this.#pairs[last + 1] = (this.#pairs[last + 1] as number) + pageCount;
+      return;
+    }
+    const at = this.#length * 2;
+    if (at === this.#pairs.length) {
+      const grown = new Float64Array(this.#pairs.length * 2);
+      grown.set(this.#pairs);
+      this.#pairs = grown;
+    }
+    this.#pairs[at] = firstPage;
+    this.#pairs[at + 1] = pageCount;
+    this.#length++;
+  }
+
+  clear(): void {
+    this.#length = 0;
+    this.#pageCount = 0;
+  }
+
+  /** Flat [first, count, first, count, ...]: the form runs have on the wire. */
+  toFlatArray(): number[] {
+    return Array.from(this.#pairs.subarray(0, this.#length * 2));
+  }
+
+  *[Symbol.iterator](): IterableIterator<PageRun> {
+    for (let i = 0; i < this.#length; i++) yield { firstPage: this.firstPage(i), pageCount: this.runPages(i) };
+  }
+}
