@@ -31,6 +31,8 @@ export const ERROR_CODES = [
   'GODWIT_LIMIT_EXCEEDED',
   /** A device failed to save or load its state. */
   'GODWIT_DEVICE_FAILED',
+  /** The convergence policy gave up; the guest runs on at the source. */
+  'GODWIT_NOT_CONVERGING',
   /** A dirty tracker could not be started, or failed. */
   'GODWIT_TRACKER_FAILED',
   /** The guest could not be paused or resumed. */

@@ -34,3 +34,15 @@ export {
 } from './link/frame.js';
 export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
 export type { IncomingLink, LinkConnector, LinkListener, MigrationLink } from './link/migration-link.js';
+export { type Clock, systemClock } from './clock.js';
+export type {
+  DowntimeTerm,
+  MigrationEvent,
+  MigrationState,
+  MigrationSummary,
+  Progress,
+  ReceptionEvent,
+  ReceptionState,
+  ReceptionSummary,
+} from './migration-event.js';
+export type { Decision, DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';

@@ -1,0 +1,41 @@
+/**
+ * Time comes in from outside, so that the whole engine runs under a virtual clock.
+ */
+export interface Clock {
+  /** Milliseconds of a monotonic clock with an arbitrary origin. */
+  now(): number;
+  /** Resolves after `ms`; rejects with the signal's reason when it aborts first. Leaves no timer behind. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+  /** Lets pending I/O and timers run, then resolves. Called inside long computations. */
+  yield(): Promise<void>;
+}
+
+declare const setImmediate: ((callback: () => void) => unknown) | undefined;
+
+/** The machine's own clock. */
+export const systemClock: Clock = {
+  now: () => performance.now(),
+  sleep(ms, signal) {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) {
+        reject(signal.reason);
+        return;
+      }
+      const onAbort = () => {
+        clearTimeout(timer);
+        reject(signal?.reason);
+      };
+      const timer = setTimeout(() => {
+        signal?.removeEventListener('abort', onAbort);
+        resolve();
+      }, ms);
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+  },
+  yield() {
+    return new Promise((resolve) => {
+      if (typeof setImmediate === 'function') setImmediate(resolve);
+      else setTimeout(resolve, 0);
+    });
+  },
+};

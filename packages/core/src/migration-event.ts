@@ -1,0 +1,112 @@
+import type { ErrorCode } from './errors.js';
+import type { DowntimeTerms, RoundRecord } from './round-record.js';
+
+/**
+ * States by QEMU's names where they mean the same (`MigrationStatus` in QEMU's qapi/migration.json).
+ *
+ * ```
+ * none -> setup -> active -> [pre-switchover ->] device -> completed
+ *           |         |             |             |
+ *           +---------+-------------+-------------+--> failed            guest runs at the source
+ *           +---------+-------------+-------------+--> cancelling -> cancelled
+ * ```
+ *
+ * After `go` (inside `device`) there is no way to `cancelled`, and `failed` leaves the source paused.
+ */
+export type MigrationState =
+  | 'none'
+  | 'setup'
+  | 'active'
+  | 'pre-switchover'
+  | 'device'
+  | 'completed'
+  | 'failed'
+  | 'cancelling'
+  | 'cancelled';
+
+/** A snapshot of a running migration, about ten times a second. */
+export interface Progress {
+  readonly state: MigrationState;
+  readonly elapsedMs: number;
+  readonly round: number;
+  /** Pages of the current round that are sent, and all that it has. */
+  readonly roundPagesSent: number;
+  readonly roundPages: number;
+  /** Since the start. */
+  readonly pages: { readonly raw: number; readonly zero: number; readonly hole: number };
+  readonly rawBytes: number;
+  readonly wireBytes: number;
+  /** Over the last interval. */
+  readonly wireBytesPerSecond: number;
+  /** From the last harvest; 0 before the second one. */
+  readonly dirtyPagesPerSecond: number;
+  /** From the last decision; `undefined` before the first one. */
+  readonly predictedDowntimeMs: number | undefined;
+  /** Milliseconds until the guest is expected to run at the destination; `undefined` while it does not converge. */
+  readonly remainingMs: number | undefined;
+}
+
+export interface DowntimeTerm {
+  readonly predictedMs: number;
+  readonly actualMs: number;
+}
+
+/** How a migration went. */
+export interface MigrationSummary {
+  readonly migrationId: string;
+  readonly totalMs: number;
+  /**
+   * From the call of `pause` to the destination's `running`, on the source's clock, without `verifyMs` and `heldMs`.
+   */
+  readonly downtimeMs: number;
+  readonly predictedDowntimeMs: number;
+  /** Predicted against actual, term by term; the actual terms add up to `downtimeMs`. */
+  readonly downtime: Readonly<Record<keyof DowntimeTerms, DowntimeTerm>>;
+  /** Comparing the RAM of both sides with the guest paused; 0 when `verify` is off. */
+  readonly verifyMs: number;
+  /** Time in `pre-switchover`, waiting for `proceed`. */
+  readonly heldMs: number;
+  /** True when the RAM of both sides was compared and is equal; false when it was not compared. */
+  readonly verified: boolean;
+  /** Pages compared. */
+  readonly verifiedPages: number;
+  readonly rounds: readonly RoundRecord[];
+  readonly pages: { readonly raw: number; readonly zero: number; readonly hole: number };
+  readonly rawBytes: number;
+  readonly wireBytes: number;
+}
+
+export type MigrationEvent =
+  | { readonly type: 'state'; readonly state: MigrationState; readonly previous: MigrationState }
+  | { readonly type: 'progress'; readonly progress: Progress }
+  /** A round is about to be sent. */
+  | { readonly type: 'round-start'; readonly round: number; readonly dirtyPages: number }
+  | { readonly type: 'round'; readonly round: RoundRecord }
+  /** Something works less well than asked: never silent. */
+  | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
+  /** The comparison of RAM between `ready` and `go`. */
+  | { readonly type: 'verified'; readonly pages: number; readonly verifyMs: number }
+  | { readonly type: 'completed'; readonly summary: MigrationSummary };
+
+/** States of the receiving side, by QEMU's names. */
+export type ReceptionState = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'failed';
+
+export interface ReceptionSummary {
+  readonly migrationId: string;
+  readonly rounds: number;
+  readonly pages: { readonly raw: number; readonly zero: number };
+  readonly wireBytes: number;
+  /** Loading device state after `switchover`. */
+  readonly loadMs: number;
+  readonly resumeMs: number;
+  readonly verified: boolean;
+}
+
+export type ReceptionEvent =
+  | { readonly type: 'state'; readonly state: ReceptionState; readonly previous: ReceptionState }
+  /** A source has said hello; `prepare` is about to be called with its description. */
+  | { readonly type: 'hello'; readonly migrationId: string; readonly peer: string; readonly description: unknown }
+  | { readonly type: 'round'; readonly round: number; readonly pages: number }
+  | { readonly type: 'progress'; readonly pages: { readonly raw: number; readonly zero: number }; readonly wireBytes: number }
+  | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
+  | { readonly type: 'completed'; readonly summary: ReceptionSummary };

@@ -1,0 +1,69 @@
+/** What to do when a round has been sent and the next one's dirty pages are known. */
+export type Decision =
+  /** Send another round with the guest running. */
+  | { readonly action: 'continue'; readonly reason: string }
+  /** Pause the guest and send what is left. */
+  | { readonly action: 'switchover'; readonly reason: string }
+  /** Give up: the migration fails with `GODWIT_NOT_CONVERGING` and the guest runs on at the source. */
+  | { readonly action: 'abort'; readonly reason: string };
+
+/** Pages of a round by what became of them. */
+export interface PagesByKind {
+  /** Sent with their contents. */
+  readonly raw: number;
+  /** Had memory behind them, and every byte was zero. */
+  readonly zero: number;
+  /** Had no memory behind them; never read. */
+  readonly hole: number;
+}
+
+/** Terms that make up the downtime, in milliseconds; they add up to it. */
+export interface DowntimeTerms {
+  /** Stopping the vCPUs. */
+  readonly pauseMs: number;
+  /** Collecting dirty bitmaps with the guest stopped: before and after device state is saved. */
+  readonly harvestMs: number;
+  /** The remaining RAM, in encoded wire bytes over the link's rate. */
+  readonly ramMs: number;
+  /** Saving and sending device state. */
+  readonly deviceMs: number;
+  /** Loading device state at the destination. */
+  readonly loadMs: number;
+  /** Messages to and fro: `switchover`/`ready` and `go`/`running`, without the work in between. */
+  readonly roundTripMs: number;
+  /** Starting the vCPUs at the destination. */
+  readonly resumeMs: number;
+}
+
+/** One pre-copy round, or the final stop-and-copy. All times are milliseconds of the source's monotonic clock. */
+export interface RoundRecord {
+  /** From 1. */
+  readonly round: number;
+  readonly phase: 'pre-copy' | 'stop-and-copy';
+  /** Pages that this round set out to send. */
+  readonly dirtyPages: number;
+  readonly pages: PagesByKind;
+  /** Guest bytes that the round's pages stand for (raw, zero and holes). */
+  readonly rawBytes: number;
+  /** Bytes on the wire, framing included. */
+  readonly wireBytes: number;
+  /** Collecting the dirty bitmaps that this round sent. */
+  readonly harvestMs: number;
+  /** Walking bitmaps and looking for zero pages. */
+  readonly scanMs: number;
+  /** Waiting for the link, the acknowledgement of the round included. */
+  readonly sendMs: number;
+  /** Waiting for our own bandwidth limit. */
+  readonly limitMs: number;
+  readonly totalMs: number;
+  /** Bytes per second while the link was busy; `wireBytes` over `sendMs`, smoothed over rounds. */
+  readonly linkBytesPerSecond: number;
+  /** Pages that became dirty while this round was sent. */
+  readonly newlyDirtyPages: number;
+  /** Newly dirty pages per second. */
+  readonly dirtyPagesPerSecond: number;
+  /** Downtime if the guest were paused now. */
+  readonly predictedDowntimeMs: number;
+  readonly prediction: DowntimeTerms;
+  readonly decision: Decision;
+}
