@@ -1,0 +1,42 @@
+export { callAsync, check, checkAsync, MAP_FAILED, resultOrNegativeErrno } from './call.js';
+export { openDevice } from './device-node.js';
+export { Errno, errnoName } from './errno.js';
+export {
+  closeFd,
+  duplicateFd,
+  EventfdFlags,
+  eventfd,
+  OpenFlags,
+  openFile,
+  readFd,
+  tryOpenFile,
+  writeFd,
+} from './file-descriptor.js';
+export { type IoctlArgument, ioctl, ioctlAsync, tryIoctl, tryIoctlAsync } from './ioctl.js';
+export { cFunction, cFunctionAddress, lastErrno } from './library.js';
+export {
+  addressOf,
+  HOST_PAGE_SIZE,
+  MapFlags,
+  type MapRequest,
+  madvise,
+  madviseAsync,
+  MemoryAdvice,
+  mmap,
+  munmap,
+  Protection,
+  viewOf,
+} from './mapping.js';
+export {
+  FallocateMode,
+  fallocate,
+  ftruncate,
+  MemfdFlags,
+  memfdCreate,
+  punchHole,
+  seekData,
+  seekHole,
+} from './memory-file.js';
+export { SyscallError } from './syscall-error.js';
+export { type SyscallNumbers, syscallNumbers, UFFD_USER_MODE_ONLY, userfaultfd } from './syscall-number.js';
+export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './thread-signal.js';

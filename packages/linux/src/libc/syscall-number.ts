@@ -1,0 +1,37 @@
+import { GodwitError } from '@godwit/core';
+import { check } from './call.js';
+import { cFunction } from './library.js';
+
+/** System calls that the C library has no function for, or only a recent one. */
+export interface SyscallNumbers {
+  readonly gettid: number;
+  readonly tgkill: number;
+  readonly userfaultfd: number;
+}
+
+const BY_ARCHITECTURE: Readonly<Record<string, SyscallNumbers>> = {
+  /** asm/unistd_64.h */
+  x64: { gettid: 186, tgkill: 234, userfaultfd: 323 },
+  /** asm-generic/unistd.h */
+  arm64: { gettid: 178, tgkill: 131, userfaultfd: 282 },
+  riscv64: { gettid: 178, tgkill: 131, userfaultfd: 282 },
+};
+
+/** The numbers for this machine. */
+export function syscallNumbers(): SyscallNumbers {
+  const numbers = BY_ARCHITECTURE[process.arch];
+  if (numbers === undefined) {
+    throw new GodwitError('GODWIT_UNSUPPORTED', `Godwit knows the Linux system calls of ${Object.keys(BY_ARCHITECTURE).join(', ')}; this is ${process.arch}`);
+  }
+  return numbers;
+}
+
+const cSyscall = cFunction<[number, number], number>('syscall', 'long', ['long', 'long']);
+
+/** linux/userfaultfd.h: only faults taken in user mode; what an unprivileged process may ask for. */
+export const UFFD_USER_MODE_ONLY = 1;
+
+/** `userfaultfd(2)`: a new userfaultfd. Close-on-exec and non-blocking, plus `flags`. */
+export function userfaultfd(flags = 0): number {
+  return check('userfaultfd', cSyscall(syscallNumbers().userfaultfd, flags | 0o2000000 | 0o4000));
+}
