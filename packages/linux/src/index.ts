@@ -1,1 +1,2 @@
-export {};
+export * from './libc/index.js';
+export * from './kvm/index.js';

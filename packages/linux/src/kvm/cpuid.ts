@@ -1,0 +1,121 @@
+import { GodwitError } from '@godwit/core';
+import { kvmCpuid2, kvmCpuidEntry2 } from './kvm-structs.js';
+
+/** KVM refuses more than this (KVM_MAX_CPUID_ENTRIES, asm/kvm_host.h). */
+const MAX_ENTRIES = 256;
+
+const HEADER_WORDS = kvmCpuid2.size / 4;
+const ENTRY_WORDS = kvmCpuidEntry2.size / 4;
+
+/** One answer of the CPUID instruction. */
+export interface CpuidEntry {
+  readonly function: number;
+  readonly index: number;
+  /** KVM_CPUID_FLAG_*: whether `index` matters. */
+  readonly flags: number;
+  readonly eax: number;
+  readonly ebx: number;
+  readonly ecx: number;
+  readonly edx: number;
+}
+
+type Register = 'eax' | 'ebx' | 'ecx' | 'edx';
+
+/**
+ * Registers in which every bit is a feature, by (function, index): Intel SDM volume 2A, CPUID; AMD APM volume 3,
+ * appendix E. A guest that was told of a bit may use it, so the destination has to have it.
+ */
+const FEATURE_BITS: readonly (readonly [fn: number, index: number, registers: readonly Register[]])[] = [
+  [0x1, 0, ['ecx', 'edx']],
+  [0x7, 0, ['ebx', 'ecx', 'edx']],
+  [0x7, 1, ['eax']],
+  [0xd, 0, ['eax', 'edx']],
+  [0xd, 1, ['eax']],
+  [0x4000_0001, 0, ['eax']],
+  [0x8000_0001, 0, ['ecx', 'edx']],
+  [0x8000_0008, 0, ['ebx']],
+];
+
+/** Bits of leaf 1 that KVM itself turns on and off as the guest runs: OSXSAVE (ecx 27) and APIC (edx 9). */
+const LIVE_BITS: Readonly<Partial<Record<Register, number>>> = { ecx: 1 << 27, edx: 1 << 9 };
+
+/** What CPUID tells a guest: `struct kvm_cpuid2` with its entries. */
+export class Cpuid {
+  readonly entries: readonly CpuidEntry[];
+
+  constructor(entries: readonly CpuidEntry[]) {
+    this.entries = entries;
+  }
+
+  /** A buffer that asks KVM for as many entries as it can have. */
+  static room(): Uint8Array {
+    const words = new Uint32Array(HEADER_WORDS + MAX_ENTRIES * ENTRY_WORDS);
+    words[0] = MAX_ENTRIES;
+    return new Uint8Array(words.buffer);
+  }
+
+  static decode(bytes: Uint8Array): Cpuid {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const count = bytes.byteLength >= kvmCpuid2.size ? view.getUint32(0, true) : 0;
+    if (count === 0 || count > MAX_ENTRIES || bytes.byteLength < kvmCpuid2.size + count * kvmCpuidEntry2.size) {
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${count} CPUID entries do not fit the ${bytes.byteLength} bytes given`);
+    }
+    const entries: CpuidEntry[] = [];
+    const { fields } = kvmCpuidEntry2;
+    for (let i = 0; i < count; i++) {
+      const at = kvmCpuid2.size + i * kvmCpuidEntry2.size;
+      entries.push({
+        function: view.getUint32(at + fields.function[0], true),
+        index: view.getUint32(at + fields.index[0], true),
+        flags: view.getUint32(at + fields.flags[0], true),
+        eax: view.getUint32(at + fields.eax[0], true),
+        ebx: view.getUint32(at + fields.ebx[0], true),
+        ecx: view.getUint32(at + fields.ecx[0], true),
+        edx: view.getUint32(at + fields.edx[0], true),
+      });
+    }
+    return new Cpuid(entries);
+  }
+
+  encode(): Uint8Array {
+    const words = new Uint32Array(HEADER_WORDS + this.entries.length * ENTRY_WORDS);
+    words[0] = this.entries.length;
+    this.entries.forEach((entry, i) => {
+      const { function: fn, index, flags, eax, ebx, ecx, edx } = entry;
+      words.set([fn, index, flags, eax, ebx, ecx, edx], HEADER_WORDS + i * ENTRY_WORDS);
+    });
+    return new Uint8Array(words.buffer);
+  }
+
+  /** The same CPU with its own APIC id, in the three places where CPUID gives it. */
+  forVcpu(apicId: number): Cpuid {
+    return new Cpuid(
+      this.entries.map((entry) => {
+        if (entry.function === 0x1) return { ...entry, ebx: ((entry.ebx & 0x00ff_ffff) | (apicId << 24)) >>> 0 };
+        if (entry.function === 0xb || entry.function === 0x1f) return { ...entry, edx: apicId };
+        if (entry.function === 0x8000_001e) return { ...entry, eax: apicId };
+        return entry;
+      }),
+    );
+  }
+
+  /** Features of this CPU that `host` cannot give, as `leaf 7.0 ebx 0x20`; empty when a guest of this CPU can run there. */
+  missingOn(host: Cpuid): readonly string[] {
+    const missing: string[] = [];
+    for (const [fn, index, registers] of FEATURE_BITS) {
+      const wanted = this.#find(fn, index);
+      if (wanted === undefined) continue;
+      const offered = host.#find(fn, index);
+      for (const register of registers) {
+        const live = fn === 1 ? (LIVE_BITS[register] ?? 0) : 0;
+        const lacking = (wanted[register] & ~(offered?.[register] ?? 0) & ~live) >>> 0;
+        if (lacking !== 0) missing.push(`leaf 0x${fn.toString(16)}.${index} ${register} 0x${lacking.toString(16)}`);
+      }
+    }
+    return missing;
+  }
+
+  #find(fn: number, index: number): CpuidEntry | undefined {
+    return this.entries.find((entry) => entry.function === fn && entry.index === index);
+  }
+}

@@ -1,0 +1,28 @@
+export { Cpuid, type CpuidEntry } from './cpuid.js';
+export { type KernelDefine, type KernelStruct, kernelDefines } from './kernel-definition.js';
+export { Kvm, probeKvm } from './kvm.js';
+export {
+  KVM_DEFINES,
+  KvmCapability,
+  KvmExit,
+  KvmSystemRequest,
+  KvmValue,
+  KvmVcpuRequest,
+  KvmVmRequest,
+  kvmExitName,
+} from './kvm-constants.js';
+export { KvmRun } from './kvm-run.js';
+export { KVM_STRUCTS } from './kvm-structs.js';
+export { KvmVcpu } from './kvm-vcpu.js';
+export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm-vm.js';
+export { Msr, type MsrValue, readMsrs, writeMsrs } from './msrs.js';
+export { runVcpu } from './run-vcpu.js';
+export { SliceTimer } from './slice-timer.js';
+export {
+  type ControlRegister,
+  type GeneralRegister,
+  GeneralRegisters,
+  type SegmentRegister,
+  SpecialRegisters,
+} from './vcpu-registers.js';
+export { VcpuState, type VcpuStatePart } from './vcpu-state-part.js';

@@ -1,0 +1,134 @@
+import { GodwitError } from '@godwit/core';
+import { closeFd, ioctl, MapFlags, mmap, munmap } from '../libc/index.js';
+import { Cpuid } from './cpuid.js';
+import { KvmCapability, KvmValue, KvmVcpuRequest } from './kvm-constants.js';
+import { KvmRun } from './kvm-run.js';
+import { type MsrValue, readMsrs, writeMsrs } from './msrs.js';
+import { GeneralRegisters, SpecialRegisters } from './vcpu-registers.js';
+import { VcpuState, type VcpuStatePart } from './vcpu-state-part.js';
+
+interface NewVcpu {
+  readonly id: number;
+  readonly fd: number;
+  readonly mapBytes: number;
+  readonly checkExtension: (capability: number) => number;
+}
+
+/**
+ * A vCPU: its descriptor and the `kvm_run` page that is mapped from it.
+ *
+ * KVM_RUN belongs to one thread, which gets `fd`, `runAddress` and `runBytes` and uses `runVcpu`. All other calls block
+ * while that thread is inside KVM_RUN: make them when it is stopped.
+ */
+export class KvmVcpu {
+  readonly id: number;
+  readonly fd: number;
+  /** Address and size of the mapping of `struct kvm_run`, for another thread. */
+  readonly runAddress: bigint;
+  readonly runBytes: number;
+  readonly run: KvmRun;
+  readonly #checkExtension: (capability: number) => number;
+  #closed = false;
+
+  /** Use `KvmVm.createVcpu`. */
+  constructor({ id, fd, mapBytes, checkExtension }: NewVcpu) {
+    this.id = id;
+    this.fd = fd;
+    this.runBytes = mapBytes;
+    this.#checkExtension = checkExtension;
+    try {
+      this.runAddress = mmap({ byteLength: mapBytes, flags: MapFlags.MAP_SHARED, fd });
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
+    this.run = new KvmRun(this.runAddress, mapBytes);
+  }
+
+  /** Whether this KVM has a piece of state at all. */
+  has(part: VcpuStatePart): boolean {
+    return part.capability === undefined || this.#checkExtension(part.capability) > 0;
+  }
+
+  /** Bytes that `get` returns and `set` takes. */
+  sizeOf(part: VcpuStatePart): number {
+    if (part.size > 0 || part.capability === undefined) return part.size;
+    return this.#checkExtension(part.capability);
+  }
+
+  get(part: VcpuStatePart): Uint8Array {
+    const bytes = new Uint8Array(this.sizeOf(part));
+    ioctl(this.fd, part.get.request, bytes, part.get.name);
+    return bytes;
+  }
+
+  /** @throws GodwitError GODWIT_INVALID_ARGUMENT when the bytes are not of the size that this KVM uses */
+  set(part: VcpuStatePart, bytes: Uint8Array): void {
+    const size = this.sizeOf(part);
+    if (bytes.byteLength !== size) {
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${part.name} of a vCPU are ${size} bytes on this KVM, got ${bytes.byteLength}`);
+    }
+    ioctl(this.fd, part.set.request, bytes, part.set.name);
+  }
+
+  generalRegisters(): GeneralRegisters {
+    return new GeneralRegisters(this.get(VcpuState.generalRegisters));
+  }
+
+  setGeneralRegisters(registers: GeneralRegisters): void {
+    this.set(VcpuState.generalRegisters, registers.bytes);
+  }
+
+  specialRegisters(): SpecialRegisters {
+    return new SpecialRegisters(this.get(VcpuState.specialRegisters));
+  }
+
+  setSpecialRegisters(registers: SpecialRegisters): void {
+    this.set(VcpuState.specialRegisters, registers.bytes);
+  }
+
+  /** Runnable without the start-up interrupt that all vCPUs but the first wait for. */
+  makeRunnable(): void {
+    const state = new Uint32Array([KvmValue.KVM_MP_STATE_RUNNABLE]);
+    this.set(VcpuState.multiprocessorState, new Uint8Array(state.buffer));
+  }
+
+  cpuid(): Cpuid {
+    const request = Cpuid.room();
+    ioctl(this.fd, KvmVcpuRequest.KVM_GET_CPUID2, request, 'KVM_GET_CPUID2');
+    return Cpuid.decode(request);
+  }
+
+  /** Before the first KVM_RUN; afterwards KVM refuses any change. */
+  setCpuid(cpuid: Cpuid): void {
+    ioctl(this.fd, KvmVcpuRequest.KVM_SET_CPUID2, cpuid.encode(), 'KVM_SET_CPUID2');
+  }
+
+  /** Leaves out those that this vCPU does not have. */
+  readMsrs(indices: readonly number[]): MsrValue[] {
+    return readMsrs(this.fd, indices);
+  }
+
+  writeMsrs(values: readonly MsrValue[]): void {
+    writeMsrs(this.fd, values);
+  }
+
+  /** Frequency of the time-stamp counter in kHz, or 0 when this KVM does not tell. */
+  tscKhz(): number {
+    if (this.#checkExtension(KvmCapability.KVM_CAP_GET_TSC_KHZ) === 0) return 0;
+    return ioctl(this.fd, KvmVcpuRequest.KVM_GET_TSC_KHZ, 0, 'KVM_GET_TSC_KHZ');
+  }
+
+  /** A frequency other than the host's needs KVM_CAP_TSC_CONTROL; without it KVM answers EINVAL. */
+  setTscKhz(khz: number): void {
+    ioctl(this.fd, KvmVcpuRequest.KVM_SET_TSC_KHZ, khz, 'KVM_SET_TSC_KHZ');
+  }
+
+  /** Idempotent. No thread may be in KVM_RUN, and no view of `kvm_run` may be touched afterwards. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    munmap(this.runAddress, this.runBytes);
+    closeFd(this.fd);
+  }
+}

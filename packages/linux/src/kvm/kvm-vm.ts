@@ -1,0 +1,140 @@
+import { closeFd, ioctl } from '../libc/index.js';
+import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
+import { kvmClockData, kvmIrqchip, kvmPitConfig, kvmPitState2, kvmUserspaceMemoryRegion } from './kvm-structs.js';
+import { KvmVcpu } from './kvm-vcpu.js';
+
+/** One slot of guest memory, as KVM_SET_USER_MEMORY_REGION takes it. */
+export interface KvmMemoryRegion {
+  /** Chosen by the VMM; setting a slot again changes it. */
+  readonly slot: number;
+  readonly guestPhysicalAddress: number;
+  /** A multiple of the page size. 0 removes the slot. */
+  readonly byteLength: number;
+  /** Where the memory is mapped in this process. Must stay mapped until the slot is removed or the VM is closed. */
+  readonly hostAddress: bigint;
+  /** Turns dirty logging on: see `KvmDirtyLogTracker`. */
+  readonly logDirty?: boolean;
+}
+
+/** One of the three interrupt chips inside KVM; the values are KVM_IRQCHIP_*. */
+export const InterruptChip = {
+  picMaster: KvmValue.KVM_IRQCHIP_PIC_MASTER,
+  picSlave: KvmValue.KVM_IRQCHIP_PIC_SLAVE,
+  ioapic: KvmValue.KVM_IRQCHIP_IOAPIC,
+} as const;
+
+/** A virtual machine: memory, interrupt chips, timer, clock, and vCPUs. */
+export class KvmVm {
+  readonly fd: number;
+  readonly #vcpuMapBytes: number;
+  #closed = false;
+
+  /** Use `Kvm.createVm`. */
+  constructor(fd: number, vcpuMapBytes: number) {
+    this.fd = fd;
+    this.#vcpuMapBytes = vcpuMapBytes;
+  }
+
+  /** What this VM can do, which may differ from what /dev/kvm says. 0 = absent. */
+  checkExtension(capability: number): number {
+    return ioctl(this.fd, KvmSystemRequest.KVM_CHECK_EXTENSION, capability, 'KVM_CHECK_EXTENSION');
+  }
+
+  /** Adds, changes or removes a slot. Only the flags of an existing slot may change, not its size or memory. */
+  setMemoryRegion(region: KvmMemoryRegion): void {
+    const bytes = new Uint8Array(kvmUserspaceMemoryRegion.size);
+    const view = new DataView(bytes.buffer);
+    const { fields } = kvmUserspaceMemoryRegion;
+    view.setUint32(fields.slot[0], region.slot, true);
+    view.setUint32(fields.flags[0], region.logDirty === true ? KvmValue.KVM_MEM_LOG_DIRTY_PAGES : 0, true);
+    view.setBigUint64(fields.guest_phys_addr[0], BigInt(region.guestPhysicalAddress), true);
+    view.setBigUint64(fields.memory_size[0], BigInt(region.byteLength), true);
+    view.setBigUint64(fields.userspace_addr[0], region.hostAddress, true);
+    ioctl(this.fd, KvmVmRequest.KVM_SET_USER_MEMORY_REGION, bytes, 'KVM_SET_USER_MEMORY_REGION');
+  }
+
+  /**
+   * Three pages of guest-physical address space that Intel's KVM needs for itself, and one more for its identity map.
+   * Below 4 GiB, outside RAM, before the first vCPU. Harmless on AMD.
+   */
+  setIntelPages(tssAddress: number, identityMapAddress: number): void {
+    ioctl(this.fd, KvmVmRequest.KVM_SET_TSS_ADDR, tssAddress, 'KVM_SET_TSS_ADDR');
+    if (this.checkExtension(KvmCapability.KVM_CAP_SET_IDENTITY_MAP_ADDR) === 0) return;
+    const address = new BigUint64Array([BigInt(identityMapAddress)]);
+    ioctl(this.fd, KvmVmRequest.KVM_SET_IDENTITY_MAP_ADDR, new Uint8Array(address.buffer), 'KVM_SET_IDENTITY_MAP_ADDR');
+  }
+
+  /** Two 8259 PICs, an IOAPIC, and a local APIC in each vCPU made afterwards. HLT then waits inside KVM_RUN. */
+  createIrqchip(): void {
+    ioctl(this.fd, KvmVmRequest.KVM_CREATE_IRQCHIP, 0, 'KVM_CREATE_IRQCHIP');
+  }
+
+  /** The 8254 timer, with port 0x61 for the speaker. Needs the irqchip. */
+  createPit2(): void {
+    const config = new Uint32Array(kvmPitConfig.size / 4);
+    config[0] = KvmValue.KVM_PIT_SPEAKER_DUMMY;
+    ioctl(this.fd, KvmVmRequest.KVM_CREATE_PIT2, new Uint8Array(config.buffer), 'KVM_CREATE_PIT2');
+  }
+
+  /** `struct kvm_irqchip` of one chip: its id, then its registers. */
+  getIrqchip(chip: number): Uint8Array {
+    const words = new Uint32Array(kvmIrqchip.size / 4);
+    words[0] = chip;
+    const bytes = new Uint8Array(words.buffer);
+    ioctl(this.fd, KvmVmRequest.KVM_GET_IRQCHIP, bytes, 'KVM_GET_IRQCHIP');
+    return bytes;
+  }
+
+  setIrqchip(state: Uint8Array): void {
+    ioctl(this.fd, KvmVmRequest.KVM_SET_IRQCHIP, exactly(state, kvmIrqchip), 'KVM_SET_IRQCHIP');
+  }
+
+  getPit2(): Uint8Array {
+    const state = new Uint8Array(kvmPitState2.size);
+    ioctl(this.fd, KvmVmRequest.KVM_GET_PIT2, state, 'KVM_GET_PIT2');
+    return state;
+  }
+
+  setPit2(state: Uint8Array): void {
+    ioctl(this.fd, KvmVmRequest.KVM_SET_PIT2, exactly(state, kvmPitState2), 'KVM_SET_PIT2');
+  }
+
+  /** The paravirtual clock, in nanoseconds. It goes on while the vCPUs are stopped. */
+  getClock(): bigint {
+    const data = new Uint8Array(kvmClockData.size);
+    ioctl(this.fd, KvmVmRequest.KVM_GET_CLOCK, data, 'KVM_GET_CLOCK');
+    return new DataView(data.buffer).getBigUint64(kvmClockData.fields.clock[0], true);
+  }
+
+  /** Sets the paravirtual clock, without KVM_CLOCK_REALTIME: the caller decides what the time away was worth. */
+  setClock(nanoseconds: bigint): void {
+    const data = new Uint8Array(kvmClockData.size);
+    new DataView(data.buffer).setBigUint64(kvmClockData.fields.clock[0], nanoseconds, true);
+    ioctl(this.fd, KvmVmRequest.KVM_SET_CLOCK, data, 'KVM_SET_CLOCK');
+  }
+
+  /** @param id also the vCPU's APIC id; vCPU 0 is the boot processor, the others wait for a start-up interrupt */
+  createVcpu(id: number): KvmVcpu {
+    return new KvmVcpu({
+      id,
+      fd: ioctl(this.fd, KvmVmRequest.KVM_CREATE_VCPU, id, 'KVM_CREATE_VCPU'),
+      mapBytes: this.#vcpuMapBytes,
+      checkExtension: (capability) => this.checkExtension(capability),
+    });
+  }
+
+  /** Idempotent. The kernel frees the VM once its vCPUs are closed too. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    closeFd(this.fd);
+  }
+}
+
+/** A short buffer would let the kernel read beyond it. */
+function exactly(state: Uint8Array, layout: { readonly struct: string; readonly size: number }): Uint8Array {
+  if (state.byteLength !== layout.size) {
+    throw new RangeError(`struct ${layout.struct} has ${layout.size} bytes, got ${state.byteLength}`);
+  }
+  return state;
+}

@@ -1,0 +1,104 @@
+import { existsSync } from 'node:fs';
+import { GodwitError } from '@godwit/core';
+import { closeFd, ioctl, openDevice } from '../libc/index.js';
+import { Cpuid } from './cpuid.js';
+import { KvmCapability, KvmSystemRequest, KvmValue } from './kvm-constants.js';
+import { kvmMsrList } from './kvm-structs.js';
+import { KvmVm } from './kvm-vm.js';
+
+/** Enough for every index list so far (some 120 MSRs on current hardware); KVM says E2BIG if not. */
+const MAX_MSRS = 1024;
+
+/** Without these the rest of this directory cannot work; all are in every x86 kernel since 4.12. */
+const REQUIRED = [
+  'KVM_CAP_USER_MEMORY',
+  'KVM_CAP_EXT_CPUID',
+  'KVM_CAP_MP_STATE',
+  'KVM_CAP_VCPU_EVENTS',
+  'KVM_CAP_IMMEDIATE_EXIT',
+] as const satisfies readonly (keyof typeof KvmCapability)[];
+
+/** The host's KVM: /dev/kvm. */
+export class Kvm {
+  readonly fd: number;
+  /** Bytes to map of each vCPU's descriptor. */
+  readonly vcpuMapBytes: number;
+  #closed = false;
+
+  private constructor(fd: number) {
+    this.fd = fd;
+    const version = ioctl(fd, KvmSystemRequest.KVM_GET_API_VERSION, 0, 'KVM_GET_API_VERSION');
+    if (version !== KvmValue.KVM_API_VERSION) {
+      throw new GodwitError('GODWIT_UNSUPPORTED', `KVM API version ${KvmValue.KVM_API_VERSION} is needed, the kernel has ${version}`);
+    }
+    const missing = REQUIRED.filter((name) => this.checkExtension(KvmCapability[name]) === 0);
+    if (missing.length > 0) {
+      throw new GodwitError('GODWIT_UNSUPPORTED', `this kernel's KVM lacks ${missing.join(', ')}; use Linux 4.12 or newer`);
+    }
+    this.vcpuMapBytes = ioctl(fd, KvmSystemRequest.KVM_GET_VCPU_MMAP_SIZE, 0, 'KVM_GET_VCPU_MMAP_SIZE');
+  }
+
+  /**
+   * @throws SyscallError GODWIT_UNSUPPORTED when there is no KVM, GODWIT_PERMISSION when we may not use it; both say
+   * what to do. GodwitError GODWIT_UNSUPPORTED on another architecture or a KVM that is too old.
+   */
+  static open(path = '/dev/kvm'): Kvm {
+    if (process.arch !== 'x64') {
+      throw new GodwitError('GODWIT_UNSUPPORTED', `the KVM bindings are for x86-64 hosts; this one is ${process.arch}`);
+    }
+    const fd = openDevice(path);
+    try {
+      return new Kvm(fd);
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
+  }
+
+  /** KVM_CHECK_EXTENSION: 0 = absent; what other values mean depends on the capability. */
+  checkExtension(capability: number): number {
+    return ioctl(this.fd, KvmSystemRequest.KVM_CHECK_EXTENSION, capability, 'KVM_CHECK_EXTENSION');
+  }
+
+  /** The CPU that KVM can give to a guest on this host. */
+  supportedCpuid(): Cpuid {
+    const request = Cpuid.room();
+    ioctl(this.fd, KvmSystemRequest.KVM_GET_SUPPORTED_CPUID, request, 'KVM_GET_SUPPORTED_CPUID');
+    return Cpuid.decode(request);
+  }
+
+  /** Indices of the model-specific registers that a guest has and that must be saved with it. */
+  msrIndices(): readonly number[] {
+    const list = new Uint32Array(kvmMsrList.size / 4 + MAX_MSRS);
+    list[0] = MAX_MSRS;
+    ioctl(this.fd, KvmSystemRequest.KVM_GET_MSR_INDEX_LIST, new Uint8Array(list.buffer), 'KVM_GET_MSR_INDEX_LIST');
+    return Array.from(list.subarray(1, 1 + (list[0] as number)));
+  }
+
+  createVm(): KvmVm {
+    return new KvmVm(ioctl(this.fd, KvmSystemRequest.KVM_CREATE_VM, 0, 'KVM_CREATE_VM'), this.vcpuMapBytes);
+  }
+
+  /** Idempotent. VMs made from it stay usable. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    closeFd(this.fd);
+  }
+}
+
+/** Whether a KVM guest can be made here, and if not, why, in words for a person. */
+export function probeKvm(path = '/dev/kvm'): { usable: true } | { usable: false; reason: string } {
+  if (!existsSync(path)) return { usable: false, reason: `${path} does not exist` };
+  try {
+    const kvm = Kvm.open(path);
+    try {
+      kvm.createVm().close();
+    } finally {
+      kvm.close();
+    }
+    return { usable: true };
+  } catch (error) {
+    return { usable: false, reason: error instanceof Error ? error.message : String(error) };
+  }
+}

@@ -1,0 +1,86 @@
+import { GodwitError } from '@godwit/core';
+import { ioctl } from '../libc/index.js';
+import { KvmVcpuRequest } from './kvm-constants.js';
+import { kvmMsrEntry, kvmMsrs } from './kvm-structs.js';
+
+/** Most entries of one KVM_GET_MSRS or KVM_SET_MSRS (MAX_IO_MSRS, arch/x86/kvm/x86.c). */
+const MAX_ENTRIES = 256;
+
+export interface MsrValue {
+  readonly index: number;
+  readonly value: bigint;
+}
+
+/** Numbers from asm/msr-index.h. */
+export const Msr = {
+  timeStampCounter: 0x10,
+  tscAdjust: 0x3b,
+  tscDeadline: 0x6e0,
+} as const;
+
+/**
+ * Reads many MSRs. KVM_GET_MSRS stops at the first that it cannot read and returns how many it did; such an MSR is left
+ * out and reading goes on behind it. Most KVMs list an MSR or two that this vCPU's CPUID does not give it.
+ */
+export function readMsrs(vcpuFd: number, indices: readonly number[]): MsrValue[] {
+  const values: MsrValue[] = [];
+  let at = 0;
+  while (at < indices.length) {
+    const batch = pack(indices.slice(at, at + MAX_ENTRIES).map((index) => ({ index, value: 0n })));
+    const done = ioctl(vcpuFd, KvmVcpuRequest.KVM_GET_MSRS, batch, 'KVM_GET_MSRS');
+    unpack(batch, done, values);
+    // The one that stopped the call, if any, is skipped.
+    const whole = Math.min(MAX_ENTRIES, indices.length - at);
+    at += done < whole ? done + 1 : done;
+  }
+  return values;
+}
+
+/**
+ * Writes MSRs in the given order. KVM_SET_MSRS stops at the first that it refuses; one that already has the value is
+ * skipped (some can be read but not written), any other is an error.
+ *
+ * @throws GodwitError GODWIT_UNSUPPORTED naming the MSR and both values
+ */
+export function writeMsrs(vcpuFd: number, values: readonly MsrValue[]): void {
+  let at = 0;
+  while (at < values.length) {
+    const batch = values.slice(at, at + MAX_ENTRIES);
+    const done = ioctl(vcpuFd, KvmVcpuRequest.KVM_SET_MSRS, pack(batch), 'KVM_SET_MSRS');
+    at += done;
+    if (done === batch.length) continue;
+    const refused = batch[done] as MsrValue;
+    const [present] = readMsrs(vcpuFd, [refused.index]);
+    if (present?.value !== refused.value) {
+      const has = present === undefined ? 'has no such MSR' : `has 0x${present.value.toString(16)}`;
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `KVM refuses to set MSR 0x${refused.index.toString(16)} to 0x${refused.value.toString(16)}; this vCPU ${has}`,
+      );
+    }
+    at++;
+  }
+}
+
+function pack(values: readonly MsrValue[]): Uint8Array {
+  const bytes = new Uint8Array(kvmMsrs.size + values.length * kvmMsrEntry.size);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(kvmMsrs.fields.nmsrs[0], values.length, true);
+  values.forEach(({ index, value }, i) => {
+    const entry = kvmMsrs.size + i * kvmMsrEntry.size;
+    view.setUint32(entry + kvmMsrEntry.fields.index[0], index, true);
+    view.setBigUint64(entry + kvmMsrEntry.fields.data[0], value, true);
+  });
+  return bytes;
+}
+
+function unpack(bytes: Uint8Array, count: number, into: MsrValue[]): void {
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < count; i++) {
+    const entry = kvmMsrs.size + i * kvmMsrEntry.size;
+    into.push({
+      index: view.getUint32(entry + kvmMsrEntry.fields.index[0], true),
+      value: view.getBigUint64(entry + kvmMsrEntry.fields.data[0], true),
+    });
+  }
+}

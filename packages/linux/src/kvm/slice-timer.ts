@@ -1,0 +1,57 @@
+import { cFunction, check, getThreadId, WAKE_SIGNAL } from '../libc/index.js';
+
+/** linux/time.h */
+const CLOCK_MONOTONIC = 1;
+/** asm-generic/siginfo.h: the signal goes to the thread named in the event, not to any thread of the process. */
+const SIGEV_THREAD_ID = 4;
+/** `struct sigevent` on 64-bit Linux (asm-generic/siginfo.h): value 0, signo 8, notify 12, thread id 16; 64 bytes. */
+const SIGEVENT_WORDS = 16;
+
+/**
+ * A POSIX timer that interrupts the thread which made it, again and again: what ends a vCPU's time slice while it is in
+ * KVM_RUN and this thread cannot do anything by itself. In the kernel, not in another thread's event loop, because that
+ * thread is the busiest of the process during a migration.
+ *
+ * A tick that comes while the thread is not in a system call does nothing; the next one does.
+ */
+export class SliceTimer {
+  readonly #setTime: (id: bigint, flags: number, value: Uint8Array, old: null) => number;
+  readonly #delete: (id: bigint) => number;
+  readonly #id: bigint;
+  #closed = false;
+
+  /** For the calling thread. The wake signal's handler must be installed. */
+  constructor(signal: number = WAKE_SIGNAL) {
+    // Declared here and not at load time: before glibc 2.34 these were in librt, which Node does not load.
+    const create = cFunction<[number, Uint8Array, Uint8Array], number>('timer_create', 'int', ['int', 'void *', 'void *']);
+    this.#setTime = cFunction<[bigint, number, Uint8Array, null], number>('timer_settime', 'int', [
+      'unsigned long',
+      'int',
+      'void *',
+      'void *',
+    ]);
+    this.#delete = cFunction<[bigint], number>('timer_delete', 'int', ['unsigned long']);
+    const event = new Uint32Array(SIGEVENT_WORDS);
+    event[2] = signal;
+    event[3] = SIGEV_THREAD_ID;
+    event[4] = getThreadId();
+    const id = new BigUint64Array(1);
+    check('timer_create', create(CLOCK_MONOTONIC, new Uint8Array(event.buffer), new Uint8Array(id.buffer)));
+    this.#id = id[0] as bigint;
+  }
+
+  /** @param milliseconds between two ticks; 0 stops */
+  tickEvery(milliseconds: number): void {
+    const seconds = Math.floor(milliseconds / 1000);
+    const nanoseconds = Math.round((milliseconds - seconds * 1000) * 1e6);
+    // struct itimerspec: interval, then first expiry; both seconds and nanoseconds, 8 bytes each.
+    const time = BigUint64Array.of(BigInt(seconds), BigInt(nanoseconds), BigInt(seconds), BigInt(nanoseconds));
+    check('timer_settime', this.#setTime(this.#id, 0, new Uint8Array(time.buffer), null));
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#delete(this.#id);
+  }
+}
