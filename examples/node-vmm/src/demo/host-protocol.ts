@@ -1,0 +1,67 @@
+import type { MigrationEvent, MigrationSummary, ReceptionSummary } from '@godwit/core';
+import type { GuestSpec } from './guest-spec.js';
+import type { Sabotage } from './options.js';
+
+/** Where a host listens: what `listen` answers and `migrate` takes. */
+export type Address =
+  | { readonly transport: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly transport: 'unix'; readonly path: string };
+
+export interface MigrateRequest {
+  readonly address: Address;
+  readonly downtimeLimitMs: number;
+  /** Bytes per second; 0 is no limit. */
+  readonly maxBandwidth: number;
+  readonly verify: boolean;
+}
+
+export interface MemoryReport {
+  readonly guestBytes: number;
+  readonly residentBytes: number;
+}
+
+export interface CheckReport {
+  readonly pages: number;
+  readonly defects: readonly string[];
+}
+
+/**
+ * What the controller may ask of a host, and what comes back. Requests of a host may overlap (`cancel` during
+ * `migrate`); each is answered once.
+ */
+export interface HostCommands {
+  /** Builds the guest and runs it. */
+  boot: { request: { readonly spec: GuestSpec; readonly sabotage: Sabotage | undefined }; reply: { readonly note: string | undefined } };
+  /** Waits for a guest to come. */
+  listen: { request: { readonly transport: 'tcp' | 'unix'; readonly sabotage: Sabotage | undefined }; reply: Address };
+  /** Resolves when the guest that came runs here. */
+  adopt: { request: null; reply: ReceptionSummary };
+  /** Sends the guest away; resolves when it runs at the other side. */
+  migrate: { request: MigrateRequest; reply: MigrationSummary };
+  cancel: { request: null; reply: null };
+  /** Pauses the guest, looks at every page it owns from outside, and lets it run on. */
+  check: { request: null; reply: CheckReport };
+  memory: { request: null; reply: MemoryReport };
+  /** Frees a guest that has left. */
+  release: { request: null; reply: null };
+}
+
+export type CommandName = keyof HostCommands;
+
+/** Controller to host. */
+export type HostRequest = { readonly id: number } & {
+  [Name in CommandName]: { readonly command: Name; readonly request: HostCommands[Name]['request'] };
+}[CommandName];
+
+export interface WireError {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** Host to controller. */
+export type HostMessage =
+  | { readonly type: 'reply'; readonly id: number; readonly value: unknown }
+  | { readonly type: 'error'; readonly id: number; readonly error: WireError }
+  | { readonly type: 'console'; readonly text: string }
+  | { readonly type: 'defect'; readonly message: string }
+  | { readonly type: 'migration'; readonly event: MigrationEvent };

@@ -1,0 +1,166 @@
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { MAX_VCPUS, MIN_MEMORY_BYTES, PAGE_SIZE } from './guest-spec.js';
+import { formatBytes, parseBytes } from './quantity.js';
+
+/** Ways to break the demo on purpose, for the tests that show that it would notice. */
+export type Sabotage = 'no-kvm-tracker' | 'no-pagemap-tracker';
+
+export interface DemoOptions {
+  readonly memoryBytes: number;
+  readonly vcpus: number;
+  readonly dirtyPagesPerSecond: number;
+  readonly workingSetBytes: number;
+  readonly order: 'sequential' | 'random';
+  readonly wholePages: boolean;
+  readonly downtimeLimitMs: number;
+  /** Bytes per second; 0 is no limit. */
+  readonly maxBandwidth: number;
+  readonly transport: 'tcp' | 'unix';
+  readonly kvm: boolean;
+  readonly verify: boolean;
+  readonly output: 'auto' | 'json' | 'plain';
+  readonly settleMs: number;
+  /** Least time that the guest runs before it is moved; it also goes through its working set once. */
+  readonly warmUpMs: number;
+  /** 0: one migration. N: N migrations there and N back. */
+  readonly roundTrips: number;
+  readonly sabotage: Sabotage | undefined;
+}
+
+export type ParsedArguments =
+  | { readonly kind: 'run'; readonly options: DemoOptions }
+  /** `--help`, or a mistake: what to print and the exit status. */
+  | { readonly kind: 'exit'; readonly status: number; readonly text: string };
+
+/** The guest's own pages (boot parameters, tables, image) need some room beside the working set. */
+const RESERVED_BYTES = 8 * 2 ** 20;
+const DEFAULT_WORKING_SET = 192 * 2 ** 20;
+const ROUND_TRIP_WORKING_SET = 32 * 2 ** 20;
+
+/** Reads the command line (without `node` and the script). Never exits and never prints. */
+export function parseArguments(argv: readonly string[]): ParsedArguments {
+  let printed = '';
+  const command = new Command('npm run demo --')
+    .description(
+      'Boots a guest that writes memory on every vCPU, moves it to a second process while it runs, and checks that\n' +
+        'nothing was lost: every page of both sides compared before the handover, then by the guest itself.',
+    )
+    .option('--memory <size>', 'guest memory, such as 512M or 6G', bytes('--memory', MIN_MEMORY_BYTES), 512 * 2 ** 20)
+    .option('--vcpus <n>', `virtual CPUs, 1 to ${MAX_VCPUS}`, integer('--vcpus', 1, MAX_VCPUS), 2)
+    .option('--dirty-rate <pages/s>', 'page writes per second over all vCPUs, 0 = flat out', integer('--dirty-rate', 0, 2 ** 31 - 1), 20_000)
+    .option('--working-set <size>', 'memory that the guest writes', bytes('--working-set', PAGE_SIZE))
+    .addOption(new Option('--order <order>', 'in which the guest writes its pages').choices(['sequential', 'random']).default('random'))
+    .option('--whole-pages', 'the guest writes every byte of a page, not only the stamps in it', false)
+    .option('--downtime-limit <ms>', 'longest pause of the guest to aim for', number('--downtime-limit', 1, 3_600_000), 100)
+    .option('--max-bandwidth <bytes/s>', 'limit for the pre-copy, such as 100M or 1G; 0 = none', bytes('--max-bandwidth', 0))
+    .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
+    .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest')
+    .option('--no-verify', 'do not compare the RAM of both sides; the demo then ends unverified, with status 1')
+    .option('--settle <s>', 'how long the guest checks itself at the destination', number('--settle', 0, 3600), 3)
+    .option('--warm-up <ms>', 'least time to run before migrating', number('--warm-up', 0, 3_600_000), 1000)
+    .option('--round-trips <n>', 'move the same guest there and back n times', integer('--round-trips', 1, 1_000_000))
+    .option('--json', 'print events as JSON lines', false)
+    .option('--plain', 'print lines of text, even on a terminal', false)
+    .addOption(new Option('--sabotage <how>').choices(['no-kvm-tracker', 'no-pagemap-tracker']).hideHelp())
+    .allowExcessArguments(false)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => {
+        printed += text;
+      },
+      writeErr: (text) => {
+        printed += text;
+      },
+    });
+  try {
+    command.parse(argv, { from: 'user' });
+    return { kind: 'run', options: demoOptions(command) };
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    return { kind: 'exit', status: error.exitCode === 0 ? 0 : 2, text: printed };
+  }
+}
+
+function demoOptions(command: Command): DemoOptions {
+  const given = command.opts<{
+    memory: number;
+    vcpus: number;
+    dirtyRate: number;
+    workingSet?: number;
+    order: DemoOptions['order'];
+    wholePages: boolean;
+    downtimeLimit: number;
+    maxBandwidth?: number;
+    transport: DemoOptions['transport'];
+    kvm: boolean;
+    verify: boolean;
+    settle: number;
+    warmUp: number;
+    roundTrips?: number;
+    json: boolean;
+    plain: boolean;
+    sabotage?: Sabotage;
+  }>();
+  const room = given.memory - RESERVED_BYTES;
+  const roundTrips = given.roundTrips ?? 0;
+  const usual = roundTrips > 0 ? ROUND_TRIP_WORKING_SET : DEFAULT_WORKING_SET;
+  const workingSet = given.workingSet ?? Math.min(usual, pageFloor(room * 0.75));
+  if (workingSet > room) {
+    command.error(
+      `error: --working-set ${formatBytes(workingSet)} does not fit into --memory ${formatBytes(given.memory)}: ` +
+        `the guest itself needs ${formatBytes(RESERVED_BYTES)} of it`,
+    );
+  }
+  if (given.json && given.plain) command.error('error: --json and --plain exclude each other');
+  if (roundTrips > 0 && !given.verify) command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
+  return {
+    memoryBytes: given.memory,
+    vcpus: given.vcpus,
+    dirtyPagesPerSecond: given.dirtyRate,
+    workingSetBytes: pageFloor(workingSet),
+    order: given.order,
+    wholePages: given.wholePages,
+    downtimeLimitMs: given.downtimeLimit,
+    // Over loopback a small guest would be gone before one could watch it; so one migration is slowed down by default.
+    maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
+    transport: given.transport,
+    kvm: given.kvm,
+    verify: given.verify,
+    output: given.json ? 'json' : given.plain ? 'plain' : 'auto',
+    settleMs: given.settle * 1000,
+    warmUpMs: given.warmUp,
+    roundTrips,
+    sabotage: given.sabotage,
+  };
+}
+
+function pageFloor(size: number): number {
+  return Math.max(PAGE_SIZE, Math.floor(size / PAGE_SIZE) * PAGE_SIZE);
+}
+
+function bytes(name: string, least: number): (text: string) => number {
+  return (text) => {
+    const value = parseBytes(text);
+    if (value === undefined) throw new InvalidArgumentError(`${name} wants a size such as 512M or 6G.`);
+    if (value < least) throw new InvalidArgumentError(`${name} wants at least ${formatBytes(least)}.`);
+    if (value > 2 ** 42) throw new InvalidArgumentError(`${name} wants at most ${formatBytes(2 ** 42)}.`);
+    return value;
+  };
+}
+
+function number(name: string, least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === '' ? Number.NaN : Number(text);
+    if (value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`${name} wants a number from ${least} to ${most}.`);
+  };
+}
+
+function integer(name: string, least: number, most: number): (text: string) => number {
+  const parse = number(name, least, most);
+  return (text) => {
+    const value = parse(text);
+    if (!Number.isInteger(value)) throw new InvalidArgumentError(`${name} wants a whole number.`);
+    return value;
+  };
+}

@@ -1,0 +1,47 @@
+/** Sizes, rates and times as people type and read them. Sizes are binary: 1K = 1024. */
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+
+/** Reads `512M`, `1.5G`, `6GiB`, `65536`, `100M/s`. Returns `undefined` for anything else. */
+export function parseBytes(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?(?:\/s)?$/i.exec(text.trim());
+  if (match === null) return undefined;
+  const bytes = Number(match[1]) * (UNITS[(match[2] ?? '').toUpperCase()] ?? Number.NaN);
+  return Number.isSafeInteger(bytes) ? bytes : Math.round(bytes);
+}
+
+/** `512 MiB`, `1.5 GiB`: at most three significant digits before the unit changes. */
+export function formatBytes(bytes: number): string {
+  const names = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < names.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${shortNumber(value)} ${names[unit]}`;
+}
+
+export function formatRate(bytesPerSecond: number): string {
+  return `${formatBytes(bytesPerSecond)}/s`;
+}
+
+/** `0.31 ms`, `12.4 ms`, `1.2 s`, `2 min 5 s`. */
+export function formatMs(ms: number): string {
+  if (!Number.isFinite(ms)) return 'unbounded';
+  if (ms < 999.5) return `${shortNumber(ms)} ms`;
+  const seconds = ms / 1000;
+  if (seconds < 99.95) return `${seconds.toFixed(1)} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** `131,072`. */
+export function formatCount(count: number): string {
+  return Math.round(count).toLocaleString('en-US');
+}
+
+function shortNumber(value: number): string {
+  if (value === 0 || value >= 99.95) return value.toFixed(0);
+  if (value >= 9.995 || Number.isInteger(value)) return value.toFixed(Number.isInteger(value) ? 0 : 1);
+  return value.toFixed(2);
+}

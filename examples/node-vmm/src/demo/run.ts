@@ -1,0 +1,287 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { MigrationEvent, MigrationSummary } from '@godwit/core';
+import { ConsoleLines } from './console-lines.js';
+import type { DemoEvent, HostName, Result } from './demo-event.js';
+import { type GuestSpec, PAGE_SIZE } from './guest-spec.js';
+import { type BeatParser, HeartbeatWatch } from './heartbeat-watch.js';
+import { HostProcess } from './host-process.js';
+import type { CheckReport, HostMessage } from './host-protocol.js';
+import type { DemoOptions } from './options.js';
+
+const HEARTBEAT_MS = 100;
+/** A guest that says nothing for so long is hung; an emulating KVM on a busy machine is slow, not silent. */
+const SILENCE_MS = 20_000;
+const WARM_UP_LIMIT_MS = 60_000;
+
+/** Of one migration; a hundred of them are kept. */
+type Figures = Omit<MigrationSummary, 'rounds'>;
+
+/** Why a run ended early: a defect of the guest, or something that could not be done. */
+class RunError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/**
+ * One run of the demo, from two empty hosts to a verdict:
+ *
+ * ```
+ * boot at the source -> warm up -> migrate -> settle -> check from outside -> verdict
+ *                                  ^    |
+ *                                  +----+  there and back, with --round-trips
+ * ```
+ *
+ * Events go to `emit` in order; the last one is `completed` or `failed`.
+ */
+export class DemoRun {
+  readonly #options: DemoOptions;
+  readonly #spec: GuestSpec;
+  readonly #emit: (event: DemoEvent) => void;
+  readonly #hosts: Readonly<Record<HostName, HostProcess>>;
+  readonly #console: ConsoleLines;
+  readonly #watch: HeartbeatWatch;
+  readonly #stop = new AbortController();
+  readonly #summaries: Figures[] = [];
+  #rounds = 0;
+  #gapMs = 0;
+  #defects = 0;
+  /** Where the guest runs. */
+  #at: HostName = 'source';
+  #migrating = false;
+
+  constructor(options: DemoOptions, kind: GuestSpec['kind'], parseBeat: BeatParser, emit: (event: DemoEvent) => void) {
+    this.#options = options;
+    this.#emit = emit;
+    this.#spec = {
+      kind,
+      memoryBytes: options.memoryBytes,
+      vcpus: options.vcpus,
+      dirtyPagesPerSecond: options.dirtyPagesPerSecond,
+      workingSetBytes: options.workingSetBytes,
+      order: options.order,
+      wholePages: options.wholePages,
+      heartbeatMs: HEARTBEAT_MS,
+    };
+    this.#watch = new HeartbeatWatch(parseBeat, (message) => this.#defect(this.#at, message));
+    this.#console = new ConsoleLines((line) => {
+      const beat = this.#watch.see(line);
+      emit({ event: 'console', ...line, ...(beat === undefined ? {} : { beat: beat.count }) });
+    });
+    this.#hosts = {
+      source: new HostProcess('source', (message) => this.#hear('source', message)),
+      destination: new HostProcess('destination', (message) => this.#hear('destination', message)),
+    };
+  }
+
+  /** Cancels what is under way: a migration is undone, the guest is seen running on, and the run ends. */
+  cancel(): void {
+    if (this.#stop.signal.aborted) return;
+    this.#emit({ event: 'cancelling' });
+    this.#stop.abort();
+    if (this.#migrating) this.#hosts[this.#at].ask('cancel', null).catch(() => {});
+  }
+
+  /** Ends both processes at once, without a word. */
+  kill(): void {
+    for (const host of Object.values(this.#hosts)) host.kill();
+  }
+
+  /** Resolves to true when the run is verified. Never rejects, and leaves no process behind. */
+  async run(): Promise<boolean> {
+    try {
+      this.#emit({ event: 'hosts', source: this.#hosts.source.pid, destination: this.#hosts.destination.pid });
+      await this.#boot();
+      await this.#warmUp();
+      const hops = Math.max(1, this.#options.roundTrips * 2);
+      for (let hop = 1; hop <= hops; hop++) await this.#hop(hop);
+      await this.#settle();
+      await this.#check();
+      await this.#shutdown();
+      const result = this.#result();
+      this.#emit({ event: 'completed', ...result });
+      return result.verified;
+    } catch (error) {
+      await this.#shutdown();
+      const code = (error as { code?: unknown }).code;
+      this.#emit({ event: 'failed', code: typeof code === 'string' ? code : 'GODWIT_INTERNAL', message: error instanceof Error ? error.message : String(error) });
+      return false;
+    }
+  }
+
+  async #boot(): Promise<void> {
+    this.#phase('booting');
+    const { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify } = this.#options;
+    const { note } = await this.#hosts.source.ask('boot', { spec: this.#spec, sabotage: this.#options.sabotage });
+    const settings = { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify };
+    this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...(note === undefined ? {} : { note }) });
+  }
+
+  /** Memory that the guest has never written would not be moved; so it goes through its working set once. */
+  async #warmUp(): Promise<void> {
+    this.#phase('warming-up');
+    const started = performance.now();
+    const once = this.#spec.workingSetBytes / PAGE_SIZE;
+    const rate = this.#spec.dirtyPagesPerSecond;
+    const limit = Math.max(WARM_UP_LIMIT_MS, this.#options.warmUpMs + SILENCE_MS, rate === 0 ? 0 : (once / rate) * 4000);
+    const warm = await this.#watch.until(
+      ({ writes }) => writes >= once && performance.now() - started >= this.#options.warmUpMs,
+      limit,
+      this.#stop.signal,
+    );
+    this.#goOn();
+    if (!warm && this.#watch.beats === 0) throw new RunError('GODWIT_GUEST_CRASHED', `the guest did not print a heartbeat within ${Math.round(limit / 1000)} s of booting`);
+    if (!warm) throw new RunError('GODWIT_TIMEOUT', `the guest wrote ${this.#watch.last?.writes ?? 0} of ${once} pages of its working set in ${Math.round(limit / 1000)} s; take a smaller --working-set or a higher --dirty-rate`);
+  }
+
+  async #hop(hop: number): Promise<void> {
+    const from = this.#at;
+    const to: HostName = from === 'source' ? 'destination' : 'source';
+    const { transport, downtimeLimitMs, maxBandwidth, verify, sabotage } = this.#options;
+    this.#phase('migrating');
+    const address = await this.#hosts[to].ask('listen', { transport, sabotage });
+    this.#goOn();
+    const peer = address.transport === 'tcp' ? `tcp://${address.host}:${address.port}` : `unix:${address.path}`;
+    this.#emit({ event: 'hop', hop, from, to, peer });
+    const adopted = this.#hosts[to].ask('adopt', null);
+    adopted.catch(() => {});
+    this.#console.hold(to);
+    this.#watch.expectGapAt(to);
+    this.#migrating = true;
+    let summary: MigrationSummary;
+    try {
+      summary = await this.#hosts[from].ask('migrate', { address, downtimeLimitMs, maxBandwidth, verify });
+    } catch (error) {
+      this.#console.release();
+      // After `go` the source stays paused; what became of the guest is not known here.
+      if ((error as { code?: unknown }).code !== 'GODWIT_OWNERSHIP_UNKNOWN') await this.#runsOn(from);
+      throw error;
+    } finally {
+      this.#migrating = false;
+    }
+    this.#at = to;
+    this.#console.release();
+    const { rounds, ...figures } = summary;
+    this.#summaries.push(figures);
+    this.#rounds = Math.max(this.#rounds, rounds.length);
+    this.#emit({ event: 'migrated', hop, ...summary });
+    this.#emit({ event: 'received', hop, host: to, summary: await adopted });
+    this.#emit({ event: 'memory', host: from, ...(await this.#hosts[from].ask('memory', null)) });
+    await this.#hosts[from].ask('release', null);
+    await this.#hearBeatsAt(to);
+    const gapMs = this.#watch.gapMs ?? 0;
+    this.#gapMs = Math.max(this.#gapMs, gapMs);
+    this.#emit({ event: 'gap', hop, guestGapMs: gapMs });
+    this.#goOn();
+  }
+
+  async #hearBeatsAt(host: HostName): Promise<void> {
+    if (this.#watch.gapMs !== undefined) return;
+    const heard = await this.#watch.until(() => this.#watch.gapMs !== undefined, SILENCE_MS, this.#stop.signal);
+    if (!heard && !this.#stop.signal.aborted) {
+      throw new RunError('GODWIT_GUEST_CRASHED', `the guest arrived at the ${host} and said nothing for ${SILENCE_MS / 1000} s`);
+    }
+  }
+
+  /** The guest checks itself as it goes; a defect shows as a line of its own and stops it. */
+  async #settle(): Promise<void> {
+    this.#phase('settling');
+    if (this.#options.settleMs > 0) {
+      const before = this.#watch.beats;
+      await sleep(this.#options.settleMs, undefined, { signal: this.#stop.signal }).catch(() => {});
+      this.#goOn();
+      if (this.#options.settleMs >= SILENCE_MS / 10 && this.#watch.beats === before) this.#defect(this.#at, `no heartbeat in ${this.#options.settleMs / 1000} s`);
+    }
+  }
+
+  async #check(): Promise<CheckReport> {
+    this.#phase('checking');
+    const host = this.#at;
+    const report = await this.#hosts[host].ask('check', null);
+    this.#defects += report.defects.length;
+    this.#emit({ event: 'checked', host, pages: report.pages, defects: report.defects });
+    this.#emit({ event: 'memory', host, ...(await this.#hosts[host].ask('memory', null)) });
+    return report;
+  }
+
+  /** After a migration that did not happen: the guest must go on where it was, with its memory as it was. */
+  async #runsOn(host: HostName): Promise<void> {
+    const first = this.#watch.beats;
+    const dead = new AbortController();
+    void this.#hosts[host].exited.then(() => dead.abort());
+    const heard = await this.#watch.until(() => this.#watch.beats >= first + 3, SILENCE_MS, dead.signal);
+    const found = await this.#hosts[host].ask('check', null).then(
+      ({ defects }) => defects,
+      (error: unknown) => [error instanceof Error ? error.message : String(error)],
+    );
+    const defects = heard ? found : ['the guest is silent', ...found];
+    this.#emit({ event: 'runs-on', host, beats: this.#watch.beats - first, defects });
+  }
+
+  async #shutdown(): Promise<void> {
+    await Promise.all(Object.values(this.#hosts).map((host) => host.shutdown()));
+  }
+
+  #result(): Result {
+    const sum = (pick: (figures: Figures) => number) => this.#summaries.reduce((total, figures) => total + pick(figures), 0);
+    const most = (pick: (figures: Figures) => number) => Math.max(...this.#summaries.map(pick));
+    return {
+      verified: this.#defects === 0 && this.#summaries.every(({ verified }) => verified),
+      totalMs: sum(({ totalMs }) => totalMs),
+      downtimeMs: most(({ downtimeMs }) => downtimeMs),
+      verifyMs: most(({ verifyMs }) => verifyMs),
+      guestGapMs: this.#gapMs,
+      rounds: this.#rounds,
+      wireBytes: sum(({ wireBytes }) => wireBytes),
+      predictedDowntimeMs: most(({ predictedDowntimeMs }) => predictedDowntimeMs),
+      migrations: this.#summaries.length,
+      pagesCompared: sum(({ verifiedPages }) => verifiedPages),
+      beats: this.#watch.beats,
+      defects: this.#defects,
+    };
+  }
+
+  #hear(host: HostName, message: HostMessage): void {
+    if (message.type === 'console') this.#console.push(host, message.text);
+    else if (message.type === 'defect') this.#defect(host, message.message);
+    else if (message.type === 'migration') this.#migration(message.event);
+  }
+
+  #migration(event: MigrationEvent): void {
+    switch (event.type) {
+      case 'state':
+        return this.#emit({ event: 'state', state: event.state, previous: event.previous });
+      case 'progress':
+        return this.#emit({ event: 'progress', ...event.progress });
+      case 'round-start':
+        return this.#emit({ event: 'round-start', round: event.round, dirtyPages: event.dirtyPages });
+      case 'round':
+        return this.#emit({ event: 'round', ...event.round });
+      case 'warning':
+        return this.#emit({ event: 'warning', code: event.code, message: event.message });
+      case 'verified':
+        return this.#emit({ event: 'compared', pages: event.pages, verifyMs: event.verifyMs });
+      case 'completed':
+        // The reply to `migrate` carries the same summary.
+        return;
+    }
+  }
+
+  #defect(host: HostName, message: string): void {
+    this.#defects++;
+    this.#emit({ event: 'defect', host, message });
+  }
+
+  #phase(phase: 'booting' | 'warming-up' | 'migrating' | 'settling' | 'checking'): void {
+    this.#emit({ event: 'phase', phase });
+  }
+
+  /** Ends the run when the person wanted it to, or when the guest has found its memory to be wrong. */
+  #goOn(): void {
+    if (this.#stop.signal.aborted) throw new RunError('GODWIT_CANCELLED', 'cancelled');
+    if (this.#defects > 0) throw new RunError('GODWIT_VERIFY_FAILED', `the guest reported ${this.#defects} defect(s)`);
+  }
+}

@@ -1,0 +1,62 @@
+import { createLogUpdate } from 'log-update';
+import picocolors from 'picocolors';
+import type { TimedEvent } from '../demo-event.js';
+import { jsonLine } from '../json-lines.js';
+import { plainLines } from './plain-lines.js';
+import { render } from './render.js';
+import { paint } from './styled-line.js';
+import { EMPTY_VIEW, reduce } from './view-state.js';
+
+/** Where a run's events go. */
+export interface Output {
+  show(event: TimedEvent): void;
+  /** After the last event: leaves the terminal in order. */
+  end(): void;
+}
+
+const FRAMES_PER_SECOND = 15;
+const LAST_PICTURE_ROWS = 32;
+
+export function jsonOutput(write: (text: string) => void): Output {
+  return {
+    show: (event) => write(`${jsonLine(event)}\n`),
+    end: () => {},
+  };
+}
+
+export function plainOutput(write: (text: string) => void): Output {
+  let view = EMPTY_VIEW;
+  return {
+    show(event) {
+      view = reduce(view, event);
+      for (const line of plainLines(event, view)) write(`${line}\n`);
+    },
+    end: () => {},
+  };
+}
+
+/** Redraws in place, a few times a second: drawing at every event would only flicker. */
+export function liveOutput(stream: NodeJS.WriteStream, now: () => number): Output {
+  const colors = picocolors.createColors(true);
+  const log = createLogUpdate(stream);
+  let view = EMPTY_VIEW;
+  const draw = () => {
+    // One column and one row less: a full last line would scroll the terminal.
+    const lines = render(view, stream.columns - 1, stream.rows - 1, now());
+    log(lines.map((line) => paint(line, colors)).join('\n'));
+  };
+  const timer = setInterval(draw, 1000 / FRAMES_PER_SECOND);
+  return {
+    show(event) {
+      view = reduce(view, event);
+    },
+    end() {
+      clearInterval(timer);
+      // The last picture stays in the scrollback, so it may be taller than the terminal.
+      const lines = render(view, stream.columns - 1, Math.max(stream.rows - 1, LAST_PICTURE_ROWS), now());
+      log.clear();
+      log.done();
+      stream.write(`${lines.map((line) => paint(line, colors)).join('\n')}\n`);
+    },
+  };
+}

@@ -1,0 +1,63 @@
+import type { TimedEvent } from '../demo-event.js';
+import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
+import { summaryLines } from './summary.js';
+import type { ViewState } from './view-state.js';
+
+/** What `--plain` prints for an event; `view` already includes it. Nothing for events that only a live view shows. */
+export function plainLines(event: TimedEvent, view: ViewState): readonly string[] {
+  const many = (view.guest?.settings.roundTrips ?? 0) > 0;
+  switch (event.event) {
+    case 'hosts':
+      return [`hosts: source is process ${event.source}, destination is process ${event.destination}`];
+    case 'guest': {
+      const { spec, settings } = event;
+      return [
+        `guest: ${formatBytes(spec.memoryBytes)}, ${spec.vcpus} ${spec.kind === 'kvm' ? 'vCPU(s) on KVM' : 'writer(s), no KVM'}, ` +
+          `${spec.dirtyPagesPerSecond === 0 ? 'flat out' : `${formatCount(spec.dirtyPagesPerSecond)} pages/s`} ${spec.order} over ${formatBytes(spec.workingSetBytes)}; ` +
+          `downtime limit ${formatMs(settings.downtimeLimitMs)}${settings.maxBandwidth === 0 ? '' : `, pre-copy at most ${formatRate(settings.maxBandwidth)}`}`,
+        ...(event.note === undefined ? [] : [`note: ${event.note}`]),
+      ];
+    }
+    case 'phase':
+      return many || event.phase === 'done' ? [] : [`-- ${event.phase}`];
+    case 'console':
+      return many ? [] : [`[${event.host}] ${event.text}`];
+    case 'hop':
+      return many ? [] : [`migrating from ${event.from} to ${event.to} over ${event.peer}`];
+    case 'round':
+      return many
+        ? []
+        : [
+            `${event.phase === 'stop-and-copy' ? 'final  ' : `round ${event.round}`}: ${formatCount(event.pages.raw)} pages, ${formatCount(event.pages.zero)} zero, ` +
+              `${formatBytes(event.wireBytes)} in ${formatMs(event.totalMs)}; dirtied ${formatCount(event.newlyDirtyPages)}; ` +
+              `downtime would be ${formatMs(event.predictedDowntimeMs)}: ${event.decision.action} (${event.decision.reason})`,
+          ];
+    case 'compared':
+      return many ? [] : [`compared ${formatCount(event.pages)} pages of both sides in ${formatMs(event.verifyMs)}: equal`];
+    case 'migrated':
+      return [
+        `${many ? `${event.hop}/${(view.guest?.settings.roundTrips ?? 0) * 2} ` : ''}the guest runs at the ${view.runsAt}: total ${formatMs(event.totalMs)}, ` +
+          `downtime ${formatMs(event.downtimeMs)} (predicted ${formatMs(event.predictedDowntimeMs)}), ${event.rounds.length} rounds, ${formatBytes(event.wireBytes)}`,
+      ];
+    case 'checked':
+      return many ? event.defects : [`checked ${formatCount(event.pages)} pages from outside the guest: ${event.defects.length} defects`, ...event.defects];
+    case 'warning':
+      return [`warning: ${event.code}: ${event.message}`];
+    case 'defect':
+      return [`DEFECT at the ${event.host}: ${event.message}`];
+    case 'cancelling':
+      return ['cancelling'];
+    case 'runs-on':
+      return [`the guest runs on at the ${event.host}: ${event.beats} heartbeats since, ${event.defects.length} defects`, ...event.defects];
+    case 'completed':
+    case 'failed':
+      return ['', ...summaryLines(view, 80).map((line) => line.map(({ text }) => text).join('').trimEnd())];
+    case 'state':
+    case 'progress':
+    case 'round-start':
+    case 'received':
+    case 'memory':
+    case 'gap':
+      return [];
+  }
+}

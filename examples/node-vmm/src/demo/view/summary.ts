@@ -1,0 +1,57 @@
+import type { DowntimeTerms } from '@godwit/core';
+import { formatBytes, formatCount, formatMs } from '../quantity.js';
+import { bar } from './chart.js';
+import { type StyledLine, span } from './styled-line.js';
+import type { ViewState } from './view-state.js';
+
+const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
+  pauseMs: 'stop the vCPUs',
+  harvestMs: 'last harvest',
+  ramMs: 'last dirty pages',
+  deviceMs: 'save device state',
+  loadMs: 'load device state',
+  roundTripMs: 'messages to and fro',
+  resumeMs: 'start the vCPUs',
+};
+
+/** How it went: the verdict, the downtime term by term, predicted against actual. */
+export function summaryLines(view: ViewState, width: number): StyledLine[] {
+  if (view.failure !== undefined) {
+    return [[span('  ✗ ', 'bad'), span(`${view.failure.code}: `, 'bold'), span(view.failure.message, 'bad')]];
+  }
+  const { result } = view;
+  if (result === undefined) return [];
+  const last = view.hops.at(-1)?.summary;
+  const many = result.migrations > 1;
+  const lines: StyledLine[] = [
+    result.verified
+      ? [
+          span('  ✓ verified', 'good'),
+          span(`  ${formatCount(result.pagesCompared)} pages compared, ${formatCount(result.beats)} heartbeats unbroken, ${result.defects} defects`),
+        ]
+      : [span('  ✗ not verified', 'bad'), span(view.guest?.settings.verify === false ? '  as asked with --no-verify' : `  ${result.defects} defects`)],
+    [],
+    fact(many ? 'migrations' : 'total', many ? `${formatCount(result.migrations)} in ${formatMs(result.totalMs)}` : `${formatMs(result.totalMs)}, ${result.rounds} rounds, ${formatBytes(result.wireBytes)} on the wire`),
+    ...(many ? [fact('wire', `${formatBytes(result.wireBytes)}, at most ${result.rounds} rounds a migration`)] : []),
+    fact('downtime', `${many ? 'at most ' : ''}${formatMs(result.downtimeMs)} at the hosts, ${formatMs(result.guestGapMs)} as the guest's own clock saw it`),
+    fact('comparison', `${many ? 'at most ' : ''}${formatMs(result.verifyMs)} with the guest paused, not counted in the downtime`),
+  ];
+  if (last === undefined || many) return lines;
+  const longest = Math.max(...Object.values(last.downtime).map(({ actualMs }) => actualMs), 0.001);
+  const barWidth = Math.max(4, Math.min(30, width - 50));
+  lines.push([], [span(`  ${'downtime by term'.padEnd(21)}${'predicted'.padStart(10)}${'actual'.padStart(10)}`, 'dim')]);
+  for (const term of Object.keys(TERMS) as (keyof DowntimeTerms)[]) {
+    const { predictedMs, actualMs } = last.downtime[term];
+    lines.push([
+      span(`  ${TERMS[term].padEnd(21)}${formatMs(predictedMs).padStart(10)}`, 'dim'),
+      span(`${formatMs(actualMs).padStart(10)}  `),
+      ...bar(actualMs / longest, barWidth, 'warn'),
+    ]);
+  }
+  lines.push([span(`  ${'together'.padEnd(21)}${formatMs(last.predictedDowntimeMs).padStart(10)}${formatMs(last.downtimeMs).padStart(10)}`, 'bold')]);
+  return lines;
+}
+
+function fact(name: string, text: string): StyledLine {
+  return [span(`  ${name.padEnd(12)}`, 'dim'), span(text)];
+}
