@@ -19,6 +19,11 @@ export interface DirtyTracker {
   readonly name: string;
   /** Which writers this tracker cannot see, in words for a person: shown in errors and statistics. */
   readonly blindSpots?: string;
+  /**
+   * False when it also reports pages that nobody wrote (VFIO type1 reports pinned pages at every harvest). The engine
+   * then cannot use it to prove that a paused guest's memory stands still. Default true.
+   */
+  readonly exact?: boolean;
   start(): Promise<void>;
   /** ORs into `into` every page written since the last harvest (since `start` for the first). */
   harvest(into: DirtyBitmaps): Promise<void>;

@@ -1,0 +1,108 @@
+import { Observable, Subject } from 'rxjs';
+import { type Clock, systemClock } from '../clock.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import { GodwitError } from '../errors.js';
+import type { HelloFrame } from '../link/frame.js';
+import type { LinkListener } from '../link/migration-link.js';
+import type { ReceptionEvent, ReceptionState } from '../migration-event.js';
+import { type Received, ReceptionRun } from './reception-run.js';
+
+export interface ReceiveOptions {
+  /**
+   * Builds the VM that will become the source's, from the source's own description of it: same RAM blocks, same devices,
+   * not running. Throw to refuse; the source hears the message. The engine clears its RAM.
+   */
+  readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
+  /** Gives up when it aborts; after `go` it does nothing. */
+  readonly signal?: AbortSignal;
+  /** Most bytes of state held for one device before it is loaded. Default 256 MiB. */
+  readonly maximumDeviceState?: number;
+  /** Milliseconds between `progress` events; default 100. */
+  readonly progressIntervalMs?: number;
+  readonly clock?: Clock;
+}
+
+/**
+ * A migration from the destination's side: an Observable of its events, with a promise of the result.
+ *
+ * Starts by itself, one microtask after `receive` has returned. The stream completes when the guest runs here and ends
+ * with a `GodwitError` otherwise; unsubscribing the last subscriber before `go` gives up.
+ */
+export class Reception extends Observable<ReceptionEvent> {
+  /** Resolves when the guest runs here, with the VM that `prepare` built. */
+  readonly result: Promise<Received>;
+  readonly #events: Subject<ReceptionEvent>;
+  readonly #stop = new AbortController();
+  #state: ReceptionState = 'none';
+
+  /** @internal Use `receive`. */
+  constructor(listener: LinkListener, options: ReceiveOptions) {
+    const events = new Subject<ReceptionEvent>();
+    let subscribers = 0;
+    let cancel: () => void = () => {};
+    super((subscriber) => {
+      subscribers++;
+      const subscription = events.subscribe(subscriber);
+      return () => {
+        subscription.unsubscribe();
+        if (--subscribers === 0) cancel();
+      };
+    });
+    cancel = () => void this.cancel('the last subscriber unsubscribed');
+    this.#events = events;
+    const run = new ReceptionRun(listener, {
+      clock: options.clock ?? systemClock,
+      signal: this.#stop.signal,
+      stop: (error) => this.#stop.abort(error),
+      emit: (event) => this.#events.next(event),
+      setState: (state) => this.#setState(state),
+      prepare: options.prepare,
+      maximumDeviceState: options.maximumDeviceState ?? 256 * 2 ** 20,
+      progressIntervalMs: options.progressIntervalMs ?? 100,
+    });
+    this.result = Promise.resolve().then(() => this.#start(run, options.signal));
+    this.result.catch(() => {});
+  }
+
+  get state(): ReceptionState {
+    return this.#state;
+  }
+
+  /** Refuses the migration: the guest stays at the source. Returns false after `go` and after the end. */
+  cancel(reason = 'cancelled by the caller'): boolean {
+    if (this.#state === 'device' || this.#state === 'completed' || this.#state === 'failed') return false;
+    this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the destination gave up: ${reason}`));
+    return true;
+  }
+
+  async #start(run: ReceptionRun, signal: AbortSignal | undefined): Promise<Received> {
+    const onAbort = () => this.cancel(`the signal aborted: ${String(signal?.reason)}`);
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      const received = await run.execute();
+      this.#setState('completed');
+      this.#events.next({ type: 'completed', summary: received.summary });
+      this.#events.complete();
+      return received;
+    } catch (error) {
+      const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the reception failed');
+      this.#setState('failed');
+      this.#events.error(failure);
+      throw failure;
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #setState(state: ReceptionState): void {
+    const previous = this.#state;
+    this.#state = state;
+    this.#events.next({ type: 'state', state, previous });
+  }
+}
+
+/** Takes one migration from `listener`, which stays open: call again for the next one. */
+export function receive(listener: LinkListener, options: ReceiveOptions): Reception {
+  return new Reception(listener, options);
+}

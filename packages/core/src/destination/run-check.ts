@@ -1,0 +1,38 @@
+import { GodwitError } from '../errors.js';
+import { type GuestMemory, pagesOf } from '../memory/guest-memory.js';
+
+/**
+ * Checks runs that a peer sent (flat [first, count, ...], ascending, disjoint) against a block of our own memory, and
+ * returns how many pages they hold. The peer is hostile until proven otherwise: nothing is written before this passes.
+ */
+export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonly number[], frame: string): number {
+  const block = memory.blocks[blockIndex];
+  if (block === undefined) {
+    throw new GodwitError(
+      'GODWIT_OUT_OF_RANGE',
+      `a "${frame}" frame names RAM block ${blockIndex}; there are ${memory.blocks.length}`,
+    );
+  }
+  if (runs.length === 0 || runs.length % 2 !== 0) {
+    throw new GodwitError('GODWIT_PROTOCOL', `a "${frame}" frame has ${runs.length} numbers for its runs; they come in pairs`);
+  }
+  const blockPages = pagesOf(memory, block);
+  let pages = 0;
+  let end = 0;
+  for (let i = 0; i < runs.length; i += 2) {
+    const first = runs[i] as number;
+    const count = runs[i + 1] as number;
+    if (count < 1 || first < end) {
+      throw new GodwitError('GODWIT_PROTOCOL', `a "${frame}" frame has runs that are empty, overlap or do not ascend (page ${first}, ${count} pages)`);
+    }
+    end = first + count;
+    if (end > blockPages) {
+      throw new GodwitError(
+        'GODWIT_OUT_OF_RANGE',
+        `a "${frame}" frame names pages ${first} to ${end - 1} of RAM block "${block.id}", which has ${blockPages}`,
+      );
+    }
+    pages += count;
+  }
+  return pages;
+}

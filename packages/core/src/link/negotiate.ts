@@ -1,0 +1,130 @@
+import { GodwitError } from '../errors.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import type { HelloFrame, WelcomeFrame } from './frame.js';
+
+/** Protocol versions that this engine speaks. */
+export const PROTOCOL_VERSION = { minimum: 1, maximum: 1 } as const;
+
+/** What the source and the destination call themselves in messages. */
+export const SOFTWARE = 'godwit/0.1.0';
+
+/** Optional abilities of protocol version 1. */
+export const FEATURES = {
+  /** Comparison of all RAM between `ready` and `go`. */
+  verify: 'verify',
+} as const;
+
+/** Most bytes of payload in one frame that a destination of this engine takes. */
+export const MAXIMUM_PAYLOAD = 4 * 2 ** 20;
+
+/** The source's hello. */
+export function helloOf(
+  vm: MigratableVm,
+  migrationId: string,
+  features: readonly string[],
+  pageChannels: number,
+  description: unknown,
+): HelloFrame {
+  return {
+    type: 'hello',
+    minimumVersion: PROTOCOL_VERSION.minimum,
+    maximumVersion: PROTOCOL_VERSION.maximum,
+    migrationId,
+    software: SOFTWARE,
+    pageSize: vm.memory.pageSize,
+    blocks: vm.memory.blocks.map(({ id, guestPhysicalAddress, byteLength }) => ({ id, guestPhysicalAddress, byteLength })),
+    devices: vm.devices.map(({ id, version }) => ({ id, version })),
+    features,
+    pageChannels,
+    description: description ?? null,
+  };
+}
+
+/** Picks the version; throws `GODWIT_VERSION_MISMATCH` when there is none in common. */
+export function chooseVersion(hello: HelloFrame): number {
+  const version = Math.min(hello.maximumVersion, PROTOCOL_VERSION.maximum);
+  if (version < hello.minimumVersion || version < PROTOCOL_VERSION.minimum) {
+    throw new GodwitError(
+      'GODWIT_VERSION_MISMATCH',
+      `the source (${hello.software}) speaks protocol versions ${hello.minimumVersion} to ${hello.maximumVersion}, ` +
+        `this destination (${SOFTWARE}) ${PROTOCOL_VERSION.minimum} to ${PROTOCOL_VERSION.maximum}; upgrade the older side`,
+    );
+  }
+  return version;
+}
+
+/** Refuses, before a page moves, a VM that cannot become the source's: page size, RAM blocks, devices. */
+export function checkCompatible(hello: HelloFrame, vm: MigratableVm): void {
+  if (hello.pageSize !== vm.memory.pageSize) {
+    throw new GodwitError(
+      'GODWIT_PAGE_SIZE_MISMATCH',
+      `the source's pages have ${hello.pageSize} bytes, the destination's ${vm.memory.pageSize}`,
+    );
+  }
+  checkBlocks(hello, vm);
+  checkDevices(hello, vm);
+}
+
+function checkBlocks(hello: HelloFrame, vm: MigratableVm): void {
+  const mine = vm.memory.blocks;
+  const names = (blocks: readonly { readonly id: string }[]) => blocks.map((block) => block.id).join(', ') || 'none';
+  if (hello.blocks.length !== mine.length) {
+    throw new GodwitError(
+      'GODWIT_MEMORY_MISMATCH',
+      `the source has RAM blocks ${names(hello.blocks)}; the destination has ${names(mine)}`,
+    );
+  }
+  for (const [index, block] of hello.blocks.entries()) {
+    const own = mine[index] as (typeof mine)[number];
+    if (block.id !== own.id || block.guestPhysicalAddress !== own.guestPhysicalAddress || block.byteLength !== own.byteLength) {
+      throw new GodwitError(
+        'GODWIT_MEMORY_MISMATCH',
+        `RAM block ${index} is "${block.id}" with ${block.byteLength} bytes at 0x${block.guestPhysicalAddress.toString(16)} ` +
+          `at the source, but "${own.id}" with ${own.byteLength} bytes at 0x${own.guestPhysicalAddress.toString(16)} at the destination`,
+      );
+    }
+  }
+}
+
+function checkDevices(hello: HelloFrame, vm: MigratableVm): void {
+  const mine = new Map(vm.devices.map((device) => [device.id, device]));
+  const seen = new Set<string>();
+  for (const device of hello.devices) {
+    const own = mine.get(device.id);
+    if (seen.has(device.id)) {
+      throw new GodwitError('GODWIT_DEVICE_MISMATCH', `the source lists the device "${device.id}" twice`);
+    }
+    seen.add(device.id);
+    if (own === undefined) {
+      throw new GodwitError('GODWIT_DEVICE_MISMATCH', `the source has a device "${device.id}" that the destination lacks`);
+    }
+    const oldest = own.minimumVersion ?? own.version;
+    if (device.version < oldest || device.version > own.version) {
+      throw new GodwitError(
+        'GODWIT_DEVICE_MISMATCH',
+        `device "${device.id}": the source saves version ${device.version}, the destination loads ` +
+          (oldest === own.version ? `version ${own.version} only` : `versions ${oldest} to ${own.version}`),
+      );
+    }
+  }
+  for (const id of mine.keys()) {
+    if (!seen.has(id)) {
+      throw new GodwitError('GODWIT_DEVICE_MISMATCH', `the destination has a device "${id}" that the source lacks`);
+    }
+  }
+}
+
+/** The source's check of the destination's answer. */
+export function checkWelcome(welcome: WelcomeFrame, required: readonly string[]): void {
+  if (welcome.version < PROTOCOL_VERSION.minimum || welcome.version > PROTOCOL_VERSION.maximum) {
+    throw new GodwitError('GODWIT_VERSION_MISMATCH', `the destination chose protocol version ${welcome.version}, which was not offered`);
+  }
+  for (const feature of required) {
+    if (!welcome.features.includes(feature)) {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `"${feature}" was asked for, but the destination (${welcome.software}) does not offer it`,
+      );
+    }
+  }
+}

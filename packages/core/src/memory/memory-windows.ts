@@ -1,0 +1,67 @@
+import { GodwitError } from '../errors.js';
+import { type GuestMemory, RAM_WINDOW_BYTES } from './guest-memory.js';
+
+interface Window {
+  readonly bytes: Uint8Array;
+  /** The same memory as 32-bit words, for scanning; undefined when the view is not 4-byte aligned. */
+  readonly words: Int32Array | undefined;
+}
+
+/**
+ * Guest memory through one view per window of at most 1 GiB, asked for once and kept: what the page path uses instead
+ * of `RamBlock.view`, so that reading a page allocates nothing.
+ */
+export class MemoryWindows {
+  readonly memory: GuestMemory;
+  readonly pageSize: number;
+  readonly pagesPerWindow: number;
+  readonly #windows: (Window | undefined)[][];
+
+  constructor(memory: GuestMemory) {
+    this.memory = memory;
+    this.pageSize = memory.pageSize;
+    this.pagesPerWindow = RAM_WINDOW_BYTES / memory.pageSize;
+    this.#windows = memory.blocks.map((block) => new Array(Math.ceil(block.byteLength / RAM_WINDOW_BYTES)));
+  }
+
+  /** The memory of a run, as one view. The run must not cross a window (`pagesPerWindow`). */
+  bytes(blockIndex: number, firstPage: number, pageCount: number): Uint8Array {
+    const at = Math.floor(firstPage / this.pagesPerWindow);
+    const offset = (firstPage - at * this.pagesPerWindow) * this.pageSize;
+    return this.#window(blockIndex, at).bytes.subarray(offset, offset + pageCount * this.pageSize);
+  }
+
+  /** Appends the views of a run to `into`, cut at window borders. */
+  appendViews(into: Uint8Array[], blockIndex: number, firstPage: number, pageCount: number): void {
+    let page = firstPage;
+    let left = pageCount;
+    while (left > 0) {
+      const take = Math.min(left, this.pagesPerWindow - (page % this.pagesPerWindow));
+      into.push(this.bytes(blockIndex, page, take));
+      page += take;
+      left -= take;
+    }
+  }
+
+  /** The 32-bit words of the window that holds `page`, or undefined when they cannot be had. */
+  words(blockIndex: number, page: number): Int32Array | undefined {
+    return this.#window(blockIndex, Math.floor(page / this.pagesPerWindow)).words;
+  }
+
+  #window(blockIndex: number, at: number): Window {
+    const known = this.#windows[blockIndex]?.[at];
+    if (known !== undefined) return known;
+    const block = this.memory.blocks[blockIndex];
+    const list = this.#windows[blockIndex];
+    if (block === undefined || list === undefined || at >= list.length) {
+      throw new GodwitError('GODWIT_OUT_OF_RANGE', `no window ${at} in RAM block ${blockIndex}`);
+    }
+    const offset = at * RAM_WINDOW_BYTES;
+    const bytes = block.view(offset, Math.min(RAM_WINDOW_BYTES, block.byteLength - offset));
+    const words =
+      bytes.byteOffset % 4 === 0 ? new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2) : undefined;
+    const window = { bytes, words };
+    list[at] = window;
+    return window;
+  }
+}

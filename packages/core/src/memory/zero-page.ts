@@ -1,0 +1,64 @@
+import type { MemoryWindows } from './memory-windows.js';
+import type { PageRunList } from './page-run.js';
+
+/**
+ * Splits a run into pages that are all zero and pages that are not, appending to the two lists. The run must not cross
+ * a window. Guest memory may change while it is scanned: a page written after the scan is dirty again, because it was
+ * re-armed before.
+ */
+export function splitZeroPages(
+  windows: MemoryWindows,
+  blockIndex: number,
+  firstPage: number,
+  pageCount: number,
+  nonZero: PageRunList,
+  zero: PageRunList,
+): void {
+  const words = windows.words(blockIndex, firstPage);
+  if (words === undefined) {
+    splitBytes(windows, blockIndex, firstPage, pageCount, nonZero, zero);
+    return;
+  }
+  const wordsPerPage = windows.pageSize >>> 2;
+  let at = (firstPage % windows.pagesPerWindow) * wordsPerPage;
+  for (let page = firstPage; page < firstPage + pageCount; page++) {
+    if (isZero(words, at, wordsPerPage)) zero.push(page, 1);
+    else nonZero.push(page, 1);
+    at += wordsPerPage;
+  }
+}
+
+/** Eight words at a time: a page with anything in its first bytes costs one step, a zero page about 0.4 us per 4 KiB. */
+function isZero(words: Int32Array, start: number, count: number): boolean {
+  const end = start + count;
+  for (let i = start; i < end; i += 8) {
+    const any =
+      (words[i] as number) |
+      (words[i + 1] as number) |
+      (words[i + 2] as number) |
+      (words[i + 3] as number) |
+      (words[i + 4] as number) |
+      (words[i + 5] as number) |
+      (words[i + 6] as number) |
+      (words[i + 7] as number);
+    if (any !== 0) return false;
+  }
+  return true;
+}
+
+function splitBytes(
+  windows: MemoryWindows,
+  blockIndex: number,
+  firstPage: number,
+  pageCount: number,
+  nonZero: PageRunList,
+  zero: PageRunList,
+): void {
+  const bytes = windows.bytes(blockIndex, firstPage, pageCount);
+  for (let i = 0; i < pageCount; i++) {
+    let any = 0;
+    for (let at = i * windows.pageSize; any === 0 && at < (i + 1) * windows.pageSize; at++) any |= bytes[at] as number;
+    if (any === 0) zero.push(firstPage + i, 1);
+    else nonZero.push(firstPage + i, 1);
+  }
+}

@@ -1,0 +1,152 @@
+import { Observable, Subject } from 'rxjs';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import { GodwitError } from '../errors.js';
+import type { LinkConnector } from '../link/migration-link.js';
+import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import { type AdjustableOptions, type MigrateOptions, nonNegative, type ResolvedOptions, resolveOptions } from './options.js';
+import { type SourceControls, SourceRun } from './source-run.js';
+import { checkTransition, isFinal } from './state.js';
+
+/**
+ * A migration from the source's side: an Observable of its events, with controls and a promise of the result.
+ *
+ * - It starts by itself, one microtask after `migrate` has returned, so that a subscriber made at once sees everything.
+ *   Events are not replayed to later subscribers; `state` and `result` always tell.
+ * - The stream completes when the destination runs the guest; it ends with a `GodwitError` otherwise.
+ * - When the last subscriber unsubscribes before the end, the migration is cancelled. Using only `result` is fine.
+ * - After a failure or cancel before `go` the guest runs on at the source.
+ */
+export class Migration extends Observable<MigrationEvent> {
+  readonly id: string;
+  /** Resolves when the guest runs at the destination; rejects with a `GodwitError` when it will not. */
+  readonly result: Promise<MigrationSummary>;
+  readonly #events: Subject<MigrationEvent>;
+  readonly #options: ResolvedOptions;
+  readonly #stop = new AbortController();
+  readonly #run: SourceRun;
+  #state: MigrationState = 'none';
+  #noReturn = false;
+  #proceed: (() => void) | undefined;
+
+  /** @internal Use `migrate`. */
+  constructor(vm: MigratableVm, connector: LinkConnector, given: MigrateOptions) {
+    const events = new Subject<MigrationEvent>();
+    let subscribers = 0;
+    let cancel: () => void = () => {};
+    super((subscriber) => {
+      subscribers++;
+      const subscription = events.subscribe(subscriber);
+      return () => {
+        subscription.unsubscribe();
+        if (--subscribers === 0) cancel();
+      };
+    });
+    cancel = () => void this.cancel('the last subscriber unsubscribed');
+    this.#events = events;
+    this.#options = resolveOptions(given);
+    this.id = this.#options.migrationId;
+    const controls: SourceControls = {
+      options: this.#options,
+      signal: this.#stop.signal,
+      stop: (error) => this.#stop.abort(error),
+      emit: (event) => this.#emit(event),
+      state: () => this.#state,
+      setState: (state) => this.#setState(state),
+      hold: () => this.#hold(),
+      pointOfNoReturn: () => {
+        this.#noReturn = true;
+      },
+      crossed: () => this.#noReturn,
+    };
+    this.#run = new SourceRun(vm, connector, controls);
+    this.result = Promise.resolve().then(() => this.#start(given.signal));
+    // Whoever only subscribes hears of the failure there.
+    this.result.catch(() => {});
+  }
+
+  get state(): MigrationState {
+    return this.#state;
+  }
+
+  /**
+   * Gives up: the guest runs on at the source. Returns whether the request was accepted: false after `go` and after the
+   * end, where it does nothing. `result` and the stream end with `GODWIT_CANCELLED`.
+   */
+  cancel(reason = 'cancelled by the caller'): boolean {
+    if (this.#noReturn || isFinal(this.#state) || this.#state === 'cancelling') return false;
+    this.#setState('cancelling');
+    this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the migration was cancelled: ${reason}`));
+    return true;
+  }
+
+  /** Goes on from `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
+  proceed(): void {
+    if (this.#proceed === undefined) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `nothing to proceed with: the state is "${this.#state}", not "pre-switchover"`);
+    }
+    this.#proceed();
+  }
+
+  /** Changes limits of a running migration; they are heeded from the next batch and the next decision. */
+  adjust(options: AdjustableOptions): void {
+    if (options.downtimeLimitMs !== undefined) {
+      this.#options.downtimeLimitMs = nonNegative('downtimeLimitMs', options.downtimeLimitMs);
+    }
+    if (options.bandwidthLimit !== undefined) {
+      this.#options.bandwidthLimit = nonNegative('bandwidthLimit', options.bandwidthLimit);
+      this.#run.bandwidthLimitChanged();
+    }
+  }
+
+  async #start(signal: AbortSignal | undefined): Promise<MigrationSummary> {
+    const onAbort = () => this.cancel(`the signal aborted: ${String(signal?.reason)}`);
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      const summary = await this.#run.execute();
+      this.#setState('completed');
+      this.#emit({ type: 'completed', summary });
+      this.#events.complete();
+      return summary;
+    } catch (error) {
+      const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration failed');
+      this.#setState(failure.code === 'GODWIT_CANCELLED' && this.#state === 'cancelling' ? 'cancelled' : 'failed');
+      this.#events.error(failure);
+      throw failure;
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #hold(): Promise<void> {
+    if (!this.#options.pauseBeforeSwitchover) return Promise.resolve();
+    this.#setState('pre-switchover');
+    const { signal } = this.#stop;
+    return new Promise<void>((resolve, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+      this.#proceed = resolve;
+    }).finally(() => {
+      this.#proceed = undefined;
+    });
+  }
+
+  #setState(state: MigrationState): void {
+    const previous = this.#state;
+    checkTransition(previous, state);
+    this.#state = state;
+    this.#emit({ type: 'state', state, previous });
+  }
+
+  #emit(event: MigrationEvent): void {
+    this.#events.next(event);
+  }
+}
+
+/**
+ * Moves a running VM to the destination that `connector` reaches. See `Migration` for what comes back.
+ *
+ * The VM must be running, or paused; it is left running at the source unless the destination takes it.
+ */
+export function migrate(vm: MigratableVm, connector: LinkConnector, options: MigrateOptions = {}): Migration {
+  return new Migration(vm, connector, options);
+}

@@ -1,0 +1,88 @@
+import { type Clock, systemClock } from '../clock.js';
+import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/policy.js';
+import { GodwitError } from '../errors.js';
+import type { DowntimeTerms } from '../round-record.js';
+
+/** What may be changed while a migration runs. */
+export interface AdjustableOptions {
+  /** Switch over when the guest is expected to be down for no longer than this. Milliseconds; default 300. */
+  readonly downtimeLimitMs?: number;
+  /** Wire bytes per second while the guest runs; 0 (the default) is no limit. Lifted once the guest is paused. */
+  readonly bandwidthLimit?: number;
+}
+
+export interface MigrateOptions extends AdjustableOptions {
+  /** The embedder's own description of the VM, handed to the destination's `prepare`: anything MessagePack can carry. */
+  readonly description?: unknown;
+  /** Stop in `pre-switchover`, with the guest paused, until `proceed` is called. Default false. */
+  readonly pauseBeforeSwitchover?: boolean;
+  /** Compare the RAM of both sides, page by page, before the destination may run. Default false. */
+  readonly verify?: boolean;
+  /** Streams for pages beside the control stream; 0 (the default) sends pages on the control stream. At most 64. */
+  readonly pageChannels?: number;
+  /** When to switch over or give up. Default: `withinDowntimeLimit`. */
+  readonly policy?: ConvergencePolicy;
+  /** Downtime terms of an earlier migration from this host, for the first prediction. */
+  readonly prior?: Partial<DowntimeTerms>;
+  /** Cancels the migration when it aborts. */
+  readonly signal?: AbortSignal;
+  /** From connecting to the destination's `welcome`, its `prepare` included. Milliseconds; default 30,000. */
+  readonly handshakeTimeoutMs?: number;
+  /** Milliseconds between `progress` events; default 100. */
+  readonly progressIntervalMs?: number;
+  /** Default: the machine's own clock. */
+  readonly clock?: Clock;
+  /** 32 hex digits; default: random. */
+  readonly migrationId?: string;
+}
+
+export interface ResolvedOptions {
+  downtimeLimitMs: number;
+  bandwidthLimit: number;
+  readonly description: unknown;
+  readonly pauseBeforeSwitchover: boolean;
+  readonly verify: boolean;
+  readonly pageChannels: number;
+  readonly policy: ConvergencePolicy;
+  readonly prior: Partial<DowntimeTerms>;
+  readonly handshakeTimeoutMs: number;
+  readonly progressIntervalMs: number;
+  readonly clock: Clock;
+  readonly migrationId: string;
+}
+
+/** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT` naming the option that makes no sense. */
+export function resolveOptions(options: MigrateOptions): ResolvedOptions {
+  const migrationId = options.migrationId ?? randomId();
+  if (!/^[0-9a-f]{32}$/.test(migrationId)) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got "${migrationId}"`);
+  }
+  const pageChannels = nonNegative('pageChannels', options.pageChannels ?? 0);
+  if (!Number.isInteger(pageChannels) || pageChannels > 64) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `pageChannels must be a whole number from 0 to 64, got ${pageChannels}`);
+  }
+  return {
+    downtimeLimitMs: nonNegative('downtimeLimitMs', options.downtimeLimitMs ?? 300),
+    bandwidthLimit: nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0),
+    description: options.description,
+    pauseBeforeSwitchover: options.pauseBeforeSwitchover ?? false,
+    verify: options.verify ?? false,
+    pageChannels,
+    policy: options.policy ?? withinDowntimeLimit,
+    prior: options.prior ?? {},
+    handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+    progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
+    clock: options.clock ?? systemClock,
+    migrationId,
+  };
+}
+
+/** Throws `GODWIT_INVALID_ARGUMENT` unless `value` is a finite number of at least 0. */
+export function nonNegative(name: string, value: number): number {
+  if (Number.isFinite(value) && value >= 0) return value;
+  throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be a number of at least 0, got ${value}`);
+}
+
+function randomId(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}

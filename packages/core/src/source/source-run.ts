@@ -1,0 +1,333 @@
+import { lastValueFrom, tap } from 'rxjs';
+import { abortable } from '../abortable.js';
+import { DowntimeModel, totalDowntime } from '../convergence/downtime-model.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import { GodwitError } from '../errors.js';
+import { ControlChannel } from '../link/control-channel.js';
+import type { LinkConnector, MigrationLink } from '../link/migration-link.js';
+import { checkWelcome, FEATURES, helloOf } from '../link/negotiate.js';
+import { MemoryWindows } from '../memory/memory-windows.js';
+import type { DowntimeTerm, MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import type { DowntimeTerms, RoundRecord } from '../round-record.js';
+import { TrackerUnion } from '../tracker/tracker-union.js';
+import { BandwidthLimit } from './bandwidth-limit.js';
+import { DeviceSender } from './device-sender.js';
+import { type Harvest, Harvester } from './harvester.js';
+import type { ResolvedOptions } from './options.js';
+import { LocalPageChannel } from './page-channel.js';
+import { describeSent, precopyRounds } from './precopy-rounds.js';
+import { ProgressMeter } from './progress.js';
+import { populatedBitmaps, RoundSender } from './round-sender.js';
+import { switchover } from './switchover.js';
+
+/** How long a failing source waits for the peer to take the reason, and a succeeding one for it to close. */
+const FAREWELL_MS = 1000;
+
+/** What a run needs of the `Migration` it belongs to. */
+export interface SourceControls {
+  readonly options: ResolvedOptions;
+  readonly signal: AbortSignal;
+  readonly stop: (error: GodwitError) => void;
+  readonly emit: (event: MigrationEvent) => void;
+  readonly state: () => MigrationState;
+  readonly setState: (state: MigrationState) => void;
+  readonly hold: () => Promise<void>;
+  readonly pointOfNoReturn: () => void;
+  readonly crossed: () => boolean;
+}
+
+/** One attempt to move a VM, from connecting to `running`, and the way back when it fails. */
+export class SourceRun {
+  readonly #vm: MigratableVm;
+  readonly #connector: LinkConnector;
+  readonly #controls: SourceControls;
+  readonly #limit: BandwidthLimit;
+  readonly #meter: ProgressMeter;
+  readonly #tracker: TrackerUnion;
+  readonly #rounds: RoundRecord[] = [];
+  #link: MigrationLink | undefined;
+  #control: ControlChannel | undefined;
+  #pauseAsked = false;
+
+  constructor(vm: MigratableVm, connector: LinkConnector, controls: SourceControls) {
+    this.#vm = vm;
+    this.#connector = connector;
+    this.#controls = controls;
+    this.#limit = new BandwidthLimit(controls.options.clock, controls.options.bandwidthLimit);
+    this.#meter = new ProgressMeter(controls.options.clock);
+    this.#tracker = new TrackerUnion(vm.trackers, (tracker, error) =>
+      controls.emit({
+        type: 'warning',
+        code: 'GODWIT_TRACKER_FAILED',
+        message: `the dirty tracker "${tracker.name}" failed, so every page counts as dirty: ${String(error)}`,
+      }),
+    );
+  }
+
+  bandwidthLimitChanged(): void {
+    this.#limit.bytesPerSecond = this.#controls.options.bandwidthLimit;
+  }
+
+  /** Resolves when the guest runs at the destination. Rejects otherwise; before `go` the guest then runs here again. */
+  async execute(): Promise<MigrationSummary> {
+    const over = new AbortController();
+    const reporting = this.#reportProgress(over.signal);
+    try {
+      const summary = await this.#move();
+      await this.#tracker.stop();
+      await this.#farewell(undefined);
+      return summary;
+    } catch (error) {
+      throw await this.#fallBack(error);
+    } finally {
+      over.abort();
+      await reporting;
+    }
+  }
+
+  async #move(): Promise<MigrationSummary> {
+    const { options, signal, setState, emit } = this.#controls;
+    const { clock } = options;
+    signal.throwIfAborted();
+    setState('setup');
+    const control = await this.#connect();
+    const windows = new MemoryWindows(this.#vm.memory);
+    const link = this.#link as MigrationLink;
+    const streams = link.pageChannels.length > 0 ? link.pageChannels : [link.control];
+    const channels = streams.map((stream) => new LocalPageChannel(stream, windows, clock));
+    this.#meter.channels = channels;
+    const model = new DowntimeModel(options.prior);
+    const devices = new DeviceSender(this.#vm.devices, control.stream, signal);
+    const harvester = new Harvester(this.#vm.memory, this.#tracker, clock);
+    const sender = new RoundSender({
+      memory: this.#vm.memory,
+      tracker: this.#tracker,
+      channels,
+      limit: this.#limit,
+      clock,
+      signal,
+      acknowledged: async (round) => {
+        const ack = await control.expect('roundAck');
+        if (ack.round !== round) {
+          throw new GodwitError('GODWIT_PROTOCOL', `expected the acknowledgement of round ${round}, got that of ${ack.round}`);
+        }
+        return ack.pages;
+      },
+      onBatch: (pages) => this.#meter.batchSent(pages),
+    });
+
+    // Logging starts before the first byte is read.
+    await this.#tracker.start();
+    signal.throwIfAborted();
+    model.roundTrip(await abortable(control.ping(), signal));
+    setState('active');
+
+    const bitmaps = harvester.take();
+    const scanStart = clock.now();
+    await populatedBitmaps(this.#vm.memory, bitmaps, clock);
+    const first: Harvest = {
+      bitmaps,
+      dirtyPages: bitmaps.count(),
+      harvestMs: clock.now() - scanStart,
+      sinceMs: 0,
+    };
+    const startRound = (round: number, pages: number) => {
+      this.#meter.roundStarted(round, pages);
+      emit({ type: 'round-start', round, dirtyPages: pages });
+    };
+    const { record, pending } = await lastValueFrom(
+      precopyRounds(first, {
+        harvester,
+        model,
+        clock,
+        policy: options.policy,
+        downtimeLimitMs: () => options.downtimeLimitMs,
+        startedAt: this.#meter.startedAt,
+        deviceBytes: () => devices.stateBytes(),
+        send: async (round, harvest) => {
+          startRound(round, harvest.dirtyPages);
+          const sent = await sender.send(round, harvest.bitmaps, true);
+          await abortable(devices.precopy(), signal);
+          return sent;
+        },
+      }).pipe(tap((round) => this.#roundEnded(round.record))),
+    );
+    if (record.decision.action === 'abort') {
+      throw new GodwitError('GODWIT_NOT_CONVERGING', `the migration does not converge: ${record.decision.reason}`);
+    }
+
+    signal.throwIfAborted();
+    let lastRound = record.round;
+    this.#pauseAsked = true;
+    const result = await switchover(pending, {
+      vm: this.#vm,
+      control,
+      harvester,
+      devices,
+      windows,
+      clock,
+      signal,
+      verify: options.verify,
+      lastRound: () => lastRound,
+      send: async (harvest) => {
+        startRound(++lastRound, harvest.dirtyPages);
+        const sent = await sender.send(lastRound, harvest.bitmaps, false);
+        harvester.release(harvest.bitmaps);
+        model.sent(sent);
+        this.#roundEnded({
+          ...record,
+          round: lastRound,
+          phase: 'stop-and-copy',
+          dirtyPages: harvest.dirtyPages,
+          ...describeSent(sent),
+          harvestMs: harvest.harvestMs,
+          totalMs: sent.totalMs,
+          linkBytesPerSecond: model.linkBytesPerSecond,
+          newlyDirtyPages: 0,
+          dirtyPagesPerSecond: 0,
+        });
+      },
+      harvestIsCertain: () => this.#tracker.certain,
+      hold: async () => {
+        await this.#controls.hold();
+        setState('device');
+      },
+      onVerified: (pages, verifyMs) => emit({ type: 'verified', pages, verifyMs }),
+      pointOfNoReturn: this.#controls.pointOfNoReturn,
+    });
+    control.finish();
+    const { raw, zero, hole } = this.#meter.totals();
+    const pages = { raw, zero, hole };
+    return {
+      migrationId: options.migrationId,
+      totalMs: this.#meter.elapsedMs,
+      downtimeMs: result.downtimeMs,
+      predictedDowntimeMs: totalDowntime(record.prediction),
+      downtime: compareTerms(record.prediction, result.terms),
+      verifyMs: result.verifyMs,
+      heldMs: result.heldMs,
+      verified: options.verify,
+      verifiedPages: result.verifiedPages,
+      rounds: this.#rounds,
+      pages,
+      rawBytes: (raw + zero + hole) * this.#vm.memory.pageSize,
+      wireBytes: [link.control, ...link.pageChannels].reduce((sum, stream) => sum + stream.bytesWritten, 0),
+    };
+  }
+
+  #roundEnded(record: RoundRecord): void {
+    this.#rounds.push(record);
+    this.#meter.roundEnded(record);
+    this.#controls.emit({ type: 'round', round: record });
+  }
+
+  async #connect(): Promise<ControlChannel> {
+    const { options, signal, stop } = this.#controls;
+    const { clock, handshakeTimeoutMs, migrationId, pageChannels } = options;
+    const handshake = new AbortController();
+    const onStop = () => handshake.abort(signal.reason);
+    signal.addEventListener('abort', onStop, { once: true });
+    const inTime = new AbortController();
+    clock.sleep(handshakeTimeoutMs, inTime.signal).then(
+      () =>
+        handshake.abort(
+          new GodwitError('GODWIT_TIMEOUT', `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`),
+        ),
+      () => {},
+    );
+    try {
+      const connecting = this.#connector.connect({ migrationId, pageChannels }, handshake.signal);
+      // A link that comes too late is dropped.
+      connecting.then((link) => handshake.signal.aborted && this.#link === undefined && abortLink(link, handshake.signal.reason)).catch(() => {});
+      this.#link = await abortable(connecting, handshake.signal);
+      const control = new ControlChannel(this.#link.control, clock, stop);
+      this.#control = control;
+      const features = options.verify ? [FEATURES.verify] : [];
+      const hello = helloOf(this.#vm, migrationId, features, this.#link.pageChannels.length, options.description);
+      await abortable(control.stream.write(hello), handshake.signal);
+      checkWelcome(await abortable(control.expect('welcome'), handshake.signal), features);
+      return control;
+    } finally {
+      inTime.abort();
+      signal.removeEventListener('abort', onStop);
+    }
+  }
+
+  /** The way back: first the guest, then the peer, then everything that was opened. Returns the error to end with. */
+  async #fallBack(cause: unknown): Promise<GodwitError> {
+    const { signal, crossed } = this.#controls;
+    const first: unknown = signal.aborted ? signal.reason : cause;
+    let error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the migration failed');
+    if (crossed()) {
+      error = new GodwitError(
+        'GODWIT_OWNERSHIP_UNKNOWN',
+        `the link failed after "go" was sent (${error.message}): the destination may be running the guest. It stays paused here; ` +
+          'resume it only after making sure that the destination does not run it',
+        { cause: error },
+      );
+    } else if (this.#pauseAsked) {
+      try {
+        await this.#vm.resume();
+      } catch (resumeError) {
+        error = new GodwitError(
+          'GODWIT_VM_FAILED',
+          `the migration failed (${error.message}) and then the guest could not be resumed at the source: ${String(resumeError)}`,
+          { cause: error },
+        );
+      }
+    }
+    await this.#tracker.stop();
+    await this.#farewell(error);
+    return error;
+  }
+
+  /** Tells the peer why, as far as it still listens, and lets go of every stream. */
+  async #farewell(error: GodwitError | undefined): Promise<void> {
+    const link = this.#link;
+    if (link === undefined) return;
+    this.#control?.finish();
+    const inTime = new AbortController();
+    const ending = (async () => {
+      if (error !== undefined && !error.remote && error.code !== 'GODWIT_LINK_LOST') {
+        await link.control.write({ type: 'error', code: error.code, message: error.message });
+      }
+      await Promise.all([link.control, ...link.pageChannels].map((stream) => stream.close()));
+    })();
+    const late = this.#controls.options.clock.sleep(FAREWELL_MS, inTime.signal);
+    await Promise.race([ending, late]).catch(() => {});
+    inTime.abort();
+    late.catch(() => {});
+    ending.catch(() => {});
+    abortLink(link, error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
+  }
+
+  async #reportProgress(over: AbortSignal): Promise<void> {
+    const { options, emit, state } = this.#controls;
+    try {
+      for (;;) {
+        await options.clock.sleep(options.progressIntervalMs, over);
+        emit({ type: 'progress', progress: this.#meter.snapshot(state(), this.#vm.memory.pageSize) });
+      }
+    } catch {
+      // The migration is over.
+    }
+  }
+}
+
+function abortLink(link: MigrationLink, reason: unknown): void {
+  const error = GodwitError.wrap(reason, 'GODWIT_LINK_LOST', 'the link is not needed any more');
+  for (const stream of [link.control, ...link.pageChannels]) stream.abort(error);
+}
+
+function compareTerms(predicted: DowntimeTerms, actual: DowntimeTerms): Record<keyof DowntimeTerms, DowntimeTerm> {
+  const term = (name: keyof DowntimeTerms): DowntimeTerm => ({ predictedMs: predicted[name], actualMs: actual[name] });
+  return {
+    pauseMs: term('pauseMs'),
+    harvestMs: term('harvestMs'),
+    ramMs: term('ramMs'),
+    deviceMs: term('deviceMs'),
+    loadMs: term('loadMs'),
+    roundTripMs: term('roundTripMs'),
+    resumeMs: term('resumeMs'),
+  };
+}

@@ -1,0 +1,25 @@
+import { GodwitError } from '../errors.js';
+import type { MigrationState } from '../migration-event.js';
+
+/** The legal transitions of the source, as data: what `migration-event.ts` draws. */
+export const MIGRATION_TRANSITIONS: Readonly<Record<MigrationState, readonly MigrationState[]>> = {
+  none: ['setup', 'cancelling'],
+  setup: ['active', 'failed', 'cancelling'],
+  active: ['pre-switchover', 'device', 'failed', 'cancelling'],
+  'pre-switchover': ['device', 'failed', 'cancelling'],
+  device: ['completed', 'failed', 'cancelling'],
+  cancelling: ['cancelled', 'failed'],
+  completed: [],
+  failed: [],
+  cancelled: [],
+};
+
+/** Throws `GODWIT_INVALID_STATE` for a transition that is not drawn. */
+export function checkTransition(from: MigrationState, to: MigrationState): void {
+  if (MIGRATION_TRANSITIONS[from].includes(to)) return;
+  throw new GodwitError('GODWIT_INVALID_STATE', `a migration cannot go from "${from}" to "${to}"`);
+}
+
+export function isFinal(state: MigrationState): boolean {
+  return MIGRATION_TRANSITIONS[state].length === 0;
+}

@@ -1,0 +1,144 @@
+import { abortable } from '../abortable.js';
+import type { Clock } from '../clock.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import { GodwitError } from '../errors.js';
+import type { ControlChannel } from '../link/control-channel.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { DowntimeTerms } from '../round-record.js';
+import { sendDigests } from '../verify/send-digests.js';
+import type { DeviceSender } from './device-sender.js';
+import type { Harvest, Harvester } from './harvester.js';
+
+export interface SwitchoverParts {
+  readonly vm: MigratableVm;
+  readonly control: ControlChannel;
+  readonly harvester: Harvester;
+  readonly devices: DeviceSender;
+  readonly windows: MemoryWindows;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  readonly verify: boolean;
+  /** Sends pages as a further round, without the bandwidth limit; resolves when acknowledged. */
+  readonly send: (harvest: Harvest) => Promise<void>;
+  readonly lastRound: () => number;
+  /** Whether the last harvest reported only pages that were really written. */
+  readonly harvestIsCertain: () => boolean;
+  /** With the guest paused, before anything is sent: waits for `proceed` where that was asked for. */
+  readonly hold: () => Promise<void>;
+  readonly onVerified: (pages: number, verifyMs: number) => void;
+  /** Called in the same tick in which `go` is written. After it the source never resumes the guest by itself. */
+  readonly pointOfNoReturn: () => void;
+}
+
+export interface SwitchoverResult {
+  readonly terms: DowntimeTerms;
+  readonly downtimeMs: number;
+  readonly verifyMs: number;
+  readonly heldMs: number;
+  readonly verifiedPages: number;
+}
+
+/**
+ * Stop-and-copy and the handshake that moves ownership:
+ *
+ * ```
+ * source                                      destination
+ * pause
+ * harvest, send                          ->   pages into memory
+ * save devices                           ->   state kept
+ * harvest again, send (saving dirties)   ->
+ * switchover                             ->   load devices
+ *                                        <-   ready
+ * [digests of all RAM                    ->   compare]
+ * harvest: must be empty
+ * go                                     ->   resume                 (the point of no return)
+ *                                        <-   running
+ * ```
+ *
+ * Anything that fails before `go` throws, and the caller resumes the guest at the source.
+ */
+export async function switchover(pending: Harvest, parts: SwitchoverParts): Promise<SwitchoverResult> {
+  const { vm, control, harvester, devices, clock, signal } = parts;
+  const start = clock.now();
+  // Not abortable: whether the guest is paused must be known before it can be resumed.
+  await vm.pause();
+  const paused = clock.now();
+  signal.throwIfAborted();
+  await parts.hold();
+  const held = clock.now();
+
+  const last = await harvester.harvest(pending.bitmaps);
+  const harvested = clock.now();
+  await parts.send(last);
+  const sent = clock.now();
+  await abortable(devices.save(), signal);
+  const saved = clock.now();
+  const leftOver = await harvester.harvest();
+  const harvestedAgain = clock.now();
+  if (leftOver.dirtyPages > 0) await parts.send(leftOver);
+  else harvester.release(leftOver.bitmaps);
+  const sentAgain = clock.now();
+
+  await abortable(control.stream.write({ type: 'switchover', round: parts.lastRound() }), signal);
+  const { loadMs } = await abortable(control.expect('ready'), signal);
+  const ready = clock.now();
+
+  let verifiedPages = 0;
+  if (parts.verify) {
+    verifiedPages = await verifyMemory(parts);
+    parts.onVerified(verifiedPages, clock.now() - ready);
+  }
+  const verified = clock.now();
+
+  const after = await harvester.harvest();
+  if (after.dirtyPages > 0 && parts.harvestIsCertain()) throw writtenWhilePaused(vm, after);
+  const checked = clock.now();
+  signal.throwIfAborted();
+  parts.pointOfNoReturn();
+  await control.stream.write({ type: 'go' });
+  const { resumeMs } = await control.expect('running');
+  const end = clock.now();
+
+  const heldMs = held - paused;
+  const verifyMs = verified - ready;
+  const downtimeMs = end - start - heldMs - verifyMs;
+  const terms = {
+    pauseMs: paused - start,
+    harvestMs: harvested - held + (harvestedAgain - saved) + (checked - verified),
+    ramMs: sent - harvested + (sentAgain - harvestedAgain),
+    deviceMs: saved - sent,
+    loadMs: Math.min(loadMs, ready - sentAgain),
+    resumeMs: Math.min(resumeMs, end - checked),
+  };
+  const known = terms.pauseMs + terms.harvestMs + terms.ramMs + terms.deviceMs + terms.loadMs + terms.resumeMs;
+  return { terms: { ...terms, roundTripMs: Math.max(0, downtimeMs - known) }, downtimeMs, verifyMs, heldMs, verifiedPages };
+}
+
+async function verifyMemory(parts: SwitchoverParts): Promise<number> {
+  const { control, windows, clock, signal, vm } = parts;
+  const answer = control.expect('verified');
+  answer.catch(() => {});
+  await sendDigests(windows, control.stream, clock, signal);
+  const { pagesCompared, pagesDifferent, differences } = await abortable(answer, signal);
+  if (pagesDifferent > 0) {
+    const named: string[] = [];
+    for (let i = 0; i + 1 < differences.length; i += 2) {
+      named.push(`${vm.memory.blocks[differences[i] as number]?.id ?? '?'}:${differences[i + 1]}`);
+    }
+    throw new GodwitError(
+      'GODWIT_VERIFY_FAILED',
+      `${pagesDifferent} of ${pagesCompared} pages differ at the destination (${named.join(', ')}${pagesDifferent > named.length ? ', ...' : ''}); ` +
+        'a writer of guest memory is seen by no dirty tracker, or the link alters bytes; the guest stays at the source',
+    );
+  }
+  return pagesCompared;
+}
+
+function writtenWhilePaused(vm: MigratableVm, harvest: Harvest): GodwitError {
+  const [index] = harvest.bitmaps.blocks.map((bitmap, i) => ({ page: bitmap.nextDirty(0), i })).filter(({ page }) => page !== -1);
+  return new GodwitError(
+    'GODWIT_VM_FAILED',
+    `${harvest.dirtyPages} pages were written after the guest was paused and its devices saved ` +
+      `(first: ${vm.memory.blocks[index?.i ?? 0]?.id} page ${index?.page}); pause() must stop every writer of guest memory`,
+  );
+}

@@ -1,0 +1,80 @@
+import { DirtyBitmap } from '../memory/dirty-bitmap.js';
+import { type GuestMemory, RAM_WINDOW_BYTES, type RamBlock } from '../memory/guest-memory.js';
+import { type PageRun, PageRunList } from '../memory/page-run.js';
+
+export interface BufferBlock {
+  readonly id: string;
+  readonly guestPhysicalAddress: number;
+  readonly byteLength: number;
+}
+
+/**
+ * Guest memory in ordinary array buffers, with holes: a page is populated once it was written through `write` (or, for
+ * the engine, once it was viewed for reception). Reading a hole through `view` is counted in `holesViewed`.
+ */
+export class BufferMemory implements GuestMemory {
+  readonly pageSize: number;
+  readonly blocks: readonly (RamBlock & { readonly bytes: Uint8Array; readonly present: DirtyBitmap })[];
+
+  constructor(blocks: readonly BufferBlock[], pageSize = 4096) {
+    this.pageSize = pageSize;
+    this.blocks = blocks.map(({ id, guestPhysicalAddress, byteLength }) => {
+      const bytes = new Uint8Array(byteLength);
+      const present = new DirtyBitmap(byteLength / pageSize);
+      const populated = (range: PageRun = { firstPage: 0, pageCount: present.pageCount }) => {
+        // What was written past `write` (by the engine at a destination) is found by looking.
+        for (let page = range.firstPage; page < range.firstPage + range.pageCount; page++) {
+          if (!present.has(page) && bytes.subarray(page * pageSize, (page + 1) * pageSize).some((byte) => byte !== 0)) {
+            present.set(page);
+          }
+        }
+        return present.runs(new PageRunList(), range.firstPage, range.pageCount);
+      };
+      return {
+        id,
+        guestPhysicalAddress,
+        byteLength,
+        bytes,
+        present,
+        populated,
+        view(offset: number, length: number) {
+          if (offset < 0 || offset + length > byteLength) throw new RangeError(`view ${offset}+${length} of ${byteLength}`);
+          if (length > 0 && Math.floor(offset / RAM_WINDOW_BYTES) !== Math.floor((offset + length - 1) / RAM_WINDOW_BYTES)) {
+            throw new RangeError('a view crosses a memory window');
+          }
+          return bytes.subarray(offset, offset + length);
+        },
+        discard({ firstPage, pageCount }: PageRun) {
+          bytes.fill(0, firstPage * pageSize, (firstPage + pageCount) * pageSize);
+          present.clearRange(firstPage, pageCount);
+        },
+      };
+    });
+  }
+
+  /** Writes guest memory as a guest would; the page becomes populated. Tell a tracker yourself. */
+  write(blockIndex: number, offset: number, data: Uint8Array): void {
+    const block = this.blocks[blockIndex];
+    if (block === undefined) throw new RangeError(`no block ${blockIndex}`);
+    block.bytes.set(data, offset);
+    const first = Math.floor(offset / this.pageSize);
+    const last = Math.floor((offset + data.byteLength - 1) / this.pageSize);
+    block.present.setRange(first, last - first + 1);
+  }
+
+  /** Whether all RAM is equal, byte by byte. */
+  equals(other: BufferMemory): boolean {
+    return this.firstDifference(other) === undefined;
+  }
+
+  /** The first page that differs, for messages. */
+  firstDifference(other: BufferMemory): { readonly blockIndex: number; readonly page: number } | undefined {
+    for (const [blockIndex, block] of this.blocks.entries()) {
+      const theirs = other.blocks[blockIndex]?.bytes;
+      for (let i = 0; i < block.byteLength; i++) {
+        if (block.bytes[i] !== theirs?.[i]) return { blockIndex, page: Math.floor(i / this.pageSize) };
+      }
+    }
+    return undefined;
+  }
+}

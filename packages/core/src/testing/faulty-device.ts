@@ -1,0 +1,40 @@
+import type { MigratableDevice } from '../device/migratable-device.js';
+
+export interface DeviceFaults {
+  /** Throws at this call of `save` (1 is the first). */
+  readonly failSave?: number;
+  /** Throws at this call of `load`. */
+  readonly failLoad?: number;
+  /** Never ends its `save`. */
+  readonly hangSave?: boolean;
+}
+
+/** A device with a state of its own that fails on the Nth call. */
+export class FaultyDevice implements MigratableDevice {
+  readonly id: string;
+  readonly version: number;
+  state: Uint8Array;
+  saves = 0;
+  loads = 0;
+  readonly #faults: DeviceFaults;
+
+  constructor(id: string, state: Uint8Array = new Uint8Array(), faults: DeviceFaults = {}, version = 1) {
+    this.id = id;
+    this.state = state;
+    this.version = version;
+    this.#faults = faults;
+  }
+
+  async *save(): AsyncGenerator<Uint8Array> {
+    if (++this.saves === this.#faults.failSave) throw new Error('save failed on purpose');
+    yield this.state;
+    if (this.#faults.hangSave) await new Promise<never>(() => {});
+  }
+
+  async load(state: AsyncIterable<Uint8Array>): Promise<void> {
+    const chunks: number[] = [];
+    for await (const chunk of state) chunks.push(...chunk);
+    if (++this.loads === this.#faults.failLoad) throw new Error('load failed on purpose');
+    this.state = Uint8Array.from(chunks);
+  }
+}

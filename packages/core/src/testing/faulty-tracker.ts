@@ -1,0 +1,66 @@
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import type { DirtyTracker } from '../tracker/dirty-tracker.js';
+
+export interface TrackerFaults {
+  /** Forgets this page's bit, always. */
+  readonly blindTo?: { readonly blockIndex: number; readonly page: number };
+  /** Returns nothing from this harvest on (1 is the first): what forgetting the last harvest looks like. */
+  readonly nothingFrom?: number;
+  /** Loses all bits of this harvest. */
+  readonly loseHarvest?: number;
+  /** Throws at this harvest. */
+  readonly failHarvest?: number;
+  /** Throws when started. */
+  readonly failStart?: boolean;
+  /** Throws at this call of `rearm`. */
+  readonly failRearm?: number;
+}
+
+/** A tracker that loses writes or fails on purpose: embedders test that their own verification notices. */
+export class FaultyTracker implements DirtyTracker {
+  readonly name: string;
+  readonly #inner: DirtyTracker;
+  readonly #memory: GuestMemory;
+  readonly #faults: TrackerFaults;
+  #harvests = 0;
+  #rearms = 0;
+  readonly rearm?: (blockIndex: number, firstPage: number, pageCount: number) => void;
+
+  constructor(inner: DirtyTracker, memory: GuestMemory, faults: TrackerFaults) {
+    this.name = `faulty ${inner.name}`;
+    this.#inner = inner;
+    this.#memory = memory;
+    this.#faults = faults;
+    if (inner.rearm !== undefined || faults.failRearm !== undefined) {
+      this.rearm = (blockIndex, firstPage, pageCount) => {
+        if (++this.#rearms === faults.failRearm) throw new Error('re-arm failed on purpose');
+        inner.rearm?.(blockIndex, firstPage, pageCount);
+      };
+    }
+  }
+
+  get harvests(): number {
+    return this.#harvests;
+  }
+
+  async start(): Promise<void> {
+    if (this.#faults.failStart) throw new Error('start failed on purpose');
+    await this.#inner.start();
+  }
+
+  async harvest(into: DirtyBitmaps): Promise<void> {
+    const at = ++this.#harvests;
+    const { blindTo, failHarvest, loseHarvest, nothingFrom } = this.#faults;
+    if (at === failHarvest) throw new Error('harvest failed on purpose');
+    const own = new DirtyBitmaps(this.#memory);
+    await this.#inner.harvest(own);
+    if (at === loseHarvest || (nothingFrom !== undefined && at >= nothingFrom)) return;
+    if (blindTo !== undefined) own.at(blindTo.blockIndex).clearRange(blindTo.page, 1);
+    into.or(own);
+  }
+
+  async stop(): Promise<void> {
+    await this.#inner.stop();
+  }
+}
