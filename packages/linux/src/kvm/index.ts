@@ -1,8 +1,6 @@
 export { Cpuid, type CpuidEntry } from './cpuid.js';
-export { type KernelDefine, type KernelStruct, kernelDefines } from './kernel-definition.js';
 export { Kvm, probeKvm } from './kvm.js';
 export {
-  KVM_DEFINES,
   KvmCapability,
   KvmExit,
   KvmSystemRequest,
@@ -11,8 +9,8 @@ export {
   KvmVmRequest,
   kvmExitName,
 } from './kvm-constants.js';
+export { kvmLayouts } from './kvm-layouts.js';
 export { KvmRun } from './kvm-run.js';
-export { KVM_STRUCTS } from './kvm-structs.js';
 export { KvmVcpu } from './kvm-vcpu.js';
 export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm-vm.js';
 export { Msr, type MsrValue, readMsrs, writeMsrs } from './msrs.js';

@@ -1,4 +1,4 @@
-import { type KernelDefine, kernelDefines } from './kernel-definition.js';
+import { defines, type KernelLayout } from '../layouts/index.js';
 
 /*
  * Everything here is from linux/kvm.h (which includes asm/kvm.h) on x86-64. Documentation/virt/kvm/api.rst says what
@@ -123,12 +123,7 @@ export function kvmExitName(reason: number): string {
   return Object.entries(KvmExit).find(([, value]) => value === reason)?.[0] ?? `KVM exit ${reason}`;
 }
 
-/** All of the above, for the test that asks the compiler. */
-export const KVM_DEFINES: readonly KernelDefine[] = [
-  KvmSystemRequest,
-  KvmVmRequest,
-  KvmVcpuRequest,
-  KvmCapability,
-  KvmExit,
-  KvmValue,
-].flatMap((values) => kernelDefines('linux/kvm.h', values));
+/** Constants that no structure belongs to. The requests are in `kvm-layouts.ts`. */
+export const kvmConstantLayouts: readonly KernelLayout[] = [KvmCapability, KvmExit, KvmValue].flatMap((numbers) =>
+  defines('linux/kvm.h', numbers),
+);

@@ -1,4 +1,4 @@
-import type { KernelStruct } from './kernel-definition.js';
+import type { StructLayout } from '../layouts/index.js';
 
 /*
  * Layouts of linux/kvm.h on x86-64. Structures that we only carry from one KVM to another (FPU, LAPIC, events) are
@@ -11,7 +11,7 @@ export const kvmUserspaceMemoryRegion = {
   struct: 'kvm_userspace_memory_region',
   size: 32,
   fields: { slot: [0, 4], flags: [4, 4], guest_phys_addr: [8, 8], memory_size: [16, 8], userspace_addr: [24, 8] },
-} as const satisfies KernelStruct;
+} as const satisfies StructLayout;
 
 export const kvmRun = {
   header,
@@ -36,7 +36,7 @@ export const kvmRun = {
     'fail_entry.hardware_entry_failure_reason': [32, 8],
     'system_event.type': [32, 4],
   },
-} as const satisfies KernelStruct;
+} as const satisfies StructLayout;
 
 export const kvmRegs = {
   header,
@@ -62,7 +62,7 @@ export const kvmRegs = {
     rip: [128, 8],
     rflags: [136, 8],
   },
-} as const satisfies KernelStruct;
+} as const satisfies StructLayout;
 
 export const kvmSegment = {
   header,
@@ -82,7 +82,7 @@ export const kvmSegment = {
     avl: [21, 1],
     unusable: [22, 1],
   },
-} as const satisfies KernelStruct;
+} as const satisfies StructLayout;
 
 export const kvmSregs = {
   header,
@@ -108,64 +108,38 @@ export const kvmSregs = {
     apic_base: [272, 8],
     interrupt_bitmap: [280, 32],
   },
-} as const satisfies KernelStruct;
+} as const satisfies StructLayout;
 
-export const kvmSregs2 = { header, struct: 'kvm_sregs2', size: 320, fields: { cr0: [224, 8], flags: [280, 8], pdptrs: [288, 32] } } as const satisfies KernelStruct;
-export const kvmFpu = { header, struct: 'kvm_fpu', size: 416, fields: {} } as const satisfies KernelStruct;
+export const kvmSregs2 = { header, struct: 'kvm_sregs2', size: 320, fields: { cr0: [224, 8], flags: [280, 8], pdptrs: [288, 32] } } as const satisfies StructLayout;
+export const kvmFpu = { header, struct: 'kvm_fpu', size: 416, fields: {} } as const satisfies StructLayout;
 /** The part with a fixed size; KVM_CAP_XSAVE2 tells how many bytes KVM_GET_XSAVE2 writes. */
-export const kvmXsave = { header, struct: 'kvm_xsave', size: 4096, fields: {} } as const satisfies KernelStruct;
-export const kvmXcrs = { header, struct: 'kvm_xcrs', size: 392, fields: { nr_xcrs: [0, 4], flags: [4, 4], xcrs: [8, 256] } } as const satisfies KernelStruct;
-export const kvmDebugregs = { header, struct: 'kvm_debugregs', size: 128, fields: {} } as const satisfies KernelStruct;
-export const kvmLapicState = { header, struct: 'kvm_lapic_state', size: 1024, fields: {} } as const satisfies KernelStruct;
-export const kvmVcpuEvents = { header, struct: 'kvm_vcpu_events', size: 64, fields: { flags: [20, 4] } } as const satisfies KernelStruct;
-export const kvmMpState = { header, struct: 'kvm_mp_state', size: 4, fields: { mp_state: [0, 4] } } as const satisfies KernelStruct;
+export const kvmXsave = { header, struct: 'kvm_xsave', size: 4096, fields: {} } as const satisfies StructLayout;
+export const kvmXcrs = { header, struct: 'kvm_xcrs', size: 392, fields: { nr_xcrs: [0, 4], flags: [4, 4], xcrs: [8, 256] } } as const satisfies StructLayout;
+export const kvmDebugregs = { header, struct: 'kvm_debugregs', size: 128, fields: {} } as const satisfies StructLayout;
+export const kvmLapicState = { header, struct: 'kvm_lapic_state', size: 1024, fields: {} } as const satisfies StructLayout;
+export const kvmVcpuEvents = { header, struct: 'kvm_vcpu_events', size: 64, fields: { flags: [20, 4] } } as const satisfies StructLayout;
+export const kvmMpState = { header, struct: 'kvm_mp_state', size: 4, fields: { mp_state: [0, 4] } } as const satisfies StructLayout;
 
 /** Followed by `nmsrs` entries. */
-export const kvmMsrs = { header, struct: 'kvm_msrs', size: 8, fields: { nmsrs: [0, 4] } } as const satisfies KernelStruct;
-export const kvmMsrEntry = { header, struct: 'kvm_msr_entry', size: 16, fields: { index: [0, 4], data: [8, 8] } } as const satisfies KernelStruct;
+export const kvmMsrs = { header, struct: 'kvm_msrs', size: 8, fields: { nmsrs: [0, 4] } } as const satisfies StructLayout;
+export const kvmMsrEntry = { header, struct: 'kvm_msr_entry', size: 16, fields: { index: [0, 4], data: [8, 8] } } as const satisfies StructLayout;
 /** Followed by `nmsrs` numbers of 4 bytes. */
-export const kvmMsrList = { header, struct: 'kvm_msr_list', size: 4, fields: { nmsrs: [0, 4] } } as const satisfies KernelStruct;
+export const kvmMsrList = { header, struct: 'kvm_msr_list', size: 4, fields: { nmsrs: [0, 4] } } as const satisfies StructLayout;
 /** Followed by `nent` entries. */
-export const kvmCpuid2 = { header, struct: 'kvm_cpuid2', size: 8, fields: { nent: [0, 4] } } as const satisfies KernelStruct;
+export const kvmCpuid2 = { header, struct: 'kvm_cpuid2', size: 8, fields: { nent: [0, 4] } } as const satisfies StructLayout;
 export const kvmCpuidEntry2 = {
   header,
   struct: 'kvm_cpuid_entry2',
   size: 40,
   fields: { function: [0, 4], index: [4, 4], flags: [8, 4], eax: [12, 4], ebx: [16, 4], ecx: [20, 4], edx: [24, 4] },
-} as const satisfies KernelStruct;
+} as const satisfies StructLayout;
 
-export const kvmIrqchip = { header, struct: 'kvm_irqchip', size: 520, fields: { chip_id: [0, 4], chip: [8, 512] } } as const satisfies KernelStruct;
-export const kvmPitConfig = { header, struct: 'kvm_pit_config', size: 64, fields: { flags: [0, 4] } } as const satisfies KernelStruct;
-export const kvmPitState2 = { header, struct: 'kvm_pit_state2', size: 112, fields: {} } as const satisfies KernelStruct;
+export const kvmIrqchip = { header, struct: 'kvm_irqchip', size: 520, fields: { chip_id: [0, 4], chip: [8, 512] } } as const satisfies StructLayout;
+export const kvmPitConfig = { header, struct: 'kvm_pit_config', size: 64, fields: { flags: [0, 4] } } as const satisfies StructLayout;
+export const kvmPitState2 = { header, struct: 'kvm_pit_state2', size: 112, fields: {} } as const satisfies StructLayout;
 export const kvmClockData = {
   header,
   struct: 'kvm_clock_data',
   size: 48,
   fields: { clock: [0, 8], flags: [8, 4], realtime: [16, 8], host_tsc: [24, 8] },
-} as const satisfies KernelStruct;
-
-/** All of the above, for the test that asks the compiler. */
-export const KVM_STRUCTS: readonly KernelStruct[] = [
-  kvmUserspaceMemoryRegion,
-  kvmRun,
-  kvmRegs,
-  kvmSegment,
-  kvmSregs,
-  kvmSregs2,
-  kvmFpu,
-  kvmXsave,
-  kvmXcrs,
-  kvmDebugregs,
-  kvmLapicState,
-  kvmVcpuEvents,
-  kvmMpState,
-  kvmMsrs,
-  kvmMsrEntry,
-  kvmMsrList,
-  kvmCpuid2,
-  kvmCpuidEntry2,
-  kvmIrqchip,
-  kvmPitConfig,
-  kvmPitState2,
-  kvmClockData,
-];
+} as const satisfies StructLayout;

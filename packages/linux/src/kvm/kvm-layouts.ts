@@ -1,0 +1,57 @@
+import { defines, type KernelLayout } from '../layouts/index.js';
+import { KvmSystemRequest, KvmVcpuRequest, KvmVmRequest, kvmConstantLayouts } from './kvm-constants.js';
+import * as structs from './kvm-structs.js';
+
+/**
+ * The struct whose size is in a request's number. Those that are not listed carry none (`_IO`), or a bare integer
+ * (KVM_SET_IDENTITY_MAP_ADDR).
+ */
+const ARGUMENTS: Readonly<Record<string, string>> = {
+  KVM_GET_MSR_INDEX_LIST: 'kvm_msr_list',
+  KVM_GET_SUPPORTED_CPUID: 'kvm_cpuid2',
+  KVM_SET_USER_MEMORY_REGION: 'kvm_userspace_memory_region',
+  KVM_GET_IRQCHIP: 'kvm_irqchip',
+  KVM_SET_IRQCHIP: 'kvm_irqchip',
+  KVM_CREATE_PIT2: 'kvm_pit_config',
+  KVM_GET_PIT2: 'kvm_pit_state2',
+  KVM_SET_PIT2: 'kvm_pit_state2',
+  KVM_GET_CLOCK: 'kvm_clock_data',
+  KVM_SET_CLOCK: 'kvm_clock_data',
+  KVM_GET_REGS: 'kvm_regs',
+  KVM_SET_REGS: 'kvm_regs',
+  KVM_GET_SREGS: 'kvm_sregs',
+  KVM_SET_SREGS: 'kvm_sregs',
+  KVM_GET_SREGS2: 'kvm_sregs2',
+  KVM_SET_SREGS2: 'kvm_sregs2',
+  KVM_GET_FPU: 'kvm_fpu',
+  KVM_SET_FPU: 'kvm_fpu',
+  KVM_GET_MSRS: 'kvm_msrs',
+  KVM_SET_MSRS: 'kvm_msrs',
+  KVM_GET_LAPIC: 'kvm_lapic_state',
+  KVM_SET_LAPIC: 'kvm_lapic_state',
+  KVM_SET_CPUID2: 'kvm_cpuid2',
+  KVM_GET_CPUID2: 'kvm_cpuid2',
+  KVM_GET_MP_STATE: 'kvm_mp_state',
+  KVM_SET_MP_STATE: 'kvm_mp_state',
+  KVM_GET_VCPU_EVENTS: 'kvm_vcpu_events',
+  KVM_SET_VCPU_EVENTS: 'kvm_vcpu_events',
+  KVM_GET_DEBUGREGS: 'kvm_debugregs',
+  KVM_SET_DEBUGREGS: 'kvm_debugregs',
+  KVM_GET_XSAVE: 'kvm_xsave',
+  KVM_SET_XSAVE: 'kvm_xsave',
+  KVM_GET_XSAVE2: 'kvm_xsave',
+  KVM_GET_XCRS: 'kvm_xcrs',
+  KVM_SET_XCRS: 'kvm_xcrs',
+};
+
+/** Everything that `kvm/` believes about linux/kvm.h. */
+export const kvmLayouts: readonly KernelLayout[] = [
+  ...Object.values(structs),
+  ...kvmConstantLayouts,
+  ...[KvmSystemRequest, KvmVmRequest, KvmVcpuRequest].flatMap((requests) =>
+    Object.entries(requests).flatMap(([name, value]) => {
+      const argument = ARGUMENTS[name];
+      return defines('linux/kvm.h', { [name]: value }, argument === undefined ? {} : { argument });
+    }),
+  ),
+];
