@@ -1,0 +1,23 @@
+import { GodwitError } from '@godwit/core';
+
+const MOST_SHOWN = 16;
+
+/** The error for bytes at a frame's start that are none: shows them, and guesses who is talking. */
+export function foreignBytes(bytes: Uint8Array): GodwitError {
+  const shown = bytes.subarray(0, MOST_SHOWN);
+  const hex = Array.from(shown, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+  const text = String.fromCharCode(...shown);
+  const guess = guessProtocol(text, shown);
+  const hint = guess === undefined ? '' : `; this looks like ${guess}`;
+  return new GodwitError('GODWIT_BAD_STREAM', `expected a frame, which starts with ce, got ${hex}${hint}`);
+}
+
+function guessProtocol(text: string, bytes: Uint8Array): string | undefined {
+  if (/^(GET|HEAD|POST|PUT|DELETE|OPTIONS|CONNECT|PRI|HTTP\/)/.test(text)) return 'HTTP; is this the right port?';
+  if (/^SSH-/.test(text)) return 'SSH; is this the right port?';
+  if (/^QEVM/.test(text)) return "QEMU's own migration stream, which is a different format";
+  if (bytes[0] === 0x16 && bytes[1] === 0x03) return 'TLS; one side encrypts and the other does not';
+  if (bytes[0] === 0x15 && bytes[1] === 0x03) return 'a TLS alert; one side encrypts and the other does not';
+  if (bytes.length > 3 && bytes.every((byte) => byte === 0)) return 'zeros';
+  return undefined;
+}

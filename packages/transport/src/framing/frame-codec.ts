@@ -1,0 +1,202 @@
+import { FRAME_TYPES, type Frame, type FrameName, FRAMES_WITH_PAYLOAD, GodwitError } from '@godwit/core';
+import { Packr, Unpackr } from 'msgpackr';
+import { FieldReader } from './field-reader.js';
+import type { FrameLimits } from './frame-limits.js';
+import { guardHeader } from './header-guard.js';
+import { integer, integers, portable } from './portable-value.js';
+
+/** How the fields of one frame type are laid out in its header, after the type number. */
+interface FieldLayout<F extends Frame> {
+  pack(frame: F): unknown[];
+  parse(fields: FieldReader, limits: FrameLimits): F;
+}
+
+const LONGEST_NAME = 255;
+const LONGEST_FEATURE = 64;
+export const LONGEST_ERROR_MESSAGE = 4096;
+const MOST_FEATURES = 64;
+const MOST_BLOCKS = 4096;
+const MOST_DEVICES = 4096;
+const MOST_PAGE_CHANNELS = 1024;
+const MOST_DIFFERENCES = 16;
+
+/** The order of the fields is the wire format: append, never change. `docs/wire-format.md` says the same in words. */
+const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N }>> } = {
+  hello: {
+    pack: (f) => [
+      f.minimumVersion,
+      f.maximumVersion,
+      f.migrationId,
+      f.software,
+      integer(f.pageSize),
+      f.blocks.map((block) => [block.id, integer(block.guestPhysicalAddress), integer(block.byteLength)]),
+      f.devices.map((device) => [device.id, integer(device.version)]),
+      f.features,
+      f.pageChannels,
+      portable(f.description),
+    ],
+    parse: (fields) => ({
+      type: 'hello',
+      minimumVersion: fields.uint('minimumVersion'),
+      maximumVersion: fields.uint('maximumVersion'),
+      migrationId: fields.migrationId('migrationId'),
+      software: fields.string('software', LONGEST_NAME),
+      pageSize: fields.uint('pageSize'),
+      blocks: fields.list('blocks', MOST_BLOCKS, (block) => ({
+        id: block.string('id', LONGEST_NAME),
+        guestPhysicalAddress: block.uint('guestPhysicalAddress'),
+        byteLength: block.uint('byteLength'),
+      })),
+      devices: fields.list('devices', MOST_DEVICES, (device) => ({
+        id: device.string('id', LONGEST_NAME),
+        version: device.uint('version'),
+      })),
+      features: fields.list('features', MOST_FEATURES, (feature) => feature.string('name', LONGEST_FEATURE)),
+      pageChannels: fields.uint('pageChannels', MOST_PAGE_CHANNELS),
+      description: fields.any(),
+    }),
+  },
+  welcome: {
+    pack: (f) => [f.version, f.features, f.software, integer(f.maximumPayload)],
+    parse: (fields) => ({
+      type: 'welcome',
+      version: fields.uint('version'),
+      features: fields.list('features', MOST_FEATURES, (feature) => feature.string('name', LONGEST_FEATURE)),
+      software: fields.string('software', LONGEST_NAME),
+      maximumPayload: fields.uint('maximumPayload'),
+    }),
+  },
+  error: {
+    pack: (f) => [f.code.slice(0, LONGEST_FEATURE), truncated(f.message, LONGEST_ERROR_MESSAGE)],
+    parse: (fields) => ({
+      type: 'error',
+      code: fields.string('code', LONGEST_FEATURE),
+      message: fields.string('message', LONGEST_ERROR_MESSAGE),
+    }),
+  },
+  attach: {
+    pack: (f) => [f.migrationId, f.index],
+    parse: (fields) => ({
+      type: 'attach',
+      migrationId: fields.migrationId('migrationId'),
+      index: fields.uint('index', MOST_PAGE_CHANNELS - 1),
+    }),
+  },
+  pages: {
+    pack: (f) => [integer(f.round), f.block, integers(f.runs)],
+    parse: (fields, limits) => ({
+      type: 'pages',
+      round: fields.uint('round'),
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+    }),
+  },
+  zeroPages: {
+    pack: (f) => [integer(f.round), f.block, integers(f.runs)],
+    parse: (fields, limits) => ({
+      type: 'zeroPages',
+      round: fields.uint('round'),
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+    }),
+  },
+  roundEnd: {
+    pack: (f) => [integer(f.round), integer(f.pages)],
+    parse: (fields) => ({ type: 'roundEnd', round: fields.uint('round'), pages: fields.uint('pages') }),
+  },
+  roundAck: {
+    pack: (f) => [integer(f.round), integer(f.pages)],
+    parse: (fields) => ({ type: 'roundAck', round: fields.uint('round'), pages: fields.uint('pages') }),
+  },
+  device: {
+    pack: (f) => [f.device, integer(f.sequence), f.last],
+    parse: (fields) => ({
+      type: 'device',
+      device: fields.uint('device'),
+      sequence: fields.uint('sequence'),
+      last: fields.boolean('last'),
+    }),
+  },
+  switchover: {
+    pack: (f) => [integer(f.round)],
+    parse: (fields) => ({ type: 'switchover', round: fields.uint('round') }),
+  },
+  ready: {
+    pack: (f) => [f.loadMs],
+    parse: (fields) => ({ type: 'ready', loadMs: fields.duration('loadMs') }),
+  },
+  go: { pack: () => [], parse: () => ({ type: 'go' }) },
+  running: {
+    pack: (f) => [f.resumeMs],
+    parse: (fields) => ({ type: 'running', resumeMs: fields.duration('resumeMs') }),
+  },
+  digests: {
+    pack: (f) => [f.block, integers(f.runs)],
+    parse: (fields, limits) => ({
+      type: 'digests',
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+    }),
+  },
+  digestsEnd: { pack: () => [], parse: () => ({ type: 'digestsEnd' }) },
+  verified: {
+    pack: (f) => [integer(f.pagesCompared), integer(f.pagesDifferent), integers(f.differences)],
+    parse: (fields) => ({
+      type: 'verified',
+      pagesCompared: fields.uint('pagesCompared'),
+      pagesDifferent: fields.uint('pagesDifferent'),
+      differences: fields.pairs('differences', MOST_DIFFERENCES),
+    }),
+  },
+  ping: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'ping', id: fields.uint('id') }) },
+  pong: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'pong', id: fields.uint('id') }) },
+};
+
+const NAMES: ReadonlyMap<unknown, FrameName> = new Map(
+  Object.entries(FRAME_TYPES).map(([name, type]) => [type, name as FrameName]),
+);
+
+// Plain MessagePack: no record extension, maps for objects, bytes copied out of the reader's buffer, and 64-bit
+// integers as numbers wherever they are exact. msgpackr accepts 'auto' but does not declare it.
+const PLAIN = { useRecords: false, mapsAsObjects: true, variableMapSize: true, copyBuffers: true, moreTypes: false };
+const packr = new Packr(PLAIN);
+const unpackr = new Unpackr({ ...PLAIN, int64AsType: 'auto' } as unknown as ConstructorParameters<typeof Unpackr>[0]);
+
+export function hasPayload(frame: Frame): boolean {
+  return FRAMES_WITH_PAYLOAD.has(frame.type);
+}
+
+/** The header of a frame: a MessagePack array of the type number and the fields. */
+export function packHeader(frame: Frame): Uint8Array {
+  const layout = LAYOUTS[frame.type] as FieldLayout<Frame> | undefined;
+  if (layout === undefined) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `there is no frame type "${String(frame.type)}"`);
+  return packr.pack([FRAME_TYPES[frame.type], ...layout.pack(frame)]);
+}
+
+/**
+ * Reads a header: `GODWIT_BAD_STREAM` when it is malformed or of an unknown type, `GODWIT_LIMIT_EXCEEDED` for lists
+ * that are too long. What the values mean is the engine's to check.
+ */
+export function parseHeader(bytes: Uint8Array, limits: FrameLimits): Frame {
+  guardHeader(bytes);
+  let header: unknown;
+  try {
+    header = unpackr.unpack(bytes);
+  } catch (error) {
+    throw GodwitError.wrap(error, 'GODWIT_BAD_STREAM', 'a frame header cannot be decoded');
+  }
+  if (!Array.isArray(header)) throw new GodwitError('GODWIT_BAD_STREAM', 'a frame header is not an array');
+  const name = NAMES.get(header[0]);
+  if (name === undefined) {
+    const known = Math.max(...Object.values(FRAME_TYPES));
+    throw new GodwitError(
+      'GODWIT_BAD_STREAM',
+      `unknown frame type ${String(header[0]).slice(0, 40)}; this end knows 1 to ${known}. Is the peer a newer version?`,
+    );
+  }
+  return LAYOUTS[name].parse(new FieldReader(name, header, 1), limits);
+}
+
+function truncated(text: string, longest: number): string {
+  return text.length <= longest ? text : `${text.slice(0, longest - 3)}...`;
+}

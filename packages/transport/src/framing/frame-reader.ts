@@ -1,0 +1,207 @@
+import { GodwitError, type ReceivedFrame } from '@godwit/core';
+import type { ByteStream } from '../stream/byte-stream.js';
+import { foreignBytes } from './foreign-bytes.js';
+import { hasPayload, parseHeader } from './frame-codec.js';
+import type { FrameLimits } from './frame-limits.js';
+
+/** A stream starts with this much of a buffer: a stranger who sends nothing costs no more. */
+const FIRST_BUFFER = 16 * 1024;
+/** What the buffer grows to once payloads are gathered in it. */
+const FULL_BUFFER = 256 * 1024;
+/** A chunk with at least this much left to fill is read into directly; smaller ones share reads through the buffer. */
+const DIRECT_BYTES = 64 * 1024;
+
+const UINT32 = 0xce;
+const BIN32 = 0xc6;
+const PREFIX = 5;
+
+/** Reads frames from a byte stream, payloads straight into the memory they are for. */
+export class FrameReader {
+  readonly #stream: ByteStream;
+  readonly #limits: FrameLimits;
+  #buffer = new Uint8Array(FIRST_BUFFER);
+  #from = 0;
+  #to = 0;
+  #payloadLeft = 0;
+  #busy = false;
+  #broken: GodwitError | undefined;
+  #ended = false;
+  bytesRead = 0;
+
+  constructor(stream: ByteStream, limits: FrameLimits) {
+    this.#stream = stream;
+    this.#limits = limits;
+  }
+
+  /** No read is pending and no payload is waited for; also when the stream is broken, and nobody can read on. */
+  get idle(): boolean {
+    return !this.#busy && (this.#payloadLeft === 0 || this.#broken !== undefined);
+  }
+
+  read(): Promise<ReceivedFrame | null> {
+    return this.#exclusively(() => this.#readFrame());
+  }
+
+  readPayload(into: readonly Uint8Array[]): Promise<void> {
+    return this.#exclusively(async () => {
+      let total = 0;
+      for (const chunk of into) total += chunk.length;
+      if (total !== this.#payloadLeft) {
+        throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the payload has ${this.#payloadLeft} bytes, the chunks ${total}`);
+      }
+      for (const chunk of into) {
+        // No await while the bytes are here: most runs are short, and a promise costs more than their copy.
+        const taken = this.#takeBuffered(chunk);
+        if (taken < chunk.length) await this.#fill(chunk, taken);
+      }
+    });
+  }
+
+  skipPayload(): Promise<void> {
+    return this.#exclusively(async () => {
+      while (this.#payloadLeft > 0) {
+        if (this.#from === this.#to) await this.#refill(1);
+        const count = Math.min(this.#to - this.#from, this.#payloadLeft);
+        this.#from += count;
+        this.#payloadLeft -= count;
+      }
+    });
+  }
+
+  /** Throws away everything until the peer ends its direction. */
+  async drain(): Promise<void> {
+    while ((await this.#stream.read(this.#buffer)) > 0);
+  }
+
+  /** A stream that has failed once stays failed: where the next frame starts is not known any more. */
+  async #exclusively<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#busy) throw new GodwitError('GODWIT_INVALID_STATE', 'a read of this frame stream is pending already');
+    if (this.#broken !== undefined) throw this.#broken;
+    this.#busy = true;
+    try {
+      return await work();
+    } catch (error) {
+      const failure = GodwitError.wrap(error, 'GODWIT_LINK_LOST', `reading from ${this.#stream.peer} failed`);
+      if (failure.code !== 'GODWIT_INVALID_ARGUMENT' && failure.code !== 'GODWIT_INVALID_STATE') this.#broken = failure;
+      throw failure;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async #readFrame(): Promise<ReceivedFrame | null> {
+    if (this.#payloadLeft > 0) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `${this.#payloadLeft} bytes of payload must be read or skipped first`);
+    }
+    if (this.#ended) return null;
+    if (this.#from === this.#to && !(await this.#more(1))) {
+      this.#ended = true;
+      return null;
+    }
+    // Judged by the first byte that is there: a stranger may never send a fifth.
+    if (this.#buffer[this.#from] !== UINT32) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
+    await this.#need(PREFIX);
+    const headerBytes = this.#uint32(this.#from + 1);
+    if (headerBytes > this.#limits.maximumHeaderBytes) {
+      throw tooLarge('a frame header', headerBytes, this.#limits.maximumHeaderBytes, 'maximumHeaderBytes');
+    }
+    await this.#need(PREFIX + headerBytes);
+    this.#from += PREFIX;
+    const frame = parseHeader(this.#buffer.subarray(this.#from, this.#from + headerBytes), this.#limits);
+    this.#from += headerBytes;
+    if (!hasPayload(frame)) return { frame, payloadBytes: 0 };
+
+    await this.#need(PREFIX);
+    if (this.#buffer[this.#from] !== BIN32) {
+      throw new GodwitError(
+        'GODWIT_BAD_STREAM',
+        `a ${frame.type} frame needs a payload, which starts with c6, got ${(this.#buffer[this.#from] as number).toString(16)}`,
+      );
+    }
+    const payloadBytes = this.#uint32(this.#from + 1);
+    if (payloadBytes > this.#limits.maximumPayloadBytes) {
+      throw tooLarge(`the payload of a ${frame.type} frame`, payloadBytes, this.#limits.maximumPayloadBytes, 'maximumPayloadBytes');
+    }
+    this.#from += PREFIX;
+    this.#payloadLeft = payloadBytes;
+    return { frame, payloadBytes };
+  }
+
+  async #fill(chunk: Uint8Array, start: number): Promise<void> {
+    let at = start;
+    while (at < chunk.length) {
+      const missing = chunk.length - at;
+      if (missing >= DIRECT_BYTES) {
+        const count = await this.#stream.read(at === 0 ? chunk : chunk.subarray(at), missing);
+        if (count === 0) throw this.#lost();
+        this.bytesRead += count;
+        this.#payloadLeft -= count;
+        at += count;
+      } else {
+        await this.#refill(missing);
+        at += this.#takeBuffered(at === 0 ? chunk : chunk.subarray(at));
+      }
+    }
+  }
+
+  #takeBuffered(into: Uint8Array): number {
+    const count = Math.min(this.#to - this.#from, into.length);
+    if (count === 0) return 0;
+    into.set(this.#buffer.subarray(this.#from, this.#from + count));
+    this.#from += count;
+    this.#payloadLeft -= count;
+    return count;
+  }
+
+  /** Fills the empty buffer with payload (and what follows it), `least` bytes or more. */
+  async #refill(least: number): Promise<void> {
+    if (this.#buffer.length < FULL_BUFFER && this.#payloadLeft > this.#buffer.length) {
+      this.#buffer = new Uint8Array(FULL_BUFFER);
+    }
+    this.#from = this.#to = 0;
+    if (!(await this.#more(Math.max(least, this.#payloadLeft)))) throw this.#lost();
+  }
+
+  /** Makes the next `count` bytes contiguous in the buffer. */
+  async #need(count: number): Promise<void> {
+    if (this.#to - this.#from >= count) return;
+    if (count > this.#buffer.length) {
+      const grown = new Uint8Array(count);
+      grown.set(this.#buffer.subarray(this.#from, this.#to));
+      this.#buffer = grown;
+      this.#to -= this.#from;
+      this.#from = 0;
+    } else if (this.#from + count > this.#buffer.length) {
+      this.#buffer.copyWithin(0, this.#from, this.#to);
+      this.#to -= this.#from;
+      this.#from = 0;
+    }
+    while (this.#to - this.#from < count) {
+      if (!(await this.#more(count - (this.#to - this.#from)))) throw this.#lost();
+    }
+  }
+
+  /** Reads at least one byte behind those in the buffer; false when the peer has ended. */
+  async #more(wanted: number): Promise<boolean> {
+    if (this.#from === this.#to) this.#from = this.#to = 0;
+    const count = await this.#stream.read(this.#buffer.subarray(this.#to), wanted);
+    this.#to += count;
+    this.bytesRead += count;
+    return count > 0;
+  }
+
+  #uint32(at: number): number {
+    const b = this.#buffer;
+    return (
+      (b[at] as number) * 2 ** 24 + ((b[at + 1] as number) << 16) + ((b[at + 2] as number) << 8) + (b[at + 3] as number)
+    );
+  }
+
+  #lost(): GodwitError {
+    return new GodwitError('GODWIT_LINK_LOST', `the stream from ${this.#stream.peer} ended inside a frame`);
+  }
+}
+
+function tooLarge(what: string, bytes: number, limit: number, option: string): GodwitError {
+  return new GodwitError('GODWIT_LIMIT_EXCEEDED', `${what} has ${bytes} bytes, more than ${option} = ${limit}`);
+}

@@ -1,0 +1,158 @@
+import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
+import type { ByteStream } from '../stream/byte-stream.js';
+import { hasPayload, packHeader } from './frame-codec.js';
+import { DEFAULT_FRAME_LIMITS, type FrameLimits } from './frame-limits.js';
+import { FrameReader } from './frame-reader.js';
+
+export interface FrameStreamOptions extends Partial<FrameLimits> {
+  /** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. Default: 5 000. */
+  readonly lingerMs?: number;
+}
+
+/**
+ * Frames over a byte stream, as `docs/wire-format.md` lays them out.
+ *
+ * `close` ends our direction and resolves when the stream has been let go; it never rejects. A `read` that is pending
+ * then goes on, and so may the loop it is part of; when none is, what still arrives is thrown away until the peer ends.
+ */
+export function frameStream(stream: ByteStream, options: FrameStreamOptions = {}): FrameStream {
+  return new ByteFrameStream(stream, options);
+}
+
+class ByteFrameStream implements FrameStream {
+  readonly #stream: ByteStream;
+  readonly #limits: FrameLimits;
+  readonly #lingerMs: number;
+  readonly #reader: FrameReader;
+  #bytesWritten = 0;
+  #closing: Promise<void> | undefined;
+  #draining: Promise<null> | undefined;
+  #noticeOver: (() => void) | undefined;
+  #over = false;
+
+  constructor(stream: ByteStream, options: FrameStreamOptions) {
+    const { lingerMs = 5_000, ...limits } = options;
+    this.#stream = stream;
+    this.#lingerMs = lingerMs;
+    this.#limits = { ...DEFAULT_FRAME_LIMITS, ...limits };
+    this.#reader = new FrameReader(stream, this.#limits);
+  }
+
+  get bytesWritten(): number {
+    return this.#bytesWritten;
+  }
+
+  get bytesRead(): number {
+    return this.#reader.bytesRead;
+  }
+
+  async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
+    // No await before the bytes are handed over: overlapping calls keep their order.
+    const chunks = this.#encode(frame, payload);
+    let total = 0;
+    for (const chunk of chunks) total += chunk.length;
+    try {
+      await this.#stream.write(chunks);
+    } catch (error) {
+      throw GodwitError.wrap(error, 'GODWIT_LINK_LOST', `writing to ${this.#stream.peer} failed`);
+    }
+    this.#bytesWritten += total;
+  }
+
+  async read(): Promise<ReceivedFrame | null> {
+    if (this.#draining !== undefined) return this.#draining;
+    try {
+      const received = await this.#reader.read();
+      if (received === null) this.#letGo();
+      return received;
+    } catch (error) {
+      if (GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST') this.#letGo();
+      throw error;
+    }
+  }
+
+  readPayload(into: readonly Uint8Array[]): Promise<void> {
+    return this.#reader.readPayload(into);
+  }
+
+  skipPayload(): Promise<void> {
+    return this.#reader.skipPayload();
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  abort(reason: GodwitError): void {
+    this.#letGo();
+    this.#stream.abort(reason);
+  }
+
+  async #close(): Promise<void> {
+    await this.#stream.close();
+    if (this.#over) return;
+    const over = new Promise<void>((resolve) => {
+      this.#noticeOver = resolve;
+    });
+    const timer = setTimeout(() => {
+      const message = `${this.#stream.peer} did not end its direction within lingerMs = ${this.#lingerMs}`;
+      this.abort(new GodwitError('GODWIT_TIMEOUT', message));
+    }, this.#lingerMs);
+    if (this.#reader.idle) {
+      this.#draining = this.#reader.drain().then(
+        () => {
+          this.#letGo();
+          return null;
+        },
+        () => {
+          this.#letGo();
+          return null;
+        },
+      );
+    }
+    await over;
+    clearTimeout(timer);
+  }
+
+  #letGo(): void {
+    this.#over = true;
+    this.#noticeOver?.();
+  }
+
+  #encode(frame: Frame, payload: readonly Uint8Array[] | undefined): Uint8Array[] {
+    const header = packHeader(frame);
+    if (header.length > this.#limits.maximumHeaderBytes) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `the header of a ${frame.type} frame would have ${header.length} bytes, more than maximumHeaderBytes = ${this.#limits.maximumHeaderBytes}`,
+      );
+    }
+    const carriesPayload = hasPayload(frame);
+    const head = new Uint8Array(header.length + (carriesPayload ? 10 : 5));
+    putLength(head, 0, 0xce, header.length);
+    head.set(header, 5);
+    if (!carriesPayload) {
+      if (payload !== undefined) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a ${frame.type} frame has no payload`);
+      return [head];
+    }
+    let total = 0;
+    if (payload !== undefined) for (const chunk of payload) total += chunk.length;
+    if (total > this.#limits.maximumPayloadBytes) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `the payload of a ${frame.type} frame would have ${total} bytes, more than maximumPayloadBytes = ${this.#limits.maximumPayloadBytes}`,
+      );
+    }
+    putLength(head, header.length + 5, 0xc6, total);
+    return payload === undefined ? [head] : [head, ...payload];
+  }
+}
+
+function putLength(bytes: Uint8Array, at: number, type: number, length: number): void {
+  bytes[at] = type;
+  bytes[at + 1] = length >>> 24;
+  bytes[at + 2] = (length >>> 16) & 0xff;
+  bytes[at + 3] = (length >>> 8) & 0xff;
+  bytes[at + 4] = length & 0xff;
+}

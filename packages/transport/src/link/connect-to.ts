@@ -1,0 +1,33 @@
+import { type FrameStream, GodwitError, type LinkConnector, type MigrationLink } from '@godwit/core';
+import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
+import type { Transport } from '../stream/byte-stream.js';
+
+/**
+ * The source's side: one control stream and the page channels beside it, each its own stream of `transport`. Every page
+ * channel has sent its `attach` frame when `connect` resolves; the control stream has sent nothing. If one stream fails,
+ * all are dropped.
+ */
+export function connectTo(transport: Transport, options: FrameStreamOptions = {}): LinkConnector {
+  return {
+    async connect(request, signal): Promise<MigrationLink> {
+      const streams: FrameStream[] = [];
+      try {
+        const carrier = await transport.connect(signal);
+        const control = frameStream(carrier, options);
+        streams.push(control);
+        const pageChannels: FrameStream[] = [];
+        for (let index = 0; index < request.pageChannels; index++) {
+          const channel = frameStream(await transport.connect(signal), options);
+          streams.push(channel);
+          pageChannels.push(channel);
+          await channel.write({ type: 'attach', migrationId: request.migrationId, index });
+        }
+        return { control, pageChannels, peer: carrier.peer };
+      } catch (error) {
+        const failure = GodwitError.wrap(error, 'GODWIT_CONNECT_FAILED', 'making the link failed');
+        for (const stream of streams) stream.abort(failure);
+        throw failure;
+      }
+    },
+  };
+}

@@ -1,0 +1,146 @@
+import { type FrameStream, GodwitError } from '@godwit/core';
+import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { PeekedFrameStream } from './peeked-frame-stream.js';
+import { refuse } from './refuse.js';
+
+/** A page channel that has named its migration and waits to be claimed by it. */
+interface WaitingChannel {
+  readonly stream: FrameStream;
+  readonly timer: NodeJS.Timeout;
+}
+
+/** Hellos that are remembered; strangers can send as many as they like. */
+const MOST_ANNOUNCED = 64;
+
+interface Claim {
+  readonly count: number;
+  check(): void;
+  fail(error: GodwitError): void;
+}
+
+/**
+ * Brings page channels and the migrations they name together. Either may come first: the source attaches its channels
+ * before its hello has been read.
+ */
+export class PageChannelPool {
+  readonly #timeoutMs: number;
+  readonly #waiting = new Map<string, Map<number, WaitingChannel>>();
+  readonly #claims = new Map<string, Claim>();
+  /** Page channels that a hello has announced for a migration. */
+  readonly #announced = new Map<string, number>();
+  #size = 0;
+
+  /** Channels that nobody claims within `timeoutMs` are strangers. */
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** Channels that wait now. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** A hello of `migrationId` has come, with `count` page channels. */
+  announce(migrationId: string, count: number): void {
+    this.#announced.delete(migrationId);
+    this.#announced.set(migrationId, count);
+    if (this.#announced.size > MOST_ANNOUNCED) this.#announced.delete(this.#announced.keys().next().value as string);
+    for (const [index, channel] of this.#waiting.get(migrationId) ?? []) {
+      if (index >= count) this.#drop(migrationId, index, channel, outOfRange(index, count));
+    }
+  }
+
+  add(migrationId: string, index: number, stream: FrameStream): void {
+    const count = this.#announced.get(migrationId);
+    if (count !== undefined && index >= count) {
+      refuse(stream, outOfRange(index, count));
+      return;
+    }
+    let channels = this.#waiting.get(migrationId);
+    if (channels === undefined) this.#waiting.set(migrationId, (channels = new Map()));
+    if (channels.has(index)) {
+      refuse(stream, new GodwitError('GODWIT_PROTOCOL', `page channel ${index} of migration ${migrationId} is attached already`));
+      return;
+    }
+    // Reading ahead one frame is how a peer that goes away while it waits is noticed: a reconnection may then take
+    // its place.
+    const next = stream.read();
+    const timer = setTimeout(() => {
+      this.#drop(
+        migrationId,
+        index,
+        channel,
+        new GodwitError('GODWIT_TIMEOUT', `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`),
+      );
+    }, this.#timeoutMs);
+    const channel: WaitingChannel = { stream: new PeekedFrameStream(stream, next), timer };
+    next.then(
+      (received) => {
+        if (received === null) this.#drop(migrationId, index, channel, endedEarly());
+      },
+      (error: unknown) => this.#drop(migrationId, index, channel, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'reading')),
+    );
+    channels.set(index, channel);
+    this.#size++;
+    this.#claims.get(migrationId)?.check();
+  }
+
+  /** Resolves with channels 0 to `count` - 1 of `migrationId`, once all have come. */
+  async claim(migrationId: string, count: number, signal: AbortSignal): Promise<readonly FrameStream[]> {
+    const what = `waiting for ${count} page channels`;
+    throwIfCancelled(signal, what);
+    if (this.#claims.has(migrationId)) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `the page channels of migration ${migrationId} are waited for already`);
+    }
+    this.announce(migrationId, count);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const onAbort = (): void => reject(cancelled(signal, what));
+        const claim: Claim = {
+          count,
+          check: () => {
+            if ((this.#waiting.get(migrationId)?.size ?? 0) < count) return;
+            signal.removeEventListener('abort', onAbort);
+            resolve();
+          },
+          fail: reject,
+        };
+        this.#claims.set(migrationId, claim);
+        signal.addEventListener('abort', onAbort, { once: true });
+        claim.check();
+      });
+    } finally {
+      this.#claims.delete(migrationId);
+    }
+    const channels = this.#waiting.get(migrationId) ?? new Map<number, WaitingChannel>();
+    this.#waiting.delete(migrationId);
+    this.#size -= channels.size;
+    for (const channel of channels.values()) clearTimeout(channel.timer);
+    return Array.from({ length: count }, (_, index) => (channels.get(index) as WaitingChannel).stream);
+  }
+
+  close(error: GodwitError): void {
+    for (const claim of this.#claims.values()) claim.fail(error);
+    for (const [migrationId, channels] of this.#waiting) {
+      for (const [index, channel] of channels) this.#drop(migrationId, index, channel, error);
+    }
+  }
+
+  #drop(migrationId: string, index: number, channel: WaitingChannel, error: GodwitError): void {
+    const channels = this.#waiting.get(migrationId);
+    if (channels?.get(index) !== channel) return;
+    channels.delete(index);
+    if (channels.size === 0) this.#waiting.delete(migrationId);
+    this.#size--;
+    clearTimeout(channel.timer);
+    refuse(channel.stream, error);
+  }
+}
+
+function outOfRange(index: number, count: number): GodwitError {
+  return new GodwitError('GODWIT_PROTOCOL', `page channel ${index} of a migration whose hello announced ${count}`);
+}
+
+function endedEarly(): GodwitError {
+  return new GodwitError('GODWIT_LINK_LOST', 'the page channel ended before its migration started');
+}

@@ -1,0 +1,55 @@
+import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
+
+/** A frame stream whose next frame has been asked for already; the first `read` hands it out. */
+export class PeekedFrameStream implements FrameStream {
+  readonly #stream: FrameStream;
+  #peeked: Promise<ReceivedFrame | null> | undefined;
+
+  constructor(stream: FrameStream, peeked: Promise<ReceivedFrame | null>) {
+    this.#stream = stream;
+    this.#peeked = peeked;
+    // Whoever reads learns of a failure; until then it is nobody's uncaught error.
+    peeked.catch(() => undefined);
+  }
+
+  get bytesWritten(): number {
+    return this.#stream.bytesWritten;
+  }
+
+  get bytesRead(): number {
+    return this.#stream.bytesRead;
+  }
+
+  write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
+    return this.#stream.write(frame, payload);
+  }
+
+  async read(): Promise<ReceivedFrame | null> {
+    const peeked = this.#peeked;
+    if (peeked === undefined) return this.#stream.read();
+    this.#peeked = undefined;
+    return peeked;
+  }
+
+  async readPayload(into: readonly Uint8Array[]): Promise<void> {
+    this.#mustHaveRead();
+    return this.#stream.readPayload(into);
+  }
+
+  async skipPayload(): Promise<void> {
+    this.#mustHaveRead();
+    return this.#stream.skipPayload();
+  }
+
+  close(): Promise<void> {
+    return this.#stream.close();
+  }
+
+  abort(reason: GodwitError): void {
+    this.#stream.abort(reason);
+  }
+
+  #mustHaveRead(): void {
+    if (this.#peeked !== undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'read a frame before its payload');
+  }
+}

@@ -1,0 +1,36 @@
+import net from 'node:net';
+import type { ByteStream } from './byte-stream.js';
+import { ChunkReceiver } from './chunk-receiver.js';
+import { DirectReceiver } from './direct-receiver.js';
+import { DuplexStream } from './duplex-stream.js';
+import type { Receiver } from './receiver.js';
+
+/** Makes a byte stream of a connected socket that was made with `receiver.onread`. */
+export function fromDirectSocket(socket: net.Socket, receiver: DirectReceiver, peer: string): ByteStream {
+  receiver.attach(socket);
+  return socketStream(socket, receiver, peer);
+}
+
+/**
+ * Makes a byte stream of a socket that a server has accepted (with `pauseOnConnect`, so that nothing is read yet).
+ *
+ * `net.connect` takes an `onread` option, but a server has no way to give one to the sockets it accepts. So the handle
+ * moves to a new socket which has it (`_handle` and the `handle` option are what Node's own cluster module uses).
+ * Should a Node version lack either, the accepted socket itself is read, at the cost of one copy.
+ */
+export function adoptSocket(accepted: net.Socket, peer: string): ByteStream {
+  const owner = accepted as unknown as { _handle: { useUserBuffer?: unknown } | null };
+  const handle = owner._handle;
+  if (typeof handle?.useUserBuffer !== 'function') return socketStream(accepted, new ChunkReceiver(accepted), peer);
+  const receiver = new DirectReceiver();
+  owner._handle = null;
+  accepted.destroy();
+  const options = { handle, onread: receiver.onread, allowHalfOpen: true };
+  return fromDirectSocket(new net.Socket(options as net.SocketConstructorOpts), receiver, peer);
+}
+
+function socketStream(socket: net.Socket, receiver: Receiver, peer: string): ByteStream {
+  // A reset tells the peer that this is no clean end. UNIX sockets have none.
+  const isTcp = socket.remoteAddress !== undefined;
+  return new DuplexStream(socket, receiver, peer, () => (isTcp ? socket.resetAndDestroy() : socket.destroy()));
+}

@@ -1,0 +1,57 @@
+import { GodwitError } from '@godwit/core';
+import net from 'node:net';
+import type { ByteStream, Transport } from './stream/byte-stream.js';
+import { connectSocket } from './stream/socket-connect.js';
+import { SocketListener, startServer } from './stream/socket-listener.js';
+
+export interface TcpOptions {
+  /** Name or address. Default: `127.0.0.1`; to be reached from other hosts, listen on `0.0.0.0` or `::`. */
+  readonly host?: string;
+  /** 0 lets the system choose when listening; `TcpListener.port` tells. */
+  readonly port: number;
+  /** How long `connect` waits, in milliseconds. Default: 10 000. */
+  readonly connectTimeoutMs?: number;
+  /** Idle time before the kernel starts to probe whether the peer is alive, in milliseconds. Default: 10 000. */
+  readonly keepAliveMs?: number;
+}
+
+export interface TcpListener extends SocketListener {
+  readonly host: string;
+  readonly port: number;
+}
+
+/**
+ * TCP. Nagle's algorithm is off (switchover is a ping-pong of small frames), keep-alive is on. Nothing is encrypted and
+ * nobody is authenticated: whoever reaches the port can read or replace guest memory. Use it on a trusted network only.
+ */
+export function tcp(options: TcpOptions): Transport<TcpListener> {
+  const host = options.host ?? '127.0.0.1';
+  const port = options.port;
+  if (!Number.isInteger(port) || port < 0 || port > 65535) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a TCP port is an integer from 0 to 65535, got ${port}`);
+  }
+  const socketOptions = {
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: options.keepAliveMs ?? 10_000,
+  };
+  return {
+    connect(signal?: AbortSignal): Promise<ByteStream> {
+      const where = { host, port, ...socketOptions };
+      return connectSocket(where, address(host, port), options.connectTimeoutMs ?? 10_000, signal);
+    },
+    async listen(signal?: AbortSignal): Promise<TcpListener> {
+      const server = net.createServer({ ...socketOptions, allowHalfOpen: true, pauseOnConnect: true });
+      await startServer(server, { host, port }, address(host, port), signal);
+      const bound = server.address() as net.AddressInfo;
+      const listener = new SocketListener(server, address(bound.address, bound.port), (socket) =>
+        address(socket.remoteAddress ?? 'unknown', socket.remotePort ?? 0),
+      );
+      return Object.assign(listener, { host: bound.address, port: bound.port });
+    },
+  };
+}
+
+function address(host: string, port: number): string {
+  return `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
