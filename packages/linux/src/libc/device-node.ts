@@ -12,7 +12,8 @@ const ADVICE: readonly (readonly [prefix: string, advice: Advice])[] = [
   [
     '/dev/kvm',
     {
-      missing: 'load the module (`modprobe kvm_intel` or `kvm_amd`) and enable virtualization in the firmware or hypervisor',
+      missing:
+        'load the module (`modprobe kvm_intel` or `kvm_amd`) and enable virtualization in the firmware or hypervisor',
       denied: 'add your user to group kvm (`sudo usermod -aG kvm $USER`, then log in again)',
     },
   ],
@@ -30,7 +31,10 @@ const ADVICE: readonly (readonly [prefix: string, advice: Advice])[] = [
       denied: 'give your user access to the group node in /dev/vfio (an udev rule, or chown)',
     },
   ],
-  ['/dev/iommu', { missing: 'a kernel from 6.2 on with CONFIG_IOMMUFD has it', denied: 'give your user access to /dev/iommu' }],
+  [
+    '/dev/iommu',
+    { missing: 'a kernel from 6.2 on with CONFIG_IOMMUFD has it', denied: 'give your user access to /dev/iommu' },
+  ],
 ];
 
 /**

@@ -37,6 +37,7 @@ export {
   seekData,
   seekHole,
 } from './memory-file.js';
+export { ResourceLimit, resourceLimit } from './resource-limit.js';
 export { SyscallError } from './syscall-error.js';
 export { type SyscallNumbers, syscallNumbers, UFFD_USER_MODE_ONLY, userfaultfd } from './syscall-number.js';
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './thread-signal.js';

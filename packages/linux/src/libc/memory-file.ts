@@ -25,8 +25,7 @@ export const MemfdFlags = {
 /** linux/falloc.h */
 export const FallocateMode = { FALLOC_FL_KEEP_SIZE: 0x1, FALLOC_FL_PUNCH_HOLE: 0x2 } as const;
 /** linux/fs.h */
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
+export const SeekWhence = { SEEK_DATA: 3, SEEK_HOLE: 4 } as const;
 
 /** A file that lives in memory only; close-on-exec. `name` shows up in /proc/self/maps. */
 export function memfdCreate(name: string, flags = 0): number {
@@ -49,17 +48,17 @@ export function punchHole(fd: number, offset: number, byteLength: number): void 
 
 /** Offset of the first data at or after `offset`, or -1 when only a hole follows. Moves the file's own offset. */
 export function seekData(fd: number, offset: number): number {
-  return seek(fd, offset, SEEK_DATA, 'SEEK_DATA');
+  return seek(fd, offset, 'SEEK_DATA');
 }
 
 /** Offset of the first hole at or after `offset` (the file's end counts as one), or -1 beyond the end. */
 export function seekHole(fd: number, offset: number): number {
-  return seek(fd, offset, SEEK_HOLE, 'SEEK_HOLE');
+  return seek(fd, offset, 'SEEK_HOLE');
 }
 
-function seek(fd: number, offset: number, whence: number, name: string): number {
-  const result = resultOrNegativeErrno(cLseek(fd, offset, whence));
+function seek(fd: number, offset: number, whence: keyof typeof SeekWhence): number {
+  const result = resultOrNegativeErrno(cLseek(fd, offset, SeekWhence[whence]));
   if (result >= 0) return result;
   if (result === -Errno.ENXIO) return -1;
-  throw new SyscallError('lseek', -result, `${name} from ${offset}`);
+  throw new SyscallError('lseek', -result, `${whence} from ${offset}`);
 }

@@ -21,7 +21,10 @@ const BY_ARCHITECTURE: Readonly<Record<string, SyscallNumbers>> = {
 export function syscallNumbers(): SyscallNumbers {
   const numbers = BY_ARCHITECTURE[process.arch];
   if (numbers === undefined) {
-    throw new GodwitError('GODWIT_UNSUPPORTED', `Godwit knows the Linux system calls of ${Object.keys(BY_ARCHITECTURE).join(', ')}; this is ${process.arch}`);
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `Godwit knows the Linux system calls of ${Object.keys(BY_ARCHITECTURE).join(', ')}; this is ${process.arch}`,
+    );
   }
   return numbers;
 }

@@ -20,10 +20,13 @@ const cSyscall = cFunction<[number, number, number, number], number>('syscall', 
 export const WAKE_SIGNAL = 40;
 
 /**
- * `struct sigaction` as the C library sees it on 64-bit Linux (bits/sigaction.h): handler 0, mask 8, flags 136 (int),
- * restorer 144; 152 bytes. musl has the same layout.
+ * `struct sigaction` as the C library has it on 64-bit Linux (bits/sigaction.h; musl's is the same). It is not the
+ * kernel's own, which has the flags before the mask.
  */
-const SIGACTION_BYTES = 152;
+export const SIGACTION = {
+  size: 152,
+  fields: { sa_handler: [0, 8], sa_mask: [8, 128], sa_flags: [136, 4] },
+} as const;
 
 /** The kernel's id of the calling thread, for `signalThread`. */
 export function getThreadId(): number {
@@ -43,9 +46,9 @@ export function installWakeSignal(signal: number = WAKE_SIGNAL): void {
   if (!Number.isInteger(signal) || signal < 34 || signal > 64) {
     throw new RangeError(`the wake signal is a real-time signal, 34 to 64 (signal(7)), got ${signal}`);
   }
-  const action = new BigUint64Array(SIGACTION_BYTES / 8);
-  action[0] = cFunctionAddress('abs');
-  check('sigaction', cSigaction(signal, new Uint8Array(action.buffer), null), `for signal ${signal}`);
+  const action = new Uint8Array(SIGACTION.size);
+  new DataView(action.buffer).setBigUint64(SIGACTION.fields.sa_handler[0], cFunctionAddress('abs'), true);
+  check('sigaction', cSigaction(signal, action, null), `for signal ${signal}`);
 }
 
 /**

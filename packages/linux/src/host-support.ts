@@ -1,0 +1,90 @@
+import { GodwitError } from '@godwit/core';
+import { Kvm, probeKvm } from './kvm/kvm.js';
+import { KvmDirtyLog } from './layouts/kvm-dirty-log.js';
+import { PagemapScan, PM_SCAN_ARG } from './layouts/pagemap-scan.js';
+import { StructBuffer } from './layouts/struct-buffer.js';
+import { Uffd } from './layouts/userfaultfd.js';
+import { closeFd, Errno, OpenFlags, openFile, tryIoctl } from './libc/index.js';
+import { transparentHugePagesObstacle } from './memory/huge-pages.js';
+import { Userfaultfd } from './userfaultfd/userfaultfd.js';
+
+/** Whether this process can use something, and if not, why and what to do. */
+export type Support = { readonly usable: true } | { readonly usable: false; readonly reason: string };
+
+/** What this host offers to this process, as far as migration is concerned. */
+export interface HostSupport {
+  /** `/dev/kvm` opens, has what `Kvm` needs, and gives a VM. */
+  readonly kvm: Support;
+  /** Deferred re-arming of KVM's dirty log (Linux 5.0). */
+  readonly kvmManualDirtyLog: Support;
+  readonly userfaultfd: Support;
+  /** userfaultfd may handle faults taken inside the kernel, KVM's included: what post-copy needs. */
+  readonly userfaultfdKernelFaults: Support;
+  /** UFFD_FEATURE_WP_ASYNC (Linux 6.7). With `pagemapScan`: `PagemapTracker` works. */
+  readonly asyncWriteProtect: Support;
+  /** The PAGEMAP_SCAN request (Linux 6.7). */
+  readonly pagemapScan: Support;
+  /** `hugePages: 'transparent'`. */
+  readonly transparentHugePages: Support;
+}
+
+/** Tries everything out; takes well under a millisecond and leaves nothing open. */
+export function hostSupport(): HostSupport {
+  return {
+    kvm: probeKvm(),
+    kvmManualDirtyLog: attempt(probeManualDirtyLog),
+    userfaultfd: attempt(() => Userfaultfd.open(0).close()),
+    userfaultfdKernelFaults: attempt(probeKernelFaults),
+    asyncWriteProtect: attempt(() => Userfaultfd.open(Uffd.UFFD_FEATURE_WP_ASYNC).close()),
+    pagemapScan: attempt(probePagemapScan),
+    transparentHugePages: attempt(() => {
+      const obstacle = transparentHugePagesObstacle();
+      if (obstacle !== null) throw unsupported(obstacle);
+    }),
+  };
+}
+
+function attempt(probe: () => void): Support {
+  try {
+    probe();
+    return { usable: true };
+  } catch (error) {
+    return { usable: false, reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function probeManualDirtyLog(): void {
+  const kvm = Kvm.open();
+  try {
+    if (kvm.checkExtension(KvmDirtyLog.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) > 0) return;
+  } finally {
+    kvm.close();
+  }
+  throw unsupported('KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; Linux 5.0 has');
+}
+
+function probeKernelFaults(): void {
+  const uffd = Userfaultfd.open(0);
+  uffd.close();
+  if (!uffd.userModeOnly) return;
+  throw unsupported(
+    'only for user mode; give your user access to /dev/userfaultfd or set vm.unprivileged_userfaultfd=1',
+  );
+}
+
+/** An empty address range: a kernel that knows the request has nothing to do. */
+function probePagemapScan(): void {
+  const pagemap = openFile('/proc/self/pagemap', OpenFlags.O_RDONLY);
+  const argument = new StructBuffer(PM_SCAN_ARG)
+    .set('size', PM_SCAN_ARG.size)
+    .set('category_mask', PagemapScan.PAGE_IS_WRITTEN)
+    .set('return_mask', PagemapScan.PAGE_IS_WRITTEN);
+  const result = tryIoctl(pagemap, PagemapScan.PAGEMAP_SCAN, argument.bytes);
+  closeFd(pagemap);
+  if (result === -Errno.ENOTTY) throw unsupported('the kernel has no PAGEMAP_SCAN; Linux 6.7 has');
+  if (result < 0) throw unsupported(`PAGEMAP_SCAN fails with errno ${-result}`);
+}
+
+function unsupported(message: string): GodwitError {
+  return new GodwitError('GODWIT_UNSUPPORTED', message);
+}

@@ -1,0 +1,45 @@
+/** One C struct of a kernel header, for 64-bit little-endian Linux. */
+export interface StructLayout<Field extends string = string> {
+  /** As included: `linux/kvm.h`. */
+  readonly header: string;
+  /** Without the word `struct`. */
+  readonly struct: string;
+  /** Bytes. */
+  readonly size: number;
+  /** In C's own notation (`args[0]`, `pagefault.address` are fine), in bytes. */
+  readonly fields: Readonly<Record<Field, readonly [offset: number, size: number]>>;
+}
+
+/** One number of a kernel header: an ioctl request, a flag, a bit. */
+export interface DefineLayout {
+  readonly header: string;
+  readonly define: string;
+  readonly value: number;
+  /** For an ioctl request: the struct that its number carries the size of. */
+  readonly argument?: string;
+}
+
+/**
+ * What we say about the kernel's headers. A test compiles a C program against the headers of the machine it runs on and
+ * compares: a table that is exported by name `...Layouts` from this package is checked.
+ */
+export type KernelLayout = StructLayout | DefineLayout;
+
+/** Declares a struct; the fields' names are kept as a type. */
+export function struct<Field extends string>(
+  header: string,
+  name: string,
+  size: number,
+  fields: Readonly<Record<Field, readonly [offset: number, size: number]>>,
+): StructLayout<Field> {
+  return { header, struct: name, size, fields };
+}
+
+/** Turns an object of numbers into entries of a table. */
+export function defines(
+  header: string,
+  numbers: Readonly<Record<string, number>>,
+  options: { readonly argument?: string } = {},
+): DefineLayout[] {
+  return Object.entries(numbers).map(([define, value]) => ({ header, define, value, ...options }));
+}

@@ -1,0 +1,22 @@
+import { EventfdFlags, OpenFlags } from '../libc/file-descriptor.js';
+import { MapFlags, MemoryAdvice, Protection } from '../libc/mapping.js';
+import { FallocateMode, MemfdFlags, SeekWhence } from '../libc/memory-file.js';
+import { ResourceLimit } from '../libc/resource-limit.js';
+import { SIGACTION } from '../libc/thread-signal.js';
+import { UFFD_USER_MODE_ONLY } from '../libc/syscall-number.js';
+import { defines, type KernelLayout, struct } from './kernel-layout.js';
+
+/** The flags that `libc/` passes, against the C library's headers. */
+export const libcLayouts: readonly KernelLayout[] = [
+  ...defines('fcntl.h', OpenFlags),
+  ...defines('sys/eventfd.h', EventfdFlags),
+  ...defines('sys/mman.h', Protection),
+  ...defines('sys/mman.h', MapFlags),
+  ...defines('linux/mman.h', MemoryAdvice),
+  ...defines('linux/memfd.h', MemfdFlags),
+  ...defines('linux/falloc.h', FallocateMode),
+  ...defines('linux/fs.h', SeekWhence),
+  ...defines('sys/resource.h', ResourceLimit),
+  ...defines('linux/userfaultfd.h', { UFFD_USER_MODE_ONLY }),
+  struct('signal.h', 'sigaction', SIGACTION.size, SIGACTION.fields),
+];

@@ -1,0 +1,40 @@
+import { defines, type KernelLayout, struct } from './kernel-layout.js';
+
+const HEADER = 'linux/fs.h';
+
+/** PAGEMAP_SCAN, in linux/fs.h since Linux 6.7; Documentation/admin-guide/mm/pagemap.rst. */
+export const PagemapScan = {
+  PAGEMAP_SCAN: 0xc0606610,
+  PM_SCAN_WP_MATCHING: 1,
+  PM_SCAN_CHECK_WPASYNC: 2,
+  PAGE_IS_WRITTEN: 2,
+} as const;
+
+export const PM_SCAN_ARG = struct(HEADER, 'pm_scan_arg', 96, {
+  size: [0, 8],
+  flags: [8, 8],
+  start: [16, 8],
+  end: [24, 8],
+  walk_end: [32, 8],
+  vec: [40, 8],
+  vec_len: [48, 8],
+  max_pages: [56, 8],
+  category_inverted: [64, 8],
+  category_mask: [72, 8],
+  category_anyof_mask: [80, 8],
+  return_mask: [88, 8],
+});
+
+/** `end` is exclusive. */
+export const PAGE_REGION = struct(HEADER, 'page_region', 24, { start: [0, 8], end: [8, 8], categories: [16, 8] });
+
+export const pagemapScanLayouts: readonly KernelLayout[] = [
+  PM_SCAN_ARG,
+  PAGE_REGION,
+  ...defines(HEADER, { PAGEMAP_SCAN: PagemapScan.PAGEMAP_SCAN }, { argument: 'pm_scan_arg' }),
+  ...defines(HEADER, {
+    PM_SCAN_WP_MATCHING: PagemapScan.PM_SCAN_WP_MATCHING,
+    PM_SCAN_CHECK_WPASYNC: PagemapScan.PM_SCAN_CHECK_WPASYNC,
+    PAGE_IS_WRITTEN: PagemapScan.PAGE_IS_WRITTEN,
+  }),
+];

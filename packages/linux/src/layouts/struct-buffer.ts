@@ -1,0 +1,60 @@
+import type { StructLayout } from './kernel-layout.js';
+
+const TWO_32 = 2 ** 32;
+
+/** The bytes of one C struct, written and read by field name; `bytes` goes to the kernel as it is. Little-endian. */
+export class StructBuffer<Field extends string> {
+  readonly layout: StructLayout<Field>;
+  readonly bytes: Uint8Array;
+  readonly #view: DataView;
+
+  /** @param extraBytes room behind the struct, for a flexible array */
+  constructor(layout: StructLayout<Field>, extraBytes = 0) {
+    this.layout = layout;
+    this.bytes = new Uint8Array(layout.size + extraBytes);
+    this.#view = new DataView(this.bytes.buffer);
+  }
+
+  /** Writes an integer of the field's size; negative numbers in two's complement. */
+  set(field: Field, value: number | bigint): this {
+    const [offset, size] = this.layout.fields[field];
+    const view = this.#view;
+    if (typeof value === 'bigint') {
+      if (size === 8) view.setBigUint64(offset, BigInt.asUintN(64, value), true);
+      else this.set(field, Number(value));
+      return this;
+    }
+    if (!Number.isSafeInteger(value))
+      throw new RangeError(`${this.layout.struct}.${field} = ${value} is not an integer`);
+    if (size === 8) {
+      view.setUint32(offset, value, true);
+      view.setInt32(offset + 4, Math.floor(value / TWO_32), true);
+    } else if (size === 4) view.setUint32(offset, value, true);
+    else if (size === 2) view.setUint16(offset, value, true);
+    else if (size === 1) view.setUint8(offset, value);
+    else throw new RangeError(`${this.layout.struct}.${field} is no integer, it has ${size} bytes`);
+    return this;
+  }
+
+  /** Reads an unsigned integer. Throws RangeError beyond 2^53. */
+  get(field: Field): number {
+    const [offset, size] = this.layout.fields[field];
+    const view = this.#view;
+    if (size === 4) return view.getUint32(offset, true);
+    if (size === 2) return view.getUint16(offset, true);
+    if (size === 1) return view.getUint8(offset);
+    const value = view.getUint32(offset + 4, true) * TWO_32 + view.getUint32(offset, true);
+    if (!Number.isSafeInteger(value)) throw new RangeError(`${this.layout.struct}.${field} is beyond 2^53`);
+    return value;
+  }
+
+  /** Reads an unsigned 64-bit integer: an address, a set of flags. */
+  getBigInt(field: Field): bigint {
+    return this.#view.getBigUint64(this.layout.fields[field][0], true);
+  }
+
+  /** Reads a signed 64-bit integer: a count that is minus errno on failure. */
+  getSigned(field: Field): bigint {
+    return this.#view.getBigInt64(this.layout.fields[field][0], true);
+  }
+}

@@ -1,0 +1,12 @@
+export { type BlockPlacement, checkBlockLayout } from './block-layout.js';
+export { checkFitsHost, type HostMemory, hostMemory } from './host-memory.js';
+export { type HugePages, transparentHugePagesObstacle } from './huge-pages.js';
+export {
+  attachGuestMemory,
+  type BlockAttachment,
+  createGuestMemory,
+  type GuestMemoryAttachment,
+  type GuestMemoryOptions,
+  MappedGuestMemory,
+} from './mapped-guest-memory.js';
+export { MappedRamBlock } from './mapped-ram-block.js';

@@ -1,0 +1,216 @@
+import { fstatSync } from 'node:fs';
+import { GodwitError, type GuestMemory } from '@godwit/core';
+import {
+  closeFd,
+  ftruncate,
+  HOST_PAGE_SIZE,
+  MapFlags,
+  MemoryAdvice,
+  madvise,
+  memfdCreate,
+  mmap,
+  munmap,
+  Protection,
+} from '../libc/index.js';
+import { type BlockPlacement, checkBlockLayout } from './block-layout.js';
+import { checkFitsHost } from './host-memory.js';
+import {
+  type HugePages,
+  requireTransparentHugePages,
+  reservedHugePages,
+  TRANSPARENT_HUGE_PAGE_BYTES,
+} from './huge-pages.js';
+import { type BlockBacking, MappedRamBlock } from './mapped-ram-block.js';
+
+export interface GuestMemoryOptions {
+  /** Bytes; the granularity of dirty tracking. Default: the host's page size, which KVM's dirty log needs. */
+  readonly pageSize?: number;
+  readonly blocks: readonly BlockPlacement[];
+  /** Default: pages of the host's ordinary size. */
+  readonly hugePages?: HugePages;
+  /** Allow more memory than the host's RAM and swap: the guest is sparse. Default false. See `checkFitsHost`. */
+  readonly overcommit?: boolean;
+}
+
+/** A block for `attachGuestMemory`: by address (same process), by memory file, or both. */
+export interface BlockAttachment extends BlockPlacement {
+  /**
+   * Where the block is mapped in this process already; that mapping is used and stays its owner's. Without it, the
+   * file is mapped once more.
+   */
+  readonly hostAddress?: bigint;
+  /** The memory file; stays its owner's. Without it, holes cannot be seen or made. */
+  readonly fd?: number;
+}
+
+/** What a worker thread needs to see the same memory; goes through `postMessage` as it is. */
+export interface GuestMemoryAttachment {
+  readonly pageSize?: number;
+  readonly blocks: readonly BlockAttachment[];
+}
+
+/** Guest memory on memory files, mapped into this process. Made by `createGuestMemory` or `attachGuestMemory`. */
+export class MappedGuestMemory implements GuestMemory {
+  readonly pageSize: number;
+  readonly blocks: readonly MappedRamBlock[];
+
+  constructor(pageSize: number, blocks: readonly MappedRamBlock[]) {
+    this.pageSize = pageSize;
+    this.blocks = blocks;
+  }
+
+  /** Bytes that the host has given to this memory so far (blocks without a memory file not counted). */
+  allocatedBytes(): number {
+    let bytes = 0;
+    for (const { fd } of this.blocks) {
+      // st_blocks is in units of 512 bytes: stat(2).
+      if (fd !== null) bytes += fstatSync(fd).blocks * 512;
+    }
+    return bytes;
+  }
+
+  /** For a worker thread of this process: `attachGuestMemory(memory.attachment())` there sees the same mapping. */
+  attachment(): GuestMemoryAttachment {
+    const blocks = this.blocks.map(({ id, guestPhysicalAddress, byteLength, hostAddress, fd }) => ({
+      id,
+      guestPhysicalAddress,
+      byteLength,
+      hostAddress,
+      ...(fd === null ? {} : { fd }),
+    }));
+    return { pageSize: this.pageSize, blocks };
+  }
+
+  /** Closes every block; see `MappedRamBlock.close` for what must be over by then. Idempotent. */
+  close(): void {
+    for (const block of this.blocks) block.close();
+  }
+}
+
+/**
+ * Makes memory for a guest: one memory file (memfd) per block, mapped shared and without reservation, all holes. The
+ * mappings are not inherited by forked children (whose writes nobody would track).
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory
+ * that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host does not give; SyscallError
+ */
+export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemory {
+  const pageSize = options.pageSize ?? HOST_PAGE_SIZE;
+  checkBlockLayout(pageSize, options.blocks);
+  checkFitsHost(
+    options.blocks.map((block) => block.byteLength),
+    options.overcommit ?? false,
+  );
+  if (options.hugePages === 'transparent') requireTransparentHugePages();
+  return build(pageSize, options.blocks, (block) => createBacking(block, options.hugePages));
+}
+
+/**
+ * Sees memory that exists already: in a worker thread by the address of the owner's mapping, or through its memory file.
+ *
+ * Writes through a second mapping (a block given by `fd` alone) are not seen by `PagemapTracker` on the first one:
+ * threads of the process that is migrated attach by address. Closing leaves the owner's mapping and file alone; the
+ * owner must outlive this.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout, or a block with neither address nor file
+ */
+export function attachGuestMemory(attachment: GuestMemoryAttachment): MappedGuestMemory {
+  const pageSize = attachment.pageSize ?? HOST_PAGE_SIZE;
+  checkBlockLayout(pageSize, attachment.blocks);
+  return build(pageSize, attachment.blocks, attachBacking);
+}
+
+function build<B extends BlockPlacement>(
+  pageSize: number,
+  placements: readonly B[],
+  back: (placement: B) => BlockBacking,
+): MappedGuestMemory {
+  const blocks: MappedRamBlock[] = [];
+  try {
+    for (const placement of placements) blocks.push(new MappedRamBlock(placement, pageSize, back(placement)));
+  } catch (error) {
+    for (const block of blocks) block.close();
+    throw error;
+  }
+  return new MappedGuestMemory(pageSize, blocks);
+}
+
+function createBacking(block: BlockPlacement, hugePages: HugePages | undefined): BlockBacking {
+  const reserved = reservedHugePages(hugePages);
+  if (reserved !== null && block.byteLength % reserved.bytes !== 0) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `RAM block ${block.id} of ${block.byteLength} bytes is no multiple of its huge pages of ${reserved.bytes}`,
+    );
+  }
+  let fd: number | null = null;
+  try {
+    fd = memfdCreate(`godwit:${block.id}`, reserved?.flags ?? 0);
+    ftruncate(fd, block.byteLength);
+    return { ...mapNew(fd, block.byteLength, hugePages), fd, ownsFd: true };
+  } catch (error) {
+    if (fd !== null) closeFd(fd);
+    if (reserved === null) throw error;
+    throw new GodwitError(
+      GodwitError.is(error) && error.code === 'GODWIT_OUT_OF_MEMORY' ? error.code : 'GODWIT_UNSUPPORTED',
+      `RAM block ${block.id} needs ${block.byteLength / reserved.bytes} huge pages of ${hugePages}, which the host does ` +
+        'not have; reserve them with `sysctl vm.nr_hugepages` (1 GiB pages: on the kernel command line)',
+      { cause: error },
+    );
+  }
+}
+
+function mapNew(fd: number, byteLength: number, hugePages: HugePages | undefined): Mapping {
+  if (hugePages === undefined) return mapShared(fd, byteLength);
+  if (hugePages === 'transparent') return mapAligned(fd, byteLength);
+  // With a reservation: a page that the pool cannot give later would end the process with SIGBUS.
+  return mapShared(fd, byteLength, MapFlags.MAP_SHARED);
+}
+
+function attachBacking(block: BlockAttachment): BlockBacking {
+  const fd = block.fd ?? null;
+  if (block.hostAddress !== undefined) return { hostAddress: block.hostAddress, fd, ownsFd: false };
+  if (fd === null) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `RAM block ${block.id} is attached by its address or its file`);
+  }
+  const { size } = fstatSync(fd);
+  if (size < block.byteLength) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `the memory file of RAM block ${block.id} has ${size} bytes, fewer than ${block.byteLength}`,
+    );
+  }
+  return { ...mapShared(fd, block.byteLength), fd, ownsFd: false };
+}
+
+type Mapping = Required<Pick<BlockBacking, 'hostAddress' | 'reservation'>>;
+
+const SHARED = MapFlags.MAP_SHARED | MapFlags.MAP_NORESERVE;
+
+function mapShared(fd: number, byteLength: number, flags: number = SHARED): Mapping {
+  const hostAddress = mmap({ fd, byteLength, flags });
+  madvise(hostAddress, byteLength, MemoryAdvice.MADV_DONTFORK);
+  return { hostAddress, reservation: { address: hostAddress, byteLength } };
+}
+
+/** Maps at a multiple of 2 MiB, so that a huge page of the file is one of the mapping (and of KVM's) as well. */
+function mapAligned(fd: number, byteLength: number): Mapping {
+  const unit = TRANSPARENT_HUGE_PAGE_BYTES;
+  const reservedBytes = byteLength + unit;
+  const address = mmap({
+    byteLength: reservedBytes,
+    protection: Protection.PROT_NONE,
+    flags: MapFlags.MAP_PRIVATE | MapFlags.MAP_ANONYMOUS | MapFlags.MAP_NORESERVE,
+  });
+  try {
+    const past = Number(address % BigInt(unit));
+    const hostAddress = address + BigInt(past === 0 ? 0 : unit - past);
+    mmap({ fd, byteLength, flags: SHARED | MapFlags.MAP_FIXED, address: hostAddress });
+    madvise(hostAddress, byteLength, MemoryAdvice.MADV_DONTFORK);
+    madvise(hostAddress, byteLength, MemoryAdvice.MADV_HUGEPAGE);
+    return { hostAddress, reservation: { address, byteLength: reservedBytes } };
+  } catch (error) {
+    munmap(address, reservedBytes);
+    throw error;
+  }
+}

@@ -1,0 +1,161 @@
+import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core';
+import { closeFd, munmap, punchHole, seekData, seekHole, viewOf } from '../libc/index.js';
+import type { BlockPlacement } from './block-layout.js';
+
+/** What a block is made of, and which parts of it the block lets go of when it closes. */
+export interface BlockBacking {
+  readonly hostAddress: bigint;
+  /** The memory file, at offset 0; null when only the address is known. */
+  readonly fd: number | null;
+  /** Address range to unmap on close; absent when somebody else owns the mapping. */
+  readonly reservation?: { readonly address: bigint; readonly byteLength: number };
+  /** Whether `close` closes `fd`. */
+  readonly ownsFd: boolean;
+}
+
+/** A RAM block that is a shared mapping of a memory file. */
+export class MappedRamBlock implements RamBlock {
+  readonly id: string;
+  readonly guestPhysicalAddress: number;
+  readonly byteLength: number;
+  /** Where the block starts in this process. The whole block is one mapping. */
+  readonly hostAddress: bigint;
+  /** The memory file behind the block (offset 0 is page 0), or null when it was attached by address alone. */
+  readonly fd: number | null;
+  readonly #pageSize: number;
+  readonly #backing: BlockBacking;
+  readonly #windows: (Uint8Array | undefined)[];
+  #closed = false;
+
+  constructor(placement: BlockPlacement, pageSize: number, backing: BlockBacking) {
+    this.id = placement.id;
+    this.guestPhysicalAddress = placement.guestPhysicalAddress;
+    this.byteLength = placement.byteLength;
+    this.hostAddress = backing.hostAddress;
+    this.fd = backing.fd;
+    this.#pageSize = pageSize;
+    this.#backing = backing;
+    this.#windows = new Array(Math.ceil(placement.byteLength / RAM_WINDOW_BYTES));
+  }
+
+  /**
+   * @throws GodwitError GODWIT_OUT_OF_RANGE outside the block, GODWIT_INVALID_ARGUMENT for a range that crosses a
+   * multiple of `RAM_WINDOW_BYTES`, GODWIT_INVALID_STATE after `close`
+   */
+  view(offset: number, length: number): Uint8Array {
+    this.#requireOpen();
+    if (!(offset >= 0 && length >= 0 && offset + length <= this.byteLength)) {
+      throw new GodwitError(
+        'GODWIT_OUT_OF_RANGE',
+        `bytes ${offset}..${offset + length} are outside RAM block ${this.id} of ${this.byteLength} bytes`,
+      );
+    }
+    const index = Math.floor(offset / RAM_WINDOW_BYTES);
+    const start = offset - index * RAM_WINDOW_BYTES;
+    if (start + length > RAM_WINDOW_BYTES) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `a view does not cross a multiple of ${RAM_WINDOW_BYTES} bytes: ${offset}..${offset + length} of ${this.id} does`,
+      );
+    }
+    return this.#window(index).subarray(start, start + length);
+  }
+
+  /**
+   * The pages with memory behind them, found with SEEK_DATA and SEEK_HOLE: nothing is read, nothing is allocated, and
+   * swapped-out pages count. Rounded outwards to pages. Without a memory file every page counts as populated.
+   */
+  *populated(
+    range: PageRun = { firstPage: 0, pageCount: this.byteLength / this.#pageSize },
+  ): IterableIterator<PageRun> {
+    const { end } = this.#checkRange(range);
+    if (this.fd === null) {
+      if (range.pageCount > 0) yield { firstPage: range.firstPage, pageCount: range.pageCount };
+      return;
+    }
+    const pageSize = this.#pageSize;
+    let page = range.firstPage;
+    let pending: { firstPage: number; pageCount: number } | null = null;
+    while (page < end) {
+      this.#requireOpen();
+      const data = seekData(this.fd, page * pageSize);
+      if (data === -1) break;
+      const first = Math.floor(data / pageSize);
+      if (first >= end) break;
+      const hole = seekHole(this.fd, data);
+      // -1: the data that we saw was punched out meanwhile, and nothing follows.
+      if (hole === -1) break;
+      page = Math.min(Math.ceil(hole / pageSize), end);
+      // A hole smaller than a page leaves two runs that touch: one run for the caller.
+      if (pending !== null && pending.firstPage + pending.pageCount >= first) {
+        pending.pageCount = page - pending.firstPage;
+        continue;
+      }
+      if (pending !== null) yield pending;
+      pending = { firstPage: first, pageCount: page - first };
+    }
+    if (pending !== null) yield pending;
+  }
+
+  /**
+   * Gives the pages' memory back to the host (FALLOC_FL_PUNCH_HOLE); they read as zero afterwards, through every
+   * mapping of the file. Not seen by `PagemapTracker`.
+   *
+   * @throws GodwitError GODWIT_UNSUPPORTED when the block was attached by address alone
+   */
+  discard(range: PageRun): void {
+    this.#checkRange(range);
+    if (this.fd === null) {
+      throw new GodwitError('GODWIT_UNSUPPORTED', `RAM block ${this.id} was attached without its memory file`);
+    }
+    if (range.pageCount === 0) return;
+    punchHole(this.fd, range.firstPage * this.#pageSize, range.pageCount * this.#pageSize);
+  }
+
+  /**
+   * Lets go of the mapping and the file. Every view of the block must be out of use by now, in every thread: touching
+   * one afterwards ends the process with SIGSEGV. Idempotent.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#windows.fill(undefined);
+    const { reservation, ownsFd, fd } = this.#backing;
+    if (reservation !== undefined) munmap(reservation.address, reservation.byteLength);
+    if (ownsFd && fd !== null) closeFd(fd);
+  }
+
+  #window(index: number): Uint8Array {
+    const made = this.#windows[index];
+    if (made !== undefined) return made;
+    const start = index * RAM_WINDOW_BYTES;
+    const length = Math.min(RAM_WINDOW_BYTES, this.byteLength - start);
+    const window = viewOf(this.hostAddress + BigInt(start), length);
+    this.#windows[index] = window;
+    return window;
+  }
+
+  #checkRange(range: PageRun): { end: number } {
+    this.#requireOpen();
+    const { firstPage, pageCount } = range;
+    const end = firstPage + pageCount;
+    const pages = this.byteLength / this.#pageSize;
+    if (
+      Number.isInteger(firstPage) &&
+      Number.isInteger(pageCount) &&
+      firstPage >= 0 &&
+      pageCount >= 0 &&
+      end <= pages
+    ) {
+      return { end };
+    }
+    throw new GodwitError(
+      'GODWIT_OUT_OF_RANGE',
+      `pages ${firstPage}..${end} are outside RAM block ${this.id} of ${pages} pages`,
+    );
+  }
+
+  #requireOpen(): void {
+    if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', `RAM block ${this.id} is closed`);
+  }
+}

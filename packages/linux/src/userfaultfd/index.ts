@@ -1,0 +1,1 @@
+export { Userfaultfd } from './userfaultfd.js';
