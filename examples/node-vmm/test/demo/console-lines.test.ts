@@ -1,0 +1,73 @@
+import { describe, expect, test } from '@jest/globals';
+import { type ConsoleLine, ConsoleLines } from '../../dist/demo/console-lines.js';
+import { type Beat, HeartbeatWatch } from '../../dist/demo/heartbeat-watch.js';
+
+function collected(): { readonly lines: ConsoleLine[]; readonly console: ConsoleLines } {
+  const lines: ConsoleLine[] = [];
+  return { lines, console: new ConsoleLines((line) => lines.push(line)) };
+}
+
+describe('the console of a guest that moves', () => {
+  test('a line that begins at one host and ends at the other is one line', () => {
+    const { lines, console } = collected();
+    console.push('source', 'one\r\ntw');
+    console.push('destination', 'o\r\n');
+    expect(lines).toEqual([
+      { host: 'source', text: 'one' },
+      { host: 'destination', text: 'two' },
+    ]);
+  });
+
+  test('text of the receiving host waits for the last character of the sending one', () => {
+    const { lines, console } = collected();
+    console.hold('destination');
+    console.push('source', '1\n2');
+    console.push('destination', ' and a half\n3\n');
+    console.push('source', ' again');
+    expect(lines).toHaveLength(1);
+    console.release();
+    expect(lines.map(({ text }) => text)).toEqual(['1', '2 again and a half', '3']);
+  });
+});
+
+describe('the heartbeat', () => {
+  const parse = (line: string): Beat | undefined => {
+    const [, count, stallMs] = /^beat (\d+) (\d+)$/.exec(line) ?? [];
+    return count === undefined ? undefined : { count: Number(count), stallMs: Number(stallMs), writes: 0 };
+  };
+
+  function watch(): { readonly defects: string[]; readonly see: (host: ConsoleLine['host'], text: string) => void; readonly beats: HeartbeatWatch } {
+    const defects: string[] = [];
+    const beats = new HeartbeatWatch(parse, (message) => defects.push(message));
+    return { defects, beats, see: (host, text) => void beats.see({ host, text }) };
+  }
+
+  test('goes on by exactly one; a lost, repeated or old beat is a defect', () => {
+    const { defects, see } = watch();
+    for (const line of ['hello', 'beat 7 0', 'beat 8 0', 'beat 10 0', 'beat 10 0', 'beat 3 0']) see('source', line);
+    expect(defects).toHaveLength(3);
+    expect(defects[0]).toBe('heartbeat 9 was expected and 10 came');
+  });
+
+  test('the gap is the longest stall told by the first two beats after the move', () => {
+    const { beats, see } = watch();
+    see('source', 'beat 1 900');
+    beats.expectGapAt('destination');
+    see('source', 'beat 2 800');
+    see('destination', 'beat 3 5');
+    expect(beats.gapMs).toBeUndefined();
+    see('destination', 'beat 4 120');
+    see('destination', 'beat 5 700');
+    expect(beats.gapMs).toBe(120);
+  });
+
+  test('waiting ends at the beat, after the time, or when aborted', async () => {
+    const { beats, see } = watch();
+    const never = new AbortController();
+    const third = beats.until(({ count }) => count === 3, 5000, never.signal);
+    for (const count of [1, 2, 3]) see('source', `beat ${count} 0`);
+    await expect(third).resolves.toBe(true);
+    await expect(beats.until(() => true, 5, never.signal)).resolves.toBe(false);
+    await expect(beats.until(() => true, 5000, AbortSignal.abort())).resolves.toBe(false);
+  });
+});

@@ -1,0 +1,90 @@
+import { describe, expect, test } from '@jest/globals';
+import { type DemoOptions, parseArguments } from '../../dist/demo/options.js';
+
+const MIB = 2 ** 20;
+
+function options(...argv: string[]): DemoOptions {
+  const parsed = parseArguments(argv);
+  if (parsed.kind !== 'run') throw new Error(parsed.text);
+  return parsed.options;
+}
+
+function refusal(...argv: string[]): { readonly status: number; readonly text: string } {
+  const parsed = parseArguments(argv);
+  if (parsed.kind === 'run') throw new Error('expected a refusal');
+  return parsed;
+}
+
+describe('the demo’s options', () => {
+  test('without any, the guest of the README: 512 MiB, 2 vCPUs, 20,000 pages a second, verified', () => {
+    expect(options()).toMatchObject({
+      memoryBytes: 512 * MIB,
+      vcpus: 2,
+      dirtyPagesPerSecond: 20_000,
+      transport: 'tcp',
+      kvm: true,
+      verify: true,
+      output: 'auto',
+      settleMs: 3000,
+      roundTrips: 0,
+    });
+  });
+
+  test('sizes, rates and switches', () => {
+    expect(
+      options(
+        ...'--memory 6G --vcpus 4 --dirty-rate 0 --working-set 1.5G --order sequential --whole-pages --downtime-limit 30'.split(' '),
+        ...'--max-bandwidth 1GiB/s --transport unix --no-kvm --no-verify --settle 0.5 --warm-up 0 --json'.split(' '),
+      ),
+    ).toMatchObject({
+      memoryBytes: 6 * 2 ** 30,
+      vcpus: 4,
+      dirtyPagesPerSecond: 0,
+      workingSetBytes: 1.5 * 2 ** 30,
+      order: 'sequential',
+      wholePages: true,
+      downtimeLimitMs: 30,
+      maxBandwidth: 2 ** 30,
+      transport: 'unix',
+      kvm: false,
+      verify: false,
+      settleMs: 500,
+      warmUpMs: 0,
+      output: 'json',
+    });
+  });
+
+  test('a small guest gets a working set that fits', () => {
+    const small = options('--memory', '16M');
+    expect(small.workingSetBytes).toBeLessThan(16 * MIB);
+    expect(small.workingSetBytes % 4096).toBe(0);
+  });
+
+  test('round trips run at full speed, with a working set of their own', () => {
+    expect(options('--round-trips', '100')).toMatchObject({ roundTrips: 100, maxBandwidth: 0, workingSetBytes: 32 * MIB });
+  });
+
+  test.each([
+    [['--memory', 'lots'], /wants a size such as 512M or 6G/],
+    [['--memory', '1M'], /at least 16 MiB/],
+    [['--vcpus', '9'], /a number from 1 to 8/],
+    [['--vcpus', '1.5'], /a whole number/],
+    [['--transport', 'pigeon'], /Allowed choices are tcp, unix/],
+    [['--working-set', '1G'], /--working-set 1 GiB does not fit into --memory 512 MiB/],
+    [['--json', '--plain'], /exclude each other/],
+    [['--round-trips', '3', '--no-verify'], /leave out --no-verify/],
+    [['--fast'], /unknown option '--fast'/],
+    [['now'], /too many arguments/],
+  ])('%j is refused with status 2', (argv, message) => {
+    const { status, text } = refusal(...argv);
+    expect(status).toBe(2);
+    expect(text).toMatch(message);
+  });
+
+  test('--help is no error and does not mention what is only for tests', () => {
+    const { status, text } = refusal('--help');
+    expect(status).toBe(0);
+    expect(text).toContain('--dirty-rate');
+    expect(text).not.toContain('sabotage');
+  });
+});

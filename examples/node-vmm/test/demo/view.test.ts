@@ -1,0 +1,95 @@
+import { describe, expect, test } from '@jest/globals';
+import type { TimedEvent } from '../../dist/demo/demo-event.js';
+import { plainLines } from '../../dist/demo/view/plain-lines.js';
+import { render } from '../../dist/demo/view/render.js';
+import { type StyledLine, widthOf } from '../../dist/demo/view/styled-line.js';
+import { EMPTY_VIEW, reduce, type ViewState } from '../../dist/demo/view/view-state.js';
+import { syntheticRun } from './synthetic-run.js';
+
+function text(lines: readonly StyledLine[]): string {
+  return lines.map((line) => line.map((span) => span.text).join('')).join('\n');
+}
+
+/** The view after each event of a run. */
+function* states(events: readonly TimedEvent[] = syntheticRun()): Iterable<[ViewState, TimedEvent]> {
+  let view = EMPTY_VIEW;
+  for (const event of events) {
+    view = reduce(view, event);
+    yield [view, event];
+  }
+}
+
+function after(isLast: (event: TimedEvent) => boolean): ViewState {
+  for (const [view, event] of states()) if (isLast(event)) return view;
+  throw new Error('no such event');
+}
+
+describe('the terminal view', () => {
+  test.each([
+    [60, 20],
+    [80, 24],
+    [120, 40],
+  ])('at %i columns no line is longer, at any moment', (columns, rows) => {
+    for (const [view, { atMs }] of states()) {
+      for (const line of render(view, columns, rows, atMs)) expect(widthOf(line)).toBeLessThanOrEqual(columns);
+    }
+  });
+
+  test('while the guest moves, the picture fits the terminal', () => {
+    for (const [view, { atMs }] of states()) {
+      if (view.phase !== 'done') expect(render(view, 80, 24, atMs).length).toBeLessThanOrEqual(24);
+    }
+  });
+
+  test('shows rounds, the one under way, rates, the predicted downtime and the time left', () => {
+    const view = after((event) => event.event === 'progress' && event.round === 3);
+    const picture = text(render(view, 100, 40, 5000));
+    expect(picture).toContain('round 1');
+    expect(picture).toContain('49,500 pages');
+    expect(picture).toMatch(/round 3 .*4,675 of 18,700/);
+    expect(picture).toMatch(/dirtied .*MiB\/s/);
+    expect(picture).toMatch(/link .*121 MiB\/s/);
+    expect(picture).toMatch(/downtime .*312 ms of 100 ms/);
+    expect(picture).toContain('left');
+  });
+
+  test('console lines carry the colour of the host that printed them, and the end shows the crossing', () => {
+    const lines = render(after((event) => event.event === 'completed'), 100, 40, 0);
+    const beats = lines
+      .filter((line) => text([line]).includes('heartbeat 0'))
+      .map((line) => ({ colour: line.at(-1)?.colour, count: Number(/heartbeat (\d+)/.exec(text([line]))?.[1]) }));
+    expect(new Set(beats.map(({ colour }) => colour))).toEqual(new Set(['source', 'destination']));
+    beats.slice(1).forEach(({ count }, at) => {
+      expect(count).toBe((beats[at]?.count ?? 0) + 1);
+    });
+  });
+
+  test('control characters of the guest do not reach the terminal', () => {
+    const view = reduce(EMPTY_VIEW, { event: 'console', host: 'source', text: 'a\u001b[2Jb\u0007', atMs: 0 });
+    expect(text(render(view, 80, 24, 0))).toContain('a·[2Jb·');
+  });
+
+  test('ends in a summary: verdict, downtime term by term, predicted against actual', () => {
+    const picture = text(render(after((event) => event.event === 'completed'), 80, 24, 0));
+    expect(picture).toContain('✓ verified');
+    expect(picture).toMatch(/last dirty pages\s+30 ms\s+31\.9 ms/);
+    expect(picture).toMatch(/together\s+35\.1 ms\s+38\.2 ms/);
+    expect(picture).toContain('455 ms as the guest');
+  });
+
+  test('a failure says its code and message', () => {
+    const view = reduce(EMPTY_VIEW, { event: 'failed', code: 'GODWIT_LINK_LOST', message: 'the peer is gone', atMs: 0 });
+    expect(text(render(view, 80, 24, 0))).toContain('✗ GODWIT_LINK_LOST: the peer is gone');
+  });
+});
+
+describe('plain lines', () => {
+  test('one line a round, one a console line, and the summary at the end', () => {
+    const printed = [...states()].flatMap(([view, event]) => plainLines(event, view));
+    expect(printed.filter((line) => /^round \d+: /.test(line))).toHaveLength(6);
+    expect(printed.filter((line) => line.startsWith('final'))).toHaveLength(1);
+    expect(printed.filter((line) => line.startsWith('[destination] [guest] heartbeat'))).toHaveLength(12);
+    expect(printed.join('\n')).toContain('✓ verified');
+    for (const line of printed) expect(line).not.toContain('\u001b');
+  });
+});
