@@ -1,7 +1,14 @@
-/** Tests are compiled by `tsc -b` and import the built packages by name: what is tested is what ships. */
+/**
+ * Tests are compiled by `tsc -b` and import the built packages by name: what is tested is what ships.
+ * The longer suites in test/ run with the same settings and another --testMatch: see the scripts in package.json.
+ */
 export default {
-  testEnvironment: 'node',
+  testEnvironment: '<rootDir>/tools/jest/open-handles-environment.js',
+  reporters: ['default', '<rootDir>/tools/jest/skip-reporter.js'],
   testMatch: ['<rootDir>/{packages,examples}/*/dist-test/**/*.test.js', '<rootDir>/test/dist/unit/**/*.test.js'],
   transform: {},
-  modulePathIgnorePatterns: ['<rootDir>/.*/dist/package.json'],
+  modulePathIgnorePatterns: ['<rootDir>/.*/dist/package.json', '<rootDir>/.cache/'],
+  maxWorkers: '100%',
+  // Setting it makes Jest always use worker processes, so that a handle left open cannot keep the whole run from ending.
+  workerIdleMemoryLimit: '1GB',
 };

@@ -1,0 +1,123 @@
+/**
+ * One step of .ci/run: `node tools/ci/step.js NAME [--timeout SECONDS] [--expect JSON] -- COMMAND [ARGUMENT...]`
+ *
+ * Runs the command, shows what it prints, and appends what it counted to $CI_RESULTS. A command that runs Jest counts
+ * Jest's tests (tools/jest/skip-reporter.js reports them); any other counts as one case. With --expect the last line
+ * of JSON on the command's standard output must hold these fields. A command over its time is ended with everything
+ * it started, and so is one that runs past $CI_DEADLINE (seconds since 1970).
+ */
+import { spawn } from 'node:child_process';
+import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { timeout: { type: 'string', default: '600' }, expect: { type: 'string' } },
+});
+const [name, command, ...commandArguments] = positionals;
+const results = process.env['CI_RESULTS'];
+if (name === undefined || command === undefined || results === undefined) {
+  throw new Error('usage: CI_RESULTS=FOLDER node tools/ci/step.js NAME [--timeout S] [--expect JSON] -- COMMAND...');
+}
+
+const started = Date.now();
+const deadline = Number(process.env['CI_DEADLINE'] ?? Number.POSITIVE_INFINITY) * 1000;
+const limit = Math.min(Number(values.timeout) * 1000, deadline - started);
+const tally = join(results, 'tally.jsonl');
+rmSync(tally, { force: true });
+
+process.stdout.write(`\n== ${name}: ${[command, ...commandArguments].join(' ')}\n`);
+const problem = limit > 0 ? await run(command, commandArguments) : 'there was no time left to start it';
+const counts = { name, ...countCases(problem !== undefined), problem, seconds: (Date.now() - started) / 1000 };
+appendFileSync(join(results, 'steps.jsonl'), `${JSON.stringify(counts)}\n`);
+process.stdout.write(`== ${name}: ${problem ?? 'ok'} (${counts.seconds.toFixed(1)} s)\n`);
+if (problem !== undefined) process.exitCode = 1;
+
+/**
+ * Runs a command in a process group of its own and resolves with what went wrong, if anything did.
+ * @param {string} file
+ * @param {string[]} args
+ * @returns {Promise<string | undefined>}
+ */
+function run(file, args) {
+  return new Promise((resolve) => {
+    const child = spawn(file, args, {
+      detached: true,
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, TALLY_FILE: tally },
+    });
+    let tail = '';
+    let timedOut = false;
+    let leftBehind = false;
+    const end = (/** @type {NodeJS.Signals} */ signal) => {
+      try {
+        if (child.pid !== undefined) process.kill(-child.pid, signal);
+      } catch {
+        // The whole group is gone already.
+      }
+    };
+    const timer = setTimeout(() => {
+      timedOut = true;
+      end('SIGTERM');
+      setTimeout(end, 10_000, 'SIGKILL').unref();
+    }, limit);
+    child.stdout.on('data', (chunk) => {
+      process.stdout.write(chunk);
+      tail = (tail + chunk).slice(-65_536);
+    });
+    child.on('error', (error) => {
+      clearTimeout(timer);
+      resolve(error.message);
+    });
+    child.on('exit', () => {
+      // What still holds the standard output five seconds later was forgotten.
+      setTimeout(() => {
+        leftBehind = true;
+        end('SIGKILL');
+      }, 5000).unref();
+    });
+    child.on('close', (status, signal) => {
+      clearTimeout(timer);
+      if (timedOut) resolve(`still running after ${(limit / 1000).toFixed(0)} s`);
+      else if (leftBehind) resolve('it ended, but a process that it started did not');
+      else if (status !== 0) resolve(signal === null ? `exit status ${status}` : `ended by ${signal}`);
+      else resolve(values.expect === undefined ? undefined : unexpected(tail, JSON.parse(values.expect)));
+    });
+  });
+}
+
+/**
+ * Compares the last line of JSON in `output` with the fields that it must hold.
+ * @param {string} output
+ * @param {Record<string, unknown>} expected
+ */
+function unexpected(output, expected) {
+  const line = output
+    .trimEnd()
+    .split('\n')
+    .findLast((text) => text.startsWith('{'));
+  if (line === undefined) return 'it printed no line of JSON';
+  const got = JSON.parse(line);
+  const wrong = Object.entries(expected).filter(([key, value]) => got[key] !== value);
+  return wrong.length === 0 ? undefined : `expected ${values.expect}, the last line was ${line}`;
+}
+
+/** @param {boolean} failed */
+function countCases(failed) {
+  const runs = existsSync(tally)
+    ? readFileSync(tally, 'utf8')
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line))
+    : [];
+  if (runs.length === 0) return { passed: failed ? 0 : 1, failed: failed ? 1 : 0, skipped: [] };
+  const total = {
+    passed: runs.reduce((sum, { passed }) => sum + passed, 0),
+    failed: runs.reduce((sum, { failed: count }) => sum + count, 0),
+    skipped: runs.flatMap(({ skipped }) => skipped),
+  };
+  // A command that failed, though none of its tests did, counts as one failure of its own.
+  if (failed && total.failed === 0) total.failed = 1;
+  return total;
+}

@@ -1,0 +1,29 @@
+/** Adds up what the steps of .ci/run counted in $CI_RESULTS; the last line is `N passed, N failed, N skipped`. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+const file = join(process.env['CI_RESULTS'] ?? '', 'steps.jsonl');
+const steps = existsSync(file)
+  ? readFileSync(file, 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+  : [];
+
+process.stdout.write('\n== summary\n');
+let passed = 0;
+let failed = 0;
+/** @type {string[]} */
+const skipped = [];
+for (const step of steps) {
+  passed += step.passed;
+  failed += step.failed;
+  skipped.push(...step.skipped.map((/** @type {string} */ name) => `${step.name}: ${name}`));
+  const counts = `${step.passed} passed, ${step.failed} failed, ${step.skipped.length} skipped`;
+  process.stdout.write(
+    `${step.problem === undefined ? '  ' : '✗ '}${step.name}: ${counts}, ${step.seconds.toFixed(1)} s${step.problem === undefined ? '' : `: ${step.problem}`}\n`,
+  );
+}
+for (const name of skipped) process.stdout.write(`○ skipped  ${name}\n`);
+process.stdout.write(`${passed} passed, ${failed} failed, ${skipped.length} skipped\n`);
+if (failed > 0 || passed === 0) process.exitCode = 1;

@@ -1,0 +1,50 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
+
+/** How long a socket, worker or timer may take to close after the last test of a file. */
+const GRACE_MS = 1000;
+
+/**
+ * Node's environment, and one rule more: a test file that leaves a socket, a timer, a thread or a child process open
+ * fails. Jest alone would hang without a word, or end its worker and say nothing of it.
+ */
+export default class OpenHandlesEnvironment extends NodeEnvironment {
+  /** @type {string[]} */
+  #before = [];
+
+  /** @override */
+  async setup() {
+    await super.setup();
+    this.#before = process.getActiveResourcesInfo();
+  }
+
+  /**
+   * @param {{ name: string }} event
+   * @param {{ unhandledErrors: unknown[] }} state
+   */
+  async handleTestEvent(event, state) {
+    if (event.name !== 'run_finish') return;
+    const deadline = Date.now() + GRACE_MS;
+    let left = this.#left();
+    while (left.length > 0 && Date.now() < deadline) {
+      await sleep(10);
+      left = this.#left();
+    }
+    if (left.length === 0) return;
+    const error = new Error(
+      `this file left open: ${left.join(', ')}. Close them in the test; \`npm run jest -- --detectOpenHandles FILE\` shows where they come from`,
+    );
+    error.stack = error.message;
+    state.unhandledErrors.push(error);
+  }
+
+  /** What keeps the process alive now and did not before the file ran. */
+  #left() {
+    const left = process.getActiveResourcesInfo();
+    for (const kind of this.#before) {
+      const at = left.indexOf(kind);
+      if (at !== -1) left.splice(at, 1);
+    }
+    return left;
+  }
+}

@@ -1,0 +1,56 @@
+import { appendFileSync } from 'node:fs';
+import { relative } from 'node:path';
+
+/**
+ * Shows every skipped test after the run, and makes the run fail when one does not say why. The reason stands at the
+ * end of the test's name or of a `describe` around it: `(skipped: no /dev/kvm)`.
+ *
+ * With `TALLY_FILE` in the environment it also appends the run's counts to that file, one JSON line a run: .ci/run adds
+ * them up.
+ */
+export default class SkipReporter {
+  #globalConfig;
+  /** @type {string[]} */
+  #withoutReason = [];
+
+  /** @param {import('jest').Config & { rootDir: string, testNamePattern?: string }} globalConfig */
+  constructor(globalConfig) {
+    this.#globalConfig = globalConfig;
+  }
+
+  /**
+   * @param {unknown} _contexts
+   * @param {import('@jest/test-result').AggregatedResult} results
+   */
+  onRunComplete(_contexts, results) {
+    const skipped = results.testResults.flatMap((file) =>
+      file.testResults
+        .filter(({ status }) => status !== 'passed' && status !== 'failed')
+        .map(({ fullName }) => `${relative(this.#globalConfig.rootDir, file.testFilePath)}: ${fullName}`),
+    );
+    // With -t every other test counts as pending; that is what was asked for.
+    if (this.#globalConfig.testNamePattern === undefined || this.#globalConfig.testNamePattern === '') {
+      this.#withoutReason = skipped.filter((name) => !/\(skipped: [^)]+\)/.test(name));
+      for (const name of skipped) process.stderr.write(`○ skipped  ${name}\n`);
+    }
+    const tally = process.env['TALLY_FILE'];
+    if (tally !== undefined) {
+      const brokenFiles = results.testResults.filter(
+        (file) => file.testExecError !== undefined && file.numFailingTests === 0,
+      ).length;
+      const counts = {
+        passed: results.numPassedTests,
+        failed: results.numFailedTests + brokenFiles + this.#withoutReason.length,
+        skipped,
+      };
+      appendFileSync(tally, `${JSON.stringify(counts)}\n`);
+    }
+  }
+
+  getLastError() {
+    if (this.#withoutReason.length === 0) return undefined;
+    return new Error(
+      `a skipped test says why, as "(skipped: reason)" in its name; these do not:\n  ${this.#withoutReason.join('\n  ')}`,
+    );
+  }
+}
