@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { constants } from 'node:os';
 import type { DemoEvent } from './demo-event.js';
-import { chooseGuestKind, parseBeat } from './demo-guest.js';
+import { chooseGuestKind } from './demo-guest.js';
 import { parseArguments } from './options.js';
 import { DemoRun } from './run.js';
 import { jsonOutput, liveOutput, plainOutput } from './view/output.js';
@@ -18,7 +18,7 @@ if (parsed.kind === 'exit') {
   const live = options.output === 'auto' && process.stdout.isTTY && process.env['TERM'] !== 'dumb';
   const output = options.output === 'json' ? jsonOutput(write) : live ? liveOutput(process.stdout, now) : plainOutput(write);
 
-  const run = new DemoRun(options, chooseGuestKind(options.kvm), parseBeat, (event: DemoEvent) => output.show({ ...event, atMs: now() }));
+  const run = new DemoRun(options, chooseGuestKind(options.kvm), (event: DemoEvent) => output.show({ ...event, atMs: now() }));
   let signalled: NodeJS.Signals | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
     // The second time the person means it.

@@ -1,3 +1,7 @@
+import { MAXIMUM_VCPUS, PAGE_SIZE, RAM_LOW_LIMIT } from '../guest/layout.js';
+import type { RamSizes } from '../guest/working-set.js';
+import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
+
 /**
  * What guest to build: chosen on the command line, sent to the destination as the migration's description. The
  * destination builds a machine of the same shape from it, so it is checked like anything else that a peer sends.
@@ -15,10 +19,11 @@ export interface GuestSpec {
   readonly heartbeatMs: number;
 }
 
-export const PAGE_SIZE = 4096;
-/** Where RAM is interrupted for devices; what does not fit below continues at 4 GiB. */
-export const MIN_MEMORY_BYTES = 16 * 2 ** 20;
-export const MAX_VCPUS = 8;
+/** The guest's RAM below the PCI hole and above 4 GiB. */
+export function ramSizes(memoryBytes: number): RamSizes {
+  const low = Math.min(memoryBytes, RAM_LOW_LIMIT);
+  return { low, high: memoryBytes - low };
+}
 
 /** Takes apart a description that came over the network. Throws a `TypeError` that names what is wrong. */
 export function guestSpecFrom(description: unknown): GuestSpec {
@@ -34,11 +39,11 @@ export function guestSpecFrom(description: unknown): GuestSpec {
     if (value !== undefined) return value;
     throw new TypeError(`the description's ${name} must be one of ${values.join(', ')}, got ${String(given[name])}`);
   };
-  const memoryBytes = integer('memoryBytes', MIN_MEMORY_BYTES, 2 ** 42);
+  const memoryBytes = integer('memoryBytes', MIN_MEMORY_BYTES, MAX_MEMORY_BYTES);
   return {
     kind: oneOf('kind', ['kvm', 'software']),
     memoryBytes,
-    vcpus: integer('vcpus', 1, MAX_VCPUS),
+    vcpus: integer('vcpus', 1, MAXIMUM_VCPUS),
     dirtyPagesPerSecond: integer('dirtyPagesPerSecond', 0, 2 ** 31 - 1),
     workingSetBytes: integer('workingSetBytes', PAGE_SIZE, memoryBytes),
     order: oneOf('order', ['sequential', 'random']),

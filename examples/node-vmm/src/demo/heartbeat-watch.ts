@@ -1,63 +1,52 @@
+import { type HeartbeatLine, HeartbeatMonitor, parseGuestLine } from '../guest/heartbeat.js';
 import type { ConsoleLine } from './console-lines.js';
 import type { HostName } from './demo-event.js';
 
-/** What the guest's heartbeat says that the demo needs; times by the guest's own clock. */
-export interface Beat {
-  /** From 1, and one more each time. */
-  readonly count: number;
-  /** Longest stretch since the last heartbeat in which the guest did not run. */
-  readonly stallMs: number;
-  /** Page writes so far, of all vCPUs. */
-  readonly writes: number;
-}
-
-export type BeatParser = (line: string) => Beat | undefined;
-
 /**
- * Follows the guest's heartbeat across hosts. A counter that does not go on by exactly one means that console output or
- * a piece of the guest's memory was lost, repeated or old.
+ * Follows the guest's console lines across hosts. A heartbeat that does not go on by exactly one, a clock that goes
+ * back, a defect that the guest reports: each means that console output or a piece of the guest was lost, repeated or
+ * old.
  */
 export class HeartbeatWatch {
-  readonly #parse: BeatParser;
   readonly #onDefect: (message: string) => void;
-  #last: Beat | undefined;
+  readonly #monitor = new HeartbeatMonitor();
   #beats = 0;
-  #waiters: { readonly done: (beat: Beat) => boolean; readonly resolve: () => void }[] = [];
+  #waiters: { readonly done: (beat: HeartbeatLine) => boolean; readonly resolve: () => void }[] = [];
   /** Beats still to look at for the gap of the last switchover, and the longest stall among them. */
   #gap = { host: undefined as HostName | undefined, beatsLeft: 0, longestMs: 0 };
 
-  constructor(parse: BeatParser, onDefect: (message: string) => void) {
-    this.#parse = parse;
+  constructor(onDefect: (message: string) => void) {
     this.#onDefect = onDefect;
   }
 
+  /** Heartbeats seen. */
   get beats(): number {
     return this.#beats;
   }
 
-  get last(): Beat | undefined {
-    return this.#last;
+  get last(): HeartbeatLine | undefined {
+    return this.#monitor.last;
   }
 
-  /** Returns the beat that the line is, if it is one. */
-  see(line: ConsoleLine): Beat | undefined {
-    const beat = this.#parse(line.text);
-    if (beat === undefined) return undefined;
-    const expected = this.#last === undefined ? beat.count : this.#last.count + 1;
-    if (beat.count !== expected) this.#onDefect(`heartbeat ${expected} was expected and ${beat.count} came`);
-    this.#last = beat;
+  /** Returns the heartbeat that the line is, if it is one. */
+  see({ host, text }: ConsoleLine): HeartbeatLine | undefined {
+    const line = parseGuestLine(text);
+    if (line.type === 'defect') this.#onDefect(text);
+    if (line.type !== 'heartbeat') return undefined;
+    const wrong = this.#monitor.observe(line);
+    if (wrong !== undefined) this.#onDefect(wrong);
     this.#beats++;
-    if (line.host === this.#gap.host && this.#gap.beatsLeft > 0) {
+    if (host === this.#gap.host && this.#gap.beatsLeft > 0) {
       this.#gap.beatsLeft--;
-      this.#gap.longestMs = Math.max(this.#gap.longestMs, beat.stallMs);
+      this.#gap.longestMs = Math.max(this.#gap.longestMs, line.stall / 1000);
     }
     const waiting = this.#waiters;
     this.#waiters = [];
     for (const waiter of waiting) {
-      if (waiter.done(beat)) waiter.resolve();
+      if (waiter.done(line)) waiter.resolve();
       else this.#waiters.push(waiter);
     }
-    return beat;
+    return line;
   }
 
   /**
@@ -73,8 +62,11 @@ export class HeartbeatWatch {
     return this.#gap.beatsLeft === 0 ? this.#gap.longestMs : undefined;
   }
 
-  /** Resolves true at a beat that satisfies `done` (looked at from the next beat on), false after `timeoutMs` or when aborted. */
-  until(done: (beat: Beat) => boolean, timeoutMs: number, signal: AbortSignal): Promise<boolean> {
+  /**
+   * Resolves true at a beat that satisfies `done` (looked at from the next beat on), false after `timeoutMs` or when
+   * aborted.
+   */
+  until(done: (beat: HeartbeatLine) => boolean, timeoutMs: number, signal: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {
       const finish = (value: boolean) => {
         clearTimeout(timer);

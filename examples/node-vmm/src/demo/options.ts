@@ -1,5 +1,8 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { MAX_VCPUS, MIN_MEMORY_BYTES, PAGE_SIZE } from './guest-spec.js';
+import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
+import { placeWorkingSet } from '../guest/working-set.js';
+import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
+import { ramSizes } from './guest-spec.js';
 import { formatBytes, parseBytes } from './quantity.js';
 
 /** Ways to break the demo on purpose, for the tests that show that it would notice. */
@@ -32,8 +35,6 @@ export type ParsedArguments =
   /** `--help`, or a mistake: what to print and the exit status. */
   | { readonly kind: 'exit'; readonly status: number; readonly text: string };
 
-/** The guest's own pages (boot parameters, tables, image) need some room beside the working set. */
-const RESERVED_BYTES = 8 * 2 ** 20;
 const DEFAULT_WORKING_SET = 192 * 2 ** 20;
 const ROUND_TRIP_WORKING_SET = 32 * 2 ** 20;
 
@@ -45,8 +46,8 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       'Boots a guest that writes memory on every vCPU, moves it to a second process while it runs, and checks that\n' +
         'nothing was lost: every page of both sides compared before the handover, then by the guest itself.',
     )
-    .option('--memory <size>', 'guest memory, such as 512M or 6G', bytes('--memory', MIN_MEMORY_BYTES), 512 * 2 ** 20)
-    .option('--vcpus <n>', `virtual CPUs, 1 to ${MAX_VCPUS}`, integer('--vcpus', 1, MAX_VCPUS), 2)
+    .option('--memory <size>', 'guest memory, such as 512M or 6G', bytes('--memory', MIN_MEMORY_BYTES, MAX_MEMORY_BYTES), 512 * 2 ** 20)
+    .option('--vcpus <n>', `virtual CPUs, 1 to ${MAXIMUM_VCPUS}`, integer('--vcpus', 1, MAXIMUM_VCPUS), 2)
     .option('--dirty-rate <pages/s>', 'page writes per second over all vCPUs, 0 = flat out', integer('--dirty-rate', 0, 2 ** 31 - 1), 20_000)
     .option('--working-set <size>', 'memory that the guest writes', bytes('--working-set', PAGE_SIZE))
     .addOption(new Option('--order <order>', 'in which the guest writes its pages').choices(['sequential', 'random']).default('random'))
@@ -101,20 +102,21 @@ function demoOptions(command: Command): DemoOptions {
     plain: boolean;
     sabotage?: Sabotage;
   }>();
-  const room = given.memory - RESERVED_BYTES;
   const roundTrips = given.roundTrips ?? 0;
   const usual = roundTrips > 0 ? ROUND_TRIP_WORKING_SET : DEFAULT_WORKING_SET;
-  const workingSet = given.workingSet ?? Math.min(usual, pageFloor(room * 0.75));
-  if (workingSet > room) {
+  const workingSet = given.workingSet ?? Math.min(usual, given.memory / 2);
+  try {
+    placeWorkingSet(ramSizes(given.memory), given.vcpus, pageFloor(workingSet) / PAGE_SIZE);
+  } catch (error) {
     command.error(
       `error: --working-set ${formatBytes(workingSet)} does not fit into --memory ${formatBytes(given.memory)}: ` +
-        `the guest itself needs ${formatBytes(RESERVED_BYTES)} of it`,
+        (error instanceof Error ? error.message : String(error)),
     );
   }
   if (given.json && given.plain) command.error('error: --json and --plain exclude each other');
   if (roundTrips > 0 && !given.verify) command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
   return {
-    memoryBytes: given.memory,
+    memoryBytes: pageFloor(given.memory),
     vcpus: given.vcpus,
     dirtyPagesPerSecond: given.dirtyRate,
     workingSetBytes: pageFloor(workingSet),
@@ -138,12 +140,12 @@ function pageFloor(size: number): number {
   return Math.max(PAGE_SIZE, Math.floor(size / PAGE_SIZE) * PAGE_SIZE);
 }
 
-function bytes(name: string, least: number): (text: string) => number {
+function bytes(name: string, least: number, most = 2 ** 42): (text: string) => number {
   return (text) => {
     const value = parseBytes(text);
     if (value === undefined) throw new InvalidArgumentError(`${name} wants a size such as 512M or 6G.`);
     if (value < least) throw new InvalidArgumentError(`${name} wants at least ${formatBytes(least)}.`);
-    if (value > 2 ** 42) throw new InvalidArgumentError(`${name} wants at most ${formatBytes(2 ** 42)}.`);
+    if (value > most) throw new InvalidArgumentError(`${name} wants at most ${formatBytes(most)}.`);
     return value;
   };
 }

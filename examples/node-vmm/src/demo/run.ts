@@ -2,8 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { MigrationEvent, MigrationSummary } from '@godwit/core';
 import { ConsoleLines } from './console-lines.js';
 import type { DemoEvent, HostName, Result } from './demo-event.js';
-import { type GuestSpec, PAGE_SIZE } from './guest-spec.js';
-import { type BeatParser, HeartbeatWatch } from './heartbeat-watch.js';
+import { PAGE_SIZE } from '../guest/layout.js';
+import type { GuestSpec } from './guest-spec.js';
+import { HeartbeatWatch } from './heartbeat-watch.js';
 import { HostProcess } from './host-process.js';
 import type { CheckReport, HostMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
@@ -53,7 +54,7 @@ export class DemoRun {
   #at: HostName = 'source';
   #migrating = false;
 
-  constructor(options: DemoOptions, kind: GuestSpec['kind'], parseBeat: BeatParser, emit: (event: DemoEvent) => void) {
+  constructor(options: DemoOptions, kind: GuestSpec['kind'], emit: (event: DemoEvent) => void) {
     this.#options = options;
     this.#emit = emit;
     this.#spec = {
@@ -66,7 +67,7 @@ export class DemoRun {
       wholePages: options.wholePages,
       heartbeatMs: HEARTBEAT_MS,
     };
-    this.#watch = new HeartbeatWatch(parseBeat, (message) => this.#defect(this.#at, message));
+    this.#watch = new HeartbeatWatch((message) => this.#defect(this.#at, message));
     this.#console = new ConsoleLines((line) => {
       const beat = this.#watch.see(line);
       emit({ event: 'console', ...line, ...(beat === undefined ? {} : { beat: beat.count }) });

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { type ConsoleLine, ConsoleLines } from '../../dist/demo/console-lines.js';
-import { type Beat, HeartbeatWatch } from '../../dist/demo/heartbeat-watch.js';
+import { HeartbeatWatch } from '../../dist/demo/heartbeat-watch.js';
 
 function collected(): { readonly lines: ConsoleLine[]; readonly console: ConsoleLines } {
   const lines: ConsoleLine[] = [];
@@ -31,33 +31,37 @@ describe('the console of a guest that moves', () => {
 });
 
 describe('the heartbeat', () => {
-  const parse = (line: string): Beat | undefined => {
-    const [, count, stallMs] = /^beat (\d+) (\d+)$/.exec(line) ?? [];
-    return count === undefined ? undefined : { count: Number(count), stallMs: Number(stallMs), writes: 0 };
-  };
+  /** A beat as the guest prints it; 100 ms apart. */
+  const beat = (count: number, stallMs = 0) =>
+    `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${count * 100_000}us gap=100000us stall=${stallMs * 1000}us writes=${count * 10} mail=${count}`;
 
   function watch(): { readonly defects: string[]; readonly see: (host: ConsoleLine['host'], text: string) => void; readonly beats: HeartbeatWatch } {
     const defects: string[] = [];
-    const beats = new HeartbeatWatch(parse, (message) => defects.push(message));
+    const beats = new HeartbeatWatch((message) => defects.push(message));
     return { defects, beats, see: (host, text) => void beats.see({ host, text }) };
   }
 
   test('goes on by exactly one; a lost, repeated or old beat is a defect', () => {
     const { defects, see } = watch();
-    for (const line of ['hello', 'beat 7 0', 'beat 8 0', 'beat 10 0', 'beat 10 0', 'beat 3 0']) see('source', line);
-    expect(defects).toHaveLength(3);
-    expect(defects[0]).toBe('heartbeat 9 was expected and 10 came');
+    for (const line of ['hello', beat(7), beat(8), beat(10), beat(10), beat(3)]) see('source', line);
+    expect(defects).toEqual(['heartbeat 10 after 8', 'heartbeat 10 after 10', 'heartbeat 3 after 10']);
+  });
+
+  test('a defect that the guest reports is one here', () => {
+    const { defects, see } = watch();
+    see('destination', '[guest] defect kind=stale vcpu=1 gpa=0x0000000000524000 offset=0x0000000000000000 expected=0x18 found=0x16');
+    expect(defects).toHaveLength(1);
   });
 
   test('the gap is the longest stall told by the first two beats after the move', () => {
     const { beats, see } = watch();
-    see('source', 'beat 1 900');
+    see('source', beat(1, 900));
     beats.expectGapAt('destination');
-    see('source', 'beat 2 800');
-    see('destination', 'beat 3 5');
+    see('source', beat(2, 800));
+    see('destination', beat(3, 5));
     expect(beats.gapMs).toBeUndefined();
-    see('destination', 'beat 4 120');
-    see('destination', 'beat 5 700');
+    see('destination', beat(4, 120));
+    see('destination', beat(5, 700));
     expect(beats.gapMs).toBe(120);
   });
 
@@ -65,7 +69,7 @@ describe('the heartbeat', () => {
     const { beats, see } = watch();
     const never = new AbortController();
     const third = beats.until(({ count }) => count === 3, 5000, never.signal);
-    for (const count of [1, 2, 3]) see('source', `beat ${count} 0`);
+    for (const count of [1, 2, 3]) see('source', beat(count));
     await expect(third).resolves.toBe(true);
     await expect(beats.until(() => true, 5, never.signal)).resolves.toBe(false);
     await expect(beats.until(() => true, 5000, AbortSignal.abort())).resolves.toBe(false);

@@ -1,6 +1,6 @@
 import type { RoundRecord } from '@godwit/core';
 import type { HostName } from '../demo-event.js';
-import { PAGE_SIZE } from '../guest-spec.js';
+import { PAGE_SIZE } from '../../guest/layout.js';
 import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
 import { bar, gauge, sparkline, stackedBar } from './chart.js';
 import { cut, type Span, type StyledLine, span, spread } from './styled-line.js';

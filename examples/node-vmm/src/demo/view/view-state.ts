@@ -1,6 +1,7 @@
 import type { MigrationState, MigrationSummary, Progress, RoundRecord } from '@godwit/core';
 import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
-import { type GuestSpec, PAGE_SIZE } from '../guest-spec.js';
+import { PAGE_SIZE } from '../../guest/layout.js';
+import type { GuestSpec } from '../guest-spec.js';
 
 const HISTORY = 120;
 const CONSOLE_LINES = 400;

@@ -1,0 +1,163 @@
+/** The program of a host process: holds at most one guest and does what the controller asks. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { GodwitError, type LinkListener, type Migration, migrate, type Reception, receive } from '@godwit/core';
+import { connectTo, listenOn, tcp, unix } from '@godwit/transport';
+import { buildGuest, type DemoGuest } from './demo-guest.js';
+import { type GuestSpec, guestSpecFrom } from './guest-spec.js';
+import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
+import type { Sabotage } from './options.js';
+
+/** Closing waits for vCPU threads; when one hangs in the kernel, the process still has to go. */
+const LAST_RESORT_MS = 3000;
+
+type Handlers = { [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']> };
+
+class Host {
+  #guest: DemoGuest | undefined;
+  #migration: Migration | undefined;
+  #listener: LinkListener | undefined;
+  #reception: Reception | undefined;
+  #arriving: DemoGuest | undefined;
+  #socketDirectory: string | undefined;
+  /** What to leave out; set by the tests that must fail. */
+  #sabotage: Sabotage | undefined;
+
+  readonly handlers: Handlers = {
+    boot: async ({ spec, sabotage }) => {
+      this.#sabotage = sabotage;
+      this.#guest = await this.#build(spec);
+      await this.#guest.boot();
+      return { note: this.#guest.note };
+    },
+
+    listen: async ({ transport, sabotage }) => {
+      this.#sabotage = sabotage;
+      const { address, listener } = await this.#listen(transport);
+      this.#listener = listener;
+      const reception = receive(listener, {
+        prepare: async (description) => {
+          this.#arriving = await this.#build(guestSpecFrom(description));
+          return this.#arriving.vm;
+        },
+      });
+      this.#reception = reception;
+      return address;
+    },
+
+    adopt: async () => {
+      if (this.#reception === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'nobody listens here: ask to listen first');
+      try {
+        const { summary } = await this.#reception.result;
+        this.#guest = this.#arriving;
+        return summary;
+      } finally {
+        this.#arriving = undefined;
+        this.#reception = undefined;
+        await this.#stopListening();
+      }
+    },
+
+    migrate: async ({ address, downtimeLimitMs, maxBandwidth, verify }) => {
+      const guest = this.#running();
+      const transport = address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
+      const migration = migrate(guest.vm, connectTo(transport), { description: guest.spec, downtimeLimitMs, bandwidthLimit: maxBandwidth, verify });
+      this.#migration = migration;
+      // Failures are told by `result`.
+      migration.subscribe({ next: (event) => send({ type: 'migration', event }), error: () => {} });
+      try {
+        return await migration.result;
+      } finally {
+        this.#migration = undefined;
+      }
+    },
+
+    cancel: async () => {
+      this.#migration?.cancel('interrupted');
+      return null;
+    },
+
+    check: async () => {
+      const guest = this.#running();
+      await guest.vm.pause();
+      try {
+        return guest.check();
+      } finally {
+        await guest.vm.resume();
+      }
+    },
+
+    memory: async () => ({ guestBytes: this.#guest?.allocatedBytes() ?? 0, residentBytes: process.memoryUsage.rss() }),
+
+    release: async () => {
+      const guest = this.#guest;
+      this.#guest = undefined;
+      await guest?.close();
+      return null;
+    },
+  };
+
+  /** Frees everything, so that nothing keeps the process alive. */
+  async close(): Promise<void> {
+    this.#migration?.cancel('the host is shutting down');
+    this.#reception?.cancel('the host is shutting down');
+    await Promise.allSettled([this.#migration?.result, this.#reception?.result]);
+    await Promise.allSettled([this.#guest?.close(), this.#arriving?.close(), this.#stopListening()]);
+  }
+
+  #running(): DemoGuest {
+    if (this.#guest === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is no guest at this host');
+    return this.#guest;
+  }
+
+  #build(spec: GuestSpec): Promise<DemoGuest> {
+    return buildGuest(spec, {
+      sabotage: this.#sabotage,
+      onConsole: (text) => send({ type: 'console', text }),
+      onDefect: (message) => send({ type: 'defect', message }),
+    });
+  }
+
+  async #listen(transport: 'tcp' | 'unix'): Promise<{ readonly address: Address; readonly listener: LinkListener }> {
+    if (transport === 'tcp') {
+      const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+      return { listener, address: { transport, host: '127.0.0.1', port: listener.listener.port } };
+    }
+    this.#socketDirectory = await mkdtemp(join(tmpdir(), 'godwit-'));
+    const path = join(this.#socketDirectory, 'migration.sock');
+    return { listener: await listenOn(unix({ path })), address: { transport, path } };
+  }
+
+  async #stopListening(): Promise<void> {
+    await this.#listener?.close();
+    this.#listener = undefined;
+    if (this.#socketDirectory !== undefined) await rm(this.#socketDirectory, { recursive: true, force: true });
+    this.#socketDirectory = undefined;
+  }
+}
+
+function send(message: HostMessage): void {
+  // A controller that is gone is noticed by `disconnect`.
+  if (process.connected) process.send?.(message, undefined, undefined, () => {});
+}
+
+const host = new Host();
+
+async function answer({ id, command, request }: HostRequest): Promise<void> {
+  try {
+    const handler = host.handlers[command] as (request: unknown) => Promise<unknown>;
+    send({ type: 'reply', id, value: await handler(request) });
+  } catch (error) {
+    const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', `the host failed to ${command}`);
+    send({ type: 'error', id, error: { code, message } });
+  }
+}
+
+process.on('message', (message) => void answer(message as HostRequest));
+process.once('disconnect', () => {
+  setTimeout(() => process.kill(process.pid, 'SIGKILL'), LAST_RESORT_MS).unref();
+  void host.close().finally(() => process.exit());
+});
+// A terminal sends Ctrl-C to the whole group; it is the controller that decides.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});

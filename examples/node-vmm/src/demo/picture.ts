@@ -1,0 +1,25 @@
+/**
+ * Draws the README's picture from a recorded run:
+ *
+ *     npm run demo -- --json > run.jsonl && node examples/node-vmm/dist/demo/picture.js < run.jsonl > docs/demo.svg
+ */
+import { createInterface } from 'node:readline';
+import type { TimedEvent } from './demo-event.js';
+import { render } from './view/render.js';
+import { svg } from './view/svg.js';
+import { EMPTY_VIEW, reduce } from './view/view-state.js';
+
+const COLUMNS = 96;
+const ROWS = 35;
+
+let view = EMPTY_VIEW;
+let atMs = 0;
+for await (const line of createInterface({ input: process.stdin })) {
+  // npm prints the script's name first.
+  if (!line.startsWith('{')) continue;
+  // The program's own output: written by json-lines.ts of the same version.
+  const event = { atMs, ...(JSON.parse(line) as object) } as TimedEvent;
+  atMs = event.atMs;
+  view = reduce(view, event);
+}
+process.stdout.write(svg(render(view, COLUMNS, ROWS, atMs), COLUMNS, 'npm run demo: a KVM guest moves between two processes'));
