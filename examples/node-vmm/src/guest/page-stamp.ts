@@ -1,0 +1,188 @@
+/**
+ * The stamps in a page. Six of them, 16 bytes each, at 0, 816, 1632, ... 4080: the first starts the page, the last ends
+ * it. All fields are little-endian u32:
+ *
+ *     0 generation   4 page number   8 writer | index << 16   12 checksum
+ *
+ * The checksum is the sum of the other fields, each times an odd constant, modulo 2^32: a change of any one field is
+ * noticed for certain, of several with 1 - 2^-32. The index (0..5) is part of it, so stamps cannot change places.
+ * In whole-page mode the 100 quadwords between two stamps hold what the second half of a stamp with index 6 would be.
+ *
+ * A page of generation 0 was never written and is zero. Pages are addressed as (words, at): the word index of the page's
+ * first byte in a window of guest RAM. Nothing here allocates except a diagnosis.
+ */
+import type { DefectKind } from './ports.js';
+
+export const STAMPS = 6;
+/** Bytes from one stamp to the next. */
+export const STAMP_SPACING = 816;
+/** Writer number of the VMM, for mailbox pages. */
+export const HOST_WRITER = 0xff00;
+
+const SPACING_WORDS = STAMP_SPACING / 4;
+const BODY_INDEX = STAMPS;
+const MIX_PAGE = 0x9e3779b1;
+const MIX_GENERATION = 0x85ebca6b;
+const MIX_WRITER = 0xc2b2ae35;
+const MIX_INDEX = 0x27d4eb2f;
+
+/** What a page should say. */
+export interface PageIdentity {
+  /** Guest-physical address divided by 4096; less than 2^32. */
+  page: number;
+  generation: number;
+  /** vCPU, or HOST_WRITER. */
+  writer: number;
+}
+
+/** What is wrong with a page. */
+export interface PageFault {
+  readonly kind: DefectKind;
+  /** Byte offset in the page. */
+  readonly offset: number;
+  readonly expected: number;
+  readonly found: number;
+}
+
+export function stampChecksum(page: number, generation: number, writer: number, index: number): number {
+  return (
+    (Math.imul(page, MIX_PAGE) +
+      Math.imul(generation, MIX_GENERATION) +
+      Math.imul(writer, MIX_WRITER) +
+      Math.imul(index, MIX_INDEX)) >>>
+    0
+  );
+}
+
+/** Writes a page in the order in which the guest does: ascending. */
+export function writePage(words: Uint32Array, at: number, identity: PageIdentity, wholePage: boolean): void {
+  const { page, generation, writer } = identity;
+  const bodyLow = writer | (BODY_INDEX << 16);
+  const bodyHigh = stampChecksum(page, generation, writer, BODY_INDEX);
+  for (let index = 0; index < STAMPS; index++) {
+    const stamp = at + index * SPACING_WORDS;
+    words[stamp] = generation;
+    words[stamp + 1] = page;
+    words[stamp + 2] = writer | (index << 16);
+    words[stamp + 3] = stampChecksum(page, generation, writer, index);
+    if (wholePage && index < STAMPS - 1) {
+      for (let word = stamp + 4; word < stamp + SPACING_WORDS; word += 2) {
+        words[word] = bodyLow;
+        words[word + 1] = bodyHigh;
+      }
+    }
+  }
+}
+
+/** Word `word` (0..1023) of a page, as it should be. Words that are in no stamp are 0 in stamp mode. */
+function expectedWord(identity: PageIdentity, word: number): number {
+  const { page, generation, writer } = identity;
+  if (generation === 0) return 0;
+  const field = word % SPACING_WORDS;
+  const index = field < 4 ? (word - field) / SPACING_WORDS : BODY_INDEX;
+  if (field === 0) return generation;
+  if (field === 1) return page;
+  return (field & 1) === 0 ? writer | (index << 16) : stampChecksum(page, generation, writer, index);
+}
+
+/** Whether the page is what it should be; generation 0 means zero (at the stamps, or everywhere in whole-page mode). */
+export function isPageRight(words: Uint32Array, at: number, identity: PageIdentity, wholePage: boolean): boolean {
+  const { page, generation, writer } = identity;
+  const written = generation !== 0;
+  for (let index = 0; index < STAMPS; index++) {
+    const stamp = at + index * SPACING_WORDS;
+    if (
+      words[stamp] !== generation ||
+      words[stamp + 1] !== (written ? page : 0) ||
+      words[stamp + 2] !== (written ? writer | (index << 16) : 0) ||
+      words[stamp + 3] !== (written ? stampChecksum(page, generation, writer, index) : 0)
+    ) {
+      return false;
+    }
+  }
+  return !wholePage || wrongBodyWord(words, at, identity) < 0;
+}
+
+/** First word (0..1023) between the stamps that is not what it should be, or -1. */
+function wrongBodyWord(words: Uint32Array, at: number, identity: PageIdentity): number {
+  const low = expectedWord(identity, 4);
+  const high = expectedWord(identity, 5);
+  for (let index = 0; index < STAMPS - 1; index++) {
+    const end = (index + 1) * SPACING_WORDS;
+    for (let word = index * SPACING_WORDS + 4; word < end; word += 2) {
+      if (words[at + word] !== low) return word;
+      if (words[at + word + 1] !== high) return word + 1;
+    }
+  }
+  return -1;
+}
+
+/**
+ * Whether the page is on its way from `identity.generation` to the next: in the order of the guest's stores (quadwords,
+ * ascending) first only new ones, then only old ones. True at both ends as well.
+ */
+export function isPageMidWrite(words: Uint32Array, at: number, identity: PageIdentity, wholePage: boolean): boolean {
+  const next = { ...identity, generation: identity.generation + 1 };
+  let old = false;
+  for (let word = 0; word < 1024; word += 2) {
+    if (!wholePage && word % SPACING_WORDS >= 4) continue;
+    const low = words[at + word];
+    const high = words[at + word + 1];
+    if (!old && low === expectedWord(next, word) && high === expectedWord(next, word + 1)) continue;
+    old = true;
+    if (low !== expectedWord(identity, word) || high !== expectedWord(identity, word + 1)) return false;
+  }
+  return true;
+}
+
+/** Says what is wrong with a page, in the guest's own order of questions; undefined when nothing is. */
+export function diagnosePage(
+  words: Uint32Array,
+  at: number,
+  identity: PageIdentity,
+  wholePage: boolean,
+): PageFault | undefined {
+  if (isPageRight(words, at, identity, wholePage)) return undefined;
+  const word = (index: number, field: number): number => words[at + index * SPACING_WORDS + field] ?? 0;
+  const indexes = Array.from({ length: STAMPS }, (_, index) => index);
+  const zero = indexes.every((index) => [0, 1, 2, 3].every((field) => word(index, field) === 0));
+  if (zero && identity.generation !== 0) return { kind: 'lost', offset: 0, expected: identity.generation, found: 0 };
+  if (!zero) {
+    // Is every stamp in itself right?
+    for (const index of indexes) {
+      const writer = word(index, 2) & 0xffff;
+      const offset = index * STAMP_SPACING;
+      const tag = (writer | (index << 16)) >>> 0;
+      if (word(index, 2) !== tag) return { kind: 'torn', offset: offset + 8, expected: tag, found: word(index, 2) };
+      const checksum = stampChecksum(word(index, 1), word(index, 0), writer, index);
+      if (word(index, 3) !== checksum) {
+        return { kind: 'torn', offset: offset + 12, expected: checksum, found: word(index, 3) };
+      }
+    }
+    // Do they say the same?
+    for (const index of indexes) {
+      for (const field of [0, 1, 2]) {
+        const expected = field === 2 ? word(0, 2) & 0xffff : word(0, field);
+        const found = field === 2 ? word(index, 2) & 0xffff : word(index, field);
+        if (expected !== found) return { kind: 'torn', offset: index * STAMP_SPACING + field * 4, expected, found };
+      }
+    }
+    // A whole page, but the wrong one?
+    const found = { generation: word(0, 0), page: word(0, 1), writer: word(0, 2) & 0xffff };
+    if (found.page !== identity.page) {
+      return { kind: 'misplaced', offset: 4, expected: identity.page, found: found.page };
+    }
+    if (found.writer !== identity.writer) {
+      return { kind: 'foreign-writer', offset: 8, expected: identity.writer, found: found.writer };
+    }
+    if (found.generation !== identity.generation) {
+      const kind = found.generation < identity.generation ? 'stale' : 'table';
+      return { kind, offset: 0, expected: identity.generation, found: found.generation };
+    }
+  }
+  const body = wrongBodyWord(words, at, identity);
+  if (body >= 0) {
+    return { kind: 'torn', offset: body * 4, expected: expectedWord(identity, body), found: words[at + body] ?? 0 };
+  }
+  return { kind: 'changed', offset: 0, expected: identity.generation, found: word(0, 0) };
+}
