@@ -58,7 +58,10 @@ export class Cpuid {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const count = bytes.byteLength >= kvmCpuid2.size ? view.getUint32(0, true) : 0;
     if (count === 0 || count > MAX_ENTRIES || bytes.byteLength < kvmCpuid2.size + count * kvmCpuidEntry2.size) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${count} CPUID entries do not fit the ${bytes.byteLength} bytes given`);
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `${count} CPUID entries do not fit the ${bytes.byteLength} bytes given`,
+      );
     }
     const entries: CpuidEntry[] = [];
     const { fields } = kvmCpuidEntry2;

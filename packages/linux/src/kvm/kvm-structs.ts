@@ -110,23 +110,68 @@ export const kvmSregs = {
   },
 } as const satisfies StructLayout;
 
-export const kvmSregs2 = { header, struct: 'kvm_sregs2', size: 320, fields: { cr0: [224, 8], flags: [280, 8], pdptrs: [288, 32] } } as const satisfies StructLayout;
+export const kvmSregs2 = {
+  header,
+  struct: 'kvm_sregs2',
+  size: 320,
+  fields: { cr0: [224, 8], flags: [280, 8], pdptrs: [288, 32] },
+} as const satisfies StructLayout;
 export const kvmFpu = { header, struct: 'kvm_fpu', size: 416, fields: {} } as const satisfies StructLayout;
 /** The part with a fixed size; KVM_CAP_XSAVE2 tells how many bytes KVM_GET_XSAVE2 writes. */
 export const kvmXsave = { header, struct: 'kvm_xsave', size: 4096, fields: {} } as const satisfies StructLayout;
-export const kvmXcrs = { header, struct: 'kvm_xcrs', size: 392, fields: { nr_xcrs: [0, 4], flags: [4, 4], xcrs: [8, 256] } } as const satisfies StructLayout;
+export const kvmXcrs = {
+  header,
+  struct: 'kvm_xcrs',
+  size: 392,
+  fields: { nr_xcrs: [0, 4], flags: [4, 4], xcrs: [8, 256] },
+} as const satisfies StructLayout;
 export const kvmDebugregs = { header, struct: 'kvm_debugregs', size: 128, fields: {} } as const satisfies StructLayout;
-export const kvmLapicState = { header, struct: 'kvm_lapic_state', size: 1024, fields: {} } as const satisfies StructLayout;
-export const kvmVcpuEvents = { header, struct: 'kvm_vcpu_events', size: 64, fields: { flags: [20, 4] } } as const satisfies StructLayout;
-export const kvmMpState = { header, struct: 'kvm_mp_state', size: 4, fields: { mp_state: [0, 4] } } as const satisfies StructLayout;
+export const kvmLapicState = {
+  header,
+  struct: 'kvm_lapic_state',
+  size: 1024,
+  fields: {},
+} as const satisfies StructLayout;
+export const kvmVcpuEvents = {
+  header,
+  struct: 'kvm_vcpu_events',
+  size: 64,
+  fields: { flags: [20, 4] },
+} as const satisfies StructLayout;
+export const kvmMpState = {
+  header,
+  struct: 'kvm_mp_state',
+  size: 4,
+  fields: { mp_state: [0, 4] },
+} as const satisfies StructLayout;
 
 /** Followed by `nmsrs` entries. */
-export const kvmMsrs = { header, struct: 'kvm_msrs', size: 8, fields: { nmsrs: [0, 4] } } as const satisfies StructLayout;
-export const kvmMsrEntry = { header, struct: 'kvm_msr_entry', size: 16, fields: { index: [0, 4], data: [8, 8] } } as const satisfies StructLayout;
+export const kvmMsrs = {
+  header,
+  struct: 'kvm_msrs',
+  size: 8,
+  fields: { nmsrs: [0, 4] },
+} as const satisfies StructLayout;
+export const kvmMsrEntry = {
+  header,
+  struct: 'kvm_msr_entry',
+  size: 16,
+  fields: { index: [0, 4], data: [8, 8] },
+} as const satisfies StructLayout;
 /** Followed by `nmsrs` numbers of 4 bytes. */
-export const kvmMsrList = { header, struct: 'kvm_msr_list', size: 4, fields: { nmsrs: [0, 4] } } as const satisfies StructLayout;
+export const kvmMsrList = {
+  header,
+  struct: 'kvm_msr_list',
+  size: 4,
+  fields: { nmsrs: [0, 4] },
+} as const satisfies StructLayout;
 /** Followed by `nent` entries. */
-export const kvmCpuid2 = { header, struct: 'kvm_cpuid2', size: 8, fields: { nent: [0, 4] } } as const satisfies StructLayout;
+export const kvmCpuid2 = {
+  header,
+  struct: 'kvm_cpuid2',
+  size: 8,
+  fields: { nent: [0, 4] },
+} as const satisfies StructLayout;
 export const kvmCpuidEntry2 = {
   header,
   struct: 'kvm_cpuid_entry2',
@@ -134,8 +179,18 @@ export const kvmCpuidEntry2 = {
   fields: { function: [0, 4], index: [4, 4], flags: [8, 4], eax: [12, 4], ebx: [16, 4], ecx: [20, 4], edx: [24, 4] },
 } as const satisfies StructLayout;
 
-export const kvmIrqchip = { header, struct: 'kvm_irqchip', size: 520, fields: { chip_id: [0, 4], chip: [8, 512] } } as const satisfies StructLayout;
-export const kvmPitConfig = { header, struct: 'kvm_pit_config', size: 64, fields: { flags: [0, 4] } } as const satisfies StructLayout;
+export const kvmIrqchip = {
+  header,
+  struct: 'kvm_irqchip',
+  size: 520,
+  fields: { chip_id: [0, 4], chip: [8, 512] },
+} as const satisfies StructLayout;
+export const kvmPitConfig = {
+  header,
+  struct: 'kvm_pit_config',
+  size: 64,
+  fields: { flags: [0, 4] },
+} as const satisfies StructLayout;
 export const kvmPitState2 = { header, struct: 'kvm_pit_state2', size: 112, fields: {} } as const satisfies StructLayout;
 export const kvmClockData = {
   header,

@@ -66,7 +66,10 @@ export class KvmVcpu {
   set(part: VcpuStatePart, bytes: Uint8Array): void {
     const size = this.sizeOf(part);
     if (bytes.byteLength !== size) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${part.name} of a vCPU are ${size} bytes on this KVM, got ${bytes.byteLength}`);
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `${part.name} of a vCPU are ${size} bytes on this KVM, got ${bytes.byteLength}`,
+      );
     }
     ioctl(this.fd, part.set.request, bytes, part.set.name);
   }

@@ -29,11 +29,17 @@ export class Kvm {
     this.fd = fd;
     const version = ioctl(fd, KvmSystemRequest.KVM_GET_API_VERSION, 0, 'KVM_GET_API_VERSION');
     if (version !== KvmValue.KVM_API_VERSION) {
-      throw new GodwitError('GODWIT_UNSUPPORTED', `KVM API version ${KvmValue.KVM_API_VERSION} is needed, the kernel has ${version}`);
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `KVM API version ${KvmValue.KVM_API_VERSION} is needed, the kernel has ${version}`,
+      );
     }
     const missing = REQUIRED.filter((name) => this.checkExtension(KvmCapability[name]) === 0);
     if (missing.length > 0) {
-      throw new GodwitError('GODWIT_UNSUPPORTED', `this kernel's KVM lacks ${missing.join(', ')}; use Linux 4.12 or newer`);
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `this kernel's KVM lacks ${missing.join(', ')}; use Linux 4.12 or newer`,
+      );
     }
     this.vcpuMapBytes = ioctl(fd, KvmSystemRequest.KVM_GET_VCPU_MMAP_SIZE, 0, 'KVM_GET_VCPU_MMAP_SIZE');
   }

@@ -23,7 +23,11 @@ export class SliceTimer {
   /** For the calling thread. The wake signal's handler must be installed. */
   constructor(signal: number = WAKE_SIGNAL) {
     // Declared here and not at load time: before glibc 2.34 these were in librt, which Node does not load.
-    const create = cFunction<[number, Uint8Array, Uint8Array], number>('timer_create', 'int', ['int', 'void *', 'void *']);
+    const create = cFunction<[number, Uint8Array, Uint8Array], number>('timer_create', 'int', [
+      'int',
+      'void *',
+      'void *',
+    ]);
     this.#setTime = cFunction<[bigint, number, Uint8Array, null], number>('timer_settime', 'int', [
       'unsigned long',
       'int',

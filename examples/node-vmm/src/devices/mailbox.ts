@@ -1,0 +1,73 @@
+import { performance } from 'node:perf_hooks';
+import { GodwitError, type MigratableDevice, type SoftwareTracker } from '@godwit/core';
+import type { GuestRam } from '../guest/guest-ram.js';
+import { PAGE_SIZE } from '../guest/layout.js';
+import { MailboxWriter } from '../guest/mailbox.js';
+import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+
+const PERIOD_MS = 10;
+
+/**
+ * A device that writes guest memory by itself, as one that does DMA would: every 10 ms the VMM's main thread writes the
+ * next message into the mailbox pages. KVM's dirty log cannot see these stores, so the device marks what it writes.
+ * Nothing can come between a store and its mark, since a harvest runs on the same thread.
+ *
+ * Stopped while the machine is paused.
+ */
+export class Mailbox implements MigratableDevice {
+  readonly id = 'mailbox';
+  readonly version = 1;
+  readonly #ram: GuestRam;
+  readonly #tracker: SoftwareTracker | undefined;
+  #writer: MailboxWriter;
+  #timer: NodeJS.Timeout | undefined;
+  /** When the next message is due, in milliseconds of `performance.now`. */
+  #due = 0;
+
+  /**
+   * @param tracker told of every page written; undefined when another tracker sees this process's stores
+   */
+  constructor(ram: GuestRam, tracker?: SoftwareTracker) {
+    this.#ram = ram;
+    this.#tracker = tracker;
+    this.#writer = new MailboxWriter(ram);
+  }
+
+  /** Number of the last message. */
+  get lastMessage(): number {
+    return this.#writer.lastMessage;
+  }
+
+  start(): void {
+    this.#timer ??= setTimeout(() => this.#post(), Math.max(0, this.#due - performance.now()));
+  }
+
+  /** Writes no more until `start`. The rest of the period is kept: short runs between pauses add up. */
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #post(): void {
+    this.#due = performance.now() + PERIOD_MS;
+    this.#timer = setTimeout(() => this.#post(), PERIOD_MS);
+    const address = this.#writer.post();
+    // The mailbox is in ram-low, the first block, which starts at address 0.
+    this.#tracker?.mark(0, address, PAGE_SIZE);
+  }
+
+  async *save(): AsyncIterable<Uint8Array> {
+    const last = Uint32Array.of(this.#writer.lastMessage);
+    yield new StateWriter().section('LAST', new Uint8Array(last.buffer)).finish();
+  }
+
+  async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
+    requireVersion(this.id, version, this.version);
+    if (this.#timer !== undefined) {
+      throw new GodwitError('GODWIT_INVALID_STATE', 'the mailbox is running: load state while the machine is paused');
+    }
+    const reader = await StateReader.read(this.id, state, ['LAST']);
+    const last = new DataView(reader.required('LAST', 4).buffer).getUint32(0, true);
+    this.#writer = new MailboxWriter(this.#ram, last);
+  }
+}

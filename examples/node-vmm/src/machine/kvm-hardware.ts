@@ -1,0 +1,82 @@
+import { type DirtyTracker, GodwitError } from '@godwit/core';
+import {
+  type Cpuid,
+  Kvm,
+  KvmCapability,
+  KvmDirtyLogTracker,
+  type KvmVcpu,
+  type KvmVm,
+  type MappedGuestMemory,
+} from '@godwit/linux';
+import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
+
+/**
+ * The KVM side of a machine: the VM with its chips, one memory slot per RAM block (the slot's number is the block's
+ * index), and its vCPUs. What is made here is freed by `close`.
+ */
+export class KvmHardware {
+  readonly vm: KvmVm;
+  readonly vcpus: readonly KvmVcpu[];
+  readonly msrIndices: readonly number[];
+  /** What KVM can give to a guest on this host. */
+  readonly hostCpuid: Cpuid;
+  readonly #memory: MappedGuestMemory;
+
+  constructor(memory: MappedGuestMemory, vcpus: number) {
+    this.#memory = memory;
+    const made: KvmVcpu[] = [];
+    const kvm = Kvm.open();
+    try {
+      const most = kvm.checkExtension(KvmCapability.KVM_CAP_MAX_VCPUS);
+      if (vcpus > most)
+        throw new GodwitError('GODWIT_UNSUPPORTED', `this host's KVM allows ${most} vCPUs, not ${vcpus}`);
+      this.msrIndices = kvm.msrIndices();
+      this.hostCpuid = kvm.supportedCpuid();
+      this.vm = kvm.createVm();
+    } finally {
+      kvm.close();
+    }
+    this.vcpus = made;
+    try {
+      this.vm.setIntelPages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
+      this.vm.createIrqchip();
+      this.vm.createPit2();
+      this.#setRegions(false);
+      for (let i = 0; i < vcpus; i++) {
+        const vcpu = this.vm.createVcpu(i);
+        made.push(vcpu);
+        vcpu.setCpuid(this.hostCpuid.forVcpu(i));
+      }
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  /** KVM's dirty log over all of RAM. Logging is on from its `start` to its `stop` only. */
+  dirtyLog(): DirtyTracker {
+    const { pageSize, blocks } = this.#memory;
+    return new KvmDirtyLogTracker({
+      vmFd: this.vm.fd,
+      slots: blocks.map(({ byteLength }, index) => ({
+        slot: index,
+        blockIndex: index,
+        firstPage: 0,
+        pageCount: byteLength / pageSize,
+      })),
+      setLogging: (on) => this.#setRegions(on),
+    });
+  }
+
+  /** No thread may be in KVM_RUN. Before the memory is unmapped. */
+  close(): void {
+    for (const vcpu of this.vcpus) vcpu.close();
+    this.vm.close();
+  }
+
+  #setRegions(logDirty: boolean): void {
+    this.#memory.blocks.forEach(({ guestPhysicalAddress, byteLength, hostAddress }, slot) => {
+      this.vm.setMemoryRegion({ slot, guestPhysicalAddress, byteLength, hostAddress, logDirty });
+    });
+  }
+}

@@ -1,0 +1,105 @@
+import { GodwitError } from '@godwit/core';
+import type { BootParams } from '../guest/boot-params.js';
+import { DEFAULT_HEARTBEAT_MICROSECONDS } from '../guest/boot-params.js';
+import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
+import { placeWorkingSet } from '../guest/working-set.js';
+import { MAX_VCPUS } from '../vcpu/shared-board.js';
+import { ramBlocks } from './memory-map.js';
+
+/** `kvm` runs the bundled guest on /dev/kvm; `software` runs the same workload as JavaScript. */
+export type MachineKind = 'kvm' | 'software';
+
+/** What source and destination must have in common: plain data, to be sent as the description of a migration. */
+export interface MachineDescription {
+  readonly kind: MachineKind;
+  /** Bytes of RAM, whole pages, 16 MiB to 63 GiB. */
+  readonly memoryBytes: number;
+  /** 1 to 8. */
+  readonly vcpus: number;
+}
+
+/** What the bundled guest does. */
+export interface GuestWorkload {
+  /** Pages that it keeps writing; 0 for an idle guest that only prints heartbeats. Default 0. */
+  readonly workingSetBytes?: number;
+  readonly order?: BootParams['order'];
+  /** Write every byte of a page, not only its stamps. Default false. */
+  readonly wholePages?: boolean;
+  /** Page writes per second of all vCPUs together; 0 is as fast as possible. Default 0. */
+  readonly pagesPerSecond?: number;
+  /** Default 20,000 (20 ms). */
+  readonly heartbeatMicroseconds?: number;
+  /** `line`: one exit per line; `serial`: by the serial port, byte by byte. Default `line`. */
+  readonly console?: BootParams['console'];
+  readonly seed?: number;
+}
+
+/** Another program than the bundled guest: loaded at an address and entered in 64-bit mode by every vCPU. */
+export interface GuestProgram {
+  /** Guest-physical, in ram-low; also the entry. The page tables are at `PAGE_TABLES_ADDRESS`. */
+  readonly address: number;
+  readonly bytes: Uint8Array;
+}
+
+export interface MachineConfig extends Omit<MachineDescription, 'kind'> {
+  readonly workload?: GuestWorkload;
+  /** Instead of the bundled guest; KVM only. */
+  readonly program?: GuestProgram;
+  /** Let RAM be larger than the host's memory: a sparse guest. Default false. */
+  readonly overcommit?: boolean;
+}
+
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT */
+export function checkShape({ memoryBytes, vcpus }: Pick<MachineDescription, 'memoryBytes' | 'vcpus'>): void {
+  ramBlocks(memoryBytes);
+  if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a machine has 1 to ${MAX_VCPUS} vCPUs, got ${vcpus}`);
+  }
+}
+
+/**
+ * Takes apart a description that came from a peer.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not one, or of another kind of machine
+ */
+export function parseDescription(description: unknown, kind: MachineKind): MachineDescription {
+  const given = (typeof description === 'object' && description !== null ? description : {}) as Record<string, unknown>;
+  const { kind: givenKind, memoryBytes, vcpus } = given;
+  if (givenKind !== kind || typeof memoryBytes !== 'number' || typeof vcpus !== 'number') {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `a machine's description is { kind: '${kind}', memoryBytes, vcpus }, got ${JSON.stringify(description)}`,
+    );
+  }
+  checkShape({ memoryBytes, vcpus });
+  return { kind, memoryBytes, vcpus };
+}
+
+/** The guest's boot parameters for a workload, with its pages placed in RAM. */
+export function bootParamsFor({ memoryBytes, vcpus, workload = {} }: MachineConfig): BootParams {
+  const pages = Math.ceil((workload.workingSetBytes ?? 0) / PAGE_SIZE);
+  const low = Math.min(memoryBytes, RAM_LOW_LIMIT);
+  try {
+    const { ranges, tables } = placeWorkingSet({ low, high: memoryBytes - low }, vcpus, pages);
+    return {
+      vcpus,
+      ranges,
+      tables,
+      order: workload.order ?? 'sequential',
+      wholePages: workload.wholePages ?? false,
+      console: workload.console ?? 'line',
+      pagesPerSecond: Math.ceil((workload.pagesPerSecond ?? 0) / vcpus),
+      heartbeatMicroseconds: workload.heartbeatMicroseconds ?? DEFAULT_HEARTBEAT_MICROSECONDS,
+      seed: workload.seed ?? 1,
+    };
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    const ram =
+      low < memoryBytes
+        ? `${memoryBytes} bytes of RAM, split at 0x${RAM_HIGH_ADDRESS.toString(16)}`
+        : `${memoryBytes} bytes of RAM`;
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the workload does not fit a machine of ${ram}: ${why}`, {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,233 @@
+import { type DirtyTracker, GodwitError, type MigratableDevice, SoftwareTracker } from '@godwit/core';
+import { createGuestMemory, installWakeSignal, type MappedGuestMemory, probeKvm } from '@godwit/linux';
+import type { Observable } from 'rxjs';
+import { Chipset } from '../devices/chipset.js';
+import { Mailbox } from '../devices/mailbox.js';
+import { PauseClockState } from '../devices/pause-clock.js';
+import { SerialPortState } from '../devices/serial-port.js';
+import { encodeBootParams } from '../guest/boot-params.js';
+import type { GuestRam } from '../guest/guest-ram.js';
+import { guestImage } from '../guest/image.js';
+import { IMAGE_ADDRESS, PARAMS_ADDRESS } from '../guest/layout.js';
+import { decodeDefectPort } from '../guest/ports.js';
+import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
+import { throttleWord } from '../vcpu/throttle.js';
+import { VcpuDevice } from '../vcpu/vcpu-device.js';
+import { VcpuRunner } from '../vcpu/vcpu-runner.js';
+import { ConsoleOutput } from './console-output.js';
+import { withinMilliseconds } from './deadline.js';
+import { KvmHardware } from './kvm-hardware.js';
+import { enterLongMode, writeIdentityMap } from './long-mode.js';
+import {
+  bootParamsFor,
+  checkShape,
+  type MachineConfig,
+  type MachineDescription,
+  parseDescription,
+} from './machine-config.js';
+import { endOfRam, ramBlocks, ramOf } from './memory-map.js';
+import { RunState } from './run-state.js';
+import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
+
+/** A vCPU leaves the guest in about half a millisecond; one that has not after this long never will. */
+const PARK_MS = 5000;
+
+/** Whether `Machine` works here. */
+export function hasKvm(): boolean {
+  return probeKvm().usable;
+}
+
+/**
+ * A virtual machine on KVM.
+ *
+ * Each vCPU is a worker thread that sits in KVM_RUN (`VcpuRunner`, `vcpu-thread.ts`); the main thread keeps everything
+ * else. Guest memory is written by the vCPUs (seen by KVM's dirty log) and by the mailbox device (which marks what it
+ * writes), by nobody else while the machine runs.
+ */
+export class Machine implements VirtualMachine {
+  readonly description: MachineDescription;
+  readonly memory: MappedGuestMemory;
+  readonly ram: GuestRam;
+  readonly trackers: readonly DirtyTracker[];
+  readonly devices: readonly MigratableDevice[];
+  readonly console: Observable<string>;
+  readonly events: Observable<MachineEvent>;
+  readonly #board = new SharedBoard();
+  readonly #hardware: KvmHardware;
+  readonly #runners: readonly VcpuRunner[];
+  readonly #mailbox: Mailbox;
+  readonly #clock: PauseClockState;
+  readonly #output: ConsoleOutput;
+  readonly #run: RunState;
+  /** `process.exit` waits for worker threads, and one in KVM_RUN would never hear of it. */
+  readonly #onExit = (): void => {
+    for (const runner of this.#runners) runner.tellToEnd();
+  };
+
+  private constructor(description: MachineDescription, memory: MappedGuestMemory, hardware: KvmHardware) {
+    this.description = description;
+    this.memory = memory;
+    this.ram = ramOf(memory);
+    this.#hardware = hardware;
+    const mailboxTracker = new SoftwareTracker(memory, 'mailbox');
+    this.#mailbox = new Mailbox(this.ram, mailboxTracker);
+    this.#clock = new PauseClockState(this.#board, description.vcpus);
+    this.#output = new ConsoleOutput(this.#board);
+    this.#run = new RunState({ stop: () => this.#stop(), start: () => this.#start(), free: () => this.#free() });
+    this.console = this.#output.text.asObservable();
+    this.events = this.#run.events.asObservable();
+    this.trackers = [hardware.dirtyLog(), mailboxTracker];
+    this.devices = [
+      new Chipset(hardware.vm),
+      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, hardware.hostCpuid)),
+      new SerialPortState(this.#board, () => this.#output.drain()),
+      this.#clock,
+      this.#mailbox,
+    ];
+    installWakeSignal();
+    this.#runners = hardware.vcpus.map(
+      (vcpu) =>
+        new VcpuRunner(vcpu, this.#board, memory.attachment(), {
+          onConsole: () => this.#output.announced(),
+          onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
+          onFailed: (index, reason, cause) => this.#run.crash(() => this.#describeCrash(index, reason, cause)),
+        }),
+    );
+    process.once('exit', this.#onExit);
+  }
+
+  /**
+   * A new machine with the bundled guest (or `config.program`) loaded. It is paused: `resume` starts it.
+   *
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT, GODWIT_OUT_OF_MEMORY; GODWIT_UNSUPPORTED or GODWIT_PERMISSION when
+   * there is no KVM to be used
+   */
+  static async create(config: MachineConfig): Promise<Machine> {
+    const { memoryBytes, vcpus, program } = config;
+    checkShape(config);
+    const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
+    const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
+    const machine = await Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false);
+    try {
+      const { ram } = machine;
+      writeIdentityMap(ram, endOfRam(machine.memory));
+      ram.view(image.address, image.bytes.byteLength).set(image.bytes);
+      if (params !== undefined) ram.view(PARAMS_ADDRESS, params.byteLength).set(params);
+      for (const vcpu of machine.#hardware.vcpus) {
+        enterLongMode(vcpu, { rip: image.address, rdi: PARAMS_ADDRESS, rsi: vcpu.id });
+      }
+      return machine;
+    } catch (error) {
+      await machine.close();
+      throw error;
+    }
+  }
+
+  /**
+   * The destination of a migration: the same machine with empty RAM (all holes) and nothing loaded.
+   *
+   * @param description of the source's machine, as it came over the link
+   */
+  static async fromDescription(
+    description: unknown,
+    options: { readonly overcommit?: boolean } = {},
+  ): Promise<Machine> {
+    return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false);
+  }
+
+  static async #build(description: MachineDescription, overcommit: boolean): Promise<Machine> {
+    const memory = createGuestMemory({ blocks: ramBlocks(description.memoryBytes), overcommit });
+    let machine: Machine;
+    try {
+      machine = new Machine(description, memory, new KvmHardware(memory, description.vcpus));
+    } catch (error) {
+      memory.close();
+      throw error;
+    }
+    try {
+      await machine.#parked('start');
+      return machine;
+    } catch (error) {
+      await machine.close();
+      throw error;
+    }
+  }
+
+  get state(): VirtualMachine['state'] {
+    return this.#run.state;
+  }
+
+  get guestMicroseconds(): number {
+    return this.#clock.microseconds;
+  }
+
+  /**
+   * Stops the mailbox and all vCPUs, completes I/O that they have begun and delivers all console text. About 0.5 ms.
+   *
+   * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop
+   */
+  pause(): Promise<void> {
+    return this.#run.pause();
+  }
+
+  /** @throws GodwitError GODWIT_GUEST_CRASHED when the guest has crashed, GODWIT_INVALID_STATE when closed */
+  resume(): Promise<void> {
+    return this.#run.resume();
+  }
+
+  /** All vCPUs run for slices of 10 ms and sleep in between for this fraction of the time; at most 0.99. */
+  throttle(fraction: number): void {
+    Atomics.store(this.#board.words, BoardWord.throttle, throttleWord(fraction));
+    if (this.#run.state === 'running') for (const runner of this.#runners) runner.kick();
+  }
+
+  abandon(_reason: Error): Promise<void> {
+    return this.close();
+  }
+
+  close(): Promise<void> {
+    return this.#run.close();
+  }
+
+  #start(): void {
+    for (const runner of this.#runners) runner.run();
+    this.#mailbox.start();
+  }
+
+  async #stop(): Promise<void> {
+    this.#mailbox.stop();
+    await this.#parked('leave the guest');
+    this.#output.drain();
+  }
+
+  async #parked(what: string): Promise<void> {
+    await Promise.all(
+      this.#runners.map((runner) => withinMilliseconds(PARK_MS, `vCPU ${runner.index} did not ${what}`, runner.park())),
+    );
+  }
+
+  async #free(): Promise<void> {
+    await Promise.all(
+      this.#runners.map((runner) =>
+        withinMilliseconds(PARK_MS, `the thread of vCPU ${runner.index} did not end`, runner.end()),
+      ),
+    );
+    process.removeListener('exit', this.#onExit);
+    this.#mailbox.stop();
+    // A tracker that fails to stop takes nothing with it that closing the VM would not free.
+    await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
+    this.#output.close();
+    this.#hardware.close();
+    this.memory.close();
+  }
+
+  #describeCrash(index: number, reason: string, cause?: Error): GodwitError {
+    let registers: string;
+    try {
+      registers = this.#hardware.vcpus[index]?.generalRegisters().toString() ?? 'no such vCPU';
+    } catch (error) {
+      registers = `registers cannot be read: ${String(error)}`;
+    }
+    return new GodwitError('GODWIT_GUEST_CRASHED', `vCPU ${index} cannot go on: ${reason}; ${registers}`, { cause });
+  }
+}

@@ -1,0 +1,79 @@
+/**
+ * The memory that the main thread and the vCPU threads of a machine share, apart from the guest's RAM. A thread inside
+ * KVM_RUN cannot read messages, so everything that the main thread wants from it goes through here.
+ *
+ * `words` (32-bit, with Atomics):
+ *
+ * | word      | what                                                                     | written by             |
+ * |-----------|--------------------------------------------------------------------------|------------------------|
+ * | 0         | throttle, in thousandths of the time in which vCPUs do not run           | main                   |
+ * | 1         | console lock: 1 while a thread appends                                   | vCPUs                  |
+ * | 2, 3      | console: bytes written, bytes taken, both modulo 2^32                    | vCPUs, main            |
+ * | 4         | console: 1 when main has been told that there is text                    | vCPUs set, main clears |
+ * | 8..15     | serial port registers, see serial-port.ts                                | vCPUs                  |
+ * | 16 + 4*i  | vCPU i: command and its sequence number, see below                       | main                   |
+ * | 17 + 4*i  | vCPU i: kernel thread id, 0 before the thread has started                | vCPU i                 |
+ * | 18 + 4*i  | vCPU i: pause clock as latched by its last read, low half                | vCPU i                 |
+ * | 19 + 4*i  | the same, high half                                                      | vCPU i                 |
+ *
+ * `guestClock[0]`: microseconds to add to CLOCK_MONOTONIC to get guest time; changed only while all vCPUs are parked.
+ *
+ * A command is `sequence << 2 | what`. The sequence number makes every order a new value: a thread that acknowledges
+ * says which order it obeyed, so that the answer to an old pause is never taken for the answer to a new one.
+ */
+export const MAX_VCPUS = 8;
+
+export const BoardWord = {
+  throttle: 0,
+  consoleLock: 1,
+  consoleWritten: 2,
+  consoleTaken: 3,
+  consoleAnnounced: 4,
+  serialRegisters: 8,
+} as const;
+
+const FIRST_VCPU_WORD = 16;
+const VCPU_WORDS = 4;
+const WORDS = FIRST_VCPU_WORD + MAX_VCPUS * VCPU_WORDS;
+/** A power of two. More than a guest prints in the time in which the main thread is busy with a migration. */
+const CONSOLE_BYTES = 2 ** 16;
+
+export const VcpuCommand = { park: 0, run: 1, end: 2 } as const;
+export type VcpuCommandName = keyof typeof VcpuCommand;
+
+export class SharedBoard {
+  readonly buffer: SharedArrayBuffer;
+  readonly words: Int32Array<SharedArrayBuffer>;
+  readonly guestClock: Float64Array<SharedArrayBuffer>;
+  readonly console: Uint8Array<SharedArrayBuffer>;
+
+  /** @param buffer of the board to join; default: a new one */
+  constructor(buffer = new SharedArrayBuffer(WORDS * 4 + 8 + CONSOLE_BYTES)) {
+    this.buffer = buffer;
+    this.words = new Int32Array(buffer, 0, WORDS);
+    this.guestClock = new Float64Array(buffer, WORDS * 4, 1);
+    this.console = new Uint8Array(buffer, WORDS * 4 + 8, CONSOLE_BYTES);
+  }
+
+  commandWord(vcpu: number): number {
+    return FIRST_VCPU_WORD + vcpu * VCPU_WORDS;
+  }
+
+  threadIdWord(vcpu: number): number {
+    return this.commandWord(vcpu) + 1;
+  }
+
+  /** Low half; the high half follows. */
+  clockLatchWord(vcpu: number): number {
+    return this.commandWord(vcpu) + 2;
+  }
+}
+
+export function commandOf(order: number): number {
+  return order & 3;
+}
+
+/** The next order after `order`, with another sequence number. */
+export function nextOrder(order: number, command: VcpuCommandName): number {
+  return ((order & ~3) + 4) | VcpuCommand[command] | 0;
+}

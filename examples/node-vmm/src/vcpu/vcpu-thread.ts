@@ -1,0 +1,193 @@
+import { performance } from 'node:perf_hooks';
+import { parentPort, workerData } from 'node:worker_threads';
+import {
+  attachGuestMemory,
+  Errno,
+  getThreadId,
+  KvmExit,
+  KvmRun,
+  KvmValue,
+  kvmExitName,
+  runVcpu,
+  SliceTimer,
+} from '@godwit/linux';
+import { ConsoleRing } from '../devices/console-ring.js';
+import { DefectPort } from '../devices/defect-port.js';
+import { LinePort } from '../devices/line-port.js';
+import { Pacer } from '../devices/pacer.js';
+import { PauseClock } from '../devices/pause-clock.js';
+import { PortMap } from '../devices/port-device.js';
+import { SerialPort } from '../devices/serial-port.js';
+import { PORT_CLOCK_LOW } from '../guest/ports.js';
+import { BoardWord, commandOf, SharedBoard, VcpuCommand } from './shared-board.js';
+import { THROTTLE_SLICE_MS, throttleSleep } from './throttle.js';
+import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
+
+/*
+ * The thread of one vCPU. It sits in KVM_RUN, handles what the guest exits for, and looks at its command word each time
+ * round; how the main thread gets it out of KVM_RUN is told in vcpu-runner.ts. It never returns to its event loop
+ * before the end, so it has no timers and takes no messages.
+ */
+const { vcpu, vcpuFd, runAddress, runBytes, board: buffer, memory: attachment } = workerData as VcpuThreadData;
+const board = new SharedBoard(buffer);
+const { words } = board;
+const commandWord = board.commandWord(vcpu);
+const run = new KvmRun(runAddress, runBytes);
+const port = parentPort;
+if (port === null) throw new Error('this module is the thread of a vCPU');
+
+const post = (message: VcpuMessage): void => port.postMessage(message);
+const ending = (): boolean => commandOf(Atomics.load(words, commandWord)) === VcpuCommand.end;
+const ring = new ConsoleRing(board);
+const announce = (): void => post({ type: 'console' });
+const print = (text: Uint8Array): void => ring.append(text, announce, ending);
+/** Ends early when the command changes: the value that it waits on is the order that it runs under. */
+const sleep = (milliseconds: number): void => {
+  const order = Atomics.load(words, commandWord);
+  if (commandOf(order) === VcpuCommand.run) Atomics.wait(words, commandWord, order, milliseconds);
+};
+
+const memory = attachGuestMemory(attachment);
+const ports = new PortMap([
+  new SerialPort(board, print),
+  new PauseClock(board, vcpu, PORT_CLOCK_LOW),
+  new Pacer(sleep),
+  new DefectPort((value) => post({ type: 'defect', value })),
+  new LinePort(memory, print),
+]);
+const ioView = new DataView(run.bytes.buffer);
+let sliceTimer: SliceTimer | undefined;
+/** Whether the guest was entered since I/O was last completed. */
+let entered = false;
+
+/** A port access, or several by a string instruction. Input is put where KVM takes it from at the next KVM_RUN. */
+function handlePortIo(): void {
+  const { ioPort, ioSize, ioCount } = run;
+  const device = ports.at(ioPort);
+  let at = run.ioDataOffset;
+  if (run.ioDirection === KvmValue.KVM_EXIT_IO_OUT) {
+    if (device === undefined) return;
+    if (ioCount > 1 && device.writeString !== undefined) {
+      device.writeString(ioPort, ioSize, run.bytes.subarray(at, at + ioSize * ioCount));
+      return;
+    }
+    for (let i = 0; i < ioCount; i++, at += ioSize) device.write(ioPort, ioSize, readNumber(at, ioSize));
+    return;
+  }
+  for (let i = 0; i < ioCount; i++, at += ioSize) {
+    writeNumber(at, ioSize, device === undefined ? 0xffff_ffff : device.read(ioPort, ioSize));
+  }
+}
+
+function readNumber(at: number, size: number): number {
+  if (size === 1) return ioView.getUint8(at);
+  return size === 2 ? ioView.getUint16(at, true) : ioView.getUint32(at, true);
+}
+
+function writeNumber(at: number, size: number, value: number): void {
+  if (size === 1) ioView.setUint8(at, value);
+  else if (size === 2) ioView.setUint16(at, value, true);
+  else ioView.setUint32(at, value, true);
+}
+
+/** Handles an exit; the reason why the vCPU cannot go on, if it cannot. */
+function handleExit(): string | undefined {
+  switch (run.exitReason) {
+    case KvmExit.KVM_EXIT_IO:
+      handlePortIo();
+      return undefined;
+    case KvmExit.KVM_EXIT_MMIO:
+      // Nobody lives outside RAM: reads give all ones.
+      if (!run.mmioIsWrite) run.mmioData.fill(0xff);
+      return undefined;
+    case KvmExit.KVM_EXIT_INTR:
+    case KvmExit.KVM_EXIT_IRQ_WINDOW_OPEN:
+      return undefined;
+    case KvmExit.KVM_EXIT_INTERNAL_ERROR: {
+      const data = run.internalData.map((value) => `0x${value.toString(16)}`).join(' ');
+      return `KVM_EXIT_INTERNAL_ERROR, suberror ${run.internalSuberror} (1 = an instruction that KVM cannot emulate), data ${data}`;
+    }
+    case KvmExit.KVM_EXIT_SHUTDOWN:
+      return 'KVM_EXIT_SHUTDOWN (triple fault)';
+    case KvmExit.KVM_EXIT_FAIL_ENTRY:
+      return `KVM_EXIT_FAIL_ENTRY, hardware reason 0x${run.entryFailure.toString(16)}`;
+    case KvmExit.KVM_EXIT_SYSTEM_EVENT:
+      return `KVM_EXIT_SYSTEM_EVENT ${run.systemEvent} (1 shutdown, 2 reset, 3 crash)`;
+    default:
+      return kvmExitName(run.exitReason);
+  }
+}
+
+/**
+ * Completes I/O that the guest has begun: after an exit for port I/O or MMIO the instruction is only finished by the
+ * next KVM_RUN, and state read before that would repeat it or lose its result. `immediateExit` is set by whoever gave
+ * the order, so KVM_RUN does that and no more; a string instruction may need several rounds.
+ */
+function completeIo(): string | undefined {
+  if (!entered) return undefined;
+  entered = false;
+  for (;;) {
+    const result = runVcpu(vcpuFd);
+    if (result === -Errno.EINTR) return undefined;
+    if (result < 0) return `KVM_RUN failed with errno ${-result}`;
+    const failure = handleExit();
+    if (failure !== undefined) return failure;
+  }
+}
+
+/** Waits until the command is no longer the order that was obeyed. */
+function park(order: number): void {
+  post({ type: 'parked', order });
+  Atomics.wait(words, commandWord, order);
+}
+
+/** Starts a time slice; the timer gets the thread out of KVM_RUN at its end. Returns when that is. */
+function startSlice(): number {
+  sliceTimer ??= new SliceTimer();
+  sliceTimer.tickEvery(THROTTLE_SLICE_MS);
+  // Half a millisecond less: a tick that comes a little early would otherwise cost a whole further slice.
+  return performance.now() + THROTTLE_SLICE_MS - 0.5;
+}
+
+/** Runs the guest until an order other than `order` comes, or it cannot go on; then the reason is returned. */
+function runGuest(order: number): string | undefined {
+  let sliceEnds = 0;
+  entered = true;
+  while (Atomics.load(words, commandWord) === order) {
+    const throttle = Atomics.load(words, BoardWord.throttle);
+    if (throttle === 0) {
+      if (sliceEnds !== 0) sliceTimer?.tickEvery(0);
+      sliceEnds = 0;
+    } else if (sliceEnds === 0) {
+      sliceEnds = startSlice();
+    } else if (performance.now() >= sliceEnds) {
+      sleep(throttleSleep(throttle));
+      sliceEnds = startSlice();
+      continue;
+    }
+    const result = runVcpu(vcpuFd);
+    if (result === -Errno.EINTR) continue;
+    const failure = result < 0 ? `KVM_RUN failed with errno ${-result}` : handleExit();
+    if (failure !== undefined) return failure;
+  }
+  return undefined;
+}
+
+function main(): void {
+  Atomics.store(words, board.threadIdWord(vcpu), getThreadId());
+  let failure: string | undefined;
+  for (;;) {
+    const order = Atomics.load(words, commandWord);
+    const command = commandOf(order);
+    if (command === VcpuCommand.end) break;
+    if (failure === undefined) {
+      failure = command === VcpuCommand.run ? runGuest(order) : completeIo();
+      if (failure !== undefined) post({ type: 'failed', reason: failure });
+    }
+    if (command === VcpuCommand.park) park(order);
+    else if (failure !== undefined) Atomics.wait(words, commandWord, order);
+  }
+  sliceTimer?.close();
+}
+
+main();
