@@ -1,0 +1,103 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { median, type Report, type Row } from '../report.js';
+import type { Figures, MemoryKind, PeerCommand, PeerReply } from './peer.js';
+
+/** A forked peer, spoken to one command at a time. */
+class Peer {
+  readonly #child: ChildProcess = fork(new URL('./peer.js', import.meta.url));
+
+  async ask<T extends PeerReply['type']>(command: PeerCommand, answer: T): Promise<Extract<PeerReply, { type: T }>> {
+    this.#child.send(command);
+    return this.next(answer);
+  }
+
+  async next<T extends PeerReply['type']>(answer: T): Promise<Extract<PeerReply, { type: T }>> {
+    const ended = new AbortController();
+    const exit = once(this.#child, 'exit', { signal: ended.signal }).then(([code]) => {
+      throw new Error(`a benchmark process ended with ${code}`);
+    });
+    exit.catch(() => {});
+    const [message] = (await Promise.race([once(this.#child, 'message'), exit])) as [PeerReply];
+    ended.abort();
+    if (message.type !== answer) throw new Error(`expected "${answer}", got "${message.type}"`);
+    return message as Extract<PeerReply, { type: T }>;
+  }
+
+  stop(): void {
+    this.#child.disconnect();
+  }
+}
+
+interface Pair {
+  readonly rawMs: number;
+  readonly figures: Figures;
+  readonly destinationExtraBytes: number;
+}
+
+/**
+ * 2 GiB (by default) of random RAM from one process to another over loopback TCP, in turn through a raw `send`/`recv`
+ * loop and through Godwit, into memory of the same kind:
+ *
+ * - `ready`: every page has its memory already; this compares the two loops and is the figure to look at;
+ * - `fresh`: the destination's memory is all holes, as for a new guest; page faults cost both the same.
+ */
+export async function bulkBenchmark(options: { readonly byteLength: number; readonly runs: number }): Promise<Report> {
+  const { byteLength, runs } = options;
+  const source = new Peer();
+  const destination = new Peer();
+  try {
+    await source.ask({ type: 'fill', byteLength }, 'done');
+    const buffer = await rawRun(source, destination, byteLength, 'reused buffer');
+    const rows: Row[] = [];
+    for (const kind of ['ready', 'fresh'] as const) {
+      const pairs: Pair[] = [];
+      for (let run = 0; run < runs; run++) pairs.push(await pair(source, destination, byteLength, kind));
+      rows.push(...describe(kind, byteLength, pairs));
+    }
+    rows.push(row('raw loop into one small buffer, over and over', speed(byteLength, buffer), 'MiB/s'));
+    return {
+      benchmark: `bulk: ${byteLength / 2 ** 20} MiB of random RAM over loopback TCP, median of ${runs}`,
+      rows,
+      notes: ['"ready": the destination\'s pages have memory already; "fresh": they are holes, and page faults cost both sides the same'],
+    };
+  } finally {
+    source.stop();
+    destination.stop();
+  }
+}
+
+async function pair(source: Peer, destination: Peer, byteLength: number, kind: MemoryKind): Promise<Pair> {
+  const rawMs = await rawRun(source, destination, byteLength, kind);
+  const { port } = await destination.ask({ type: 'receive', byteLength, memory: kind }, 'listening');
+  const received = destination.next('received');
+  const { figures } = await source.ask({ type: 'migrate', port }, 'migrated');
+  return { rawMs, figures, destinationExtraBytes: (await received).extraResidentBytes };
+}
+
+async function rawRun(source: Peer, destination: Peer, byteLength: number, kind: MemoryKind): Promise<number> {
+  const { port } = await destination.ask({ type: 'receive raw', byteLength, memory: kind }, 'listening');
+  const received = destination.next('received raw');
+  await source.ask({ type: 'send raw', port }, 'done');
+  return (await received).ms;
+}
+
+function describe(kind: MemoryKind, byteLength: number, pairs: readonly Pair[]): Row[] {
+  const of = (pick: (pair: Pair) => number) => median(pairs.map(pick));
+  return [
+    row(`${kind}: raw send/recv loop`, speed(byteLength, of((pair) => pair.rawMs)), 'MiB/s'),
+    row(`${kind}: Godwit`, speed(byteLength, of((pair) => pair.figures.ramMs)), 'MiB/s'),
+    { ...row(`${kind}: Godwit / raw`, of((pair) => pair.rawMs / pair.figures.ramMs), ''), atLeast: 0.8 },
+    { ...row(`${kind}: source event-loop delay p99`, of((pair) => pair.figures.eventLoopDelayP99Ms), 'ms'), atMost: 10 },
+    { ...row(`${kind}: source memory beside the guest's`, of((pair) => pair.figures.extraResidentBytes) / 2 ** 20, 'MiB'), atMost: 64 },
+    { ...row(`${kind}: destination memory beside the guest's`, of((pair) => pair.destinationExtraBytes) / 2 ** 20, 'MiB'), atMost: 64 },
+  ];
+}
+
+function row(name: string, value: number, unit: string): Row {
+  return { name, value, unit };
+}
+
+function speed(byteLength: number, ms: number): number {
+  return byteLength / 2 ** 20 / (ms / 1000);
+}

@@ -1,0 +1,183 @@
+import { randomFillSync } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { type GuestMemory, type MigratableVm, migrate, receive } from '@godwit/core';
+import { createGuestMemory, type MappedGuestMemory, MemoryAdvice, madvise } from '@godwit/linux';
+import { connectTo, listenOn, tcp } from '@godwit/transport';
+import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';
+
+/** How the destination's memory is when bytes arrive. */
+export type MemoryKind = 'ready' | 'fresh' | 'reused buffer';
+
+export type PeerCommand =
+  | { readonly type: 'fill'; readonly byteLength: number }
+  | { readonly type: 'receive raw'; readonly byteLength: number; readonly memory: MemoryKind }
+  | { readonly type: 'send raw'; readonly port: number }
+  | { readonly type: 'receive'; readonly byteLength: number; readonly memory: MemoryKind }
+  | { readonly type: 'migrate'; readonly port: number };
+
+export type PeerReply =
+  | { readonly type: 'done' }
+  | { readonly type: 'listening'; readonly port: number }
+  | { readonly type: 'received raw'; readonly ms: number }
+  | { readonly type: 'migrated'; readonly figures: Figures }
+  | { readonly type: 'received'; readonly extraResidentBytes: number };
+
+export interface Figures {
+  /** From the first page to the acknowledgement of the last. */
+  readonly ramMs: number;
+  readonly totalMs: number;
+  readonly wireBytes: number;
+  readonly eventLoopDelayP99Ms: number;
+  /** Most memory beside the guest's own that was resident during the migration, over that before it. */
+  readonly extraResidentBytes: number;
+}
+
+const PIECE_BYTES = 2 ** 20;
+let guest: MappedGuestMemory | undefined;
+
+process.on('message', (command: PeerCommand) => {
+  void obey(command).catch((error: unknown) => {
+    console.error(error);
+    process.exit(1);
+  });
+});
+process.on('disconnect', () => process.exit());
+
+async function obey(command: PeerCommand): Promise<void> {
+  switch (command.type) {
+    case 'fill':
+      guest = createGuestMemory({ blocks: [block(command.byteLength)] });
+      fill(guest);
+      reply({ type: 'done' });
+      break;
+    case 'send raw':
+      sendRaw(command.port, source().blocks[0]?.hostAddress as bigint, source().blocks[0]?.byteLength as number, PIECE_BYTES);
+      reply({ type: 'done' });
+      break;
+    case 'receive raw': {
+      const memory = command.memory === 'reused buffer' ? undefined : createGuestMemory({ blocks: [block(command.byteLength)] });
+      if (memory !== undefined && command.memory === 'ready') touch(memory);
+      const { fd, port } = listenRaw();
+      reply({ type: 'listening', port });
+      const into = memory?.blocks[0]?.hostAddress ?? Buffer.alloc(PIECE_BYTES);
+      // The reply must leave before the loop blocks this thread.
+      await new Promise((resolve) => setImmediate(resolve));
+      const ms = receiveRaw(fd, into, command.byteLength, PIECE_BYTES);
+      memory?.close();
+      reply({ type: 'received raw', ms });
+      break;
+    }
+    case 'migrate':
+      reply({ type: 'migrated', figures: await runMigration(command.port) });
+      break;
+    case 'receive':
+      await runReception(command.byteLength, command.memory);
+      break;
+  }
+}
+
+async function runMigration(port: number): Promise<Figures> {
+  const resident = watchResident();
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  const migration = migrate(still(source()), connectTo(tcp({ host: '127.0.0.1', port })));
+  migration.subscribe({
+    next: (event) => {
+      if (event.type === 'state' && event.state === 'active') delay.enable();
+    },
+    error: () => {},
+  });
+  const summary = await migration.result;
+  delay.disable();
+  return {
+    ramMs: summary.rounds.reduce((sum, round) => sum + round.totalMs, 0),
+    totalMs: summary.totalMs,
+    wireBytes: summary.wireBytes,
+    eventLoopDelayP99Ms: delay.percentile(99) / 1e6,
+    extraResidentBytes: resident.stop(),
+  };
+}
+
+async function runReception(byteLength: number, kind: MemoryKind): Promise<void> {
+  const memory = createGuestMemory({ blocks: [block(byteLength)] });
+  if (kind === 'ready') touch(memory);
+  const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+  const vm = still(kind === 'ready' ? withoutHoles(memory) : memory);
+  const resident = watchResident();
+  const reception = receive(listener, { prepare: () => vm });
+  reply({ type: 'listening', port: listener.listener.port });
+  await reception.result;
+  const extraResidentBytes = resident.stop();
+  await listener.close();
+  memory.close();
+  reply({ type: 'received', extraResidentBytes });
+}
+
+function block(byteLength: number) {
+  return { id: 'ram', guestPhysicalAddress: 0, byteLength };
+}
+
+function source(): MappedGuestMemory {
+  if (guest === undefined) throw new Error('the memory was not filled');
+  return guest;
+}
+
+/** Random bytes, different in every page. */
+function fill(memory: MappedGuestMemory): void {
+  const random = randomFillSync(new Uint8Array(64 * 2 ** 20));
+  for (const { byteLength, view } of memory.blocks.map((one) => ({ byteLength: one.byteLength, view: one.view.bind(one) }))) {
+    for (let at = 0; at < byteLength; at += random.byteLength) {
+      const window = view(at, Math.min(random.byteLength, byteLength - at));
+      window.set(random.subarray(0, window.byteLength));
+      for (let page = 0; page < window.byteLength; page += 4096) new DataView(window.buffer, window.byteOffset + page).setFloat64(0, at + page);
+    }
+  }
+}
+
+/** Gives every page its memory now, so that what is measured is not the kernel's page faults. */
+function touch(memory: MappedGuestMemory): void {
+  for (const { hostAddress, byteLength } of memory.blocks) madvise(hostAddress, byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
+}
+
+/** The same memory for an embedder who keeps all of it allocated: no holes, nothing given back. */
+function withoutHoles(memory: MappedGuestMemory): GuestMemory {
+  return {
+    pageSize: memory.pageSize,
+    blocks: memory.blocks.map((one) => ({
+      id: one.id,
+      guestPhysicalAddress: one.guestPhysicalAddress,
+      byteLength: one.byteLength,
+      view: (offset: number, length: number) => one.view(offset, length),
+    })),
+  };
+}
+
+/** A guest whose vCPUs do nothing: the benchmark is of moving its memory. */
+function still(memory: GuestMemory): MigratableVm {
+  return { memory, trackers: [], devices: [], pause: async () => {}, resume: async () => {} };
+}
+
+/** Samples resident memory that is not the guest's (which is shared memory, RssShmem in proc(5)). */
+function watchResident(): { stop(): number } {
+  const now = () => {
+    const status = readFileSync('/proc/self/status', 'utf8');
+    const kib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0);
+    return (kib('RssAnon') + kib('RssFile')) * 1024;
+  };
+  const before = now();
+  let most = before;
+  const timer = setInterval(() => {
+    most = Math.max(most, now());
+  }, 25);
+  return {
+    stop() {
+      clearInterval(timer);
+      return Math.max(most, now()) - before;
+    },
+  };
+}
+
+function reply(message: PeerReply): void {
+  process.send?.(message);
+}
+

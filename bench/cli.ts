@@ -1,0 +1,34 @@
+import { Command } from 'commander';
+import { bitmapBenchmark } from './bitmap/bitmap.js';
+import { bulkBenchmark } from './bulk/bulk.js';
+import { type Report, printReport } from './report.js';
+
+/** `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. */
+const program = new Command('bench')
+  .description('Godwit against the limits of this machine, as ratios measured in one run')
+  .showHelpAfterError();
+
+function benchmark(name: string, description: string, run: (options: { size: string; runs: string }) => Promise<Report>, size: string) {
+  program
+    .command(name)
+    .description(description)
+    .option('--size <MiB>', 'guest memory in MiB', size)
+    .option('--runs <n>', 'pairs to measure', '3')
+    .option('--json', 'one JSON object instead of a table', false)
+    .action(async (options: { size: string; runs: string; json: boolean }) => printReport(await run(options), options.json));
+}
+
+benchmark(
+  'bulk',
+  'random RAM over loopback TCP, beside a raw send/recv loop',
+  ({ size, runs }) => bulkBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  '2048',
+);
+benchmark(
+  'bitmap',
+  'harvest and walk of a dirty bitmap, 1 % dirty',
+  ({ size, runs }) => bitmapBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  String(64 * 1024),
+);
+
+await program.parseAsync();

@@ -1,0 +1,38 @@
+/** One line of a benchmark: what was measured, and what it is held against. */
+export interface Row {
+  readonly name: string;
+  readonly value: number;
+  readonly unit: string;
+  /** The figure is meant to be at least (or at most) this; printed, never enforced: machines differ. */
+  readonly atLeast?: number;
+  readonly atMost?: number;
+}
+
+export interface Report {
+  readonly benchmark: string;
+  readonly rows: readonly Row[];
+  readonly notes: readonly string[];
+}
+
+export function printReport(report: Report, json: boolean): void {
+  if (json) {
+    process.stdout.write(`${JSON.stringify(report)}\n`);
+    return;
+  }
+  const width = Math.max(...report.rows.map((row) => row.name.length));
+  process.stdout.write(`${report.benchmark}\n`);
+  for (const row of report.rows) process.stdout.write(`  ${row.name.padEnd(width)}  ${figure(row)}\n`);
+  for (const note of report.notes) process.stdout.write(`  ${note}\n`);
+}
+
+function figure({ value, unit, atLeast, atMost }: Row): string {
+  const target = atLeast !== undefined ? `at least ${atLeast}` : atMost !== undefined ? `at most ${atMost}` : undefined;
+  const met = (atLeast === undefined || value >= atLeast) && (atMost === undefined || value <= atMost);
+  const text = `${value.toFixed(value < 10 ? 2 : 0)} ${unit}`.trimEnd();
+  return target === undefined ? text : `${text}  (${target}: ${met ? 'met' : 'missed'})`;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] as number;
+}
