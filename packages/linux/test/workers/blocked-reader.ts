@@ -1,0 +1,6 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import { getThreadId, readFd } from '@godwit/linux';
+
+/** Says its thread id, blocks in read(2), and says what came of it. */
+parentPort?.postMessage(getThreadId());
+parentPort?.postMessage(readFd(workerData as number, new Uint8Array(8)));
