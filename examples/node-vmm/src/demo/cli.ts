@@ -16,9 +16,12 @@ if (parsed.kind === 'exit') {
   const now = () => performance.now() - started;
   const write = (text: string) => process.stdout.write(text);
   const live = options.output === 'auto' && process.stdout.isTTY && process.env['TERM'] !== 'dumb';
-  const output = options.output === 'json' ? jsonOutput(write) : live ? liveOutput(process.stdout, now) : plainOutput(write);
+  const output =
+    options.output === 'json' ? jsonOutput(write) : live ? liveOutput(process.stdout, now) : plainOutput(write);
 
-  const run = new DemoRun(options, chooseGuestKind(options.kvm), (event: DemoEvent) => output.show({ ...event, atMs: now() }));
+  const run = new DemoRun(options, chooseGuestKind(options.kvm), (event: DemoEvent) =>
+    output.show({ ...event, atMs: now() }),
+  );
   let signalled: NodeJS.Signals | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
     // The second time the person means it.

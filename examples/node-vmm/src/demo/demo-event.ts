@@ -1,4 +1,12 @@
-import type { ErrorCode, MigrationState, MigrationSummary, Progress, ReceptionSummary, RoundRecord } from '@godwit/core';
+import type {
+  ErrorCode,
+  MigrationEvent,
+  MigrationState,
+  MigrationSummary,
+  Progress,
+  ReceptionSummary,
+  RoundRecord,
+} from '@godwit/core';
 import type { GuestSpec } from './guest-spec.js';
 
 /** The two host processes, by the part that each plays in the first migration. */
@@ -19,11 +27,23 @@ export interface RunSettings {
 export type DemoEvent =
   /** The two processes are there. */
   | { readonly event: 'hosts'; readonly source: number; readonly destination: number }
-  | { readonly event: 'guest'; readonly host: HostName; readonly spec: GuestSpec; readonly settings: RunSettings; readonly note?: string }
+  | {
+      readonly event: 'guest';
+      readonly host: HostName;
+      readonly spec: GuestSpec;
+      readonly settings: RunSettings;
+      readonly note?: string;
+    }
   | { readonly event: 'phase'; readonly phase: Phase }
   /** One line of the guest's console; `host` is where its last character was printed. */
   | { readonly event: 'console'; readonly host: HostName; readonly text: string; readonly beat?: number }
-  | { readonly event: 'hop'; readonly hop: number; readonly from: HostName; readonly to: HostName; readonly peer: string }
+  | {
+      readonly event: 'hop';
+      readonly hop: number;
+      readonly from: HostName;
+      readonly to: HostName;
+      readonly peer: string;
+    }
   | { readonly event: 'state'; readonly state: MigrationState; readonly previous: MigrationState }
   | ({ readonly event: 'progress' } & Progress)
   | { readonly event: 'round-start'; readonly round: number; readonly dirtyPages: number }
@@ -67,3 +87,23 @@ export interface Result {
 
 /** An event with the moment at which it reached the controller, milliseconds from the start. */
 export type TimedEvent = DemoEvent & { readonly atMs: number };
+
+/** What the engine says, in the demo's words; nothing for `completed`, whose summary `migrated` carries. */
+export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
+  switch (event.type) {
+    case 'state':
+      return { event: 'state', state: event.state, previous: event.previous };
+    case 'progress':
+      return { event: 'progress', ...event.progress };
+    case 'round-start':
+      return { event: 'round-start', round: event.round, dirtyPages: event.dirtyPages };
+    case 'round':
+      return { event: 'round', ...event.round };
+    case 'warning':
+      return { event: 'warning', code: event.code, message: event.message };
+    case 'verified':
+      return { event: 'compared', pages: event.pages, verifyMs: event.verifyMs };
+    case 'completed':
+      return undefined;
+  }
+}

@@ -27,7 +27,8 @@ export function ramSizes(memoryBytes: number): RamSizes {
 
 /** Takes apart a description that came over the network. Throws a `TypeError` that names what is wrong. */
 export function guestSpecFrom(description: unknown): GuestSpec {
-  if (typeof description !== 'object' || description === null) throw new TypeError('the description of the guest is not an object');
+  if (typeof description !== 'object' || description === null)
+    throw new TypeError('the description of the guest is not an object');
   const given = description as Readonly<Record<string, unknown>>;
   const integer = (name: string, least: number, most: number): number => {
     const value = given[name];

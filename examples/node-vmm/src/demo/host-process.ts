@@ -64,7 +64,10 @@ export class HostProcess {
   }
 
   /** Asks the host to do something; rejects with a `HostError`. */
-  ask<Name extends CommandName>(command: Name, request: HostCommands[Name]['request']): Promise<HostCommands[Name]['reply']> {
+  ask<Name extends CommandName>(
+    command: Name,
+    request: HostCommands[Name]['request'],
+  ): Promise<HostCommands[Name]['reply']> {
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve: (value) => resolve(value as HostCommands[Name]['reply']), reject });

@@ -31,7 +31,10 @@ export interface CheckReport {
  */
 export interface HostCommands {
   /** Builds the guest and runs it. */
-  boot: { request: { readonly spec: GuestSpec; readonly sabotage: Sabotage | undefined }; reply: { readonly note: string | undefined } };
+  boot: {
+    request: { readonly spec: GuestSpec; readonly sabotage: Sabotage | undefined };
+    reply: { readonly note: string | undefined };
+  };
   /** Waits for a guest to come. */
   listen: { request: { readonly transport: 'tcp' | 'unix'; readonly sabotage: Sabotage | undefined }; reply: Address };
   /** Resolves when the guest that came runs here. */

@@ -12,7 +12,9 @@ import type { Sabotage } from './options.js';
 /** Closing waits for vCPU threads; when one hangs in the kernel, the process still has to go. */
 const LAST_RESORT_MS = 3000;
 
-type Handlers = { [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']> };
+type Handlers = {
+  [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']>;
+};
 
 class Host {
   #guest: DemoGuest | undefined;
@@ -47,7 +49,8 @@ class Host {
     },
 
     adopt: async () => {
-      if (this.#reception === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'nobody listens here: ask to listen first');
+      if (this.#reception === undefined)
+        throw new GodwitError('GODWIT_INVALID_STATE', 'nobody listens here: ask to listen first');
       try {
         const { summary } = await this.#reception.result;
         this.#guest = this.#arriving;
@@ -61,8 +64,14 @@ class Host {
 
     migrate: async ({ address, downtimeLimitMs, maxBandwidth, verify }) => {
       const guest = this.#running();
-      const transport = address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
-      const migration = migrate(guest.vm, connectTo(transport), { description: guest.spec, downtimeLimitMs, bandwidthLimit: maxBandwidth, verify });
+      const transport =
+        address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
+      const migration = migrate(guest.vm, connectTo(transport), {
+        description: guest.spec,
+        downtimeLimitMs,
+        bandwidthLimit: maxBandwidth,
+        verify,
+      });
       this.#migration = migration;
       // Failures are told by `result`.
       migration.subscribe({ next: (event) => send({ type: 'migration', event }), error: () => {} });

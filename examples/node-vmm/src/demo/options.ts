@@ -46,14 +46,37 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       'Boots a guest that writes memory on every vCPU, moves it to a second process while it runs, and checks that\n' +
         'nothing was lost: every page of both sides compared before the handover, then by the guest itself.',
     )
-    .option('--memory <size>', 'guest memory, such as 512M or 6G', bytes('--memory', MIN_MEMORY_BYTES, MAX_MEMORY_BYTES), 512 * 2 ** 20)
+    .option(
+      '--memory <size>',
+      'guest memory, such as 512M or 6G',
+      bytes('--memory', MIN_MEMORY_BYTES, MAX_MEMORY_BYTES),
+      512 * 2 ** 20,
+    )
     .option('--vcpus <n>', `virtual CPUs, 1 to ${MAXIMUM_VCPUS}`, integer('--vcpus', 1, MAXIMUM_VCPUS), 2)
-    .option('--dirty-rate <pages/s>', 'page writes per second over all vCPUs, 0 = flat out', integer('--dirty-rate', 0, 2 ** 31 - 1), 20_000)
+    .option(
+      '--dirty-rate <pages/s>',
+      'page writes per second over all vCPUs, 0 = flat out',
+      integer('--dirty-rate', 0, 2 ** 31 - 1),
+      20_000,
+    )
     .option('--working-set <size>', 'memory that the guest writes', bytes('--working-set', PAGE_SIZE))
-    .addOption(new Option('--order <order>', 'in which the guest writes its pages').choices(['sequential', 'random']).default('random'))
+    .addOption(
+      new Option('--order <order>', 'in which the guest writes its pages')
+        .choices(['sequential', 'random'])
+        .default('random'),
+    )
     .option('--whole-pages', 'the guest writes every byte of a page, not only the stamps in it', false)
-    .option('--downtime-limit <ms>', 'longest pause of the guest to aim for', number('--downtime-limit', 1, 3_600_000), 100)
-    .option('--max-bandwidth <bytes/s>', 'limit for the pre-copy, such as 100M or 1G; 0 = none', bytes('--max-bandwidth', 0))
+    .option(
+      '--downtime-limit <ms>',
+      'longest pause of the guest to aim for',
+      number('--downtime-limit', 1, 3_600_000),
+      100,
+    )
+    .option(
+      '--max-bandwidth <bytes/s>',
+      'limit for the pre-copy, such as 100M or 1G; 0 = none',
+      bytes('--max-bandwidth', 0),
+    )
     .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest')
     .option('--no-verify', 'do not compare the RAM of both sides; the demo then ends unverified, with status 1')
@@ -114,7 +137,8 @@ function demoOptions(command: Command): DemoOptions {
     );
   }
   if (given.json && given.plain) command.error('error: --json and --plain exclude each other');
-  if (roundTrips > 0 && !given.verify) command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
+  if (roundTrips > 0 && !given.verify)
+    command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
   return {
     memoryBytes: pageFloor(given.memory),
     vcpus: given.vcpus,

@@ -22,4 +22,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   atMs = event.atMs;
   view = reduce(view, event);
 }
-process.stdout.write(svg(render(view, COLUMNS, ROWS, atMs), COLUMNS, 'npm run demo: a KVM guest moves between two processes'));
+process.stdout.write(
+  svg(render(view, COLUMNS, ROWS, atMs), COLUMNS, 'npm run demo: a KVM guest moves between two processes'),
+);

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { MigrationEvent, MigrationSummary } from '@godwit/core';
-import { ConsoleLines } from './console-lines.js';
-import type { DemoEvent, HostName, Result } from './demo-event.js';
+import type { MigrationSummary } from '@godwit/core';
 import { PAGE_SIZE } from '../guest/layout.js';
+import { ConsoleLines } from './console-lines.js';
+import { type DemoEvent, demoEvent, type HostName, type Result } from './demo-event.js';
 import type { GuestSpec } from './guest-spec.js';
 import { HeartbeatWatch } from './heartbeat-watch.js';
 import { HostProcess } from './host-process.js';
@@ -108,7 +108,11 @@ export class DemoRun {
     } catch (error) {
       await this.#shutdown();
       const code = (error as { code?: unknown }).code;
-      this.#emit({ event: 'failed', code: typeof code === 'string' ? code : 'GODWIT_INTERNAL', message: error instanceof Error ? error.message : String(error) });
+      this.#emit({
+        event: 'failed',
+        code: typeof code === 'string' ? code : 'GODWIT_INTERNAL',
+        message: error instanceof Error ? error.message : String(error),
+      });
       return false;
     }
   }
@@ -127,15 +131,27 @@ export class DemoRun {
     const started = performance.now();
     const once = this.#spec.workingSetBytes / PAGE_SIZE;
     const rate = this.#spec.dirtyPagesPerSecond;
-    const limit = Math.max(WARM_UP_LIMIT_MS, this.#options.warmUpMs + SILENCE_MS, rate === 0 ? 0 : (once / rate) * 4000);
+    const limit = Math.max(
+      WARM_UP_LIMIT_MS,
+      this.#options.warmUpMs + SILENCE_MS,
+      rate === 0 ? 0 : (once / rate) * 4000,
+    );
     const warm = await this.#watch.until(
       ({ writes }) => writes >= once && performance.now() - started >= this.#options.warmUpMs,
       limit,
       this.#stop.signal,
     );
     this.#goOn();
-    if (!warm && this.#watch.beats === 0) throw new RunError('GODWIT_GUEST_CRASHED', `the guest did not print a heartbeat within ${Math.round(limit / 1000)} s of booting`);
-    if (!warm) throw new RunError('GODWIT_TIMEOUT', `the guest wrote ${this.#watch.last?.writes ?? 0} of ${once} pages of its working set in ${Math.round(limit / 1000)} s; take a smaller --working-set or a higher --dirty-rate`);
+    if (!warm && this.#watch.beats === 0)
+      throw new RunError(
+        'GODWIT_GUEST_CRASHED',
+        `the guest did not print a heartbeat within ${Math.round(limit / 1000)} s of booting`,
+      );
+    if (!warm)
+      throw new RunError(
+        'GODWIT_TIMEOUT',
+        `the guest wrote ${this.#watch.last?.writes ?? 0} of ${once} pages of its working set in ${Math.round(limit / 1000)} s; take a smaller --working-set or a higher --dirty-rate`,
+      );
   }
 
   async #hop(hop: number): Promise<void> {
@@ -183,7 +199,10 @@ export class DemoRun {
     if (this.#watch.gapMs !== undefined) return;
     const heard = await this.#watch.until(() => this.#watch.gapMs !== undefined, SILENCE_MS, this.#stop.signal);
     if (!heard && !this.#stop.signal.aborted) {
-      throw new RunError('GODWIT_GUEST_CRASHED', `the guest arrived at the ${host} and said nothing for ${SILENCE_MS / 1000} s`);
+      throw new RunError(
+        'GODWIT_GUEST_CRASHED',
+        `the guest arrived at the ${host} and said nothing for ${SILENCE_MS / 1000} s`,
+      );
     }
   }
 
@@ -194,7 +213,8 @@ export class DemoRun {
       const before = this.#watch.beats;
       await sleep(this.#options.settleMs, undefined, { signal: this.#stop.signal }).catch(() => {});
       this.#goOn();
-      if (this.#options.settleMs >= SILENCE_MS / 10 && this.#watch.beats === before) this.#defect(this.#at, `no heartbeat in ${this.#options.settleMs / 1000} s`);
+      if (this.#options.settleMs >= SILENCE_MS / 10 && this.#watch.beats === before)
+        this.#defect(this.#at, `no heartbeat in ${this.#options.settleMs / 1000} s`);
     }
   }
 
@@ -227,7 +247,8 @@ export class DemoRun {
   }
 
   #result(): Result {
-    const sum = (pick: (figures: Figures) => number) => this.#summaries.reduce((total, figures) => total + pick(figures), 0);
+    const sum = (pick: (figures: Figures) => number) =>
+      this.#summaries.reduce((total, figures) => total + pick(figures), 0);
     const most = (pick: (figures: Figures) => number) => Math.max(...this.#summaries.map(pick));
     return {
       verified: this.#defects === 0 && this.#summaries.every(({ verified }) => verified),
@@ -248,26 +269,9 @@ export class DemoRun {
   #hear(host: HostName, message: HostMessage): void {
     if (message.type === 'console') this.#console.push(host, message.text);
     else if (message.type === 'defect') this.#defect(host, message.message);
-    else if (message.type === 'migration') this.#migration(message.event);
-  }
-
-  #migration(event: MigrationEvent): void {
-    switch (event.type) {
-      case 'state':
-        return this.#emit({ event: 'state', state: event.state, previous: event.previous });
-      case 'progress':
-        return this.#emit({ event: 'progress', ...event.progress });
-      case 'round-start':
-        return this.#emit({ event: 'round-start', round: event.round, dirtyPages: event.dirtyPages });
-      case 'round':
-        return this.#emit({ event: 'round', ...event.round });
-      case 'warning':
-        return this.#emit({ event: 'warning', code: event.code, message: event.message });
-      case 'verified':
-        return this.#emit({ event: 'compared', pages: event.pages, verifyMs: event.verifyMs });
-      case 'completed':
-        // The reply to `migrate` carries the same summary.
-        return;
+    else if (message.type === 'migration') {
+      const event = demoEvent(message.event);
+      if (event !== undefined) this.#emit(event);
     }
   }
 

@@ -35,7 +35,11 @@ describe('the heartbeat', () => {
   const beat = (count: number, stallMs = 0) =>
     `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${count * 100_000}us gap=100000us stall=${stallMs * 1000}us writes=${count * 10} mail=${count}`;
 
-  function watch(): { readonly defects: string[]; readonly see: (host: ConsoleLine['host'], text: string) => void; readonly beats: HeartbeatWatch } {
+  function watch(): {
+    readonly defects: string[];
+    readonly see: (host: ConsoleLine['host'], text: string) => void;
+    readonly beats: HeartbeatWatch;
+  } {
     const defects: string[] = [];
     const beats = new HeartbeatWatch((message) => defects.push(message));
     return { defects, beats, see: (host, text) => void beats.see({ host, text }) };
@@ -49,7 +53,10 @@ describe('the heartbeat', () => {
 
   test('a defect that the guest reports is one here', () => {
     const { defects, see } = watch();
-    see('destination', '[guest] defect kind=stale vcpu=1 gpa=0x0000000000524000 offset=0x0000000000000000 expected=0x18 found=0x16');
+    see(
+      'destination',
+      '[guest] defect kind=stale vcpu=1 gpa=0x0000000000524000 offset=0x0000000000000000 expected=0x18 found=0x16',
+    );
     expect(defects).toHaveLength(1);
   });
 

@@ -28,6 +28,8 @@ describe('--json', () => {
   test('a downtime without bound is null: JSON has no infinity', () => {
     const round = syntheticRun().find((event) => event.event === 'round');
     if (round?.event !== 'round') throw new Error('no round');
-    expect(JSON.parse(jsonLine({ ...round, predictedDowntimeMs: Number.POSITIVE_INFINITY }))).toMatchObject({ predictedDowntimeMs: null });
+    expect(JSON.parse(jsonLine({ ...round, predictedDowntimeMs: Number.POSITIVE_INFINITY }))).toMatchObject({
+      predictedDowntimeMs: null,
+    });
   });
 });

@@ -33,7 +33,9 @@ describe('the demo’s options', () => {
   test('sizes, rates and switches', () => {
     expect(
       options(
-        ...'--memory 6G --vcpus 4 --dirty-rate 0 --working-set 1.5G --order sequential --whole-pages --downtime-limit 30'.split(' '),
+        ...'--memory 6G --vcpus 4 --dirty-rate 0 --working-set 1.5G --order sequential --whole-pages --downtime-limit 30'.split(
+          ' ',
+        ),
         ...'--max-bandwidth 1GiB/s --transport unix --no-kvm --no-verify --settle 0.5 --warm-up 0 --json'.split(' '),
       ),
     ).toMatchObject({
@@ -61,7 +63,11 @@ describe('the demo’s options', () => {
   });
 
   test('round trips run at full speed, with a working set of their own', () => {
-    expect(options('--round-trips', '100')).toMatchObject({ roundTrips: 100, maxBandwidth: 0, workingSetBytes: 32 * MIB });
+    expect(options('--round-trips', '100')).toMatchObject({
+      roundTrips: 100,
+      maxBandwidth: 0,
+      workingSetBytes: 32 * MIB,
+    });
   });
 
   test.each([

@@ -15,7 +15,15 @@ export const SPEC: GuestSpec = {
   heartbeatMs: 100,
 };
 
-const PREDICTION: DowntimeTerms = { pauseMs: 0.4, harvestMs: 0.5, ramMs: 30, deviceMs: 0.8, loadMs: 2.5, roundTripMs: 0.6, resumeMs: 0.3 };
+const PREDICTION: DowntimeTerms = {
+  pauseMs: 0.4,
+  harvestMs: 0.5,
+  ramMs: 30,
+  deviceMs: 0.8,
+  loadMs: 2.5,
+  roundTripMs: 0.6,
+  resumeMs: 0.3,
+};
 
 function round(number: number, pages: number, phase: RoundRecord['phase'], predictedDowntimeMs: number): RoundRecord {
   return {
@@ -35,7 +43,10 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     dirtyPagesPerSecond: 19_000,
     predictedDowntimeMs,
     prediction: PREDICTION,
-    decision: phase === 'stop-and-copy' || predictedDowntimeMs < 100 ? { action: 'switchover', reason: 'below the limit' } : { action: 'continue', reason: 'above the limit' },
+    decision:
+      phase === 'stop-and-copy' || predictedDowntimeMs < 100
+        ? { action: 'switchover', reason: 'below the limit' }
+        : { action: 'continue', reason: 'above the limit' },
   };
 }
 
@@ -49,7 +60,12 @@ export function syntheticRun(): readonly TimedEvent[] {
     events.push({ ...event, atMs });
   };
   const console = (host: 'source' | 'destination') =>
-    at(100, { event: 'console', host, text: `[guest] heartbeat ${String(++beat).padStart(6, '0')} clock=${atMs * 1000}us gap=100031us stall=1804us writes=${beat * 2000} mail=${beat}`, beat });
+    at(100, {
+      event: 'console',
+      host,
+      text: `[guest] heartbeat ${String(++beat).padStart(6, '0')} clock=${atMs * 1000}us gap=100031us stall=1804us writes=${beat * 2000} mail=${beat}`,
+      beat,
+    });
 
   at(1, { event: 'hosts', source: 4711, destination: 4712 });
   at(1, { event: 'phase', phase: 'booting' });
@@ -120,7 +136,20 @@ export function syntheticRun(): readonly TimedEvent[] {
   };
   at(1, { event: 'state', state: 'completed', previous: 'device' });
   at(1, { event: 'migrated', hop: 1, ...summary });
-  at(1, { event: 'received', hop: 1, host: 'destination', summary: { migrationId: 'b2c9', rounds: 7, pages: { raw: 124_000, zero: 700 }, wireBytes, loadMs: 2.9, resumeMs: 0.4, verified: true } });
+  at(1, {
+    event: 'received',
+    hop: 1,
+    host: 'destination',
+    summary: {
+      migrationId: 'b2c9',
+      rounds: 7,
+      pages: { raw: 124_000, zero: 700 },
+      wireBytes,
+      loadMs: 2.9,
+      resumeMs: 0.4,
+      verified: true,
+    },
+  });
   at(1, { event: 'memory', host: 'source', guestBytes: 210 * MIB, residentBytes: 300 * MIB });
   console('destination');
   console('destination');

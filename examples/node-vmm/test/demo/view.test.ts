@@ -19,7 +19,7 @@ function* states(events: readonly TimedEvent[] = syntheticRun()): Iterable<[View
   }
 }
 
-function after(isLast: (event: TimedEvent) => boolean): ViewState {
+function viewAfter(isLast: (event: TimedEvent) => boolean): ViewState {
   for (const [view, event] of states()) if (isLast(event)) return view;
   throw new Error('no such event');
 }
@@ -42,7 +42,7 @@ describe('the terminal view', () => {
   });
 
   test('shows rounds, the one under way, rates, the predicted downtime and the time left', () => {
-    const view = after((event) => event.event === 'progress' && event.round === 3);
+    const view = viewAfter((event) => event.event === 'progress' && event.round === 3);
     const picture = text(render(view, 100, 40, 5000));
     expect(picture).toContain('round 1');
     expect(picture).toContain('49,500 pages');
@@ -54,7 +54,12 @@ describe('the terminal view', () => {
   });
 
   test('console lines carry the colour of the host that printed them, and the end shows the crossing', () => {
-    const lines = render(after((event) => event.event === 'completed'), 100, 40, 0);
+    const lines = render(
+      viewAfter((event) => event.event === 'completed'),
+      100,
+      40,
+      0,
+    );
     const beats = lines
       .filter((line) => text([line]).includes('heartbeat 0'))
       .map((line) => ({ colour: line.at(-1)?.colour, count: Number(/heartbeat (\d+)/.exec(text([line]))?.[1]) }));
@@ -70,7 +75,14 @@ describe('the terminal view', () => {
   });
 
   test('ends in a summary: verdict, downtime term by term, predicted against actual', () => {
-    const picture = text(render(after((event) => event.event === 'completed'), 80, 24, 0));
+    const picture = text(
+      render(
+        viewAfter((event) => event.event === 'completed'),
+        80,
+        24,
+        0,
+      ),
+    );
     expect(picture).toContain('✓ verified');
     expect(picture).toMatch(/last dirty pages\s+30 ms\s+31\.9 ms/);
     expect(picture).toMatch(/together\s+35\.1 ms\s+38\.2 ms/);
@@ -78,7 +90,12 @@ describe('the terminal view', () => {
   });
 
   test('a failure says its code and message', () => {
-    const view = reduce(EMPTY_VIEW, { event: 'failed', code: 'GODWIT_LINK_LOST', message: 'the peer is gone', atMs: 0 });
+    const view = reduce(EMPTY_VIEW, {
+      event: 'failed',
+      code: 'GODWIT_LINK_LOST',
+      message: 'the peer is gone',
+      atMs: 0,
+    });
     expect(text(render(view, 80, 24, 0))).toContain('✗ GODWIT_LINK_LOST: the peer is gone');
   });
 });

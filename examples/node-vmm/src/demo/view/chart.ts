@@ -35,7 +35,9 @@ export function stackedBar(parts: readonly BarPart[], total: number, width: numb
 /** The last `width` values as columns of eight heights, `top` being the full height. */
 export function sparkline(values: readonly number[], width: number, top: number, colour: Colour): Span[] {
   const shown = values.slice(-width);
-  const text = shown.map((value) => (value <= 0 ? ' ' : (LEVELS[Math.min(7, Math.floor(clamp(value / top) * 7.999))] ?? ' '))).join('');
+  const text = shown
+    .map((value) => (value <= 0 ? ' ' : (LEVELS[Math.min(7, Math.floor(clamp(value / top) * 7.999))] ?? ' ')))
+    .join('');
   return [span(' '.repeat(width - shown.length)), span(text, colour)];
 }
 

@@ -33,14 +33,21 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
               `downtime would be ${formatMs(event.predictedDowntimeMs)}: ${event.decision.action} (${event.decision.reason})`,
           ];
     case 'compared':
-      return many ? [] : [`compared ${formatCount(event.pages)} pages of both sides in ${formatMs(event.verifyMs)}: equal`];
+      return many
+        ? []
+        : [`compared ${formatCount(event.pages)} pages of both sides in ${formatMs(event.verifyMs)}: equal`];
     case 'migrated':
       return [
         `${many ? `${event.hop}/${(view.guest?.settings.roundTrips ?? 0) * 2} ` : ''}the guest runs at the ${view.runsAt}: total ${formatMs(event.totalMs)}, ` +
           `downtime ${formatMs(event.downtimeMs)} (predicted ${formatMs(event.predictedDowntimeMs)}), ${event.rounds.length} rounds, ${formatBytes(event.wireBytes)}`,
       ];
     case 'checked':
-      return many ? event.defects : [`checked ${formatCount(event.pages)} pages from outside the guest: ${event.defects.length} defects`, ...event.defects];
+      return many
+        ? event.defects
+        : [
+            `checked ${formatCount(event.pages)} pages from outside the guest: ${event.defects.length} defects`,
+            ...event.defects,
+          ];
     case 'warning':
       return [`warning: ${event.code}: ${event.message}`];
     case 'defect':
@@ -48,10 +55,21 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'cancelling':
       return ['cancelling'];
     case 'runs-on':
-      return [`the guest runs on at the ${event.host}: ${event.beats} heartbeats since, ${event.defects.length} defects`, ...event.defects];
+      return [
+        `the guest runs on at the ${event.host}: ${event.beats} heartbeats since, ${event.defects.length} defects`,
+        ...event.defects,
+      ];
     case 'completed':
     case 'failed':
-      return ['', ...summaryLines(view, 80).map((line) => line.map(({ text }) => text).join('').trimEnd())];
+      return [
+        '',
+        ...summaryLines(view, 80).map((line) =>
+          line
+            .map(({ text }) => text)
+            .join('')
+            .trimEnd(),
+        ),
+      ];
     case 'state':
     case 'progress':
     case 'round-start':

@@ -1,6 +1,6 @@
 import type { RoundRecord } from '@godwit/core';
-import type { HostName } from '../demo-event.js';
 import { PAGE_SIZE } from '../../guest/layout.js';
+import type { HostName } from '../demo-event.js';
 import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
 import { bar, gauge, sparkline, stackedBar } from './chart.js';
 import { cut, type Span, type StyledLine, span, spread } from './styled-line.js';
@@ -42,7 +42,15 @@ function header(view: ViewState, width: number, nowMs: number): StyledLine[] {
     `${spec.dirtyPagesPerSecond === 0 ? 'flat out' : `${formatCount(spec.dirtyPagesPerSecond)} pages/s`} over ${formatBytes(spec.workingSetBytes)}`;
   const lines: StyledLine[] = [spread(left, [span(facts, 'dim')], width)];
   if (note !== undefined) lines.push([span(`${MARGIN}${note}`, 'warn')]);
-  lines.push([], route(view, width), spread(phase(view, nowMs), [span(settings.maxBandwidth === 0 ? '' : `pre-copy limited to ${formatRate(settings.maxBandwidth)}`, 'dim')], width));
+  lines.push(
+    [],
+    route(view, width),
+    spread(
+      phase(view, nowMs),
+      [span(settings.maxBandwidth === 0 ? '' : `pre-copy limited to ${formatRate(settings.maxBandwidth)}`, 'dim')],
+      width,
+    ),
+  );
   return lines;
 }
 
@@ -82,10 +90,16 @@ function phase(view: ViewState, nowMs: number): StyledLine {
     case 'migrating': {
       const remaining = view.progress?.remainingMs;
       const left = remaining === undefined ? '' : ` · about ${formatMs(remaining)} left`;
-      return [span(`${MARGIN}${view.state}`, view.state === 'device' ? 'warn' : 'good'), span(` · ${since}${view.state === 'completed' ? '' : left}`, 'dim')];
+      return [
+        span(`${MARGIN}${view.state}`, view.state === 'device' ? 'warn' : 'good'),
+        span(` · ${since}${view.state === 'completed' ? '' : left}`, 'dim'),
+      ];
     }
     case 'settling':
-      return [span(`${MARGIN}the guest checks its memory at the ${view.runsAt}`, view.runsAt), span(` · ${since}`, 'dim')];
+      return [
+        span(`${MARGIN}the guest checks its memory at the ${view.runsAt}`, view.runsAt),
+        span(` · ${since}`, 'dim'),
+      ];
     case 'checking':
       return [span(`${MARGIN}checking every page from outside the guest`, view.runsAt)];
     case 'done':
@@ -99,7 +113,12 @@ function pagesToSend(round: RoundRecord): number {
 
 /** One bar per round, as long as its pages against the largest round; the current one fills up. */
 function roundLines(view: ViewState, width: number, most: number): StyledLine[] {
-  const largest = Math.max(...view.rounds.map(pagesToSend), view.progress?.roundPages ?? 0, view.current?.dirtyPages ?? 0, 1);
+  const largest = Math.max(
+    ...view.rounds.map(pagesToSend),
+    view.progress?.roundPages ?? 0,
+    view.current?.dirtyPages ?? 0,
+    1,
+  );
   const facts = width >= 100 ? 46 : width >= 76 ? 36 : 24;
   const barWidth = Math.max(6, width - 12 - facts);
   const lines: StyledLine[] = view.rounds.map((round) => [
@@ -117,7 +136,8 @@ function roundLines(view: ViewState, width: number, most: number): StyledLine[] 
   const { progress, current } = view;
   if (current !== undefined && view.state !== 'completed') {
     const total = current.dirtyPages;
-    const sent = progress !== undefined && progress.round === current.round ? Math.min(total, progress.roundPagesSent) : 0;
+    const sent =
+      progress !== undefined && progress.round === current.round ? Math.min(total, progress.roundPagesSent) : 0;
     const columns = Math.max(1, Math.round((total / largest) * barWidth));
     const filled = total === 0 ? 0 : Math.round((sent / total) * columns);
     lines.push([
@@ -141,7 +161,10 @@ function roundName(round: RoundRecord): string {
 
 function roundFacts(pages: number, wireBytes: number, totalMs: number, width: number): string {
   const count = `${formatCount(pages)} pages`;
-  const text = width >= 36 ? `${count.padStart(width - 22)}${formatBytes(wireBytes).padStart(11)}${formatMs(totalMs).padStart(11)}` : `${count}${formatMs(totalMs).padStart(9)}`;
+  const text =
+    width >= 36
+      ? `${count.padStart(width - 22)}${formatBytes(wireBytes).padStart(11)}${formatMs(totalMs).padStart(11)}`
+      : `${count}${formatMs(totalMs).padStart(9)}`;
   return text.padStart(width);
 }
 
@@ -169,11 +192,23 @@ function rates(view: ViewState, width: number): StyledLine[] {
   const shown = ended ? actual : predicted;
   const colour = shown === undefined ? 'dim' : shown <= limit ? 'good' : 'warn';
   const words = shown === undefined ? 'not predicted yet' : `${formatMs(shown)} of ${formatMs(limit)}`;
-  const row = (name: string, body: Span[], text: string): StyledLine => [span(`${MARGIN}${name.padEnd(10)}`), ...body, span(`  ${text}`)];
+  const row = (name: string, body: Span[], text: string): StyledLine => [
+    span(`${MARGIN}${name.padEnd(10)}`),
+    ...body,
+    span(`  ${text}`),
+  ];
   return [
-    row('dirtied', sparkline(view.dirtyBytesPerSecond, chart, top, 'warn'), formatRate((progress?.dirtyPagesPerSecond ?? 0) * PAGE_SIZE)),
+    row(
+      'dirtied',
+      sparkline(view.dirtyBytesPerSecond, chart, top, 'warn'),
+      formatRate((progress?.dirtyPagesPerSecond ?? 0) * PAGE_SIZE),
+    ),
     row('link', sparkline(view.linkBytesPerSecond, chart, top, 'link'), formatRate(progress?.wireBytesPerSecond ?? 0)),
-    row('downtime', shown === undefined ? bar(0, chart, 'dim') : gauge(shown, limit, limit * 2, chart, colour), `${ended ? 'was ' : ''}${words}`),
+    row(
+      'downtime',
+      shown === undefined ? bar(0, chart, 'dim') : gauge(shown, limit, limit * 2, chart, colour),
+      `${ended ? 'was ' : ''}${words}`,
+    ),
   ];
 }
 
@@ -184,7 +219,12 @@ function consoleLines(view: ViewState, width: number, count: number): StyledLine
   const legend = ' source · destination ';
   const rule = Math.max(0, width - MARGIN.length * 2 - title.length - legend.length);
   return [
-    [span(`${MARGIN}${title}${'─'.repeat(rule)}`, 'dim'), span(' source', 'source'), span(' · ', 'dim'), span('destination', 'destination')],
+    [
+      span(`${MARGIN}${title}${'─'.repeat(rule)}`, 'dim'),
+      span(' source', 'source'),
+      span(' · ', 'dim'),
+      span('destination', 'destination'),
+    ],
     ...Array.from({ length: count }, (_, at): StyledLine => {
       const line = shown[at];
       return line === undefined ? [] : [span(`${MARGIN}▌ `, line.host), span(printable(line.text), line.host)];
@@ -195,7 +235,8 @@ function consoleLines(view: ViewState, width: number, count: number): StyledLine
 /** When all is over: the lines around the last move, so that one sees the counter go on. */
 function crossing(lines: ViewState['console'], count: number): ViewState['console'] {
   const lastMove = lines.findLastIndex((line, at) => at > 0 && line.host !== lines[at - 1]?.host);
-  const start = lastMove === -1 ? lines.length - count : Math.min(lastMove - Math.floor(count / 2), lines.length - count);
+  const start =
+    lastMove === -1 ? lines.length - count : Math.min(lastMove - Math.floor(count / 2), lines.length - count);
   return lines.slice(Math.max(0, start)).slice(0, count);
 }
 

@@ -2,7 +2,19 @@ import type pc from 'picocolors';
 
 type Colors = ReturnType<typeof pc.createColors>;
 
-export type Colour = 'plain' | 'bold' | 'dim' | 'source' | 'destination' | 'raw' | 'zero' | 'empty' | 'good' | 'warn' | 'bad' | 'link';
+export type Colour =
+  | 'plain'
+  | 'bold'
+  | 'dim'
+  | 'source'
+  | 'destination'
+  | 'raw'
+  | 'zero'
+  | 'empty'
+  | 'good'
+  | 'warn'
+  | 'bad'
+  | 'link';
 
 /** Text of one colour. Every character that the view prints is one column wide. */
 export interface Span {
@@ -41,7 +53,10 @@ export function spread(left: StyledLine, right: StyledLine, width: number): Styl
 
 /** The line as the terminal wants it. */
 export function paint(line: StyledLine, colors: Colors): string {
-  return line.map(({ text, colour }) => brush(colour, colors)(text)).join('').trimEnd();
+  return line
+    .map(({ text, colour }) => brush(colour, colors)(text))
+    .join('')
+    .trimEnd();
 }
 
 function brush(colour: Colour, colors: Colors): (text: string) => string {

@@ -27,19 +27,38 @@ export function summaryLines(view: ViewState, width: number): StyledLine[] {
     result.verified
       ? [
           span('  ✓ verified', 'good'),
-          span(`  ${formatCount(result.pagesCompared)} pages compared, ${formatCount(result.beats)} heartbeats unbroken, ${result.defects} defects`),
+          span(
+            `  ${formatCount(result.pagesCompared)} pages compared, ${formatCount(result.beats)} heartbeats unbroken, ${result.defects} defects`,
+          ),
         ]
-      : [span('  ✗ not verified', 'bad'), span(view.guest?.settings.verify === false ? '  as asked with --no-verify' : `  ${result.defects} defects`)],
+      : [
+          span('  ✗ not verified', 'bad'),
+          span(view.guest?.settings.verify === false ? '  as asked with --no-verify' : `  ${result.defects} defects`),
+        ],
     [],
-    fact(many ? 'migrations' : 'total', many ? `${formatCount(result.migrations)} in ${formatMs(result.totalMs)}` : `${formatMs(result.totalMs)}, ${result.rounds} rounds, ${formatBytes(result.wireBytes)} on the wire`),
+    fact(
+      many ? 'migrations' : 'total',
+      many
+        ? `${formatCount(result.migrations)} in ${formatMs(result.totalMs)}`
+        : `${formatMs(result.totalMs)}, ${result.rounds} rounds, ${formatBytes(result.wireBytes)} on the wire`,
+    ),
     ...(many ? [fact('wire', `${formatBytes(result.wireBytes)}, at most ${result.rounds} rounds a migration`)] : []),
-    fact('downtime', `${many ? 'at most ' : ''}${formatMs(result.downtimeMs)} at the hosts, ${formatMs(result.guestGapMs)} as the guest's own clock saw it`),
-    fact('comparison', `${many ? 'at most ' : ''}${formatMs(result.verifyMs)} with the guest paused, not counted in the downtime`),
+    fact(
+      'downtime',
+      `${many ? 'at most ' : ''}${formatMs(result.downtimeMs)} at the hosts, ${formatMs(result.guestGapMs)} as the guest's own clock saw it`,
+    ),
+    fact(
+      'comparison',
+      `${many ? 'at most ' : ''}${formatMs(result.verifyMs)} with the guest paused, not counted in the downtime`,
+    ),
   ];
   if (last === undefined || many) return lines;
   const longest = Math.max(...Object.values(last.downtime).map(({ actualMs }) => actualMs), 0.001);
   const barWidth = Math.max(4, Math.min(30, width - 50));
-  lines.push([], [span(`  ${'downtime by term'.padEnd(21)}${'predicted'.padStart(10)}${'actual'.padStart(10)}`, 'dim')]);
+  lines.push(
+    [],
+    [span(`  ${'downtime by term'.padEnd(21)}${'predicted'.padStart(10)}${'actual'.padStart(10)}`, 'dim')],
+  );
   for (const term of Object.keys(TERMS) as (keyof DowntimeTerms)[]) {
     const { predictedMs, actualMs } = last.downtime[term];
     lines.push([
@@ -48,7 +67,12 @@ export function summaryLines(view: ViewState, width: number): StyledLine[] {
       ...bar(actualMs / longest, barWidth, 'warn'),
     ]);
   }
-  lines.push([span(`  ${'together'.padEnd(21)}${formatMs(last.predictedDowntimeMs).padStart(10)}${formatMs(last.downtimeMs).padStart(10)}`, 'bold')]);
+  lines.push([
+    span(
+      `  ${'together'.padEnd(21)}${formatMs(last.predictedDowntimeMs).padStart(10)}${formatMs(last.downtimeMs).padStart(10)}`,
+      'bold',
+    ),
+  ]);
   return lines;
 }
 

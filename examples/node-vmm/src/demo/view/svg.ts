@@ -25,7 +25,9 @@ const COLOURS: Readonly<Record<Colour, string>> = {
 /** Block characters as rectangles [x, y, width, height] in parts of a cell: fonts leave gaps between them. */
 const BLOCKS: Readonly<Record<string, readonly [number, number, number, number]>> = {
   ...Object.fromEntries([...'▏▎▍▌▋▊▉█'].map((glyph, at) => [glyph, [0, 0.12, (at + 1) / 8, 0.76] as const])),
-  ...Object.fromEntries([...'▁▂▃▄▅▆▇'].map((glyph, at) => [glyph, [0, 0.88 - ((at + 1) / 8) * 0.76, 1, ((at + 1) / 8) * 0.76] as const])),
+  ...Object.fromEntries(
+    [...'▁▂▃▄▅▆▇'].map((glyph, at) => [glyph, [0, 0.88 - ((at + 1) / 8) * 0.76, 1, ((at + 1) / 8) * 0.76] as const]),
+  ),
   '░': [0, 0.12, 1, 0.76],
   '▒': [0, 0.12, 1, 0.76],
   '━': [0, 0.44, 1, 0.12],
@@ -42,7 +44,9 @@ export function svg(lines: readonly StyledLine[], columns: number, title: string
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img" aria-label="${escaped(title)}">`,
     `<title>${escaped(title)}</title>`,
     `<rect width="${width}" height="${height}" rx="9" fill="${BACKGROUND}"/>`,
-    ...['#f2777a', '#f0b85a', '#6fd08c'].map((fill, at) => `<circle cx="${20 + at * 20}" cy="17" r="5.5" fill="${fill}"/>`),
+    ...['#f2777a', '#f0b85a', '#6fd08c'].map(
+      (fill, at) => `<circle cx="${20 + at * 20}" cy="17" r="5.5" fill="${fill}"/>`,
+    ),
     `<g font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace" font-size="14" xml:space="preserve">`,
     ...body,
     '</g>',
@@ -68,7 +72,8 @@ function runsOf(text: string): string[] {
   const runs: string[] = [];
   for (const glyph of text) {
     const last = runs.at(-1);
-    const same = last !== undefined && (BLOCKS[glyph] === undefined ? BLOCKS[last[0] ?? ''] === undefined : last[0] === glyph);
+    const same =
+      last !== undefined && (BLOCKS[glyph] === undefined ? BLOCKS[last[0] ?? ''] === undefined : last[0] === glyph);
     if (same) runs[runs.length - 1] = last + glyph;
     else runs.push(glyph);
   }
@@ -84,7 +89,9 @@ function runElements(run: string, colour: Colour, column: number, top: number): 
     const [left, up, across, down] = block;
     const shade = glyph === '▒' || (glyph === '░' && colour !== 'empty') ? ' fill-opacity="0.5"' : '';
     const span = (run.length - 1 + across) * COLUMN;
-    return [`<rect x="${n(x + left * COLUMN)}" y="${n(top + up * ROW)}" width="${n(span)}" height="${n(down * ROW)}" fill="${fill}"${shade}/>`];
+    return [
+      `<rect x="${n(x + left * COLUMN)}" y="${n(top + up * ROW)}" width="${n(span)}" height="${n(down * ROW)}" fill="${fill}"${shade}/>`,
+    ];
   }
   const start = run.length - run.trimStart().length;
   const text = run.trim();

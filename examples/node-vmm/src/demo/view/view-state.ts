@@ -1,6 +1,6 @@
 import type { MigrationState, MigrationSummary, Progress, RoundRecord } from '@godwit/core';
-import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
 import { PAGE_SIZE } from '../../guest/layout.js';
+import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
 import type { GuestSpec } from '../guest-spec.js';
 
 const HISTORY = 120;
@@ -8,11 +8,15 @@ const CONSOLE_LINES = 400;
 
 /** What the view draws: everything that happened so far, folded. */
 export interface ViewState {
-  readonly guest: { readonly spec: GuestSpec; readonly settings: RunSettings; readonly note: string | undefined } | undefined;
+  readonly guest:
+    | { readonly spec: GuestSpec; readonly settings: RunSettings; readonly note: string | undefined }
+    | undefined;
   readonly phase: Phase;
   readonly phaseSinceMs: number;
   readonly runsAt: HostName;
-  readonly hop: { readonly number: number; readonly from: HostName; readonly to: HostName; readonly peer: string } | undefined;
+  readonly hop:
+    | { readonly number: number; readonly from: HostName; readonly to: HostName; readonly peer: string }
+    | undefined;
   readonly state: MigrationState;
   readonly rounds: readonly RoundRecord[];
   readonly current: { readonly round: number; readonly dirtyPages: number } | undefined;
@@ -22,7 +26,13 @@ export interface ViewState {
   readonly console: readonly { readonly host: HostName; readonly text: string }[];
   readonly notices: readonly { readonly text: string; readonly bad: boolean }[];
   /** Round records are dropped: only the terms are shown, and a hundred hops add up. */
-  readonly hops: readonly { readonly number: number; readonly to: HostName; readonly summary: Omit<MigrationSummary, 'rounds'>; readonly rounds: number; readonly guestGapMs: number | undefined }[];
+  readonly hops: readonly {
+    readonly number: number;
+    readonly to: HostName;
+    readonly summary: Omit<MigrationSummary, 'rounds'>;
+    readonly rounds: number;
+    readonly guestGapMs: number | undefined;
+  }[];
   readonly compared: { readonly pages: number; readonly verifyMs: number } | undefined;
   readonly checkedPages: number | undefined;
   readonly result: Result | undefined;
@@ -92,12 +102,22 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
     case 'migrated': {
       const { event: _, atMs: __, hop, rounds, ...summary } = event;
       const to = view.hop?.to ?? 'destination';
-      return { ...view, runsAt: to, hops: [...view.hops, { number: hop, to, summary, rounds: rounds.length, guestGapMs: undefined }] };
+      return {
+        ...view,
+        runsAt: to,
+        hops: [...view.hops, { number: hop, to, summary, rounds: rounds.length, guestGapMs: undefined }],
+      };
     }
     case 'gap':
-      return { ...view, hops: view.hops.map((hop) => (hop.number === event.hop ? { ...hop, guestGapMs: event.guestGapMs } : hop)) };
+      return {
+        ...view,
+        hops: view.hops.map((hop) => (hop.number === event.hop ? { ...hop, guestGapMs: event.guestGapMs } : hop)),
+      };
     case 'checked':
-      return noticed({ ...view, checkedPages: event.pages }, event.defects.map((text) => ({ text, bad: true })));
+      return noticed(
+        { ...view, checkedPages: event.pages },
+        event.defects.map((text) => ({ text, bad: true })),
+      );
     case 'warning':
       return noticed(view, [{ text: `${event.code}: ${event.message}`, bad: false }]);
     case 'defect':
@@ -106,7 +126,10 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
       return noticed(view, [{ text: 'cancelling: the guest stays where it is', bad: false }]);
     case 'runs-on':
       return noticed(view, [
-        { text: `the guest runs on at the ${event.host}: ${event.beats} heartbeats since, ${event.defects.length} defects`, bad: event.defects.length > 0 },
+        {
+          text: `the guest runs on at the ${event.host}: ${event.beats} heartbeats since, ${event.defects.length} defects`,
+          bad: event.defects.length > 0,
+        },
       ]);
     case 'completed': {
       const { event: _, atMs: __, ...result } = event;

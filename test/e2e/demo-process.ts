@@ -1,0 +1,111 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+/** One JSON line of the demo. */
+export interface DemoLine {
+  readonly event: string;
+  readonly [key: string]: unknown;
+}
+
+export interface Exit {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+const CLI = join(dirname(createRequire(import.meta.url).resolve('@godwit/example-node-vmm')), 'demo', 'cli.js');
+
+/** The demo as a person would start it, read line by line. */
+export class DemoProcess {
+  readonly lines: DemoLine[] = [];
+  readonly exit: Promise<Exit>;
+  readonly #child: ChildProcess;
+  readonly #listeners = new Set<(line: DemoLine) => void>();
+  #stderr = '';
+
+  constructor(...options: readonly string[]) {
+    this.#child = spawn(process.execPath, [CLI, '--json', ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const { stdout, stderr } = this.#child;
+    if (stdout === null || stderr === null) throw new Error('the demo was started without pipes');
+    stderr.setEncoding('utf8').on('data', (text: string) => {
+      this.#stderr += text;
+    });
+    const reader = createInterface({ input: stdout });
+    reader.on('line', (text) => {
+      const line = JSON.parse(text) as DemoLine;
+      this.lines.push(line);
+      for (const listener of this.#listeners) listener(line);
+    });
+    this.exit = Promise.all([once(this.#child, 'close'), once(reader, 'close')]).then(
+      ([[status, signal]]) => ({ status, signal }) as Exit,
+    );
+  }
+
+  get stderr(): string {
+    return this.#stderr;
+  }
+
+  get last(): DemoLine {
+    const last = this.lines.at(-1);
+    if (last === undefined) throw new Error(`the demo printed nothing; on stderr: ${this.#stderr}`);
+    return last;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+
+  /** All lines of one kind. */
+  all(event: string): readonly DemoLine[] {
+    return this.lines.filter((line) => line.event === event);
+  }
+
+  /** The first line that satisfies `wanted`, seen already or still to come; rejects when the demo ends without. */
+  until(wanted: (line: DemoLine) => boolean): Promise<DemoLine> {
+    const seen = this.lines.find(wanted);
+    if (seen !== undefined) return Promise.resolve(seen);
+    return new Promise((resolve, reject) => {
+      const listener = (line: DemoLine) => {
+        if (!wanted(line)) return;
+        this.#listeners.delete(listener);
+        resolve(line);
+      };
+      this.#listeners.add(listener);
+      void this.exit.then(() =>
+        reject(new Error(`the demo ended first; its last line: ${JSON.stringify(this.lines.at(-1))} ${this.#stderr}`)),
+      );
+    });
+  }
+
+  /** Process ids of the two hosts. */
+  async hosts(): Promise<{ readonly source: number; readonly destination: number }> {
+    const { source, destination } = await this.until(({ event }) => event === 'hosts');
+    return { source: Number(source), destination: Number(destination) };
+  }
+
+  /** Counters of all heartbeats with the host that printed them, in order. */
+  beats(): readonly { readonly host: string; readonly count: number }[] {
+    return this.all('console')
+      .filter(({ beat }) => beat !== undefined)
+      .map(({ host, beat }) => ({ host: String(host), count: Number(beat) }));
+  }
+}
+
+/** Whether a process is there, zombies of ours not counted. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Waits until none of the processes is left, or says which are. */
+export async function allGone(pids: readonly number[], timeoutMs = 8000): Promise<readonly number[]> {
+  const deadline = performance.now() + timeoutMs;
+  while (performance.now() < deadline && pids.some(isAlive)) await new Promise((resolve) => setTimeout(resolve, 50));
+  return pids.filter(isAlive);
+}

@@ -1,0 +1,94 @@
+import { afterEach, expect, test } from '@jest/globals';
+import { allGone, type DemoLine, DemoProcess } from './demo-process.js';
+import { forBothGuests, forKvm } from './guest-kinds.js';
+
+let demo: DemoProcess | undefined;
+
+afterEach(async () => {
+  demo?.kill('SIGKILL');
+  await demo?.exit;
+});
+
+/** Slow enough to be interrupted in the middle. */
+const SLOW = ['--memory', '128M', '--working-set', '64M', '--max-bandwidth', '20M', '--downtime-limit', '20'];
+
+/** A demo whose migration is under way: pages have been sent, the end is far. */
+async function midMigration(options: readonly string[]): Promise<DemoProcess> {
+  const run = new DemoProcess(...SLOW, ...options);
+  demo = run;
+  await run.until(({ event, wireBytes }) => event === 'progress' && Number(wireBytes) > 2 ** 20);
+  return run;
+}
+
+function expectRunsOnAtSource(run: DemoProcess): void {
+  expect(run.all('runs-on')).toEqual([expect.objectContaining({ host: 'source', defects: [] })]);
+  expect(Number((run.all('runs-on')[0] as DemoLine)['beats'])).toBeGreaterThanOrEqual(3);
+  const beats = run.beats();
+  expect(new Set(beats.map(({ host }) => host))).toEqual(new Set(['source']));
+  expect(beats.map(({ count }) => count)).toEqual(beats.map((_, index) => (beats[0]?.count ?? 0) + index));
+}
+
+forBothGuests((options) => {
+  test('Ctrl-C in the middle: the guest runs on at the source, its memory intact', async () => {
+    const run = await midMigration(options);
+    run.kill('SIGINT');
+    expect((await run.exit).status).toBe(130);
+    expect(run.all('state').map(({ state }) => state)).toEqual(['setup', 'active', 'cancelling', 'cancelled']);
+    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_CANCELLED' });
+    expectRunsOnAtSource(run);
+    expect(await allGone(Object.values(await run.hosts()))).toEqual([]);
+  });
+
+  test('the destination dies in the middle: the guest runs on at the source', async () => {
+    const run = await midMigration(options);
+    const { source, destination } = await run.hosts();
+    process.kill(destination, 'SIGKILL');
+    expect((await run.exit).status).toBe(1);
+    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_LINK_LOST' });
+    expectRunsOnAtSource(run);
+    expect(await allGone([source, destination])).toEqual([]);
+  });
+
+  test('the source dies in the middle: the run fails and nothing is left behind', async () => {
+    const run = await midMigration(options);
+    const { source, destination } = await run.hosts();
+    process.kill(source, 'SIGKILL');
+    expect((await run.exit).status).toBe(1);
+    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_LINK_LOST' });
+    expect(await allGone([source, destination])).toEqual([]);
+  });
+
+  test('the controller is killed: both hosts end by themselves', async () => {
+    const run = await midMigration(options);
+    const hosts = await run.hosts();
+    run.kill('SIGKILL');
+    await run.exit;
+    expect(await allGone(Object.values(hosts))).toEqual([]);
+  });
+
+  test('what the VMM itself writes is not tracked: the comparison notices, the guest stays', async () => {
+    const run = new DemoProcess(
+      ...options,
+      '--sabotage',
+      'no-pagemap-tracker',
+      '--memory',
+      '64M',
+      '--working-set',
+      '16M',
+    );
+    demo = run;
+    expect((await run.exit).status).toBe(1);
+    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_VERIFY_FAILED' });
+    expectRunsOnAtSource(run);
+  });
+});
+
+forKvm(() => {
+  test('what the guest writes is not tracked: the comparison notices, the guest stays', async () => {
+    const run = new DemoProcess('--sabotage', 'no-kvm-tracker', '--memory', '64M', '--working-set', '16M');
+    demo = run;
+    expect((await run.exit).status).toBe(1);
+    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_VERIFY_FAILED' });
+    expectRunsOnAtSource(run);
+  });
+});
