@@ -22,6 +22,7 @@ export {
   madvise,
   madviseAsync,
   MemoryAdvice,
+  mincore,
   mmap,
   munmap,
   Protection,

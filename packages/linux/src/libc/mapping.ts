@@ -36,6 +36,7 @@ const cMmap = cFunction<[Address, number, number, number, number, number], bigin
 ]);
 const cMunmap = cFunction<[bigint, number], number>('munmap', 'int', ['void *', 'size_t']);
 const cMadvise = cFunction<[bigint, number, number], number>('madvise', 'int', ['void *', 'size_t', 'int']);
+const cMincore = cFunction<[bigint, number, Uint8Array], number>('mincore', 'int', ['void *', 'size_t', 'void *']);
 const cGetpagesize = cFunction<[], number>('getpagesize', 'int', []);
 
 /** The host's page size in bytes. */
@@ -82,6 +83,14 @@ export function madvise(address: bigint, byteLength: number, advice: number): vo
 /** `madvise` on a pool thread: populating a GiB takes hundreds of milliseconds. */
 export async function madviseAsync(address: bigint, byteLength: number, advice: number): Promise<void> {
   await checkAsync('madvise', `${advice} on ${byteLength} bytes`, cMadvise, address, byteLength, advice);
+}
+
+/**
+ * `mincore(2)`: one byte per host page into `residency`, bit 0 set when the page is in memory. Clear for a page that is
+ * swapped out as well as for a hole.
+ */
+export function mincore(address: bigint, byteLength: number, residency: Uint8Array): void {
+  check('mincore', cMincore(address, byteLength, residency), `on ${byteLength} bytes`);
 }
 
 /** Node 20 ends the process (no exception) when an external ArrayBuffer is larger than 4 GiB; we stay far below. */

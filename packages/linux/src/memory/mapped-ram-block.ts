@@ -1,6 +1,7 @@
 import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core';
-import { closeFd, munmap, punchHole, seekData, seekHole, viewOf } from '../libc/index.js';
+import { closeFd, munmap, punchHole, seekData, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
+import { endOfData } from './data-extent.js';
 
 /** What a block is made of, and which parts of it the block lets go of when it closes. */
 export interface BlockBacking {
@@ -62,8 +63,8 @@ export class MappedRamBlock implements RamBlock {
   }
 
   /**
-   * The pages with memory behind them, found with SEEK_DATA and SEEK_HOLE: nothing is read, nothing is allocated, and
-   * swapped-out pages count. Rounded outwards to pages. Without a memory file every page counts as populated.
+   * The pages with memory behind them, found with SEEK_DATA and mincore: nothing is read, nothing is allocated, and
+   * swapped-out pages count. The cost is bounded by the range. Rounded outwards to pages. Without a memory file every page counts as populated.
    */
   *populated(
     range: PageRun = { firstPage: 0, pageCount: this.byteLength / this.#pageSize },
@@ -82,9 +83,7 @@ export class MappedRamBlock implements RamBlock {
       if (data === -1) break;
       const first = Math.floor(data / pageSize);
       if (first >= end) break;
-      const hole = seekHole(this.fd, data);
-      // -1: the data that we saw was punched out meanwhile, and nothing follows.
-      if (hole === -1) break;
+      const hole = endOfData(this.fd, this.hostAddress, data, end * pageSize);
       page = Math.min(Math.ceil(hole / pageSize), end);
       // A hole smaller than a page leaves two runs that touch: one run for the caller.
       if (pending !== null && pending.firstPage + pending.pageCount >= first) {
