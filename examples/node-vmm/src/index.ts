@@ -9,5 +9,6 @@ export {
 } from './machine/machine-config.js';
 export { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from './machine/memory-map.js';
 export type { MachineEvent, VirtualMachine } from './machine/virtual-machine.js';
+export { SoftwareMachine } from './software/software-machine.js';
 export { StateReader, StateWriter } from './state/state-sections.js';
 export { MAX_VCPUS } from './vcpu/shared-board.js';

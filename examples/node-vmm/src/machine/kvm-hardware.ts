@@ -18,20 +18,19 @@ export class KvmHardware {
   readonly vm: KvmVm;
   readonly vcpus: readonly KvmVcpu[];
   readonly msrIndices: readonly number[];
-  /** What KVM can give to a guest on this host. */
-  readonly hostCpuid: Cpuid;
   readonly #memory: MappedGuestMemory;
 
   constructor(memory: MappedGuestMemory, vcpus: number) {
     this.#memory = memory;
     const made: KvmVcpu[] = [];
+    let cpuid: Cpuid;
     const kvm = Kvm.open();
     try {
       const most = kvm.checkExtension(KvmCapability.KVM_CAP_MAX_VCPUS);
       if (vcpus > most)
         throw new GodwitError('GODWIT_UNSUPPORTED', `this host's KVM allows ${most} vCPUs, not ${vcpus}`);
       this.msrIndices = kvm.msrIndices();
-      this.hostCpuid = kvm.supportedCpuid();
+      cpuid = kvm.supportedCpuid();
       this.vm = kvm.createVm();
     } finally {
       kvm.close();
@@ -45,7 +44,7 @@ export class KvmHardware {
       for (let i = 0; i < vcpus; i++) {
         const vcpu = this.vm.createVcpu(i);
         made.push(vcpu);
-        vcpu.setCpuid(this.hostCpuid.forVcpu(i));
+        vcpu.setCpuid(cpuid.forVcpu(i));
       }
     } catch (error) {
       this.close();

@@ -79,7 +79,7 @@ export class Machine implements VirtualMachine {
     this.trackers = [hardware.dirtyLog(), mailboxTracker];
     this.devices = [
       new Chipset(hardware.vm),
-      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, hardware.hostCpuid)),
+      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices)),
       new SerialPortState(this.#board, () => this.#output.drain()),
       this.#clock,
       this.#mailbox,

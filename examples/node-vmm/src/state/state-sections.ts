@@ -83,15 +83,20 @@ export class StateReader {
         continue;
       }
       need(at, length);
-      // A copy: chunks are borrowed, and some kernel structures are handed on as they are.
-      sections.set(tag, bytes.slice(at, at + length));
+      // A copy with a buffer of its own (a Buffer's own `slice` is a view into a pool).
+      sections.set(tag, Uint8Array.from(bytes.subarray(at, at + length)));
       at += length;
     }
   }
 
-  /** The bytes of a section, or undefined when the source did not have it. */
+  /** The bytes of a section; undefined when it is not there or the source said that it does not have it. */
   optional(tag: string): Uint8Array | undefined {
     return this.#sections.get(tag);
+  }
+
+  /** Refuses a state that does not say anything about a section, not even that it is absent. */
+  requireMention(tag: string): void {
+    if (!this.#sections.has(tag)) throw refused(this.#device, `its section "${tag}" is missing`);
   }
 
   /** @param byteLength exact, if given */
@@ -133,6 +138,6 @@ function tagNumber(tag: string): number {
 function words(...values: number[]): Uint8Array {
   const bytes = new Uint8Array(values.length * 4);
   const view = new DataView(bytes.buffer);
-  values.forEach((value, i) => view.setUint32(i * 4, value, true));
+  for (const [i, value] of values.entries()) view.setUint32(i * 4, value, true);
   return bytes;
 }

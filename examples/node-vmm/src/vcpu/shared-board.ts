@@ -10,6 +10,7 @@
  * | 1         | console lock: 1 while a thread appends                                   | vCPUs                  |
  * | 2, 3      | console: bytes written, bytes taken, both modulo 2^32                    | vCPUs, main            |
  * | 4         | console: 1 when main has been told that there is text                    | vCPUs set, main clears |
+ * | 5         | software guest: 0 = run, else stop (it has no command words)             | main                   |
  * | 8..15     | serial port registers, see serial-port.ts                                | vCPUs                  |
  * | 16 + 4*i  | vCPU i: command and its sequence number, see below                       | main                   |
  * | 17 + 4*i  | vCPU i: kernel thread id, 0 before the thread has started                | vCPU i                 |
@@ -29,6 +30,7 @@ export const BoardWord = {
   consoleWritten: 2,
   consoleTaken: 3,
   consoleAnnounced: 4,
+  softwareRequest: 5,
   serialRegisters: 8,
 } as const;
 

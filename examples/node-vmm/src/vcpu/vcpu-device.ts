@@ -58,14 +58,15 @@ export class VcpuDevice implements MigratableDevice {
   readonly version = 1;
   readonly #vcpu: KvmVcpu;
   readonly #msrIndices: readonly number[];
-  readonly #hostCpuid: Cpuid;
+  readonly #offered: Cpuid;
 
-  /** @param hostCpuid what KVM can give to a guest on this host */
-  constructor(vcpu: KvmVcpu, msrIndices: readonly number[], hostCpuid: Cpuid) {
+  /** @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it */
+  constructor(vcpu: KvmVcpu, msrIndices: readonly number[]) {
     this.id = `vcpu${vcpu.id}`;
     this.#vcpu = vcpu;
     this.#msrIndices = msrIndices;
-    this.#hostCpuid = hostCpuid;
+    // Not KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds to what it was told.
+    this.#offered = vcpu.cpuid();
   }
 
   async *save(): AsyncIterable<Uint8Array> {
@@ -96,7 +97,7 @@ export class VcpuDevice implements MigratableDevice {
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
     requireVersion(this.id, version, this.version);
     const reader = await StateReader.read(this.id, state, TAGS);
-    const cpuid = Cpuid.decode(reader.required('CPID'));
+    const cpuid = decodeCpuid(this.id, reader.required('CPID'));
     const msrs = unpackMsrs(this.id, reader.required('MSRS'));
     const tscKhz = new DataView(reader.required('TSCF', 4).buffer).getUint32(0, true);
     this.#refuseWhatIsMissing(cpuid, reader);
@@ -106,16 +107,32 @@ export class VcpuDevice implements MigratableDevice {
     this.#load(reader, LOADED_BEFORE_MSRS);
     this.#vcpu.writeMsrs(msrs.filter(({ index }) => !LAST_MSRS.includes(index)));
     this.#vcpu.writeMsrs(LAST_MSRS.flatMap((last) => msrs.filter(({ index }) => index === last)));
+    this.#refuseTimeGoingBack(msrs);
     this.#load(reader, LOADED_AFTER_MSRS);
   }
 
+  /** Some KVMs (PVM) take a write of the counter and ignore it, because the guest reads the host's own. */
+  #refuseTimeGoingBack(msrs: readonly MsrValue[]): void {
+    const saved = msrs.find(({ index }) => index === Msr.timeStampCounter);
+    const [now] = this.#vcpu.readMsrs([Msr.timeStampCounter]);
+    if (saved === undefined || now === undefined || now.value >= saved.value) return;
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `the time-stamp counter of ${this.id} would go back from ${saved.value} to ${now.value}: this host's KVM does not set it`,
+    );
+  }
+
   #refuseWhatIsMissing(cpuid: Cpuid, reader: StateReader): void {
-    const features = cpuid.missingOn(this.#hostCpuid);
+    const features = cpuid.missingOn(this.#offered);
     if (features.length > 0) {
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',
         `the guest was told of CPU features that this host's KVM lacks: ${features.join(', ')}`,
       );
+    }
+    for (const alternatives of [...SAVED, [EVENTS]]) {
+      if (alternatives.some(([tag]) => reader.optional(tag) !== undefined)) continue;
+      for (const [tag] of alternatives) reader.requireMention(tag);
     }
     for (const [tag, part] of PARTS) {
       const bytes = reader.optional(tag);
@@ -154,6 +171,14 @@ export class VcpuDevice implements MigratableDevice {
       const bytes = reader.optional(tag);
       if (part !== undefined && bytes !== undefined) this.#vcpu.set(part, bytes);
     }
+  }
+}
+
+function decodeCpuid(device: string, bytes: Uint8Array): Cpuid {
+  try {
+    return Cpuid.decode(bytes);
+  } catch (error) {
+    throw new GodwitError('GODWIT_DEVICE_FAILED', `the CPUID of ${device} cannot be read`, { cause: error });
   }
 }
 

@@ -1,0 +1,115 @@
+import { Worker } from 'node:worker_threads';
+import { GodwitError, type MigratableDevice } from '@godwit/core';
+import type { GuestMemoryAttachment } from '@godwit/linux';
+import {
+  decodeSoftwareGuestState,
+  encodeSoftwareGuestState,
+  SOFTWARE_GUEST_STATE_VERSION,
+} from '../guest/software-guest-state.js';
+import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+import { BoardWord, type SharedBoard } from '../vcpu/shared-board.js';
+import type { SoftwareMessage, SoftwareOrder, SoftwareThreadData } from './software-messages.js';
+
+export interface SoftwareCpuListener {
+  onConsole(): void;
+  onDefect(value: number): void;
+  onFailed(cause: Error): void;
+}
+
+/**
+ * The processor of a software guest: its thread, and the state that the guest keeps outside memory as a device that
+ * moves. The state is here while the guest is stopped and in the thread while it runs.
+ */
+export class SoftwareCpu implements MigratableDevice {
+  readonly id = 'software-cpu';
+  readonly version = SOFTWARE_GUEST_STATE_VERSION;
+  readonly #vcpus: number;
+  readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #worker: Worker;
+  readonly #ended: Promise<void>;
+  #state: Uint8Array | undefined;
+  #stopped: { readonly done: Promise<void>; readonly resolve: () => void } | undefined;
+
+  constructor(vcpus: number, board: SharedBoard, memory: GuestMemoryAttachment, listener: SoftwareCpuListener) {
+    this.#vcpus = vcpus;
+    this.#words = board.words;
+    const workerData: SoftwareThreadData = { board: board.buffer, memory };
+    this.#worker = new Worker(new URL('./software-thread.js', import.meta.url), { workerData, name: 'software-guest' });
+    this.#worker.on('message', (message: SoftwareMessage) => {
+      if (message.type === 'console') listener.onConsole();
+      else if (message.type === 'defect') listener.onDefect(message.value);
+      else {
+        this.#state = message.state;
+        this.#stopped?.resolve();
+        this.#stopped = undefined;
+      }
+    });
+    this.#worker.on('error', (error: Error) => listener.onFailed(error));
+    this.#ended = new Promise((resolve) => {
+      this.#worker.once('exit', () => {
+        this.#stopped?.resolve();
+        this.#stopped = undefined;
+        resolve();
+      });
+    });
+  }
+
+  run(): void {
+    let resolve = (): void => undefined;
+    const done = new Promise<void>((settle) => {
+      resolve = settle;
+    });
+    this.#stopped = { done, resolve };
+    Atomics.store(this.#words, BoardWord.softwareRequest, 0);
+    this.#tell({ type: 'run', state: this.#state });
+  }
+
+  /** Resolves when the guest writes no more; also when it has stopped by itself, after a defect. */
+  async stop(): Promise<void> {
+    this.tellToStop();
+    await this.#stopped?.done;
+  }
+
+  /** Without waiting. */
+  tellToStop(): void {
+    Atomics.store(this.#words, BoardWord.softwareRequest, 1);
+    Atomics.notify(this.#words, BoardWord.softwareRequest);
+  }
+
+  /** Ends the thread. */
+  async end(): Promise<void> {
+    this.tellToStop();
+    this.#tell({ type: 'end' });
+    await this.#ended;
+  }
+
+  async *save(): AsyncIterable<Uint8Array> {
+    const writer = new StateWriter();
+    // Absent: a guest that has never run.
+    yield (this.#state === undefined ? writer.absent('GEST') : writer.section('GEST', this.#state)).finish();
+  }
+
+  async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
+    requireVersion(this.id, version, this.version);
+    const reader = await StateReader.read(this.id, state, ['GEST']);
+    const bytes = reader.optional('GEST');
+    if (bytes === undefined) {
+      reader.requireMention('GEST');
+      this.#state = undefined;
+      return;
+    }
+    try {
+      const decoded = decodeSoftwareGuestState(bytes);
+      if (decoded.vcpus.length !== this.#vcpus) {
+        throw new RangeError(`it is of ${decoded.vcpus.length} vCPUs, this machine has ${this.#vcpus}`);
+      }
+      this.#state = encodeSoftwareGuestState(decoded);
+    } catch (error) {
+      throw GodwitError.wrap(error, 'GODWIT_DEVICE_FAILED', `the state of ${this.id} cannot be loaded`);
+    }
+  }
+
+  #tell(order: SoftwareOrder): void {
+    this.#worker.postMessage(order);
+  }
+}

@@ -1,0 +1,147 @@
+import { type DirtyTracker, GodwitError, type MigratableDevice } from '@godwit/core';
+import { createGuestMemory, type MappedGuestMemory, PagemapTracker } from '@godwit/linux';
+import type { Observable } from 'rxjs';
+import { Mailbox } from '../devices/mailbox.js';
+import { PauseClockState } from '../devices/pause-clock.js';
+import { encodeBootParams } from '../guest/boot-params.js';
+import type { GuestRam } from '../guest/guest-ram.js';
+import { PARAMS_ADDRESS } from '../guest/layout.js';
+import { decodeDefectPort } from '../guest/ports.js';
+import { ConsoleOutput } from '../machine/console-output.js';
+import { withinMilliseconds } from '../machine/deadline.js';
+import {
+  bootParamsFor,
+  checkShape,
+  type MachineConfig,
+  type MachineDescription,
+  parseDescription,
+} from '../machine/machine-config.js';
+import { ramBlocks, ramOf } from '../machine/memory-map.js';
+import { RunState } from '../machine/run-state.js';
+import type { MachineEvent, VirtualMachine } from '../machine/virtual-machine.js';
+import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
+import { throttleWord } from '../vcpu/throttle.js';
+import { SoftwareCpu } from './software-cpu.js';
+
+/** The guest looks about every millisecond whether it should stop. */
+const STOP_MS = 5000;
+
+/**
+ * The machine for hosts without KVM: the same memory, mailbox, clock and console, and the bundled guest's workload as
+ * JavaScript in one worker thread. Everybody writes guest memory through the one mapping of this process, so one
+ * pagemap tracker sees it all.
+ */
+export class SoftwareMachine implements VirtualMachine {
+  readonly description: MachineDescription;
+  readonly memory: MappedGuestMemory;
+  readonly ram: GuestRam;
+  readonly trackers: readonly DirtyTracker[];
+  readonly devices: readonly MigratableDevice[];
+  readonly console: Observable<string>;
+  readonly events: Observable<MachineEvent>;
+  readonly #board = new SharedBoard();
+  readonly #cpu: SoftwareCpu;
+  readonly #mailbox: Mailbox;
+  readonly #clock: PauseClockState;
+  readonly #output: ConsoleOutput;
+  readonly #run: RunState;
+  readonly #onExit = (): void => this.#cpu.tellToStop();
+
+  private constructor(description: MachineDescription, overcommit: boolean) {
+    this.description = description;
+    this.memory = createGuestMemory({ blocks: ramBlocks(description.memoryBytes), overcommit });
+    this.ram = ramOf(this.memory);
+    this.#mailbox = new Mailbox(this.ram);
+    this.#clock = new PauseClockState(this.#board, description.vcpus);
+    this.#output = new ConsoleOutput(this.#board);
+    this.#run = new RunState({ stop: () => this.#stop(), start: () => this.#start(), free: () => this.#free() });
+    this.console = this.#output.text.asObservable();
+    this.events = this.#run.events.asObservable();
+    this.#cpu = new SoftwareCpu(description.vcpus, this.#board, this.memory.attachment(), {
+      onConsole: () => this.#output.announced(),
+      onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
+      onFailed: (cause) =>
+        this.#run.crash(
+          () => new GodwitError('GODWIT_GUEST_CRASHED', `the software guest failed: ${cause.message}`, { cause }),
+        ),
+    });
+    this.trackers = [PagemapTracker.forMemory(this.memory)];
+    this.devices = [this.#cpu, this.#clock, this.#mailbox];
+    process.once('exit', this.#onExit);
+  }
+
+  /**
+   * A new machine with the workload's parameters loaded. It is paused: `resume` starts it.
+   *
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT, GODWIT_OUT_OF_MEMORY
+   */
+  static async create(config: MachineConfig): Promise<SoftwareMachine> {
+    const { memoryBytes, vcpus } = config;
+    checkShape(config);
+    if (config.program !== undefined) {
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'a software machine runs the bundled workload only');
+    }
+    const params = encodeBootParams(bootParamsFor(config));
+    const machine = new SoftwareMachine({ kind: 'software', memoryBytes, vcpus }, config.overcommit ?? false);
+    machine.ram.view(PARAMS_ADDRESS, params.byteLength).set(params);
+    return machine;
+  }
+
+  /** The destination of a migration: the same machine with empty RAM (all holes). See `Machine.fromDescription`. */
+  static async fromDescription(
+    description: unknown,
+    options: { readonly overcommit?: boolean } = {},
+  ): Promise<SoftwareMachine> {
+    return new SoftwareMachine(parseDescription(description, 'software'), options.overcommit ?? false);
+  }
+
+  get state(): VirtualMachine['state'] {
+    return this.#run.state;
+  }
+
+  get guestMicroseconds(): number {
+    return this.#clock.microseconds;
+  }
+
+  pause(): Promise<void> {
+    return this.#run.pause();
+  }
+
+  /** @throws GodwitError GODWIT_GUEST_CRASHED when the guest has failed, GODWIT_INVALID_STATE when closed */
+  resume(): Promise<void> {
+    return this.#run.resume();
+  }
+
+  /** The guest runs for slices of 10 ms and sleeps in between for this fraction of the time; at most 0.99. */
+  throttle(fraction: number): void {
+    Atomics.store(this.#board.words, BoardWord.throttle, throttleWord(fraction));
+  }
+
+  abandon(_reason: Error): Promise<void> {
+    return this.close();
+  }
+
+  close(): Promise<void> {
+    return this.#run.close();
+  }
+
+  #start(): void {
+    this.#cpu.run();
+    this.#mailbox.start();
+  }
+
+  async #stop(): Promise<void> {
+    this.#mailbox.stop();
+    await withinMilliseconds(STOP_MS, 'the software guest did not stop', this.#cpu.stop());
+    this.#output.drain();
+  }
+
+  async #free(): Promise<void> {
+    await withinMilliseconds(STOP_MS, 'the thread of the software guest did not end', this.#cpu.end());
+    process.removeListener('exit', this.#onExit);
+    this.#mailbox.stop();
+    await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
+    this.#output.close();
+    this.memory.close();
+  }
+}
