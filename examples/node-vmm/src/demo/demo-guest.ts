@@ -1,33 +1,131 @@
-import { GodwitError, type MigratableVm } from '@godwit/core';
+import { freemem } from 'node:os';
+import { type DirtyTracker, GodwitError, type MigratableVm } from '@godwit/core';
+import { probeKvm } from '@godwit/linux';
+import { decodeBootParams } from '../guest/boot-params.js';
+import { checkMemory, describeDefect } from '../guest/check-memory.js';
+import { guestImage } from '../guest/image.js';
+import { PAGE_SIZE, PARAMS_ADDRESS } from '../guest/layout.js';
+import { Machine } from '../machine/machine.js';
+import type { MachineConfig, MachineDescription } from '../machine/machine-config.js';
+import type { VirtualMachine } from '../machine/virtual-machine.js';
+import { SoftwareMachine } from '../software/software-machine.js';
 import type { GuestSpec } from './guest-spec.js';
 import type { CheckReport } from './host-protocol.js';
-import type { Sabotage } from './options.js';
 
-/** A guest as a host holds it, whether it has booted here or is arriving. */
-export interface DemoGuest {
-  readonly spec: GuestSpec;
-  readonly vm: MigratableVm;
-  /** What a person should know, such as why there is no KVM. */
-  readonly note: string | undefined;
-  /** Loads the bundled guest and runs it. Only where the guest begins its life. */
-  boot(): Promise<void>;
-  /** Looks at every page from outside; the guest is paused. */
-  check(): CheckReport;
-  /** Memory that the host has really given to the guest. */
-  allocatedBytes(): number;
-  close(): Promise<void>;
-}
-
+/** What a guest tells its host. */
 export interface GuestSurroundings {
-  readonly sabotage: Sabotage | undefined;
+  /** Name of a dirty tracker that shall see nothing: for the tests that show that the demo would notice. */
+  readonly blindTracker: string | undefined;
   readonly onConsole: (text: string) => void;
   readonly onDefect: (message: string) => void;
 }
 
-export function chooseGuestKind(kvm: boolean): GuestSpec['kind'] {
-  return kvm ? 'kvm' : 'software';
+/** KVM where it works and is wanted, and a note for the person when it is not used. */
+export function chooseGuestKind(wantsKvm: boolean): { readonly kind: GuestSpec['kind']; readonly note?: string } {
+  const kvm = wantsKvm ? probeKvm() : { usable: false as const, reason: '--no-kvm' };
+  if (kvm.usable) return { kind: 'kvm' };
+  return { kind: 'software', note: `no KVM (${kvm.reason}): a worker thread writes real memory, tracked by pagemap` };
 }
 
-export async function buildGuest(spec: GuestSpec, _surroundings: GuestSurroundings): Promise<DemoGuest> {
-  throw new GodwitError('GODWIT_UNSUPPORTED', `no ${spec.kind} guest yet`);
+/** A guest as a host holds it, whether it has booted here or has arrived. */
+export class DemoGuest {
+  /** The machine, as the engine sees it. */
+  readonly vm: MigratableVm;
+  readonly #machine: VirtualMachine;
+
+  private constructor(machine: VirtualMachine, surroundings: GuestSurroundings) {
+    this.#machine = machine;
+    this.vm = surroundings.blindTracker === undefined ? machine : blinded(machine, surroundings.blindTracker);
+    machine.console.subscribe(surroundings.onConsole);
+    machine.events.subscribe((event) => {
+      // A defect that the guest finds is on its console too.
+      if (event.type === 'crashed') surroundings.onDefect(event.error.message);
+    });
+  }
+
+  /** A guest at the start of its life, running. */
+  static async boot(spec: GuestSpec, surroundings: GuestSurroundings): Promise<DemoGuest> {
+    const config: MachineConfig = {
+      memoryBytes: spec.memoryBytes,
+      vcpus: spec.vcpus,
+      // The guest touches no more than its working set, so RAM may be larger than the host's: at both hosts here.
+      overcommit: spec.workingSetBytes * 2 < freemem() * 0.8,
+      workload: {
+        workingSetBytes: spec.workingSetBytes,
+        order: spec.order,
+        wholePages: spec.wholePages,
+        pagesPerSecond: spec.dirtyPagesPerSecond,
+        heartbeatMicroseconds: spec.heartbeatMs * 1000,
+        console: 'serial',
+      },
+    };
+    const machine = await (spec.kind === 'kvm' ? Machine.create(config) : SoftwareMachine.create(config));
+    const guest = new DemoGuest(machine, surroundings);
+    await machine.resume();
+    return guest;
+  }
+
+  /** A machine for a guest that is about to arrive, from the description that its source sent. */
+  static async arriving(description: unknown, surroundings: GuestSurroundings): Promise<DemoGuest> {
+    const kind = (description as Partial<MachineDescription> | null)?.kind;
+    // The source has made sure that the working set fits twice into this host.
+    const options = { overcommit: true };
+    const machine = await (kind === 'software'
+      ? SoftwareMachine.fromDescription(description, options)
+      : Machine.fromDescription(description, options));
+    return new DemoGuest(machine, surroundings);
+  }
+
+  /** What the destination needs to make the same machine. */
+  get description(): MachineDescription {
+    return this.#machine.description;
+  }
+
+  /** Pauses the guest, looks at every page from outside, and lets it run on. */
+  async check(): Promise<CheckReport> {
+    const machine = this.#machine;
+    await machine.pause();
+    try {
+      const params = decodeBootParams(machine.ram.view(PARAMS_ADDRESS, PAGE_SIZE));
+      const image = machine.description.kind === 'kvm' ? { image: guestImage() } : {};
+      const report = checkMemory(machine.ram, params, image);
+      const unlisted = report.defectCount - report.defects.length;
+      return {
+        pages: report.pages,
+        defects: [...report.defects.map(describeDefect), ...(unlisted > 0 ? [`${unlisted} more`] : [])],
+      };
+    } finally {
+      await machine.resume();
+    }
+  }
+
+  /** Memory that the host has really given to the guest. */
+  allocatedBytes(): number {
+    return this.#machine.memory.allocatedBytes();
+  }
+
+  close(): Promise<void> {
+    return this.#machine.close();
+  }
+}
+
+/** The same machine with one tracker that runs and reports nothing: a defect put in on purpose. */
+function blinded(machine: VirtualMachine, name: string): MigratableVm {
+  if (!machine.trackers.some((tracker) => tracker.name === name)) {
+    const names = machine.trackers.map((tracker) => tracker.name).join(', ');
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `no dirty tracker is called ${name}: there are ${names}`);
+  }
+  return {
+    memory: machine.memory,
+    devices: machine.devices,
+    trackers: machine.trackers.map((tracker) => (tracker.name === name ? blind(tracker) : tracker)),
+    pause: () => machine.pause(),
+    resume: () => machine.resume(),
+    throttle: (fraction) => machine.throttle(fraction),
+    abandon: (reason) => machine.abandon(reason),
+  };
+}
+
+function blind(tracker: DirtyTracker): DirtyTracker {
+  return { name: tracker.name, start: async () => {}, harvest: async () => {}, stop: async () => {} };
 }

@@ -1,6 +1,5 @@
 import type { MigrationEvent, MigrationSummary, ReceptionSummary } from '@godwit/core';
 import type { GuestSpec } from './guest-spec.js';
-import type { Sabotage } from './options.js';
 
 /** Where a host listens: what `listen` answers and `migrate` takes. */
 export type Address =
@@ -32,11 +31,14 @@ export interface CheckReport {
 export interface HostCommands {
   /** Builds the guest and runs it. */
   boot: {
-    request: { readonly spec: GuestSpec; readonly sabotage: Sabotage | undefined };
-    reply: { readonly note: string | undefined };
+    request: { readonly spec: GuestSpec; readonly blindTracker: string | undefined };
+    reply: null;
   };
   /** Waits for a guest to come. */
-  listen: { request: { readonly transport: 'tcp' | 'unix'; readonly sabotage: Sabotage | undefined }; reply: Address };
+  listen: {
+    request: { readonly transport: 'tcp' | 'unix'; readonly blindTracker: string | undefined };
+    reply: Address;
+  };
   /** Resolves when the guest that came runs here. */
   adopt: { request: null; reply: ReceptionSummary };
   /** Sends the guest away; resolves when it runs at the other side. */

@@ -4,10 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GodwitError, type LinkListener, type Migration, migrate, type Reception, receive } from '@godwit/core';
 import { connectTo, listenOn, tcp, unix } from '@godwit/transport';
-import { buildGuest, type DemoGuest } from './demo-guest.js';
-import { type GuestSpec, guestSpecFrom } from './guest-spec.js';
+import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
-import type { Sabotage } from './options.js';
 
 /** Closing waits for vCPU threads; when one hangs in the kernel, the process still has to go. */
 const LAST_RESORT_MS = 3000;
@@ -23,28 +21,21 @@ class Host {
   #reception: Reception | undefined;
   #arriving: DemoGuest | undefined;
   #socketDirectory: string | undefined;
-  /** What to leave out; set by the tests that must fail. */
-  #sabotage: Sabotage | undefined;
-
   readonly handlers: Handlers = {
-    boot: async ({ spec, sabotage }) => {
-      this.#sabotage = sabotage;
-      this.#guest = await this.#build(spec);
-      await this.#guest.boot();
-      return { note: this.#guest.note };
+    boot: async ({ spec, blindTracker }) => {
+      this.#guest = await DemoGuest.boot(spec, surroundings(blindTracker));
+      return null;
     },
 
-    listen: async ({ transport, sabotage }) => {
-      this.#sabotage = sabotage;
+    listen: async ({ transport, blindTracker }) => {
       const { address, listener } = await this.#listen(transport);
       this.#listener = listener;
-      const reception = receive(listener, {
+      this.#reception = receive(listener, {
         prepare: async (description) => {
-          this.#arriving = await this.#build(guestSpecFrom(description));
+          this.#arriving = await DemoGuest.arriving(description, surroundings(blindTracker));
           return this.#arriving.vm;
         },
       });
-      this.#reception = reception;
       return address;
     },
 
@@ -67,7 +58,7 @@ class Host {
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
       const migration = migrate(guest.vm, connectTo(transport), {
-        description: guest.spec,
+        description: guest.description,
         downtimeLimitMs,
         bandwidthLimit: maxBandwidth,
         verify,
@@ -87,15 +78,7 @@ class Host {
       return null;
     },
 
-    check: async () => {
-      const guest = this.#running();
-      await guest.vm.pause();
-      try {
-        return guest.check();
-      } finally {
-        await guest.vm.resume();
-      }
-    },
+    check: async () => this.#running().check(),
 
     memory: async () => ({ guestBytes: this.#guest?.allocatedBytes() ?? 0, residentBytes: process.memoryUsage.rss() }),
 
@@ -120,14 +103,6 @@ class Host {
     return this.#guest;
   }
 
-  #build(spec: GuestSpec): Promise<DemoGuest> {
-    return buildGuest(spec, {
-      sabotage: this.#sabotage,
-      onConsole: (text) => send({ type: 'console', text }),
-      onDefect: (message) => send({ type: 'defect', message }),
-    });
-  }
-
   async #listen(transport: 'tcp' | 'unix'): Promise<{ readonly address: Address; readonly listener: LinkListener }> {
     if (transport === 'tcp') {
       const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
@@ -144,6 +119,14 @@ class Host {
     if (this.#socketDirectory !== undefined) await rm(this.#socketDirectory, { recursive: true, force: true });
     this.#socketDirectory = undefined;
   }
+}
+
+function surroundings(blindTracker: string | undefined): GuestSurroundings {
+  return {
+    blindTracker,
+    onConsole: (text) => send({ type: 'console', text }),
+    onDefect: (message) => send({ type: 'defect', message }),
+  };
 }
 
 function send(message: HostMessage): void {

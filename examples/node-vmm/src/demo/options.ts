@@ -1,12 +1,8 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
-import { placeWorkingSet } from '../guest/working-set.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
-import { ramSizes } from './guest-spec.js';
+import { workingSetProblem } from './guest-spec.js';
 import { formatBytes, parseBytes } from './quantity.js';
-
-/** Ways to break the demo on purpose, for the tests that show that it would notice. */
-export type Sabotage = 'no-kvm-tracker' | 'no-pagemap-tracker';
 
 export interface DemoOptions {
   readonly memoryBytes: number;
@@ -27,7 +23,8 @@ export interface DemoOptions {
   readonly warmUpMs: number;
   /** 0: one migration. N: N migrations there and N back. */
   readonly roundTrips: number;
-  readonly sabotage: Sabotage | undefined;
+  /** A dirty tracker that shall see nothing: for tests that must fail. */
+  readonly blindTracker: string | undefined;
 }
 
 export type ParsedArguments =
@@ -85,7 +82,7 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     .option('--round-trips <n>', 'move the same guest there and back n times', integer('--round-trips', 1, 1_000_000))
     .option('--json', 'print events as JSON lines', false)
     .option('--plain', 'print lines of text, even on a terminal', false)
-    .addOption(new Option('--sabotage <how>').choices(['no-kvm-tracker', 'no-pagemap-tracker']).hideHelp())
+    .addOption(new Option('--blind-tracker <name>').hideHelp())
     .allowExcessArguments(false)
     .exitOverride()
     .configureOutput({
@@ -123,18 +120,15 @@ function demoOptions(command: Command): DemoOptions {
     roundTrips?: number;
     json: boolean;
     plain: boolean;
-    sabotage?: Sabotage;
+    blindTracker?: string;
   }>();
   const roundTrips = given.roundTrips ?? 0;
   const usual = roundTrips > 0 ? ROUND_TRIP_WORKING_SET : DEFAULT_WORKING_SET;
   const workingSet = given.workingSet ?? Math.min(usual, given.memory / 2);
-  try {
-    placeWorkingSet(ramSizes(given.memory), given.vcpus, pageFloor(workingSet) / PAGE_SIZE);
-  } catch (error) {
-    command.error(
-      `error: --working-set ${formatBytes(workingSet)} does not fit into --memory ${formatBytes(given.memory)}: ` +
-        (error instanceof Error ? error.message : String(error)),
-    );
+  const problem = workingSetProblem(given.memory, given.vcpus, pageFloor(workingSet));
+  if (problem !== undefined) {
+    const sizes = `--working-set ${formatBytes(workingSet)} does not fit into --memory ${formatBytes(given.memory)}`;
+    command.error(`error: ${sizes}: ${problem}`);
   }
   if (given.json && given.plain) command.error('error: --json and --plain exclude each other');
   if (roundTrips > 0 && !given.verify)
@@ -156,7 +150,7 @@ function demoOptions(command: Command): DemoOptions {
     settleMs: given.settle * 1000,
     warmUpMs: given.warmUp,
     roundTrips,
-    sabotage: given.sabotage,
+    blindTracker: given.blindTracker,
   };
 }
 

@@ -41,11 +41,13 @@ class RunError extends Error {
 export class DemoRun {
   readonly #options: DemoOptions;
   readonly #spec: GuestSpec;
+  readonly #note: { readonly note?: string };
   readonly #emit: (event: DemoEvent) => void;
   readonly #hosts: Readonly<Record<HostName, HostProcess>>;
   readonly #console: ConsoleLines;
   readonly #watch: HeartbeatWatch;
-  readonly #stop = new AbortController();
+  /** Aborts when the run is not to go on, and with it every wait: a person has cancelled, or a defect has shown. */
+  readonly #over = new AbortController();
   readonly #summaries: Figures[] = [];
   #rounds = 0;
   #gapMs = 0;
@@ -53,10 +55,16 @@ export class DemoRun {
   /** Where the guest runs. */
   #at: HostName = 'source';
   #migrating = false;
+  #cancelled = false;
 
-  constructor(options: DemoOptions, kind: GuestSpec['kind'], emit: (event: DemoEvent) => void) {
+  constructor(
+    options: DemoOptions,
+    { kind, note }: { readonly kind: GuestSpec['kind']; readonly note?: string },
+    emit: (event: DemoEvent) => void,
+  ) {
     this.#options = options;
     this.#emit = emit;
+    this.#note = note === undefined ? {} : { note };
     this.#spec = {
       kind,
       memoryBytes: options.memoryBytes,
@@ -80,9 +88,10 @@ export class DemoRun {
 
   /** Cancels what is under way: a migration is undone, the guest is seen running on, and the run ends. */
   cancel(): void {
-    if (this.#stop.signal.aborted) return;
+    if (this.#cancelled) return;
+    this.#cancelled = true;
     this.#emit({ event: 'cancelling' });
-    this.#stop.abort();
+    this.#over.abort();
     if (this.#migrating) this.#hosts[this.#at].ask('cancel', null).catch(() => {});
   }
 
@@ -120,9 +129,9 @@ export class DemoRun {
   async #boot(): Promise<void> {
     this.#phase('booting');
     const { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify } = this.#options;
-    const { note } = await this.#hosts.source.ask('boot', { spec: this.#spec, sabotage: this.#options.sabotage });
+    await this.#hosts.source.ask('boot', { spec: this.#spec, blindTracker: this.#options.blindTracker });
     const settings = { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify };
-    this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...(note === undefined ? {} : { note }) });
+    this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...this.#note });
   }
 
   /** Memory that the guest has never written would not be moved; so it goes through its working set once. */
@@ -139,7 +148,7 @@ export class DemoRun {
     const warm = await this.#watch.until(
       ({ writes }) => writes >= once && performance.now() - started >= this.#options.warmUpMs,
       limit,
-      this.#stop.signal,
+      this.#over.signal,
     );
     this.#goOn();
     if (!warm && this.#watch.beats === 0)
@@ -157,9 +166,9 @@ export class DemoRun {
   async #hop(hop: number): Promise<void> {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
-    const { transport, downtimeLimitMs, maxBandwidth, verify, sabotage } = this.#options;
+    const { transport, downtimeLimitMs, maxBandwidth, verify, blindTracker } = this.#options;
     this.#phase('migrating');
-    const address = await this.#hosts[to].ask('listen', { transport, sabotage });
+    const address = await this.#hosts[to].ask('listen', { transport, blindTracker });
     this.#goOn();
     const peer = address.transport === 'tcp' ? `tcp://${address.host}:${address.port}` : `unix:${address.path}`;
     this.#emit({ event: 'hop', hop, from, to, peer });
@@ -197,8 +206,8 @@ export class DemoRun {
 
   async #hearBeatsAt(host: HostName): Promise<void> {
     if (this.#watch.gapMs !== undefined) return;
-    const heard = await this.#watch.until(() => this.#watch.gapMs !== undefined, SILENCE_MS, this.#stop.signal);
-    if (!heard && !this.#stop.signal.aborted) {
+    const heard = await this.#watch.until(() => this.#watch.gapMs !== undefined, SILENCE_MS, this.#over.signal);
+    if (!heard && !this.#over.signal.aborted) {
       throw new RunError(
         'GODWIT_GUEST_CRASHED',
         `the guest arrived at the ${host} and said nothing for ${SILENCE_MS / 1000} s`,
@@ -211,7 +220,7 @@ export class DemoRun {
     this.#phase('settling');
     if (this.#options.settleMs > 0) {
       const before = this.#watch.beats;
-      await sleep(this.#options.settleMs, undefined, { signal: this.#stop.signal }).catch(() => {});
+      await sleep(this.#options.settleMs, undefined, { signal: this.#over.signal }).catch(() => {});
       this.#goOn();
       if (this.#options.settleMs >= SILENCE_MS / 10 && this.#watch.beats === before)
         this.#defect(this.#at, `no heartbeat in ${this.#options.settleMs / 1000} s`);
@@ -278,6 +287,7 @@ export class DemoRun {
   #defect(host: HostName, message: string): void {
     this.#defects++;
     this.#emit({ event: 'defect', host, message });
+    this.#over.abort();
   }
 
   #phase(phase: 'booting' | 'warming-up' | 'migrating' | 'settling' | 'checking'): void {
@@ -286,7 +296,7 @@ export class DemoRun {
 
   /** Ends the run when the person wanted it to, or when the guest has found its memory to be wrong. */
   #goOn(): void {
-    if (this.#stop.signal.aborted) throw new RunError('GODWIT_CANCELLED', 'cancelled');
+    if (this.#cancelled) throw new RunError('GODWIT_CANCELLED', 'cancelled');
     if (this.#defects > 0) throw new RunError('GODWIT_VERIFY_FAILED', `the guest reported ${this.#defects} defect(s)`);
   }
 }

@@ -91,6 +91,6 @@ describe('the demo’s options', () => {
     const { status, text } = refusal('--help');
     expect(status).toBe(0);
     expect(text).toContain('--dirty-rate');
-    expect(text).not.toContain('sabotage');
+    expect(text).not.toContain('blind-tracker');
   });
 });
