@@ -3,30 +3,51 @@ import { HOST_PAGE_SIZE, mincore, seekData, seekHole } from '../libc/index.js';
 /** Host pages looked at in one call: 16 MiB of guest memory, some tens of microseconds. */
 const PAGES_PER_CALL = 4096;
 
-const residency = new Uint8Array(PAGES_PER_CALL);
-
 /**
- * Where the data that starts at `data` (an offset that SEEK_DATA gave) ends, but no further than `limit`. Offsets in
- * bytes; `address` is where the file's offset 0 is mapped.
+ * The parts of a memory file between two offsets (host-page aligned, in bytes) that have data, ascending; parts that
+ * touch may come as several. `address` is where the file's offset 0 is mapped.
  *
  * SEEK_HOLE would walk the page cache to the next hole however far that is (about 11 ms per GiB), and again for every
- * range of a walk; mincore looks only where it is asked to. It cannot tell a swapped-out page from a hole, so a page
- * that is not resident is asked about with SEEK_DATA.
+ * range of a walk; so SEEK_DATA skips holes, and mincore says what is resident in the next 16 MiB. mincore cannot tell
+ * a swapped-out page from a hole: a gap between resident pages is asked about with SEEK_DATA.
  */
-export function endOfData(fd: number, address: bigint, data: number, limit: number): number {
-  let at = Math.floor(data / HOST_PAGE_SIZE) * HOST_PAGE_SIZE;
+export function* dataExtents(
+  fd: number,
+  address: bigint,
+  from: number,
+  limit: number,
+): IterableIterator<{ readonly start: number; readonly end: number }> {
+  const residency = new Uint8Array(PAGES_PER_CALL);
+  let at = from;
   while (at < limit) {
-    const pages = Math.min(PAGES_PER_CALL, Math.ceil((limit - at) / HOST_PAGE_SIZE));
-    mincore(address + BigInt(at), pages * HOST_PAGE_SIZE, residency);
-    let page = 0;
-    while (page < pages && ((residency[page] as number) & 1) === 1) page++;
-    at += page * HOST_PAGE_SIZE;
-    if (page === pages) continue;
-    if (seekData(fd, at) !== at) return at;
-    // Swapped out: rare, and then the walk of SEEK_HOLE is the smaller evil. -1: the rest was punched out meanwhile.
-    const hole = seekHole(fd, at);
-    if (hole === -1) return at;
+    const data = seekData(fd, at);
+    if (data === -1 || data >= limit) return;
+    const base = Math.floor(data / HOST_PAGE_SIZE) * HOST_PAGE_SIZE;
+    const pages = Math.min(PAGES_PER_CALL, Math.ceil((limit - base) / HOST_PAGE_SIZE));
+    mincore(address + BigInt(base), pages * HOST_PAGE_SIZE, residency);
+    for (let page = 0; page < pages; ) {
+      const first = page;
+      const resident = ((residency[page] as number) & 1) === 1;
+      while (page < pages && (((residency[page] as number) & 1) === 1) === resident) page++;
+      const start = base + first * HOST_PAGE_SIZE;
+      const end = base + page * HOST_PAGE_SIZE;
+      if (resident) yield { start, end };
+      else yield* swappedOut(fd, start, end);
+    }
+    at = base + pages * HOST_PAGE_SIZE;
+  }
+}
+
+/** Data in a range of which nothing is resident; as a rule there is none, and one call says so. */
+function* swappedOut(fd: number, from: number, limit: number): IterableIterator<{ readonly start: number; readonly end: number }> {
+  let at = from;
+  while (at < limit) {
+    const start = seekData(fd, at);
+    if (start === -1 || start >= limit) return;
+    const hole = seekHole(fd, start);
+    // -1: the data that we saw was punched out meanwhile, and nothing follows.
+    if (hole === -1) return;
+    yield { start, end: Math.min(hole, limit) };
     at = hole;
   }
-  return limit;
 }

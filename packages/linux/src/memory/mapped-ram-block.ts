@@ -1,7 +1,7 @@
 import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core';
-import { closeFd, munmap, punchHole, seekData, viewOf } from '../libc/index.js';
+import { closeFd, munmap, punchHole, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
-import { endOfData } from './data-extent.js';
+import { dataExtents } from './data-extent.js';
 
 /** What a block is made of, and which parts of it the block lets go of when it closes. */
 export interface BlockBacking {
@@ -75,23 +75,19 @@ export class MappedRamBlock implements RamBlock {
       return;
     }
     const pageSize = this.#pageSize;
-    let page = range.firstPage;
     let pending: { firstPage: number; pageCount: number } | null = null;
-    while (page < end) {
+    const from = range.firstPage * pageSize;
+    for (const extent of dataExtents(this.fd, this.hostAddress, from, end * pageSize)) {
       this.#requireOpen();
-      const data = seekData(this.fd, page * pageSize);
-      if (data === -1) break;
-      const first = Math.floor(data / pageSize);
-      if (first >= end) break;
-      const hole = endOfData(this.fd, this.hostAddress, data, end * pageSize);
-      page = Math.min(Math.ceil(hole / pageSize), end);
-      // A hole smaller than a page leaves two runs that touch: one run for the caller.
+      const first = Math.floor(extent.start / pageSize);
+      const stop = Math.min(Math.ceil(extent.end / pageSize), end);
+      // Extents may touch, and share a page that is larger than the host's: one run for the caller.
       if (pending !== null && pending.firstPage + pending.pageCount >= first) {
-        pending.pageCount = page - pending.firstPage;
+        pending.pageCount = stop - pending.firstPage;
         continue;
       }
       if (pending !== null) yield pending;
-      pending = { firstPage: first, pageCount: page - first };
+      pending = { firstPage: first, pageCount: stop - first };
     }
     if (pending !== null) yield pending;
   }
