@@ -59,7 +59,7 @@ ${symbols.map(([name, address]) => `  ${name}: 0x${address.toString(16)},`).join
 };
 
 const BASE64 =
-${base64.map((row, index) => `  ${index === 0 ? '' : '+ '}'${row}'`).join('\n')};
+${base64.map((row) => `  '${row}'`).join(' +\n')};
 
 /** A fresh copy of the image, to be placed at IMAGE_ADDRESS. The guest never writes inside it. */
 export function guestImage(): Uint8Array {

@@ -1,5 +1,8 @@
 /** Guest RAM as 32-bit words, in windows that are made once, so that nothing is allocated per page. */
 
+// Looked up once: these are on the path of every page.
+const { floor, max, min } = Math;
+
 /** What this directory needs of the VMM's memory. Requests never cross a multiple of 1 GiB. */
 export interface GuestRam {
   /** The bytes themselves, shared with the guest, never a copy. */
@@ -16,10 +19,10 @@ export class WordRange {
 
   constructor(ram: GuestRam, address: number, byteLength: number) {
     this.#address = address;
-    this.#firstWindow = Math.floor(address / WINDOW_BYTES);
+    this.#firstWindow = floor(address / WINDOW_BYTES);
     // Windows end at multiples of 16 MiB, therefore none crosses a multiple of 1 GiB.
     for (let start = address; start < address + byteLength; ) {
-      const end = Math.min(address + byteLength, (Math.floor(start / WINDOW_BYTES) + 1) * WINDOW_BYTES);
+      const end = min(address + byteLength, (floor(start / WINDOW_BYTES) + 1) * WINDOW_BYTES);
       const bytes = ram.view(start, end - start);
       this.#windows.push(new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4));
       start = end;
@@ -27,14 +30,14 @@ export class WordRange {
   }
 
   windowOf(address: number): Uint32Array {
-    const window = this.#windows[Math.floor(address / WINDOW_BYTES) - this.#firstWindow];
+    const window = this.#windows[floor(address / WINDOW_BYTES) - this.#firstWindow];
     if (window === undefined) throw new RangeError(`0x${address.toString(16)} is outside the range`);
     return window;
   }
 
   wordOf(address: number): number {
-    const windowStart = Math.floor(address / WINDOW_BYTES) * WINDOW_BYTES;
-    return (address - Math.max(windowStart, this.#address)) / 4;
+    const windowStart = floor(address / WINDOW_BYTES) * WINDOW_BYTES;
+    return (address - max(windowStart, this.#address)) / 4;
   }
 
   get(address: number): number {
@@ -53,5 +56,5 @@ export function readU64(words: Uint32Array, byteOffset: number): number {
 
 export function writeU64(words: Uint32Array, byteOffset: number, value: number): void {
   words[byteOffset / 4] = value >>> 0;
-  words[byteOffset / 4 + 1] = Math.floor(value / 0x1_0000_0000);
+  words[byteOffset / 4 + 1] = floor(value / 0x1_0000_0000);
 }

@@ -13,6 +13,9 @@
  */
 import type { DefectKind } from './ports.js';
 
+// Looked up once: these are on the path of every page.
+const { imul } = Math;
+
 export const STAMPS = 6;
 /** Bytes from one stamp to the next. */
 export const STAMP_SPACING = 816;
@@ -46,11 +49,7 @@ export interface PageFault {
 
 export function stampChecksum(page: number, generation: number, writer: number, index: number): number {
   return (
-    (Math.imul(page, MIX_PAGE) +
-      Math.imul(generation, MIX_GENERATION) +
-      Math.imul(writer, MIX_WRITER) +
-      Math.imul(index, MIX_INDEX)) >>>
-    0
+    (imul(page, MIX_PAGE) + imul(generation, MIX_GENERATION) + imul(writer, MIX_WRITER) + imul(index, MIX_INDEX)) >>> 0
   );
 }
 

@@ -16,6 +16,9 @@ import { DEFECT_CODES } from './ports.js';
 import { initialSoftwareGuestState, type SoftwareGuestState, type SoftwareVcpuState } from './software-guest-state.js';
 import { generationTableBytes, ownedPageAddress, ownedPages } from './working-set.js';
 
+// Looked up once: these are on the path of every page.
+const { floor, imul } = Math;
+
 /** Index in the control array: 0 = run; anything else = return soon. Store, then Atomics.notify, to end a sleep. */
 export const SOFTWARE_GUEST_REQUEST = 0;
 
@@ -219,9 +222,9 @@ function visitPage(machine: Machine, vcpu: Vcpu): Defect | undefined {
   }
 
   if (machine.params.order === 'random') {
-    const random = (Math.imul(control[CONTROL.RNG / 4] ?? 0, 1664525) + 1013904223) >>> 0;
+    const random = (imul(control[CONTROL.RNG / 4] ?? 0, 1664525) + 1013904223) >>> 0;
     control[CONTROL.RNG / 4] = random;
-    registers.index = Math.floor((random / 0x1_0000_0000) * vcpu.owned);
+    registers.index = floor((random / 0x1_0000_0000) * vcpu.owned);
   } else {
     registers.index = (registers.index + 1) % vcpu.owned;
   }

@@ -2,6 +2,9 @@
 import type { BootParams, PageRange } from './boot-params.js';
 import { GENERATION_TABLES_ADDRESS, MAXIMUM_VCPUS, PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from './layout.js';
 
+// Looked up once: these are on the path of every page.
+const { floor } = Math;
+
 /** Pages of the working set, all ranges together. */
 export function workingSetPages(ranges: readonly PageRange[]): number {
   return ranges.reduce((sum, range) => sum + range.pages, 0);
@@ -12,7 +15,7 @@ export function workingSetPages(ranges: readonly PageRange[]): number {
  * owners and two vCPUs keep hitting the same word of a dirty bitmap.
  */
 export function ownedPages(params: BootParams, vcpu: number): number {
-  return Math.floor((workingSetPages(params.ranges) + params.vcpus - 1 - vcpu) / params.vcpus);
+  return floor((workingSetPages(params.ranges) + params.vcpus - 1 - vcpu) / params.vcpus);
 }
 
 /** Guest-physical address of the page with this index among those that a vCPU owns. */
@@ -55,8 +58,8 @@ export function placeWorkingSet(ram: RamSizes, vcpus: number, lowPages: number, 
   const tableBytes = generationTableBytes(Math.ceil(total / vcpus));
   const tables = Array.from({ length: vcpus }, (_, vcpu) => GENERATION_TABLES_ADDRESS + vcpu * tableBytes);
   const firstDataPage = GENERATION_TABLES_ADDRESS + vcpus * tableBytes;
-  const lowFree = Math.max(0, Math.floor((Math.min(ram.low, RAM_LOW_LIMIT) - firstDataPage) / PAGE_SIZE));
-  const highFree = Math.floor(ram.high / PAGE_SIZE);
+  const lowFree = Math.max(0, floor((Math.min(ram.low, RAM_LOW_LIMIT) - firstDataPage) / PAGE_SIZE));
+  const highFree = floor(ram.high / PAGE_SIZE);
   let low = lowPages;
   let high = highPages ?? 0;
   if (highPages === undefined && highFree > 0) {
