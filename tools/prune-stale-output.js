@@ -17,7 +17,7 @@ for (const { path } of readConfig(join(root, 'tsconfig.json')).references) {
   for (const file of readdirSync(output, { recursive: true, encoding: 'utf8' })) {
     if (!OUTPUT.test(file) || existsSync(join(sources, file.replace(OUTPUT, '.ts')))) continue;
     rmSync(join(output, file));
-    process.stdout.write(`removed ${relative(root, join(output, file))}: its source is gone\n`);
+    process.stderr.write(`removed ${relative(root, join(output, file))}: its source is gone\n`);
   }
 }
 

@@ -1,3 +1,4 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
 
@@ -11,11 +12,31 @@ const GRACE_MS = 1000;
 export default class OpenHandlesEnvironment extends NodeEnvironment {
   /** @type {string[]} */
   #before = [];
+  /** Threads are not among the active resources that Node lists. */
+  #threads = 0;
+  #onThread = (/** @type {unknown} */ message) => {
+    this.#threads++;
+    const { worker } = /** @type {{ worker: import('node:worker_threads').Worker }} */ (message);
+    worker.once('exit', () => {
+      this.#threads--;
+    });
+  };
 
   /** @override */
   async setup() {
     await super.setup();
+    // Node opens these on first use; they belong to the worker, not to the file that happens to print first.
+    void process.stdin;
+    void process.stdout;
+    void process.stderr;
     this.#before = process.getActiveResourcesInfo();
+    subscribe('worker_threads', this.#onThread);
+  }
+
+  /** @override */
+  async teardown() {
+    unsubscribe('worker_threads', this.#onThread);
+    await super.teardown();
   }
 
   /**
@@ -45,6 +66,7 @@ export default class OpenHandlesEnvironment extends NodeEnvironment {
       const at = left.indexOf(kind);
       if (at !== -1) left.splice(at, 1);
     }
+    for (let i = 0; i < this.#threads; i++) left.push('Worker');
     return left;
   }
 }

@@ -1,0 +1,156 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { publint } from 'publint';
+
+/** The repository; the tests run compiled, in test/dist/packaging. */
+const ROOT = join(import.meta.dirname, '..', '..', '..');
+
+interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly private?: boolean;
+  readonly workspaces?: readonly string[];
+  readonly devDependencies?: Readonly<Record<string, string>>;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly exports: Readonly<Record<string, unknown>>;
+}
+
+const root = manifestIn(ROOT);
+
+/** What gets published: every workspace that is not private. */
+const PACKAGES = (root.workspaces ?? [])
+  .map((folder) => ({ folder: join(ROOT, folder), manifest: manifestIn(join(ROOT, folder)) }))
+  .filter(({ manifest }) => manifest.private !== true);
+
+let temporary: string;
+const tarballs = new Map<string, { file: string; files: readonly string[] }>();
+
+beforeAll(() => {
+  temporary = mkdtempSync(join(tmpdir(), 'godwit-pack-'));
+  for (const { folder, manifest } of PACKAGES) {
+    const [packed] = JSON.parse(npm(folder, 'pack', '--json', '--ignore-scripts', '--pack-destination', temporary));
+    const files = packed.files.map(({ path }: { path: string }) => path);
+    tarballs.set(manifest.name, { file: join(temporary, packed.filename), files });
+  }
+}, 60_000);
+
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+
+test('there is something to publish', () => {
+  expect(PACKAGES.map(({ manifest }) => manifest.name)).toEqual(
+    expect.arrayContaining(['@godwit/core', '@godwit/transport', '@godwit/linux']),
+  );
+});
+
+describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
+  const entryPoints = Object.keys(manifest.exports).map((path) => manifest.name + path.slice(1));
+  let project: string;
+
+  beforeAll(() => {
+    project = join(temporary, manifest.name.replace('/', '-'));
+    mkdirSync(project);
+    // The package's own dependencies on its siblings have to come from the tarballs too, not from a registry.
+    const siblings = [...tarballs].filter(([name]) => name !== manifest.name);
+    const consumer = {
+      private: true,
+      type: 'module',
+      dependencies: { [manifest.name]: `file:${tarballOf(manifest.name).file}` },
+      devDependencies: { '@types/node': root.devDependencies?.['@types/node'] },
+      overrides: Object.fromEntries(siblings.map(([name, { file }]) => [name, `file:${file}`])),
+    };
+    writeFileSync(join(project, 'package.json'), JSON.stringify(consumer));
+    npm(project, 'install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund');
+  }, 120_000);
+
+  test('the tarball holds what it should, and nothing else', () => {
+    const { files } = tarballOf(manifest.name);
+    expect(files).toEqual(
+      expect.arrayContaining(['LICENSE', 'README.md', 'package.json', 'dist/index.js', 'dist/index.d.ts']),
+    );
+    const strays = files.filter(
+      (path) =>
+        !/^(LICENSE|README\.md|package\.json|(dist|src)\/.+)$/.test(path) ||
+        /\.tsbuildinfo$|\.test\.|(^|\/)(dist-)?test\/|\.node$/.test(path),
+    );
+    expect(strays).toEqual([]);
+  });
+
+  test('each built file has its types and its source', () => {
+    const { files } = tarballOf(manifest.name);
+    for (const path of files.filter((file) => file.startsWith('dist/') && file.endsWith('.js'))) {
+      expect(files).toContain(path.replace(/\.js$/, '.d.ts'));
+      expect(files).toContain(path.replace('dist/', 'src/').replace(/\.js$/, '.ts'));
+    }
+  });
+
+  test('publint has nothing to say', async () => {
+    const { buffer: tarball } = Uint8Array.from(readFileSync(tarballOf(manifest.name).file));
+    const { messages } = await publint({ strict: true, pack: { tarball } });
+    expect(messages).toEqual([]);
+  }, 30_000);
+
+  test('the packages come from the tarballs', () => {
+    const lock = JSON.parse(readFileSync(join(project, 'package-lock.json'), 'utf8'));
+    for (const { manifest: sibling } of PACKAGES) {
+      const needed = sibling.name === manifest.name || manifest.dependencies?.[sibling.name] !== undefined;
+      const installed = lock.packages[`node_modules/${sibling.name}`];
+      if (needed) expect(installed.resolved).toMatch(/^file:/);
+      else expect(installed).toBeUndefined();
+    }
+  });
+
+  test.each(entryPoints)('%s imports', (name) => {
+    const script = `const m = await import('${name}'); process.stdout.write(String(Object.keys(m).length));`;
+    const names = execFileSync(process.execPath, ['--input-type=module', '--eval', script], {
+      cwd: project,
+      encoding: 'utf8',
+    });
+    expect(Number(names)).toBeGreaterThan(0);
+  });
+
+  test('the types compile in a strict project, those of its dependencies included', () => {
+    const imports = entryPoints.map((name, i) => `import * as entry${i} from '${name}';\nexport { entry${i} };`);
+    writeFileSync(join(project, 'consumer.ts'), `${imports.join('\n')}\n`);
+    const compilerOptions = {
+      target: 'ES2022',
+      lib: ['ES2023'],
+      module: 'NodeNext',
+      moduleResolution: 'NodeNext',
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      skipLibCheck: false,
+      noEmit: true,
+      types: ['node'],
+    };
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }));
+    expect(run(process.execPath, [join(ROOT, 'node_modules/typescript/bin/tsc'), '-p', project], project)).toBe('');
+  }, 60_000);
+});
+
+function manifestIn(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
+}
+
+function tarballOf(name: string): { file: string; files: readonly string[] } {
+  const tarball = tarballs.get(name);
+  if (tarball === undefined || !existsSync(tarball.file)) throw new Error(`${name} was not packed`);
+  return tarball;
+}
+
+function npm(cwd: string, ...args: readonly string[]): string {
+  return run('npm', args, cwd);
+}
+
+/** Standard output of a command; when it fails, an error with all that it printed. */
+function run(command: string, args: readonly string[], cwd: string): string {
+  try {
+    return execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: string; stderr: string };
+    throw new Error(`${command} ${args.join(' ')} failed:\n${stdout}\n${stderr}`, { cause: error });
+  }
+}

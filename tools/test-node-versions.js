@@ -1,0 +1,89 @@
+/**
+ * Runs the built tests and a short demo under every Node version that Godwit supports, one line a version. The binaries
+ * are those of the `node` package on npm and are kept in .cache/node.
+ */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { delimiter, join, resolve } from 'node:path';
+
+const VERSIONS = ['20', '22', '24'];
+
+const root = resolve(import.meta.dirname, '..');
+const cache = join(root, '.cache', 'node');
+const outerTally = process.env['TALLY_FILE'];
+
+for (const version of VERSIONS) {
+  const started = Date.now();
+  const binaries = install(version);
+  const environment = { ...process.env, PATH: `${binaries}${delimiter}${process.env['PATH']}` };
+  const exact = execFileSync('node', ['--version'], { env: environment, encoding: 'utf8' }).trim();
+
+  const tallyFile = join(cache, `${version}.jsonl`);
+  rmSync(tallyFile, { force: true });
+  const tests = spawnSync('npm', ['run', '--silent', 'jest'], {
+    cwd: root,
+    env: { ...environment, TALLY_FILE: tallyFile },
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+  });
+  const counts = existsSync(tallyFile)
+    ? JSON.parse(readFileSync(tallyFile, 'utf8'))
+    : { passed: 0, failed: 1, skipped: [] };
+  if (tests.status !== 0 && counts.failed === 0) counts.failed = 1;
+  if (tests.status !== 0) process.stdout.write(`${tests.stdout}${tests.stderr}\n`);
+
+  const demo = spawnSync(
+    'node',
+    ['examples/node-vmm/dist/demo/cli.js', ...'--json --no-kvm --memory 64M --settle 1'.split(' ')],
+    {
+      cwd: root,
+      env: environment,
+      encoding: 'utf8',
+      timeout: 120_000,
+    },
+  );
+  if (demo.status === 0) counts.passed++;
+  else {
+    counts.failed++;
+    process.stdout.write(
+      `the demo under Node ${exact} ended with ${demo.status ?? demo.signal}:\n${demo.stdout}${demo.stderr}\n`,
+    );
+  }
+
+  const seconds = ((Date.now() - started) / 1000).toFixed(0);
+  const summary = `${counts.passed} passed, ${counts.failed} failed, ${counts.skipped.length} skipped`;
+  process.stdout.write(
+    `Node ${exact}: ${summary} (${seconds} s; the demo ${demo.status === 0 ? 'verified' : 'failed'})\n`,
+  );
+  if (counts.failed > 0) process.exitCode = 1;
+  if (outerTally !== undefined) {
+    const skipped = counts.skipped.map((/** @type {string} */ name) => `Node ${exact}: ${name}`);
+    appendFileSync(outerTally, `${JSON.stringify({ ...counts, skipped })}\n`);
+  }
+}
+
+/**
+ * Puts a Node version into the cache and returns the folder that holds its `node`.
+ *
+ * The package `node` fetches its binary in an install script, which npm 11 does not run; the binary itself is an
+ * ordinary package, one for each platform.
+ * @param {string} version
+ */
+function install(version) {
+  const folder = join(cache, version);
+  const name = `node-${process.platform}-${process.arch}`;
+  const binary = join(folder, 'node_modules', name, 'bin', 'node');
+  if (!existsSync(binary)) {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'package.json'), '{ "private": true }\n');
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts', `${name}@${version}`], {
+      cwd: folder,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+  }
+  // Only `node` itself goes in front of PATH; npm stays the one that is there.
+  const binaries = join(folder, 'path');
+  mkdirSync(binaries, { recursive: true });
+  if (!existsSync(join(binaries, 'node'))) symlinkSync(binary, join(binaries, 'node'));
+  return binaries;
+}
