@@ -17,7 +17,7 @@
 #   mailbox     a page written by the VMM is old, torn or lost           four pages in rotation, see check_mailbox
 #   clock       the clock went backwards
 #
-# The code must also run on a KVM that has no hardware for it and interprets every instruction (about two million a
+# The code must also run on a KVM that has no hardware for it and interprets every instruction (one to two million a
 # second), so: no SSE, no x87, no BMI, no interrupts, no calls in the page loop, and string instructions where they
 # save instructions. A visit of a page costs about 75 instructions.
 #
