@@ -1,8 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 
 /** One JSON line of the demo. */
 export interface DemoLine {
@@ -15,7 +14,8 @@ export interface Exit {
   readonly signal: NodeJS.Signals | null;
 }
 
-const CLI = join(dirname(createRequire(import.meta.url).resolve('@godwit/example-node-vmm')), 'demo', 'cli.js');
+/** From test/dist/e2e: what `npm run demo` starts. */
+const CLI = fileURLToPath(new URL('../../../examples/node-vmm/dist/demo/cli.js', import.meta.url));
 
 /** The demo as a person would start it, read line by line. */
 export class DemoProcess {

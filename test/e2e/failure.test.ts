@@ -1,6 +1,8 @@
-import { afterEach, expect, test } from '@jest/globals';
+import { afterEach, expect, jest, test } from '@jest/globals';
 import { allGone, type DemoLine, DemoProcess } from './demo-process.js';
 import { forBothGuests, forKvm } from './guest-kinds.js';
+
+jest.setTimeout(180_000);
 
 let demo: DemoProcess | undefined;
 

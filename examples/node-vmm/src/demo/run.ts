@@ -12,7 +12,8 @@ import type { DemoOptions } from './options.js';
 const HEARTBEAT_MS = 100;
 /** A guest that says nothing for so long is hung; an emulating KVM on a busy machine is slow, not silent. */
 const SILENCE_MS = 20_000;
-const WARM_UP_LIMIT_MS = 60_000;
+/** A guest that is slower than it was told to be does not keep a person waiting. */
+const LONGEST_WARM_UP_MS = 5000;
 
 /** Of one migration; a hundred of them are kept. */
 type Figures = Omit<MigrationSummary, 'rounds'>;
@@ -134,33 +135,27 @@ export class DemoRun {
     this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...this.#note });
   }
 
-  /** Memory that the guest has never written would not be moved; so it goes through its working set once. */
+  /**
+   * Memory that the guest has never written would not be moved; so it goes through its working set once, as far as it
+   * gets in a few seconds.
+   */
   async #warmUp(): Promise<void> {
     this.#phase('warming-up');
     const started = performance.now();
     const once = this.#spec.workingSetBytes / PAGE_SIZE;
-    const rate = this.#spec.dirtyPagesPerSecond;
-    const limit = Math.max(
-      WARM_UP_LIMIT_MS,
-      this.#options.warmUpMs + SILENCE_MS,
-      rate === 0 ? 0 : (once / rate) * 4000,
-    );
-    const warm = await this.#watch.until(
-      ({ writes }) => writes >= once && performance.now() - started >= this.#options.warmUpMs,
-      limit,
+    const { warmUpMs } = this.#options;
+    await this.#watch.until(
+      ({ writes }) => {
+        const elapsedMs = performance.now() - started;
+        return elapsedMs >= warmUpMs && (writes >= once || elapsedMs >= LONGEST_WARM_UP_MS);
+      },
+      warmUpMs + SILENCE_MS,
       this.#over.signal,
     );
     this.#goOn();
-    if (!warm && this.#watch.beats === 0)
-      throw new RunError(
-        'GODWIT_GUEST_CRASHED',
-        `the guest did not print a heartbeat within ${Math.round(limit / 1000)} s of booting`,
-      );
-    if (!warm)
-      throw new RunError(
-        'GODWIT_TIMEOUT',
-        `the guest wrote ${this.#watch.last?.writes ?? 0} of ${once} pages of its working set in ${Math.round(limit / 1000)} s; take a smaller --working-set or a higher --dirty-rate`,
-      );
+    if (this.#watch.beats > 0) return;
+    const code = 'GODWIT_GUEST_CRASHED';
+    throw new RunError(code, `the guest printed no heartbeat within ${(warmUpMs + SILENCE_MS) / 1000} s of booting`);
   }
 
   async #hop(hop: number): Promise<void> {
