@@ -25,7 +25,10 @@ const FILES: Readonly<Record<string, { text: string; fails?: string }>> = {
   closed: {
     text: "import net from 'node:net'; test('x', () => { const s = net.createServer().listen(0, () => s.close()); });",
   },
-  skip: { text: "test('x', () => {}); test.skip('says nothing', () => {});", fails: 'skip.test.js: says nothing' },
+  skip: {
+    text: "test('x', () => {}); test.skip('says nothing', () => {});",
+    fails: 'skip.test.js: says nothing  ✗ its name does not say why',
+  },
   reason: { text: "test('x', () => {}); test.skip('says why (skipped: no such device)', () => {});" },
 };
 

@@ -31,7 +31,10 @@ export default class SkipReporter {
     // With -t every other test counts as pending; that is what was asked for.
     if (this.#globalConfig.testNamePattern === undefined || this.#globalConfig.testNamePattern === '') {
       this.#withoutReason = skipped.filter((name) => !/\(skipped: [^)]+\)/.test(name));
-      for (const name of skipped) process.stderr.write(`○ skipped  ${name}\n`);
+      for (const name of skipped) {
+        const missing = this.#withoutReason.includes(name) ? '  ✗ its name does not say why: "(skipped: reason)"' : '';
+        process.stderr.write(`○ skipped  ${name}${missing}\n`);
+      }
     }
     const tally = process.env['TALLY_FILE'];
     if (tally !== undefined) {
@@ -49,8 +52,6 @@ export default class SkipReporter {
 
   getLastError() {
     if (this.#withoutReason.length === 0) return undefined;
-    return new Error(
-      `a skipped test says why, as "(skipped: reason)" in its name; these do not:\n  ${this.#withoutReason.join('\n  ')}`,
-    );
+    return new Error(`skipped without a reason in the name: ${this.#withoutReason.join(', ')}`);
   }
 }
