@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import * as linux from '@godwit/linux';
-import { type DefineLayout, type KernelLayout, type StructLayout } from '@godwit/linux';
+import type { DefineLayout, KernelLayout, StructLayout } from '@godwit/linux';
 
 /** Every exported table of the package. */
 const tables = Object.entries(linux).filter(([name]) => name.endsWith('Layouts')) as [

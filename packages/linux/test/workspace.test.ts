@@ -1,6 +1,0 @@
-import { expect, test } from '@jest/globals';
-
-test('the package imports by its own name', async () => {
-  const name = '@godwit/linux';
-  await expect(import(name)).resolves.toBeDefined();
-});
