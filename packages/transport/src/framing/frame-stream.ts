@@ -12,8 +12,8 @@ export interface FrameStreamOptions extends Partial<FrameLimits> {
 /**
  * Frames over a byte stream, as `docs/wire-format.md` lays them out.
  *
- * `close` ends our direction and resolves when the stream has been let go; it never rejects. A `read` that is pending
- * then goes on, and so may the loop it is part of; when none is, what still arrives is thrown away until the peer ends.
+ * `close` ends our direction and resolves when the stream has been let go; it never rejects. A loop that reads then goes
+ * on to the end of the peer's direction. When no `read` is pending any more, what still arrives is thrown away.
  */
 export function frameStream(stream: ByteStream, options: FrameStreamOptions = {}): FrameStream {
   return new ByteFrameStream(stream, options);
@@ -68,6 +68,9 @@ class ByteFrameStream implements FrameStream {
     } catch (error) {
       if (GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST') this.#letGo();
       throw error;
+    } finally {
+      // After `close`, a reader that does not ask again in this turn of the event loop has stopped.
+      if (this.#noticeOver !== undefined) setImmediate(() => this.#drainWhenIdle());
     }
   }
 
@@ -99,20 +102,19 @@ class ByteFrameStream implements FrameStream {
       const message = `${this.#stream.peer} did not end its direction within lingerMs = ${this.#lingerMs}`;
       this.abort(new GodwitError('GODWIT_TIMEOUT', message));
     }, this.#lingerMs);
-    if (this.#reader.idle) {
-      this.#draining = this.#reader.drain().then(
-        () => {
-          this.#letGo();
-          return null;
-        },
-        () => {
-          this.#letGo();
-          return null;
-        },
-      );
-    }
+    this.#drainWhenIdle();
     await over;
     clearTimeout(timer);
+  }
+
+  /** Once nobody reads any more, only the end of the peer's direction is of interest. */
+  #drainWhenIdle(): void {
+    if (this.#over || this.#draining !== undefined || !this.#reader.idle) return;
+    const done = (): null => {
+      this.#letGo();
+      return null;
+    };
+    this.#draining = this.#reader.drain().then(done, done);
   }
 
   #letGo(): void {

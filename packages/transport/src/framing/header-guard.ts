@@ -6,8 +6,7 @@ export const DEEPEST_NESTING = 64;
 /**
  * Walks one MessagePack object without decoding it, and refuses what a generic decoder cannot be trusted with:
  *
- * - lengths beyond the bytes that are there (five bytes that announce an array of 30 million elements make `msgpackr`
- *   allocate 240 MB before it looks for the first one),
+ * - lengths beyond the bytes that are there: a decoder may allocate what five bytes announce,
  * - nesting that would exhaust the stack,
  * - extension types (`msgpackr` builds errors, regular expressions and compiled record readers from some of them),
  * - map keys that are not strings, and `__proto__`.

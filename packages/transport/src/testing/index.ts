@@ -1,0 +1,1 @@
+export { type SuiteRunner, type TransportFixture, transportSuite } from './transport-suite.js';

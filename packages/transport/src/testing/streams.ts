@@ -1,0 +1,51 @@
+import type { ByteStream } from '../stream/byte-stream.js';
+
+/** Bytes that differ at every place and between seeds, so that lost, doubled and misplaced ones show. */
+export function pattern(size: number, seed: number): Uint8Array {
+  const bytes = new Uint8Array(size);
+  let state = (seed + 1) * 2_654_435_761;
+  for (let i = 0; i < size; i++) {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0;
+    bytes[i] = state >>> 24;
+  }
+  return bytes;
+}
+
+/** Reads to the end of the peer's direction. */
+export async function readAll(stream: ByteStream): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  for (;;) {
+    const room = new Uint8Array(128 * 1024);
+    const count = await stream.read(room);
+    if (count === 0) return Buffer.concat(parts);
+    parts.push(room.subarray(0, count));
+  }
+}
+
+export async function readExactly(stream: ByteStream, size: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(size);
+  for (let at = 0; at < size; ) {
+    const count = await stream.read(bytes.subarray(at), size - at);
+    if (count === 0) throw new Error(`the stream ended after ${at} of ${size} bytes`);
+    at += count;
+  }
+  return bytes;
+}
+
+/** Sockets, servers and the like that keep this process alive. */
+export function handlesOf(): number {
+  return process.getActiveResourcesInfo().filter((name) => /TCP|Pipe|Connect|Shutdown|Write/.test(name)).length;
+}
+
+/** Fails when the promises take longer; the bound is generous, it tells "at once" from "never". */
+export async function settledWithin(milliseconds: number, ...promises: Promise<unknown>[]): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not settled within ${milliseconds} ms`)), milliseconds);
+  });
+  try {
+    await Promise.race([Promise.all(promises), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,162 @@
+import { expect, test } from '@jest/globals';
+import { type Frame, FRAMES_WITH_PAYLOAD, GodwitError } from '@godwit/core';
+import { frameStream } from '@godwit/transport';
+import fc from 'fast-check';
+import { Unpackr } from 'msgpackr';
+import { playing, recording } from './byte-streams.js';
+
+const uint = fc.oneof(fc.nat(300), fc.nat(), fc.maxSafeNat());
+const name = fc.string({ maxLength: 20 });
+const migrationId = fc
+  .array(fc.constantFrom(...'0123456789abcdef'), { minLength: 32, maxLength: 32 })
+  .map((digits) => digits.join(''));
+const runs = fc.array(fc.tuple(uint, uint), { maxLength: 30 }).map((pairs) => pairs.flat());
+const description = fc.jsonValue({ maxDepth: 4 }).map((value) => JSON.parse(JSON.stringify(value).replaceAll('__proto__', 'proto')));
+
+const frames: fc.Arbitrary<Frame> = fc.oneof(
+  fc.record({
+    type: fc.constant('hello' as const),
+    minimumVersion: uint,
+    maximumVersion: uint,
+    migrationId,
+    software: name,
+    pageSize: uint,
+    blocks: fc.array(fc.record({ id: name, guestPhysicalAddress: uint, byteLength: uint }), { maxLength: 4 }),
+    devices: fc.array(fc.record({ id: name, version: uint }), { maxLength: 4 }),
+    features: fc.array(name, { maxLength: 4 }),
+    pageChannels: fc.nat(1024),
+    description,
+  }),
+  fc.record({ type: fc.constant('error' as const), code: name, message: fc.string() }),
+  fc.record({ type: fc.constant('attach' as const), migrationId, index: fc.nat(1023) }),
+  fc.record({ type: fc.constant('pages' as const), round: uint, block: uint, runs }),
+  fc.record({ type: fc.constant('zeroPages' as const), round: uint, block: uint, runs }),
+  fc.record({ type: fc.constant('roundEnd' as const), round: uint, pages: uint }),
+  fc.record({ type: fc.constant('device' as const), device: uint, sequence: uint, last: fc.boolean() }),
+  fc.record({ type: fc.constant('ready' as const), loadMs: fc.double({ min: 0, max: 1e9, noNaN: true }) }),
+  fc.record({ type: fc.constant('go' as const) }),
+);
+
+const payload = fc.array(
+  fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.nat(150_000).map((size) => new Uint8Array(size).map((_, i) => i * 7 + size))),
+  { maxLength: 6 },
+);
+const sent = fc.array(fc.tuple(frames, payload), { maxLength: 6 });
+const sizes = fc.array(fc.oneof(fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 300_000 })), { minLength: 1, maxLength: 20 });
+
+function cycle(list: readonly number[]): () => number {
+  let at = 0;
+  return () => list[at++ % list.length] as number;
+}
+
+async function write(list: readonly (readonly [Frame, readonly Uint8Array[]])[]): Promise<Uint8Array> {
+  const carrier = recording();
+  const stream = frameStream(carrier);
+  for (const [frame, chunks] of list) {
+    await (FRAMES_WITH_PAYLOAD.has(frame.type) ? stream.write(frame, chunks) : stream.write(frame));
+  }
+  return carrier.bytes();
+}
+
+test('any frames in any chunks, carried in any pieces, are read back the same into any chunks', async () => {
+  await fc.assert(
+    fc.asyncProperty(sent, sizes, sizes, async (list, pieces, cuts) => {
+      const stream = frameStream(playing(await write(list), cycle(pieces)));
+      const nextCut = cycle(cuts);
+      for (const [frame, chunks] of list) {
+        const received = await stream.read();
+        expect(received?.frame).toEqual(frame);
+        const whole = new Uint8Array(received?.payloadBytes ?? 0);
+        const into: Uint8Array[] = [];
+        for (let at = 0; at < whole.length; ) {
+          const size = Math.min(nextCut(), whole.length - at);
+          into.push(whole.subarray(at, (at += size)));
+        }
+        await stream.readPayload(into);
+        const expected = FRAMES_WITH_PAYLOAD.has(frame.type) ? Buffer.concat(chunks) : Buffer.alloc(0);
+        expect(expected.equals(whole)).toBe(true);
+      }
+      expect(await stream.read()).toBeNull();
+    }),
+    { numRuns: 150 },
+  );
+});
+
+test('a stream is plain MessagePack: a generic decoder finds lengths, arrays and payloads, and nothing else', async () => {
+  const decoder = new Unpackr({ useRecords: false, mapsAsObjects: true });
+  await fc.assert(
+    fc.asyncProperty(sent, async (list) => {
+      const wire = await write(list);
+      const objects: unknown[] = wire.length === 0 ? [] : decoder.unpackMultiple(wire);
+      let at = 0;
+      for (const [frame, chunks] of list) {
+        expect(typeof objects[at++]).toBe('number');
+        expect(Array.isArray(objects[at++])).toBe(true);
+        if (FRAMES_WITH_PAYLOAD.has(frame.type)) {
+          expect(Buffer.concat(chunks).equals(objects[at++] as Uint8Array)).toBe(true);
+        }
+      }
+      expect(at).toBe(objects.length);
+    }),
+    { numRuns: 60 },
+  );
+});
+
+test('a damaged stream gives frames or a GodwitError, never anything else, and never much memory', async () => {
+  const mutation = fc.record({ at: fc.nat(), byte: fc.nat(255), kind: fc.constantFrom('flip', 'insert', 'delete', 'cut') });
+  await fc.assert(
+    fc.asyncProperty(sent, fc.array(mutation, { minLength: 1, maxLength: 5 }), sizes, async (list, mutations, pieces) => {
+      let wire = await write(list);
+      for (const { at, byte, kind } of mutations) {
+        // Damage the headers, where there is something to misread.
+        const place = at % Math.max(1, Math.min(wire.length, 400));
+        if (kind === 'flip') wire[place] = byte;
+        else if (kind === 'insert') wire = Uint8Array.from([...wire.subarray(0, place), byte, ...wire.subarray(place)]);
+        else if (kind === 'delete') wire = Uint8Array.from([...wire.subarray(0, place), ...wire.subarray(place + 1)]);
+        else wire = wire.subarray(0, place);
+      }
+      let largest = 0;
+      const stream = frameStream(
+        playing(wire, cycle(pieces)),
+        { maximumHeaderBytes: 64 * 1024, maximumPayloadBytes: 1 << 20 },
+      );
+      try {
+        for (;;) {
+          const received = await stream.read();
+          if (received === null) break;
+          largest = Math.max(largest, received.payloadBytes);
+          await stream.skipPayload();
+        }
+      } catch (error) {
+        if (!GodwitError.is(error)) throw error;
+        expect(['GODWIT_BAD_STREAM', 'GODWIT_LIMIT_EXCEEDED', 'GODWIT_LINK_LOST']).toContain(error.code);
+      }
+      expect(largest).toBeLessThanOrEqual(1 << 20);
+    }),
+    { numRuns: 400 },
+  );
+});
+
+test('random bytes behind a valid length are refused, or happen to be a frame', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 200 }), async (header) => {
+      const wire = Uint8Array.from([0xce, 0, 0, 0, header.length, ...header]);
+      try {
+        await frameStream(playing(wire)).read();
+      } catch (error) {
+        if (!GodwitError.is(error)) throw error;
+      }
+    }),
+    { numRuns: 2_000 },
+  );
+});
+
+test('deep nesting neither crashes nor passes', async () => {
+  const depth = 100_000;
+  const header = new Uint8Array(depth).fill(0x91);
+  const wire = Uint8Array.from([0xce, 0, depth >> 16, (depth >> 8) & 0xff, depth & 0xff, ...header]);
+  await expect(frameStream(playing(wire)).read()).rejects.toMatchObject({
+    code: 'GODWIT_BAD_STREAM',
+    message: expect.stringContaining('nested'),
+  });
+});

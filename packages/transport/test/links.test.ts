@@ -1,0 +1,244 @@
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { type FrameStream, GodwitError, type HelloFrame, type IncomingLink, type LinkListener } from '@godwit/core';
+import { type ByteStream, connectTo, frameStream, listenOn, type ListenOptions, memory, tcp, type Transport, unix } from '@godwit/transport';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const ID = '0123456789abcdef0123456789abcdef';
+const never = new AbortController().signal;
+
+function hello(pageChannels: number, migrationId = ID): HelloFrame {
+  return {
+    type: 'hello',
+    minimumVersion: 1,
+    maximumVersion: 1,
+    migrationId,
+    software: 'test',
+    pageSize: 4096,
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 33 }],
+    devices: [],
+    features: [],
+    pageChannels,
+    description: { name: 'vm1' },
+  };
+}
+
+interface Wiring {
+  readonly links: LinkListener & { readonly address: string };
+  readonly transport: Transport;
+}
+
+const open: LinkListener[] = [];
+afterEach(async () => {
+  await Promise.all(open.splice(0).map((links) => links.close()));
+});
+
+const wirings: Record<string, (options?: ListenOptions) => Promise<Wiring>> = {
+  async memory(options) {
+    const transport = memory();
+    const links = await listenOn(transport, options);
+    open.push(links);
+    return { links, transport };
+  },
+  async tcp(options) {
+    const links = await listenOn(tcp({ port: 0 }), options);
+    open.push(links);
+    return { links, transport: tcp({ port: links.listener.port }) };
+  },
+  async unix(options) {
+    const transport = unix({ path: join(tmpdir(), `godwit-links-${process.pid}.sock`) });
+    const links = await listenOn(transport, options);
+    open.push(links);
+    return { links, transport };
+  },
+};
+
+/** What a refused stream is told. */
+async function farewell(stream: FrameStream): Promise<{ code: string; message: string }> {
+  const received = await stream.read();
+  if (received?.frame.type !== 'error') throw new Error(`expected an error frame, got ${received?.frame.type}`);
+  await stream.close();
+  return received.frame;
+}
+
+async function stranger(transport: Transport): Promise<{ carrier: ByteStream; stream: FrameStream }> {
+  const carrier = await transport.connect(never);
+  return { carrier, stream: frameStream(carrier) };
+}
+
+async function finish(...streams: FrameStream[]): Promise<void> {
+  await Promise.all(streams.map((stream) => stream.close()));
+}
+
+for (const [name, wire] of Object.entries(wirings)) {
+  describe(`links over ${name}`, () => {
+    test('bring the hello, the page channels in order, and frames both ways', async () => {
+      const { links, transport } = await wire();
+      const accepting = links.accept(never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 3 }, never);
+      await link.control.write(hello(3));
+      const incoming = await accepting;
+      expect((await incoming.control.read())?.frame).toEqual(hello(3));
+      const channels = await incoming.pageChannels(ID, 3, never);
+      expect(channels).toHaveLength(3);
+      await Promise.all(
+        link.pageChannels.map((channel, i) =>
+          channel.write({ type: 'pages', round: 1, block: i, runs: [0, 50] }, [new Uint8Array(200_000).fill(i)]),
+        ).concat(
+          channels.map(async (channel, i) => {
+            const received = await channel.read();
+            expect(received?.frame).toMatchObject({ type: 'pages', block: i });
+            const into = new Uint8Array(200_000);
+            await channel.readPayload([into]);
+            expect(into.every((byte) => byte === i)).toBe(true);
+          }),
+        ),
+      );
+      await incoming.control.write({ type: 'roundAck', round: 1, pages: 150 });
+      expect((await link.control.read())?.frame.type).toBe('roundAck');
+      await finish(link.control, ...link.pageChannels, incoming.control, ...channels);
+    });
+
+    test('a silent stream, garbage and a wrong first frame do not block others, and are told why', async () => {
+      const { links, transport } = await wire({ handshakeTimeoutMs: 100 });
+      const silent = await stranger(transport);
+      const garbage = await stranger(transport);
+      await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
+      const wrong = await stranger(transport);
+      await wrong.stream.write({ type: 'go' });
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0 }, never);
+      await link.control.write(hello(0));
+      const incoming = await links.accept(never);
+      expect(await incoming.pageChannels(ID, 0, never)).toEqual([]);
+      expect(await farewell(garbage.stream)).toMatchObject({ code: 'GODWIT_BAD_STREAM', message: expect.stringContaining('HTTP') });
+      expect(await farewell(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL' });
+      expect(await farewell(silent.stream)).toMatchObject({
+        code: 'GODWIT_TIMEOUT',
+        message: expect.stringContaining('handshakeTimeoutMs = 100'),
+      });
+      await finish(link.control, incoming.control);
+    });
+
+    test('page channels that nobody claims, are out of range or come twice are refused', async () => {
+      const { links, transport } = await wire({ handshakeTimeoutMs: 150 });
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+      const unknown = await stranger(transport);
+      await unknown.stream.write({ type: 'attach', migrationId: 'f'.repeat(32), index: 0 });
+      await link.control.write(hello(1));
+      const incoming = await links.accept(never);
+      const beyond = await stranger(transport);
+      await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1 });
+      const twice = await stranger(transport);
+      await twice.stream.write({ type: 'attach', migrationId: ID, index: 0 });
+      expect(await farewell(beyond.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL', message: expect.stringContaining('announced 1') });
+      expect(await farewell(twice.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL', message: expect.stringContaining('attached already') });
+      const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
+      await (link.pageChannels[0] as FrameStream).write({ type: 'roundEnd', round: 1, pages: 0 });
+      expect((await channel.read())?.frame.type).toBe('roundEnd');
+      expect(await farewell(unknown.stream)).toMatchObject({ code: 'GODWIT_TIMEOUT' });
+      await finish(link.control, ...link.pageChannels, incoming.control, channel);
+    });
+
+    test('a reconnection of the same migration gets its own streams', async () => {
+      const { links, transport } = await wire();
+      const take = async (): Promise<{ incoming: IncomingLink; channel: FrameStream; close(): Promise<void> }> => {
+        const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+        await link.control.write(hello(1));
+        const incoming = await links.accept(never);
+        const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
+        await (link.pageChannels[0] as FrameStream).write({ type: 'roundEnd', round: 1, pages: 0 });
+        return { incoming, channel, close: () => finish(link.control, ...link.pageChannels, incoming.control, channel) };
+      };
+      const first = await take();
+      const second = await take();
+      expect((await first.channel.read())?.frame.type).toBe('roundEnd');
+      expect((await second.channel.read())?.frame.type).toBe('roundEnd');
+      await Promise.all([first.close(), second.close()]);
+    });
+
+    test('a channel whose peer went away while it waited makes room for the next', async () => {
+      const { links, transport } = await wire();
+      const gone = await stranger(transport);
+      await gone.stream.write({ type: 'attach', migrationId: ID, index: 0 });
+      await gone.stream.close();
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+      await link.control.write(hello(1));
+      const incoming = await links.accept(never);
+      const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
+      await finish(link.control, ...link.pageChannels, incoming.control, channel);
+    });
+
+    test('accept and pageChannels can be cancelled', async () => {
+      const { links, transport } = await wire();
+      const controller = new AbortController();
+      const accepting = links.accept(controller.signal);
+      controller.abort();
+      await expect(accepting).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0 }, never);
+      await link.control.write(hello(2));
+      const incoming = await links.accept(never);
+      const second = new AbortController();
+      const waiting = incoming.pageChannels(ID, 2, second.signal);
+      second.abort();
+      await expect(waiting).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+      await finish(link.control, incoming.control);
+    });
+
+    test('close refuses those who wait, and fails accept', async () => {
+      const { links, transport } = await wire();
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+      await link.control.write(hello(1));
+      const incoming = await links.accept(never);
+      const waiting = incoming.pageChannels(ID, 2, never);
+      const failed = expect(waiting).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
+      await links.close();
+      await failed;
+      await expect(links.accept(never)).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
+      await finish(link.control, incoming.control);
+      for (const channel of link.pageChannels) channel.abort(new GodwitError('GODWIT_CANCELLED', 'done'));
+    });
+
+    test('a listener holds a bounded number of strangers', async () => {
+      const { transport } = await wire({ maximumPending: 3, handshakeTimeoutMs: 5_000 });
+      const silent = await Promise.all([1, 2, 3].map(() => stranger(transport)));
+      const refused = await stranger(transport);
+      expect(await farewell(refused.stream)).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
+      await finish(...silent.map(({ stream }) => stream));
+    });
+  });
+}
+
+describe('connectTo', () => {
+  test('drops the streams that it has when one fails, and says why', async () => {
+    let connections = 0;
+    const aborted: unknown[] = [];
+    const transport: Transport = {
+      connect: async () => {
+        if (++connections === 3) throw Object.assign(new Error('the cable broke'), { code: 'EIO' });
+        return {
+          peer: 'nowhere',
+          write: async () => undefined,
+          read: async () => 0,
+          close: async () => undefined,
+          abort: (reason) => void aborted.push(reason),
+        };
+      },
+      listen: async () => {
+        throw new Error('not here');
+      },
+    };
+    await expect(connectTo(transport).connect({ migrationId: ID, pageChannels: 2 }, never)).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringContaining('the cable broke'),
+    });
+    expect(aborted).toHaveLength(2);
+  });
+
+  test('is cancelled while it connects', async () => {
+    // An address for documentation (RFC 5737): nobody answers, or there is no route.
+    const controller = new AbortController();
+    const connecting = connectTo(tcp({ host: '192.0.2.1', port: 1 })).connect({ migrationId: ID, pageChannels: 0 }, controller.signal);
+    controller.abort();
+    await expect(connecting).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+  });
+});

@@ -1,0 +1,173 @@
+import { describe, expect, test } from '@jest/globals';
+import { GodwitError } from '@godwit/core';
+import { fromDuplex, memory, memoryPair, tcp, type TcpListener, unix } from '@godwit/transport';
+import { transportSuite } from '@godwit/transport/testing';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Duplex } from 'node:stream';
+
+const MiB = 2 ** 20;
+const runner = { describe, test };
+
+// Linux lets a socket buffer grow to 4 MiB for sending and 6 for receiving (net.ipv4.tcp_wmem, tcp_rmem).
+transportSuite('tcp', runner, {
+  listen: () => tcp({ port: 0 }).listen(),
+  connect: (listener, signal) => tcp({ port: (listener as TcpListener).port }).connect(signal),
+  tellsAbort: true,
+  mostHeld: 32 * MiB,
+});
+
+const directory = await mkdtemp(join(tmpdir(), 'godwit-'));
+let sockets = 0;
+
+transportSuite('unix', runner, {
+  listen: () => unix({ path: join(directory, `${sockets++}.sock`) }).listen(),
+  connect: (listener, signal) => unix({ path: listener.address.slice('unix:'.length) }).connect(signal),
+  tellsAbort: false,
+  mostHeld: 4 * MiB,
+});
+
+const memories = new Map<string, ReturnType<typeof memory>>();
+
+transportSuite('memory', runner, {
+  async listen() {
+    const transport = memory();
+    const listener = await transport.listen();
+    memories.set(listener.address, transport);
+    return listener;
+  },
+  connect: async (listener, signal) => (memories.get(listener.address) as ReturnType<typeof memory>).connect(signal),
+  tellsAbort: true,
+  mostHeld: 1 * MiB,
+});
+
+// A Node Duplex that knows nothing of onread: what fromDuplex must be able to carry.
+transportSuite('any Duplex', runner, {
+  listen: () => tcp({ port: 0 }).listen(),
+  async connect(listener, signal) {
+    const port = (listener as TcpListener).port;
+    if (signal?.aborted === true) throw new GodwitError('GODWIT_CANCELLED', 'cancelled');
+    const socket = net.connect({ host: '127.0.0.1', port, allowHalfOpen: true });
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', (error) => reject(new GodwitError('GODWIT_CONNECT_FAILED', error.message, { cause: error })));
+    });
+    return fromDuplex(socket);
+  },
+  tellsAbort: true,
+  mostHeld: 32 * MiB,
+});
+
+describe('unix', () => {
+  test('removes its socket file when it closes', async () => {
+    const path = join(directory, 'own.sock');
+    const listener = await unix({ path }).listen();
+    expect((await stat(path)).isSocket()).toBe(true);
+    await listener.close();
+    await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  test('refuses a living socket, another kind of file and a path that is too long', async () => {
+    const path = join(directory, 'living.sock');
+    const listener = await unix({ path }).listen();
+    await expect(unix({ path }).listen()).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringContaining('a living process listens there'),
+    });
+    await listener.close();
+    const file = join(directory, 'file');
+    await writeFile(file, 'precious');
+    await expect(unix({ path: file }).listen()).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringContaining('a file of another kind'),
+    });
+    expect((await stat(file)).size).toBe(8);
+    expect(() => unix({ path: `/tmp/${'x'.repeat(110)}` })).toThrow(/1 to 107 bytes/);
+  });
+
+  test('replaces the socket file of a process that died', async () => {
+    const path = join(directory, 'dead.sock');
+    const { execFileSync } = await import('node:child_process');
+    const script = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`;
+    expect(() => execFileSync(process.execPath, ['-e', script], { stdio: 'ignore' })).toThrow();
+    expect((await stat(path)).isSocket()).toBe(true);
+    const listener = await unix({ path }).listen();
+    const stream = await unix({ path }).connect();
+    await stream.close();
+    stream.abort(new GodwitError('GODWIT_CANCELLED', 'done'));
+    await listener.close();
+    await rm(directory, { recursive: true });
+  });
+});
+
+describe('connecting', () => {
+  test('says what to do when nobody listens', async () => {
+    const listener = await tcp({ port: 0 }).listen();
+    await listener.close();
+    const failed = tcp({ port: listener.port }).connect();
+    await expect(failed).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringMatching(/ECONNREFUSED.*start the destination first/),
+      cause: { code: 'ECONNREFUSED' },
+    });
+  });
+
+  test('says what to do when the port is taken, and refuses no ports', async () => {
+    const listener = await tcp({ port: 0 }).listen();
+    await expect(tcp({ port: listener.port }).listen()).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringMatching(/EADDRINUSE.*choose another address/),
+    });
+    await listener.close();
+    expect(() => tcp({ port: 70_000 })).toThrow(/from 0 to 65535/);
+  });
+
+  test('memory needs a listener first, and takes one only', async () => {
+    const transport = memory();
+    await expect(transport.connect()).rejects.toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
+    const listener = await transport.listen();
+    await expect(transport.listen()).rejects.toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
+    await listener.close();
+    await (await transport.listen()).close();
+  });
+});
+
+describe('fromDuplex', () => {
+  test('reports a stream that does not carry bytes', async () => {
+    const objects = new Duplex({ objectMode: true, read() {}, write: (_chunk, _encoding, done) => done() });
+    const stream = fromDuplex(objects);
+    objects.push({ not: 'bytes' });
+    await expect(stream.read(new Uint8Array(1))).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
+  });
+
+  test('reports the error of the stream as a lost link', async () => {
+    const duplex = new Duplex({ read() {}, write: (_chunk, _encoding, done) => done(new Error('the cable broke')) });
+    const stream = fromDuplex(duplex, 'cable');
+    const reading = stream.read(new Uint8Array(1));
+    reading.catch(() => undefined);
+    await expect(stream.write([new Uint8Array(1)])).rejects.toMatchObject({
+      code: 'GODWIT_LINK_LOST',
+      message: 'the link to cable was lost: the cable broke',
+    });
+    await expect(reading).rejects.toMatchObject({ code: 'GODWIT_LINK_LOST' });
+  });
+});
+
+test('writes that are taken at once do not starve the event loop', async () => {
+  const [near, far] = memoryPair();
+  let turns = 0;
+  const timer = setInterval(() => turns++, 1);
+  const room = new Uint8Array(64 * 1024);
+  const reading = (async () => {
+    while ((await far.read(room)) > 0);
+  })();
+  const chunk = new Uint8Array(16 * 1024);
+  const end = performance.now() + 100;
+  while (performance.now() < end) await near.write([chunk]);
+  await near.close();
+  await reading;
+  clearInterval(timer);
+  expect(turns).toBeGreaterThan(5);
+});
