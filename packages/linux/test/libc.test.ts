@@ -31,6 +31,7 @@ import {
   writeFd,
 } from '@godwit/linux';
 import { errorOf } from './error-of.js';
+import { testWhen } from './when-usable.js';
 
 const read = cFunction<[number, Uint8Array, number], number>('read', 'long', ['int', 'void *', 'size_t']);
 const count = (value: number): Uint8Array => new Uint8Array(new BigUint64Array([BigInt(value)]).buffer);
@@ -83,14 +84,14 @@ test('errors that a person can act on have codes of their own', async () => {
   expect(new SyscallError('KVM_GET_DIRTY_LOG', Errno.ENOENT, '').code).toBe('GODWIT_SYSCALL');
 });
 
-test('a device node without permission says so, even to root', async () => {
-  // sysfs refuses to open a read-only attribute for writing, whoever asks.
-  const readOnly = '/sys/kernel/mm/transparent_hugepage/hpage_pmd_size';
-  if (!existsSync(readOnly)) {
-    process.stderr.write(`skipped: ${readOnly} does not exist\n`);
-    return;
-  }
-  expect(await errorOf(() => openDevice(readOnly))).toMatchObject({ code: 'GODWIT_PERMISSION', errnoName: 'EACCES' });
+/** sysfs refuses to open a read-only attribute for writing, whoever asks. */
+const READ_ONLY = '/sys/kernel/mm/transparent_hugepage/hpage_pmd_size';
+const testReadOnly = testWhen(
+  existsSync(READ_ONLY) ? { usable: true } : { usable: false, reason: `${READ_ONLY} does not exist` },
+);
+
+testReadOnly('a device node without permission says so, even to root', async () => {
+  expect(await errorOf(() => openDevice(READ_ONLY))).toMatchObject({ code: 'GODWIT_PERMISSION', errnoName: 'EACCES' });
 });
 
 test('an asynchronous call reports its errno, although errno is gone by then', async () => {

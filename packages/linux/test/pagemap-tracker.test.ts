@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { afterEach, expect, test } from '@jest/globals';
+import { afterEach, expect, jest, test } from '@jest/globals';
 import { DirtyBitmaps } from '@godwit/core';
 import {
   createGuestMemory,
@@ -17,6 +17,9 @@ import fc from 'fast-check';
 import { errorOf } from './error-of.js';
 import { WritingGuest } from './writing-guest.js';
 import { testWhen } from './when-usable.js';
+
+/** Properties make many system calls; a loaded machine takes its time. */
+jest.setTimeout(60_000);
 
 const PAGE = HOST_PAGE_SIZE;
 const { asyncWriteProtect, pagemapScan, kvm } = hostSupport();

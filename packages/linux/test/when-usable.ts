@@ -1,12 +1,12 @@
 import { test } from '@jest/globals';
 import type { Support } from '@godwit/linux';
 
-/** `test` where the host can run it; otherwise tests that are skipped, with the reason on stderr. */
-export function testWhen(...needs: readonly Support[]): typeof test | typeof test.skip {
+type DeclareTest = (name: string, run: () => void | Promise<void>) => void;
+
+/** `test` where the host can run it; otherwise tests that are skipped, with the reason in their names. */
+export function testWhen(...needs: readonly Support[]): DeclareTest {
   for (const need of needs) {
-    if (need.usable) continue;
-    process.stderr.write(`skipped, because this host cannot: ${need.reason}\n`);
-    return test.skip;
+    if (!need.usable) return (name, run) => test.skip(`${name} (skipped: ${need.reason})`, run);
   }
-  return test;
+  return (name, run) => test(name, run);
 }

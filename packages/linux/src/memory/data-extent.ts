@@ -39,7 +39,11 @@ export function* dataExtents(
 }
 
 /** Data in a range of which nothing is resident; as a rule there is none, and one call says so. */
-function* swappedOut(fd: number, from: number, limit: number): IterableIterator<{ readonly start: number; readonly end: number }> {
+function* swappedOut(
+  fd: number,
+  from: number,
+  limit: number,
+): IterableIterator<{ readonly start: number; readonly end: number }> {
   let at = from;
   while (at < limit) {
     const start = seekData(fd, at);
