@@ -2,7 +2,6 @@ import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readSync, writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
-import { expect, test } from '@jest/globals';
 import { type PageRun, RAM_WINDOW_BYTES } from '@godwit/core';
 import {
   attachGuestMemory,
@@ -17,6 +16,7 @@ import {
   type MappedRamBlock,
   transparentHugePagesObstacle,
 } from '@godwit/linux';
+import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
 import { testWhen } from './when-usable.js';

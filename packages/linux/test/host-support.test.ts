@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs';
-import { expect, test } from '@jest/globals';
 import { hostSupport } from '@godwit/linux';
+import { expect, test } from '@jest/globals';
 
 test('every feature is usable or says why not', () => {
   const support = hostSupport();

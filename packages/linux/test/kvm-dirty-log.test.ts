@@ -1,4 +1,3 @@
-import { afterEach, expect, jest, test } from '@jest/globals';
 import { DirtyBitmaps } from '@godwit/core';
 import {
   createGuestMemory,
@@ -12,10 +11,11 @@ import {
   type MappedRamBlock,
   type SyscallError,
 } from '@godwit/linux';
+import { afterEach, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
-import { type GuestWrite, WritingGuest } from './writing-guest.js';
 import { testWhen } from './when-usable.js';
+import { type GuestWrite, WritingGuest } from './writing-guest.js';
 
 /** Properties make many system calls; a loaded machine takes its time. */
 jest.setTimeout(60_000);

@@ -2,9 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import * as linux from '@godwit/linux';
 import type { DefineLayout, KernelLayout, StructLayout } from '@godwit/linux';
+import * as linux from '@godwit/linux';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { testWhen } from './when-usable.js';
 
 /** Every exported table of the package. */

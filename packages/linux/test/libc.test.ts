@@ -4,7 +4,6 @@ import { setImmediate, setTimeout } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
-import { expect, test } from '@jest/globals';
 import {
   callAsync,
   cFunction,
@@ -30,6 +29,7 @@ import {
   viewOf,
   writeFd,
 } from '@godwit/linux';
+import { expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { testWhen } from './when-usable.js';
 

@@ -2,7 +2,6 @@ import { once } from 'node:events';
 import { openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { afterEach, expect, jest, test } from '@jest/globals';
 import { DirtyBitmaps } from '@godwit/core';
 import {
   createGuestMemory,
@@ -13,10 +12,11 @@ import {
   type MappedRamBlock,
   PagemapTracker,
 } from '@godwit/linux';
+import { afterEach, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
-import { WritingGuest } from './writing-guest.js';
 import { testWhen } from './when-usable.js';
+import { WritingGuest } from './writing-guest.js';
 
 /** Properties make many system calls; a loaded machine takes its time. */
 jest.setTimeout(60_000);

@@ -1,5 +1,5 @@
-import { test } from '@jest/globals';
 import type { Support } from '@godwit/linux';
+import { test } from '@jest/globals';
 
 type DeclareTest = (name: string, run: () => void | Promise<void>) => void;
 

@@ -2,8 +2,8 @@ import { EventfdFlags, OpenFlags } from '../libc/file-descriptor.js';
 import { MapFlags, MemoryAdvice, Protection } from '../libc/mapping.js';
 import { FallocateMode, MemfdFlags, SeekWhence } from '../libc/memory-file.js';
 import { ResourceLimit } from '../libc/resource-limit.js';
-import { SIGACTION } from '../libc/thread-signal.js';
 import { UFFD_USER_MODE_ONLY } from '../libc/syscall-number.js';
+import { SIGACTION } from '../libc/thread-signal.js';
 import { defines, type KernelLayout, struct } from './kernel-layout.js';
 
 /** The flags that `libc/` passes, against the C library's headers. */

@@ -64,7 +64,8 @@ export class MappedRamBlock implements RamBlock {
 
   /**
    * The pages with memory behind them, found with SEEK_DATA and mincore: nothing is read, nothing is allocated, and
-   * swapped-out pages count. The cost is bounded by the range. Rounded outwards to pages. Without a memory file every page counts as populated.
+   * swapped-out pages count. The cost is bounded by the range. Rounded outwards to pages. Without a memory file every
+   * page counts as populated.
    */
   *populated(
     range: PageRun = { firstPage: 0, pageCount: this.byteLength / this.#pageSize },

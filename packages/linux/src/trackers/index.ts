@@ -1,2 +1,2 @@
-export { KvmDirtyLogTracker, type KvmDirtyLogMode, type KvmDirtyLogOptions, type KvmSlot } from './kvm-dirty-log.js';
+export { type KvmDirtyLogMode, type KvmDirtyLogOptions, KvmDirtyLogTracker, type KvmSlot } from './kvm-dirty-log.js';
 export { PagemapTracker, type PagemapTrackerOptions, type TrackedRange } from './pagemap-tracker.js';

@@ -163,8 +163,7 @@ export class KvmDirtyLogTracker implements DirtyTracker {
     const { bitmap, place } = log;
     const first = Math.floor(from / CLEAR_UNIT_PAGES) * CLEAR_UNIT_PAGES;
     const end = Math.min(Math.ceil(to / CLEAR_UNIT_PAGES) * CLEAR_UNIT_PAGES, place.pageCount);
-    const dirty = bitmap.nextDirty(first);
-    if (dirty === -1 || dirty >= end) return;
+    if (bitmap.countRange(first, end - first) === 0) return;
     this.#clear
       .set('slot', place.slot)
       .set('num_pages', end - first)
