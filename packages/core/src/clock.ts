@@ -12,6 +12,9 @@ export interface Clock {
 
 declare const setImmediate: ((callback: () => void) => unknown) | undefined;
 
+/** `setTimeout` takes 31 bits, and fires at once when given more. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 /** The machine's own clock. */
 export const systemClock: Clock = {
   now: () => performance.now(),
@@ -25,10 +28,21 @@ export const systemClock: Clock = {
         clearTimeout(timer);
         reject(signal?.reason);
       };
-      const timer = setTimeout(() => {
-        signal?.removeEventListener('abort', onAbort);
-        resolve();
-      }, ms);
+      const end = performance.now() + ms;
+      const wait = (left: number) =>
+        setTimeout(
+          () => {
+            const rest = left - LONGEST_TIMER_MS;
+            if (rest > 0) {
+              timer = wait(end - performance.now());
+              return;
+            }
+            signal?.removeEventListener('abort', onAbort);
+            resolve();
+          },
+          Math.min(left, LONGEST_TIMER_MS),
+        );
+      let timer = wait(ms);
       signal?.addEventListener('abort', onAbort, { once: true });
     });
   },

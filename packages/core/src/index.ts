@@ -1,13 +1,19 @@
-export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
-export { DirtyBitmap } from './memory/dirty-bitmap.js';
-export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
-export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
-export { type PageRun, PageRunList } from './memory/page-run.js';
-export type { DirtyTracker } from './tracker/dirty-tracker.js';
-export { SoftwareTracker } from "./tracker/software-tracker.js";
-export { TrackerUnion } from "./tracker/tracker-union.js";
+export { type Clock, systemClock } from './clock.js';
+export { DowntimeModel, totalDowntime } from './convergence/downtime-model.js';
+export {
+  type ConvergencePolicy,
+  firstOpinion,
+  type PolicyInput,
+  type RoundOutcome,
+  roundCap,
+  timeBudget,
+  withinDowntimeLimit,
+} from './convergence/policy.js';
+export { type ReceiveOptions, Reception, receive } from './destination/reception.js';
+export type { Received } from './destination/reception-run.js';
 export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm } from './device/migratable-vm.js';
+export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export {
   type AttachFrame,
   type BlockDescription,
@@ -16,8 +22,8 @@ export {
   type DigestsEndFrame,
   type DigestsFrame,
   type ErrorFrame,
-  FRAMES_WITH_PAYLOAD,
   FRAME_TYPES,
+  FRAMES_WITH_PAYLOAD,
   type Frame,
   type FrameName,
   type GoFrame,
@@ -36,7 +42,11 @@ export {
 } from './link/frame.js';
 export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
 export type { IncomingLink, LinkConnector, LinkListener, MigrationLink } from './link/migration-link.js';
-export { type Clock, systemClock } from './clock.js';
+export { FEATURES, PROTOCOL_VERSION } from './link/negotiate.js';
+export { DirtyBitmap } from './memory/dirty-bitmap.js';
+export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
+export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
+export { type PageRun, PageRunList } from './memory/page-run.js';
 export type {
   DowntimeTerm,
   MigrationEvent,
@@ -48,19 +58,9 @@ export type {
   ReceptionSummary,
 } from './migration-event.js';
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
-export { DowntimeModel, totalDowntime } from './convergence/downtime-model.js';
-export {
-  type ConvergencePolicy,
-  firstOpinion,
-  type PolicyInput,
-  type RoundOutcome,
-  roundCap,
-  timeBudget,
-  withinDowntimeLimit,
-} from './convergence/policy.js';
-export { type ReceiveOptions, Reception, receive } from './destination/reception.js';
-export type { Received } from './destination/reception-run.js';
-export { FEATURES, PROTOCOL_VERSION } from './link/negotiate.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';
+export type { DirtyTracker } from './tracker/dirty-tracker.js';
+export { SoftwareTracker } from './tracker/software-tracker.js';
+export { TrackerUnion } from './tracker/tracker-union.js';

@@ -107,6 +107,10 @@ export type ReceptionEvent =
   /** A source has said hello; `prepare` is about to be called with its description. */
   | { readonly type: 'hello'; readonly migrationId: string; readonly peer: string; readonly description: unknown }
   | { readonly type: 'round'; readonly round: number; readonly pages: number }
-  | { readonly type: 'progress'; readonly pages: { readonly raw: number; readonly zero: number }; readonly wireBytes: number }
+  | {
+      readonly type: 'progress';
+      readonly pages: { readonly raw: number; readonly zero: number };
+      readonly wireBytes: number;
+    }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'completed'; readonly summary: ReceptionSummary };

@@ -56,7 +56,7 @@ export interface RoundRecord {
   /** Waiting for our own bandwidth limit. */
   readonly limitMs: number;
   readonly totalMs: number;
-  /** Bytes per second while the link was busy; `wireBytes` over `sendMs`, smoothed over rounds. */
+  /** Bytes per second of the link by itself, learned over rounds: without scanning, and without our own limit. */
   readonly linkBytesPerSecond: number;
   /** Pages that became dirty while this round was sent. */
   readonly newlyDirtyPages: number;

@@ -1,6 +1,6 @@
-import { expect, test } from '@jest/globals';
 import { type MigrationEvent, migrate, receive } from '@godwit/core';
 import { memoryLink, ToyVm } from '@godwit/core/testing';
+import { expect, test } from '@jest/globals';
 
 const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4 << 20 }];
 
@@ -11,7 +11,8 @@ test('a guest that writes while it is migrated arrives with every byte right', a
   let frames = 0;
   const { connector, listener } = memoryLink({
     fromSource: (frame, payload) => {
-      if (source.running) source.write(0, ((frames * 37) % 1000) * 4096 + (frames % 4096), Uint8Array.of(frames++ & 255));
+      if (source.running)
+        source.write(0, ((frames * 37) % 1000) * 4096 + (frames % 4096), Uint8Array.of(frames++ & 255));
       return { frame, payload };
     },
   });
@@ -25,5 +26,10 @@ test('a guest that writes while it is migrated arrives with every byte right', a
   expect(source.running).toBe(false);
   expect(destination.running).toBe(true);
   expect(source.memory.firstDifference(destination.memory)).toBeUndefined();
-  expect(events.filter((event) => event.type === 'state').map((event) => event.state)).toEqual(['setup', 'active', 'device', 'completed']);
+  expect(events.filter((event) => event.type === 'state').map((event) => event.state)).toEqual([
+    'setup',
+    'active',
+    'device',
+    'completed',
+  ]);
 });

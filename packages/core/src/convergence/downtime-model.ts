@@ -19,14 +19,17 @@ export interface Pending {
 export class DowntimeModel {
   readonly #prior: Partial<DowntimeTerms>;
   readonly #link = new LinkRate();
-  #bytesPerPage: number | undefined;
-  #scanMsPerPage = 0;
+  readonly #pageSize: number;
+  #rounds = 0;
+  /** Pages, their wire bytes and the time to scan them: recent rounds weigh more. */
+  #rewritten = { pages: 0, bytes: 0, scanMs: 0 };
   #harvestMs: number | undefined;
   #roundTripMs: number | undefined;
 
   /** `prior`: terms of an earlier migration on this host, as `MigrationSummary.downtime` reports them. */
-  constructor(prior: Partial<DowntimeTerms> = {}) {
+  constructor(prior: Partial<DowntimeTerms> = {}, pageSize = 4096) {
     this.#prior = prior;
+    this.#pageSize = pageSize;
   }
 
   /** Bytes per second while the link was busy; 0 before anything was sent. */
@@ -37,10 +40,16 @@ export class DowntimeModel {
   sent(round: SentRound): void {
     const pages = round.pages.raw + round.pages.zero + round.pages.hole;
     if (pages === 0) return;
-    this.#link.add(round.wireBytes, Math.max(0, round.sendMs - (this.#roundTripMs ?? 0)));
-    // Encoded size and scanning cost of the pages that are being rewritten, which later rounds show better than round 1.
-    this.#bytesPerPage = round.wireBytes / pages;
-    this.#scanMsPerPage = round.scanMs / pages;
+    this.#link.add(round.burstBytes, Math.max(0, round.burstMs - (this.#roundTripMs ?? 0)));
+    // What the pages are like that are being rewritten, later rounds show. Round 1 has all the others too, and a guest
+    // whose RAM is mostly zero would seem to have next to nothing to send: of it, only pages with contents count.
+    const first = ++this.#rounds === 1;
+    const counted = first ? round.pages.raw : pages;
+    if (counted === 0) return;
+    const { pages: before, bytes, scanMs } = this.#rewritten;
+    this.#rewritten = first
+      ? { pages: counted, bytes: round.wireBytes, scanMs: round.scanMs }
+      : { pages: before / 4 + counted, bytes: bytes / 4 + round.wireBytes, scanMs: scanMs / 4 + round.scanMs };
   }
 
   harvested(ms: number): void {
@@ -54,11 +63,14 @@ export class DowntimeModel {
   predict(pending: Pending): DowntimeTerms {
     const bytesPerMs = this.linkBytesPerSecond / 1000;
     const roundTripMs = this.#roundTripMs ?? this.#prior.roundTripMs ?? FIRST_GUESS.roundTripMs;
-    const bytes = pending.dirtyPages * (this.#bytesPerPage ?? 4096);
+    const { pages, bytes: seenBytes, scanMs } = this.#rewritten;
+    const bytes = pending.dirtyPages * (pages > 0 ? seenBytes / pages : this.#pageSize);
     const ramMs =
       pending.dirtyPages === 0
         ? 0
-        : pending.dirtyPages * this.#scanMsPerPage + (bytesPerMs > 0 ? bytes / bytesPerMs : 0) + roundTripMs;
+        : pending.dirtyPages * (pages > 0 ? scanMs / pages : 0) +
+          (bytesPerMs > 0 ? bytes / bytesPerMs : 0) +
+          roundTripMs;
     return {
       pauseMs: this.#prior.pauseMs ?? FIRST_GUESS.pauseMs,
       // Twice: before and after device state is saved.

@@ -1,5 +1,5 @@
-import type { MigratableVm } from '../device/migratable-vm.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceDescription, DeviceFrame } from '../link/frame.js';
 
@@ -90,7 +90,10 @@ export class DeviceLoader {
     const described = this.#described[frame.device];
     const queue = this.#queues[frame.device];
     if (described === undefined || queue === undefined) {
-      throw new GodwitError('GODWIT_OUT_OF_RANGE', `a "device" frame names device ${frame.device}; there are ${this.#queues.length}`);
+      throw new GodwitError(
+        'GODWIT_OUT_OF_RANGE',
+        `a "device" frame names device ${frame.device}; there are ${this.#queues.length}`,
+      );
     }
     if (queue.ended || frame.sequence !== queue.nextSequence) {
       throw new GodwitError(
@@ -124,7 +127,10 @@ export class DeviceLoader {
   async loadAll(): Promise<void> {
     for (const [index, queue] of this.#queues.entries()) {
       if (!queue.ended) {
-        throw new GodwitError('GODWIT_PROTOCOL', `"switchover" came before the end of the state of device "${this.#described[index]?.id}"`);
+        throw new GodwitError(
+          'GODWIT_PROTOCOL',
+          `"switchover" came before the end of the state of device "${this.#described[index]?.id}"`,
+        );
       }
     }
     for (const device of this.#vm.devices) {

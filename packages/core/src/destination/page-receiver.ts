@@ -1,3 +1,4 @@
+import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { PagesFrame, RoundEndFrame, ZeroPagesFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
@@ -5,9 +6,7 @@ import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { checkRuns } from './run-check.js';
-
-/** A run of zero pages at least this long gives its memory back to the host instead of being filled with zeros. */
-const DISCARD_PAGES = 16;
+import { zeroRun } from './zero-run.js';
 
 /** Totals of what was received. */
 export interface ReceivedPages {
@@ -23,6 +22,7 @@ export interface ReceivedPages {
  */
 export class PageReceiver {
   readonly totals: ReceivedPages = { raw: 0, zero: 0 };
+  readonly #clock: Clock;
   readonly #windows: MemoryWindows;
   readonly #memory: GuestMemory;
   readonly #touched: DirtyBitmaps;
@@ -31,8 +31,13 @@ export class PageReceiver {
   readonly #ended = new Set<number>();
   #round = 1;
   #roundPages = 0;
+  /** Frames whose pages are being read into memory. */
+  #reading = 0;
+  #sealed = false;
 
-  constructor(windows: MemoryWindows, channels: number) {
+  /** `windows` must be pristine. */
+  constructor(windows: MemoryWindows, channels: number, clock: Clock) {
+    this.#clock = clock;
     this.#windows = windows;
     this.#memory = windows.memory;
     this.#touched = new DirtyBitmaps(windows.memory);
@@ -60,12 +65,17 @@ export class PageReceiver {
       this.#windows.appendViews(into, frame.block, first, count);
       touched.setRange(first, count);
     }
-    await stream.readPayload(into);
+    this.#reading++;
+    try {
+      await stream.readPayload(into);
+    } finally {
+      this.#reading--;
+    }
     this.#count(channel, pages);
     this.totals.raw += pages;
   }
 
-  zeroPages(channel: number, frame: ZeroPagesFrame): void {
+  async zeroPages(channel: number, frame: ZeroPagesFrame): Promise<void> {
     const pages = this.#admit(channel, frame);
     const touched = this.#touched.at(frame.block);
     const block = this.#memory.blocks[frame.block] as RamBlock;
@@ -74,8 +84,8 @@ export class PageReceiver {
       let first = touched.nextDirty(frame.runs[i] as number);
       while (first !== -1 && first < end) {
         const stop = Math.min(touched.nextClean(first), end);
-        zeroRun(this.#windows, block, frame.block, first, stop - first);
         touched.clearRange(first, stop - first);
+        await zeroRun(this.#windows, block, frame.block, { firstPage: first, pageCount: stop - first }, this.#clock);
         if (stop >= end) break;
         first = touched.nextDirty(stop);
       }
@@ -104,12 +114,36 @@ export class PageReceiver {
     return pages;
   }
 
+  /**
+   * From now on nobody writes guest memory: the source says that round `round` was the last. It must have ended, and the
+   * next one must not have begun.
+   */
+  seal(round: number): void {
+    const begun = this.#roundPages > 0 || this.#reading > 0 || this.#ended.size > 0;
+    if (round !== this.#round - 1 || round === 0 || begun) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `"switchover" after round ${round}, but round ${this.#round - 1} was the last to end` +
+          (begun ? ` and round ${this.#round} has begun` : ''),
+      );
+    }
+    this.#sealed = true;
+  }
+
+  /** True once the last page has come: a page channel may then end. */
+  get sealed(): boolean {
+    return this.#sealed;
+  }
+
   #admit(channel: number, frame: PagesFrame | ZeroPagesFrame): number {
     this.#checkRound(channel, frame.round, frame.type);
     return checkRuns(this.#memory, frame.block, frame.runs, frame.type);
   }
 
   #checkRound(channel: number, round: number, type: string): void {
+    if (this.#sealed) {
+      throw new GodwitError('GODWIT_PROTOCOL', `a "${type}" frame came on channel ${channel} after "switchover"`);
+    }
     if (round === this.#round && !this.#ended.has(channel)) return;
     throw new GodwitError(
       'GODWIT_PROTOCOL',
@@ -122,25 +156,4 @@ export class PageReceiver {
     this.#perChannel[channel] = (this.#perChannel[channel] as number) + pages;
     this.#roundPages += pages;
   }
-}
-
-/** Makes all memory read as zero: whatever the embedder has put there is not the source's. Holes stay holes. */
-export function makePristine(windows: MemoryWindows): void {
-  for (const [blockIndex, block] of windows.memory.blocks.entries()) {
-    if (block.populated === undefined) {
-      zeroRun(windows, block, blockIndex, 0, block.byteLength / windows.pageSize);
-      continue;
-    }
-    for (const run of [...block.populated()]) zeroRun(windows, block, blockIndex, run.firstPage, run.pageCount);
-  }
-}
-
-function zeroRun(windows: MemoryWindows, block: RamBlock, blockIndex: number, firstPage: number, pageCount: number): void {
-  if (block.discard !== undefined && pageCount >= DISCARD_PAGES) {
-    block.discard({ firstPage, pageCount });
-    return;
-  }
-  const views: Uint8Array[] = [];
-  windows.appendViews(views, blockIndex, firstPage, pageCount);
-  for (const view of views) view.fill(0);
 }

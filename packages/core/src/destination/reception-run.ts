@@ -2,28 +2,27 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
-import { remoteError } from '../link/control-channel.js';
+import { inTime, settledWithin } from '../in-time.js';
+import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { Frame, FrameName, HelloFrame } from '../link/frame.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
 import type { IncomingLink, LinkListener } from '../link/migration-link.js';
-import { checkCompatible, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
+import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
+import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceptionEvent, ReceptionState, ReceptionSummary } from '../migration-event.js';
-import { DigestComparison } from '../verify/compare-digests.js';
-import { DIGEST_BYTES } from '../verify/page-digest.js';
 import { DeviceLoader } from './device-loader.js';
-import { makePristine, PageReceiver } from './page-receiver.js';
-import { checkRuns } from './run-check.js';
-
-/** How long a failing destination waits for the source to take the reason. */
-const FAREWELL_MS = 1000;
+import { PageReceiver } from './page-receiver.js';
+import { RamCheck } from './ram-check.js';
+import { SourceFrames } from './source-frames.js';
+import { makePristine } from './zero-run.js';
 
 /** Phases of the destination, and the frames that each allows on the control stream. */
 const ALLOWED = {
   /** RAM and device state arrive; the guest runs at the source. */
-  receiving: ['pages', 'zeroPages', 'roundEnd', 'device', 'switchover', 'ping'],
+  receiving: ['pages', 'zeroPages', 'roundEnd', 'device', 'switchover'],
   /** All is loaded and `ready` was sent; nobody runs the guest. */
-  ready: ['digests', 'digestsEnd', 'go', 'ping'],
+  ready: ['digests', 'digestsEnd', 'go'],
 } as const satisfies Record<string, readonly FrameName[]>;
 
 export interface ReceptionControls {
@@ -34,6 +33,7 @@ export interface ReceptionControls {
   readonly setState: (state: ReceptionState) => void;
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly maximumDeviceState: number;
+  readonly handshakeTimeoutMs: number;
   readonly progressIntervalMs: number;
 }
 
@@ -50,138 +50,238 @@ export class ReceptionRun {
   #channels: readonly FrameStream[] = [];
   #vm: MigratableVm | undefined;
   #loader: DeviceLoader | undefined;
+  /** Loops that read frames, and may be writing guest memory. */
+  #readers: Promise<unknown>[] = [];
+  #receiver: PageReceiver | undefined;
   #owned = false;
+  /** Why the migration ends without us: from then on no frame is heeded, above all no `go`. */
+  #failed: GodwitError | undefined;
 
   constructor(listener: LinkListener, controls: ReceptionControls) {
     this.#listener = listener;
     this.#controls = controls;
   }
 
+  /** True from the moment in which `go` was read: the guest is ours. */
+  get owned(): boolean {
+    return this.#owned;
+  }
+
   /** Resolves when the guest runs here. Rejects otherwise; the VM that was prepared is then abandoned. */
   async execute(): Promise<Received> {
+    const over = new AbortController();
+    const reporting = this.#reportProgress(over.signal);
     try {
       return await this.#receive();
     } catch (error) {
       throw await this.#fallBack(error);
-    }
-  }
-
-  async #receive(): Promise<Received> {
-    const { signal, emit, setState, clock, prepare, stop } = this.#controls;
-    const link = await this.#listener.accept(signal);
-    this.#link = link;
-    setState('setup');
-    const hello = await this.#hello(link);
-    const version = chooseVersion(hello);
-    emit({ type: 'hello', migrationId: hello.migrationId, peer: link.peer, description: hello.description });
-    const vm = await this.#prepare(prepare, hello);
-    checkCompatible(hello, vm);
-    const windows = new MemoryWindows(vm.memory);
-    makePristine(windows);
-    const features = hello.features.filter((feature) => feature === FEATURES.verify);
-    const welcome = { type: 'welcome', version, features, software: SOFTWARE, maximumPayload: MAXIMUM_PAYLOAD } as const;
-    await abortable(link.control.write(welcome), signal);
-    this.#channels =
-      hello.pageChannels === 0 ? [] : await link.pageChannels(hello.migrationId, hello.pageChannels, signal);
-    setState('active');
-
-    const loader = new DeviceLoader(vm, hello.devices, this.#controls.maximumDeviceState, stop);
-    this.#loader = loader;
-    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length));
-    const over = new AbortController();
-    const reporting = this.#reportProgress(receiver, over.signal);
-    try {
-      const side = this.#channels.map((stream, index) => this.#readChannel(stream, index, receiver));
-      for (const reading of side) reading.catch((error: unknown) => stop(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'a page channel failed')));
-      const reading = this.#readControl(link.control, receiver, loader, windows);
-      const { loadMs, verified } = await abortable(reading, signal).catch((error: unknown) => {
-        // `go` was read in the same tick: from then on the guest is ours, whatever else happens.
-        if (this.#owned) return reading;
-        throw error;
-      });
-      setState('device');
-      const start = clock.now();
-      await vm.resume();
-      const resumeMs = clock.now() - start;
-      await link.control.write({ type: 'running', resumeMs }).catch((error: unknown) =>
-        emit({
-          type: 'warning',
-          code: 'GODWIT_LINK_LOST',
-          message: `the guest runs here, but the source could not be told: ${String(error)}`,
-        }),
-      );
-      const summary: ReceptionSummary = {
-        migrationId: hello.migrationId,
-        rounds: receiver.round - 1,
-        pages: { ...receiver.totals },
-        wireBytes: this.#bytesRead(),
-        loadMs,
-        resumeMs,
-        verified,
-      };
-      await this.#close();
-      return { vm, summary };
     } finally {
       over.abort();
       await reporting;
     }
   }
 
-  async #hello(link: IncomingLink): Promise<HelloFrame> {
-    const received = await abortable(link.control.read(), this.#controls.signal);
-    if (received === null) throw new GodwitError('GODWIT_LINK_LOST', 'the source closed the connection before its hello');
-    if (received.frame.type === 'error') throw remoteError(received.frame.code, received.frame.message, 'source');
-    if (received.frame.type !== 'hello') {
-      throw new GodwitError('GODWIT_PROTOCOL', `expected "hello" as the first frame, got "${received.frame.type}"`);
+  async #receive(): Promise<Received> {
+    const { signal, emit, setState, clock } = this.#controls;
+    const link = await this.#accept();
+    setState('setup');
+    const frames = new SourceFrames(link.control);
+    const hello = await this.#hello(frames);
+    checkHello(hello);
+    const version = chooseVersion(hello);
+    emit({ type: 'hello', migrationId: hello.migrationId, peer: link.peer, description: hello.description });
+    const vm = await abortable(frames.during(this.#prepare(hello), 'welcome'), signal);
+    checkGuestMemory(vm.memory);
+    checkCompatible(hello, vm);
+    const windows = new MemoryWindows(vm.memory);
+    await abortable(frames.during(this.#reading(makePristine(windows, clock, signal)), 'welcome'), signal);
+    const features = hello.features.filter((feature) => feature === FEATURES.verify);
+    const welcome = {
+      type: 'welcome',
+      version,
+      features,
+      software: SOFTWARE,
+      maximumPayload: MAXIMUM_PAYLOAD,
+    } as const;
+    await abortable(link.control.write(welcome), signal);
+    if (hello.pageChannels > 0) await this.#attach(frames, link, hello);
+    signal.throwIfAborted();
+    setState('active');
+
+    const loader = new DeviceLoader(vm, hello.devices, this.#controls.maximumDeviceState, this.#controls.stop);
+    this.#loader = loader;
+    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length), clock);
+    this.#receiver = receiver;
+    const check = new RamCheck(windows, clock, features.includes(FEATURES.verify));
+    const control = this.#reading(this.#readControl(frames, receiver, loader, check));
+    for (const [index, stream] of this.#channels.entries()) {
+      this.#reading(this.#readChannel(stream, index, receiver, control)).catch(() => {});
     }
-    return received.frame;
+    const { loadMs } = await this.#untilGo(control);
+    setState('device');
+    const start = clock.now();
+    try {
+      await vm.resume();
+    } catch (error) {
+      throw GodwitError.wrap(
+        error,
+        'GODWIT_VM_FAILED',
+        'the guest was handed over, but could not be started at the destination',
+      );
+    }
+    const resumeMs = clock.now() - start;
+    await link.control.write({ type: 'running', resumeMs }).catch((error: unknown) =>
+      emit({
+        type: 'warning',
+        code: 'GODWIT_LINK_LOST',
+        message: `the guest runs here, but the source could not be told: ${String(error)}`,
+      }),
+    );
+    await farewell(this.#streams(), clock, undefined);
+    const summary: ReceptionSummary = {
+      migrationId: hello.migrationId,
+      rounds: receiver.round - 1,
+      pages: { ...receiver.totals },
+      wireBytes: this.#bytesRead(),
+      loadMs,
+      resumeMs,
+      verified: check.passed,
+    };
+    return { vm, summary };
   }
 
-  async #prepare(prepare: ReceptionControls['prepare'], hello: HelloFrame): Promise<MigratableVm> {
+  async #accept(): Promise<IncomingLink> {
+    const { signal } = this.#controls;
+    const accepting = this.#listener.accept(signal);
+    accepting.then(
+      (link) => {
+        this.#link = link;
+        // A link that comes too late is dropped.
+        if (this.#failed !== undefined) link.control.abort(this.#failed);
+      },
+      () => {},
+    );
+    return abortable(accepting, signal);
+  }
+
+  async #hello(frames: SourceFrames): Promise<HelloFrame> {
+    const { frame } = await this.#inTime(frames.next(), '"hello"');
+    if (frame.type !== 'hello') {
+      throw new GodwitError('GODWIT_PROTOCOL', `expected "hello" as the first frame, got "${frame.type}"`);
+    }
+    return frame;
+  }
+
+  /** The page channels that belong to the migration. */
+  async #attach(frames: SourceFrames, link: IncomingLink, hello: HelloFrame): Promise<void> {
+    const giveUp = new AbortController();
     try {
-      const vm = await prepare(hello.description, hello);
+      const attaching = link.pageChannels(hello.migrationId, hello.pageChannels, giveUp.signal);
+      attaching.then(
+        (channels) => {
+          this.#channels = channels;
+          if (this.#failed !== undefined) for (const stream of channels) stream.abort(this.#failed);
+        },
+        () => {},
+      );
+      await this.#inTime(frames.during(attaching), `${hello.pageChannels} page channels`);
+    } catch (error) {
+      giveUp.abort(error);
+      throw error;
+    }
+  }
+
+  #inTime<T>(promise: Promise<T>, what: string): Promise<T> {
+    const { signal, clock, handshakeTimeoutMs } = this.#controls;
+    const late = () =>
+      new GodwitError(
+        'GODWIT_TIMEOUT',
+        `no ${what} from the source within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+      );
+    return abortable(inTime(promise, clock, handshakeTimeoutMs, late), signal);
+  }
+
+  async #prepare(hello: HelloFrame): Promise<MigratableVm> {
+    try {
+      const vm = await this.#controls.prepare(hello.description, hello);
       this.#vm = vm;
-      this.#controls.signal.throwIfAborted();
+      // Nobody waits for it any more.
+      if (this.#failed !== undefined) await this.#abandon(this.#failed);
       return vm;
     } catch (error) {
       throw GodwitError.wrap(error, 'GODWIT_PREPARE_FAILED', 'the destination could not build the VM');
     }
   }
 
+  /** Resolves when `go` was read. Whatever happens at the same time: either it was read first, or it is never heeded. */
+  async #untilGo<T>(reading: Promise<T>): Promise<T> {
+    try {
+      return await abortable(reading, this.#controls.signal);
+    } catch (error) {
+      if (this.#owned) return reading;
+      this.#fail(error);
+      throw error;
+    }
+  }
+
   /** Reads a page channel to its end. */
-  async #readChannel(stream: FrameStream, index: number, receiver: PageReceiver): Promise<void> {
-    for (;;) {
-      const received = await stream.read();
-      if (received === null) return;
-      const { frame } = received;
-      if (frame.type !== 'pages' && frame.type !== 'zeroPages' && frame.type !== 'roundEnd') {
-        throw new GodwitError('GODWIT_PROTOCOL', `a "${frame.type}" frame came on page channel ${index}`);
+  async #readChannel(
+    stream: FrameStream,
+    index: number,
+    receiver: PageReceiver,
+    control: Promise<unknown>,
+  ): Promise<void> {
+    const { stop, clock } = this.#controls;
+    try {
+      for (;;) {
+        const received = await stream.read();
+        this.#checkAlive();
+        if (received === null) {
+          if (receiver.sealed) return;
+          throw new GodwitError(
+            'GODWIT_LINK_LOST',
+            `the source closed page channel ${index} before the end of the migration`,
+          );
+        }
+        const { frame } = received;
+        if (!isPageFrame(frame.type)) {
+          throw new GodwitError('GODWIT_PROTOCOL', `a "${frame.type}" frame came on page channel ${index}`);
+        }
+        await this.#page(stream, index, received, receiver);
       }
-      await this.#page(stream, index, received, receiver);
+    } catch (error) {
+      // When a channel breaks, the control stream has the reason, or breaks too.
+      if (isLinkLost(error)) {
+        if (receiver.sealed) return;
+        await settledWithin(control, clock, FAREWELL_MS);
+      }
+      stop(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${index} failed`));
     }
   }
 
   /** Reads the control stream up to `go`. */
   async #readControl(
-    control: FrameStream,
+    frames: SourceFrames,
     receiver: PageReceiver,
     loader: DeviceLoader,
-    windows: MemoryWindows,
-  ): Promise<{ readonly loadMs: number; readonly verified: boolean }> {
+    check: RamCheck,
+  ): Promise<{ readonly loadMs: number }> {
     const { clock } = this.#controls;
+    const control = frames.stream;
     let phase: keyof typeof ALLOWED = 'receiving';
     let loadMs = 0;
-    let comparison: DigestComparison | undefined;
-    let verified = false;
     for (;;) {
-      const received = await control.read();
-      if (received === null) throw new GodwitError('GODWIT_LINK_LOST', 'the source closed the connection before the end of the migration');
-      const { frame } = received;
-      if (frame.type === 'error') throw remoteError(frame.code, frame.message, 'source');
+      const received = await frames.next();
+      this.#checkAlive();
+      const { frame, payloadBytes } = received;
       const onControl = this.#channels.length === 0 || !isPageFrame(frame.type);
       if (!(ALLOWED[phase] as readonly string[]).includes(frame.type) || !onControl) {
-        throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" on the control stream in phase "${phase}"`);
+        throw new GodwitError(
+          'GODWIT_PROTOCOL',
+          `the source sent "${frame.type}" on the control stream in phase "${phase}"`,
+        );
       }
+      checkPayload(frame.type, payloadBytes);
       switch (frame.type) {
         case 'pages':
         case 'zeroPages':
@@ -189,57 +289,47 @@ export class ReceptionRun {
           await this.#page(control, 0, received, receiver);
           break;
         case 'device': {
-          loader.admit(frame, received.payloadBytes);
-          const chunk = new Uint8Array(received.payloadBytes);
-          await control.readPayload([chunk]);
+          loader.admit(frame, payloadBytes);
+          const chunk = new Uint8Array(payloadBytes);
+          if (payloadBytes > 0) await control.readPayload([chunk]);
           loader.accept(frame, chunk);
           break;
         }
         case 'switchover': {
-          if (frame.round !== receiver.round - 1) {
-            throw new GodwitError('GODWIT_PROTOCOL', `"switchover" after round ${frame.round}, but round ${receiver.round - 1} was the last to end`);
-          }
+          receiver.seal(frame.round);
           const start = clock.now();
-          await loader.loadAll();
+          await frames.during(loader.loadAll(), 'ready');
           loadMs = clock.now() - start;
           phase = 'ready';
           await control.write({ type: 'ready', loadMs });
           break;
         }
-        case 'digests': {
-          comparison ??= new DigestComparison(windows);
-          const pages = checkRuns(windows.memory, frame.block, frame.runs, 'digests');
-          if (received.payloadBytes !== pages * DIGEST_BYTES) {
-            throw new GodwitError('GODWIT_PROTOCOL', `a "digests" frame has ${pages} pages but ${received.payloadBytes} bytes of digests`);
-          }
-          const digests = new Uint32Array(pages * 2);
-          await control.readPayload([new Uint8Array(digests.buffer)]);
-          comparison.compare(frame.block, frame.runs, digests);
+        case 'digests':
+          await check.compare(control, frame, payloadBytes);
           break;
-        }
-        case 'digestsEnd': {
-          comparison ??= new DigestComparison(windows);
-          await comparison.finish(() => clock.yield());
-          const { pagesCompared, pagesDifferent, differences } = comparison;
-          await control.write({ type: 'verified', pagesCompared, pagesDifferent, differences });
-          verified = pagesDifferent === 0;
-          break;
-        }
-        case 'ping':
-          await control.write({ type: 'pong', id: frame.id });
+        case 'digestsEnd':
+          await control.write(await frames.during(check.finish(), 'verified'));
           break;
         case 'go':
+          check.admitGo();
           this.#owned = true;
-          return { loadMs, verified };
+          return { loadMs };
         default:
           break;
       }
+      this.#checkAlive();
     }
   }
 
-  async #page(stream: FrameStream, channel: number, { frame, payloadBytes }: ReceivedFrame, receiver: PageReceiver): Promise<void> {
+  async #page(
+    stream: FrameStream,
+    channel: number,
+    { frame, payloadBytes }: ReceivedFrame,
+    receiver: PageReceiver,
+  ): Promise<void> {
+    checkPayload(frame.type, payloadBytes);
     if (frame.type === 'pages') await receiver.pages(channel, stream, frame, payloadBytes);
-    else if (frame.type === 'zeroPages') receiver.zeroPages(channel, frame);
+    else if (frame.type === 'zeroPages') await receiver.zeroPages(channel, frame);
     else if (frame.type === 'roundEnd') {
       const pages = receiver.roundEnd(channel, frame);
       if (pages === undefined) return;
@@ -248,42 +338,52 @@ export class ReceptionRun {
     }
   }
 
-  async #close(): Promise<void> {
-    const { clock } = this.#controls;
-    const streams = this.#streams();
-    const inTime = new AbortController();
-    const late = clock.sleep(FAREWELL_MS, inTime.signal);
-    const closing = Promise.all(streams.map((stream) => stream.close()));
-    await Promise.race([closing, late]).catch(() => {});
-    inTime.abort();
-    late.catch(() => {});
-    closing.catch(() => {});
-    for (const stream of streams) stream.abort(new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
+  /** Registers work that touches guest memory: the VM is not abandoned before it has ended. */
+  #reading<T>(work: Promise<T>): Promise<T> {
+    work.catch(() => {});
+    this.#readers.push(work);
+    return work;
   }
 
-  /** The source hears why, the VM that will never run is abandoned, every stream is let go. */
-  async #fallBack(cause: unknown): Promise<GodwitError> {
+  #checkAlive(): void {
+    if (this.#failed !== undefined) throw this.#failed;
+  }
+
+  #fail(cause: unknown): GodwitError {
     const { signal } = this.#controls;
-    const first: unknown = signal.aborted ? signal.reason : cause;
-    const error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the reception failed');
+    this.#failed ??= GodwitError.wrap(
+      signal.aborted ? signal.reason : cause,
+      'GODWIT_INTERNAL',
+      'the reception failed',
+    );
+    return this.#failed;
+  }
+
+  /** The source hears why, every stream is let go, and the VM that will never run is abandoned. */
+  async #fallBack(cause: unknown): Promise<GodwitError> {
+    const { clock, stop } = this.#controls;
+    const error = this.#fail(cause);
+    stop(error);
     this.#loader?.fail(error);
-    const link = this.#link;
-    if (link !== undefined && !error.remote) {
-      link.control.write({ type: 'error', code: error.code, message: error.message }).catch(() => {});
-    }
-    if (link !== undefined) await this.#close();
-    if (!this.#owned) {
-      try {
-        await this.#vm?.abandon?.(error);
-      } catch (abandonError) {
-        this.#controls.emit({
-          type: 'warning',
-          code: 'GODWIT_VM_FAILED',
-          message: `the VM that will not run could not be abandoned: ${String(abandonError)}`,
-        });
-      }
-    }
+    await farewell(this.#streams(), clock, error.remote ? undefined : error);
+    // Only now: until the streams are dropped, pages may still be on their way into the VM's memory.
+    await settledWithin(Promise.allSettled(this.#readers), clock, FAREWELL_MS);
+    if (!this.#owned) await this.#abandon(error);
     return error;
+  }
+
+  async #abandon(error: GodwitError): Promise<void> {
+    const vm = this.#vm;
+    this.#vm = undefined;
+    try {
+      await vm?.abandon?.(error);
+    } catch (abandonError) {
+      this.#controls.emit({
+        type: 'warning',
+        code: 'GODWIT_VM_FAILED',
+        message: `the VM that will not run could not be abandoned: ${String(abandonError)}`,
+      });
+    }
   }
 
   #streams(): readonly FrameStream[] {
@@ -294,12 +394,14 @@ export class ReceptionRun {
     return this.#streams().reduce((sum, stream) => sum + stream.bytesRead, 0);
   }
 
-  async #reportProgress(receiver: PageReceiver, over: AbortSignal): Promise<void> {
+  async #reportProgress(over: AbortSignal): Promise<void> {
     const { clock, emit, progressIntervalMs } = this.#controls;
+    if (progressIntervalMs === 0) return;
     try {
       for (;;) {
         await clock.sleep(progressIntervalMs, over);
-        emit({ type: 'progress', pages: { ...receiver.totals }, wireBytes: this.#bytesRead() });
+        if (this.#receiver === undefined) continue;
+        emit({ type: 'progress', pages: { ...this.#receiver.totals }, wireBytes: this.#bytesRead() });
       }
     } catch {
       // The migration is over.
@@ -309,4 +411,12 @@ export class ReceptionRun {
 
 function isPageFrame(type: Frame['type']): boolean {
   return type === 'pages' || type === 'zeroPages' || type === 'roundEnd';
+}
+
+function checkPayload(type: FrameName, payloadBytes: number): void {
+  if (payloadBytes <= MAXIMUM_PAYLOAD) return;
+  throw new GodwitError(
+    'GODWIT_LIMIT_EXCEEDED',
+    `a "${type}" frame has ${payloadBytes} bytes of payload; at most ${MAXIMUM_PAYLOAD} were agreed on`,
+  );
 }

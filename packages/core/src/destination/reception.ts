@@ -1,4 +1,5 @@
 import { Observable, Subject } from 'rxjs';
+import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
@@ -17,7 +18,9 @@ export interface ReceiveOptions {
   readonly signal?: AbortSignal;
   /** Most bytes of state held for one device before it is loaded. Default 256 MiB. */
   readonly maximumDeviceState?: number;
-  /** Milliseconds between `progress` events; default 100. */
+  /** Once a source has connected: how long it may take to say hello, and to attach its page channels. Default 30,000. */
+  readonly handshakeTimeoutMs?: number;
+  /** Milliseconds between `progress` events; default 100; 0 for none. */
   readonly progressIntervalMs?: number;
   readonly clock?: Clock;
 }
@@ -33,6 +36,7 @@ export class Reception extends Observable<ReceptionEvent> {
   readonly result: Promise<Received>;
   readonly #events: Subject<ReceptionEvent>;
   readonly #stop = new AbortController();
+  readonly #run: ReceptionRun;
   #state: ReceptionState = 'none';
 
   /** @internal Use `receive`. */
@@ -50,7 +54,7 @@ export class Reception extends Observable<ReceptionEvent> {
     });
     cancel = () => void this.cancel('the last subscriber unsubscribed');
     this.#events = events;
-    const run = new ReceptionRun(listener, {
+    this.#run = new ReceptionRun(listener, {
       clock: options.clock ?? systemClock,
       signal: this.#stop.signal,
       stop: (error) => this.#stop.abort(error),
@@ -58,9 +62,10 @@ export class Reception extends Observable<ReceptionEvent> {
       setState: (state) => this.#setState(state),
       prepare: options.prepare,
       maximumDeviceState: options.maximumDeviceState ?? 256 * 2 ** 20,
-      progressIntervalMs: options.progressIntervalMs ?? 100,
+      handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+      progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
     });
-    this.result = Promise.resolve().then(() => this.#start(run, options.signal));
+    this.result = Promise.resolve().then(() => this.#start(options.signal));
     this.result.catch(() => {});
   }
 
@@ -68,19 +73,19 @@ export class Reception extends Observable<ReceptionEvent> {
     return this.#state;
   }
 
-  /** Refuses the migration: the guest stays at the source. Returns false after `go` and after the end. */
+  /** Refuses the migration: the guest stays at the source. Returns false after `go`, after the end and once it is failing. */
   cancel(reason = 'cancelled by the caller'): boolean {
-    if (this.#state === 'device' || this.#state === 'completed' || this.#state === 'failed') return false;
+    if (this.#run.owned || this.#stop.signal.aborted || this.#state === 'failed') return false;
     this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the destination gave up: ${reason}`));
     return true;
   }
 
-  async #start(run: ReceptionRun, signal: AbortSignal | undefined): Promise<Received> {
+  async #start(signal: AbortSignal | undefined): Promise<Received> {
     const onAbort = () => this.cancel(`the signal aborted: ${String(signal?.reason)}`);
     if (signal?.aborted) onAbort();
     else signal?.addEventListener('abort', onAbort, { once: true });
     try {
-      const received = await run.execute();
+      const received = await this.#run.execute();
       this.#setState('completed');
       this.#events.next({ type: 'completed', summary: received.summary });
       this.#events.complete();

@@ -14,7 +14,10 @@ export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonl
     );
   }
   if (runs.length === 0 || runs.length % 2 !== 0) {
-    throw new GodwitError('GODWIT_PROTOCOL', `a "${frame}" frame has ${runs.length} numbers for its runs; they come in pairs`);
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `a "${frame}" frame has ${runs.length} numbers for its runs; they come in pairs`,
+    );
   }
   const blockPages = pagesOf(memory, block);
   let pages = 0;
@@ -22,8 +25,12 @@ export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonl
   for (let i = 0; i < runs.length; i += 2) {
     const first = runs[i] as number;
     const count = runs[i + 1] as number;
-    if (count < 1 || first < end) {
-      throw new GodwitError('GODWIT_PROTOCOL', `a "${frame}" frame has runs that are empty, overlap or do not ascend (page ${first}, ${count} pages)`);
+    // Written so that NaN, fractions and what is no number at all fail too.
+    if (!Number.isSafeInteger(first) || !Number.isSafeInteger(count) || count < 1 || first < end) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `a "${frame}" frame has runs that are empty, overlap, do not ascend or are no whole numbers (page ${first}, ${count} pages)`,
+      );
     }
     end = first + count;
     if (end > blockPages) {

@@ -3,80 +3,131 @@ import { ERROR_CODES, type ErrorCode, GodwitError } from '../errors.js';
 import type { Frame, FrameName } from './frame.js';
 import type { FrameStream } from './frame-stream.js';
 
+/** Pongs that may wait to be written. A destination that asks faster than it reads is not one of ours. */
+const MOST_PONGS = 16;
+
+type FrameOf<T extends FrameName> = Extract<Frame, { type: T }>;
+
+interface Waiter {
+  readonly type: FrameName;
+  readonly resolve: (frame: Frame) => void;
+  readonly reject: (error: unknown) => void;
+}
+
 /**
- * The source's view of the control stream: what the destination answers, in order, with `error` and `pong` handled on
- * the side. The destination never sends a payload.
+ * The source's view of the control stream: what the destination answers, with `error`, `ping` and `pong` handled on the
+ * side. The destination speaks only when it was asked: whoever wants an answer waits for it before the question is
+ * written, and a frame that nobody waits for is a violation. The destination never sends a payload.
  */
 export class ControlChannel {
   readonly stream: FrameStream;
   readonly #clock: Clock;
   readonly #onFailure: (error: GodwitError) => void;
+  /** Resolves with the reason when nothing more is read from the stream. */
+  readonly ended: Promise<GodwitError>;
   #failure: GodwitError | undefined;
-  #waiter: { readonly type: FrameName; readonly resolve: (frame: Frame) => void; readonly reject: (error: unknown) => void } | undefined;
-  #pending: Frame | undefined;
-  #ping: { readonly id: number; readonly resolve: (ms: number) => void; readonly sentAt: number } | undefined;
+  #waiter: Waiter | undefined;
+  #ping:
+    | {
+        readonly id: number;
+        readonly sentAt: number;
+        readonly resolve: (ms: number) => void;
+        readonly reject: (error: unknown) => void;
+      }
+    | undefined;
   #pings = 0;
-  #ended = false;
+  #pongs = 0;
+  #finished = false;
 
   /** `onFailure` is called once, when the peer reports an error or the stream is lost before `finish`. */
   constructor(stream: FrameStream, clock: Clock, onFailure: (error: GodwitError) => void) {
     this.stream = stream;
     this.#clock = clock;
     this.#onFailure = onFailure;
-    void this.#readAll();
+    this.ended = this.#readAll();
+  }
+
+  /** Why nothing more comes; `undefined` while the stream is well. */
+  get failure(): GodwitError | undefined {
+    return this.#failure;
   }
 
   /** The next answer, which must be of this type. One caller at a time. Rejects when the stream fails. */
-  expect<T extends FrameName>(type: T): Promise<Extract<Frame, { type: T }>> {
-    return new Promise((resolve, reject) => {
+  expect<T extends FrameName>(type: T): Promise<FrameOf<T>> {
+    const answer = new Promise<FrameOf<T>>((resolve, reject) => {
       if (this.#failure !== undefined) {
         reject(this.#failure);
-        return;
-      }
-      if (this.#waiter !== undefined) {
+      } else if (this.#waiter !== undefined) {
         reject(new GodwitError('GODWIT_INVALID_STATE', `already waiting for "${this.#waiter.type}"`));
-        return;
-      }
-      this.#waiter = { type, resolve: (frame) => resolve(frame as Extract<Frame, { type: T }>), reject };
-      const pending = this.#pending;
-      if (pending !== undefined) {
-        this.#pending = undefined;
-        this.#deliver(pending);
+      } else {
+        this.#waiter = { type, resolve: (frame) => resolve(frame as FrameOf<T>), reject };
       }
     });
+    // It may fail long before somebody awaits it.
+    answer.catch(() => {});
+    return answer;
+  }
+
+  /** Writes `frame` and resolves with the answer to it. */
+  async ask<T extends FrameName>(frame: Frame, type: T): Promise<FrameOf<T>> {
+    const answer = this.expect(type);
+    await Promise.all([answer, this.stream.write(frame)]);
+    return answer;
   }
 
   /** Measures the round trip: milliseconds until the destination's engine has answered. */
   ping(): Promise<number> {
     const id = ++this.#pings;
     return new Promise((resolve, reject) => {
-      this.#ping = { id, resolve, sentAt: this.#clock.now() };
+      if (this.#failure !== undefined) {
+        reject(this.#failure);
+        return;
+      }
+      this.#ping = { id, sentAt: this.#clock.now(), resolve, reject };
       this.stream.write({ type: 'ping', id }).catch(reject);
     });
   }
 
   /** From now on the end of the stream is no failure. */
   finish(): void {
-    this.#ended = true;
+    this.#finished = true;
   }
 
-  async #readAll(): Promise<void> {
+  async #readAll(): Promise<GodwitError> {
     try {
       for (;;) {
         const received = await this.stream.read();
         if (received === null) throw new GodwitError('GODWIT_LINK_LOST', 'the destination closed the connection');
         const { frame } = received;
         if (received.payloadBytes > 0) {
-          throw new GodwitError('GODWIT_PROTOCOL', `the destination sent a "${frame.type}" frame, which only a source sends`);
+          throw new GodwitError(
+            'GODWIT_PROTOCOL',
+            `the destination sent a "${frame.type}" frame, which only a source sends`,
+          );
         }
         if (frame.type === 'error') throw remoteError(frame.code, frame.message, 'destination');
-        if (frame.type === 'ping') await this.stream.write({ type: 'pong', id: frame.id });
+        if (frame.type === 'ping') this.#answerPing(frame.id);
         else if (frame.type === 'pong') this.#pong(frame.id);
         else this.#deliver(frame);
       }
     } catch (error) {
-      this.#fail(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the control stream failed'));
+      return this.#fail(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the control stream failed'));
     }
+  }
+
+  /** Not awaited: behind pages that the destination does not take any more, its reason would never be read. */
+  #answerPing(id: number): void {
+    if (this.#pongs === MOST_PONGS) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `the destination sent ${MOST_PONGS + 1} pings without reading an answer`,
+      );
+    }
+    this.#pongs++;
+    this.stream.write({ type: 'pong', id }).then(
+      () => this.#pongs--,
+      () => {},
+    );
   }
 
   #pong(id: number): void {
@@ -87,29 +138,29 @@ export class ControlChannel {
 
   #deliver(frame: Frame): void {
     const waiter = this.#waiter;
-    if (waiter === undefined) {
-      if (this.#pending !== undefined) {
-        throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}" though nothing was asked of it`);
-      }
-      this.#pending = frame;
-      return;
-    }
     this.#waiter = undefined;
-    if (frame.type === waiter.type) {
-      waiter.resolve(frame);
-      return;
+    if (waiter === undefined) {
+      throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}" though nothing was asked of it`);
     }
-    const error = new GodwitError('GODWIT_PROTOCOL', `expected "${waiter.type}" from the destination, got "${frame.type}"`);
-    waiter.reject(error);
-    throw error;
+    if (frame.type !== waiter.type) {
+      const error = new GodwitError(
+        'GODWIT_PROTOCOL',
+        `expected "${waiter.type}" from the destination, got "${frame.type}"`,
+      );
+      waiter.reject(error);
+      throw error;
+    }
+    waiter.resolve(frame);
   }
 
-  #fail(error: GodwitError): void {
-    if (this.#failure !== undefined) return;
+  #fail(error: GodwitError): GodwitError {
     this.#failure = error;
     this.#waiter?.reject(error);
     this.#waiter = undefined;
-    if (!this.#ended) this.#onFailure(error);
+    this.#ping?.reject(error);
+    this.#ping = undefined;
+    if (!this.#finished) this.#onFailure(error);
+    return error;
   }
 }
 

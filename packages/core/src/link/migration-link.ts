@@ -13,7 +13,10 @@ export interface MigrationLink {
 
 /** Makes the link from the source's side. Called again to reconnect. */
 export interface LinkConnector {
-  connect(request: { readonly migrationId: string; readonly pageChannels: number }, signal: AbortSignal): Promise<MigrationLink>;
+  connect(
+    request: { readonly migrationId: string; readonly pageChannels: number },
+    signal: AbortSignal,
+  ): Promise<MigrationLink>;
 }
 
 /**

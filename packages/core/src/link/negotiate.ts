@@ -1,5 +1,5 @@
-import { GodwitError } from '../errors.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import { GodwitError } from '../errors.js';
 import type { HelloFrame, WelcomeFrame } from './frame.js';
 
 /** Protocol versions that this engine speaks. */
@@ -32,7 +32,11 @@ export function helloOf(
     migrationId,
     software: SOFTWARE,
     pageSize: vm.memory.pageSize,
-    blocks: vm.memory.blocks.map(({ id, guestPhysicalAddress, byteLength }) => ({ id, guestPhysicalAddress, byteLength })),
+    blocks: vm.memory.blocks.map(({ id, guestPhysicalAddress, byteLength }) => ({
+      id,
+      guestPhysicalAddress,
+      byteLength,
+    })),
     devices: vm.devices.map(({ id, version }) => ({ id, version })),
     features,
     pageChannels,
@@ -40,10 +44,26 @@ export function helloOf(
   };
 }
 
+/** Page channels that one migration may have. */
+export const MAXIMUM_PAGE_CHANNELS = 64;
+
+/** Refuses a hello that makes no sense, before anything is built or allocated for it. */
+export function checkHello(hello: HelloFrame): void {
+  if (!/^[0-9a-f]{32}$/.test(hello.migrationId)) {
+    throw new GodwitError('GODWIT_PROTOCOL', 'the migrationId of a hello must be 32 hex digits');
+  }
+  if (!Number.isInteger(hello.pageChannels) || hello.pageChannels < 0 || hello.pageChannels > MAXIMUM_PAGE_CHANNELS) {
+    throw new GodwitError(
+      'GODWIT_LIMIT_EXCEEDED',
+      `the source wants ${hello.pageChannels} page channels; there may be from 0 to ${MAXIMUM_PAGE_CHANNELS}`,
+    );
+  }
+}
+
 /** Picks the version; throws `GODWIT_VERSION_MISMATCH` when there is none in common. */
 export function chooseVersion(hello: HelloFrame): number {
   const version = Math.min(hello.maximumVersion, PROTOCOL_VERSION.maximum);
-  if (version < hello.minimumVersion || version < PROTOCOL_VERSION.minimum) {
+  if (!(version >= hello.minimumVersion && version >= PROTOCOL_VERSION.minimum)) {
     throw new GodwitError(
       'GODWIT_VERSION_MISMATCH',
       `the source (${hello.software}) speaks protocol versions ${hello.minimumVersion} to ${hello.maximumVersion}, ` +
@@ -76,7 +96,11 @@ function checkBlocks(hello: HelloFrame, vm: MigratableVm): void {
   }
   for (const [index, block] of hello.blocks.entries()) {
     const own = mine[index] as (typeof mine)[number];
-    if (block.id !== own.id || block.guestPhysicalAddress !== own.guestPhysicalAddress || block.byteLength !== own.byteLength) {
+    if (
+      block.id !== own.id ||
+      block.guestPhysicalAddress !== own.guestPhysicalAddress ||
+      block.byteLength !== own.byteLength
+    ) {
       throw new GodwitError(
         'GODWIT_MEMORY_MISMATCH',
         `RAM block ${index} is "${block.id}" with ${block.byteLength} bytes at 0x${block.guestPhysicalAddress.toString(16)} ` +
@@ -96,7 +120,10 @@ function checkDevices(hello: HelloFrame, vm: MigratableVm): void {
     }
     seen.add(device.id);
     if (own === undefined) {
-      throw new GodwitError('GODWIT_DEVICE_MISMATCH', `the source has a device "${device.id}" that the destination lacks`);
+      throw new GodwitError(
+        'GODWIT_DEVICE_MISMATCH',
+        `the source has a device "${device.id}" that the destination lacks`,
+      );
     }
     const oldest = own.minimumVersion ?? own.version;
     if (device.version < oldest || device.version > own.version) {
@@ -114,12 +141,29 @@ function checkDevices(hello: HelloFrame, vm: MigratableVm): void {
   }
 }
 
-/** The source's check of the destination's answer. */
-export function checkWelcome(welcome: WelcomeFrame, required: readonly string[]): void {
-  if (welcome.version < PROTOCOL_VERSION.minimum || welcome.version > PROTOCOL_VERSION.maximum) {
-    throw new GodwitError('GODWIT_VERSION_MISMATCH', `the destination chose protocol version ${welcome.version}, which was not offered`);
+/** The source's check of the destination's answer: `offered` features are all wanted, and pages must fit into a frame. */
+export function checkWelcome(welcome: WelcomeFrame, offered: readonly string[], pageSize: number): void {
+  if (!(welcome.version >= PROTOCOL_VERSION.minimum && welcome.version <= PROTOCOL_VERSION.maximum)) {
+    throw new GodwitError(
+      'GODWIT_VERSION_MISMATCH',
+      `the destination chose protocol version ${welcome.version}, which was not offered`,
+    );
   }
-  for (const feature of required) {
+  for (const feature of welcome.features) {
+    if (!offered.includes(feature)) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `the destination (${welcome.software}) chose the feature "${feature}", which was not offered`,
+      );
+    }
+  }
+  if (!(welcome.maximumPayload >= pageSize)) {
+    throw new GodwitError(
+      'GODWIT_LIMIT_EXCEEDED',
+      `the destination takes at most ${welcome.maximumPayload} bytes in a frame: less than a page of ${pageSize} bytes`,
+    );
+  }
+  for (const feature of offered) {
     if (!welcome.features.includes(feature)) {
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',

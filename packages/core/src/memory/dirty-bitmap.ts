@@ -15,7 +15,10 @@ export class DirtyBitmap {
 
   constructor(pageCount: number) {
     if (!Number.isSafeInteger(pageCount) || pageCount < 0 || pageCount > 2 ** 40) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a dirty bitmap needs a page count from 0 to 2^40, got ${pageCount}`);
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `a dirty bitmap needs a page count from 0 to 2^40, got ${pageCount}`,
+      );
     }
     this.pageCount = pageCount;
     this.words = new Uint32Array(Math.ceil(pageCount / 64) * 2);
@@ -70,8 +73,11 @@ export class DirtyBitmap {
 
   /** ORs raw kernel words that describe pages from `firstPage` (a multiple of 32) on; bits past the end are dropped. */
   orWords(source: Uint32Array, firstPage: number): void {
-    if (firstPage % 32 !== 0) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `bitmap words start at a multiple of 32 pages, got ${firstPage}`);
+    if (firstPage % 32 !== 0 || firstPage < 0) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `bitmap words start at a multiple of 32 pages, got ${firstPage}`,
+      );
     }
     const mine = this.words;
     const base = firstPage / 32;

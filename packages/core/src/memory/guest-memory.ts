@@ -21,8 +21,11 @@ export interface RamBlock {
   view(offset: number, length: number): Uint8Array;
   /**
    * The pages that have memory behind them, in ascending order; all others are holes that read as zero. The engine
-   * never touches a hole, on either side: a sparse guest stays sparse. Without this method every page is populated.
+   * never touches a hole, on either side, so that a sparse guest stays sparse; the exception is a lone page that a
+   * tracker reports and that was given back since. Without this method every page is populated.
    * Only runs that meet `range` (clipped to it) are listed.
+   *
+   * A page that becomes a hole while a migration runs (a balloon) has been written: a tracker must report it.
    */
   populated?(range?: PageRun): Iterable<PageRun>;
   /**
@@ -32,9 +35,9 @@ export interface RamBlock {
   discard?(range: PageRun): void;
 }
 
-/** All memory of a guest. Blocks do not overlap. */
+/** All memory of a guest. Blocks do not overlap, and each has a name of its own. */
 export interface GuestMemory {
-  /** Bytes, a power of two, the granularity of dirty tracking. */
+  /** Bytes, a power of two from 256 to 16 Mi, the granularity of dirty tracking. */
   readonly pageSize: number;
   readonly blocks: readonly RamBlock[];
 }

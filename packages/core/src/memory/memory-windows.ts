@@ -28,7 +28,15 @@ export class MemoryWindows {
   bytes(blockIndex: number, firstPage: number, pageCount: number): Uint8Array {
     const at = Math.floor(firstPage / this.pagesPerWindow);
     const offset = (firstPage - at * this.pagesPerWindow) * this.pageSize;
-    return this.#window(blockIndex, at).bytes.subarray(offset, offset + pageCount * this.pageSize);
+    const { bytes } = this.#window(blockIndex, at);
+    const end = offset + pageCount * this.pageSize;
+    if (end > bytes.byteLength) {
+      throw new GodwitError(
+        'GODWIT_OUT_OF_RANGE',
+        `pages ${firstPage} + ${pageCount} of RAM block ${blockIndex} reach over the end of their window or block`,
+      );
+    }
+    return bytes.subarray(offset, end);
   }
 
   /** Appends the views of a run to `into`, cut at window borders. */
@@ -57,7 +65,14 @@ export class MemoryWindows {
       throw new GodwitError('GODWIT_OUT_OF_RANGE', `no window ${at} in RAM block ${blockIndex}`);
     }
     const offset = at * RAM_WINDOW_BYTES;
-    const bytes = block.view(offset, Math.min(RAM_WINDOW_BYTES, block.byteLength - offset));
+    const length = Math.min(RAM_WINDOW_BYTES, block.byteLength - offset);
+    const bytes = block.view(offset, length);
+    if (bytes.byteLength !== length) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `RAM block "${block.id}" gave a view of ${bytes.byteLength} bytes for ${length} bytes at ${offset}`,
+      );
+    }
     const words =
       bytes.byteOffset % 4 === 0 ? new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2) : undefined;
     const window = { bytes, words };

@@ -1,3 +1,4 @@
+import { GodwitError } from '../errors.js';
 import type { MemoryWindows } from './memory-windows.js';
 import type { PageRunList } from './page-run.js';
 
@@ -21,6 +22,13 @@ export function splitZeroPages(
   }
   const wordsPerPage = windows.pageSize >>> 2;
   let at = (firstPage % windows.pagesPerWindow) * wordsPerPage;
+  if (at + pageCount * wordsPerPage > words.length) {
+    // Past the end every word reads as nothing, and pages with contents would pass as zero.
+    throw new GodwitError(
+      'GODWIT_OUT_OF_RANGE',
+      `pages ${firstPage} + ${pageCount} of RAM block ${blockIndex} cross a window`,
+    );
+  }
   for (let page = firstPage; page < firstPage + pageCount; page++) {
     if (isZero(words, at, wordsPerPage)) zero.push(page, 1);
     else nonZero.push(page, 1);

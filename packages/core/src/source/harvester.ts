@@ -46,6 +46,8 @@ export class Harvester {
     const start = this.#clock.now();
     const sinceMs = start - this.#lastEnd;
     await this.#tracker.harvest(bitmaps);
+    // A tracker that hands the bitmap to its kernel may have let bits past the last page slip in.
+    for (const bitmap of bitmaps.blocks) bitmap.maskTail();
     const end = this.#clock.now();
     this.#lastEnd = end;
     return { bitmaps, dirtyPages: bitmaps.count(), harvestMs: end - start, sinceMs };

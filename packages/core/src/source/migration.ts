@@ -1,9 +1,11 @@
 import { Observable, Subject } from 'rxjs';
+import { abortable } from '../abortable.js';
+import { nonNegative } from '../argument.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { LinkConnector } from '../link/migration-link.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
-import { type AdjustableOptions, type MigrateOptions, nonNegative, type ResolvedOptions, resolveOptions } from './options.js';
+import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type SourceControls, SourceRun } from './source-run.js';
 import { checkTransition, isFinal } from './state.js';
 
@@ -69,11 +71,14 @@ export class Migration extends Observable<MigrationEvent> {
   }
 
   /**
-   * Gives up: the guest runs on at the source. Returns whether the request was accepted: false after `go` and after the
-   * end, where it does nothing. `result` and the stream end with `GODWIT_CANCELLED`.
+   * Gives up: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the end
+   * and once the migration is failing or being cancelled, where it does nothing. When it was, `result` and the stream end
+   * with `GODWIT_CANCELLED` (or `GODWIT_VM_FAILED`, if the guest then cannot be resumed).
    */
   cancel(reason = 'cancelled by the caller'): boolean {
-    if (this.#noReturn || isFinal(this.#state) || this.#state === 'cancelling') return false;
+    // Aborted already: it is failing, for a reason of its own.
+    const over = this.#noReturn || this.#stop.signal.aborted || isFinal(this.#state);
+    if (over || this.#state === 'cancelling') return false;
     this.#setState('cancelling');
     this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the migration was cancelled: ${reason}`));
     return true;
@@ -82,18 +87,23 @@ export class Migration extends Observable<MigrationEvent> {
   /** Goes on from `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
   proceed(): void {
     if (this.#proceed === undefined) {
-      throw new GodwitError('GODWIT_INVALID_STATE', `nothing to proceed with: the state is "${this.#state}", not "pre-switchover"`);
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `nothing to proceed with: the state is "${this.#state}", not "pre-switchover"`,
+      );
     }
     this.#proceed();
   }
 
   /** Changes limits of a running migration; they are heeded from the next batch and the next decision. */
   adjust(options: AdjustableOptions): void {
-    if (options.downtimeLimitMs !== undefined) {
-      this.#options.downtimeLimitMs = nonNegative('downtimeLimitMs', options.downtimeLimitMs);
-    }
-    if (options.bandwidthLimit !== undefined) {
-      this.#options.bandwidthLimit = nonNegative('bandwidthLimit', options.bandwidthLimit);
+    const { downtimeLimitMs, bandwidthLimit } = options;
+    // Both or neither.
+    if (downtimeLimitMs !== undefined) nonNegative('downtimeLimitMs', downtimeLimitMs);
+    if (bandwidthLimit !== undefined) nonNegative('bandwidthLimit', bandwidthLimit);
+    if (downtimeLimitMs !== undefined) this.#options.downtimeLimitMs = downtimeLimitMs;
+    if (bandwidthLimit !== undefined) {
+      this.#options.bandwidthLimit = bandwidthLimit;
       this.#run.bandwidthLimitChanged();
     }
   }
@@ -120,12 +130,12 @@ export class Migration extends Observable<MigrationEvent> {
 
   #hold(): Promise<void> {
     if (!this.#options.pauseBeforeSwitchover) return Promise.resolve();
-    this.#setState('pre-switchover');
-    const { signal } = this.#stop;
-    return new Promise<void>((resolve, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+    // Before the state is told: whoever hears of it may proceed, or cancel, at once.
+    const proceeding = new Promise<void>((resolve) => {
       this.#proceed = resolve;
-    }).finally(() => {
+    });
+    this.#setState('pre-switchover');
+    return abortable(proceeding, this.#stop.signal).finally(() => {
       this.#proceed = undefined;
     });
   }

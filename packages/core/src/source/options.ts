@@ -1,6 +1,8 @@
+import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/policy.js';
 import { GodwitError } from '../errors.js';
+import { MAXIMUM_PAGE_CHANNELS } from '../link/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
 
 /** What may be changed while a migration runs. */
@@ -28,7 +30,13 @@ export interface MigrateOptions extends AdjustableOptions {
   readonly signal?: AbortSignal;
   /** From connecting to the destination's `welcome`, its `prepare` included. Milliseconds; default 30,000. */
   readonly handshakeTimeoutMs?: number;
-  /** Milliseconds between `progress` events; default 100. */
+  /**
+   * With the guest paused: how long the destination may take to load all devices and answer `ready`, and to start the
+   * guest and answer `running`. Milliseconds each; default 30,000. In the first case the guest runs on at the source, in
+   * the second the migration ends with `GODWIT_OWNERSHIP_UNKNOWN`.
+   */
+  readonly switchoverTimeoutMs?: number;
+  /** Milliseconds between `progress` events; default 100; 0 for none. */
   readonly progressIntervalMs?: number;
   /** Default: the machine's own clock. */
   readonly clock?: Clock;
@@ -46,6 +54,7 @@ export interface ResolvedOptions {
   readonly policy: ConvergencePolicy;
   readonly prior: Partial<DowntimeTerms>;
   readonly handshakeTimeoutMs: number;
+  readonly switchoverTimeoutMs: number;
   readonly progressIntervalMs: number;
   readonly clock: Clock;
   readonly migrationId: string;
@@ -58,8 +67,11 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got "${migrationId}"`);
   }
   const pageChannels = nonNegative('pageChannels', options.pageChannels ?? 0);
-  if (!Number.isInteger(pageChannels) || pageChannels > 64) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `pageChannels must be a whole number from 0 to 64, got ${pageChannels}`);
+  if (!Number.isInteger(pageChannels) || pageChannels > MAXIMUM_PAGE_CHANNELS) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `pageChannels must be a whole number from 0 to ${MAXIMUM_PAGE_CHANNELS}, got ${pageChannels}`,
+    );
   }
   return {
     downtimeLimitMs: nonNegative('downtimeLimitMs', options.downtimeLimitMs ?? 300),
@@ -71,16 +83,11 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+    switchoverTimeoutMs: nonNegative('switchoverTimeoutMs', options.switchoverTimeoutMs ?? 30_000),
     progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
     clock: options.clock ?? systemClock,
     migrationId,
   };
-}
-
-/** Throws `GODWIT_INVALID_ARGUMENT` unless `value` is a finite number of at least 0. */
-export function nonNegative(name: string, value: number): number {
-  if (Number.isFinite(value) && value >= 0) return value;
-  throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be a number of at least 0, got ${value}`);
 }
 
 function randomId(): string {

@@ -32,7 +32,7 @@ export interface PageChannel {
   readonly totals: Readonly<PageChannelTotals>;
   /** Bytes that the channel's stream has carried so far, framing included. */
   readonly wireBytes: number;
-  /** Resolves when the batch's memory is no longer borrowed and its runs may be reused: that is the back-pressure. */
+  /** Settles when the batch's memory is no longer borrowed and its runs may be reused: that is the back-pressure. */
   send(batch: PageBatch): Promise<void>;
   /** Says that this channel carries nothing more of the round. */
   endRound(round: number): Promise<void>;
@@ -87,7 +87,8 @@ export class LocalPageChannel implements PageChannel {
     this.totals.raw += nonZero.pageCount;
     this.totals.zero += zero.pageCount;
     this.totals.hole += batch.holes.pageCount;
-    await Promise.all(writes);
+    // All of them, even when one fails: until then the memory is borrowed.
+    for (const result of await Promise.allSettled(writes)) if (result.status === 'rejected') throw result.reason;
   }
 
   async endRound(round: number): Promise<void> {

@@ -2,8 +2,9 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import { type GuestMemory, pagesOf, RAM_WINDOW_BYTES } from '../memory/guest-memory.js';
-import { type PageRun, PageRunList } from '../memory/page-run.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import { PageRunList } from '../memory/page-run.js';
+import { cutHoles } from '../memory/populated-pages.js';
 import type { PagesByKind } from '../round-record.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
@@ -11,6 +12,9 @@ import type { PageBatch, PageChannel } from './page-channel.js';
 
 /** Re-arming and hole discovery go by chunks of this many bytes: one ioctl for many pages, soon before they are read. */
 const CHUNK_BYTES = 64 * 2 ** 20;
+
+/** Chunks begin and end at multiples of this: the kernel re-arms whole words of its bitmap. */
+const CHUNK_UNIT_PAGES = 64;
 
 /** At most this many bytes in a batch, and so in a frame: large enough that per-frame cost vanishes. */
 const BATCH_BYTES = 2 ** 20;
@@ -34,6 +38,12 @@ export interface SentRound {
   readonly sendMs: number;
   readonly limitMs: number;
   readonly totalMs: number;
+  /**
+   * Bytes that went out after the bandwidth limit last made us wait (all, when it never did), and the time from then to
+   * the acknowledgement without scanning: the link by itself, not our limit.
+   */
+  readonly burstBytes: number;
+  readonly burstMs: number;
 }
 
 export interface RoundSenderParts {
@@ -43,6 +53,8 @@ export interface RoundSenderParts {
   readonly limit: BandwidthLimit;
   readonly clock: Clock;
   readonly signal: AbortSignal;
+  /** Most bytes of payload that the destination takes in one frame. */
+  readonly maximumPayload: number;
   /** Resolves when the destination has acknowledged the round with the number of pages it received. */
   readonly acknowledged: (round: number) => Promise<number>;
   /** Called after each batch was handed over, for progress. */
@@ -66,28 +78,38 @@ export class RoundSender {
   readonly #parts: RoundSenderParts;
   readonly #free: Slot[] = [];
   #waiter: ((slot: Slot) => void) | undefined;
-  #failWaiter: ((error: unknown) => void) | undefined;
   #failure: { readonly error: unknown } | undefined;
   #limitMs = 0;
   #rearmMs = 0;
   #lastYield = 0;
   #chargedBytes = 0;
-  #acknowledgedPages = 0;
+  /** Pages handed to channels in this round: what the destination must acknowledge. */
+  #dispatched = 0;
+  readonly #inFlight = new Set<Promise<void>>();
+  #onFailure: ((error: unknown) => void) | undefined;
+  #burst = { bytes: 0, at: 0, scanMs: 0 };
 
   constructor(parts: RoundSenderParts) {
     this.#parts = parts;
     for (let i = 0; i < BATCHES_PER_CHANNEL; i++) {
       for (const channel of parts.channels) {
-        this.#free.push({ channel, round: 0, blockIndex: 0, runs: new PageRunList(BATCH_RUNS), holes: new PageRunList(64) });
+        this.#free.push({
+          channel,
+          round: 0,
+          blockIndex: 0,
+          runs: new PageRunList(BATCH_RUNS),
+          holes: new PageRunList(64),
+        });
       }
     }
   }
 
   /**
-   * Sends every page that is set in `dirty`. With `limited` false the bandwidth limit does not apply (the guest is
-   * paused). The bitmaps are only read: until this resolves, they are what the destination has not acknowledged.
+   * Sends every page that is set in `dirty`, of which there are `dirtyPages`. With `limited` false the bandwidth limit
+   * does not apply (the guest is paused). The bitmaps are only read: until this resolves, they are what the destination
+   * has not acknowledged. It resolves when it has, and when no channel borrows memory any more.
    */
-  async send(round: number, dirty: DirtyBitmaps, limited: boolean): Promise<SentRound> {
+  async send(round: number, dirty: DirtyBitmaps, dirtyPages: number, limited: boolean): Promise<SentRound> {
     const { memory, channels, clock } = this.#parts;
     const before = totals(channels);
     const wireBefore = wireBytes(channels);
@@ -95,7 +117,9 @@ export class RoundSender {
     this.#limitMs = 0;
     this.#rearmMs = 0;
     this.#lastYield = start;
-    const chunkPages = CHUNK_BYTES / memory.pageSize;
+    this.#dispatched = 0;
+    this.#burst = { bytes: wireBefore, at: start, scanMs: before.scanMs };
+    const chunkPages = Math.max(CHUNK_UNIT_PAGES, CHUNK_BYTES / memory.pageSize);
     for (let blockIndex = 0; blockIndex < memory.blocks.length; blockIndex++) {
       const bitmap = dirty.at(blockIndex);
       let page = bitmap.nextDirty(0);
@@ -106,19 +130,34 @@ export class RoundSender {
         page = end < bitmap.pageCount ? bitmap.nextDirty(end) : -1;
       }
     }
+    if (this.#dispatched !== dirtyPages) {
+      throw new GodwitError(
+        'GODWIT_INTERNAL',
+        `round ${round}: ${dirtyPages} pages are dirty, but ${this.#dispatched} were sent`,
+      );
+    }
     await this.#barrier(round);
     const after = totals(channels);
-    const totalMs = clock.now() - start;
+    const end = clock.now();
+    const totalMs = end - start;
     const scanMs = after.scanMs - before.scanMs + this.#rearmMs;
+    const burstScanMs = after.scanMs + this.#rearmMs - this.#burst.scanMs;
     return {
       pages: { raw: after.raw - before.raw, zero: after.zero - before.zero, hole: after.hole - before.hole },
-      rawBytes: (totalPages(channels) - before.raw - before.zero - before.hole) * memory.pageSize,
+      rawBytes: this.#dispatched * memory.pageSize,
       wireBytes: wireBytes(channels) - wireBefore,
       scanMs,
       limitMs: this.#limitMs,
       sendMs: Math.max(0, totalMs - scanMs - this.#limitMs),
       totalMs,
+      burstBytes: wireBytes(channels) - this.#burst.bytes,
+      burstMs: Math.max(0, end - this.#burst.at - burstScanMs),
     };
+  }
+
+  /** Resolves when no channel holds memory of the guest, after a failure too. */
+  async idle(): Promise<void> {
+    await Promise.all(this.#inFlight);
   }
 
   async #sendChunk(
@@ -152,7 +191,11 @@ export class RoundSender {
     limited: boolean,
   ): Promise<void> {
     // A chunk lies inside a memory window and a batch inside a chunk, so no run of a batch crosses a window.
-    const batchPages = kind === 'runs' ? Math.max(1, BATCH_BYTES / this.#parts.memory.pageSize) : Number.MAX_SAFE_INTEGER;
+    const { memory, maximumPayload } = this.#parts;
+    const batchPages =
+      kind === 'runs'
+        ? Math.max(1, Math.floor(Math.min(BATCH_BYTES, maximumPayload) / memory.pageSize))
+        : Number.MAX_SAFE_INTEGER;
     let slot: Slot | undefined;
     for (let i = 0; i < list.length; i++) {
       let page = list.firstPage(i);
@@ -180,7 +223,10 @@ export class RoundSender {
     if (limited && !limit.open) {
       const start = clock.now();
       await limit.wait(signal);
-      this.#limitMs += clock.now() - start;
+      const end = clock.now();
+      this.#limitMs += end - start;
+      const { channels } = this.#parts;
+      this.#burst = { bytes: wireBytes(channels), at: end, scanMs: totals(channels).scanMs + this.#rearmMs };
     }
     if (clock.now() - this.#lastYield > YIELD_AFTER_MS) {
       await clock.yield();
@@ -196,21 +242,31 @@ export class RoundSender {
   }
 
   #nextFree(): Promise<Slot> {
-    return abortable(
-      new Promise<Slot>((resolve, reject) => {
-        this.#waiter = resolve;
-        this.#failWaiter = reject;
-      }),
-      this.#parts.signal,
-    );
+    const free = new Promise<Slot>((resolve) => {
+      this.#waiter = resolve;
+    });
+    return this.#unlessFailed(free);
+  }
+
+  /** Settles as `promise` does, or rejects as soon as a channel fails or the migration is stopped. */
+  #unlessFailed<T>(promise: Promise<T>): Promise<T> {
+    // One promise for each wait: one that lasts would keep every wait of a long migration in memory.
+    const failed = new Promise<never>((_, reject) => {
+      this.#onFailure = reject;
+      if (this.#failure !== undefined) reject(this.#failure.error);
+    });
+    return abortable(Promise.race([promise, failed]), this.#parts.signal);
   }
 
   #dispatch(slot: Slot): void {
     const pages = slot.runs.pageCount + slot.holes.pageCount;
-    slot.channel.send(slot).then(
+    this.#dispatched += pages;
+    const sending = slot.channel.send(slot).then(
       () => this.#release(slot),
       (error: unknown) => this.#fail(error),
     );
+    this.#inFlight.add(sending);
+    void sending.then(() => this.#inFlight.delete(sending));
     this.#parts.onBatch(pages);
   }
 
@@ -224,16 +280,13 @@ export class RoundSender {
   #release(slot: Slot): void {
     const waiter = this.#waiter;
     this.#waiter = undefined;
-    this.#failWaiter = undefined;
     if (waiter === undefined) this.#free.push(slot);
     else waiter(slot);
   }
 
   #fail(error: unknown): void {
     this.#failure ??= { error };
-    this.#failWaiter?.(error);
-    this.#waiter = undefined;
-    this.#failWaiter = undefined;
+    this.#onFailure?.(error);
   }
 
   #check(): void {
@@ -243,12 +296,14 @@ export class RoundSender {
 
   /** Every channel ends the round; then the destination says how many pages it has put into guest memory. */
   async #barrier(round: number): Promise<void> {
-    const { channels, signal, acknowledged } = this.#parts;
-    const expected = totalPages(channels) - this.#acknowledgedPages;
+    const { channels, acknowledged } = this.#parts;
+    const expected = this.#dispatched;
     const ack = acknowledged(round);
     ack.catch(() => {});
-    await abortable(Promise.all(channels.map((channel) => channel.endRound(round))), signal);
-    const pages = await abortable(ack, signal);
+    const ended = Promise.all(channels.map((channel) => channel.endRound(round)));
+    // The channels too: what they borrowed may be reused, and their counts are final, only when they say so.
+    const everything = Promise.all([ack, ended, this.idle()]);
+    const [pages] = await this.#unlessFailed(everything);
     this.#check();
     if (pages !== expected) {
       throw new GodwitError(
@@ -256,7 +311,6 @@ export class RoundSender {
         `round ${round}: ${expected} pages were sent, but the destination acknowledged ${pages}; a frame was lost`,
       );
     }
-    this.#acknowledgedPages += expected;
   }
 }
 
@@ -275,52 +329,4 @@ function wireBytes(channels: readonly PageChannel[]): number {
   let bytes = 0;
   for (const channel of channels) bytes += channel.wireBytes;
   return bytes;
-}
-
-function totalPages(channels: readonly PageChannel[]): number {
-  const { raw, zero, hole } = totals(channels);
-  return raw + zero + hole;
-}
-
-/** Splits dirty runs into those with memory behind them and those without. Both inputs ascend. */
-function cutHoles(
-  runs: PageRunList,
-  populated: Iterable<PageRun>,
-  present: PageRunList,
-  holes: PageRunList,
-): void {
-  const extents = PageRunList.from(populated);
-  let at = 0;
-  for (let i = 0; i < runs.length; i++) {
-    let page = runs.firstPage(i);
-    const end = page + runs.runPages(i);
-    while (page < end) {
-      while (at < extents.length && extents.firstPage(at) + extents.runPages(at) <= page) at++;
-      const first = at < extents.length ? extents.firstPage(at) : end;
-      if (first > page) {
-        const stop = Math.min(first, end);
-        holes.push(page, stop - page);
-        page = stop;
-      } else {
-        const stop = Math.min(end, first + extents.runPages(at));
-        present.push(page, stop - page);
-        page = stop;
-      }
-    }
-  }
-}
-
-/** The dirty bitmaps of round 1: all populated RAM, whatever was migrated before. */
-export async function populatedBitmaps(memory: GuestMemory, into: DirtyBitmaps, clock: Clock): Promise<void> {
-  for (let blockIndex = 0; blockIndex < memory.blocks.length; blockIndex++) {
-    const block = memory.blocks[blockIndex] as GuestMemory['blocks'][number];
-    const bitmap = into.at(blockIndex);
-    const pages = pagesOf(memory, block);
-    const step = RAM_WINDOW_BYTES / memory.pageSize;
-    for (let firstPage = 0; firstPage < pages; firstPage += step) {
-      const range = { firstPage, pageCount: Math.min(step, pages - firstPage) };
-      for (const run of block.populated?.(range) ?? [range]) bitmap.setRange(run.firstPage, run.pageCount);
-      await clock.yield();
-    }
-  }
 }

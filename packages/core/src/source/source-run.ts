@@ -3,10 +3,14 @@ import { abortable } from '../abortable.js';
 import { DowntimeModel, totalDowntime } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
+import { settledWithin } from '../in-time.js';
 import { ControlChannel } from '../link/control-channel.js';
+import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { LinkConnector, MigrationLink } from '../link/migration-link.js';
 import { checkWelcome, FEATURES, helloOf } from '../link/negotiate.js';
+import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
+import { populatedBitmaps } from '../memory/populated-pages.js';
 import type { DowntimeTerm, MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
 import type { DowntimeTerms, RoundRecord } from '../round-record.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
@@ -17,11 +21,11 @@ import type { ResolvedOptions } from './options.js';
 import { LocalPageChannel } from './page-channel.js';
 import { describeSent, precopyRounds } from './precopy-rounds.js';
 import { ProgressMeter } from './progress.js';
-import { populatedBitmaps, RoundSender } from './round-sender.js';
+import { RoundSender } from './round-sender.js';
 import { switchover } from './switchover.js';
 
-/** How long a failing source waits for the peer to take the reason, and a succeeding one for it to close. */
-const FAREWELL_MS = 1000;
+/** How long a device that is still saving may take to notice that it is over, before the guest runs again. */
+const SAVE_ENDS_MS = 250;
 
 /** What a run needs of the `Migration` it belongs to. */
 export interface SourceControls {
@@ -47,6 +51,8 @@ export class SourceRun {
   readonly #rounds: RoundRecord[] = [];
   #link: MigrationLink | undefined;
   #control: ControlChannel | undefined;
+  #sender: RoundSender | undefined;
+  #devices: DeviceSender | undefined;
   #pauseAsked = false;
 
   constructor(vm: MigratableVm, connector: LinkConnector, controls: SourceControls) {
@@ -73,12 +79,13 @@ export class SourceRun {
     const over = new AbortController();
     const reporting = this.#reportProgress(over.signal);
     try {
-      const summary = await this.#move();
+      const summary = await this.#move().catch(async (error: unknown) => {
+        throw await this.#fallBack(error);
+      });
+      // The guest runs at the destination: nothing that fails from here on may say otherwise.
       await this.#tracker.stop();
       await this.#farewell(undefined);
       return summary;
-    } catch (error) {
-      throw await this.#fallBack(error);
     } finally {
       over.abort();
       await reporting;
@@ -90,14 +97,22 @@ export class SourceRun {
     const { clock } = options;
     signal.throwIfAborted();
     setState('setup');
-    const control = await this.#connect();
+    checkGuestMemory(this.#vm.memory);
+    if (this.#vm.trackers.length === 0) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        'the VM has no dirty tracker: what the guest writes meanwhile would be lost',
+      );
+    }
+    const { control, maximumPayload } = await this.#connect();
     const windows = new MemoryWindows(this.#vm.memory);
     const link = this.#link as MigrationLink;
     const streams = link.pageChannels.length > 0 ? link.pageChannels : [link.control];
     const channels = streams.map((stream) => new LocalPageChannel(stream, windows, clock));
     this.#meter.channels = channels;
-    const model = new DowntimeModel(options.prior);
-    const devices = new DeviceSender(this.#vm.devices, control.stream, signal);
+    const model = new DowntimeModel(options.prior, this.#vm.memory.pageSize);
+    const devices = new DeviceSender({ devices: this.#vm.devices, stream: control.stream, signal, maximumPayload });
+    this.#devices = devices;
     const harvester = new Harvester(this.#vm.memory, this.#tracker, clock);
     const sender = new RoundSender({
       memory: this.#vm.memory,
@@ -106,15 +121,20 @@ export class SourceRun {
       limit: this.#limit,
       clock,
       signal,
+      maximumPayload,
       acknowledged: async (round) => {
         const ack = await control.expect('roundAck');
         if (ack.round !== round) {
-          throw new GodwitError('GODWIT_PROTOCOL', `expected the acknowledgement of round ${round}, got that of ${ack.round}`);
+          throw new GodwitError(
+            'GODWIT_PROTOCOL',
+            `expected the acknowledgement of round ${round}, got that of ${ack.round}`,
+          );
         }
         return ack.pages;
       },
       onBatch: (pages) => this.#meter.batchSent(pages),
     });
+    this.#sender = sender;
 
     // Logging starts before the first byte is read.
     await this.#tracker.start();
@@ -125,6 +145,7 @@ export class SourceRun {
     const bitmaps = harvester.take();
     const scanStart = clock.now();
     await populatedBitmaps(this.#vm.memory, bitmaps, clock);
+    signal.throwIfAborted();
     const first: Harvest = {
       bitmaps,
       dirtyPages: bitmaps.count(),
@@ -146,8 +167,8 @@ export class SourceRun {
         deviceBytes: () => devices.stateBytes(),
         send: async (round, harvest) => {
           startRound(round, harvest.dirtyPages);
-          const sent = await sender.send(round, harvest.bitmaps, true);
-          await abortable(devices.precopy(), signal);
+          const sent = await sender.send(round, harvest.bitmaps, harvest.dirtyPages, true);
+          await devices.precopy();
           return sent;
         },
       }).pipe(tap((round) => this.#roundEnded(round.record))),
@@ -168,10 +189,12 @@ export class SourceRun {
       clock,
       signal,
       verify: options.verify,
+      maximumPayload,
+      timeoutMs: options.switchoverTimeoutMs,
       lastRound: () => lastRound,
       send: async (harvest) => {
         startRound(++lastRound, harvest.dirtyPages);
-        const sent = await sender.send(lastRound, harvest.bitmaps, false);
+        const sent = await sender.send(lastRound, harvest.bitmaps, harvest.dirtyPages, false);
         harvester.release(harvest.bitmaps);
         model.sent(sent);
         this.#roundEnded({
@@ -187,7 +210,7 @@ export class SourceRun {
           dirtyPagesPerSecond: 0,
         });
       },
-      harvestIsCertain: () => this.#tracker.certain,
+      tracker: this.#tracker,
       hold: async () => {
         await this.#controls.hold();
         setState('device');
@@ -221,9 +244,11 @@ export class SourceRun {
     this.#controls.emit({ type: 'round', round: record });
   }
 
-  async #connect(): Promise<ControlChannel> {
-    const { options, signal, stop } = this.#controls;
+  async #connect(): Promise<{ readonly control: ControlChannel; readonly maximumPayload: number }> {
+    const { options, signal, stop, emit } = this.#controls;
     const { clock, handshakeTimeoutMs, migrationId, pageChannels } = options;
+    // A subscriber may have cancelled when it heard of "setup": no event comes from the signal any more.
+    signal.throwIfAborted();
     const handshake = new AbortController();
     const onStop = () => handshake.abort(signal.reason);
     signal.addEventListener('abort', onStop, { once: true });
@@ -231,78 +256,121 @@ export class SourceRun {
     clock.sleep(handshakeTimeoutMs, inTime.signal).then(
       () =>
         handshake.abort(
-          new GodwitError('GODWIT_TIMEOUT', `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`),
+          new GodwitError(
+            'GODWIT_TIMEOUT',
+            `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+          ),
         ),
       () => {},
     );
     try {
-      const connecting = this.#connector.connect({ migrationId, pageChannels }, handshake.signal);
-      // A link that comes too late is dropped.
-      connecting.then((link) => handshake.signal.aborted && this.#link === undefined && abortLink(link, handshake.signal.reason)).catch(() => {});
-      this.#link = await abortable(connecting, handshake.signal);
-      const control = new ControlChannel(this.#link.control, clock, stop);
+      const link = await this.#openLink(handshake.signal);
+      if (link.pageChannels.length !== pageChannels) {
+        emit({
+          type: 'warning',
+          code: 'GODWIT_UNSUPPORTED',
+          message: `${pageChannels} page channels were asked for, but the link to ${link.peer} has ${link.pageChannels.length}`,
+        });
+      }
+      const control = new ControlChannel(link.control, clock, stop);
       this.#control = control;
       const features = options.verify ? [FEATURES.verify] : [];
-      const hello = helloOf(this.#vm, migrationId, features, this.#link.pageChannels.length, options.description);
-      await abortable(control.stream.write(hello), handshake.signal);
-      checkWelcome(await abortable(control.expect('welcome'), handshake.signal), features);
-      return control;
+      const hello = helloOf(this.#vm, migrationId, features, link.pageChannels.length, options.description);
+      const welcome = await abortable(control.ask(hello, 'welcome'), handshake.signal);
+      checkWelcome(welcome, features, this.#vm.memory.pageSize);
+      return { control, maximumPayload: welcome.maximumPayload };
     } finally {
       inTime.abort();
       signal.removeEventListener('abort', onStop);
     }
   }
 
+  async #openLink(signal: AbortSignal): Promise<MigrationLink> {
+    const { clock, migrationId, pageChannels } = this.#controls.options;
+    try {
+      const connecting = this.#connector.connect({ migrationId, pageChannels }, signal);
+      connecting.then(
+        (link) => {
+          this.#link = link;
+          // A link that comes too late is dropped.
+          if (signal.aborted)
+            void farewell(
+              [link.control, ...link.pageChannels],
+              clock,
+              GodwitError.wrap(signal.reason, 'GODWIT_CANCELLED', 'given up'),
+            );
+        },
+        () => {},
+      );
+      return await abortable(connecting, signal);
+    } catch (error) {
+      throw GodwitError.wrap(error, 'GODWIT_CONNECT_FAILED', 'the destination could not be reached');
+    }
+  }
+
   /** The way back: first the guest, then the peer, then everything that was opened. Returns the error to end with. */
   async #fallBack(cause: unknown): Promise<GodwitError> {
-    const { signal, crossed } = this.#controls;
+    const { signal, crossed, stop } = this.#controls;
     const first: unknown = signal.aborted ? signal.reason : cause;
     let error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the migration failed');
+    // Ends what is still under way, and makes a later `cancel` say that it comes too late.
+    stop(error);
     if (crossed()) {
+      error = await this.#peersReason(error);
       error = new GodwitError(
         'GODWIT_OWNERSHIP_UNKNOWN',
-        `the link failed after "go" was sent (${error.message}): the destination may be running the guest. It stays paused here; ` +
+        `the migration failed after "go" was sent (${error.message}): the destination may be running the guest. It stays paused here; ` +
           'resume it only after making sure that the destination does not run it',
         { cause: error },
       );
-    } else if (this.#pauseAsked) {
-      try {
-        await this.#vm.resume();
-      } catch (resumeError) {
-        error = new GodwitError(
-          'GODWIT_VM_FAILED',
-          `the migration failed (${error.message}) and then the guest could not be resumed at the source: ${String(resumeError)}`,
-          { cause: error },
-        );
-      }
+    } else {
+      if (this.#pauseAsked) error = await this.#resume(error);
+      error = await this.#peersReason(error);
     }
     await this.#tracker.stop();
     await this.#farewell(error);
     return error;
   }
 
+  /** Nothing of ours touches the guest any more when it runs again. */
+  async #resume(error: GodwitError): Promise<GodwitError> {
+    if (this.#devices !== undefined)
+      await settledWithin(this.#devices.idle(), this.#controls.options.clock, SAVE_ENDS_MS);
+    try {
+      await this.#vm.resume();
+      return error;
+    } catch (resumeError) {
+      return new GodwitError(
+        'GODWIT_VM_FAILED',
+        `the migration failed (${error.message}) and then the guest could not be resumed at the source: ${String(resumeError)}`,
+        { cause: error },
+      );
+    }
+  }
+
+  /** A stream that broke under a write says nothing; the destination may have told the reason on the control stream. */
+  async #peersReason(error: GodwitError): Promise<GodwitError> {
+    const control = this.#control;
+    if (control === undefined || !isLinkLost(error)) return error;
+    await settledWithin(control.ended, this.#controls.options.clock, FAREWELL_MS);
+    return control.failure?.remote ? control.failure : error;
+  }
+
   /** Tells the peer why, as far as it still listens, and lets go of every stream. */
   async #farewell(error: GodwitError | undefined): Promise<void> {
     const link = this.#link;
     if (link === undefined) return;
+    const { clock } = this.#controls.options;
     this.#control?.finish();
-    const inTime = new AbortController();
-    const ending = (async () => {
-      if (error !== undefined && !error.remote && error.code !== 'GODWIT_LINK_LOST') {
-        await link.control.write({ type: 'error', code: error.code, message: error.message });
-      }
-      await Promise.all([link.control, ...link.pageChannels].map((stream) => stream.close()));
-    })();
-    const late = this.#controls.options.clock.sleep(FAREWELL_MS, inTime.signal);
-    await Promise.race([ending, late]).catch(() => {});
-    inTime.abort();
-    late.catch(() => {});
-    ending.catch(() => {});
-    abortLink(link, error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
+    const silent = error === undefined || error.remote || this.#control?.failure !== undefined;
+    await farewell([link.control, ...link.pageChannels], clock, silent ? undefined : error);
+    // Dropped streams give back what they borrowed: the embedder may free guest memory when we are done.
+    if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), clock, FAREWELL_MS);
   }
 
   async #reportProgress(over: AbortSignal): Promise<void> {
     const { options, emit, state } = this.#controls;
+    if (options.progressIntervalMs === 0) return;
     try {
       for (;;) {
         await options.clock.sleep(options.progressIntervalMs, over);
@@ -312,11 +380,6 @@ export class SourceRun {
       // The migration is over.
     }
   }
-}
-
-function abortLink(link: MigrationLink, reason: unknown): void {
-  const error = GodwitError.wrap(reason, 'GODWIT_LINK_LOST', 'the link is not needed any more');
-  for (const stream of [link.control, ...link.pageChannels]) stream.abort(error);
 }
 
 function compareTerms(predicted: DowntimeTerms, actual: DowntimeTerms): Record<keyof DowntimeTerms, DowntimeTerm> {

@@ -2,9 +2,11 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
+import { inTime } from '../in-time.js';
 import type { ControlChannel } from '../link/control-channel.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { DowntimeTerms } from '../round-record.js';
+import type { TrackerUnion } from '../tracker/tracker-union.js';
 import { sendDigests } from '../verify/send-digests.js';
 import type { DeviceSender } from './device-sender.js';
 import type { Harvest, Harvester } from './harvester.js';
@@ -18,11 +20,13 @@ export interface SwitchoverParts {
   readonly clock: Clock;
   readonly signal: AbortSignal;
   readonly verify: boolean;
+  readonly maximumPayload: number;
+  /** How long the destination may take for `ready`, and for `running`. */
+  readonly timeoutMs: number;
   /** Sends pages as a further round, without the bandwidth limit; resolves when acknowledged. */
   readonly send: (harvest: Harvest) => Promise<void>;
   readonly lastRound: () => number;
-  /** Whether the last harvest reported only pages that were really written. */
-  readonly harvestIsCertain: () => boolean;
+  readonly tracker: TrackerUnion;
   /** With the guest paused, before anything is sent: waits for `proceed` where that was asked for. */
   readonly hold: () => Promise<void>;
   readonly onVerified: (pages: number, verifyMs: number) => void;
@@ -50,7 +54,7 @@ export interface SwitchoverResult {
  * switchover                             ->   load devices
  *                                        <-   ready
  * [digests of all RAM                    ->   compare]
- * harvest: must be empty
+ * harvest: must be empty, and known to be
  * go                                     ->   resume                 (the point of no return)
  *                                        <-   running
  * ```
@@ -58,10 +62,14 @@ export interface SwitchoverResult {
  * Anything that fails before `go` throws, and the caller resumes the guest at the source.
  */
 export async function switchover(pending: Harvest, parts: SwitchoverParts): Promise<SwitchoverResult> {
-  const { vm, control, harvester, devices, clock, signal } = parts;
+  const { vm, control, harvester, devices, clock, signal, timeoutMs } = parts;
   const start = clock.now();
   // Not abortable: whether the guest is paused must be known before it can be resumed.
-  await vm.pause();
+  try {
+    await vm.pause();
+  } catch (error) {
+    throw GodwitError.wrap(error, 'GODWIT_VM_FAILED', 'the guest could not be paused');
+  }
   const paused = clock.now();
   signal.throwIfAborted();
   await parts.hold();
@@ -71,7 +79,7 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
   const harvested = clock.now();
   await parts.send(last);
   const sent = clock.now();
-  await abortable(devices.save(), signal);
+  await devices.save();
   const saved = clock.now();
   const leftOver = await harvester.harvest();
   const harvestedAgain = clock.now();
@@ -79,8 +87,11 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
   else harvester.release(leftOver.bitmaps);
   const sentAgain = clock.now();
 
-  await abortable(control.stream.write({ type: 'switchover', round: parts.lastRound() }), signal);
-  const { loadMs } = await abortable(control.expect('ready'), signal);
+  const answered = control.ask({ type: 'switchover', round: parts.lastRound() }, 'ready');
+  const { loadMs } = await abortable(
+    inTime(answered, clock, timeoutMs, () => silent('ready', timeoutMs)),
+    signal,
+  );
   const ready = clock.now();
 
   let verifiedPages = 0;
@@ -91,12 +102,14 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
   const verified = clock.now();
 
   const after = await harvester.harvest();
-  if (after.dirtyPages > 0 && parts.harvestIsCertain()) throw writtenWhilePaused(vm, after);
+  if (parts.tracker.failed) throw unknownWrites();
+  if (after.dirtyPages > 0 && parts.tracker.certain) throw writtenWhilePaused(vm, after);
   const checked = clock.now();
   signal.throwIfAborted();
   parts.pointOfNoReturn();
-  await control.stream.write({ type: 'go' });
-  const { resumeMs } = await control.expect('running');
+  const { resumeMs } = await inTime(control.ask({ type: 'go' }, 'running'), clock, timeoutMs, () =>
+    silent('running', timeoutMs),
+  );
   const end = clock.now();
 
   const heldMs = held - paused;
@@ -107,20 +120,31 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
     harvestMs: harvested - held + (harvestedAgain - saved) + (checked - verified),
     ramMs: sent - harvested + (sentAgain - harvestedAgain),
     deviceMs: saved - sent,
-    loadMs: Math.min(loadMs, ready - sentAgain),
-    resumeMs: Math.min(resumeMs, end - checked),
+    loadMs: atMost(loadMs, ready - sentAgain),
+    resumeMs: atMost(resumeMs, end - checked),
   };
   const known = terms.pauseMs + terms.harvestMs + terms.ramMs + terms.deviceMs + terms.loadMs + terms.resumeMs;
-  return { terms: { ...terms, roundTripMs: Math.max(0, downtimeMs - known) }, downtimeMs, verifyMs, heldMs, verifiedPages };
+  return {
+    terms: { ...terms, roundTripMs: Math.max(0, downtimeMs - known) },
+    downtimeMs,
+    verifyMs,
+    heldMs,
+    verifiedPages,
+  };
 }
 
 async function verifyMemory(parts: SwitchoverParts): Promise<number> {
-  const { control, windows, clock, signal, vm } = parts;
+  const { control, windows, clock, signal, vm, maximumPayload } = parts;
   const answer = control.expect('verified');
-  answer.catch(() => {});
-  await sendDigests(windows, control.stream, clock, signal);
+  const sent = await sendDigests({ windows, stream: control.stream, clock, signal, maximumPayload });
   const { pagesCompared, pagesDifferent, differences } = await abortable(answer, signal);
-  if (pagesDifferent > 0) {
+  if (!(pagesCompared >= sent)) {
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `${sent} digests were sent, but the destination compared ${pagesCompared} pages`,
+    );
+  }
+  if (pagesDifferent !== 0) {
     const named: string[] = [];
     for (let i = 0; i + 1 < differences.length; i += 2) {
       named.push(`${vm.memory.blocks[differences[i] as number]?.id ?? '?'}:${differences[i + 1]}`);
@@ -134,8 +158,29 @@ async function verifyMemory(parts: SwitchoverParts): Promise<number> {
   return pagesCompared;
 }
 
+/** What the destination says of its own clock, as far as it fits into what passed here. */
+function atMost(reportedMs: number, passedMs: number): number {
+  return reportedMs >= 0 ? Math.min(reportedMs, passedMs) : 0;
+}
+
+function silent(answer: string, timeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_TIMEOUT',
+    `the destination did not answer "${answer}" within switchoverTimeoutMs (${timeoutMs} ms) while the guest is paused`,
+  );
+}
+
+function unknownWrites(): GodwitError {
+  return new GodwitError(
+    'GODWIT_TRACKER_FAILED',
+    'a dirty tracker failed just before the hand-over, so whether memory was written after it was sent is not known; the guest stays at the source',
+  );
+}
+
 function writtenWhilePaused(vm: MigratableVm, harvest: Harvest): GodwitError {
-  const [index] = harvest.bitmaps.blocks.map((bitmap, i) => ({ page: bitmap.nextDirty(0), i })).filter(({ page }) => page !== -1);
+  const [index] = harvest.bitmaps.blocks
+    .map((bitmap, i) => ({ page: bitmap.nextDirty(0), i }))
+    .filter(({ page }) => page !== -1);
   return new GodwitError(
     'GODWIT_VM_FAILED',
     `${harvest.dirtyPages} pages were written after the guest was paused and its devices saved ` +

@@ -9,8 +9,8 @@ export interface BufferBlock {
 }
 
 /**
- * Guest memory in ordinary array buffers, with holes: a page is populated once it was written through `write` (or, for
- * the engine, once it was viewed for reception). Reading a hole through `view` is counted in `holesViewed`.
+ * Guest memory in ordinary array buffers, with holes: a page is populated once it was written through `write`, or holds
+ * anything but zeros.
  */
 export class BufferMemory implements GuestMemory {
   readonly pageSize: number;
@@ -24,9 +24,7 @@ export class BufferMemory implements GuestMemory {
       const populated = (range: PageRun = { firstPage: 0, pageCount: present.pageCount }) => {
         // What was written past `write` (by the engine at a destination) is found by looking.
         for (let page = range.firstPage; page < range.firstPage + range.pageCount; page++) {
-          if (!present.has(page) && bytes.subarray(page * pageSize, (page + 1) * pageSize).some((byte) => byte !== 0)) {
-            present.set(page);
-          }
+          if (!present.has(page) && !isZero(bytes, page * pageSize, pageSize)) present.set(page);
         }
         return present.runs(new PageRunList(), range.firstPage, range.pageCount);
       };
@@ -38,8 +36,12 @@ export class BufferMemory implements GuestMemory {
         present,
         populated,
         view(offset: number, length: number) {
-          if (offset < 0 || offset + length > byteLength) throw new RangeError(`view ${offset}+${length} of ${byteLength}`);
-          if (length > 0 && Math.floor(offset / RAM_WINDOW_BYTES) !== Math.floor((offset + length - 1) / RAM_WINDOW_BYTES)) {
+          if (offset < 0 || offset + length > byteLength)
+            throw new RangeError(`view ${offset}+${length} of ${byteLength}`);
+          if (
+            length > 0 &&
+            Math.floor(offset / RAM_WINDOW_BYTES) !== Math.floor((offset + length - 1) / RAM_WINDOW_BYTES)
+          ) {
             throw new RangeError('a view crosses a memory window');
           }
           return bytes.subarray(offset, offset + length);
@@ -71,10 +73,26 @@ export class BufferMemory implements GuestMemory {
   firstDifference(other: BufferMemory): { readonly blockIndex: number; readonly page: number } | undefined {
     for (const [blockIndex, block] of this.blocks.entries()) {
       const theirs = other.blocks[blockIndex]?.bytes;
-      for (let i = 0; i < block.byteLength; i++) {
-        if (block.bytes[i] !== theirs?.[i]) return { blockIndex, page: Math.floor(i / this.pageSize) };
-      }
+      if (theirs === undefined) return { blockIndex, page: 0 };
+      const at = firstDifferentByte(block.bytes, theirs);
+      if (at !== -1) return { blockIndex, page: Math.floor(at / this.pageSize) };
     }
     return undefined;
   }
+}
+
+function isZero(bytes: Uint8Array, offset: number, length: number): boolean {
+  for (let i = offset; i < offset + length; i++) if (bytes[i] !== 0) return false;
+  return true;
+}
+
+/** -1 when both are equal, byte by byte. */
+function firstDifferentByte(a: Uint8Array, b: Uint8Array): number {
+  if (a.byteLength !== b.byteLength) return Math.min(a.byteLength, b.byteLength);
+  const aWords = new Int32Array(a.buffer, a.byteOffset, a.byteLength >>> 2);
+  const bWords = new Int32Array(b.buffer, b.byteOffset, b.byteLength >>> 2);
+  let word = 0;
+  while (word < aWords.length && aWords[word] === bWords[word]) word++;
+  for (let i = word * 4; i < a.byteLength; i++) if (a[i] !== b[i]) return i;
+  return -1;
 }

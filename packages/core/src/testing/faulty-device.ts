@@ -7,6 +7,10 @@ export interface DeviceFaults {
   readonly failLoad?: number;
   /** Never ends its `save`. */
   readonly hangSave?: boolean;
+  /** Never ends its `load`. */
+  readonly hangLoad?: boolean;
+  /** Called when `save` has begun: a device may dirty memory then. */
+  readonly onSave?: () => void;
 }
 
 /** A device with a state of its own that fails on the Nth call. */
@@ -26,15 +30,25 @@ export class FaultyDevice implements MigratableDevice {
   }
 
   async *save(): AsyncGenerator<Uint8Array> {
-    if (++this.saves === this.#faults.failSave) throw new Error('save failed on purpose');
+    this.saves++;
+    this.#faults.onSave?.();
+    if (this.saves === this.#faults.failSave) throw new Error('save failed on purpose');
     yield this.state;
     if (this.#faults.hangSave) await new Promise<never>(() => {});
   }
 
   async load(state: AsyncIterable<Uint8Array>): Promise<void> {
-    const chunks: number[] = [];
-    for await (const chunk of state) chunks.push(...chunk);
-    if (++this.loads === this.#faults.failLoad) throw new Error('load failed on purpose');
-    this.state = Uint8Array.from(chunks);
+    this.loads++;
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of state) chunks.push(chunk.slice());
+    if (this.loads === this.#faults.failLoad) throw new Error('load failed on purpose');
+    if (this.#faults.hangLoad) await new Promise<never>(() => {});
+    const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0));
+    let at = 0;
+    for (const chunk of chunks) {
+      whole.set(chunk, at);
+      at += chunk.byteLength;
+    }
+    this.state = whole;
   }
 }

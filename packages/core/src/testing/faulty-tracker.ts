@@ -15,11 +15,21 @@ export interface TrackerFaults {
   readonly failStart?: boolean;
   /** Throws at this call of `rearm`. */
   readonly failRearm?: number;
+  /** Throws when stopped. */
+  readonly failStop?: boolean;
+  /** Re-arms each range only at the next harvest: after the engine has read its pages, and so too late. */
+  readonly rearmLate?: boolean;
+  /** Called before this tracker's harvest reads the log, with its number. */
+  readonly onHarvest?: (harvest: number) => void;
 }
 
 /** A tracker that loses writes or fails on purpose: embedders test that their own verification notices. */
 export class FaultyTracker implements DirtyTracker {
   readonly name: string;
+  readonly blindSpots?: string;
+  readonly exact?: boolean;
+  stops = 0;
+  readonly #late: (() => void)[] = [];
   readonly #inner: DirtyTracker;
   readonly #memory: GuestMemory;
   readonly #faults: TrackerFaults;
@@ -29,13 +39,17 @@ export class FaultyTracker implements DirtyTracker {
 
   constructor(inner: DirtyTracker, memory: GuestMemory, faults: TrackerFaults) {
     this.name = `faulty ${inner.name}`;
+    if (inner.blindSpots !== undefined) this.blindSpots = inner.blindSpots;
+    if (inner.exact !== undefined) this.exact = inner.exact;
     this.#inner = inner;
     this.#memory = memory;
     this.#faults = faults;
     if (inner.rearm !== undefined || faults.failRearm !== undefined) {
       this.rearm = (blockIndex, firstPage, pageCount) => {
         if (++this.#rearms === faults.failRearm) throw new Error('re-arm failed on purpose');
-        inner.rearm?.(blockIndex, firstPage, pageCount);
+        const rearm = () => inner.rearm?.(blockIndex, firstPage, pageCount);
+        if (faults.rearmLate) this.#late.push(rearm);
+        else rearm();
       };
     }
   }
@@ -51,6 +65,8 @@ export class FaultyTracker implements DirtyTracker {
 
   async harvest(into: DirtyBitmaps): Promise<void> {
     const at = ++this.#harvests;
+    this.#faults.onHarvest?.(at);
+    for (const rearm of this.#late.splice(0)) rearm();
     const { blindTo, failHarvest, loseHarvest, nothingFrom } = this.#faults;
     if (at === failHarvest) throw new Error('harvest failed on purpose');
     const own = new DirtyBitmaps(this.#memory);
@@ -61,6 +77,8 @@ export class FaultyTracker implements DirtyTracker {
   }
 
   async stop(): Promise<void> {
+    this.stops++;
     await this.#inner.stop();
+    if (this.#faults.failStop) throw new Error('stop failed on purpose');
   }
 }

@@ -1,5 +1,7 @@
 export { type BufferBlock, BufferMemory } from './buffer-memory.js';
 export { type DeviceFaults, FaultyDevice } from './faulty-device.js';
 export { FaultyTracker, type TrackerFaults } from './faulty-tracker.js';
-export { type FrameTap, memoryLink, type MemoryLinkOptions } from './memory-link.js';
-export { ToyVm } from './toy-vm.js';
+export { ManualTracker } from './manual-tracker.js';
+export { type FrameTap, type MemoryLink, type MemoryLinkOptions, memoryLink } from './memory-link.js';
+export { ToyVm, type ToyVmOptions, type WriteLog } from './toy-vm.js';
+export { VirtualClock } from './virtual-clock.js';

@@ -1,122 +1,133 @@
+import { type Clock, systemClock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { Frame } from '../link/frame.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
 import type { IncomingLink, LinkConnector, LinkListener } from '../link/migration-link.js';
+import { FrameQueue, type Parcel } from './frame-queue.js';
+import { SimulatedWire } from './simulated-wire.js';
 
-interface Parcel {
-  readonly frame: Frame;
-  readonly payload: Uint8Array | undefined;
+/** Framing overhead that this link pretends to have, for each frame. */
+const FRAME_BYTES = 16;
+
+/**
+ * What a test may do to a frame on its way: return it (changed), or `undefined` to lose it. `channel` is -1 on the
+ * control stream, else the page channel's index.
+ */
+export type FrameTap = (
+  frame: Frame,
+  payload: Uint8Array | undefined,
+  channel: number,
+) => { frame: Frame; payload: Uint8Array | undefined } | undefined;
+
+export interface MemoryLinkOptions {
+  /** Frames that a direction holds before its writer waits. Default 4. */
+  readonly capacity?: number;
+  /** Sees, changes or loses what the source sends. */
+  readonly fromSource?: FrameTap;
+  readonly fromDestination?: FrameTap;
+  /**
+   * When payloads are copied out of the sender's memory: as soon as they are written (the default), or at the last
+   * moment at which they are borrowed.
+   */
+  readonly copies?: 'early' | 'late';
+  /** Bytes per second of each direction, shared by all streams of a link; by default nothing takes time. */
+  readonly bytesPerSecond?: number;
+  /** Milliseconds from one end to the other, beside the time that the bytes take. Default 0. */
+  readonly latencyMs?: number;
+  /** What `bytesPerSecond` and `latencyMs` are measured with. Default: the machine's clock. */
+  readonly clock?: Clock;
 }
 
-/** One direction: a queue of copied frames that holds at most `capacity` before the writer waits. */
-class Direction {
-  readonly #queue: Parcel[] = [];
-  readonly #capacity: number;
-  #ended = false;
-  #failure: GodwitError | undefined;
-  #reader: (() => void) | undefined;
-  #writers: (() => void)[] = [];
-
-  constructor(capacity: number) {
-    this.#capacity = capacity;
-  }
-
-  async put(parcel: Parcel): Promise<void> {
-    if (this.#failure !== undefined) throw this.#failure;
-    if (this.#ended) throw new GodwitError('GODWIT_LINK_LOST', 'written after close');
-    this.#queue.push(parcel);
-    this.#wakeReader();
-    while (this.#queue.length > this.#capacity && this.#failure === undefined) {
-      await new Promise<void>((resolve) => this.#writers.push(resolve));
-    }
-    if (this.#failure !== undefined) throw this.#failure;
-  }
-
-  async take(): Promise<Parcel | null> {
-    for (;;) {
-      if (this.#failure !== undefined) throw this.#failure;
-      const parcel = this.#queue.shift();
-      if (parcel !== undefined) {
-        const writers = this.#writers;
-        this.#writers = [];
-        for (const wake of writers) wake();
-        return parcel;
-      }
-      if (this.#ended) return null;
-      await new Promise<void>((resolve) => {
-        this.#reader = resolve;
-      });
-    }
-  }
-
-  end(): void {
-    this.#ended = true;
-    this.#wakeReader();
-  }
-
-  fail(error: GodwitError): void {
-    this.#failure ??= error;
-    this.#wakeReader();
-    for (const wake of this.#writers.splice(0)) wake();
-  }
-
-  #wakeReader(): void {
-    const wake = this.#reader;
-    this.#reader = undefined;
-    wake?.();
-  }
+export interface MemoryLink {
+  readonly connector: LinkConnector;
+  readonly listener: LinkListener;
+  /**
+   * Cuts every stream that was made so far, for both sides. With `delivered`, what was on its way still arrives; else
+   * it is lost.
+   */
+  cut(options?: { readonly delivered?: boolean }): void;
+  /** Streams that have neither ended nor been dropped, of either side. */
+  readonly openStreams: number;
 }
-
-/** What a test may do to a frame on its way: return it (changed), or `undefined` to lose it. */
-export type FrameTap = (frame: Frame, payload: Uint8Array | undefined) => { frame: Frame; payload: Uint8Array | undefined } | undefined;
 
 class MemoryFrameStream implements FrameStream {
   bytesWritten = 0;
   bytesRead = 0;
-  readonly #out: Direction;
-  readonly #in: Direction;
-  readonly #tap: FrameTap | undefined;
+  readonly #out: FrameQueue;
+  readonly #in: FrameQueue;
+  readonly #wire: SimulatedWire;
+  readonly #tap: FrameTap;
+  readonly #channel: number;
+  readonly #copyLate: boolean;
   #payload: Uint8Array | undefined;
+  /** The write before: frames keep the order of the calls. */
+  #last: Promise<void> = Promise.resolve();
+  #delivered: Promise<void> = Promise.resolve();
 
-  constructor(out: Direction, incoming: Direction, tap: FrameTap | undefined) {
+  constructor(
+    out: FrameQueue,
+    incoming: FrameQueue,
+    wire: SimulatedWire,
+    tap: FrameTap,
+    channel: number,
+    copyLate: boolean,
+  ) {
     this.#out = out;
     this.#in = incoming;
+    this.#wire = wire;
     this.#tap = tap;
+    this.#channel = channel;
+    this.#copyLate = copyLate;
   }
 
-  async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
-    let copy: Uint8Array | undefined;
-    if (payload !== undefined) {
-      copy = new Uint8Array(payload.reduce((sum, chunk) => sum + chunk.byteLength, 0));
-      let at = 0;
-      for (const chunk of payload) {
-        copy.set(chunk, at);
-        at += chunk.byteLength;
-      }
-    }
-    this.bytesWritten += 16 + (copy?.byteLength ?? 0);
-    const parcel = { frame: structuredClone(frame), payload: copy };
-    const tapped = this.#tap === undefined ? parcel : this.#tap(parcel.frame, parcel.payload);
-    if (tapped !== undefined) await this.#out.put(tapped);
+  write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
+    const copy = structuredClone(frame);
+    const early = this.#copyLate ? undefined : joined(payload);
+    const bytes = FRAME_BYTES + (payload?.reduce((sum, chunk) => sum + chunk.byteLength, 0) ?? 0);
+    this.bytesWritten += bytes;
+    const writing = this.#last.then(async () => {
+      await this.#wire.carry(bytes);
+      const tapped = this.#tap(copy, this.#copyLate ? joined(payload) : early, this.#channel);
+      if (tapped === undefined) return;
+      if (this.#wire.latencyMs === 0) await this.#out.put(tapped);
+      else this.#deliverLater(tapped);
+    });
+    this.#last = writing.catch(() => {});
+    return writing;
+  }
+
+  /** The writer has long gone on when it arrives. */
+  #deliverLater(parcel: Parcel): void {
+    const travelling = this.#wire.travel();
+    this.#delivered = this.#delivered
+      .then(() => travelling)
+      .then(() => this.#out.put(parcel))
+      .catch(() => {});
   }
 
   async read(): Promise<ReceivedFrame | null> {
-    if (this.#payload !== undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'the payload of the last frame was not read');
+    if (this.#payload !== undefined)
+      throw new GodwitError('GODWIT_INVALID_STATE', 'the payload of the last frame was not read');
     const parcel = await this.#in.take();
     if (parcel === null) return null;
-    this.bytesRead += 16;
+    this.bytesRead += FRAME_BYTES;
     this.#payload = parcel.payload !== undefined && parcel.payload.byteLength > 0 ? parcel.payload : undefined;
     return { frame: parcel.frame, payloadBytes: parcel.payload?.byteLength ?? 0 };
   }
 
   async readPayload(into: readonly Uint8Array[]): Promise<void> {
-    const payload = this.#payload;
+    // As from a socket: the bytes come later, and never after the stream was dropped.
+    await Promise.resolve();
+    this.#in.throwIfFailed();
+    const payload = this.#payload ?? new Uint8Array();
     this.#payload = undefined;
     let at = 0;
     for (const chunk of into) {
-      chunk.set((payload as Uint8Array).subarray(at, at + chunk.byteLength));
+      chunk.set(payload.subarray(at, at + chunk.byteLength));
       at += chunk.byteLength;
     }
+    if (at !== payload.byteLength)
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${at} bytes asked for, the payload has ${payload.byteLength}`);
     this.bytesRead += at;
   }
 
@@ -125,41 +136,55 @@ class MemoryFrameStream implements FrameStream {
   }
 
   async close(): Promise<void> {
+    this.#in.unbounded();
+    await this.#last;
+    await this.#delivered;
     this.#out.end();
+    await this.#in.over;
   }
 
   abort(reason: GodwitError): void {
-    this.#in.fail(reason);
-    this.#out.fail(new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link'));
+    const lost = new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link');
+    // Both have said all that they had to say: the peer reads it to its end.
+    if (this.#in.ended && this.#out.ended) return;
+    this.#in.fail({ reader: reason, writer: lost });
+    this.#out.fail({ reader: lost, writer: reason });
   }
-}
-
-export interface MemoryLinkOptions {
-  /** Frames that a direction holds before its writer waits. Default 4. */
-  readonly capacity?: number;
-  /** Sees, changes or loses what the source sends. */
-  readonly fromSource?: FrameTap;
-  readonly fromDestination?: FrameTap;
 }
 
 /**
  * A connector and a listener in one process that carry frames without turning them into bytes: for tests of the engine,
- * and of what embedders build on it. Payloads are copied when they are written.
+ * and of what embedders build on it. Payloads are copied once. With a clock and a rate it is a simulated network.
  */
-export function memoryLink(options: MemoryLinkOptions = {}): { readonly connector: LinkConnector; readonly listener: LinkListener } {
+export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
+  const { capacity = 4, clock = systemClock, bytesPerSecond = 0, latencyMs = 0 } = options;
   const waiting: IncomingLink[] = [];
+  const queues: FrameQueue[] = [];
   let wake: (() => void) | undefined;
-  const pair = (): [MemoryFrameStream, MemoryFrameStream] => {
-    const forth = new Direction(options.capacity ?? 4);
-    const back = new Direction(options.capacity ?? 4);
-    return [new MemoryFrameStream(forth, back, options.fromSource), new MemoryFrameStream(back, forth, options.fromDestination)];
+  const untouched: FrameTap = (frame, payload) => ({ frame, payload });
+  const pair = (forthWire: SimulatedWire, backWire: SimulatedWire, channel: number): [FrameStream, FrameStream] => {
+    const forth = new FrameQueue(capacity);
+    const back = new FrameQueue(capacity);
+    queues.push(forth, back);
+    const late = options.copies === 'late';
+    return [
+      new MemoryFrameStream(forth, back, forthWire, options.fromSource ?? untouched, channel, late),
+      new MemoryFrameStream(back, forth, backWire, options.fromDestination ?? untouched, channel, late),
+    ];
   };
   return {
     connector: {
-      async connect({ pageChannels }) {
-        const [control, theirControl] = pair();
-        const pages = Array.from({ length: pageChannels }, pair);
-        waiting.push({ control: theirControl, peer: 'memory', pageChannels: async () => pages.map(([, theirs]) => theirs) });
+      async connect({ pageChannels }, signal) {
+        signal.throwIfAborted();
+        const forth = new SimulatedWire(clock, bytesPerSecond, latencyMs);
+        const back = new SimulatedWire(clock, bytesPerSecond, latencyMs);
+        const [control, theirControl] = pair(forth, back, -1);
+        const pages = Array.from({ length: pageChannels }, (_, index) => pair(forth, back, index));
+        waiting.push({
+          control: theirControl,
+          peer: 'memory',
+          pageChannels: async () => pages.map(([, theirs]) => theirs),
+        });
         wake?.();
         return { control, pageChannels: pages.map(([mine]) => mine), peer: 'memory' };
       },
@@ -171,12 +196,34 @@ export function memoryLink(options: MemoryLinkOptions = {}): { readonly connecto
           const link = waiting.shift();
           if (link !== undefined) return link;
           await new Promise<void>((resolve, reject) => {
-            wake = resolve;
-            signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+            const onAbort = () => reject(signal.reason);
+            signal.addEventListener('abort', onAbort, { once: true });
+            wake = () => {
+              signal.removeEventListener('abort', onAbort);
+              resolve();
+            };
           });
         }
       },
       async close() {},
     },
+    cut({ delivered = false } = {}) {
+      const lost = new GodwitError('GODWIT_LINK_LOST', 'the link was cut');
+      for (const queue of queues) queue.fail({ reader: lost, writer: lost }, delivered);
+    },
+    get openStreams() {
+      return queues.filter((queue) => !queue.ended && !queue.failed).length;
+    },
   };
+}
+
+function joined(chunks: readonly Uint8Array[] | undefined): Uint8Array | undefined {
+  if (chunks === undefined) return undefined;
+  const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return whole;
 }

@@ -1,8 +1,22 @@
 import type { MigratableDevice } from '../device/migratable-device.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import type { PageRun } from '../memory/page-run.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import { SoftwareTracker } from '../tracker/software-tracker.js';
 import { type BufferBlock, BufferMemory } from './buffer-memory.js';
+
+/** Hears of every write that a `ToyVm` makes. */
+export interface WriteLog {
+  mark(blockIndex: number, offset: number, length: number): void;
+}
+
+export interface ToyVmOptions {
+  /** Default true. */
+  readonly running?: boolean;
+  readonly devices?: readonly MigratableDevice[];
+  /** Default 4096. */
+  readonly pageSize?: number;
+}
 
 /** A VM without a CPU, for tests of the engine: a test writes its memory, and it remembers whether it runs. */
 export class ToyVm implements MigratableVm {
@@ -14,22 +28,46 @@ export class ToyVm implements MigratableVm {
   pauses = 0;
   resumes = 0;
   abandoned: Error | undefined;
-  /** Called by `pause`, before it returns. */
+  /** Called by `pause`, before it returns; may throw. */
   onPause: () => void | Promise<void> = () => {};
+  /** Called by `resume`, before the guest runs; may throw. */
+  onResume: () => void | Promise<void> = () => {};
+  readonly #logs: WriteLog[];
 
-  constructor(blocks: readonly BufferBlock[], options: { running?: boolean; devices?: readonly MigratableDevice[]; pageSize?: number } = {}) {
+  constructor(blocks: readonly BufferBlock[], options: ToyVmOptions = {}) {
     this.memory = new BufferMemory(blocks, options.pageSize);
     this.software = new SoftwareTracker(this.memory);
+    this.#logs = [this.software];
     this.trackers = [this.software];
     this.devices = options.devices ?? [];
     this.running = options.running ?? true;
   }
 
+  /** Makes `tracker` the only one; it hears of every write from now on. */
+  track<T extends DirtyTracker & WriteLog>(tracker: T): T {
+    this.#logs.push(tracker);
+    this.trackers = [tracker];
+    return tracker;
+  }
+
   /** Writes as the guest does: memory, then the dirty log. Throws when the guest is paused: a lost pause is a defect. */
   write(blockIndex: number, offset: number, data: Uint8Array): void {
     if (!this.running) throw new Error('the guest wrote though it is paused');
+    this.deviceWrite(blockIndex, offset, data);
+  }
+
+  /** Writes as a device that is being saved may: the guest need not run. */
+  deviceWrite(blockIndex: number, offset: number, data: Uint8Array): void {
     this.memory.write(blockIndex, offset, data);
-    this.software.mark(blockIndex, offset, data.byteLength);
+    for (const log of this.#logs) log.mark(blockIndex, offset, data.byteLength);
+  }
+
+  /** Gives pages back to the host, as a balloon does: they become holes, and count as written. */
+  discard(blockIndex: number, run: PageRun): void {
+    if (!this.running) throw new Error('the guest gave memory back though it is paused');
+    this.memory.blocks[blockIndex]?.discard?.(run);
+    const { pageSize } = this.memory;
+    for (const log of this.#logs) log.mark(blockIndex, run.firstPage * pageSize, run.pageCount * pageSize);
   }
 
   async pause(): Promise<void> {
@@ -40,6 +78,7 @@ export class ToyVm implements MigratableVm {
 
   async resume(): Promise<void> {
     this.resumes++;
+    await this.onResume();
     this.running = true;
   }
 

@@ -17,8 +17,12 @@ export class TrackerUnion implements DirtyTracker {
   /** A failed re-arm is remembered until the next harvest can report it. */
   #lost = false;
   #certain = true;
+  #failed = false;
 
-  constructor(trackers: readonly DirtyTracker[], onFailure: (tracker: DirtyTracker, error: unknown) => void = () => {}) {
+  constructor(
+    trackers: readonly DirtyTracker[],
+    onFailure: (tracker: DirtyTracker, error: unknown) => void = () => {},
+  ) {
     this.name = trackers.map((tracker) => tracker.name).join('+') || 'none';
     const blind = trackers.flatMap((tracker) => (tracker.blindSpots ? [`${tracker.name}: ${tracker.blindSpots}`] : []));
     if (blind.length > 0) this.blindSpots = blind.join('; ');
@@ -31,6 +35,11 @@ export class TrackerUnion implements DirtyTracker {
     return this.#certain;
   }
 
+  /** True when the last harvest had to report every page because a tracker had failed. */
+  get failed(): boolean {
+    return this.#failed;
+  }
+
   /** Starts all, or none: when one cannot start, those before it are stopped and the error is thrown. */
   async start(): Promise<void> {
     for (const tracker of this.#trackers) {
@@ -39,7 +48,11 @@ export class TrackerUnion implements DirtyTracker {
         this.#started.push(tracker);
       } catch (error) {
         await this.stop();
-        throw GodwitError.wrap(error, 'GODWIT_TRACKER_FAILED', `the dirty tracker "${tracker.name}" could not be started`);
+        throw GodwitError.wrap(
+          error,
+          'GODWIT_TRACKER_FAILED',
+          `the dirty tracker "${tracker.name}" could not be started`,
+        );
       }
     }
   }
@@ -54,6 +67,7 @@ export class TrackerUnion implements DirtyTracker {
       }
     }
     this.#certain = !this.#lost && this.#trackers.every((tracker) => tracker.exact !== false);
+    this.#failed = this.#lost;
     if (this.#lost) {
       into.setAll();
       this.#lost = false;

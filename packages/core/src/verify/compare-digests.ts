@@ -1,9 +1,19 @@
+import type { Clock } from '../clock.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import { pagesOf } from '../memory/guest-memory.js';
+import { pagesOf, populatedRuns } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
 import { digestPage } from './page-digest.js';
+
+/** Bytes that are looked at in one go: they lie in one window, and take a fraction of a millisecond. */
+const STEP_BYTES = 4 * 2 ** 20;
+
+/** Continuous work after which pending I/O gets its turn. */
+const YIELD_AFTER_MS = 3;
+
+/** Pages after which the clock is looked at. */
+const PAGES_PER_LOOK = 256;
 
 /** How many differing pages are named. */
 const NAMED = 16;
@@ -11,6 +21,8 @@ const NAMED = 16;
 /** The destination's side of the comparison: collects the source's digests and says which pages differ. */
 export class DigestComparison {
   readonly #windows: MemoryWindows;
+  readonly #clock: Clock;
+  #lastYield: number;
   readonly #mentioned: DirtyBitmaps;
   readonly #own = new Uint32Array(2);
   pagesCompared = 0;
@@ -18,13 +30,15 @@ export class DigestComparison {
   /** The first differing pages, flat [block, page, ...]. */
   readonly differences: number[] = [];
 
-  constructor(windows: MemoryWindows) {
+  constructor(windows: MemoryWindows, clock: Clock) {
     this.#windows = windows;
+    this.#clock = clock;
+    this.#lastYield = clock.now();
     this.#mentioned = new DirtyBitmaps(windows.memory);
   }
 
   /** `digests` holds two words for each page of the runs, which have been checked against the block. */
-  compare(blockIndex: number, runs: readonly number[], digests: Uint32Array): void {
+  async compare(blockIndex: number, runs: readonly number[], digests: Uint32Array): Promise<void> {
     let at = 0;
     for (let i = 0; i < runs.length; i += 2) {
       const first = runs[i] as number;
@@ -32,14 +46,14 @@ export class DigestComparison {
       this.#mentioned.at(blockIndex).setRange(first, count);
       for (let page = first; page < first + count; page++, at += 2) {
         digestPage(this.#windows, blockIndex, page, this.#own, 0);
-        this.pagesCompared++;
         if (this.#own[0] !== digests[at] || this.#own[1] !== digests[at + 1]) this.#differs(blockIndex, page);
+        if (++this.pagesCompared % PAGES_PER_LOOK === 0) await this.#yield();
       }
     }
   }
 
   /** Every page that was not mentioned must be zero; those with memory behind them are looked at. */
-  async finish(yieldToOthers: () => Promise<void>): Promise<void> {
+  async finish(): Promise<void> {
     const { memory } = this.#windows;
     const nonZero = new PageRunList();
     const zero = new PageRunList();
@@ -47,10 +61,10 @@ export class DigestComparison {
     for (const [blockIndex, block] of memory.blocks.entries()) {
       const mentioned = this.#mentioned.at(blockIndex);
       const pages = pagesOf(memory, block);
-      const step = 4096;
+      const step = Math.max(1, STEP_BYTES / memory.pageSize);
       for (let first = 0; first < pages; first += step) {
         const range = { firstPage: first, pageCount: Math.min(step, pages - first) };
-        for (const run of block.populated?.(range) ?? [range]) {
+        for (const run of populatedRuns(block, range)) {
           unmentioned.clear();
           const end = run.firstPage + run.pageCount;
           for (let page = mentioned.nextClean(run.firstPage); page < end; ) {
@@ -65,13 +79,20 @@ export class DigestComparison {
             splitZeroPages(this.#windows, blockIndex, unmentioned.firstPage(i), unmentioned.runPages(i), nonZero, zero);
             this.pagesCompared += unmentioned.runPages(i);
             for (const wrong of nonZero) {
-              for (let page = wrong.firstPage; page < wrong.firstPage + wrong.pageCount; page++) this.#differs(blockIndex, page);
+              for (let page = wrong.firstPage; page < wrong.firstPage + wrong.pageCount; page++)
+                this.#differs(blockIndex, page);
             }
           }
         }
-        if (first % (step * 16) === 0) await yieldToOthers();
+        await this.#yield();
       }
     }
+  }
+
+  async #yield(): Promise<void> {
+    if (this.#clock.now() - this.#lastYield <= YIELD_AFTER_MS) return;
+    await this.#clock.yield();
+    this.#lastYield = this.#clock.now();
   }
 
   #differs(blockIndex: number, page: number): void {

@@ -7,26 +7,47 @@ export const DIGEST_BYTES = 8;
  * A 64-bit digest of a page, for comparing two memories, not against an adversary.
  *
  * Four lanes take every fourth 32-bit word: `h = (rotl(h, 13) ^ w) * odd constant`, each step a bijection of `h` and of
- * `w`, so that any change confined to one word, and any exchange of words, changes the digest; other differences are
- * missed with a probability of about 2^-64. The constants are the primes of xxHash32 (Y. Collet's specification).
+ * `w`. The first half of the digest mixes the four `h`, so that any change confined to one word is certain to show. The
+ * second half mixes, for each lane, the sum of all values that `h` went through: two pages that differ in several words
+ * of a lane and happen to end with the same `h` still differ in these. Other differences are missed with a probability
+ * of about 2^-64. The constants are the primes of xxHash32 (Y. Collet's specification).
  */
-export function digestPage(windows: MemoryWindows, blockIndex: number, page: number, into: Uint32Array, at: number): void {
-  const words = windows.words(blockIndex, page) ?? copyOfPage(windows, blockIndex, page);
-  const own = windows.words(blockIndex, page) !== undefined;
+export function digestPage(
+  windows: MemoryWindows,
+  blockIndex: number,
+  page: number,
+  into: Uint32Array,
+  at: number,
+): void {
+  const shared = windows.words(blockIndex, page);
+  const words = shared ?? copyOfPage(windows, blockIndex, page);
   const count = windows.pageSize >>> 2;
-  const start = own ? (page % windows.pagesPerWindow) * count : 0;
-  let a = 0x9e3779b1;
-  let b = 0x85ebca77;
-  let c = 0xc2b2ae3d;
-  let d = 0x27d4eb2f;
+  const start = shared === undefined ? 0 : (page % windows.pagesPerWindow) * count;
+  let a = 0x9e3779b1 | 0;
+  let b = 0x85ebca77 | 0;
+  let c = 0xc2b2ae3d | 0;
+  let d = 0x27d4eb2f | 0;
+  let sumA = 0;
+  let sumB = 0;
+  let sumC = 0;
+  let sumD = 0;
   for (let i = start; i < start + count; i += 4) {
     a = Math.imul(((a << 13) | (a >>> 19)) ^ (words[i] as number), 0x9e3779b1);
     b = Math.imul(((b << 13) | (b >>> 19)) ^ (words[i + 1] as number), 0x85ebca77);
     c = Math.imul(((c << 13) | (c >>> 19)) ^ (words[i + 2] as number), 0xc2b2ae3d);
     d = Math.imul(((d << 13) | (d >>> 19)) ^ (words[i + 3] as number), 0x27d4eb2f);
+    sumA = (sumA + a) | 0;
+    sumB = (sumB + b) | 0;
+    sumC = (sumC + c) | 0;
+    sumD = (sumD + d) | 0;
   }
-  into[at] = finish(a) ^ ((finish(c) << 16) | (finish(c) >>> 16));
-  into[at + 1] = finish(b) ^ ((finish(d) << 16) | (finish(d) >>> 16));
+  into[at] = mix(a, b, c, d);
+  into[at + 1] = mix(sumD, sumC, sumB, sumA);
+}
+
+/** A bijection of each argument while the others stand. */
+function mix(a: number, b: number, c: number, d: number): number {
+  return finish(finish(finish(finish(a) ^ b) ^ c) ^ d);
 }
 
 /** xxHash32's avalanche, a bijection. */

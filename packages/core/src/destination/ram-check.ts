@@ -1,0 +1,74 @@
+import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
+import type { DigestsFrame, VerifiedFrame } from '../link/frame.js';
+import type { FrameStream } from '../link/frame-stream.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import { DigestComparison } from '../verify/compare-digests.js';
+import { DIGEST_BYTES } from '../verify/page-digest.js';
+import { checkRuns } from './run-check.js';
+
+/** The comparison of RAM between `ready` and `go`, as the destination sees it: at most one, and none that was not agreed. */
+export class RamCheck {
+  readonly #windows: MemoryWindows;
+  readonly #clock: Clock;
+  readonly #agreed: boolean;
+  #comparison: DigestComparison | undefined;
+  #finished = false;
+
+  /** `agreed`: whether the hello offered the feature `verify`. */
+  constructor(windows: MemoryWindows, clock: Clock, agreed: boolean) {
+    this.#windows = windows;
+    this.#clock = clock;
+    this.#agreed = agreed;
+  }
+
+  /** True when all RAM was compared and is equal. */
+  get passed(): boolean {
+    return this.#finished && this.#comparison?.pagesDifferent === 0;
+  }
+
+  async compare(stream: FrameStream, frame: DigestsFrame, payloadBytes: number): Promise<void> {
+    const comparison = this.#begin('digests');
+    const pages = checkRuns(this.#windows.memory, frame.block, frame.runs, 'digests');
+    if (payloadBytes !== pages * DIGEST_BYTES) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `a "digests" frame has ${pages} pages but ${payloadBytes} bytes of digests`,
+      );
+    }
+    const digests = new Uint32Array(pages * 2);
+    await stream.readPayload([new Uint8Array(digests.buffer)]);
+    await comparison.compare(frame.block, frame.runs, digests);
+  }
+
+  /** The answer to `digestsEnd`. */
+  async finish(): Promise<VerifiedFrame> {
+    const comparison = this.#begin('digestsEnd');
+    this.#finished = true;
+    await comparison.finish();
+    const { pagesCompared, pagesDifferent, differences } = comparison;
+    return { type: 'verified', pagesCompared, pagesDifferent, differences };
+  }
+
+  /** A source that goes on after a comparison that failed, or in the middle of one, does not give us its guest. */
+  admitGo(): void {
+    if (this.#comparison === undefined || this.passed) return;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      this.#finished
+        ? `the source sent "go" although ${this.#comparison.pagesDifferent} pages differ`
+        : 'the source sent "go" in the middle of the comparison of RAM',
+    );
+  }
+
+  #begin(type: string): DigestComparison {
+    if (!this.#agreed || this.#finished) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `the source sent "${type}" ${this.#finished ? 'after the comparison of RAM' : 'although "verify" was not agreed on'}`,
+      );
+    }
+    this.#comparison ??= new DigestComparison(this.#windows, this.#clock);
+    return this.#comparison;
+  }
+}

@@ -1,0 +1,46 @@
+import type { Clock } from '../clock.js';
+import { pagesOf, populatedRuns, type RamBlock } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { PageRun } from '../memory/page-run.js';
+
+/** A run of zero pages at least this long gives its memory back to the host instead of being filled with zeros. */
+const DISCARD_PAGES = 16;
+
+/** Filled in one go: about a millisecond. */
+const FILL_BYTES = 8 * 2 ** 20;
+
+/** Makes a run read as zero: as a hole where the block can make one, else by writing zeros. */
+export async function zeroRun(
+  windows: MemoryWindows,
+  block: RamBlock,
+  blockIndex: number,
+  run: PageRun,
+  clock: Clock,
+): Promise<void> {
+  if (block.discard !== undefined && run.pageCount >= DISCARD_PAGES) {
+    block.discard(run);
+    return;
+  }
+  const step = Math.max(1, FILL_BYTES / windows.pageSize);
+  const end = run.firstPage + run.pageCount;
+  for (let page = run.firstPage; page < end; page += step) {
+    const views: Uint8Array[] = [];
+    windows.appendViews(views, blockIndex, page, Math.min(step, end - page));
+    for (const view of views) view.fill(0);
+    if (page + step < end) await clock.yield();
+  }
+}
+
+/** Makes all memory read as zero: whatever the embedder has put there is not the source's. Holes stay holes. */
+export async function makePristine(windows: MemoryWindows, clock: Clock, signal: AbortSignal): Promise<void> {
+  for (const [blockIndex, block] of windows.memory.blocks.entries()) {
+    const pages = pagesOf(windows.memory, block);
+    for (let firstPage = 0; firstPage < pages; firstPage += windows.pagesPerWindow) {
+      signal.throwIfAborted();
+      const range = { firstPage, pageCount: Math.min(windows.pagesPerWindow, pages - firstPage) };
+      // Listed before they are made holes: the list is read from what changes.
+      for (const run of [...populatedRuns(block, range)]) await zeroRun(windows, block, blockIndex, run, clock);
+      await clock.yield();
+    }
+  }
+}

@@ -1,0 +1,26 @@
+import type { Clock } from './clock.js';
+
+/**
+ * Settles as `promise` does, or rejects with what `late` makes after `ms` milliseconds. The promise itself goes on; a
+ * rejection that comes too late is swallowed here. Leaves no timer behind.
+ */
+export async function inTime<T>(promise: Promise<T>, clock: Clock, ms: number, late: () => Error): Promise<T> {
+  const settled = new AbortController();
+  const timer = clock.sleep(ms, settled.signal).then(() => {
+    throw late();
+  });
+  timer.catch(() => {});
+  try {
+    return await Promise.race([promise, timer]);
+  } finally {
+    settled.abort();
+  }
+}
+
+/** Resolves when `promise` has settled, whichever way, or after `ms` milliseconds. Never rejects. */
+export async function settledWithin(promise: Promise<unknown>, clock: Clock, ms: number): Promise<void> {
+  const settled = new AbortController();
+  const timer = clock.sleep(ms, settled.signal).catch(() => {});
+  await Promise.race([promise.catch(() => {}), timer]);
+  settled.abort();
+}

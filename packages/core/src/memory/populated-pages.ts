@@ -1,0 +1,66 @@
+import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
+import type { DirtyBitmaps } from './dirty-bitmaps.js';
+import { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES } from './guest-memory.js';
+import { type PageRun, PageRunList } from './page-run.js';
+
+/** The dirty bitmaps of round 1: all populated RAM, whatever was migrated before. */
+export async function populatedBitmaps(memory: GuestMemory, into: DirtyBitmaps, clock: Clock): Promise<void> {
+  for (const [blockIndex, block] of memory.blocks.entries()) {
+    const bitmap = into.at(blockIndex);
+    const pages = pagesOf(memory, block);
+    const step = RAM_WINDOW_BYTES / memory.pageSize;
+    for (let firstPage = 0; firstPage < pages; firstPage += step) {
+      const range = { firstPage, pageCount: Math.min(step, pages - firstPage) };
+      for (const run of populatedRuns(block, range)) bitmap.setRange(run.firstPage, run.pageCount);
+      await clock.yield();
+    }
+  }
+}
+
+/**
+ * Splits dirty runs into those with memory behind them (`present`) and those without (`holes`). Both inputs ascend;
+ * extents that do not are an error, since a page taken for a hole would be lost.
+ */
+export function cutHoles(
+  runs: PageRunList,
+  populated: Iterable<PageRun>,
+  present: PageRunList,
+  holes: PageRunList,
+): void {
+  const extents = ascending(populated);
+  let at = 0;
+  for (let i = 0; i < runs.length; i++) {
+    let page = runs.firstPage(i);
+    const end = page + runs.runPages(i);
+    while (page < end) {
+      while (at < extents.length && extents.firstPage(at) + extents.runPages(at) <= page) at++;
+      const first = at < extents.length ? extents.firstPage(at) : end;
+      if (first > page) {
+        const stop = Math.min(first, end);
+        holes.push(page, stop - page);
+        page = stop;
+      } else {
+        const stop = Math.min(end, first + extents.runPages(at));
+        present.push(page, stop - page);
+        page = stop;
+      }
+    }
+  }
+}
+
+function ascending(populated: Iterable<PageRun>): PageRunList {
+  const extents = new PageRunList();
+  let end = 0;
+  for (const { firstPage, pageCount } of populated) {
+    if (!(firstPage >= end && pageCount >= 0)) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `populated() must list runs in ascending order, but pages ${firstPage} + ${pageCount} come after page ${end}`,
+      );
+    }
+    end = firstPage + pageCount;
+    extents.push(firstPage, pageCount);
+  }
+  return extents;
+}
