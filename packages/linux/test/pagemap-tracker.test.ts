@@ -163,20 +163,22 @@ testPagemap('a worker that writes through the same mapping while we harvest lose
   const copy = new Uint8Array(block.byteLength);
   // A migration in small: after each harvest the dirty pages are copied, while the worker goes on writing.
   const dirty = new DirtyBitmaps(memory);
-  for (let round = 0; round < 30; round++) {
+  const same = (): boolean => Buffer.compare(copy, block.view(0, block.byteLength)) === 0;
+  for (let rounds = 0; rounds < 30; ) {
     dirty.clearAll();
     await tracker.harvest(dirty);
     copyDirty(dirty, block, copy);
+    // On a busy machine the worker may not have run since the last round, which then says nothing.
+    if (!dirty.isEmpty()) rounds++;
     await setTimeout(1);
   }
+  while (same()) await setTimeout(1);
   Atomics.store(stop, 0, 1);
   await once(worker, 'exit');
-  expect(dirty.count()).toBeGreaterThan(0);
-  expect(Buffer.compare(copy, block.view(0, block.byteLength))).not.toBe(0);
   dirty.clearAll();
   await tracker.harvest(dirty);
   copyDirty(dirty, block, copy);
-  expect(Buffer.compare(copy, block.view(0, block.byteLength))).toBe(0);
+  expect(same()).toBe(true);
 });
 
 function copyDirty(dirty: DirtyBitmaps, block: MappedRamBlock, into: Uint8Array): void {
