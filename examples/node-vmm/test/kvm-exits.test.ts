@@ -40,11 +40,12 @@ function isCount(text: string): boolean {
 }
 
 testKvm('output is neither lost nor repeated when a guest is moved in the middle of it', async () => {
+  // How an access that has begun is completed is tested with the bindings, where KVM_RUN can be stepped.
   // xor ecx, ecx; next: mov eax, ecx; and al, 63; add al, '@'; out dx, al; inc ecx; jmp next
   const count = [...SERIAL, 0x31, 0xc9, 0x89, 0xc8, 0x24, 0x3f, 0x04, 0x40, 0xee, 0xff, 0xc1, 0xeb, 0xf5];
   const sink = { text: '' };
   let machine = await running(count);
-  for (let hop = 0; hop < 10; hop++) {
+  for (let hop = 0; hop < 5; hop++) {
     const already = sink.text.length;
     const more = printed(machine, sink, (text) => text.length > already + 200);
     await machine.resume();
@@ -56,7 +57,7 @@ testKvm('output is neither lost nor repeated when a guest is moved in the middle
     await machine.close();
     machine = next;
   }
-  expect(sink.text.length).toBeGreaterThan(2000);
+  expect(sink.text.length).toBeGreaterThan(1000);
   expect(isCount(sink.text)).toBe(true);
 });
 
@@ -137,8 +138,8 @@ testKvm('a crash is told with registers, stops the other vCPUs and stays', async
 });
 
 testKvm('a console that outruns everybody loses nothing', async () => {
-  // mov esi, 0x200000; mov ecx, 300,000; rep outsb; hlt: the text is memory that the test has filled.
-  const length = 300_000;
+  // mov esi, 0x200000; mov ecx, 100,000; rep outsb; hlt: the text is memory that the test has filled.
+  const length = 100_000;
   const lengthBytes = [length & 0xff, (length >> 8) & 0xff, length >> 16, 0];
   const code = [...SERIAL, 0xbe, 0x00, 0x00, 0x20, 0x00, 0xb9, ...lengthBytes, 0xf3, 0x6e, 0xf4];
   const machine = await running(code);

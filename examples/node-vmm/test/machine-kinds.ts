@@ -23,7 +23,7 @@ const support = hostSupport();
 export const NO_KVM: string | undefined = hasKvm() ? undefined : support.kvm.usable ? 'no KVM' : support.kvm.reason;
 
 export function testUnless(obstacle: string | undefined): KindUnderTest['test'] {
-  return (name, run, timeoutMs = 30_000) => {
+  return (name, run, timeoutMs = 60_000) => {
     if (obstacle === undefined) test(name, run, timeoutMs);
     else test.skip(`${name} (skipped: ${obstacle.replaceAll(/[()]/g, '')})`, run);
   };

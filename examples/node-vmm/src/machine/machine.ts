@@ -30,7 +30,9 @@ import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
 /** A vCPU leaves the guest in about half a millisecond; one that has not after this long never will. */
-const PARK_MS = 5000;
+const PARK_MS = 10_000;
+/** Eight threads that all load this program on a busy host take seconds to start or end. */
+const THREAD_MS = 60_000;
 
 /** Whether `Machine` works here. */
 export function hasKvm(): boolean {
@@ -145,7 +147,7 @@ export class Machine implements VirtualMachine {
       throw error;
     }
     try {
-      await machine.#parked('start');
+      await machine.#parked('start', THREAD_MS);
       return machine;
     } catch (error) {
       await machine.close();
@@ -196,20 +198,22 @@ export class Machine implements VirtualMachine {
 
   async #stop(): Promise<void> {
     this.#mailbox.stop();
-    await this.#parked('leave the guest');
+    await this.#parked('leave the guest', PARK_MS);
     this.#output.drain();
   }
 
-  async #parked(what: string): Promise<void> {
+  async #parked(what: string, milliseconds: number): Promise<void> {
     await Promise.all(
-      this.#runners.map((runner) => withinMilliseconds(PARK_MS, `vCPU ${runner.index} did not ${what}`, runner.park())),
+      this.#runners.map((runner) =>
+        withinMilliseconds(milliseconds, `vCPU ${runner.index} did not ${what}`, runner.park()),
+      ),
     );
   }
 
   async #free(): Promise<void> {
     await Promise.all(
       this.#runners.map((runner) =>
-        withinMilliseconds(PARK_MS, `the thread of vCPU ${runner.index} did not end`, runner.end()),
+        withinMilliseconds(THREAD_MS, `the thread of vCPU ${runner.index} did not end`, runner.end()),
       ),
     );
     process.removeListener('exit', this.#onExit);

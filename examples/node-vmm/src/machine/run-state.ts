@@ -36,11 +36,18 @@ export class RunState {
     return this.#state;
   }
 
-  /** Idempotent. A crashed or closed machine is as stopped as it gets. */
+  /**
+   * Idempotent. A crashed or closed machine is as stopped as it gets. When it fails the machine runs on.
+   */
   pause(): Promise<void> {
     return this.#next(async () => {
       if (this.#state !== 'running') return;
-      await this.#actions.stop();
+      try {
+        await this.#actions.stop();
+      } catch (error) {
+        this.#runOn();
+        throw error;
+      }
       // It may have crashed while it was being stopped.
       if (this.#crash !== undefined) return;
       this.#state = 'paused';
@@ -91,6 +98,19 @@ export class RunState {
       }
     });
     return this.#closing;
+  }
+
+  /** A pause has failed half-way: the machine goes on as a whole, or it has crashed. */
+  #runOn(): void {
+    if (this.#crash !== undefined) return;
+    try {
+      this.#actions.start();
+    } catch (cause) {
+      const error = GodwitError.wrap(cause, 'GODWIT_VM_FAILED', 'the machine could be neither paused nor resumed');
+      this.#crash = error;
+      this.#state = 'crashed';
+      this.events.next({ type: 'crashed', error });
+    }
   }
 
   #next(transition: () => Promise<void>): Promise<void> {

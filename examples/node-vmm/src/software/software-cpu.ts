@@ -54,7 +54,10 @@ export class SoftwareCpu implements MigratableDevice {
     });
   }
 
+  /** @throws GodwitError GODWIT_VM_FAILED while it still runs, after a stop that was not waited for */
   run(): void {
+    if (this.#stopped !== undefined)
+      throw new GodwitError('GODWIT_VM_FAILED', 'the software guest has not stopped yet');
     let resolve = (): void => undefined;
     const done = new Promise<void>((settle) => {
       resolve = settle;

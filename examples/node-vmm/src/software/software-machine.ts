@@ -23,8 +23,8 @@ import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
 import { throttleWord } from '../vcpu/throttle.js';
 import { SoftwareCpu } from './software-cpu.js';
 
-/** The guest looks about every millisecond whether it should stop. */
-const STOP_MS = 5000;
+/** The guest looks about every millisecond whether it should stop, but its thread takes a while to start. */
+const STOP_MS = 30_000;
 
 /**
  * The machine for hosts without KVM: the same memory, mailbox, clock and console, and the bundled guest's workload as

@@ -1,5 +1,4 @@
 import { Worker } from 'node:worker_threads';
-import { GodwitError } from '@godwit/core';
 import { type GuestMemoryAttachment, type KvmVcpu, signalThread } from '@godwit/linux';
 import { nextOrder, type SharedBoard, VcpuCommand, type VcpuCommandName } from './shared-board.js';
 import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
@@ -30,8 +29,8 @@ export interface VcpuListener {
  * - in the pacer's sleep: it waits on the order's word, which is notified;
  * - handling an exit: it looks at the order next.
  *
- * Only the main thread writes `immediate_exit`, and clears it only when the thread has said that it is parked, so there
- * is no race over that either.
+ * Only the main thread writes `immediate_exit`, and clears it when the thread has said that it is parked, so there is no
+ * race over that either.
  */
 export class VcpuRunner {
   readonly index: number;
@@ -74,14 +73,12 @@ export class VcpuRunner {
     return new Promise((resolve) => this.#waiting.push({ order, resolve }));
   }
 
-  /** Resolves once the thread, which starts parked, has said so. */
-  started(): Promise<void> {
-    return this.park();
-  }
-
-  /** Enters the guest. Only when parked. */
+  /**
+   * Enters the guest. Takes back an order to park that has not been obeyed yet, for a machine that gave up waiting: its
+   * promise then never settles.
+   */
   run(): void {
-    if (this.#waiting.length > 0) throw new GodwitError('GODWIT_INVALID_STATE', `vCPU ${this.index} is not parked yet`);
+    this.#waiting = [];
     this.#give('run');
   }
 
