@@ -246,6 +246,24 @@ describe('a frame stream', () => {
     expect(await destination.read()).toBeNull();
   });
 
+  test('close lets a peer that still sends read our last words, though nobody here reads on', async () => {
+    const [near, far] = memoryPair();
+    const source = frameStream(near);
+    const destination = frameStream(far);
+    const flooding = (async () => {
+      for (;;) await source.write(pages, [new Uint8Array(100_000)]);
+    })();
+    const flooded = expect(flooding).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
+    // A frame has been read, and its payload never is.
+    await destination.read();
+    await destination.write({ type: 'error', code: 'GODWIT_INTERNAL', message: 'last words' });
+    const closing = destination.close();
+    expect((await source.read())?.frame.type).toBe('error');
+    await Promise.all([source.close(), closing]);
+    await flooded;
+    await expect(destination.skipPayload()).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
+  });
+
   test('close gives up on a peer that never ends its direction', async () => {
     const [near, far] = memoryPair();
     const source = frameStream(near, { lingerMs: 20 });

@@ -1,8 +1,10 @@
-import { afterEach, describe, expect, test } from '@jest/globals';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { type FrameStream, GodwitError, type HelloFrame, type IncomingLink, type LinkListener } from '@godwit/core';
 import { type ByteStream, connectTo, frameStream, listenOn, type ListenOptions, memory, tcp, type Transport, unix } from '@godwit/transport';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+
+jest.setTimeout(30_000);
 
 const ID = '0123456789abcdef0123456789abcdef';
 const never = new AbortController().signal;
@@ -100,7 +102,7 @@ for (const [name, wire] of Object.entries(wirings)) {
     });
 
     test('a silent stream, garbage and a wrong first frame do not block others, and are told why', async () => {
-      const { links, transport } = await wire({ handshakeTimeoutMs: 100 });
+      const { links, transport } = await wire({ handshakeTimeoutMs: 300 });
       const silent = await stranger(transport);
       const garbage = await stranger(transport);
       await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
@@ -114,13 +116,13 @@ for (const [name, wire] of Object.entries(wirings)) {
       expect(await farewell(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL' });
       expect(await farewell(silent.stream)).toMatchObject({
         code: 'GODWIT_TIMEOUT',
-        message: expect.stringContaining('handshakeTimeoutMs = 100'),
+        message: expect.stringContaining('handshakeTimeoutMs = 300'),
       });
       await finish(link.control, incoming.control);
     });
 
     test('page channels that nobody claims, are out of range or come twice are refused', async () => {
-      const { links, transport } = await wire({ handshakeTimeoutMs: 150 });
+      const { links, transport } = await wire({ handshakeTimeoutMs: 400 });
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
       const unknown = await stranger(transport);
       await unknown.stream.write({ type: 'attach', migrationId: 'f'.repeat(32), index: 0 });

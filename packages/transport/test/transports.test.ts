@@ -1,4 +1,4 @@
-import { describe, expect, test } from '@jest/globals';
+import { describe, expect, jest, test } from '@jest/globals';
 import { GodwitError } from '@godwit/core';
 import { fromDuplex, memory, memoryPair, tcp, type TcpListener, unix } from '@godwit/transport';
 import { transportSuite } from '@godwit/transport/testing';
@@ -7,6 +7,8 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Duplex } from 'node:stream';
+
+jest.setTimeout(30_000);
 
 const MiB = 2 ** 20;
 const runner = { describe, test };

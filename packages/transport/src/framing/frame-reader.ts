@@ -33,9 +33,9 @@ export class FrameReader {
     this.#limits = limits;
   }
 
-  /** No read is pending and no payload is waited for; also when the stream is broken, and nobody can read on. */
+  /** No read is pending. */
   get idle(): boolean {
-    return !this.#busy && (this.#payloadLeft === 0 || this.#broken !== undefined);
+    return !this.#busy;
   }
 
   read(): Promise<ReceivedFrame | null> {

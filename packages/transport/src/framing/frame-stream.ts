@@ -69,17 +69,16 @@ class ByteFrameStream implements FrameStream {
       if (GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST') this.#letGo();
       throw error;
     } finally {
-      // After `close`, a reader that does not ask again in this turn of the event loop has stopped.
-      if (this.#noticeOver !== undefined) setImmediate(() => this.#drainWhenIdle());
+      this.#drainNextTurn();
     }
   }
 
   readPayload(into: readonly Uint8Array[]): Promise<void> {
-    return this.#reader.readPayload(into);
+    return this.#payload(() => this.#reader.readPayload(into));
   }
 
   skipPayload(): Promise<void> {
-    return this.#reader.skipPayload();
+    return this.#payload(() => this.#reader.skipPayload());
   }
 
   close(): Promise<void> {
@@ -105,6 +104,22 @@ class ByteFrameStream implements FrameStream {
     this.#drainWhenIdle();
     await over;
     clearTimeout(timer);
+  }
+
+  async #payload(read: () => Promise<void>): Promise<void> {
+    if (this.#draining !== undefined) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `the stream from ${this.#stream.peer} is closed; its payload is gone`);
+    }
+    try {
+      await read();
+    } finally {
+      this.#drainNextTurn();
+    }
+  }
+
+  /** After `close`, a reader that does not ask again in this turn of the event loop has stopped. */
+  #drainNextTurn(): void {
+    if (this.#noticeOver !== undefined) setImmediate(() => this.#drainWhenIdle());
   }
 
   /** Once nobody reads any more, only the end of the peer's direction is of interest. */

@@ -118,11 +118,13 @@ class IncomingLinks {
       return;
     }
     this.#strangers.add(stream);
-    const timer = setTimeout(() => {
-      this.#strangers.delete(stream);
+    const late = (): void => {
+      if (!this.#strangers.delete(stream)) return;
       const message = `no first frame came within handshakeTimeoutMs = ${this.#handshakeTimeoutMs}`;
       refuse(stream, new GodwitError('GODWIT_TIMEOUT', message));
-    }, this.#handshakeTimeoutMs);
+    };
+    // After an event loop that was held up, timers come before the bytes that have been waiting: those first.
+    const timer = setTimeout(() => setImmediate(late), this.#handshakeTimeoutMs);
     stream
       .read()
       .then(

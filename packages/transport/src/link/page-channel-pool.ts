@@ -65,14 +65,9 @@ export class PageChannelPool {
     // Reading ahead one frame is how a peer that goes away while it waits is noticed: a reconnection may then take
     // its place.
     const next = stream.read();
-    const timer = setTimeout(() => {
-      this.#drop(
-        migrationId,
-        index,
-        channel,
-        new GodwitError('GODWIT_TIMEOUT', `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`),
-      );
-    }, this.#timeoutMs);
+    const message = `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`;
+    const late = (): void => this.#drop(migrationId, index, channel, new GodwitError('GODWIT_TIMEOUT', message));
+    const timer = setTimeout(() => setImmediate(late), this.#timeoutMs);
     const channel: WaitingChannel = { stream: new PeekedFrameStream(stream, next), timer };
     next.then(
       (received) => {
