@@ -93,7 +93,7 @@ describe('the commands', () => {
   });
 
   test('are shown in blocks that this test knows', () => {
-    const known = /^(ts|typescript|sh|bash|shell|console|json|js|text|mermaid|c|asm|)$/;
+    const known = /^(ts|typescript|sh|bash|shell|console|json|js|text|mermaid|c|asm|python|)$/;
     expect(blocks.filter(({ language }) => !known.test(language))).toEqual([]);
   });
 
