@@ -1,7 +1,7 @@
 import { randomFillSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { type GuestMemory, type MigratableVm, migrate, receive } from '@godwit/core';
+import { type GuestMemory, type MigratableVm, migrate, receive, SoftwareTracker } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory, MemoryAdvice, madvise } from '@godwit/linux';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';
@@ -154,7 +154,7 @@ function withoutHoles(memory: MappedGuestMemory): GuestMemory {
 
 /** A guest whose vCPUs do nothing: the benchmark is of moving its memory. */
 function still(memory: GuestMemory): MigratableVm {
-  return { memory, trackers: [], devices: [], pause: async () => {}, resume: async () => {} };
+  return { memory, trackers: [new SoftwareTracker(memory)], devices: [], pause: async () => {}, resume: async () => {} };
 }
 
 /** Samples resident memory that is not the guest's (which is shared memory, RssShmem in proc(5)). */

@@ -5,6 +5,9 @@ import { LinkRate } from './link-rate.js';
 /** What to assume of a term before anything was learned; milliseconds. Measured on a 2-vCPU guest over loopback. */
 const FIRST_GUESS = { pauseMs: 1, harvestMs: 0.5, deviceMs: 2, loadMs: 5, roundTripMs: 1, resumeMs: 2 };
 
+/** Round trips are measured once a round, when the link is quiet. */
+const ROUND_TRIPS_KEPT = 4;
+
 /** What is pending if the guest were paused now. */
 export interface Pending {
   readonly dirtyPages: number;
@@ -24,7 +27,8 @@ export class DowntimeModel {
   /** Pages, their wire bytes and the time to scan them: recent rounds weigh more. */
   #rewritten = { pages: 0, bytes: 0, scanMs: 0 };
   #harvestMs: number | undefined;
-  #roundTripMs: number | undefined;
+  /** The last few samples: the smallest counts, and one that was taken in a bad moment is soon forgotten. */
+  readonly #roundTrips: number[] = [];
 
   /** `prior`: terms of an earlier migration on this host, as `MigrationSummary.downtime` reports them. */
   constructor(prior: Partial<DowntimeTerms> = {}, pageSize = 4096) {
@@ -57,7 +61,12 @@ export class DowntimeModel {
   }
 
   roundTrip(ms: number): void {
-    this.#roundTripMs = this.#roundTripMs === undefined ? ms : Math.min(this.#roundTripMs, ms);
+    this.#roundTrips.push(ms);
+    if (this.#roundTrips.length > ROUND_TRIPS_KEPT) this.#roundTrips.shift();
+  }
+
+  get #roundTripMs(): number | undefined {
+    return this.#roundTrips.length === 0 ? undefined : Math.min(...this.#roundTrips);
   }
 
   predict(pending: Pending): DowntimeTerms {

@@ -17,14 +17,23 @@ export interface PolicyInput {
  */
 export type ConvergencePolicy = (input: PolicyInput) => Decision | undefined;
 
-/** Switch over when the predicted downtime is within the limit. */
-export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitMs }) =>
-  outcome.predictedDowntimeMs <= downtimeLimitMs
-    ? {
-        action: 'switchover',
-        reason: `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms is within the limit of ${downtimeLimitMs} ms`,
-      }
-    : undefined;
+/**
+ * Switch over when the predicted downtime is within the limit, and also when nothing is dirty: what is left of the
+ * prediction then is the same after any number of rounds (QEMU, which counts RAM alone, does the same).
+ */
+export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitMs }) => {
+  const predicted = `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms`;
+  if (outcome.predictedDowntimeMs <= downtimeLimitMs) {
+    return { action: 'switchover', reason: `${predicted} is within the limit of ${downtimeLimitMs} ms` };
+  }
+  if (outcome.newlyDirtyPages === 0) {
+    return {
+      action: 'switchover',
+      reason: `${predicted} exceeds the limit of ${downtimeLimitMs} ms, but nothing is dirty: no round can lower it`,
+    };
+  }
+  return undefined;
+};
 
 /** After `rounds` rounds: switch over whatever the downtime, or give up. */
 export function roundCap(rounds: number, action: 'switchover' | 'abort'): ConvergencePolicy {

@@ -169,6 +169,7 @@ export class SourceRun {
           startRound(round, harvest.dirtyPages);
           const sent = await sender.send(round, harvest.bitmaps, harvest.dirtyPages, true);
           await devices.precopy();
+          model.roundTrip(await abortable(control.ping(), signal));
           return sent;
         },
       }).pipe(tap((round) => this.#roundEnded(round.record))),
