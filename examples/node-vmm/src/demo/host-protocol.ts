@@ -11,6 +11,7 @@ export interface MigrateRequest {
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
+  readonly maxRounds: number;
   readonly verify: boolean;
 }
 

@@ -2,7 +2,17 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { GodwitError, type LinkListener, type Migration, migrate, type Reception, receive } from '@godwit/core';
+import {
+  firstOpinion,
+  GodwitError,
+  type LinkListener,
+  type Migration,
+  migrate,
+  type Reception,
+  receive,
+  roundCap,
+  withinDowntimeLimit,
+} from '@godwit/core';
 import { connectTo, listenOn, tcp, unix } from '@godwit/transport';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
@@ -53,7 +63,7 @@ class Host {
       }
     },
 
-    migrate: async ({ address, downtimeLimitMs, maxBandwidth, verify }) => {
+    migrate: async ({ address, downtimeLimitMs, maxBandwidth, maxRounds, verify }) => {
       const guest = this.#running();
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
@@ -61,6 +71,7 @@ class Host {
         description: guest.description,
         downtimeLimitMs,
         bandwidthLimit: maxBandwidth,
+        policy: firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover')),
         verify,
       });
       this.#migration = migration;

@@ -14,6 +14,8 @@ export interface DemoOptions {
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
+  /** Switch over after so many rounds, whatever the downtime. */
+  readonly maxRounds: number;
   readonly transport: 'tcp' | 'unix';
   readonly kvm: boolean;
   readonly verify: boolean;
@@ -33,7 +35,7 @@ export type ParsedArguments =
   | { readonly kind: 'exit'; readonly status: number; readonly text: string };
 
 const DEFAULT_WORKING_SET = 192 * 2 ** 20;
-const ROUND_TRIP_WORKING_SET = 32 * 2 ** 20;
+const ROUND_TRIP_WORKING_SET = 16 * 2 ** 20;
 
 /** Reads the command line (without `node` and the script). Never exits and never prints. */
 export function parseArguments(argv: readonly string[]): ParsedArguments {
@@ -60,7 +62,7 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     .addOption(
       new Option('--order <order>', 'in which the guest writes its pages')
         .choices(['sequential', 'random'])
-        .default('random'),
+        .default('sequential'),
     )
     .option('--whole-pages', 'the guest writes every byte of a page, not only the stamps in it', false)
     .option(
@@ -73,6 +75,12 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       '--max-bandwidth <bytes/s>',
       'limit for the pre-copy, such as 100M or 1G; 0 = none',
       bytes('--max-bandwidth', 0),
+    )
+    .option(
+      '--max-rounds <n>',
+      'switch over after so many rounds, whatever the downtime',
+      integer('--max-rounds', 1, 10_000),
+      50,
     )
     .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest')
@@ -112,6 +120,7 @@ function demoOptions(command: Command): DemoOptions {
     wholePages: boolean;
     downtimeLimit: number;
     maxBandwidth?: number;
+    maxRounds: number;
     transport: DemoOptions['transport'];
     kvm: boolean;
     verify: boolean;
@@ -143,6 +152,7 @@ function demoOptions(command: Command): DemoOptions {
     downtimeLimitMs: given.downtimeLimit,
     // Over loopback a small guest would be gone before one could watch it; so one migration is slowed down by default.
     maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
+    maxRounds: given.maxRounds,
     transport: given.transport,
     kvm: given.kvm,
     verify: given.verify,

@@ -10,6 +10,8 @@ import type { CheckReport, HostMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 
 const HEARTBEAT_MS = 100;
+/** Each of many migrations waits for two beats. */
+const ROUND_TRIP_HEARTBEAT_MS = 50;
 /** A guest that says nothing for so long is hung; an emulating KVM on a busy machine is slow, not silent. */
 const SILENCE_MS = 20_000;
 /** A guest that is slower than it was told to be does not keep a person waiting. */
@@ -74,7 +76,7 @@ export class DemoRun {
       workingSetBytes: options.workingSetBytes,
       order: options.order,
       wholePages: options.wholePages,
-      heartbeatMs: HEARTBEAT_MS,
+      heartbeatMs: options.roundTrips > 0 ? ROUND_TRIP_HEARTBEAT_MS : HEARTBEAT_MS,
     };
     this.#watch = new HeartbeatWatch((message) => this.#defect(this.#at, message));
     this.#console = new ConsoleLines((line) => {
@@ -161,7 +163,7 @@ export class DemoRun {
   async #hop(hop: number): Promise<void> {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
-    const { transport, downtimeLimitMs, maxBandwidth, verify, blindTracker } = this.#options;
+    const { transport, downtimeLimitMs, maxBandwidth, maxRounds, verify, blindTracker } = this.#options;
     this.#phase('migrating');
     const address = await this.#hosts[to].ask('listen', { transport, blindTracker });
     this.#goOn();
@@ -174,7 +176,7 @@ export class DemoRun {
     this.#migrating = true;
     let summary: MigrationSummary;
     try {
-      summary = await this.#hosts[from].ask('migrate', { address, downtimeLimitMs, maxBandwidth, verify });
+      summary = await this.#hosts[from].ask('migrate', { address, downtimeLimitMs, maxBandwidth, maxRounds, verify });
     } catch (error) {
       this.#console.release();
       // After `go` the source stays paused; what became of the guest is not known here.

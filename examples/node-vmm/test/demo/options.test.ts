@@ -66,7 +66,7 @@ describe('the demo’s options', () => {
     expect(options('--round-trips', '100')).toMatchObject({
       roundTrips: 100,
       maxBandwidth: 0,
-      workingSetBytes: 32 * MIB,
+      workingSetBytes: 16 * MIB,
     });
   });
 

@@ -197,13 +197,19 @@ function rates(view: ViewState, width: number): StyledLine[] {
     ...body,
     span(`  ${text}`),
   ];
+  const rate = (history: readonly number[], now: number) =>
+    ended ? `up to ${formatRate(Math.max(...history, 0))}` : formatRate(now);
   return [
     row(
       'dirtied',
       sparkline(view.dirtyBytesPerSecond, chart, top, 'warn'),
-      formatRate((progress?.dirtyPagesPerSecond ?? 0) * PAGE_SIZE),
+      rate(view.dirtyBytesPerSecond, (progress?.dirtyPagesPerSecond ?? 0) * PAGE_SIZE),
     ),
-    row('link', sparkline(view.linkBytesPerSecond, chart, top, 'link'), formatRate(progress?.wireBytesPerSecond ?? 0)),
+    row(
+      'link',
+      sparkline(view.linkBytesPerSecond, chart, top, 'link'),
+      rate(view.linkBytesPerSecond, progress?.wireBytesPerSecond ?? 0),
+    ),
     row(
       'downtime',
       shown === undefined ? bar(0, chart, 'dim') : gauge(shown, limit, limit * 2, chart, colour),
