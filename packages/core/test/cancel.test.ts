@@ -1,0 +1,398 @@
+import { type LinkConnector, type MigrationState, roundCap } from '@godwit/core';
+import { FaultyDevice, ToyVm } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import {
+  BLOCKS,
+  expectMoved,
+  expectStayed,
+  filledVm,
+  PAGE,
+  start,
+  states,
+  type Toy,
+  type ToyOptions,
+} from './toy-migration.js';
+
+const never = () => new Promise<never>(() => {});
+
+/** A place in a migration: what makes it stay there, and how to know that it has come there. */
+interface Place {
+  readonly options: () => ToyOptions;
+  /** Calls `arrived` when the migration is at the place. */
+  readonly when: (toy: Toy, arrived: () => void) => void;
+  readonly states: readonly MigrationState[];
+  /** The destination never hears of the migration. */
+  readonly alone?: boolean;
+  /** How the destination ends when the source cancels, if it cannot be told. */
+  readonly receivedCode?: string;
+}
+
+const atFrame = (type: string, direction: 'fromSource' | 'fromDestination', options: () => ToyOptions = () => ({})) => {
+  let arrived: () => void = () => {};
+  return {
+    options: (): ToyOptions => {
+      const given = options();
+      return {
+        ...given,
+        link: {
+          [direction]: (frame: { readonly type: string }, payload: Uint8Array | undefined) => {
+            if (frame.type === type) arrived();
+            return { frame, payload };
+          },
+        },
+      };
+    },
+    when: (_: Toy, then: () => void) => {
+      arrived = then;
+    },
+  };
+};
+
+const atState = (state: MigrationState) => (toy: Toy, arrived: () => void) => {
+  const subscription = toy.migration.subscribe({
+    next: (event) => {
+      if (event.type !== 'state' || event.state !== state) return;
+      arrived();
+      subscription.unsubscribe();
+    },
+    error: () => {},
+  });
+};
+
+const device =
+  (faults: ConstructorParameters<typeof FaultyDevice>[2], load: ConstructorParameters<typeof FaultyDevice>[2] = {}) =>
+  () => {
+    const source = filledVm();
+    source.devices = [new FaultyDevice('uart', Uint8Array.of(1), faults)];
+    return {
+      source,
+      destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart', undefined, load)] }),
+    };
+  };
+
+const hanging: LinkConnector = { connect: never };
+
+const PLACES: Record<string, Place> = {
+  'before it begins': {
+    options: () => ({}),
+    when: (_, arrived) => arrived(),
+    states: ['cancelling', 'cancelled'],
+    alone: true,
+  },
+  'when it hears of setup': {
+    options: () => ({}),
+    when: atState('setup'),
+    states: ['setup', 'cancelling', 'cancelled'],
+    alone: true,
+  },
+  'while connecting': {
+    options: () => ({ connector: hanging }),
+    when: (toy, arrived) => void toy.clock.sleep(500).then(arrived),
+    states: ['setup', 'cancelling', 'cancelled'],
+    alone: true,
+  },
+  'while prepare hangs': {
+    options: () => ({ prepare: never }),
+    when: (toy, arrived) => void toy.clock.sleep(500).then(arrived),
+    states: ['setup', 'cancelling', 'cancelled'],
+  },
+  'when it hears of active': {
+    options: () => ({}),
+    when: atState('active'),
+    states: ['setup', 'active', 'cancelling', 'cancelled'],
+  },
+  'in the middle of a round': {
+    ...atFrame('pages', 'fromSource'),
+    states: ['setup', 'active', 'cancelling', 'cancelled'],
+  },
+  'when a round is acknowledged': {
+    ...atFrame('roundAck', 'fromDestination'),
+    states: ['setup', 'active', 'cancelling', 'cancelled'],
+  },
+  'while the bandwidth limit makes it wait': {
+    options: () => ({
+      source: full(),
+      destination: new ToyVm(BIG, { running: false }),
+      migrate: { bandwidthLimit: 1000 },
+    }),
+    when: (toy, arrived) => void toy.clock.sleep(5000).then(arrived),
+    states: ['setup', 'active', 'cancelling', 'cancelled'],
+  },
+  'while the link hardly takes anything': {
+    options: () => ({ link: { bytesPerSecond: 100 } }),
+    when: (toy, arrived) => void toy.clock.sleep(60_000).then(arrived),
+    states: ['setup', 'active', 'cancelling', 'cancelled'],
+    // The reason is queued behind pages that never leave.
+    receivedCode: 'GODWIT_LINK_LOST',
+  },
+  'when it hears of pre-switchover': {
+    options: () => ({ migrate: { pauseBeforeSwitchover: true } }),
+    when: atState('pre-switchover'),
+    states: ['setup', 'active', 'pre-switchover', 'cancelling', 'cancelled'],
+  },
+  'in pre-switchover': {
+    options: () => ({ migrate: { pauseBeforeSwitchover: true } }),
+    when: (toy, arrived) => atState('pre-switchover')(toy, () => void toy.clock.sleep(10_000).then(arrived)),
+    states: ['setup', 'active', 'pre-switchover', 'cancelling', 'cancelled'],
+  },
+  'when it hears of device': {
+    options: () => ({}),
+    when: atState('device'),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'while a device hangs in save': {
+    options: device({ hangSave: true }),
+    when: (toy, arrived) => atState('device')(toy, () => void toy.clock.sleep(1000).then(arrived)),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'while a device hangs in load': {
+    options: device({}, { hangLoad: true }),
+    when: (toy, arrived) => atState('device')(toy, () => void toy.clock.sleep(1000).then(arrived)),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'when the destination is ready': {
+    ...atFrame('ready', 'fromDestination'),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'in the middle of the comparison': {
+    ...atFrame('digests', 'fromSource', () => ({ migrate: { verify: true } })),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'when the comparison is done': {
+    ...atFrame('verified', 'fromDestination', () => ({ migrate: { verify: true } })),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+};
+
+const BIG = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2048 * PAGE }];
+
+function full(): ToyVm {
+  const vm = new ToyVm(BIG);
+  vm.write(0, 0, new Uint8Array(2048 * PAGE).fill(1));
+  return vm;
+}
+
+describe.each(Object.entries(PLACES))('cancelled %s', (_, place) => {
+  const check = async (toy: Toy) => {
+    if (place.alone) toy.migration.result.catch(() => toy.reception.cancel());
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_CANCELLED');
+    expect(ends.receivedCode).toBe(place.receivedCode ?? 'GODWIT_CANCELLED');
+    expect(toy.migration.state).toBe('cancelled');
+    expect(toy.destination.resumes).toBe(0);
+    return ends;
+  };
+
+  test('by cancel, twice', async () => {
+    const toy = start(place.options());
+    const accepted: boolean[] = [];
+    place.when(toy, () => accepted.push(toy.migration.cancel('enough'), toy.migration.cancel('enough')));
+    const ends = await check(toy);
+    expect(accepted.slice(0, 2)).toEqual([true, false]);
+    expect(accepted.slice(2).every((again) => !again)).toBe(true);
+    expect(toy.migration.cancel()).toBe(false);
+    expect(states(toy.events)).toEqual(place.states);
+    expect(ends.sent).toMatchObject({ reason: { message: 'the migration was cancelled: enough', remote: false } });
+    if (!place.alone && place.receivedCode === undefined)
+      expect(ends.received).toMatchObject({ reason: { remote: true } });
+  });
+
+  test('by a signal', async () => {
+    const stop = new AbortController();
+    const options = place.options();
+    const toy = start({ ...options, migrate: { ...options.migrate, signal: stop.signal } });
+    place.when(toy, () => stop.abort(new Error('shutdown')));
+    const ends = await check(toy);
+    expect(ends.sent).toMatchObject({ reason: { message: expect.stringContaining('shutdown') } });
+  });
+
+  test('by unsubscribing', async () => {
+    const toy = start(place.options());
+    // The kit's own subscription is the first; both have to go.
+    const second = toy.migration.subscribe({ error: () => {} });
+    place.when(toy, () => {
+      second.unsubscribe();
+      toy.unsubscribe();
+    });
+    await check(toy);
+  });
+
+  test('by the destination', async () => {
+    if (place.alone) return;
+    const toy = start(place.options());
+    const accepted: boolean[] = [];
+    place.when(toy, () => accepted.push(toy.reception.cancel('no room'), toy.reception.cancel('no room')));
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_CANCELLED');
+    expect(ends.receivedCode).toBe('GODWIT_CANCELLED');
+    expect(accepted.slice(0, 2)).toEqual([true, false]);
+    expect(toy.migration.state).toBe('failed');
+    expect(toy.destination.resumes).toBe(0);
+    expect(ends.sent).toMatchObject({ reason: { remote: true, message: expect.stringContaining('no room') } });
+  });
+});
+
+test('a VM that prepare builds after the migration has ended is abandoned', async () => {
+  let build: (vm: ToyVm) => void = () => {};
+  const toy = start({
+    prepare: () =>
+      new Promise((resolve) => {
+        build = resolve;
+      }),
+  });
+  void toy.clock.sleep(100).then(() => toy.migration.cancel());
+  expectStayed(toy, await toy.settled(), 'GODWIT_CANCELLED');
+  expect(toy.destination.abandoned).toBeUndefined();
+  build(toy.destination);
+  await toy.clock.sleep(1);
+  expect(toy.destination.abandoned).toMatchObject({ code: 'GODWIT_CANCELLED' });
+});
+
+test('a link that is made after the migration has ended is dropped', async () => {
+  let toy: Toy | undefined;
+  const connector: LinkConnector = {
+    connect: async (request) => {
+      await (toy as Toy).clock.sleep(5000);
+      return (toy as Toy).link.connector.connect(request, new AbortController().signal);
+    },
+  };
+  toy = start({ connector });
+  void toy.clock.sleep(1000).then(() => toy?.migration.cancel());
+  const ends = await toy.settled();
+  expectStayed(toy, ends, 'GODWIT_CANCELLED');
+  expect(ends.receivedCode).toBe('GODWIT_CANCELLED');
+  expect(toy.link.openStreams).toBe(0);
+});
+
+test('after go and after the end it does nothing', async () => {
+  const accepted: boolean[] = [];
+  const toy: Toy = start({
+    link: {
+      fromSource: (frame, payload) => {
+        if (frame.type === 'go') accepted.push(toy.migration.cancel());
+        return { frame, payload };
+      },
+      fromDestination: (frame, payload) => {
+        if (frame.type === 'running') accepted.push(toy.migration.cancel(), toy.reception.cancel());
+        return { frame, payload };
+      },
+    },
+  });
+  const ends = await toy.settled();
+  expectMoved(toy, ends);
+  expect(accepted).toEqual([false, false, false]);
+  expect([toy.migration.cancel(), toy.reception.cancel()]).toEqual([false, false]);
+  toy.unsubscribe();
+  expect(toy.migration.state).toBe('completed');
+});
+
+test('cancelled while it is failing: the failure is what it says', async () => {
+  const { source, destination } = device({}, { failLoad: 1 })();
+  const accepted: boolean[] = [];
+  source.onResume = () => void accepted.push(toy.migration.cancel());
+  const toy = start({ source, destination });
+  expectStayed(toy, await toy.settled(), 'GODWIT_DEVICE_FAILED');
+  expect(accepted).toEqual([false]);
+  expect(toy.migration.state).toBe('failed');
+});
+
+test('a cancelled guest that cannot be resumed', async () => {
+  const source = filledVm();
+  source.onResume = () => {
+    throw new Error('no');
+  };
+  const toy = start({ source, migrate: { pauseBeforeSwitchover: true } });
+  atState('pre-switchover')(toy, () => toy.migration.cancel());
+  const ends = await toy.settled();
+  expect(ends.code).toBe('GODWIT_VM_FAILED');
+  expect(toy.migration.state).toBe('failed');
+  expect(ends.receivedCode).toBe('GODWIT_VM_FAILED');
+});
+
+test('a silent subscriber does not keep the result from being known', async () => {
+  const toy = start({});
+  toy.migration.subscribe({ error: () => {} });
+  expectMoved(toy, await toy.settled());
+});
+
+describe('pauseBeforeSwitchover', () => {
+  test('holds with the guest paused, until it is told to proceed', async () => {
+    const toy = start({ migrate: { pauseBeforeSwitchover: true, verify: true } });
+    const seen: unknown[] = [];
+    atState('pre-switchover')(toy, () => {
+      void toy.clock.sleep(1234).then(() => {
+        seen.push(toy.source.running, toy.migration.state);
+        toy.migration.proceed();
+      });
+    });
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    expect(seen).toEqual([false, 'pre-switchover']);
+    expect(states(toy.events)).toEqual(['setup', 'active', 'pre-switchover', 'device', 'completed']);
+    expect(ends.sent).toMatchObject({ value: { heldMs: 1234, downtimeMs: 0 } });
+  });
+
+  test('may be told as soon as it is heard of', async () => {
+    const toy = start({ migrate: { pauseBeforeSwitchover: true } });
+    atState('pre-switchover')(toy, () => toy.migration.proceed());
+    expectMoved(toy, await toy.settled());
+  });
+
+  test('proceed in any other state is an error', async () => {
+    const toy = start({ migrate: { pauseBeforeSwitchover: true } });
+    const invalid = expect.objectContaining({ code: 'GODWIT_INVALID_STATE' });
+    expect(() => toy.migration.proceed()).toThrow(invalid);
+    atState('pre-switchover')(toy, () => toy.migration.proceed());
+    atState('device')(toy, () => expect(() => toy.migration.proceed()).toThrow(invalid));
+    expectMoved(toy, await toy.settled());
+    expect(() => toy.migration.proceed()).toThrow(invalid);
+  });
+});
+
+describe('adjust', () => {
+  test('a new downtime limit decides the next round', async () => {
+    const source = filledVm();
+    const toy: Toy = start({
+      source,
+      migrate: { downtimeLimitMs: 0 },
+      link: {
+        fromSource: (frame, payload) => {
+          if (source.running) source.write(0, PAGE, Uint8Array.of(1));
+          if (frame.type === 'roundEnd' && frame.round === 7) toy.migration.adjust({ downtimeLimitMs: 300 });
+          return { frame, payload };
+        },
+      },
+    });
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    const records = ends.sent.status === 'fulfilled' ? ends.sent.value.rounds : [];
+    expect(records.map(({ decision }) => decision.action).slice(0, 8)).toEqual([
+      ...Array(6).fill('continue'),
+      'switchover',
+      'switchover',
+    ]);
+  });
+
+  test('a new bandwidth limit is felt at once', async () => {
+    const toy = start({
+      source: full(),
+      destination: new ToyVm(BIG, { running: false }),
+      migrate: { bandwidthLimit: 1000 },
+    });
+    void toy.clock.sleep(10_000).then(() => toy.migration.adjust({ bandwidthLimit: 0 }));
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    expect(ends.sent).toMatchObject({ value: { totalMs: expect.any(Number) } });
+    expect(toy.clock.now()).toBeLessThan(10_200);
+  });
+
+  test('nonsense is refused, and changes nothing', async () => {
+    const toy = start({ migrate: { policy: roundCap(1, 'switchover') } });
+    for (const bandwidthLimit of [-1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => toy.migration.adjust({ downtimeLimitMs: 1, bandwidthLimit })).toThrow(
+        expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }),
+      );
+    }
+    expectMoved(toy, await toy.settled());
+  });
+});

@@ -1,0 +1,144 @@
+import { roundCap } from '@godwit/core';
+import { FaultyDevice, FaultyTracker, ManualTracker, ToyVm } from '@godwit/core/testing';
+import { expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { expectMoved, random, start } from './toy-migration.js';
+
+interface Scenario {
+  readonly seed: number;
+  readonly blockPages: readonly number[];
+  readonly pageSize: number;
+  readonly pageChannels: number;
+  readonly rounds: number;
+  readonly capacity: number;
+  readonly copies: 'early' | 'late';
+  readonly tracker: 'software' | 'manual';
+}
+
+const scenario: fc.Arbitrary<Scenario> = fc.record({
+  seed: fc.integer(),
+  blockPages: fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 4 }),
+  pageSize: fc.constantFrom(256, 1024),
+  pageChannels: fc.constantFrom(0, 1, 2, 5),
+  rounds: fc.integer({ min: 1, max: 5 }),
+  capacity: fc.integer({ min: 0, max: 4 }),
+  copies: fc.constantFrom('early', 'late'),
+  tracker: fc.constantFrom('software', 'manual'),
+});
+
+/** Something that writes: a few random bytes, whole pages, zeroed pages, pages given back. */
+class Guest {
+  readonly #vm: ToyVm;
+  readonly #next: () => number;
+
+  constructor(vm: ToyVm, seed: number) {
+    this.#vm = vm;
+    this.#next = random(seed);
+  }
+
+  act(): void {
+    if (this.#vm.running) this.#act((block, offset, data) => this.#vm.write(block, offset, data));
+  }
+
+  /** Writes that go with saving a device: the guest is paused. */
+  actAsDevice(): void {
+    for (let i = 0; i < 3; i++) this.#act((block, offset, data) => this.#vm.deviceWrite(block, offset, data));
+  }
+
+  /** Acts in each of the next turns of the microtask queue: between any two steps that the engine takes. */
+  actBetweenSteps(): void {
+    let left = this.#next() % 24;
+    const step = () => {
+      if (this.#next() % 3 === 0) this.act();
+      if (left-- > 0) queueMicrotask(step);
+    };
+    step();
+  }
+
+  #act(write: (block: number, offset: number, data: Uint8Array) => void): void {
+    const { blocks, pageSize } = this.#vm.memory;
+    const blockIndex = this.#next() % blocks.length;
+    const pages = (blocks[blockIndex]?.byteLength ?? 0) / pageSize;
+    const page = this.#next() % pages;
+    switch (this.#next() % 8) {
+      case 0:
+        write(blockIndex, page * pageSize, new Uint8Array(pageSize));
+        break;
+      case 1:
+        write(blockIndex, page * pageSize, new Uint8Array(pageSize).fill(this.#next()));
+        break;
+      case 2:
+        if (this.#vm.running) {
+          const pageCount = 1 + (this.#next() % Math.min(40, pages - page));
+          this.#vm.discard(blockIndex, { firstPage: page, pageCount });
+        }
+        break;
+      default: {
+        const length = 1 + (this.#next() % Math.min(2 * pageSize, (pages - page) * pageSize));
+        const data = Uint8Array.from({ length: Math.min(length, 16) }, () => this.#next());
+        write(blockIndex, page * pageSize + ((this.#next() % pageSize) % (pageSize - 16)), data);
+      }
+    }
+  }
+}
+
+async function runScenario(given: Scenario): Promise<void> {
+  const { seed, pageSize } = given;
+  let address = 0;
+  const blocks = given.blockPages.map((pages, index) => {
+    const block = { id: `ram${index}`, guestPhysicalAddress: address, byteLength: pages * pageSize };
+    address += block.byteLength + (index % 2) * 2 ** 32;
+    return block;
+  });
+  const source = new ToyVm(blocks, { pageSize });
+  const destination = new ToyVm(blocks, { pageSize, running: false });
+  const guest = new Guest(source, seed);
+  if (given.tracker === 'manual') source.track(new ManualTracker(source.memory));
+  source.trackers = source.trackers.map(
+    (tracker) => new FaultyTracker(tracker, source.memory, { onHarvest: () => guest.act() }),
+  );
+  const next = random(~seed);
+  for (let i = next() % 400; i > 0; i--) guest.act();
+  // What was there before must not shine through.
+  for (const [index, block] of destination.memory.blocks.entries()) {
+    destination.memory.write(index, 0, new Uint8Array(Math.min(block.byteLength, 1 + (next() % 9000))).fill(0xee));
+  }
+  const state = Uint8Array.from({ length: next() % 5000 }, next);
+  source.devices = [new FaultyDevice('uart', state, { onSave: () => guest.actAsDevice() })];
+  const loaded = new FaultyDevice('uart');
+  destination.devices = [loaded];
+  const toy = start({
+    source,
+    destination,
+    link: {
+      capacity: given.capacity,
+      copies: given.copies,
+      fromSource: (frame, payload) => {
+        guest.actBetweenSteps();
+        return { frame, payload };
+      },
+      fromDestination: (frame, payload) => {
+        guest.actBetweenSteps();
+        return { frame, payload };
+      },
+    },
+    migrate: { verify: true, pageChannels: given.pageChannels, policy: roundCap(given.rounds, 'switchover') },
+  });
+  const ends = await toy.settled();
+  expectMoved(toy, ends);
+  if (ends.sent.status !== 'fulfilled') return;
+  const summary = ends.sent.value;
+  expect(summary.verified).toBe(true);
+  expect(Buffer.compare(loaded.state, state)).toBe(0);
+  for (const round of summary.rounds) {
+    const { raw, zero, hole } = round.pages;
+    expect(raw + zero + hole).toBe(round.dirtyPages);
+    expect(round.rawBytes).toBe(round.dirtyPages * pageSize);
+    expect(round.wireBytes).toBeGreaterThanOrEqual(raw * pageSize);
+  }
+  expect(summary.rounds.map(({ round }) => round)).toEqual(summary.rounds.map((_, index) => index + 1));
+}
+
+test('every byte arrives, whatever the guest writes at whatever moment', async () => {
+  await fc.assert(fc.asyncProperty(scenario, runScenario), { numRuns: 100 });
+}, 30_000);

@@ -1,0 +1,221 @@
+import {
+  type Frame,
+  type FrameStream,
+  type MigrateOptions,
+  type Migration,
+  migrate,
+  receive,
+  roundCap,
+  type WelcomeFrame,
+} from '@godwit/core';
+import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import { BLOCKS, codeOf, filledVm } from './toy-migration.js';
+
+const WELCOME: WelcomeFrame = {
+  type: 'welcome',
+  version: 1,
+  features: [],
+  software: 'hostile/1',
+  maximumPayload: 2 ** 22,
+};
+
+/** What the destination answers to each frame; `undefined` for what an honest one would. */
+type Answers = (frame: Frame) => readonly Frame[] | undefined;
+
+/** Plays the destination by hand against `migrate`. */
+async function play(answers: Answers, options: MigrateOptions = {}, source: ToyVm = filledVm()) {
+  const clock = new VirtualClock();
+  const link: MemoryLink = memoryLink({ clock, capacity: 64 });
+  const heard: Frame[] = [];
+  const migration: Migration = migrate(source, link.connector, {
+    clock,
+    policy: roundCap(2, 'switchover'),
+    ...options,
+  });
+  const incoming = await link.listener.accept(new AbortController().signal);
+  let pages = 0;
+  const honest = (frame: Frame): readonly Frame[] => {
+    switch (frame.type) {
+      case 'hello':
+        return [{ ...WELCOME, features: frame.features }];
+      case 'ping':
+        return [{ type: 'pong', id: frame.id }];
+      case 'roundEnd':
+        return [{ type: 'roundAck', round: frame.round, pages }];
+      case 'switchover':
+        return [{ type: 'ready', loadMs: 0 }];
+      case 'digestsEnd':
+        return [{ type: 'verified', pagesCompared: 1000, pagesDifferent: 0, differences: [] }];
+      case 'go':
+        return [{ type: 'running', resumeMs: 0 }];
+      default:
+        return [];
+    }
+  };
+  const serve = async (stream: FrameStream) => {
+    for (;;) {
+      const received = await stream.read();
+      if (received === null || received.frame.type === 'error') return void stream.close();
+      const { frame } = received;
+      heard.push(frame);
+      if (frame.type === 'pages' || frame.type === 'zeroPages')
+        for (let i = 1; i < frame.runs.length; i += 2) pages += frame.runs[i] as number;
+      await stream.skipPayload();
+      const answer = answers(frame) ?? honest(frame);
+      if (frame.type === 'roundEnd') pages = 0;
+      for (const one of answer) await stream.write(one);
+    }
+  };
+  serve(incoming.control).catch(() => {});
+  const [result] = await Promise.allSettled([migration.result]);
+  return { source, link, clock, heard, migration, code: codeOf(result as PromiseSettledResult<unknown>), result };
+}
+
+const to =
+  (type: Frame['type'], ...frames: readonly object[]): Answers =>
+  (frame) =>
+    frame.type === type ? (frames as unknown as readonly Frame[]) : undefined;
+
+test('the well-behaved destination is served', async () => {
+  const { source, code, migration } = await play(() => undefined, { verify: true });
+  expect([code, source.running, migration.state]).toEqual([undefined, false, 'completed']);
+});
+
+describe('before go: the guest runs on at the source', () => {
+  test.each<readonly [string, Answers, string, MigrateOptions?]>([
+    ['a version that was not offered', to('hello', { ...WELCOME, version: 2 }), 'GODWIT_VERSION_MISMATCH'],
+    ['a version that is no number', to('hello', { ...WELCOME, version: Number.NaN }), 'GODWIT_VERSION_MISMATCH'],
+    ['a feature that was not offered', to('hello', { ...WELCOME, features: ['teleport'] }), 'GODWIT_PROTOCOL'],
+    ['verify not taken', to('hello', WELCOME), 'GODWIT_UNSUPPORTED', { verify: true }],
+    ['frames smaller than a page', to('hello', { ...WELCOME, maximumPayload: 4095 }), 'GODWIT_LIMIT_EXCEEDED'],
+    ['frames of no size', to('hello', { ...WELCOME, maximumPayload: Number.NaN }), 'GODWIT_LIMIT_EXCEEDED'],
+    ['no answer to hello', to('hello'), 'GODWIT_TIMEOUT'],
+    ['another answer to hello', to('hello', { type: 'ready', loadMs: 0 }), 'GODWIT_PROTOCOL'],
+    ['welcome twice', to('hello', WELCOME, WELCOME), 'GODWIT_PROTOCOL'],
+    ['too few pages acknowledged', to('roundEnd', { type: 'roundAck', round: 1, pages: 31 }), 'GODWIT_PROTOCOL'],
+    ['too many pages acknowledged', to('roundEnd', { type: 'roundAck', round: 1, pages: 33 }), 'GODWIT_PROTOCOL'],
+    [
+      'no number of pages acknowledged',
+      to('roundEnd', { type: 'roundAck', round: 1, pages: Number.NaN }),
+      'GODWIT_PROTOCOL',
+    ],
+    ['another round acknowledged', to('roundEnd', { type: 'roundAck', round: 2, pages: 32 }), 'GODWIT_PROTOCOL'],
+    [
+      'a round acknowledged twice',
+      to('roundEnd', { type: 'roundAck', round: 1, pages: 32 }, { type: 'roundAck', round: 1, pages: 32 }),
+      'GODWIT_PROTOCOL',
+    ],
+    [
+      'a round acknowledged before its end',
+      to('pages', { type: 'roundAck', round: 1, pages: 32 }, { type: 'roundAck', round: 1, pages: 32 }),
+      'GODWIT_PROTOCOL',
+    ],
+    ['ready before switchover', to('roundEnd', { type: 'ready', loadMs: 0 }), 'GODWIT_PROTOCOL'],
+    ['running before go', to('switchover', { type: 'running', resumeMs: 0 }), 'GODWIT_PROTOCOL'],
+    [
+      'running right after ready',
+      to('switchover', { type: 'ready', loadMs: 0 }, { type: 'running', resumeMs: 0 }),
+      'GODWIT_PROTOCOL',
+      { verify: true },
+    ],
+    ['no ready', to('switchover'), 'GODWIT_TIMEOUT'],
+    [
+      'no comparison',
+      to('digestsEnd', { type: 'verified', pagesCompared: 0, pagesDifferent: 0, differences: [] }),
+      'GODWIT_PROTOCOL',
+      { verify: true },
+    ],
+    [
+      'differences',
+      to('digestsEnd', { type: 'verified', pagesCompared: 1000, pagesDifferent: 1, differences: [7, 7] }),
+      'GODWIT_VERIFY_FAILED',
+      { verify: true },
+    ],
+    [
+      'no number of differences',
+      to('digestsEnd', { type: 'verified', pagesCompared: 1000, pagesDifferent: Number.NaN, differences: [] }),
+      'GODWIT_VERIFY_FAILED',
+      { verify: true },
+    ],
+    ['frames that only a source sends', to('roundEnd', { type: 'go' }), 'GODWIT_PROTOCOL'],
+    [
+      'an error',
+      to('roundEnd', { type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no' }),
+      'GODWIT_OUT_OF_MEMORY',
+    ],
+    [
+      'an error with a code of the future',
+      to('roundEnd', { type: 'error', code: 'GODWIT_FLUX', message: 'no' }),
+      'GODWIT_INTERNAL',
+    ],
+    [
+      'a flood of pings',
+      to('pages', ...Array.from({ length: 200 }, (_, id) => ({ type: 'ping', id }))),
+      'GODWIT_PROTOCOL',
+    ],
+  ])('%s', async (_, answers, code, options = {}) => {
+    const run = await play(answers, options);
+    expect(run.code).toBe(code);
+    expect(run.source.running).toBe(true);
+    expect(run.heard.some((frame) => frame.type === 'go')).toBe(false);
+    expect(run.link.openStreams).toBe(0);
+    expect(run.migration.state).toBe('failed');
+    expect(run.clock.now()).toBeLessThan(35_000);
+  });
+});
+
+describe('after go: nobody but a person may resume the source', () => {
+  test.each<readonly [string, Answers]>([
+    ['an error', to('go', { type: 'error', code: 'GODWIT_VM_FAILED', message: 'no' })],
+    ['another answer', to('go', { type: 'ready', loadMs: 0 })],
+    ['no answer', to('go')],
+  ])('%s', async (_, answers) => {
+    const run = await play(answers);
+    expect(run.code).toBe('GODWIT_OWNERSHIP_UNKNOWN');
+    expect([run.source.running, run.source.resumes]).toEqual([false, 0]);
+    expect(run.link.openStreams).toBe(0);
+    expect(run.migration.cancel()).toBe(false);
+  });
+});
+
+test('times that the destination makes up do not spoil the summary', async () => {
+  const made = [Number.NaN, -5, 1e9];
+  for (const ms of made) {
+    const { result } = await play((frame) => {
+      if (frame.type === 'switchover') return [{ type: 'ready', loadMs: ms }];
+      return frame.type === 'go' ? [{ type: 'running', resumeMs: ms }] : undefined;
+    });
+    if (result?.status !== 'fulfilled') throw new Error('expected success');
+    const { downtime, downtimeMs } = result.value;
+    const sum = Object.values(downtime).reduce((total, { actualMs }) => total + actualMs, 0);
+    expect(sum).toBeCloseTo(downtimeMs);
+    for (const { actualMs } of Object.values(downtime)) expect(actualMs).toBeGreaterThanOrEqual(0);
+  }
+});
+
+test('frames are no larger than the destination takes', async () => {
+  const sizes: number[] = [];
+  const clock = new VirtualClock();
+  const link = memoryLink({
+    clock,
+    fromSource: (frame, payload) => {
+      if (payload !== undefined) sizes.push(payload.byteLength);
+      return { frame, payload };
+    },
+    fromDestination: (frame, payload) => ({
+      frame: frame.type === 'welcome' ? { ...frame, maximumPayload: 10_000 } : frame,
+      payload,
+    }),
+  });
+  const source = new ToyVm(BLOCKS, { devices: [new FaultyDevice('gpu', new Uint8Array(65_000).fill(3))] });
+  source.write(0, 0, new Uint8Array(60 * 4096).fill(1));
+  const loaded = new FaultyDevice('gpu');
+  const destination = new ToyVm(BLOCKS, { running: false, devices: [loaded] });
+  const reception = receive(link.listener, { prepare: () => destination, clock });
+  const summary = await migrate(source, link.connector, { clock, verify: true }).result;
+  await reception.result;
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(10_000);
+  expect(summary.verified).toBe(true);
+  expect(loaded.state.byteLength).toBe(65_000);
+});

@@ -1,0 +1,398 @@
+import { type Frame, type FrameStream, type HelloFrame, type Reception, receive } from '@godwit/core';
+import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { BLOCKS, codeOf, PAGE } from './toy-migration.js';
+
+/** Plays the source by hand against `receive`. */
+class Hostile {
+  readonly clock = new VirtualClock();
+  readonly link: MemoryLink = memoryLink({ clock: this.clock, capacity: 64 });
+  readonly vm = new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart'), new FaultyDevice('rtc')] });
+  readonly reception: Reception = receive(this.link.listener, {
+    prepare: () => this.vm,
+    clock: this.clock,
+    maximumDeviceState: 100_000,
+  });
+  control!: FrameStream;
+  pages: readonly FrameStream[] = [];
+  heard: Frame[] = [];
+
+  async connect(pageChannels = 0): Promise<void> {
+    const link = await this.link.connector.connect({ migrationId: ID, pageChannels }, new AbortController().signal);
+    this.control = link.control;
+    this.pages = link.pageChannels;
+    void this.#listen(link.control);
+  }
+
+  async hello(change: Partial<HelloFrame> = {}): Promise<void> {
+    const hello = { ...HELLO, ...change };
+    await this.connect(
+      Number.isInteger(hello.pageChannels) && hello.pageChannels < 8 ? Math.max(0, hello.pageChannels) : 0,
+    );
+    await this.send(hello);
+  }
+
+  /** Writes frames one after the other; a destination that has let go is no failure here. */
+  async send(...frames: readonly (Frame | readonly [Frame, Uint8Array] | undefined)[]): Promise<void> {
+    for (const item of frames) {
+      if (item === undefined) continue;
+      const [frame, payload] = Array.isArray(item) ? (item as [Frame, Uint8Array]) : [item as Frame, undefined];
+      await this.control.write(frame, payload === undefined ? undefined : [payload]).catch(() => {});
+    }
+  }
+
+  /** What the destination ended with; it must have let go of everything, and never have run the guest. */
+  async refused(): Promise<string | undefined> {
+    const [result] = await Promise.allSettled([this.reception.result]);
+    await this.control.close().catch(() => {});
+    expect(this.vm.running).toBe(false);
+    expect(this.vm.resumes).toBe(0);
+    expect(this.reception.state).toBe('failed');
+    expect(this.link.openStreams).toBe(0);
+    return codeOf(result as PromiseSettledResult<unknown>);
+  }
+
+  async #listen(stream: FrameStream): Promise<void> {
+    try {
+      for (;;) {
+        const received = await stream.read();
+        if (received === null) return;
+        this.heard.push(received.frame);
+        if (received.frame.type === 'error') void stream.close();
+      }
+    } catch {
+      // Dropped.
+    }
+  }
+}
+
+const ID = '0123456789abcdef0123456789abcdef';
+const HELLO: HelloFrame = {
+  type: 'hello',
+  minimumVersion: 1,
+  maximumVersion: 1,
+  migrationId: ID,
+  software: 'hostile/1',
+  pageSize: PAGE,
+  blocks: BLOCKS,
+  devices: [
+    { id: 'uart', version: 1 },
+    { id: 'rtc', version: 1 },
+  ],
+  features: ['verify'],
+  pageChannels: 0,
+  description: null,
+};
+const pages = (runs: readonly number[], bytes: number, change: object = {}) =>
+  [{ type: 'pages', round: 1, block: 0, runs, ...change }, new Uint8Array(bytes).fill(7)] as unknown as readonly [
+    Frame,
+    Uint8Array,
+  ];
+const zero = (runs: readonly unknown[], change: object = {}) =>
+  ({ type: 'zeroPages', round: 1, block: 0, runs, ...change }) as unknown as Frame;
+const end = (count: number, round = 1): Frame => ({ type: 'roundEnd', round, pages: count });
+const device = (index: number, sequence: number, last: boolean, bytes = 1) =>
+  [{ type: 'device', device: index, sequence, last } as const, new Uint8Array(bytes)] as const;
+const DEVICES = [device(0, 0, true), device(1, 0, true)] as const;
+const SWITCHOVER: Frame = { type: 'switchover', round: 1 };
+const GO: Frame = { type: 'go' };
+const READY = [pages([0, 1], PAGE), end(1), ...DEVICES, SWITCHOVER] as const;
+const digests = (runs: readonly number[], bytes: number) =>
+  [{ type: 'digests', block: 0, runs } as const, new Uint8Array(bytes)] as const;
+
+let hostile: Hostile;
+afterEach(() => void hostile.reception.cancel());
+
+describe('a hello that does not fit is refused before a page moves', () => {
+  test.each<readonly [string, Partial<HelloFrame> | object, string]>([
+    ['newer versions only', { minimumVersion: 2, maximumVersion: 3 }, 'GODWIT_VERSION_MISMATCH'],
+    ['no version at all', { minimumVersion: 0, maximumVersion: 0 }, 'GODWIT_VERSION_MISMATCH'],
+    [
+      'a version that is no number',
+      { minimumVersion: Number.NaN, maximumVersion: Number.NaN },
+      'GODWIT_VERSION_MISMATCH',
+    ],
+    ['another page size', { pageSize: 16384 }, 'GODWIT_PAGE_SIZE_MISMATCH'],
+    ['another block size', { blocks: [{ ...BLOCKS[0], byteLength: 65 * PAGE }] }, 'GODWIT_MEMORY_MISMATCH'],
+    ['another block address', { blocks: [{ ...BLOCKS[0], guestPhysicalAddress: PAGE }] }, 'GODWIT_MEMORY_MISMATCH'],
+    ['another block name', { blocks: [{ ...BLOCKS[0], id: 'rom' }] }, 'GODWIT_MEMORY_MISMATCH'],
+    [
+      'a block too many',
+      { blocks: [...BLOCKS, { id: 'b', guestPhysicalAddress: 2 ** 32, byteLength: PAGE }] },
+      'GODWIT_MEMORY_MISMATCH',
+    ],
+    ['no block', { blocks: [] }, 'GODWIT_MEMORY_MISMATCH'],
+    ['a device that we lack', { devices: [...HELLO.devices, { id: 'nic', version: 1 }] }, 'GODWIT_DEVICE_MISMATCH'],
+    ['a device that it lacks', { devices: HELLO.devices.slice(1) }, 'GODWIT_DEVICE_MISMATCH'],
+    ['a device twice', { devices: [...HELLO.devices, HELLO.devices[0]] }, 'GODWIT_DEVICE_MISMATCH'],
+    ['a newer device', { devices: [{ id: 'uart', version: 2 }, HELLO.devices[1]] }, 'GODWIT_DEVICE_MISMATCH'],
+    ['an older device', { devices: [{ id: 'uart', version: 0 }, HELLO.devices[1]] }, 'GODWIT_DEVICE_MISMATCH'],
+    ['a migration without a proper name', { migrationId: 'x' }, 'GODWIT_PROTOCOL'],
+    ['too many page channels', { pageChannels: 65 }, 'GODWIT_LIMIT_EXCEEDED'],
+    ['less than no page channels', { pageChannels: -1 }, 'GODWIT_LIMIT_EXCEEDED'],
+    ['half a page channel', { pageChannels: 0.5 }, 'GODWIT_LIMIT_EXCEEDED'],
+  ])('%s', async (_, change, code) => {
+    hostile = new Hostile();
+    await hostile.hello(change as Partial<HelloFrame>);
+    expect(await hostile.refused()).toBe(code);
+    expect(hostile.heard).toEqual([{ type: 'error', code, message: expect.any(String) }]);
+  });
+
+  test('another first frame', async () => {
+    hostile = new Hostile();
+    await hostile.connect();
+    await hostile.send(GO);
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('silence', async () => {
+    hostile = new Hostile();
+    await hostile.connect();
+    expect(await hostile.refused()).toBe('GODWIT_TIMEOUT');
+    expect(hostile.clock.now()).toBeLessThan(32_000);
+  });
+
+  test('nothing but the end of the stream', async () => {
+    hostile = new Hostile();
+    await hostile.connect();
+    void hostile.control.close();
+    expect(await hostile.refused()).toBe('GODWIT_LINK_LOST');
+  });
+
+  test('a feature that nobody knows is left out of the welcome', async () => {
+    hostile = new Hostile();
+    await hostile.hello({ features: ['teleport', 'verify'] });
+    await hear('welcome');
+    await hostile.send(GO);
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+    expect(hostile.heard[0]).toMatchObject({ type: 'welcome', version: 1, features: ['verify'] });
+  });
+});
+
+test('a page before the welcome is refused: the VM may not exist yet', async () => {
+  hostile = new Hostile();
+  await hostile.hello();
+  await hostile.send(pages([0, 1], PAGE));
+  expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+});
+
+describe('frames that are not allowed, or out of range, change no memory and end the reception', () => {
+  test.each<readonly [string, readonly (Frame | readonly [Frame, Uint8Array])[], string]>([
+    ['pages past the end', [pages([63, 2], 2 * PAGE)], 'GODWIT_OUT_OF_RANGE'],
+    ['pages far past the end', [pages([2 ** 52, 1], PAGE)], 'GODWIT_OUT_OF_RANGE'],
+    ['an endless run', [zero([0, Number.POSITIVE_INFINITY])], 'GODWIT_PROTOCOL'],
+    ['pages before the start', [pages([-1, 1], PAGE)], 'GODWIT_PROTOCOL'],
+    ['half pages', [pages([0.5, 1], PAGE)], 'GODWIT_PROTOCOL'],
+    ['a run that is no number', [zero([Number.NaN, Number.NaN])], 'GODWIT_PROTOCOL'],
+    ['a run that is a string', [zero(['0', '1'])], 'GODWIT_PROTOCOL'],
+    ['an unknown block', [pages([0, 1], PAGE, { block: 1 })], 'GODWIT_OUT_OF_RANGE'],
+    ['a block before the first', [zero([0, 1], { block: -1 })], 'GODWIT_OUT_OF_RANGE'],
+    ['overlapping runs', [pages([0, 2, 1, 1], 3 * PAGE)], 'GODWIT_PROTOCOL'],
+    ['runs that descend', [pages([5, 1, 3, 1], 2 * PAGE)], 'GODWIT_PROTOCOL'],
+    ['an empty run', [zero([3, 0])], 'GODWIT_PROTOCOL'],
+    ['no run', [zero([])], 'GODWIT_PROTOCOL'],
+    ['half a run', [zero([1])], 'GODWIT_PROTOCOL'],
+    ['a payload too short', [pages([0, 2], PAGE)], 'GODWIT_PROTOCOL'],
+    ['a payload too long', [pages([0, 1], PAGE + 1)], 'GODWIT_PROTOCOL'],
+    ['a later round', [pages([0, 1], PAGE, { round: 2 })], 'GODWIT_PROTOCOL'],
+    ['an earlier round', [pages([0, 1], PAGE), end(1), pages([0, 1], PAGE)], 'GODWIT_PROTOCOL'],
+    ['a round that ends with other counts', [pages([0, 1], PAGE), end(2)], 'GODWIT_PROTOCOL'],
+    ['a round that ends early', [end(0, 2)], 'GODWIT_PROTOCOL'],
+    ['an unknown device', [device(2, 0, true)], 'GODWIT_OUT_OF_RANGE'],
+    ['a piece of device state too early', [device(0, 1, false)], 'GODWIT_PROTOCOL'],
+    ['a piece of device state twice', [device(0, 0, false), device(0, 0, false)], 'GODWIT_PROTOCOL'],
+    ['device state after its end', [device(0, 0, true), device(0, 1, true)], 'GODWIT_PROTOCOL'],
+    [
+      'more device state than agreed',
+      [device(0, 0, false, 60_000), device(0, 1, false, 60_000)],
+      'GODWIT_LIMIT_EXCEEDED',
+    ],
+    ['a payload beyond the limit', [device(0, 0, false, 5 * 2 ** 20)], 'GODWIT_LIMIT_EXCEEDED'],
+    ['switchover before any round', [...DEVICES, { type: 'switchover', round: 0 }], 'GODWIT_PROTOCOL'],
+    ['switchover of a round to come', [...DEVICES, { type: 'switchover', round: 1 }], 'GODWIT_PROTOCOL'],
+    [
+      'switchover in the middle of a round',
+      [pages([0, 1], PAGE), end(1), ...DEVICES, pages([0, 1], PAGE, { round: 2 }), SWITCHOVER],
+      'GODWIT_PROTOCOL',
+    ],
+    ['switchover before a device', [pages([0, 1], PAGE), end(1), DEVICES[0], SWITCHOVER], 'GODWIT_PROTOCOL'],
+    [
+      'switchover in the middle of a device',
+      [pages([0, 1], PAGE), end(1), DEVICES[0], device(1, 0, false), SWITCHOVER],
+      'GODWIT_PROTOCOL',
+    ],
+    ['go at once', [GO], 'GODWIT_PROTOCOL'],
+    ['go after a round', [pages([0, 1], PAGE), end(1), GO], 'GODWIT_PROTOCOL'],
+    ['pages after switchover', [...READY, pages([0, 1], PAGE, { round: 2 })], 'GODWIT_PROTOCOL'],
+    ['device state after switchover', [...READY, device(0, 1, true)], 'GODWIT_PROTOCOL'],
+    ['switchover twice', [...READY, SWITCHOVER], 'GODWIT_PROTOCOL'],
+    ['a second hello', [HELLO], 'GODWIT_PROTOCOL'],
+    ['what only a destination says', [{ type: 'ready', loadMs: 0 }], 'GODWIT_PROTOCOL'],
+    ['attach on the control stream', [{ type: 'attach', migrationId: ID, index: 0 }], 'GODWIT_PROTOCOL'],
+    ['an error', [{ type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'x' }], 'GODWIT_DEVICE_FAILED'],
+    ['an error with a code of the future', [{ type: 'error', code: 'GODWIT_FLUX', message: 'x' }], 'GODWIT_INTERNAL'],
+  ])('%s', async (_, frames, code) => {
+    hostile = new Hostile();
+    await hostile.hello();
+    await hear('welcome');
+    const untouched = frames.length === 1;
+    await hostile.send(...frames);
+    expect(await hostile.refused()).toBe(code);
+    expect(hostile.vm.abandoned).toMatchObject({ code });
+    if (untouched) expect(hostile.vm.memory.blocks[0]?.bytes.every((byte) => byte === 0)).toBe(true);
+    const told = hostile.heard.at(-1);
+    if (frames[0] !== undefined && (frames[0] as Frame).type !== 'error')
+      expect(told).toMatchObject({ type: 'error', code });
+  });
+});
+
+/** Resolves when the destination has said this. */
+async function hear(type: Frame['type']): Promise<void> {
+  while (!hostile.heard.some((frame) => frame.type === type)) {
+    await hostile.clock.sleep(1);
+    if (hostile.clock.now() > 60_000) throw new Error(`"${type}" never came, but ${JSON.stringify(hostile.heard)}`);
+  }
+}
+
+describe('after ready', () => {
+  test.each<readonly [string, readonly (Frame | readonly [Frame, Uint8Array])[], string]>([
+    ['go after a comparison that failed', [{ type: 'digestsEnd' }, GO], 'GODWIT_PROTOCOL'],
+    ['go in the middle of a comparison', [digests([0, 1], 8), GO], 'GODWIT_PROTOCOL'],
+    ['a second comparison', [{ type: 'digestsEnd' }, { type: 'digestsEnd' }], 'GODWIT_PROTOCOL'],
+    ['digests out of range', [digests([63, 2], 16)], 'GODWIT_OUT_OF_RANGE'],
+    ['digests of another size', [digests([0, 2], 15)], 'GODWIT_PROTOCOL'],
+    ['pages', [pages([0, 1], PAGE, { round: 2 })], 'GODWIT_PROTOCOL'],
+  ])('%s', async (_, frames, code) => {
+    hostile = new Hostile();
+    await hostile.hello();
+    await hear('welcome');
+    await hostile.send(...READY);
+    await hear('ready');
+    for (const frame of frames) {
+      await hostile.send(frame);
+      await hostile.clock.sleep(1);
+    }
+    expect(await hostile.refused()).toBe(code);
+  });
+
+  test('digests that were not agreed on', async () => {
+    hostile = new Hostile();
+    await hostile.hello({ features: [] });
+    await hear('welcome');
+    await hostile.send(...READY);
+    await hear('ready');
+    await hostile.send({ type: 'digestsEnd' });
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('go that did not wait for ready', async () => {
+    hostile = new Hostile();
+    hostile.vm.devices = [new FaultyDevice('uart', undefined, { hangLoad: true }), new FaultyDevice('rtc')];
+    await hostile.hello();
+    await hear('welcome');
+    await hostile.send(...READY, GO);
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('the well-behaved source is served', async () => {
+    hostile = new Hostile();
+    await hostile.hello();
+    await hear('welcome');
+    await hostile.send(...READY);
+    await hear('ready');
+    await hostile.send(GO);
+    await hear('running');
+    void hostile.control.close();
+    const { summary } = await hostile.reception.result;
+    expect(summary).toMatchObject({ rounds: 1, pages: { raw: 1, zero: 0 }, verified: false });
+    expect(hostile.vm.running).toBe(true);
+  });
+});
+
+describe('page channels', () => {
+  const twoChannels = async () => {
+    hostile = new Hostile();
+    await hostile.hello({ pageChannels: 2 });
+    await hear('welcome');
+    return hostile.pages as readonly [FrameStream, FrameStream];
+  };
+
+  test('pages on the control stream are refused when there are page channels', async () => {
+    await twoChannels();
+    await hostile.send(pages([0, 1], PAGE));
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('anything else on a page channel is refused', async () => {
+    const [first] = await twoChannels();
+    await first.write(GO);
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('a channel that has ended the round sends no more of it', async () => {
+    const [first] = await twoChannels();
+    await first.write(end(0));
+    await first.write(zero([0, 1]));
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('a channel that ends too early is noticed, though the control stream stays', async () => {
+    const [first] = await twoChannels();
+    void first.close();
+    expect(await hostile.refused()).toBe('GODWIT_LINK_LOST');
+  });
+
+  test('a page frame on its way when switchover comes is not written into a guest that is about to run', async () => {
+    const [first, second] = await twoChannels();
+    await first.write(end(0));
+    await second.write(end(0));
+    await hear('roundAck');
+    await hostile.send(...DEVICES);
+    // The payload follows the frame later, as on a socket; the control stream overtakes it.
+    await Promise.all([
+      first.write(...(([frame, payload]) => [frame, [payload]] as const)(pages([0, 1], PAGE, { round: 2 }))),
+      hostile.send(SWITCHOVER),
+    ]);
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test('a page frame after go is not written into the running guest', async () => {
+    const [first, second] = await twoChannels();
+    await first.write(end(0));
+    await second.write(end(0));
+    await hear('roundAck');
+    await hostile.send(...DEVICES, SWITCHOVER);
+    await hear('ready');
+    await Promise.all([hostile.send(GO), hear('running')]);
+    await first
+      .write(...(([frame, payload]) => [frame, [payload]] as const)(pages([0, 1], PAGE, { round: 2 })))
+      .catch(() => {});
+    void Promise.all([hostile.control, ...hostile.pages].map((stream) => stream.close()));
+    await hostile.reception.result;
+    expect(hostile.vm.memory.blocks[0]?.bytes[0]).toBe(0);
+  });
+});
+
+test('a source that says nothing more can be refused at any time', async () => {
+  hostile = new Hostile();
+  await hostile.hello();
+  await hear('welcome');
+  expect(hostile.reception.cancel('enough')).toBe(true);
+  expect(hostile.reception.cancel('enough')).toBe(false);
+  expect(await hostile.refused()).toBe('GODWIT_CANCELLED');
+  expect(hostile.heard.at(-1)).toMatchObject({ type: 'error', code: 'GODWIT_CANCELLED' });
+});
+
+test('ping is answered in every phase', async () => {
+  hostile = new Hostile();
+  await hostile.hello();
+  await hostile.send({ type: 'ping', id: 1 });
+  await hear('welcome');
+  await hostile.send(...READY, { type: 'ping', id: 2 });
+  await hear('ready');
+  await hostile.send({ type: 'ping', id: 3 });
+  while (hostile.heard.filter((frame) => frame.type === 'pong').length < 3) await hostile.clock.sleep(1);
+  expect(hostile.heard.filter((frame) => frame.type === 'pong')).toEqual([1, 2, 3].map((id) => ({ type: 'pong', id })));
+  void hostile.control.close();
+  await Promise.allSettled([hostile.reception.result]);
+});
