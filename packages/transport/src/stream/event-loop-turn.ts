@@ -3,7 +3,7 @@
  * turning. A peer that reads as fast as we write would otherwise starve timers, cancellation and all other streams:
  * such writes complete without ever going back to epoll.
  */
-const LONGEST_TURN_MS = 3;
+const LONGEST_TURN_MS = 2;
 
 let turnStarted = performance.now();
 let waiting: (() => void)[] = [];

@@ -219,6 +219,18 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
         assert.ok(into.every((byte) => byte === 0), 'an aborted read was written into');
       }));
 
+    for (const when of ['at once', 'in the next turn', 'with bytes on their way']) {
+      test(`abort after close, ${when}, leaves nothing open`, () =>
+        withPair(async (near) => {
+          const writing = when === 'with bytes on their way' ? near.write([new Uint8Array(fixture.mostHeld)]) : undefined;
+          const written = writing?.catch(() => undefined);
+          const closing = near.close();
+          if (when === 'in the next turn') await nextTurn();
+          near.abort(new GodwitError('GODWIT_CANCELLED', 'never mind'));
+          await settledWithin(1_000, closing, written ?? Promise.resolve());
+        }));
+    }
+
     test('a peer that aborts is noticed by reads and writes', () =>
       withPair(async (near, far) => {
         const read = near.read(new Uint8Array(10));
