@@ -100,6 +100,14 @@ describe('the terminal view', () => {
   });
 });
 
+test('a long message is wrapped, not cut', () => {
+  const message = 'the destination failed: device "chipset" failed to load its state: the section "PICM" is missing';
+  const view = reduce(EMPTY_VIEW, { event: 'failed', code: 'GODWIT_DEVICE_FAILED', message, atMs: 0 });
+  const lines = render(view, 60, 24, 0);
+  for (const line of lines) expect(widthOf(line)).toBeLessThanOrEqual(60);
+  expect(text(lines).replaceAll(/\s+/g, ' ')).toContain(message);
+});
+
 describe('plain lines', () => {
   test('one line a round, one a console line, and the summary at the end', () => {
     const printed = [...states()].flatMap(([view, event]) => plainLines(event, view));

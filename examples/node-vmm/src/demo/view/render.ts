@@ -3,34 +3,40 @@ import { PAGE_SIZE } from '../../guest/layout.js';
 import type { HostName } from '../demo-event.js';
 import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
 import { bar, gauge, sparkline, stackedBar } from './chart.js';
-import { cut, type Span, type StyledLine, span, spread } from './styled-line.js';
+import { type Colour, cut, type Span, type StyledLine, span, spread, widthOf, wrap } from './styled-line.js';
 import { summaryLines } from './summary.js';
 import type { ViewState } from './view-state.js';
 
 const MARGIN = '  ';
-/** Lines of the view that are there whatever the height: without rounds, console and hops. */
-const FIXED_LINES = 13;
+/** Three rates, the console's title and the empty lines between the parts. */
+const FIXED_LINES = 7;
 
 /**
  * Draws the view at a size in columns and rows; `nowMs` is on the events' clock. No line is wider than `columns`.
  */
 export function render(view: ViewState, columns: number, rows: number, nowMs: number): StyledLine[] {
   const width = Math.max(20, columns);
-  const room = Math.max(4, rows - FIXED_LINES - (view.guest?.note === undefined ? 0 : 1) - view.notices.length);
+  const notices = view.notices.flatMap(({ text, bad }) => indented(`! ${text}`, width, bad ? 'bad' : 'warn'));
+  const head = header(view, width, nowMs);
+  const room = Math.max(4, rows - FIXED_LINES - head.length - notices.length);
   const many = (view.guest?.settings.roundTrips ?? 0) > 0;
   const table = many ? hopLines(view, Math.ceil(room / 2)) : roundLines(view, width, Math.ceil(room / 2));
   const lines: StyledLine[] = [
-    ...header(view, width, nowMs),
+    ...head,
     [],
     ...table,
     [],
     ...rates(view, width),
     [],
     ...consoleLines(view, width, Math.max(3, room - table.length)),
-    ...view.notices.map(({ text, bad }): StyledLine => [span(`${MARGIN}! ${text}`, bad ? 'bad' : 'warn')]),
+    ...notices,
     ...(view.result === undefined && view.failure === undefined ? [] : [[], ...summaryLines(view, width)]),
   ];
   return lines.map((line) => cut(line, width));
+}
+
+function indented(text: string, width: number, colour: Colour): StyledLine[] {
+  return wrap(text, width - MARGIN.length, MARGIN.length, colour).map((line) => [span(MARGIN), ...line]);
 }
 
 function header(view: ViewState, width: number, nowMs: number): StyledLine[] {
@@ -40,8 +46,11 @@ function header(view: ViewState, width: number, nowMs: number): StyledLine[] {
   const facts =
     `${formatBytes(spec.memoryBytes)}, ${spec.kind === 'kvm' ? `${spec.vcpus} vCPU${spec.vcpus === 1 ? '' : 's'} on KVM` : `${spec.vcpus} writers, no KVM`}, ` +
     `${spec.dirtyPagesPerSecond === 0 ? 'flat out' : `${formatCount(spec.dirtyPagesPerSecond)} pages/s`} over ${formatBytes(spec.workingSetBytes)}`;
-  const lines: StyledLine[] = [spread(left, [span(facts, 'dim')], width)];
-  if (note !== undefined) lines.push([span(`${MARGIN}${note}`, 'warn')]);
+  const fits = widthOf(left) + facts.length < width;
+  const lines: StyledLine[] = fits
+    ? [spread(left, [span(facts, 'dim')], width)]
+    : [left, [span(`${MARGIN}${facts}`, 'dim')]];
+  if (note !== undefined) lines.push(...indented(note, width, 'warn'));
   lines.push(
     [],
     route(view, width),

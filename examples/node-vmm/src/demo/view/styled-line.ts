@@ -51,6 +51,18 @@ export function spread(left: StyledLine, right: StyledLine, width: number): Styl
   return gap < 1 ? cut(left, width) : [...left, span(' '.repeat(gap)), ...right];
 }
 
+/** Words over as many lines as they need, all but the first indented by `indent` columns. */
+export function wrap(text: string, width: number, indent: number, colour: Colour): StyledLine[] {
+  const lines: string[] = [''];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1) ?? '';
+    const joined = last === '' ? word : `${last} ${word}`;
+    if (joined.length <= width - indent || last === '') lines[lines.length - 1] = joined;
+    else lines.push(word);
+  }
+  return lines.map((line, at) => [span(' '.repeat(at === 0 ? 0 : indent)), span(line, colour)]);
+}
+
 /** The line as the terminal wants it. */
 export function paint(line: StyledLine, colors: Colors): string {
   return line

@@ -1,7 +1,7 @@
 import type { DowntimeTerms } from '@godwit/core';
 import { formatBytes, formatCount, formatMs } from '../quantity.js';
 import { bar } from './chart.js';
-import { type StyledLine, span } from './styled-line.js';
+import { type StyledLine, span, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
 
 const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
@@ -17,7 +17,13 @@ const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
 /** How it went: the verdict, the downtime term by term, predicted against actual. */
 export function summaryLines(view: ViewState, width: number): StyledLine[] {
   if (view.failure !== undefined) {
-    return [[span('  ✗ ', 'bad'), span(`${view.failure.code}: `, 'bold'), span(view.failure.message, 'bad')]];
+    const { code, message } = view.failure;
+    const [first = [], ...rest] = wrap(message, width - code.length - 6, 0, 'bad');
+    // The first line shares its row with the code; the others stand under the message.
+    return [
+      [span('  ✗ ', 'bad'), span(`${code}: `, 'bold'), ...first],
+      ...rest.map((line) => [span(' '.repeat(code.length + 6)), ...line]),
+    ];
   }
   const { result } = view;
   if (result === undefined) return [];

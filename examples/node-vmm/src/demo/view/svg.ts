@@ -90,7 +90,7 @@ function runElements(run: string, colour: Colour, column: number, top: number): 
     const shade = glyph === '▒' || (glyph === '░' && colour !== 'empty') ? ' fill-opacity="0.5"' : '';
     const span = (run.length - 1 + across) * COLUMN;
     return [
-      `<rect x="${n(x + left * COLUMN)}" y="${n(top + up * ROW)}" width="${n(span)}" height="${n(down * ROW)}" fill="${fill}"${shade}/>`,
+      `<rect x="${n(x + left * COLUMN)}" y="${n(top + up * ROW)}" width="${n(span)}" height="${n(down * ROW)}" fill="${fill}"${shade} shape-rendering="crispEdges"/>`,
     ];
   }
   const start = run.length - run.trimStart().length;
