@@ -193,7 +193,9 @@ function hopLines(view: ViewState, most: number): StyledLine[] {
 function rates(view: ViewState, width: number): StyledLine[] {
   const { progress } = view;
   const chart = Math.max(8, width - 40);
-  const top = Math.max(...view.dirtyBytesPerSecond, ...view.linkBytesPerSecond, 1);
+  // One scale for both, and the limit at full height where there is one: the burst of the switchover is not limited.
+  const limited = view.guest?.settings.maxBandwidth ?? 0;
+  const top = Math.max(...view.dirtyBytesPerSecond, ...(limited > 0 ? [limited] : view.linkBytesPerSecond), 1);
   const limit = view.guest?.settings.downtimeLimitMs ?? 100;
   const predicted = progress?.predictedDowntimeMs ?? view.rounds.at(-1)?.predictedDowntimeMs;
   const actual = view.hops.at(-1)?.summary.downtimeMs;
