@@ -23,7 +23,7 @@ const BATCH_BYTES = 2 ** 20;
 const BATCH_RUNS = 512;
 
 /** Batches that each channel may hold at once: while one is in the kernel's hands the next is scanned. */
-const BATCHES_PER_CHANNEL = 4;
+const BATCHES_PER_CHANNEL = 2;
 
 /** Continuous work after which pending I/O gets its turn. */
 const YIELD_AFTER_MS = 3;
