@@ -17,7 +17,7 @@ export interface ReceivedFrame {
  * `GODWIT_LIMIT_EXCEEDED` for one that is too large.
  */
 export interface FrameStream {
-  /** Bytes handed to the carrier so far, framing included. */
+  /** Bytes of all writes that have resolved, framing included. */
   readonly bytesWritten: number;
   /** Bytes taken from the carrier so far. */
   readonly bytesRead: number;

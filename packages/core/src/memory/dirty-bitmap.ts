@@ -1,6 +1,9 @@
 import { GodwitError } from '../errors.js';
 import type { PageRunList } from './page-run.js';
 
+/** Bound once: in a VM context (Jest's, for one) each look-up of a global is slow. */
+const { clz32, floor, imul, min } = Math;
+
 /**
  * One bit per page of a RAM block, in the kernel's layout: little-endian 64-bit words, bit 0 of word 0 is page 0,
  * storage rounded up to whole words. The bytes can be handed to `KVM_GET_DIRTY_LOG` and VFIO as they are.
@@ -30,12 +33,12 @@ export class DirtyBitmap {
   }
 
   has(page: number): boolean {
-    return ((this.words[Math.floor(page / 32)] as number) & (1 << (page % 32))) !== 0;
+    return ((this.words[floor(page / 32)] as number) & (1 << (page % 32))) !== 0;
   }
 
   set(page: number): void {
     this.#check(page, 1);
-    const at = Math.floor(page / 32);
+    const at = floor(page / 32);
     this.words[at] = (this.words[at] as number) | (1 << (page % 32));
   }
 
@@ -81,7 +84,7 @@ export class DirtyBitmap {
     }
     const mine = this.words;
     const base = firstPage / 32;
-    const n = Math.min(source.length, mine.length - base);
+    const n = min(source.length, mine.length - base);
     for (let i = 0; i < n; i++) {
       const bits = source[i] as number;
       if (bits !== 0) mine[base + i] = (mine[base + i] as number) | bits;
@@ -100,8 +103,8 @@ export class DirtyBitmap {
     if (pageCount === 0) return 0;
     const words = this.words;
     const end = firstPage + pageCount;
-    const firstWord = Math.floor(firstPage / 32);
-    const lastWord = Math.floor((end - 1) / 32);
+    const firstWord = floor(firstPage / 32);
+    const lastWord = floor((end - 1) / 32);
     let total = 0;
     for (let i = firstWord; i <= lastWord; i++) {
       let bits = words[i] as number;
@@ -122,27 +125,27 @@ export class DirtyBitmap {
   /** First dirty page at or after `page`, or -1. Skips clean words at memory speed. */
   nextDirty(page: number): number {
     const words = this.words;
-    let i = Math.floor(page / 32);
+    let i = floor(page / 32);
     if (i >= words.length) return -1;
     let bits = (words[i] as number) & (-1 << (page % 32));
     while (bits === 0) {
       if (++i >= words.length) return -1;
       bits = words[i] as number;
     }
-    return i * 32 + (31 - Math.clz32(bits & -bits));
+    return i * 32 + (31 - clz32(bits & -bits));
   }
 
   /** First clean page at or after `page`; `pageCount` when all the rest is dirty. */
   nextClean(page: number): number {
     const words = this.words;
-    let i = Math.floor(page / 32);
+    let i = floor(page / 32);
     if (i >= words.length) return this.pageCount;
     let bits = ~(words[i] as number) & (-1 << (page % 32));
     while (bits === 0) {
       if (++i >= words.length) return this.pageCount;
       bits = ~(words[i] as number);
     }
-    return Math.min(i * 32 + (31 - Math.clz32(bits & -bits)), this.pageCount);
+    return min(i * 32 + (31 - clz32(bits & -bits)), this.pageCount);
   }
 
   /** Appends the coalesced dirty runs of a range to `into` and returns it. */
@@ -151,7 +154,7 @@ export class DirtyBitmap {
     const end = firstPage + pageCount;
     let first = this.nextDirty(firstPage);
     while (first !== -1 && first < end) {
-      const stop = Math.min(this.nextClean(first), end);
+      const stop = min(this.nextClean(first), end);
       into.push(first, stop - first);
       if (stop >= end) break;
       first = this.nextDirty(stop);
@@ -185,8 +188,8 @@ export class DirtyBitmap {
     if (pageCount === 0) return;
     const words = this.words;
     const end = firstPage + pageCount;
-    const firstWord = Math.floor(firstPage / 32);
-    const lastWord = Math.floor((end - 1) / 32);
+    const firstWord = floor(firstPage / 32);
+    const lastWord = floor((end - 1) / 32);
     const head = -1 << (firstPage % 32);
     const tail = end % 32 === 0 ? -1 : ~(-1 << (end % 32));
     if (firstWord === lastWord) {
@@ -206,5 +209,5 @@ function popCount(word: number): number {
   x -= (x >>> 1) & 0x55555555;
   x = (x & 0x33333333) + ((x >>> 2) & 0x33333333);
   x = (x + (x >>> 4)) & 0x0f0f0f0f;
-  return Math.imul(x, 0x01010101) >>> 24;
+  return imul(x, 0x01010101) >>> 24;
 }

@@ -28,8 +28,12 @@ export class BandwidthLimit {
     this.#at = this.#clock.now();
   }
 
+  /** `bytes` were sent; less than 0 when fewer were than was charged before. */
   charge(bytes: number): void {
-    if (this.#bytesPerSecond > 0) this.#balance -= bytes;
+    if (this.#bytesPerSecond === 0) return;
+    // First the time that has passed: it pays for what was sent before, never for what comes now.
+    this.#refill();
+    this.#balance -= bytes;
   }
 
   /** True when the next batch may go at once; then `wait` need not be called. */

@@ -30,7 +30,10 @@ export interface PageChannelTotals {
  */
 export interface PageChannel {
   readonly totals: Readonly<PageChannelTotals>;
-  /** Bytes that the channel's stream has carried so far, framing included. */
+  /**
+   * Bytes that the channel's stream has carried so far, framing included, and those of payloads that it is writing: what
+   * the bandwidth limit counts, however many batches are on their way.
+   */
   readonly wireBytes: number;
   /** Settles when the batch's memory is no longer borrowed and its runs may be reused: that is the back-pressure. */
   send(batch: PageBatch): Promise<void>;
@@ -47,6 +50,8 @@ export class LocalPageChannel implements PageChannel {
   readonly #nonZero = new PageRunList(256);
   readonly #zero = new PageRunList(256);
   #roundPages = 0;
+  /** Payload bytes of writes that have not resolved. */
+  #inFlight = 0;
 
   constructor(stream: FrameStream, windows: MemoryWindows, clock: Clock) {
     this.#stream = stream;
@@ -55,7 +60,7 @@ export class LocalPageChannel implements PageChannel {
   }
 
   get wireBytes(): number {
-    return this.#stream.bytesWritten;
+    return this.#stream.bytesWritten + this.#inFlight;
   }
 
   async send(batch: PageBatch): Promise<void> {
@@ -75,7 +80,14 @@ export class LocalPageChannel implements PageChannel {
         payload.push(this.#windows.bytes(block, nonZero.firstPage(i), nonZero.runPages(i)));
       }
       this.totals.scanMs += this.#clock.now() - start;
-      writes.push(this.#stream.write({ type: 'pages', round, block, runs: nonZero.toFlatArray() }, payload));
+      const bytes = nonZero.pageCount * this.#windows.pageSize;
+      this.#inFlight += bytes;
+      const landed = () => {
+        this.#inFlight -= bytes;
+      };
+      const writing = this.#stream.write({ type: 'pages', round, block, runs: nonZero.toFlatArray() }, payload);
+      writing.then(landed, landed);
+      writes.push(writing);
     } else {
       this.totals.scanMs += this.#clock.now() - start;
     }

@@ -3,6 +3,12 @@ import type { MigrationState, Progress } from '../migration-event.js';
 import type { RoundRecord } from '../round-record.js';
 import type { PageChannel } from './page-channel.js';
 
+/**
+ * Rounds that shrink by less than a twentieth do not shrink: a guest that rewrites the same pages faster than they are
+ * sent settles at a factor of 1, give or take the noise.
+ */
+const NOT_SHRINKING = 0.95;
+
 /** Counts what a migration has done so far and makes snapshots of it. Reading it costs nothing on the page path. */
 export class ProgressMeter {
   readonly #clock: Clock;
@@ -78,14 +84,15 @@ export class ProgressMeter {
 
   /**
    * The rest of this round at its own pace, and then rounds that shrink by the same factor each (a geometric series):
-   * with `f` = dirty rate / send rate, what follows a round of `t` lasts `t * f / (1 - f)` altogether.
+   * with `f` = pages written in the last round / pages sent in it, what follows a round of `t` lasts `t * f / (1 - f)`
+   * altogether. In round 1, what the guest writes is not known yet.
    */
   #remaining(now: number): number | undefined {
     const ms = now - this.#roundStartedAt;
     if (this.#roundPagesSent === 0 || ms <= 0) return undefined;
     const pagesPerMs = this.#roundPagesSent / ms;
-    const factor = (this.#last?.dirtyPagesPerSecond ?? 0) / 1000 / pagesPerMs;
-    if (factor >= 1) return undefined;
+    const factor = this.#last === undefined ? 0 : this.#last.newlyDirtyPages / Math.max(1, this.#last.dirtyPages);
+    if (factor >= NOT_SHRINKING) return undefined;
     const restMs = Math.max(0, this.#roundPages - this.#roundPagesSent) / pagesPerMs;
     const wholeMs = this.#roundPages / pagesPerMs;
     return restMs + (wholeMs * factor) / (1 - factor);

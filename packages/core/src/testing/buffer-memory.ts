@@ -20,11 +20,12 @@ export class BufferMemory implements GuestMemory {
     this.pageSize = pageSize;
     this.blocks = blocks.map(({ id, guestPhysicalAddress, byteLength }) => {
       const bytes = new Uint8Array(byteLength);
+      const words = new Int32Array(bytes.buffer);
       const present = new DirtyBitmap(byteLength / pageSize);
       const populated = (range: PageRun = { firstPage: 0, pageCount: present.pageCount }) => {
         // What was written past `write` (by the engine at a destination) is found by looking.
         for (let page = range.firstPage; page < range.firstPage + range.pageCount; page++) {
-          if (!present.has(page) && !isZero(bytes, page * pageSize, pageSize)) present.set(page);
+          if (!present.has(page) && !isZero(words, (page * pageSize) / 4, pageSize / 4)) present.set(page);
         }
         return present.runs(new PageRunList(), range.firstPage, range.pageCount);
       };
@@ -81,8 +82,8 @@ export class BufferMemory implements GuestMemory {
   }
 }
 
-function isZero(bytes: Uint8Array, offset: number, length: number): boolean {
-  for (let i = offset; i < offset + length; i++) if (bytes[i] !== 0) return false;
+function isZero(words: Int32Array, first: number, count: number): boolean {
+  for (let i = first; i < first + count; i++) if (words[i] !== 0) return false;
   return true;
 }
 

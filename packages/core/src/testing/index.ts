@@ -1,4 +1,5 @@
 export { type BufferBlock, BufferMemory } from './buffer-memory.js';
+export * as engineParts from './engine-parts.js';
 export { type DeviceFaults, FaultyDevice } from './faulty-device.js';
 export { FaultyTracker, type TrackerFaults } from './faulty-tracker.js';
 export { ManualTracker } from './manual-tracker.js';

@@ -84,9 +84,9 @@ class MemoryFrameStream implements FrameStream {
     const copy = structuredClone(frame);
     const early = this.#copyLate ? undefined : joined(payload);
     const bytes = FRAME_BYTES + (payload?.reduce((sum, chunk) => sum + chunk.byteLength, 0) ?? 0);
-    this.bytesWritten += bytes;
     const writing = this.#last.then(async () => {
       await this.#wire.carry(bytes);
+      this.bytesWritten += bytes;
       const tapped = this.#tap(copy, this.#copyLate ? joined(payload) : early, this.#channel);
       if (tapped === undefined) return;
       if (this.#wire.latencyMs === 0) await this.#out.put(tapped);

@@ -25,6 +25,11 @@ export class VirtualClock implements Clock {
   readonly #yielding: (() => void)[] = [];
   #running = false;
 
+  /** Calls of `sleep` that have not ended. After everything is over there should be none. */
+  get sleepers(): number {
+    return this.#sleepers.length;
+  }
+
   now(): number {
     return this.#now;
   }

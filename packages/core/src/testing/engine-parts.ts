@@ -1,0 +1,13 @@
+/**
+ * Parts of the engine that are not API, for tests of the engine itself: they may change in any version.
+ */
+export { LinkRate } from '../convergence/link-rate.js';
+export { checkRuns } from '../destination/run-check.js';
+export { makePristine, zeroRun } from '../destination/zero-run.js';
+export { MemoryWindows } from '../memory/memory-windows.js';
+export { cutHoles } from '../memory/populated-pages.js';
+export { splitZeroPages } from '../memory/zero-page.js';
+export { BandwidthLimit } from '../source/bandwidth-limit.js';
+export type { SentRound } from '../source/round-sender.js';
+export { checkTransition, isFinal } from '../source/state.js';
+export { digestPage } from '../verify/page-digest.js';

@@ -1,0 +1,149 @@
+import {
+  ERROR_CODES,
+  FEATURES,
+  FRAME_TYPES,
+  FRAMES_WITH_PAYLOAD,
+  GodwitError,
+  MIGRATION_TRANSITIONS,
+  type MigrationState,
+  PROTOCOL_VERSION,
+} from '@godwit/core';
+import { engineParts } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+
+const { checkTransition, isFinal } = engineParts;
+
+// What is written out here is API, or on the wire between versions: a new entry is added, none is changed or reused.
+
+test('the frame numbers of the wire are frozen', () => {
+  expect(FRAME_TYPES).toEqual({
+    hello: 1,
+    welcome: 2,
+    error: 3,
+    attach: 4,
+    pages: 5,
+    zeroPages: 6,
+    roundEnd: 7,
+    roundAck: 8,
+    device: 9,
+    switchover: 10,
+    ready: 11,
+    go: 12,
+    running: 13,
+    digests: 14,
+    digestsEnd: 15,
+    verified: 16,
+    ping: 17,
+    pong: 18,
+  });
+  expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['device', 'digests', 'pages']);
+});
+
+test('the protocol versions and features are frozen', () => {
+  expect(PROTOCOL_VERSION).toEqual({ minimum: 1, maximum: 1 });
+  expect(FEATURES).toEqual({ verify: 'verify' });
+});
+
+test('the error codes are frozen', () => {
+  expect([...ERROR_CODES].sort()).toEqual([
+    'GODWIT_BAD_STREAM',
+    'GODWIT_CANCELLED',
+    'GODWIT_CONNECT_FAILED',
+    'GODWIT_DEVICE_FAILED',
+    'GODWIT_DEVICE_MISMATCH',
+    'GODWIT_GUEST_CRASHED',
+    'GODWIT_INTERNAL',
+    'GODWIT_INVALID_ARGUMENT',
+    'GODWIT_INVALID_STATE',
+    'GODWIT_LIMIT_EXCEEDED',
+    'GODWIT_LINK_LOST',
+    'GODWIT_MEMORY_MISMATCH',
+    'GODWIT_NOT_CONVERGING',
+    'GODWIT_OUT_OF_MEMORY',
+    'GODWIT_OUT_OF_RANGE',
+    'GODWIT_OWNERSHIP_UNKNOWN',
+    'GODWIT_PAGE_SIZE_MISMATCH',
+    'GODWIT_PERMISSION',
+    'GODWIT_PREPARE_FAILED',
+    'GODWIT_PROTOCOL',
+    'GODWIT_SYSCALL',
+    'GODWIT_TIMEOUT',
+    'GODWIT_TRACKER_FAILED',
+    'GODWIT_UNSUPPORTED',
+    'GODWIT_VERIFY_FAILED',
+    'GODWIT_VERSION_MISMATCH',
+    'GODWIT_VM_FAILED',
+  ]);
+});
+
+describe('the states of a migration', () => {
+  const states = Object.keys(MIGRATION_TRANSITIONS) as MigrationState[];
+
+  test('the transitions are those that are drawn', () => {
+    expect(MIGRATION_TRANSITIONS).toEqual({
+      none: ['setup', 'cancelling'],
+      setup: ['active', 'failed', 'cancelling'],
+      active: ['pre-switchover', 'device', 'failed', 'cancelling'],
+      'pre-switchover': ['device', 'failed', 'cancelling'],
+      device: ['completed', 'failed', 'cancelling'],
+      cancelling: ['cancelled', 'failed'],
+      completed: [],
+      failed: [],
+      cancelled: [],
+    });
+  });
+
+  test('every state is reached, every state has an end, no state is entered twice', () => {
+    const paths: MigrationState[][] = [];
+    const walk = (path: MigrationState[]) => {
+      const next = MIGRATION_TRANSITIONS[path.at(-1) as MigrationState];
+      if (next.length === 0) paths.push(path);
+      for (const state of next) {
+        expect(path).not.toContain(state);
+        walk([...path, state]);
+      }
+    };
+    walk(['none']);
+    expect(new Set(paths.flat())).toEqual(new Set(states));
+    expect(new Set(paths.map((path) => path.at(-1)))).toEqual(new Set(['completed', 'failed', 'cancelled']));
+    for (const path of paths) {
+      // Nothing is handed over but through `device`, and nothing is cancelled but through `cancelling`.
+      if (path.at(-1) === 'completed') expect(path.at(-2)).toBe('device');
+      if (path.at(-1) === 'cancelled') expect(path.at(-2)).toBe('cancelling');
+    }
+  });
+
+  test('all others are refused', () => {
+    for (const from of states) {
+      for (const to of states) {
+        if (MIGRATION_TRANSITIONS[from].includes(to)) expect(() => checkTransition(from, to)).not.toThrow();
+        else expect(() => checkTransition(from, to)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_STATE' }));
+      }
+      expect(isFinal(from)).toBe(['completed', 'failed', 'cancelled'].includes(from));
+    }
+  });
+});
+
+describe('GodwitError', () => {
+  test('is recognised across copies of the package', () => {
+    const foreign = Object.assign(new Error('x'), { [Symbol.for('@godwit/error')]: true, code: 'GODWIT_LINK_LOST' });
+    expect(GodwitError.is(foreign)).toBe(true);
+    for (const other of [new Error('x'), null, undefined, 'GODWIT_LINK_LOST', {}])
+      expect(GodwitError.is(other)).toBe(false);
+    expect(GodwitError.wrap(foreign, 'GODWIT_INTERNAL', 'context')).toBe(foreign);
+  });
+
+  test('keeps what it wraps', () => {
+    const cause = new Error('no such device');
+    const error = GodwitError.wrap(cause, 'GODWIT_CONNECT_FAILED', 'connecting failed');
+    expect(error).toMatchObject({
+      name: 'GodwitError',
+      code: 'GODWIT_CONNECT_FAILED',
+      message: 'connecting failed: no such device',
+      cause,
+      remote: false,
+    });
+    expect(GodwitError.wrap('odd', 'GODWIT_INTERNAL', 'context').message).toBe('context: odd');
+    expect('cause' in new GodwitError('GODWIT_INTERNAL', 'x')).toBe(false);
+  });
+});
