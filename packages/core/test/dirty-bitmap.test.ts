@@ -125,6 +125,19 @@ describe('a dirty bitmap agrees with a set of page numbers', () => {
     );
   });
 
+  test('runs of neighbouring ranges, one after the other, are those of the whole', () => {
+    fc.assert(
+      fc.property(bitmapAndPages, fc.integer({ min: 1, max: 130 }), ({ bitmap }, step) => {
+        const pieces = new PageRunList(1);
+        for (let first = 0; first < bitmap.pageCount; first += step) {
+          bitmap.runs(pieces, first, Math.min(step, bitmap.pageCount - first));
+        }
+        expect([...pieces]).toEqual([...bitmap.runs(new PageRunList())]);
+        expect(pieces.pageCount).toBe(bitmap.count());
+      }),
+    );
+  });
+
   test('the bytes are what KVM writes: bit 0 of byte 0 is page 0, in whole 64-bit words, zero past the last page', () => {
     fc.assert(
       fc.property(bitmapAndPages, ({ bitmap, pages }) => {

@@ -51,21 +51,23 @@ export class PageRunList {
   /** Appends a run; one that starts where the last run ends is merged into it. */
   push(firstPage: number, pageCount: number): void {
     if (pageCount <= 0) return;
-    this.#pageCount += pageCount;
     const last = this.#length * 2 - 2;
     if (last >= 0 && (this.#pairs[last] as number) + (this.#pairs[last + 1] as number) === firstPage) {
       this.#pairs[last + 1] = (this.#pairs[last + 1] as number) + pageCount;
+      this.#pageCount += pageCount;
       return;
     }
+    this.pushApart(firstPage, pageCount);
+  }
+
+  /** Appends a run of at least one page that is known not to touch the last one: a bitmap's runs, one after the other. */
+  pushApart(firstPage: number, pageCount: number): void {
     const at = this.#length * 2;
-    if (at === this.#pairs.length) {
-      const grown = new Float64Array(this.#pairs.length * 2);
-      grown.set(this.#pairs);
-      this.#pairs = grown;
-    }
+    if (at === this.#pairs.length) this.#grow();
     this.#pairs[at] = firstPage;
     this.#pairs[at + 1] = pageCount;
     this.#length++;
+    this.#pageCount += pageCount;
   }
 
   clear(): void {
@@ -80,5 +82,11 @@ export class PageRunList {
 
   *[Symbol.iterator](): IterableIterator<PageRun> {
     for (let i = 0; i < this.#length; i++) yield { firstPage: this.firstPage(i), pageCount: this.runPages(i) };
+  }
+
+  #grow(): void {
+    const grown = new Float64Array(this.#pairs.length * 2);
+    grown.set(this.#pairs);
+    this.#pairs = grown;
   }
 }
