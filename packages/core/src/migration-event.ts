@@ -70,6 +70,7 @@ export interface MigrationSummary {
   readonly verified: boolean;
   /** Pages compared. */
   readonly verifiedPages: number;
+  /** The last 1,000 at most. */
   readonly rounds: readonly RoundRecord[];
   readonly pages: { readonly raw: number; readonly zero: number; readonly hole: number };
   readonly rawBytes: number;

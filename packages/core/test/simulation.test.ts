@@ -188,8 +188,9 @@ describe('the bandwidth limit', () => {
     const long = summary.rounds.filter(({ phase, wireBytes }) => phase === 'pre-copy' && wireBytes > 2 ** 22);
     expect(long.length).toBeGreaterThan(0);
     for (const { wireBytes, totalMs, limitMs } of long) {
-      // One batch is not waited for.
-      expect(wireBytes / (totalMs / 1000)).toBeLessThan(bandwidthLimit * (1 + 2 ** 20 / wireBytes) * 1.02);
+      // One batch is not waited for, and a burst of 50 ms may have been saved up.
+      const more = 2 ** 20 + bandwidthLimit * 0.05;
+      expect(wireBytes / (totalMs / 1000)).toBeLessThan(bandwidthLimit * (1 + more / wireBytes) * 1.02);
       expect(wireBytes / (totalMs / 1000)).toBeGreaterThan(bandwidthLimit * 0.9);
       expect(limitMs).toBeGreaterThan(totalMs / 2);
     }

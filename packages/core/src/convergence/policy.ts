@@ -5,7 +5,7 @@ export type RoundOutcome = Omit<RoundRecord, 'decision'>;
 
 export interface PolicyInput {
   readonly outcome: RoundOutcome;
-  /** Rounds before this one, oldest first. */
+  /** Rounds before this one, oldest first; the last 1,000 at most. */
   readonly history: readonly RoundRecord[];
   readonly downtimeLimitMs: number;
   readonly elapsedMs: number;

@@ -7,10 +7,17 @@ import type { RoundRecord } from '../round-record.js';
 import type { Harvest, Harvester } from './harvester.js';
 import type { SentRound } from './round-sender.js';
 
+/** A guest that dirties a handful of pages would otherwise keep both sides busy with thousands of rounds a second. */
+const SHORTEST_ROUND_MS = 10;
+
+/** Rounds that a policy can look back on. */
+const MOST_HISTORY = 1000;
+
 export interface PrecopyParts {
   readonly harvester: Harvester;
   readonly model: DowntimeModel;
   readonly clock: Clock;
+  readonly signal: AbortSignal;
   readonly policy: ConvergencePolicy;
   /** Milliseconds; read anew at each decision. */
   readonly downtimeLimitMs: () => number;
@@ -85,6 +92,9 @@ async function runRound(
   };
   const record: RoundRecord = { ...outcome, decision };
   history.push(record);
+  if (history.length > MOST_HISTORY) history.shift();
+  const early = SHORTEST_ROUND_MS - outcome.totalMs;
+  if (decision.action === 'continue' && early > 0) await clock.sleep(early, parts.signal);
   return { record, pending };
 }
 

@@ -27,6 +27,9 @@ import { switchover } from './switchover.js';
 /** How long a device that is still saving may take to notice that it is over, before the guest runs again. */
 const SAVE_ENDS_MS = 250;
 
+/** Round records kept: a migration that never converges must not fill memory with them. */
+const MOST_RECORDS = 1000;
+
 /** What a run needs of the `Migration` it belongs to. */
 export interface SourceControls {
   readonly options: ResolvedOptions;
@@ -161,6 +164,7 @@ export class SourceRun {
         harvester,
         model,
         clock,
+        signal,
         policy: options.policy,
         downtimeLimitMs: () => options.downtimeLimitMs,
         startedAt: this.#meter.startedAt,
@@ -209,6 +213,7 @@ export class SourceRun {
           linkBytesPerSecond: model.linkBytesPerSecond,
           newlyDirtyPages: 0,
           dirtyPagesPerSecond: 0,
+          decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
         });
       },
       tracker: this.#tracker,
@@ -241,6 +246,7 @@ export class SourceRun {
 
   #roundEnded(record: RoundRecord): void {
     this.#rounds.push(record);
+    if (this.#rounds.length > MOST_RECORDS) this.#rounds.shift();
     this.#meter.roundEnded(record);
     this.#controls.emit({ type: 'round', round: record });
   }

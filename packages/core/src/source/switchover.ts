@@ -113,7 +113,7 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
   const end = clock.now();
 
   const heldMs = held - paused;
-  const verifyMs = verified - ready;
+  const verifyMs = parts.verify ? verified - ready : 0;
   const downtimeMs = end - start - heldMs - verifyMs;
   const terms = {
     pauseMs: paused - start,
