@@ -1,5 +1,5 @@
-import { GodwitError } from '@godwit/core';
 import net from 'node:net';
+import { GodwitError } from '@godwit/core';
 import type { ByteStream, Transport } from './stream/byte-stream.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';

@@ -1,6 +1,6 @@
-import { GodwitError } from '@godwit/core';
 import { lstat, unlink } from 'node:fs/promises';
 import net from 'node:net';
+import { GodwitError } from '@godwit/core';
 import type { ByteStream, Transport } from './stream/byte-stream.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import type { GodwitError } from '@godwit/core';
 import type { ByteStream } from '@godwit/transport';
 
 /** Collects what is written. */

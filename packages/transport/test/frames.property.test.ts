@@ -1,6 +1,6 @@
-import { expect, jest, test } from '@jest/globals';
-import { type Frame, FRAMES_WITH_PAYLOAD, GodwitError } from '@godwit/core';
+import { FRAMES_WITH_PAYLOAD, type Frame, GodwitError } from '@godwit/core';
 import { frameStream } from '@godwit/transport';
+import { expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { Unpackr } from 'msgpackr';
 import { playing, recording } from './byte-streams.js';
@@ -13,7 +13,9 @@ const migrationId = fc
   .array(fc.constantFrom(...'0123456789abcdef'), { minLength: 32, maxLength: 32 })
   .map((digits) => digits.join(''));
 const runs = fc.array(fc.tuple(uint, uint), { maxLength: 30 }).map((pairs) => pairs.flat());
-const description = fc.jsonValue({ maxDepth: 4 }).map((value) => JSON.parse(JSON.stringify(value).replaceAll('__proto__', 'proto')));
+const description = fc
+  .jsonValue({ maxDepth: 4 })
+  .map((value) => JSON.parse(JSON.stringify(value).replaceAll('__proto__', 'proto')));
 
 const frames: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({
@@ -40,13 +42,19 @@ const frames: fc.Arbitrary<Frame> = fc.oneof(
 );
 
 const payload = fc.array(
-  fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.nat(150_000).map((size) => new Uint8Array(size).map((_, i) => i * 7 + size))),
+  fc.oneof(
+    fc.uint8Array({ maxLength: 40 }),
+    fc.nat(150_000).map((size) => new Uint8Array(size).map((_, i) => i * 7 + size)),
+  ),
   { maxLength: 6 },
 );
 const smallPayload = fc.array(fc.uint8Array({ maxLength: 40 }), { maxLength: 3 });
 const small = fc.array(fc.tuple(frames, smallPayload), { maxLength: 6 });
 const sent = fc.array(fc.tuple(frames, payload), { maxLength: 6 });
-const sizes = fc.array(fc.oneof(fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 300_000 })), { minLength: 1, maxLength: 20 });
+const sizes = fc.array(fc.oneof(fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 300_000 })), {
+  minLength: 1,
+  maxLength: 20,
+});
 
 function cycle(list: readonly number[]): () => number {
   let at = 0;
@@ -74,7 +82,8 @@ test('any frames in any chunks, carried in any pieces, are read back the same in
         const into: Uint8Array[] = [];
         for (let at = 0; at < whole.length; ) {
           const size = Math.min(nextCut(), whole.length - at);
-          into.push(whole.subarray(at, (at += size)));
+          into.push(whole.subarray(at, at + size));
+          at += size;
         }
         await stream.readPayload(into);
         const expected = FRAMES_WITH_PAYLOAD.has(frame.type) ? Buffer.concat(chunks) : Buffer.alloc(0);
@@ -107,36 +116,46 @@ test('a stream is plain MessagePack: a generic decoder finds lengths, arrays and
 });
 
 test('a damaged stream gives frames or a GodwitError, never anything else, and never much memory', async () => {
-  const mutation = fc.record({ at: fc.nat(), byte: fc.nat(255), kind: fc.constantFrom('flip', 'insert', 'delete', 'cut') });
+  const mutation = fc.record({
+    at: fc.nat(),
+    byte: fc.nat(255),
+    kind: fc.constantFrom('flip', 'insert', 'delete', 'cut'),
+  });
   await fc.assert(
-    fc.asyncProperty(small, fc.array(mutation, { minLength: 1, maxLength: 5 }), sizes, async (list, mutations, pieces) => {
-      let wire = await write(list);
-      for (const { at, byte, kind } of mutations) {
-        // Damage the headers, where there is something to misread.
-        const place = at % Math.max(1, Math.min(wire.length, 400));
-        if (kind === 'flip') wire[place] = byte;
-        else if (kind === 'insert') wire = Uint8Array.from([...wire.subarray(0, place), byte, ...wire.subarray(place)]);
-        else if (kind === 'delete') wire = Uint8Array.from([...wire.subarray(0, place), ...wire.subarray(place + 1)]);
-        else wire = wire.subarray(0, place);
-      }
-      let largest = 0;
-      const stream = frameStream(
-        playing(wire, cycle(pieces)),
-        { maximumHeaderBytes: 64 * 1024, maximumPayloadBytes: 1 << 20 },
-      );
-      try {
-        for (;;) {
-          const received = await stream.read();
-          if (received === null) break;
-          largest = Math.max(largest, received.payloadBytes);
-          await stream.skipPayload();
+    fc.asyncProperty(
+      small,
+      fc.array(mutation, { minLength: 1, maxLength: 5 }),
+      sizes,
+      async (list, mutations, pieces) => {
+        let wire = await write(list);
+        for (const { at, byte, kind } of mutations) {
+          // Damage the headers, where there is something to misread.
+          const place = at % Math.max(1, Math.min(wire.length, 400));
+          if (kind === 'flip') wire[place] = byte;
+          else if (kind === 'insert')
+            wire = Uint8Array.from([...wire.subarray(0, place), byte, ...wire.subarray(place)]);
+          else if (kind === 'delete') wire = Uint8Array.from([...wire.subarray(0, place), ...wire.subarray(place + 1)]);
+          else wire = wire.subarray(0, place);
         }
-      } catch (error) {
-        if (!GodwitError.is(error)) throw error;
-        expect(['GODWIT_BAD_STREAM', 'GODWIT_LIMIT_EXCEEDED', 'GODWIT_LINK_LOST']).toContain(error.code);
-      }
-      expect(largest).toBeLessThanOrEqual(1 << 20);
-    }),
+        let largest = 0;
+        const stream = frameStream(playing(wire, cycle(pieces)), {
+          maximumHeaderBytes: 64 * 1024,
+          maximumPayloadBytes: 1 << 20,
+        });
+        try {
+          for (;;) {
+            const received = await stream.read();
+            if (received === null) break;
+            largest = Math.max(largest, received.payloadBytes);
+            await stream.skipPayload();
+          }
+        } catch (error) {
+          if (!GodwitError.is(error)) throw error;
+          expect(['GODWIT_BAD_STREAM', 'GODWIT_LIMIT_EXCEEDED', 'GODWIT_LINK_LOST']).toContain(error.code);
+        }
+        expect(largest).toBeLessThanOrEqual(1 << 20);
+      },
+    ),
     { numRuns: 1_000 },
   );
 });

@@ -1,8 +1,18 @@
-import { afterEach, describe, expect, jest, test } from '@jest/globals';
-import { type FrameStream, GodwitError, type HelloFrame, type IncomingLink, type LinkListener } from '@godwit/core';
-import { type ByteStream, connectTo, frameStream, listenOn, type ListenOptions, memory, tcp, type Transport, unix } from '@godwit/transport';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type FrameStream, GodwitError, type HelloFrame, type IncomingLink, type LinkListener } from '@godwit/core';
+import {
+  type ByteStream,
+  connectTo,
+  frameStream,
+  type ListenOptions,
+  listenOn,
+  memory,
+  type Transport,
+  tcp,
+  unix,
+} from '@godwit/transport';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(30_000);
 
@@ -84,17 +94,19 @@ for (const [name, wire] of Object.entries(wirings)) {
       const channels = await incoming.pageChannels(ID, 3, never);
       expect(channels).toHaveLength(3);
       await Promise.all(
-        link.pageChannels.map((channel, i) =>
-          channel.write({ type: 'pages', round: 1, block: i, runs: [0, 50] }, [new Uint8Array(200_000).fill(i)]),
-        ).concat(
-          channels.map(async (channel, i) => {
-            const received = await channel.read();
-            expect(received?.frame).toMatchObject({ type: 'pages', block: i });
-            const into = new Uint8Array(200_000);
-            await channel.readPayload([into]);
-            expect(into.every((byte) => byte === i)).toBe(true);
-          }),
-        ),
+        link.pageChannels
+          .map((channel, i) =>
+            channel.write({ type: 'pages', round: 1, block: i, runs: [0, 50] }, [new Uint8Array(200_000).fill(i)]),
+          )
+          .concat(
+            channels.map(async (channel, i) => {
+              const received = await channel.read();
+              expect(received?.frame).toMatchObject({ type: 'pages', block: i });
+              const into = new Uint8Array(200_000);
+              await channel.readPayload([into]);
+              expect(into.every((byte) => byte === i)).toBe(true);
+            }),
+          ),
       );
       await incoming.control.write({ type: 'roundAck', round: 1, pages: 150 });
       expect((await link.control.read())?.frame.type).toBe('roundAck');
@@ -112,7 +124,10 @@ for (const [name, wire] of Object.entries(wirings)) {
       await link.control.write(hello(0));
       const incoming = await links.accept(never);
       expect(await incoming.pageChannels(ID, 0, never)).toEqual([]);
-      expect(await farewell(garbage.stream)).toMatchObject({ code: 'GODWIT_BAD_STREAM', message: expect.stringContaining('HTTP') });
+      expect(await farewell(garbage.stream)).toMatchObject({
+        code: 'GODWIT_BAD_STREAM',
+        message: expect.stringContaining('HTTP'),
+      });
       expect(await farewell(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL' });
       expect(await farewell(silent.stream)).toMatchObject({
         code: 'GODWIT_TIMEOUT',
@@ -132,8 +147,14 @@ for (const [name, wire] of Object.entries(wirings)) {
       await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1 });
       const twice = await stranger(transport);
       await twice.stream.write({ type: 'attach', migrationId: ID, index: 0 });
-      expect(await farewell(beyond.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL', message: expect.stringContaining('announced 1') });
-      expect(await farewell(twice.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL', message: expect.stringContaining('attached already') });
+      expect(await farewell(beyond.stream)).toMatchObject({
+        code: 'GODWIT_PROTOCOL',
+        message: expect.stringContaining('announced 1'),
+      });
+      expect(await farewell(twice.stream)).toMatchObject({
+        code: 'GODWIT_PROTOCOL',
+        message: expect.stringContaining('attached already'),
+      });
       const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
       await (link.pageChannels[0] as FrameStream).write({ type: 'roundEnd', round: 1, pages: 0 });
       expect((await channel.read())?.frame.type).toBe('roundEnd');
@@ -149,7 +170,11 @@ for (const [name, wire] of Object.entries(wirings)) {
         const incoming = await links.accept(never);
         const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
         await (link.pageChannels[0] as FrameStream).write({ type: 'roundEnd', round: 1, pages: 0 });
-        return { incoming, channel, close: () => finish(link.control, ...link.pageChannels, incoming.control, channel) };
+        return {
+          incoming,
+          channel,
+          close: () => finish(link.control, ...link.pageChannels, incoming.control, channel),
+        };
       };
       const first = await take();
       const second = await take();
@@ -239,7 +264,10 @@ describe('connectTo', () => {
   test('is cancelled while it connects', async () => {
     // An address for documentation (RFC 5737): nobody answers, or there is no route.
     const controller = new AbortController();
-    const connecting = connectTo(tcp({ host: '192.0.2.1', port: 1 })).connect({ migrationId: ID, pageChannels: 0 }, controller.signal);
+    const connecting = connectTo(tcp({ host: '192.0.2.1', port: 1 })).connect(
+      { migrationId: ID, pageChannels: 0 },
+      controller.signal,
+    );
     controller.abort();
     await expect(connecting).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
   });

@@ -1,12 +1,12 @@
-import { describe, expect, jest, test } from '@jest/globals';
-import { GodwitError } from '@godwit/core';
-import { fromDuplex, memory, memoryPair, tcp, type TcpListener, unix } from '@godwit/transport';
-import { transportSuite } from '@godwit/transport/testing';
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Duplex } from 'node:stream';
+import { GodwitError } from '@godwit/core';
+import { fromDuplex, memory, memoryPair, type TcpListener, tcp, unix } from '@godwit/transport';
+import { transportSuite } from '@godwit/transport/testing';
+import { describe, expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(30_000);
 
@@ -54,7 +54,9 @@ transportSuite('any Duplex', runner, {
     const socket = net.connect({ host: '127.0.0.1', port, allowHalfOpen: true });
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
-      socket.once('error', (error) => reject(new GodwitError('GODWIT_CONNECT_FAILED', error.message, { cause: error })));
+      socket.once('error', (error) =>
+        reject(new GodwitError('GODWIT_CONNECT_FAILED', error.message, { cause: error })),
+      );
     });
     return fromDuplex(socket);
   },

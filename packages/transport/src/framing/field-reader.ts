@@ -68,7 +68,8 @@ export class FieldReader {
     const values = this.#array(name, mostPairs * 2);
     if (values.length % 2 !== 0) throw this.bad(name, 'an even number of integers', values);
     for (let i = 0; i < values.length; i++) {
-      if (!isUint(values[i], Number.MAX_SAFE_INTEGER)) throw this.bad(`${name}[${i}]`, 'an integer from 0 to 2^53 - 1', values[i]);
+      if (!isUint(values[i], Number.MAX_SAFE_INTEGER))
+        throw this.bad(`${name}[${i}]`, 'an integer from 0 to 2^53 - 1', values[i]);
     }
     return values as readonly number[];
   }
@@ -84,7 +85,10 @@ export class FieldReader {
 
   #next(): unknown {
     if (this.#at >= this.#fields.length) {
-      throw new GodwitError('GODWIT_BAD_STREAM', `a ${this.#frame} frame ends after ${this.#fields.length} fields; more must follow`);
+      throw new GodwitError(
+        'GODWIT_BAD_STREAM',
+        `a ${this.#frame} frame ends after ${this.#fields.length} fields; more must follow`,
+      );
     }
     return this.#fields[this.#at++];
   }

@@ -1,4 +1,4 @@
-import { FRAME_TYPES, type Frame, type FrameName, FRAMES_WITH_PAYLOAD, GodwitError } from '@godwit/core';
+import { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type Frame, type FrameName, GodwitError } from '@godwit/core';
 import { Packr, Unpackr } from 'msgpackr';
 import { FieldReader } from './field-reader.js';
 import type { FrameLimits } from './frame-limits.js';
@@ -169,7 +169,8 @@ export function hasPayload(frame: Frame): boolean {
 /** The header of a frame: a MessagePack array of the type number and the fields. */
 export function packHeader(frame: Frame): Uint8Array {
   const layout = LAYOUTS[frame.type] as FieldLayout<Frame> | undefined;
-  if (layout === undefined) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `there is no frame type "${String(frame.type)}"`);
+  if (layout === undefined)
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `there is no frame type "${String(frame.type)}"`);
   return packr.pack([FRAME_TYPES[frame.type], ...layout.pack(frame)]);
 }
 

@@ -47,7 +47,10 @@ export class FrameReader {
       let total = 0;
       for (const chunk of into) total += chunk.length;
       if (total !== this.#payloadLeft) {
-        throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the payload has ${this.#payloadLeft} bytes, the chunks ${total}`);
+        throw new GodwitError(
+          'GODWIT_INVALID_ARGUMENT',
+          `the payload has ${this.#payloadLeft} bytes, the chunks ${total}`,
+        );
       }
       for (const chunk of into) {
         // No await while the bytes are here: most runs are short, and a promise costs more than their copy.
@@ -91,7 +94,10 @@ export class FrameReader {
 
   async #readFrame(): Promise<ReceivedFrame | null> {
     if (this.#payloadLeft > 0) {
-      throw new GodwitError('GODWIT_INVALID_STATE', `${this.#payloadLeft} bytes of payload must be read or skipped first`);
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `${this.#payloadLeft} bytes of payload must be read or skipped first`,
+      );
     }
     if (this.#ended) return null;
     if (this.#from === this.#to && !(await this.#more(1))) {
@@ -120,7 +126,12 @@ export class FrameReader {
     }
     const payloadBytes = this.#uint32(this.#from + 1);
     if (payloadBytes > this.#limits.maximumPayloadBytes) {
-      throw tooLarge(`the payload of a ${frame.type} frame`, payloadBytes, this.#limits.maximumPayloadBytes, 'maximumPayloadBytes');
+      throw tooLarge(
+        `the payload of a ${frame.type} frame`,
+        payloadBytes,
+        this.#limits.maximumPayloadBytes,
+        'maximumPayloadBytes',
+      );
     }
     this.#from += PREFIX;
     this.#payloadLeft = payloadBytes;

@@ -108,7 +108,10 @@ class ByteFrameStream implements FrameStream {
 
   async #payload(read: () => Promise<void>): Promise<void> {
     if (this.#draining !== undefined) {
-      throw new GodwitError('GODWIT_INVALID_STATE', `the stream from ${this.#stream.peer} is closed; its payload is gone`);
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `the stream from ${this.#stream.peer} is closed; its payload is gone`,
+      );
     }
     try {
       await read();
@@ -150,7 +153,8 @@ class ByteFrameStream implements FrameStream {
     putLength(head, 0, 0xce, header.length);
     head.set(header, 5);
     if (!carriesPayload) {
-      if (payload !== undefined) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a ${frame.type} frame has no payload`);
+      if (payload !== undefined)
+        throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a ${frame.type} frame has no payload`);
       return [head];
     }
     let total = 0;

@@ -116,7 +116,9 @@ export function guardHeader(bytes: Uint8Array): void {
           open(length(4), true);
           break;
         default:
-          throw bad(type === 0xc1 ? 'the byte 0xc1 is never used' : `extension types (${hexByte(type)}) are not allowed`);
+          throw bad(
+            type === 0xc1 ? 'the byte 0xc1 is never used' : `extension types (${hexByte(type)}) are not allowed`,
+          );
       }
     }
   }

@@ -1,4 +1,11 @@
-import { type FrameStream, GodwitError, type HelloFrame, type IncomingLink, type LinkListener, type ReceivedFrame } from '@godwit/core';
+import {
+  type FrameStream,
+  GodwitError,
+  type HelloFrame,
+  type IncomingLink,
+  type LinkListener,
+  type ReceivedFrame,
+} from '@godwit/core';
 import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
@@ -33,7 +40,7 @@ export async function listenOn<L extends Listener>(
 ): Promise<ListeningLinks<L>> {
   const listener = await transport.listen();
   const links = new IncomingLinks(listener, options);
-  links.serve();
+  void links.serve();
   return {
     address: listener.address,
     listener,
@@ -114,7 +121,10 @@ class IncomingLinks {
   #greet(carrier: ByteStream): void {
     const stream = frameStream(carrier, this.#options);
     if (this.#strangers.size + this.#links.length + this.#pool.size >= this.#maximumPending) {
-      refuse(stream, new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#maximumPending} streams wait here already; try again later`));
+      refuse(
+        stream,
+        new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#maximumPending} streams wait here already; try again later`),
+      );
       return;
     }
     this.#strangers.add(stream);
@@ -132,7 +142,8 @@ class IncomingLinks {
           if (this.#strangers.has(stream)) this.#sort(carrier, stream, received);
         },
         (error: unknown) => {
-          if (this.#strangers.has(stream)) refuse(stream, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame'));
+          if (this.#strangers.has(stream))
+            refuse(stream, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame'));
         },
       )
       .finally(() => {
@@ -143,7 +154,7 @@ class IncomingLinks {
 
   #sort(carrier: ByteStream, stream: FrameStream, received: ReceivedFrame | null): void {
     if (this.#closed !== undefined || received === null) {
-      stream.close();
+      void stream.close();
       return;
     }
     const { frame } = received;

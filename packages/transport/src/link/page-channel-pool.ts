@@ -57,9 +57,15 @@ export class PageChannelPool {
       return;
     }
     let channels = this.#waiting.get(migrationId);
-    if (channels === undefined) this.#waiting.set(migrationId, (channels = new Map()));
+    if (channels === undefined) {
+      channels = new Map();
+      this.#waiting.set(migrationId, channels);
+    }
     if (channels.has(index)) {
-      refuse(stream, new GodwitError('GODWIT_PROTOCOL', `page channel ${index} of migration ${migrationId} is attached already`));
+      refuse(
+        stream,
+        new GodwitError('GODWIT_PROTOCOL', `page channel ${index} of migration ${migrationId} is attached already`),
+      );
       return;
     }
     // Reading ahead one frame is how a peer that goes away while it waits is noticed: a reconnection may then take
@@ -73,7 +79,8 @@ export class PageChannelPool {
       (received) => {
         if (received === null) this.#drop(migrationId, index, channel, endedEarly());
       },
-      (error: unknown) => this.#drop(migrationId, index, channel, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'reading')),
+      (error: unknown) =>
+        this.#drop(migrationId, index, channel, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'reading')),
     );
     channels.set(index, channel);
     this.#size++;
@@ -85,7 +92,10 @@ export class PageChannelPool {
     const what = `waiting for ${count} page channels`;
     throwIfCancelled(signal, what);
     if (this.#claims.has(migrationId)) {
-      throw new GodwitError('GODWIT_INVALID_STATE', `the page channels of migration ${migrationId} are waited for already`);
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `the page channels of migration ${migrationId} are waited for already`,
+      );
     }
     this.announce(migrationId, count);
     try {

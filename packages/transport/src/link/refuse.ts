@@ -1,4 +1,4 @@
-import { type FrameStream, GodwitError } from '@godwit/core';
+import type { FrameStream, GodwitError } from '@godwit/core';
 
 /** How long a refused peer has to take the reason, in milliseconds. */
 const FAREWELL_MS = 1_000;

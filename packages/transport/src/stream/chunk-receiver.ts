@@ -1,5 +1,5 @@
-import { GodwitError } from '@godwit/core';
 import type { Readable } from 'node:stream';
+import { GodwitError } from '@godwit/core';
 import { PendingRead, type Receiver } from './receiver.js';
 
 /** Reads any Node `Readable`: one copy, from the chunk that Node allocated. */
@@ -58,7 +58,9 @@ export class ChunkReceiver implements Receiver {
       const chunk: unknown = this.#rest ?? this.#source.read();
       if (chunk === null) break;
       if (!ArrayBuffer.isView(chunk)) {
-        this.fail(new GodwitError('GODWIT_INVALID_ARGUMENT', 'the stream must carry bytes: no encoding, no object mode'));
+        this.fail(
+          new GodwitError('GODWIT_INVALID_ARGUMENT', 'the stream must carry bytes: no encoding, no object mode'),
+        );
         return;
       }
       const bytes = chunk as Uint8Array;

@@ -1,5 +1,5 @@
-import { GodwitError } from '@godwit/core';
 import type { Duplex } from 'node:stream';
+import { GodwitError } from '@godwit/core';
 import type { ByteStream } from './byte-stream.js';
 import { ChunkReceiver } from './chunk-receiver.js';
 import { resumeInFairTurn } from './event-loop-turn.js';
@@ -25,7 +25,9 @@ export class DuplexStream implements ByteStream {
     this.peer = peer;
     this.#drop = drop;
     duplex.on('error', (error: Error) => {
-      this.#fail(new GodwitError('GODWIT_LINK_LOST', `the link to ${peer} was lost: ${error.message}`, { cause: error }));
+      this.#fail(
+        new GodwitError('GODWIT_LINK_LOST', `the link to ${peer} was lost: ${error.message}`, { cause: error }),
+      );
     });
     duplex.on('end', () => {
       this.#peerEnded = true;
@@ -39,7 +41,9 @@ export class DuplexStream implements ByteStream {
 
   write(chunks: readonly Uint8Array[]): Promise<void> {
     if (this.#closing !== undefined && !this.#aborted) {
-      return Promise.reject(new GodwitError('GODWIT_INVALID_STATE', `the stream to ${this.peer} is closed for writing`));
+      return Promise.reject(
+        new GodwitError('GODWIT_INVALID_STATE', `the stream to ${this.peer} is closed for writing`),
+      );
     }
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     let last = chunks.length - 1;
@@ -88,16 +92,19 @@ export class DuplexStream implements ByteStream {
   }
 
   #fail(error: GodwitError): void {
+    if (this.#aborted) return;
     this.#release(error);
     // A stream that ended cleanly stays at its end for the reader.
-    if (!this.#aborted && !this.#peerEnded) this.#receiver.fail(error);
+    if (!this.#peerEnded) this.#receiver.fail(this.#failure ?? error);
   }
 
   #release(error: GodwitError): void {
     if (this.#aborted || this.#failure === undefined) this.#failure = error;
     // Destroying closes the descriptor synchronously; only then are the borrowed chunks given back.
     if (!this.#duplex.destroyed) this.#drop();
-    for (const reject of this.#writing) reject(error);
+    // Destroying may report the close at once: the first failure is the reason.
+    const failure = this.#failure as GodwitError;
+    for (const reject of this.#writing) reject(failure);
     this.#writing.clear();
   }
 }

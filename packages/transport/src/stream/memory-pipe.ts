@@ -64,7 +64,8 @@ export class MemoryPipe {
     if (this.#writerError === undefined) this.#writerError = forWriter;
     // A stream that has ended and is empty was left in order; the reader may find its end.
     const left = this.#ended && this.#writes.length === 0;
-    if (this.#readerError === undefined && !(left && forReader.code === 'GODWIT_LINK_LOST')) this.#readerError = forReader;
+    if (this.#readerError === undefined && !(left && forReader.code === 'GODWIT_LINK_LOST'))
+      this.#readerError = forReader;
     for (const write of this.#writes.splice(0)) write.reject(this.#writerError);
     const reading = this.#reading;
     this.#reading = undefined;
@@ -79,7 +80,8 @@ export class MemoryPipe {
   #pump(): void {
     const reading = this.#reading;
     if (reading !== undefined) {
-      if (this.#from < this.#to) this.#from += reading.take((this.#buffer as Uint8Array).subarray(this.#from, this.#to));
+      if (this.#from < this.#to)
+        this.#from += reading.take((this.#buffer as Uint8Array).subarray(this.#from, this.#to));
       // Only an empty buffer lets the reader take from the writers: order.
       if (this.#from === this.#to) {
         while (reading.missing > 0 && this.#writes.length > 0) this.#move((bytes) => reading.take(bytes));
@@ -114,9 +116,9 @@ export class MemoryPipe {
   }
 
   #store(bytes: Uint8Array): number {
-    const buffer = (this.#buffer ??= new Uint8Array(this.#capacity));
+    this.#buffer ??= new Uint8Array(this.#capacity);
     const count = Math.min(bytes.length, this.#capacity - this.#to);
-    buffer.set(bytes.subarray(0, count), this.#to);
+    this.#buffer.set(bytes.subarray(0, count), this.#to);
     this.#to += count;
     return count;
   }

@@ -29,7 +29,8 @@ export class PendingRead {
   }
 
   static check(into: Uint8Array, pending: PendingRead | undefined): void {
-    if (pending !== undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'a read is pending already; one at a time');
+    if (pending !== undefined)
+      throw new GodwitError('GODWIT_INVALID_STATE', 'a read is pending already; one at a time');
     if (into.length === 0) throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'cannot read into an empty buffer');
   }
 

@@ -1,5 +1,5 @@
-import { GodwitError } from '@godwit/core';
 import net from 'node:net';
+import { GodwitError } from '@godwit/core';
 import type { ByteStream } from './byte-stream.js';
 import { cancelled, throwIfCancelled } from './cancellation.js';
 import { DirectReceiver } from './direct-receiver.js';
@@ -23,10 +23,14 @@ export async function connectSocket(
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
       socket.on('error', (error: NodeJS.ErrnoException) => {
-        reject(new GodwitError('GODWIT_CONNECT_FAILED', `cannot connect to ${peer}: ${explain(error)}`, { cause: error }));
+        reject(
+          new GodwitError('GODWIT_CONNECT_FAILED', `cannot connect to ${peer}: ${explain(error)}`, { cause: error }),
+        );
       });
       timer = setTimeout(() => {
-        reject(new GodwitError('GODWIT_CONNECT_FAILED', `no answer from ${peer} within connectTimeoutMs = ${timeoutMs}`));
+        reject(
+          new GodwitError('GODWIT_CONNECT_FAILED', `no answer from ${peer} within connectTimeoutMs = ${timeoutMs}`),
+        );
       }, timeoutMs);
       if (signal !== undefined) {
         onAbort = () => reject(cancelled(signal, what));

@@ -1,8 +1,8 @@
+import type net from 'node:net';
 import { GodwitError } from '@godwit/core';
-import net from 'node:net';
+import { AcceptQueue } from './accept-queue.js';
 import type { ByteStream, Listener } from './byte-stream.js';
 import { cancelled, throwIfCancelled } from './cancellation.js';
-import { AcceptQueue } from './accept-queue.js';
 import { adoptSocket } from './socket-stream.js';
 
 /** Takes byte streams from a `net.Server`. */

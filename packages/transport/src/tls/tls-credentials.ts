@@ -1,0 +1,111 @@
+import net from 'node:net';
+import type tls from 'node:tls';
+import { GodwitError } from '@godwit/core';
+
+/** PEM text or its bytes, as `node:tls` takes them; several for a chain or for more than one authority. */
+export type Pem = string | Uint8Array | readonly (string | Uint8Array)[];
+
+/** Who we are and whom we believe: certificates (`ca`, `cert`, `key`), or a key that both sides share (`psk`). */
+export interface TlsCredentials {
+  /**
+   * The authorities that may have signed the peer's certificate. The system's own are never used: everybody can have a
+   * certificate of a public authority, and a listener must know its source.
+   */
+  readonly ca?: Pem;
+  /** Our certificate, with the intermediate ones behind it. */
+  readonly cert?: Pem;
+  /** The private key of `cert`. */
+  readonly key?: string | Uint8Array;
+  /** What `key` is encrypted with. */
+  readonly passphrase?: string;
+  /** The name that the listener's certificate must have. Default: the host that we connect to. */
+  readonly servername?: string;
+  /** Instead of certificates. TLS 1.3 only; whoever has the key is trusted. */
+  readonly psk?: PreSharedKey;
+  /** The oldest version that is spoken. Default: `TLSv1.3`. */
+  readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
+}
+
+export interface PreSharedKey {
+  /** Which key it is; travels in the clear. At most 128 bytes (RFC 4279). */
+  readonly identity: string;
+  /** From 16 to 64 random bytes. A password is not one: it can be guessed from a recorded handshake. */
+  readonly key: Uint8Array;
+}
+
+const SHORTEST_KEY = 16;
+const LONGEST_KEY = 64;
+const LONGEST_IDENTITY = 128;
+
+/** Fails with `GODWIT_INVALID_ARGUMENT` and says what is missing. */
+export function checkCredentials(credentials: TlsCredentials): void {
+  const { ca, cert, key, psk, minVersion } = credentials;
+  if (psk === undefined) {
+    const missing = Object.entries({ ca, cert, key }).filter(([, value]) => value === undefined || value.length === 0);
+    if (missing.length === 0) return;
+    throw invalid(
+      `TLS needs ca, cert and key (or psk); ${missing.map(([name]) => name).join(' and ')} missing. ` +
+        'Both sides show a certificate, and each checks that one of its ca has signed the other',
+    );
+  }
+  if (ca !== undefined || cert !== undefined || key !== undefined) {
+    throw invalid('TLS takes either psk or ca, cert and key, not both: the weaker one would decide');
+  }
+  if (minVersion === 'TLSv1.2') throw invalid('psk needs TLS 1.3; leave minVersion out');
+  if (psk.key.length < SHORTEST_KEY || psk.key.length > LONGEST_KEY) {
+    throw invalid(`a pre-shared key has ${SHORTEST_KEY} to ${LONGEST_KEY} random bytes, this one ${psk.key.length}`);
+  }
+  const identityBytes = Buffer.byteLength(psk.identity);
+  if (identityBytes === 0 || identityBytes > LONGEST_IDENTITY) {
+    throw invalid(`the identity of a pre-shared key has 1 to ${LONGEST_IDENTITY} bytes, this one ${identityBytes}`);
+  }
+}
+
+/** What a listener gives to `tls.createServer` or `https.createServer`. */
+export function serverOptions(credentials: TlsCredentials): tls.TlsOptions {
+  const { psk } = credentials;
+  if (psk === undefined) return { ...common(credentials), requestCert: true, rejectUnauthorized: true };
+  return {
+    ...common(credentials),
+    pskCallback: (_socket, identity) => (identity === psk.identity ? Buffer.from(psk.key) : null),
+  };
+}
+
+/** What a source gives to `tls.connect`; `host` is the name that is checked unless `servername` is given. */
+export function clientOptions(credentials: TlsCredentials, host: string): tls.ConnectionOptions {
+  const { psk, servername } = credentials;
+  if (psk === undefined) {
+    // An address is no server name (RFC 6066), but the certificate is checked for it all the same.
+    const name = servername ?? (net.isIP(host) === 0 ? host : undefined);
+    return { ...common(credentials), rejectUnauthorized: true, host, ...(name !== undefined && { servername: name }) };
+  }
+  return {
+    ...common(credentials),
+    rejectUnauthorized: true,
+    pskCallback: () => ({ identity: psk.identity, psk: psk.key }),
+    // No authority at all: a listener that shows a certificate instead of knowing the key is refused.
+    ca: [],
+    checkServerIdentity: (_name, certificate) =>
+      Object.keys(certificate).length === 0 ? undefined : new Error('the listener shows a certificate and not the key'),
+  };
+}
+
+function common(credentials: TlsCredentials): tls.SecureContextOptions {
+  const { ca, cert, key, passphrase, minVersion = 'TLSv1.3' } = credentials;
+  return {
+    minVersion,
+    ...(ca !== undefined && { ca: pem(ca) }),
+    ...(cert !== undefined && { cert: pem(cert) }),
+    ...(key !== undefined && { key: pem(key) as string | Buffer }),
+    ...(passphrase !== undefined && { passphrase }),
+  };
+}
+
+function pem(value: Pem): string | Buffer | (string | Buffer)[] {
+  const one = (item: string | Uint8Array): string | Buffer => (typeof item === 'string' ? item : Buffer.from(item));
+  return Array.isArray(value) ? value.map(one) : one(value as string | Uint8Array);
+}
+
+function invalid(message: string): GodwitError {
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', message);
+}

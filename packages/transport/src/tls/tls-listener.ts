@@ -1,0 +1,105 @@
+import type net from 'node:net';
+import type tls from 'node:tls';
+import { GodwitError } from '@godwit/core';
+import { AcceptQueue } from '../stream/accept-queue.js';
+import type { ByteStream, Listener } from '../stream/byte-stream.js';
+import { explainHandshake } from './tls-refusal.js';
+import { tlsStream } from './tls-stream.js';
+
+/** Handshakes that may go on at once; connecting costs a stranger nothing, and a handshake costs us much. */
+const MOST_HANDSHAKES = 128;
+
+/** Takes byte streams from a `tls.Server`: only peers that have proven who they are. */
+export class TlsListener implements Listener {
+  readonly #server: tls.Server;
+  readonly #onRefused: (error: GodwitError) => void;
+  /** TCP sockets in their handshake, by the peer's address and port. */
+  readonly #handshakes = new Map<string, net.Socket>();
+  #queue = new AcceptQueue('tls');
+  #address = '';
+  #host = '';
+  #port = 0;
+
+  constructor(server: tls.Server, onRefused: (error: GodwitError) => void = () => undefined) {
+    this.#server = server;
+    this.#onRefused = onRefused;
+    server.on('connection', (raw: net.Socket) => this.#arrived(raw));
+    server.on('secureConnection', (secure) => this.#proven(secure));
+    server.on('tlsClientError', (error: NodeJS.ErrnoException, secure) => this.#failed(error, secure));
+  }
+
+  get address(): string {
+    return this.#address;
+  }
+
+  get host(): string {
+    return this.#host;
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  /** What the system chose, once the server listens. */
+  listens(address: string, host: string, port: number): void {
+    this.#address = address;
+    this.#host = host;
+    this.#port = port;
+    this.#queue = new AcceptQueue(address);
+  }
+
+  accept(signal?: AbortSignal): Promise<ByteStream> {
+    return this.#queue.shift(signal);
+  }
+
+  async close(): Promise<void> {
+    this.#queue.close();
+    // Node's own 'close' would wait for the streams that live on.
+    this.#server.close();
+    for (const raw of this.#handshakes.values()) raw.destroy();
+  }
+
+  #arrived(raw: net.Socket): void {
+    if (this.#handshakes.size >= MOST_HANDSHAKES) {
+      raw.destroy();
+      this.#onRefused(
+        new GodwitError(
+          'GODWIT_LIMIT_EXCEEDED',
+          `${this.#address} refused ${nameOf(raw)}: ${MOST_HANDSHAKES} handshakes are under way`,
+        ),
+      );
+      return;
+    }
+    const name = nameOf(raw);
+    this.#handshakes.set(name, raw);
+    raw.once('close', () => {
+      if (this.#handshakes.get(name) === raw) this.#handshakes.delete(name);
+    });
+  }
+
+  #proven(secure: tls.TLSSocket): void {
+    const name = nameOf(secure);
+    const raw = this.#handshakes.get(name);
+    this.#handshakes.delete(name);
+    secure.on('error', () => undefined);
+    // OpenSSL tells from the middle of a read: to write before it has returned would corrupt its state.
+    setImmediate(() => {
+      if (raw === undefined || secure.destroyed) secure.destroy();
+      else this.#queue.push(tlsStream(secure, raw, name));
+    });
+  }
+
+  #failed(error: NodeJS.ErrnoException, secure: tls.TLSSocket): void {
+    // Node refuses a certificate by closing, and tells only that it was closed; the reason is beside it.
+    const verdict = secure.authorizationError as unknown as string | null | undefined;
+    const cause = verdict ? Object.assign(new Error(`certificate verification: ${verdict}`), { code: verdict }) : error;
+    const message = `${this.#address} refused ${nameOf(secure)}: ${explainHandshake(cause, 'listener')}`;
+    secure.destroy();
+    this.#onRefused(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause }));
+  }
+}
+
+function nameOf(socket: net.Socket): string {
+  const host = socket.remoteAddress ?? 'unknown';
+  return `tls://${host.includes(':') ? `[${host}]` : host}:${socket.remotePort ?? 0}`;
+}

@@ -1,0 +1,75 @@
+import { explain } from '../stream/socket-listener.js';
+
+/**
+ * What a failed handshake means and what can be done, in the words of the side that refuses (`listener` or `source`) or
+ * is refused. The code of Node or OpenSSL stays in the message.
+ */
+export function explainHandshake(error: NodeJS.ErrnoException, side: 'listener' | 'source'): string {
+  const code = error.code ?? error.message;
+  const hint = (side === 'listener' ? AT_LISTENER : AT_SOURCE).get(code) ?? AT_BOTH.get(code);
+  if (hint !== undefined) return `${hint} (${code})`;
+  if (/^(CERT_|UNABLE_|SELF_|DEPTH_|INVALID_|HOSTNAME_|CRL_|ERROR_IN_CERT)/.test(code)) {
+    return `the peer's certificate is not accepted: ${error.message} (${code})`;
+  }
+  // OpenSSL's own messages carry addresses and file names of its sources.
+  const reason = /SSL routines:[^:]*:([^:]+)/.exec(error.message)?.[1];
+  return reason === undefined ? explain(error) : `${reason} (${code})`;
+}
+
+const FOREIGN_CA = "the peer's certificate is not signed by any of the given ca; compare the authorities of both sides";
+
+const AT_BOTH: ReadonlyMap<string, string> = new Map([
+  ['CERT_HAS_EXPIRED', "the peer's certificate has expired; renew it, and compare the clocks of both hosts"],
+  ['CERT_NOT_YET_VALID', "the peer's certificate is not valid yet; compare the clocks of both hosts"],
+  ['DEPTH_ZERO_SELF_SIGNED_CERT', FOREIGN_CA],
+  ['SELF_SIGNED_CERT_IN_CHAIN', FOREIGN_CA],
+  ['UNABLE_TO_GET_ISSUER_CERT', FOREIGN_CA],
+  ['UNABLE_TO_GET_ISSUER_CERT_LOCALLY', FOREIGN_CA],
+  ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', FOREIGN_CA],
+  ['CERT_SIGNATURE_FAILURE', FOREIGN_CA],
+  ['INVALID_PURPOSE', "the peer's certificate is for another purpose; its extended key usage must allow this role"],
+  ['ERR_SSL_UNSUPPORTED_PROTOCOL', 'the peer speaks only older versions of TLS; update it, or lower minVersion'],
+  ['ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION', 'the peer accepts only other versions of TLS; compare minVersion'],
+  ['ERR_SSL_SSLV3_ALERT_CERTIFICATE_EXPIRED', 'the peer refused our certificate, which has expired; renew it'],
+  ['ERR_SSL_TLSV1_ALERT_UNKNOWN_CA', 'the peer refused our certificate: none of its ca has signed it'],
+  ['ERR_SSL_SSLV3_ALERT_BAD_CERTIFICATE', 'the peer refused our certificate'],
+]);
+
+const AT_LISTENER: ReadonlyMap<string, string> = new Map([
+  ['ERR_SSL_WRONG_VERSION_NUMBER', 'it does not speak TLS; connect with tls(...), not with tcp(...)'],
+  ['ERR_SSL_HTTP_REQUEST', 'it speaks HTTP and not TLS'],
+  [
+    'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE',
+    'it shows no certificate; give it a cert and key that our ca has signed',
+  ],
+  ['ERR_SSL_BINDER_DOES_NOT_VERIFY', 'it has another pre-shared key; compare the keys of both sides'],
+  ['ERR_SSL_NO_SUITABLE_SIGNATURE_ALGORITHM', 'it knows no pre-shared key of ours; give both sides the same psk'],
+  ['ERR_SSL_NO_SHARED_CIPHER', 'no cipher in common; with psk, both sides need the same identity and key'],
+  ['ERR_TLS_HANDSHAKE_TIMEOUT', 'it did not finish the TLS handshake within handshakeTimeoutMs'],
+  ['ECONNRESET', 'it left during the TLS handshake; its own log may say why'],
+]);
+
+const AT_SOURCE: ReadonlyMap<string, string> = new Map([
+  [
+    'ERR_SSL_WRONG_VERSION_NUMBER',
+    'the listener does not speak TLS; let it listen with tls(...), or compare the ports',
+  ],
+  [
+    'ERR_SSL_PACKET_LENGTH_TOO_LONG',
+    'the listener does not speak TLS; let it listen with tls(...), or compare the ports',
+  ],
+  [
+    'ERR_TLS_CERT_ALTNAME_INVALID',
+    "the listener's certificate is for another host; connect to a name that it has, or set servername",
+  ],
+  ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'the listener wants a certificate; set cert and key'],
+  ['ERR_SSL_SSLV3_ALERT_ILLEGAL_PARAMETER', 'the listener refused our pre-shared key; compare the keys of both sides'],
+  [
+    'ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE',
+    'the listener found nothing in common: compare psk or certificates of both sides',
+  ],
+  [
+    'ECONNRESET',
+    'the listener closed the connection during the TLS handshake; it may not speak TLS, or its log may say why',
+  ],
+]);

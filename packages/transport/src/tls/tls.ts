@@ -1,0 +1,167 @@
+import net from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import nodeTls from 'node:tls';
+import { GodwitError } from '@godwit/core';
+import type { ByteStream, Transport } from '../stream/byte-stream.js';
+import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { startServer } from '../stream/socket-listener.js';
+import { checkCredentials, clientOptions, serverOptions, type TlsCredentials } from './tls-credentials.js';
+import { TlsListener } from './tls-listener.js';
+import { explainHandshake } from './tls-refusal.js';
+import { tlsStream } from './tls-stream.js';
+
+export interface TlsOptions extends TlsCredentials {
+  /** Name or address. Default: `127.0.0.1`; to be reached from other hosts, listen on `0.0.0.0` or `::`. */
+  readonly host?: string;
+  /** 0 lets the system choose when listening; `TlsListener.port` tells. */
+  readonly port: number;
+  /** How long `connect` waits for the connection and the handshake together, in milliseconds. Default: 10 000. */
+  readonly connectTimeoutMs?: number;
+  /** How long a listener waits for a peer's handshake, in milliseconds. Default: 10 000. */
+  readonly handshakeTimeoutMs?: number;
+  /** Idle time before the kernel starts to probe whether the peer is alive, in milliseconds. Default: 10 000. */
+  readonly keepAliveMs?: number;
+  /** Told of every peer that a listener refuses, and why: such a peer never reaches `accept`. */
+  readonly onRefused?: (error: GodwitError) => void;
+}
+
+/**
+ * How long a source waits for the listener's word on its certificate. In TLS 1.3 the source's handshake is over before the
+ * listener has looked at that certificate; the first session ticket says that it was accepted. Only a listener that is
+ * none of ours and sends no tickets makes a connection wait this long, in milliseconds.
+ */
+const CONFIRMATION_MS = 1_000;
+
+/**
+ * TLS over TCP, 1.3 by default, with both sides authenticated: by certificates that the other's `ca` has signed (the
+ * listener's must also be for the host that we connect to), or by a pre-shared key. A peer without the right one is
+ * refused in the handshake, before any byte of a migration: `connect` fails with `GODWIT_CONNECT_FAILED`, and a
+ * listener tells `onRefused` and serves on.
+ *
+ * Bytes are copied while they are encrypted, so that nothing borrowed is ever seen changing by the cipher.
+ */
+export function tls(options: TlsOptions): Transport<TlsListener> {
+  const host = options.host ?? '127.0.0.1';
+  const port = options.port;
+  if (!Number.isInteger(port) || port < 0 || port > 65535) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a TCP port is an integer from 0 to 65535, got ${port}`);
+  }
+  checkCredentials(options);
+  const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: options.keepAliveMs ?? 10_000 };
+  const peer = addressOf(host, port);
+  return {
+    async connect(signal?: AbortSignal): Promise<ByteStream> {
+      throwIfCancelled(signal, `connecting to ${peer}`);
+      const raw = net.connect({ host, port, ...socketOptions, allowHalfOpen: true });
+      let socket: nodeTls.TLSSocket | undefined;
+      try {
+        await within(options.connectTimeoutMs ?? 10_000, peer, signal, async (fail) => {
+          raw.once('error', fail);
+          await once(raw, 'connect');
+          const secure = nodeTls.connect({ ...clientOptions(options, host), socket: raw });
+          socket = secure;
+          secure.on('error', fail);
+          secure.once('close', () =>
+            fail(Object.assign(new Error('closed during the handshake'), { code: 'ECONNRESET' })),
+          );
+          await once(secure, 'secureConnect');
+          if (secure.getProtocol() === 'TLSv1.3') await confirmed(secure, fail);
+          // OpenSSL tells from the middle of a read: to write before it has returned would corrupt its state.
+          await nextTurn();
+        });
+      } catch (error) {
+        socket?.destroy();
+        raw.destroy();
+        throw error;
+      }
+      return tlsStream(socket as unknown as nodeTls.TLSSocket, raw, peer);
+    },
+    async listen(signal?: AbortSignal): Promise<TlsListener> {
+      let server: nodeTls.Server;
+      try {
+        server = nodeTls.createServer({
+          ...serverOptions(options),
+          ...socketOptions,
+          allowHalfOpen: true,
+          pauseOnConnect: true,
+          handshakeTimeout: options.handshakeTimeoutMs ?? 10_000,
+        });
+      } catch (error) {
+        throw unusable(error, `listening on ${peer}`);
+      }
+      const listener = new TlsListener(server, options.onRefused);
+      await startServer(server, { host, port }, peer, signal);
+      const bound = server.address() as net.AddressInfo;
+      listener.listens(addressOf(bound.address, bound.port), bound.address, bound.port);
+      return listener;
+    },
+  };
+
+  /** Runs the steps of a connection; the first of error, time and signal ends them. */
+  async function within(
+    timeoutMs: number,
+    what: string,
+    signal: AbortSignal | undefined,
+    steps: (fail: (error: Error) => void) => Promise<void>,
+  ): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    let onAbort: (() => void) | undefined;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const fail = (error: NodeJS.ErrnoException): void => {
+          const message = `cannot connect to ${what}: ${explainHandshake(error, 'source')}`;
+          reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error }));
+        };
+        timer = setTimeout(() => {
+          const message = `no TLS answer from ${what} within connectTimeoutMs = ${timeoutMs}; does a tls(...) listen there?`;
+          reject(new GodwitError('GODWIT_CONNECT_FAILED', message));
+        }, timeoutMs);
+        if (signal !== undefined) {
+          onAbort = () => reject(cancelled(signal, `connecting to ${what}`));
+          signal.addEventListener('abort', onAbort, { once: true });
+        }
+        steps(fail).then(resolve, (error) => reject(unusable(error, `connecting to ${what}`)));
+      });
+    } finally {
+      clearTimeout(timer);
+      if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort);
+    }
+  }
+}
+
+/** Waits for the listener's word: a ticket, a byte, or silence that is long enough. Leaves a refusal to `fail`. */
+async function confirmed(secure: nodeTls.TLSSocket, fail: (error: Error) => void): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const refused = (): void => {
+    const message = 'the listener closed the connection instead of accepting our certificate';
+    fail(Object.assign(new Error(message), { code: 'ERR_SSL_SSLV3_ALERT_BAD_CERTIFICATE' }));
+  };
+  secure.once('end', refused);
+  secure.prependOnceListener('close', refused);
+  await new Promise<void>((resolve) => {
+    secure.once('session', () => resolve());
+    timer = setTimeout(resolve, CONFIRMATION_MS);
+    // Without a reader, the end of the stream would go unnoticed.
+    secure.read(0);
+  });
+  clearTimeout(timer);
+  secure.removeListener('end', refused);
+  secure.removeListener('close', refused);
+}
+
+function once(emitter: NodeJS.EventEmitter, event: string): Promise<void> {
+  return new Promise((resolve) => {
+    emitter.once(event, () => resolve());
+  });
+}
+
+/** Node throws when it cannot read a certificate or key. */
+function unusable(error: unknown, what: string): GodwitError {
+  const reason = error instanceof Error ? error.message : String(error);
+  const message = `${what}: the certificates or keys cannot be used: ${reason}`;
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', message, { cause: error });
+}
+
+function addressOf(host: string, port: number): string {
+  return `tls://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
