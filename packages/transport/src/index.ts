@@ -3,6 +3,7 @@ export { type FrameStreamOptions, frameStream } from './framing/frame-stream.js'
 export { connectTo } from './link/connect-to.js';
 export { type ListeningLinks, type ListenOptions, listenOn } from './link/listen-on.js';
 export { type MemoryOptions, memory, memoryPair } from './memory.js';
+export { type MessagePortOptions, messagePort } from './message/message-port.js';
 export type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';
 export { type TcpListener, type TcpOptions, tcp } from './tcp.js';

@@ -32,9 +32,9 @@ export async function readExactly(stream: ByteStream, size: number): Promise<Uin
   return bytes;
 }
 
-/** Sockets, servers and the like that keep this process alive. */
+/** Sockets, ports, processes and the like that keep this process alive. */
 export function handlesOf(): number {
-  return process.getActiveResourcesInfo().filter((name) => /TCP|Pipe|Connect|Shutdown|Write/.test(name)).length;
+  return process.getActiveResourcesInfo().filter((name) => !/Timeout|Immediate|Tick|FSReq/.test(name)).length;
 }
 
 /** Fails when the promises take longer; the bound is generous, it tells "at once" from "never". */
