@@ -1,21 +1,28 @@
 import { Command } from 'commander';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
-import { type Report, printReport } from './report.js';
+import { printReport, type Report } from './report.js';
 
 /** `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. */
 const program = new Command('bench')
   .description('Godwit against the limits of this machine, as ratios measured in one run')
   .showHelpAfterError();
 
-function benchmark(name: string, description: string, run: (options: { size: string; runs: string }) => Promise<Report>, size: string) {
+function benchmark(
+  name: string,
+  description: string,
+  run: (options: { size: string; runs: string }) => Promise<Report>,
+  size: string,
+) {
   program
     .command(name)
     .description(description)
     .option('--size <MiB>', 'guest memory in MiB', size)
     .option('--runs <n>', 'pairs to measure', '3')
     .option('--json', 'one JSON object instead of a table', false)
-    .action(async (options: { size: string; runs: string; json: boolean }) => printReport(await run(options), options.json));
+    .action(async (options: { size: string; runs: string; json: boolean }) =>
+      printReport(await run(options), options.json),
+    );
 }
 
 benchmark(

@@ -7,7 +7,10 @@ const PAGE_BYTES = 4096;
  * What a round costs before a byte is sent, for a large guest: the kernel's words are ORed into the engine's bitmap
  * (the harvest), counted, and walked as coalesced runs. 1 % of the pages are dirty, scattered at random.
  */
-export async function bitmapBenchmark(options: { readonly byteLength: number; readonly runs: number }): Promise<Report> {
+export async function bitmapBenchmark(options: {
+  readonly byteLength: number;
+  readonly runs: number;
+}): Promise<Report> {
   const pages = options.byteLength / PAGE_BYTES;
   const fromKernel = new DirtyBitmap(pages);
   let seed = 1;
@@ -39,7 +42,7 @@ export async function bitmapBenchmark(options: { readonly byteLength: number; re
   return {
     benchmark: `bitmap: ${options.byteLength / 2 ** 30} GiB of guest, ${found} of ${pages} pages dirty in ${list.length} runs, median of ${rounds}`,
     rows: [
-      { name: 'OR the kernel\'s words into the bitmap', value: median(harvest), unit: 'ms' },
+      { name: "OR the kernel's words into the bitmap", value: median(harvest), unit: 'ms' },
       { name: 'walk and coalesce', value: median(walk), unit: 'ms' },
       { name: 'both', value: median(harvest) + median(walk), unit: 'ms', atMost: 5 },
     ],

@@ -65,7 +65,9 @@ export async function bulkBenchmark(options: { readonly byteLength: number; read
     return {
       benchmark: `bulk: ${byteLength / 2 ** 20} MiB of random RAM over loopback TCP, median of ${runs}`,
       rows,
-      notes: ['"ready": the destination\'s pages have memory already; "fresh": they are holes, and page faults cost both sides the same'],
+      notes: [
+        '"ready": the destination\'s pages have memory already; "fresh": they are holes, and page faults cost both sides the same',
+      ],
     };
   } finally {
     source.stop();
@@ -91,12 +93,54 @@ async function rawRun(source: Peer, destination: Peer, byteLength: number, kind:
 function describe(kind: MemoryKind, byteLength: number, pairs: readonly Pair[]): Row[] {
   const of = (pick: (pair: Pair) => number) => median(pairs.map(pick));
   return [
-    row(`${kind}: raw send/recv loop`, speed(byteLength, of((pair) => pair.rawMs)), 'MiB/s'),
-    row(`${kind}: Godwit`, speed(byteLength, of((pair) => pair.figures.ramMs)), 'MiB/s'),
-    { ...row(`${kind}: Godwit / raw`, of((pair) => pair.rawMs / pair.figures.ramMs), ''), atLeast: 0.8 },
-    { ...row(`${kind}: source event-loop delay p99`, of((pair) => pair.figures.eventLoopDelayP99Ms), 'ms'), atMost: 10 },
-    { ...row(`${kind}: source memory beside the guest's`, of((pair) => pair.figures.extraResidentBytes) / 2 ** 20, 'MiB'), atMost: 64 },
-    { ...row(`${kind}: destination memory beside the guest's`, of((pair) => pair.destinationExtraBytes) / 2 ** 20, 'MiB'), atMost: 64 },
+    row(
+      `${kind}: raw send/recv loop`,
+      speed(
+        byteLength,
+        of((pair) => pair.rawMs),
+      ),
+      'MiB/s',
+    ),
+    row(
+      `${kind}: Godwit`,
+      speed(
+        byteLength,
+        of((pair) => pair.figures.ramMs),
+      ),
+      'MiB/s',
+    ),
+    {
+      ...row(
+        `${kind}: Godwit / raw`,
+        of((pair) => pair.rawMs / pair.figures.ramMs),
+        '',
+      ),
+      atLeast: 0.8,
+    },
+    {
+      ...row(
+        `${kind}: source event-loop delay p99`,
+        of((pair) => pair.figures.eventLoopDelayP99Ms),
+        'ms',
+      ),
+      atMost: 10,
+    },
+    {
+      ...row(
+        `${kind}: source memory beside the guest's`,
+        of((pair) => pair.figures.extraResidentBytes) / 2 ** 20,
+        'MiB',
+      ),
+      atMost: 64,
+    },
+    {
+      ...row(
+        `${kind}: destination memory beside the guest's`,
+        of((pair) => pair.destinationExtraBytes) / 2 ** 20,
+        'MiB',
+      ),
+      atMost: 64,
+    },
   ];
 }
 

@@ -52,11 +52,17 @@ async function obey(command: PeerCommand): Promise<void> {
       reply({ type: 'done' });
       break;
     case 'send raw':
-      sendRaw(command.port, source().blocks[0]?.hostAddress as bigint, source().blocks[0]?.byteLength as number, PIECE_BYTES);
+      sendRaw(
+        command.port,
+        source().blocks[0]?.hostAddress as bigint,
+        source().blocks[0]?.byteLength as number,
+        PIECE_BYTES,
+      );
       reply({ type: 'done' });
       break;
     case 'receive raw': {
-      const memory = command.memory === 'reused buffer' ? undefined : createGuestMemory({ blocks: [block(command.byteLength)] });
+      const memory =
+        command.memory === 'reused buffer' ? undefined : createGuestMemory({ blocks: [block(command.byteLength)] });
       if (memory !== undefined && command.memory === 'ready') touch(memory);
       const { fd, port } = listenRaw();
       reply({ type: 'listening', port });
@@ -125,18 +131,23 @@ function source(): MappedGuestMemory {
 /** Random bytes, different in every page. */
 function fill(memory: MappedGuestMemory): void {
   const random = randomFillSync(new Uint8Array(64 * 2 ** 20));
-  for (const { byteLength, view } of memory.blocks.map((one) => ({ byteLength: one.byteLength, view: one.view.bind(one) }))) {
+  for (const { byteLength, view } of memory.blocks.map((one) => ({
+    byteLength: one.byteLength,
+    view: one.view.bind(one),
+  }))) {
     for (let at = 0; at < byteLength; at += random.byteLength) {
       const window = view(at, Math.min(random.byteLength, byteLength - at));
       window.set(random.subarray(0, window.byteLength));
-      for (let page = 0; page < window.byteLength; page += 4096) new DataView(window.buffer, window.byteOffset + page).setFloat64(0, at + page);
+      for (let page = 0; page < window.byteLength; page += 4096)
+        new DataView(window.buffer, window.byteOffset + page).setFloat64(0, at + page);
     }
   }
 }
 
 /** Gives every page its memory now, so that what is measured is not the kernel's page faults. */
 function touch(memory: MappedGuestMemory): void {
-  for (const { hostAddress, byteLength } of memory.blocks) madvise(hostAddress, byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
+  for (const { hostAddress, byteLength } of memory.blocks)
+    madvise(hostAddress, byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
 }
 
 /** The same memory for an embedder who keeps all of it allocated: no holes, nothing given back. */
@@ -154,7 +165,13 @@ function withoutHoles(memory: MappedGuestMemory): GuestMemory {
 
 /** A guest whose vCPUs do nothing: the benchmark is of moving its memory. */
 function still(memory: GuestMemory): MigratableVm {
-  return { memory, trackers: [new SoftwareTracker(memory)], devices: [], pause: async () => {}, resume: async () => {} };
+  return {
+    memory,
+    trackers: [new SoftwareTracker(memory)],
+    devices: [],
+    pause: async () => {},
+    resume: async () => {},
+  };
 }
 
 /** Samples resident memory that is not the guest's (which is shared memory, RssShmem in proc(5)). */
@@ -180,4 +197,3 @@ function watchResident(): { stop(): number } {
 function reply(message: PeerReply): void {
   process.send?.(message);
 }
-
