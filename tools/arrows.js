@@ -31,7 +31,7 @@ const ALLOWED = [
 const TEST_TOOLS = [installed('@jest/globals'), installed('fast-check'), installed('rxjs')];
 const ALLOWED_IN_TESTS = [
   { package: 'packages/core', allowed: [CORE] },
-  { package: 'packages/transport', allowed: [CORE, TRANSPORT, installed('msgpackr')] },
+  { package: 'packages/transport', allowed: [CORE, TRANSPORT, installed('msgpackr'), installed('(@types/)?ws')] },
   { package: 'packages/linux', allowed: [CORE, LINUX, installed('koffi')] },
   { package: 'packages/vfio', allowed: [CORE, LINUX, '^packages/vfio/dist/'] },
 ];

@@ -1,0 +1,138 @@
+import { createServer, type IncomingMessage, type Server } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import { GodwitError } from '@godwit/core';
+import { WebSocketServer } from 'ws';
+import { AcceptQueue } from '../stream/accept-queue.js';
+import type { ByteStream, Listener } from '../stream/byte-stream.js';
+import { serverOptions, type TlsCredentials } from '../tls/tls-credentials.js';
+import { explainHandshake } from '../tls/tls-refusal.js';
+import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
+
+/** What a WebSocket listener is told beside its address. */
+export interface WebSocketListening {
+  readonly tls?: TlsCredentials;
+  readonly origins?: readonly string[];
+  readonly handshakeTimeoutMs?: number;
+  readonly onRefused?: (error: GodwitError) => void;
+}
+
+/** Connections that have not become a WebSocket yet are dropped beyond this many. */
+const MOST_REQUESTS = 128;
+
+/** Takes byte streams from an HTTP server whose requests become WebSockets. */
+export class WebSocketListener implements Listener {
+  /** The HTTP server; it serves nothing but WebSockets at one path. */
+  readonly server: Server;
+  readonly #path: string;
+  readonly #options: WebSocketListening;
+  readonly #sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: MAXIMUM_MESSAGE });
+  /** TCP sockets that are no WebSockets yet, by the peer's address and port. */
+  readonly #requests = new Map<string, Socket>();
+  #queue = new AcceptQueue('ws');
+  #address = '';
+  #port = 0;
+
+  constructor(path: string, options: WebSocketListening) {
+    this.#path = path;
+    this.#options = options;
+    const timeoutMs = options.handshakeTimeoutMs ?? 10_000;
+    const http = { headersTimeout: timeoutMs, requestTimeout: timeoutMs, connectionsCheckingInterval: timeoutMs / 2 };
+    this.server =
+      options.tls === undefined
+        ? createServer(http)
+        : createSecureServer({ ...serverOptions(options.tls), ...http, handshakeTimeout: timeoutMs });
+    this.server.on('connection', (socket: Socket) => this.#arrived(socket));
+    this.server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
+    this.server.on('request', (request, response) => {
+      this.#refused(request.socket, 'it sent a plain HTTP request; connect with webSocket(...)');
+      response.writeHead(426, { connection: 'close', upgrade: 'websocket' });
+      response.end('This port is for live migration over WebSocket.\n');
+    });
+    this.server.on('tlsClientError', (error: NodeJS.ErrnoException, socket: TLSSocket) => {
+      const verdict = socket.authorizationError as unknown as string | null | undefined;
+      const cause = verdict
+        ? Object.assign(new Error(`certificate verification: ${verdict}`), { code: verdict })
+        : error;
+      this.#refused(socket, explainHandshake(cause, 'listener'), cause);
+      socket.destroy();
+    });
+  }
+
+  get address(): string {
+    return this.#address;
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  /** What the system chose, once the server listens. */
+  listens(address: string, port: number): void {
+    this.#address = address;
+    this.#port = port;
+    this.#queue = new AcceptQueue(address);
+  }
+
+  accept(signal?: AbortSignal): Promise<ByteStream> {
+    return this.#queue.shift(signal);
+  }
+
+  async close(): Promise<void> {
+    this.#queue.close();
+    // Node's own 'close' would wait for the streams that live on.
+    this.server.close();
+    for (const socket of this.#requests.values()) socket.destroy();
+  }
+
+  #arrived(socket: Socket): void {
+    if (this.#requests.size >= MOST_REQUESTS) {
+      this.#refused(socket, `${MOST_REQUESTS} connections wait here already`);
+      socket.destroy();
+      return;
+    }
+    const name = nameOf(socket);
+    this.#requests.set(name, socket);
+    socket.once('close', () => {
+      if (this.#requests.get(name) === socket) this.#requests.delete(name);
+    });
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const path = (request.url ?? '').replace(/\?.*$/, '');
+    const { origin } = request.headers;
+    if (path !== this.#path) this.#deny(socket, '404 Not Found', `it asked for ${path} and not for ${this.#path}`);
+    else if (origin !== undefined && !(this.#options.origins ?? []).includes(origin)) {
+      this.#deny(socket, '403 Forbidden', `it is a web page of ${origin}, which origins does not name`);
+    } else {
+      this.#sockets.handleUpgrade(request, socket, head, (opened) => {
+        const name = nameOf(request.socket);
+        this.#requests.delete(name);
+        this.#queue.push(webSocketStream(opened, `${this.#options.tls === undefined ? 'ws' : 'wss'}://${name}`));
+      });
+    }
+  }
+
+  #deny(socket: Duplex, status: string, why: string): void {
+    this.#refused(socket, why);
+    socket.once('error', () => undefined);
+    socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`, () => socket.destroy());
+  }
+
+  #refused(socket: { remoteAddress?: string | undefined } | Duplex, why: string, cause?: Error): void {
+    const who = 'remoteAddress' in socket ? socket.remoteAddress : undefined;
+    this.#options.onRefused?.(
+      new GodwitError(
+        'GODWIT_CONNECT_FAILED',
+        `${this.#address} refused ${who ?? 'a peer'}: ${why}`,
+        cause && { cause },
+      ),
+    );
+  }
+}
+
+function nameOf({ remoteAddress = 'unknown', remotePort = 0 }: Socket): string {
+  return `${remoteAddress.includes(':') ? `[${remoteAddress}]` : remoteAddress}:${remotePort}`;
+}

@@ -1,0 +1,126 @@
+import { GodwitError } from '@godwit/core';
+import { tcp, webSocket } from '@godwit/transport';
+import { transportSuite } from '@godwit/transport/testing';
+import { describe, expect, jest, test } from '@jest/globals';
+import { certificate } from './certificates.js';
+
+jest.setTimeout(30_000);
+
+const MiB = 2 ** 20;
+const authority = certificate('authority');
+const server = certificate('server', { signer: authority, hosts: ['127.0.0.1'] });
+const client = certificate('client', { signer: authority });
+const listening = { ca: authority.cert, cert: server.cert, key: server.key };
+const connecting = { ca: authority.cert, cert: client.cert, key: client.key };
+const over = new GodwitError('GODWIT_CANCELLED', 'the test is over');
+
+transportSuite(
+  'webSocket',
+  { describe, test },
+  {
+    listen: () => webSocket({ port: 0 }).listen(),
+    connect: (listener, signal) => webSocket({ url: listener.address }).connect(signal),
+    tellsAbort: true,
+    mostHeld: 34 * MiB,
+  },
+);
+
+transportSuite(
+  'webSocket over TLS',
+  { describe, test },
+  {
+    listen: () => webSocket({ port: 0, path: '/migrate', tls: listening }).listen(),
+    connect: (listener, signal) => webSocket({ url: listener.address, tls: connecting }).connect(signal),
+    tellsAbort: true,
+    mostHeld: 34 * MiB,
+  },
+);
+
+describe('a WebSocket listener refuses, and serves on:', () => {
+  const cases: Record<string, { request: string; answer: RegExp; told: RegExp }> = {
+    'plain HTTP': {
+      request: 'GET / HTTP/1.1\r\nhost: x\r\n\r\n',
+      answer: /^HTTP\/1.1 426 /,
+      told: /plain HTTP request/,
+    },
+    'another path': {
+      request: upgrade('/elsewhere'),
+      answer: /^HTTP\/1.1 404 /,
+      told: /asked for \/elsewhere and not for \/vm/,
+    },
+    'a web page': {
+      request: upgrade('/vm', 'origin: https://evil.example\r\n'),
+      answer: /^HTTP\/1.1 403 /,
+      told: /a web page of https:\/\/evil.example, which origins does not name/,
+    },
+    'bytes that are no HTTP': { request: 'nonsense\r\n\r\n', answer: /^HTTP\/1.1 400 /, told: /no refusal/ },
+  };
+  for (const [name, { request, answer, told }] of Object.entries(cases)) {
+    test(name, async () => {
+      const refusals: GodwitError[] = [];
+      const listener = await webSocket({ port: 0, path: '/vm', onRefused: (error) => refusals.push(error) }).listen();
+      const stranger = await tcp({ port: listener.port }).connect();
+      await stranger.write([Buffer.from(request)]);
+      const room = new Uint8Array(1000);
+      const count = await stranger.read(room);
+      expect(Buffer.from(room.subarray(0, count)).toString()).toMatch(answer);
+      expect(refusals[0]?.message ?? 'no refusal').toMatch(told);
+      stranger.abort(over);
+      const near = await webSocket({ url: listener.address }).connect();
+      const far = await listener.accept();
+      near.abort(over);
+      far.abort(over);
+      await listener.close();
+    });
+  }
+
+  test('text messages', async () => {
+    const listener = await webSocket({ port: 0 }).listen();
+    const socket = new (await import('ws')).WebSocket(listener.address);
+    const closed = new Promise((resolve) => {
+      socket.once('close', resolve);
+    });
+    const far = await listener.accept();
+    if (socket.readyState !== socket.OPEN) {
+      await new Promise((resolve) => {
+        socket.once('open', resolve);
+      });
+    }
+    socket.send('text');
+    await expect(far.read(new Uint8Array(1))).rejects.toMatchObject({ code: 'GODWIT_BAD_STREAM' });
+    await closed;
+    await listener.close();
+  });
+
+  test('a source without our certificate', async () => {
+    let told: (error: GodwitError) => void = () => undefined;
+    const refusal = new Promise<GodwitError>((resolve) => {
+      told = resolve;
+    });
+    const listener = await webSocket({ port: 0, tls: listening, onRefused: (error) => told(error) }).listen();
+    const other = certificate('other', { signer: certificate('another authority') });
+    const wrong = webSocket({ url: listener.address, tls: { ca: authority.cert, cert: other.cert, key: other.key } });
+    await expect(wrong.connect()).rejects.toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
+    expect((await refusal).message).toMatch(/not signed by any of the given ca/);
+    await listener.close();
+  });
+});
+
+test('a listed origin may connect, and addresses that cannot work are refused', async () => {
+  const listener = await webSocket({ port: 0, origins: ['https://vmm.example'] }).listen();
+  const near = await tcp({ port: listener.port }).connect();
+  await near.write([Buffer.from(upgrade('/', 'origin: https://vmm.example\r\n'))]);
+  const far = await listener.accept();
+  far.abort(over);
+  near.abort(over);
+  await listener.close();
+  expect(() => webSocket({})).toThrow(/needs a url, or a port/);
+  expect(() => webSocket({ url: 'http://x' })).toThrow(/expected ws:/);
+  expect(() => webSocket({ url: 'wss://x' })).toThrow(/give them as tls/);
+  expect(() => webSocket({ url: 'ws://x', tls: connecting })).toThrow(/use wss/);
+});
+
+function upgrade(path: string, more = ''): string {
+  const fixed = 'host: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n';
+  return `GET ${path} HTTP/1.1\r\n${fixed}sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n${more}\r\n`;
+}
