@@ -85,6 +85,12 @@ const PLACES: Record<string, Place> = {
     states: ['setup', 'cancelling', 'cancelled'],
     alone: true,
   },
+  'when it hears of setup, and nobody answers': {
+    options: () => ({ connector: hanging }),
+    when: atState('setup'),
+    states: ['setup', 'cancelling', 'cancelled'],
+    alone: true,
+  },
   'while connecting': {
     options: () => ({ connector: hanging }),
     when: (toy, arrived) => void toy.clock.sleep(500).then(arrived),
@@ -180,6 +186,9 @@ describe.each(Object.entries(PLACES))('cancelled %s', (_, place) => {
     expect(ends.receivedCode).toBe(place.receivedCode ?? 'GODWIT_CANCELLED');
     expect(toy.migration.state).toBe('cancelled');
     expect(toy.destination.resumes).toBe(0);
+    // At once, and not when some other limit of time has passed.
+    expect(toy.clock.now()).toBeLessThan(63_000);
+    if (place.alone) expect(toy.clock.now()).toBeLessThan(2000);
     return ends;
   };
 
@@ -287,7 +296,7 @@ test('after go and after the end it does nothing', async () => {
 });
 
 test('cancelled while it is failing: the failure is what it says', async () => {
-  const { source, destination } = device({}, { failLoad: 1 })();
+  const { source, destination } = device({ failSave: 1 })();
   const accepted: boolean[] = [];
   source.onResume = () => void accepted.push(toy.migration.cancel());
   const toy = start({ source, destination });

@@ -1,4 +1,13 @@
-import { GodwitError, type MigratableVm, roundCap } from '@godwit/core';
+import {
+  type ConvergencePolicy,
+  type DirtyBitmaps,
+  type DirtyTracker,
+  type FrameStream,
+  GodwitError,
+  type LinkConnector,
+  type MigratableVm,
+  roundCap,
+} from '@godwit/core';
 import {
   BufferMemory,
   FaultyDevice,
@@ -196,10 +205,63 @@ describe('a tracker that fails', () => {
 
   test.each([1, 2, 3])('re-arm %i: what it may have lost is sent again', async (failRearm) => {
     const { source } = tracked({ failRearm }, true);
-    const toy = start(writing(source));
+    const options = writing(source);
+    // Between a harvest and the re-arming of the next round: reported by neither.
+    const policy: ConvergencePolicy = (input) => {
+      source.write(0, (40 + input.outcome.round) * PAGE, Uint8Array.of(5));
+      return roundCap(3, 'switchover')(input);
+    };
+    const toy = start({ ...options, migrate: { ...options.migrate, policy } });
     const ends = await toy.settled();
     expectMoved(toy, ends);
     expect(toy.events.filter((event) => event.type === 'warning')).toHaveLength(1);
+  });
+
+  test('one that sets bits past the last page', async () => {
+    const pages = 65;
+    const blocks = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: pages * PAGE }];
+    const source = filledVm(blocks);
+    const careless: DirtyTracker = {
+      name: 'careless',
+      start: () => source.software.start(),
+      stop: () => source.software.stop(),
+      harvest: async (into) => {
+        await source.software.harvest(into);
+        into.at(0).bytes.fill(0xff, 8);
+      },
+    };
+    source.trackers = [Object.assign(careless, { exact: false })];
+    const toy = start({ source, destination: new ToyVm(blocks, { running: false }), migrate: { verify: true } });
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    expect(ends.sent).toMatchObject({
+      value: { rounds: [{ dirtyPages: 32 }, { dirtyPages: 1, rawBytes: PAGE }, { dirtyPages: 1 }] },
+    });
+  });
+
+  test('one that keeps bitmaps and goes on writing them: the round does not add up, and is not believed', async () => {
+    const source = filledVm();
+    let kept: DirtyBitmaps | undefined;
+    const careless: DirtyTracker = {
+      name: 'careless',
+      start: async () => {},
+      stop: async () => {},
+      harvest: async (into) => {
+        into.at(0).set(1);
+        kept = into;
+      },
+    };
+    source.trackers = [careless];
+    const toy = start({
+      source,
+      migrate: {
+        policy: (input) => {
+          kept?.at(0).set(2);
+          return roundCap(2, 'switchover')(input);
+        },
+      },
+    });
+    expectStayed(toy, await toy.settled(), 'GODWIT_INTERNAL');
   });
 
   test('stop: a warning, the guest has moved', async () => {
@@ -349,7 +411,8 @@ describe.each([0, 2])('the link dies at any frame, with %i page channels', (page
         const at = `cut at frame ${n} of ${total}`;
         expect({ at, both: source.running && destination.running }).toEqual({ at, both: false });
         expect(link.openStreams).toBe(0);
-        expect((source.trackers[0] as FaultyTracker).stops).toBeLessThanOrEqual(1);
+        const tracker = source.trackers[0] as FaultyTracker;
+        expect(tracker.stops).toBe(tracker.starts);
         if (ends.code === 'GODWIT_OWNERSHIP_UNKNOWN') {
           unknown++;
           expect({ at, source: source.running, resumes: source.resumes }).toEqual({ at, source: false, resumes: 0 });
@@ -408,4 +471,176 @@ test('a link with fewer page channels than asked for is a visible event', async 
     message: expect.stringContaining('4 page channels'),
   });
   expect(states(toy.events)).toEqual(['setup', 'active', 'device', 'completed']);
+});
+
+test('a device that is still saving has stopped before the guest runs again', async () => {
+  const source = filledVm();
+  let saving = false;
+  const device = new FaultyDevice('disk');
+  source.devices = [
+    Object.assign(device, {
+      async *save() {
+        saving = true;
+        try {
+          for (;;) {
+            await toy.clock.sleep(10);
+            yield Uint8Array.of(1);
+          }
+        } finally {
+          await toy.clock.sleep(20);
+          saving = false;
+        }
+      },
+    }),
+  ];
+  const whenResumed: boolean[] = [];
+  source.onResume = () => void whenResumed.push(saving);
+  const toy = start({
+    source,
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('disk')] }),
+  });
+  void toy.clock.sleep(100).then(() => toy.migration.cancel());
+  expectStayed(toy, await toy.settled(), 'GODWIT_CANCELLED');
+  expect(whenResumed).toEqual([false]);
+});
+
+/** A link whose writes resolve long after their bytes have arrived, and that counts those that have not. */
+function lazyLink(clock: VirtualClock, resolvesAfterMs: number) {
+  const link = memoryLink({ clock });
+  const pending = { writes: 0 };
+  const lazy = (stream: FrameStream): FrameStream => {
+    const dropped = new AbortController();
+    return {
+      get bytesWritten() {
+        return stream.bytesWritten;
+      },
+      get bytesRead() {
+        return stream.bytesRead;
+      },
+      async write(frame, payload) {
+        pending.writes++;
+        try {
+          await stream.write(frame, payload);
+          if (payload !== undefined) await clock.sleep(resolvesAfterMs, dropped.signal);
+        } finally {
+          pending.writes--;
+        }
+      },
+      read: () => stream.read(),
+      readPayload: (into) => stream.readPayload(into),
+      skipPayload: () => stream.skipPayload(),
+      close: () => stream.close(),
+      abort(reason) {
+        stream.abort(reason);
+        dropped.abort(reason);
+      },
+    };
+  };
+  const connector: LinkConnector = {
+    async connect(request, signal) {
+      const { control, pageChannels, peer } = await link.connector.connect(request, signal);
+      return { control, pageChannels: pageChannels.map(lazy), peer };
+    },
+  };
+  return { listener: link.listener, connector, pending, cut: () => link.cut() };
+}
+
+describe('memory is borrowed until a write has settled', () => {
+  test('a round has not ended before', async () => {
+    const clock = new VirtualClock();
+    const { listener, connector, pending } = lazyLink(clock, 50);
+    const seen: number[] = [];
+    const toy = start({ listener, connector, migrate: { pageChannels: 2, clock }, receive: { clock } });
+    toy.migration.subscribe({ next: (event) => event.type === 'round' && seen.push(pending.writes), error: () => {} });
+    const ends = await toy.settled();
+    expect(ends.code).toBeUndefined();
+    expect(seen).toEqual([0, 0]);
+  });
+
+  test.each(['cancel', 'cut'] as const)('nor has a migration that fails (%s)', async (how) => {
+    const clock = new VirtualClock();
+    const { listener, connector, pending, cut } = lazyLink(clock, 600_000);
+    const toy = start({ listener, connector, migrate: { pageChannels: 2, clock }, receive: { clock } });
+    void clock.sleep(1000).then(() => (how === 'cut' ? cut() : toy.migration.cancel()));
+    await toy.migration.result.catch(() => {});
+    expect(pending.writes).toBe(0);
+    expect(toy.source.running).toBe(true);
+    await toy.settled();
+  });
+});
+
+test('memory is not written once the VM that would not run was abandoned', async () => {
+  const blocks = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 26 }];
+  const destination = new ToyVm(blocks, { running: false });
+  const [block] = destination.memory.blocks;
+  if (block === undefined) throw new Error('unreachable');
+  // Nothing but writing zeros makes it pristine, and that takes several turns.
+  const memory = {
+    pageSize: PAGE,
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 26, view: block.view }],
+  };
+  const vm: MigratableVm = Object.assign(destination, {
+    memory,
+    abandon: async () => {
+      block.bytes.fill(0x77);
+    },
+  });
+  const toy = start({ source: new ToyVm(blocks), prepare: () => vm });
+  toy.reception.subscribe({
+    next: (event) => event.type === 'hello' && void toy.clock.yield().then(() => toy.reception.cancel()),
+    error: () => {},
+  });
+  const [received] = await Promise.allSettled([toy.reception.result, toy.migration.result]);
+  expect(received.status).toBe('rejected');
+  for (let turn = 0; turn < 20; turn++) await toy.clock.yield();
+  expect(block.bytes.every((byte) => byte === 0x77)).toBe(true);
+});
+
+describe('go, and the end of everything at the same moment: one side owns the guest, and knows it', () => {
+  /** Lets `steps` turns of the microtask queue pass. */
+  const after = async (steps: number, act: () => void) => {
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    act();
+  };
+
+  test.each(['cancel the reception', 'cut the link', 'cut the link, delivering'] as const)('%s', async (what) => {
+    const outcomes = new Set<string>();
+    for (let steps = 0; steps < 80; steps++) {
+      let refused: boolean | undefined;
+      const toy: Toy = start({
+        link: {
+          fromSource: (frame, payload) => {
+            if (frame.type === 'go') {
+              void after(steps, () => {
+                if (what === 'cancel the reception') refused = toy.reception.cancel();
+                else toy.link.cut({ delivered: what !== 'cut the link' });
+              });
+            }
+            return { frame, payload };
+          },
+        },
+      });
+      const ends = await toy.settled();
+      const at = `after ${steps} steps`;
+      expect({ at, source: toy.source.running, resumes: toy.source.resumes }).toEqual({
+        at,
+        source: false,
+        resumes: 0,
+      });
+      expect({ at, destination: toy.destination.running }).toEqual({
+        at,
+        destination: ends.received.status === 'fulfilled',
+      });
+      expect({ at, abandoned: toy.destination.abandoned !== undefined }).toEqual({
+        at,
+        abandoned: !toy.destination.running,
+      });
+      if (refused) expect({ at, destination: toy.destination.running }).toEqual({ at, destination: false });
+      if (ends.code !== undefined) expect(ends.code).toBe('GODWIT_OWNERSHIP_UNKNOWN');
+      else expect(toy.destination.running).toBe(true);
+      outcomes.add(`${ends.code} ${toy.destination.running}`);
+    }
+    expect(outcomes).toContain('GODWIT_OWNERSHIP_UNKNOWN false');
+    expect(outcomes).toContain('undefined true');
+  });
 });

@@ -1,6 +1,7 @@
 import {
   type Frame,
   type FrameStream,
+  GodwitError,
   type MigrateOptions,
   type Migration,
   migrate,
@@ -72,6 +73,12 @@ async function play(answers: Answers, options: MigrateOptions = {}, source: ToyV
   return { source, link, clock, heard, migration, code: codeOf(result as PromiseSettledResult<unknown>), result };
 }
 
+/** Answers that are wrong in the right round. */
+const acknowledging =
+  (pages: number): Answers =>
+  (frame) =>
+    frame.type === 'roundEnd' ? [{ type: 'roundAck', round: frame.round, pages }] : undefined;
+
 const to =
   (type: Frame['type'], ...frames: readonly object[]): Answers =>
   (frame) =>
@@ -93,13 +100,9 @@ describe('before go: the guest runs on at the source', () => {
     ['no answer to hello', to('hello'), 'GODWIT_TIMEOUT'],
     ['another answer to hello', to('hello', { type: 'ready', loadMs: 0 }), 'GODWIT_PROTOCOL'],
     ['welcome twice', to('hello', WELCOME, WELCOME), 'GODWIT_PROTOCOL'],
-    ['too few pages acknowledged', to('roundEnd', { type: 'roundAck', round: 1, pages: 31 }), 'GODWIT_PROTOCOL'],
-    ['too many pages acknowledged', to('roundEnd', { type: 'roundAck', round: 1, pages: 33 }), 'GODWIT_PROTOCOL'],
-    [
-      'no number of pages acknowledged',
-      to('roundEnd', { type: 'roundAck', round: 1, pages: Number.NaN }),
-      'GODWIT_PROTOCOL',
-    ],
+    ['too few pages acknowledged', acknowledging(31), 'GODWIT_PROTOCOL'],
+    ['too many pages acknowledged', acknowledging(33), 'GODWIT_PROTOCOL'],
+    ['no number of pages acknowledged', acknowledging(Number.NaN), 'GODWIT_PROTOCOL'],
     ['another round acknowledged', to('roundEnd', { type: 'roundAck', round: 2, pages: 32 }), 'GODWIT_PROTOCOL'],
     [
       'a round acknowledged twice',
@@ -177,6 +180,25 @@ describe('after go: nobody but a person may resume the source', () => {
     expect(run.link.openStreams).toBe(0);
     expect(run.migration.cancel()).toBe(false);
   });
+});
+
+test('a page channel that breaks does not hide the reason that comes on the control stream', async () => {
+  const clock = new VirtualClock();
+  const link = memoryLink({ clock, capacity: 0 });
+  const source = filledVm();
+  const migration = migrate(source, link.connector, { clock, pageChannels: 1 });
+  const { control, pageChannels } = await link.listener.accept(new AbortController().signal);
+  await control.read();
+  await control.write(WELCOME);
+  await control.read();
+  await control.write({ type: 'pong', id: 1 });
+  const [channel] = await pageChannels(migration.id, 1, new AbortController().signal);
+  channel?.abort(new GodwitError('GODWIT_LINK_LOST', 'broken'));
+  await clock.sleep(300);
+  await control.write({ type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no room' });
+  void control.close();
+  await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_OUT_OF_MEMORY', remote: true });
+  expect(source.running).toBe(true);
 });
 
 test('times that the destination makes up do not spoil the summary', async () => {

@@ -71,11 +71,18 @@ export class ReceptionRun {
   async execute(): Promise<Received> {
     const over = new AbortController();
     const reporting = this.#reportProgress(over.signal);
+    const { signal } = this.#controls;
+    // In the same tick: a `go` that is read after this is not heeded, one that was read before is.
+    const onAbort = () => {
+      if (!this.#owned) this.#fail(signal.reason);
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
     try {
       return await this.#receive();
     } catch (error) {
       throw await this.#fallBack(error);
     } finally {
+      signal.removeEventListener('abort', onAbort);
       over.abort();
       await reporting;
     }

@@ -16,6 +16,7 @@ export async function zeroRun(
   blockIndex: number,
   run: PageRun,
   clock: Clock,
+  signal?: AbortSignal,
 ): Promise<void> {
   if (block.discard !== undefined && run.pageCount >= DISCARD_PAGES) {
     block.discard(run);
@@ -24,6 +25,8 @@ export async function zeroRun(
   const step = Math.max(1, FILL_BYTES / windows.pageSize);
   const end = run.firstPage + run.pageCount;
   for (let page = run.firstPage; page < end; page += step) {
+    // The memory may be gone once the migration is over.
+    signal?.throwIfAborted();
     const views: Uint8Array[] = [];
     windows.appendViews(views, blockIndex, page, Math.min(step, end - page));
     for (const view of views) view.fill(0);
@@ -39,7 +42,7 @@ export async function makePristine(windows: MemoryWindows, clock: Clock, signal:
       signal.throwIfAborted();
       const range = { firstPage, pageCount: Math.min(windows.pagesPerWindow, pages - firstPage) };
       // Listed before they are made holes: the list is read from what changes.
-      for (const run of [...populatedRuns(block, range)]) await zeroRun(windows, block, blockIndex, run, clock);
+      for (const run of [...populatedRuns(block, range)]) await zeroRun(windows, block, blockIndex, run, clock, signal);
       await clock.yield();
     }
   }

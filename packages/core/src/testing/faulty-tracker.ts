@@ -13,7 +13,7 @@ export interface TrackerFaults {
   readonly failHarvest?: number;
   /** Throws when started. */
   readonly failStart?: boolean;
-  /** Throws at this call of `rearm`. */
+  /** Throws at this call of `rearm`, after everything that was written in its range has been forgotten. */
   readonly failRearm?: number;
   /** Throws when stopped. */
   readonly failStop?: boolean;
@@ -28,6 +28,8 @@ export class FaultyTracker implements DirtyTracker {
   readonly name: string;
   readonly blindSpots?: string;
   readonly exact?: boolean;
+  /** Calls of `start` that went well, and of `stop`. */
+  starts = 0;
   stops = 0;
   readonly #late: (() => void)[] = [];
   readonly #inner: DirtyTracker;
@@ -46,7 +48,12 @@ export class FaultyTracker implements DirtyTracker {
     this.#faults = faults;
     if (inner.rearm !== undefined || faults.failRearm !== undefined) {
       this.rearm = (blockIndex, firstPage, pageCount) => {
-        if (++this.#rearms === faults.failRearm) throw new Error('re-arm failed on purpose');
+        if (++this.#rearms === faults.failRearm) {
+          // What was not reported yet goes with it.
+          void inner.harvest(new DirtyBitmaps(memory));
+          inner.rearm?.(blockIndex, firstPage, pageCount);
+          throw new Error('re-arm failed on purpose');
+        }
         const rearm = () => inner.rearm?.(blockIndex, firstPage, pageCount);
         if (faults.rearmLate) this.#late.push(rearm);
         else rearm();
@@ -61,6 +68,7 @@ export class FaultyTracker implements DirtyTracker {
   async start(): Promise<void> {
     if (this.#faults.failStart) throw new Error('start failed on purpose');
     await this.#inner.start();
+    this.starts++;
   }
 
   async harvest(into: DirtyBitmaps): Promise<void> {
