@@ -1,3 +1,5 @@
+export { type ExecOptions, exec } from './exec/exec.js';
+export { stdio } from './exec/stdio.js';
 export { DEFAULT_FRAME_LIMITS, type FrameLimits } from './framing/frame-limits.js';
 export { type FrameStreamOptions, frameStream } from './framing/frame-stream.js';
 export { connectTo } from './link/connect-to.js';

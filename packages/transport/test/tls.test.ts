@@ -24,6 +24,7 @@ function suite(name: string, near: TlsCredentials, far: TlsCredentials): void {
       connect: (listener, signal) => tls({ port: (listener as TlsListener).port, ...near }).connect(signal),
       tellsAbort: true,
       mostHeld: 33 * MiB,
+      capabilities: { shortConnections: 150 },
     },
   );
 }

@@ -62,6 +62,7 @@ transportSuite('any Duplex', runner, {
   },
   tellsAbort: true,
   mostHeld: 32 * MiB,
+  capabilities: { shortConnections: 100 },
 });
 
 describe('unix', () => {

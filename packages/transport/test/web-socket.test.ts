@@ -22,6 +22,7 @@ transportSuite(
     connect: (listener, signal) => webSocket({ url: listener.address }).connect(signal),
     tellsAbort: true,
     mostHeld: 34 * MiB,
+    capabilities: { shortConnections: 300 },
   },
 );
 
@@ -33,6 +34,7 @@ transportSuite(
     connect: (listener, signal) => webSocket({ url: listener.address, tls: connecting }).connect(signal),
     tellsAbort: true,
     mostHeld: 34 * MiB,
+    capabilities: { shortConnections: 150 },
   },
 );
 

@@ -1,1 +1,2 @@
-export { type SuiteRunner, type TransportFixture, transportSuite } from './transport-suite.js';
+export type { SuiteRunner, TransportCapabilities, TransportFixture } from './transport-fixture.js';
+export { transportSuite } from './transport-suite.js';

@@ -1,0 +1,73 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { GodwitError } from '@godwit/core';
+import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
+import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { ChildStream } from './child-stream.js';
+
+export interface ExecOptions {
+  /** The program, looked up in PATH; no shell is involved. */
+  readonly command: string;
+  readonly args?: readonly string[];
+  readonly cwd?: string;
+  /** Default: this process's own. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  /**
+   * Makes the command a process group of its own, so that everything it starts ends with it. A program that asks for a
+   * password on the terminal (`ssh`) cannot do so then; with `false` it can, and only itself is ended. Default: true.
+   */
+  readonly processGroup?: boolean;
+  /** How long a command may go on after both directions have ended, in milliseconds. Default: 5 000. */
+  readonly lingerMs?: number;
+}
+
+/**
+ * A command whose standard input and output are the stream: `exec('ssh host godwit-receive')`. Text goes to `sh -c`. Each
+ * `connect` starts it once. What it says on standard error, its last 4 KiB, is in the error when it fails, with its exit
+ * code. It is never left behind: dropped streams kill it, and so does the end of this process.
+ *
+ * The other side is `stdio()`. There is nothing to listen on.
+ */
+export function exec(options: ExecOptions | string): Transport {
+  const shell = typeof options === 'string';
+  const { command, args = [], ...rest }: ExecOptions = shell ? { command: '/bin/sh', args: ['-c', options] } : options;
+  const shown = shell ? options : [command, ...args].join(' ');
+  if (shown.trim() === '') throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'exec needs a command');
+  const group = rest.processGroup ?? true;
+  return {
+    async connect(signal?: AbortSignal): Promise<ByteStream> {
+      throwIfCancelled(signal, `starting "${shown}"`);
+      const child = spawn(command, args, {
+        stdio: ['pipe', 'pipe', 'pipe'],
+        detached: group,
+        ...(rest.cwd !== undefined && { cwd: rest.cwd }),
+        ...(rest.env !== undefined && { env: rest.env }),
+      });
+      await started(child, shown);
+      const stream = new ChildStream(child, `exec:${shown}`, group, rest.lingerMs ?? 5_000);
+      if (signal?.aborted === true) {
+        const reason = cancelled(signal, `starting "${shown}"`);
+        stream.abort(reason);
+        throw reason;
+      }
+      return stream;
+    },
+    async listen(): Promise<Listener> {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        'exec starts a command and cannot listen; the command itself uses stdio()',
+      );
+    },
+  };
+}
+
+function started(child: ChildProcess, shown: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', (error: NodeJS.ErrnoException) => {
+      const hint = error.code === 'ENOENT' ? ': there is no such program in PATH, or no such working directory' : '';
+      reject(
+        new GodwitError('GODWIT_CONNECT_FAILED', `cannot start "${shown}": ${error.message}${hint}`, { cause: error }),
+      );
+    });
+  });
+}
