@@ -15,3 +15,9 @@ export { type TlsOptions, tls } from './tls/tls.js';
 export type { Pem, PreSharedKey, TlsCredentials } from './tls/tls-credentials.js';
 export type { TlsListener } from './tls/tls-listener.js';
 export { type UnixOptions, unix } from './unix.js';
+export {
+  registerTransport,
+  type TransportFactory,
+  transportFromUri,
+  type UriOptions,
+} from './uri/transport-from-uri.js';

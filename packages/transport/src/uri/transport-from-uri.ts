@@ -1,0 +1,83 @@
+import { GodwitError } from '@godwit/core';
+import { type ExecOptions, exec } from '../exec/exec.js';
+import { stdio } from '../exec/stdio.js';
+import { type WebSocketOptions, webSocket } from '../message/web-socket.js';
+import type { Transport } from '../stream/byte-stream.js';
+import { type TcpOptions, tcp } from '../tcp.js';
+import { type TlsOptions, tls } from '../tls/tls.js';
+import { type UnixOptions, unix } from '../unix.js';
+
+/** What a URI does not say, by transport. Certificates and keys never stand in a URI: those are logged. */
+export interface UriOptions {
+  readonly tcp?: Omit<TcpOptions, 'host' | 'port'>;
+  readonly tls?: Omit<TlsOptions, 'host' | 'port'>;
+  readonly unix?: Omit<UnixOptions, 'path'>;
+  readonly exec?: Omit<ExecOptions, 'command' | 'args'>;
+  /** For `wss:`, `tls` above is what its certificates come from unless they are here. */
+  readonly webSocket?: Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'>;
+  /** For schemes of your own. */
+  readonly [scheme: string]: unknown;
+}
+
+/** Makes a transport of what stands behind the first colon of a URI. */
+export type TransportFactory = (rest: string, options: UriOptions, uri: string) => Transport;
+
+const factories = new Map<string, TransportFactory>([
+  ['tcp', (rest, options, uri) => tcp({ ...options.tcp, ...hostAndPort(rest, uri) })],
+  ['tls', (rest, options, uri) => tls({ ...options.tls, ...hostAndPort(rest, uri) })],
+  ['unix', (rest, options) => unix({ ...options.unix, path: rest.replace(/^\/\/(?=\/)/, '') })],
+  ['exec', (rest, options) => exec(options.exec === undefined ? rest : shell(rest, options.exec))],
+  ['stdio', () => stdio()],
+  ['ws', (_rest, options, uri) => webSocket({ ...options.webSocket, url: uri })],
+  [
+    'wss',
+    (_rest, options, uri) => webSocket({ ...(options.tls && { tls: options.tls }), ...options.webSocket, url: uri }),
+  ],
+]);
+
+/**
+ * Makes a transport of an address as QEMU writes it: `tcp:host:port`, `tls:host:port`, `unix:/path`, `exec:command`,
+ * `stdio:`, `ws://host:port/path`, `wss://...`, or of a scheme that was registered. `tcp://host:port`, as messages show it, is
+ * the same as `tcp:host:port`; IPv6 addresses stand in brackets, and an empty host is `127.0.0.1`.
+ *
+ * Fails with `GODWIT_INVALID_ARGUMENT` and says what was expected.
+ */
+export function transportFromUri(uri: string, options: UriOptions = {}): Transport {
+  const colon = uri.indexOf(':');
+  const scheme = uri.slice(0, Math.max(colon, 0)).toLowerCase();
+  const factory = factories.get(scheme);
+  if (factory === undefined) {
+    throw invalid(`"${uri}" starts with none of ${[...factories.keys()].map((name) => `${name}:`).join(', ')}`);
+  }
+  return factory(uri.slice(colon + 1), options, uri);
+}
+
+/**
+ * Adds a scheme of your own to `transportFromUri`, for this process. A scheme that exists is not replaced: whoever reads
+ * `tls:` in a configuration must be able to trust it.
+ */
+export function registerTransport(scheme: string, factory: TransportFactory): void {
+  if (!/^[a-z][a-z0-9+.-]*$/.test(scheme)) {
+    throw invalid(`a scheme is a lower-case letter, then letters, digits, "+", "." or "-"; got "${scheme}"`);
+  }
+  if (factories.has(scheme)) throw invalid(`the scheme "${scheme}" exists already; choose another name`);
+  factories.set(scheme, factory);
+}
+
+function hostAndPort(rest: string, uri: string): { host?: string; port: number } {
+  const match = /^(?:\/\/)?(?:\[([^\]]+)\]|([^:[\]/]*)):(\d{1,5})\/?$/.exec(rest);
+  if (match === null) {
+    const scheme = uri.slice(0, uri.indexOf(':'));
+    throw invalid(`expected ${scheme}:host:port, or ${scheme}:[address]:port for IPv6, got "${uri}"`);
+  }
+  const host = match[1] ?? match[2] ?? '';
+  return { ...(host !== '' && { host }), port: Number(match[3]) };
+}
+
+function shell(command: string, options: Omit<ExecOptions, 'command' | 'args'>): ExecOptions {
+  return { ...options, command: '/bin/sh', args: ['-c', command] };
+}
+
+function invalid(message: string): GodwitError {
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', message);
+}

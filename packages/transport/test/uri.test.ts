@@ -1,0 +1,94 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { GodwitError } from '@godwit/core';
+import { type Listener, memory, registerTransport, transportFromUri, type UriOptions } from '@godwit/transport';
+import { afterAll, describe, expect, test } from '@jest/globals';
+import { certificate } from './certificates.js';
+
+const directory = await mkdtemp(join(tmpdir(), 'godwit-uri-'));
+afterAll(() => rm(directory, { recursive: true }));
+
+const authority = certificate('authority');
+const both = certificate('both', { signer: authority, hosts: ['127.0.0.1'] });
+const options: UriOptions = { tls: { ca: authority.cert, cert: both.cert, key: both.key } };
+const over = new GodwitError('GODWIT_CANCELLED', 'the test is over');
+
+async function carries(listen: string, connect: (listener: Listener) => string): Promise<void> {
+  const listener = await transportFromUri(listen, options).listen();
+  const accepting = listener.accept();
+  const near = await transportFromUri(connect(listener), options).connect();
+  const far = await accepting;
+  await near.write([Uint8Array.of(7)]);
+  const into = new Uint8Array(1);
+  expect(await far.read(into)).toBe(1);
+  expect(into[0]).toBe(7);
+  near.abort(over);
+  far.abort(over);
+  await listener.close();
+}
+
+describe('transportFromUri', () => {
+  for (const uri of [
+    'tcp:127.0.0.1:0',
+    'tcp::0',
+    'tcp://127.0.0.1:0',
+    'tls:127.0.0.1:0',
+    'ws://127.0.0.1:0/x',
+    'wss://127.0.0.1:0/',
+  ]) {
+    test(`listens on ${uri}, and connects to the address that the listener shows`, () =>
+      carries(uri, (listener) => listener.address));
+  }
+
+  test('unix, with and without slashes before the path', async () => {
+    const path = join(directory, 'a.sock');
+    await carries(`unix:${path}`, (listener) => listener.address);
+    await carries(`unix://${path}`, () => `unix:${path}`);
+  });
+
+  test('exec runs a shell', async () => {
+    for (const more of [{}, { exec: { processGroup: false } }]) {
+      const stream = await transportFromUri('exec:cat | tr a b', more).connect();
+      await stream.write([Buffer.from('a')]);
+      await stream.close();
+      const into = new Uint8Array(1);
+      await stream.read(into);
+      expect(into[0]).toBe('b'.charCodeAt(0));
+      expect(await stream.read(into)).toBe(0);
+    }
+  });
+
+  const wrong: Record<string, RegExp> = {
+    '': /starts with none of tcp:, tls:, unix:, exec:, stdio:, ws:, wss:/,
+    'localhost:4444': /starts with none of/,
+    'tcp:4444': /expected tcp:host:port/,
+    'tcp:host:port': /expected tcp:host:port/,
+    'tcp:::1:4444': /tcp:\[address\]:port for IPv6/,
+    'tcp:h:99999': /from 0 to 65535/,
+    'unix:': /1 to 107 bytes/,
+    'exec:': /needs a command/,
+    'ws://': /expected ws:/,
+    'wss://h/': /give them as tls/,
+    'tls:h:1': /TLS needs ca, cert and key/,
+  };
+  for (const [uri, message] of Object.entries(wrong)) {
+    test(`refuses "${uri}" and says what it wants`, () => {
+      expect(() => transportFromUri(uri)).toThrow(message);
+    });
+  }
+
+  test('knows schemes that were registered, once each', () => {
+    const own = memory();
+    const seen: unknown[] = [];
+    registerTransport('pigeon', (rest, given, uri) => {
+      seen.push(rest, given['pigeon'], uri);
+      return own;
+    });
+    expect(transportFromUri('pigeon:loft/7', { pigeon: { speed: 3 } })).toBe(own);
+    expect(seen).toEqual(['loft/7', { speed: 3 }, 'pigeon:loft/7']);
+    expect(() => registerTransport('pigeon', () => own)).toThrow(/exists already/);
+    expect(() => registerTransport('tls', () => own)).toThrow(/exists already/);
+    expect(() => registerTransport('Pi geon', () => own)).toThrow(/lower-case letter/);
+  });
+});
