@@ -1,3 +1,4 @@
+export { monotonicMicroseconds } from './devices/monotonic-clock.js';
 export { hasKvm, Machine } from './machine/machine.js';
 export {
   type GuestProgram,

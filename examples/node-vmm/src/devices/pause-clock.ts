@@ -1,19 +1,10 @@
-import { performance } from 'node:perf_hooks';
 import type { MigratableDevice } from '@godwit/core';
 import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
 import type { SharedBoard } from '../vcpu/shared-board.js';
+import { monotonicMicroseconds } from './monotonic-clock.js';
 import type { PortDevice } from './port-device.js';
 
 const TWO_TO_32 = 2 ** 32;
-
-/**
- * CLOCK_MONOTONIC in microseconds, from `performance.now()`, which allocates nothing. Each thread has its own time
- * origin, so each makes its own.
- */
-export function monotonicMicroseconds(): () => number {
-  const origin = Number(process.hrtime.bigint()) / 1000 - performance.now() * 1000;
-  return () => origin + performance.now() * 1000;
-}
 
 /**
  * The pause clock: microseconds since the guest was started, counting on while it is paused and while it is in flight

@@ -2,7 +2,7 @@ import { performance } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
 import { attachGuestMemory } from '@godwit/linux';
 import { ConsoleRing } from '../devices/console-ring.js';
-import { monotonicMicroseconds } from '../devices/pause-clock.js';
+import { monotonicMicroseconds } from '../devices/monotonic-clock.js';
 import { BOOT_PARAMS_BYTES, decodeBootParams } from '../guest/boot-params.js';
 import { PARAMS_ADDRESS } from '../guest/layout.js';
 import { runSoftwareGuest } from '../guest/software-guest.js';
