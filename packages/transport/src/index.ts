@@ -8,6 +8,7 @@ export { type MemoryOptions, memory, memoryPair } from './memory.js';
 export { type MessagePortOptions, messagePort } from './message/message-port.js';
 export { type WebSocketOptions, webSocket } from './message/web-socket.js';
 export type { WebSocketListener } from './message/web-socket-listener.js';
+export { AcceptQueue } from './stream/accept-queue.js';
 export type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';
 export { type TcpListener, type TcpOptions, tcp } from './tcp.js';

@@ -10,7 +10,10 @@ interface Waiter {
   reject(error: GodwitError): void;
 }
 
-/** Brings incoming streams and calls of `accept` together, whichever comes first. */
+/**
+ * Brings incoming streams and calls of `accept` together, whichever comes first: the better half of a `Listener`. At most
+ * 128 streams wait; further ones are dropped.
+ */
 export class AcceptQueue {
   readonly #address: string;
   readonly #streams: ByteStream[] = [];
@@ -21,6 +24,7 @@ export class AcceptQueue {
     this.#address = address;
   }
 
+  /** A stream has come; it is dropped when the queue is full or closed. */
   push(stream: ByteStream): void {
     for (const waiter of this.#waiters) {
       this.#waiters.delete(waiter);
@@ -31,6 +35,7 @@ export class AcceptQueue {
     else stream.abort(new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#address} takes no more streams now`));
   }
 
+  /** The next stream, as `Listener.accept` promises it. */
   async shift(signal?: AbortSignal): Promise<ByteStream> {
     const what = `accepting on ${this.#address}`;
     throwIfCancelled(signal, what);
@@ -57,6 +62,7 @@ export class AcceptQueue {
     });
   }
 
+  /** Drops what waits, and fails every `shift` from now on. */
   close(): void {
     this.#closed = true;
     for (const stream of this.#streams.splice(0)) stream.abort(this.#closedError());

@@ -1,2 +1,4 @@
+export type { Fault, FaultPlace, FaultPlan } from './fault-plan.js';
+export { faulty, faultyStream } from './faulty.js';
 export type { SuiteRunner, TransportCapabilities, TransportFixture } from './transport-fixture.js';
 export { transportSuite } from './transport-suite.js';

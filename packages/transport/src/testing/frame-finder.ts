@@ -1,0 +1,42 @@
+const PREFIX = 5;
+const BIN32 = 0xc6;
+
+/** Finds where frames start in a sequence of bytes that comes in pieces; see `docs/wire-format.md`, "Frames". */
+export class FrameFinder {
+  /** Bytes of the current prefix that have come, and what they say so far. */
+  #prefix = 0;
+  #length = 0;
+  /** Bytes of a header or payload still to come. */
+  #skip = 0;
+  #afterHeader = false;
+  #position = 0;
+
+  /** The positions, from the start of the sequence, of the frames that start in `bytes`. */
+  feed(bytes: Uint8Array): number[] {
+    const starts: number[] = [];
+    for (let at = 0; at < bytes.length; ) {
+      if (this.#skip > 0) {
+        const count = Math.min(this.#skip, bytes.length - at);
+        this.#skip -= count;
+        at += count;
+        continue;
+      }
+      const byte = bytes[at] as number;
+      if (this.#prefix === 0) {
+        const isPayload = this.#afterHeader && byte === BIN32;
+        if (!isPayload) starts.push(this.#position + at);
+        this.#afterHeader = !isPayload;
+        this.#length = 0;
+      } else {
+        this.#length = this.#length * 256 + byte;
+      }
+      at++;
+      this.#prefix++;
+      if (this.#prefix < PREFIX) continue;
+      this.#prefix = 0;
+      this.#skip = this.#length;
+    }
+    this.#position += bytes.length;
+    return starts;
+  }
+}
