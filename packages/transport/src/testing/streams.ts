@@ -1,14 +1,26 @@
 import type { ByteStream } from '../stream/byte-stream.js';
 
+/** Drawn once: the suite needs many patterns, and a loop over bytes is slow until it is compiled. */
+let drawn = new Uint8Array(0);
+
 /** Bytes that differ at every place and between seeds, so that lost, doubled and misplaced ones show. */
 export function pattern(size: number, seed: number): Uint8Array {
-  const bytes = new Uint8Array(size);
-  let state = (seed + 1) * 2_654_435_761;
-  for (let i = 0; i < size; i++) {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0;
-    bytes[i] = state >>> 24;
+  const start = seed * 4099;
+  if (drawn.length < start + size) drawn = draw(start + size);
+  return drawn.slice(start, start + size);
+}
+
+/** The same sequence at any length (xorshift32, Marsaglia 2003). */
+function draw(least: number): Uint8Array<ArrayBuffer> {
+  const words = new Uint32Array(Math.max(2 ** 18, Math.ceil(least / 4)));
+  let state = 2_463_534_242 | 0;
+  for (let i = 0; i < words.length; i++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    words[i] = state;
   }
-  return bytes;
+  return new Uint8Array(words.buffer);
 }
 
 /** Reads to the end of the peer's direction. */

@@ -209,7 +209,8 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
         if (fixture.tellsAbort) await rejectsWith(read, 'GODWIT_LINK_LOST');
         else assert.equal(await read, 0);
         const flood = async (): Promise<void> => {
-          for (;;) await near.write([pattern(1 << 20, 1)]);
+          const chunk = pattern(1 << 20, 1);
+          for (;;) await near.write([chunk]);
         };
         await settledWithin(2_000, rejectsWith(flood(), 'GODWIT_LINK_LOST'));
       }));
