@@ -6,7 +6,9 @@ import { explain } from '../stream/socket-listener.js';
  */
 export function explainHandshake(error: NodeJS.ErrnoException, side: 'listener' | 'source'): string {
   const code = error.code ?? error.message;
-  const hint = (side === 'listener' ? AT_LISTENER : AT_SOURCE).get(code) ?? AT_BOTH.get(code);
+  // OpenSSL 3.5 (Node 24) has given the alerts of SSL 3 another name.
+  const known = code.replace('_SSL/TLS_ALERT_', '_SSLV3_ALERT_');
+  const hint = (side === 'listener' ? AT_LISTENER : AT_SOURCE).get(known) ?? AT_BOTH.get(known);
   if (hint !== undefined) return `${hint} (${code})`;
   if (/^(CERT_|UNABLE_|SELF_|DEPTH_|INVALID_|HOSTNAME_|CRL_|ERROR_IN_CERT)/.test(code)) {
     return `the peer's certificate is not accepted: ${error.message} (${code})`;
@@ -63,6 +65,7 @@ const AT_SOURCE: ReadonlyMap<string, string> = new Map([
     "the listener's certificate is for another host; connect to a name that it has, or set servername",
   ],
   ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'the listener wants a certificate; set cert and key'],
+  ['ERR_SSL_TLSV1_ALERT_DECRYPT_ERROR', 'the listener refused our pre-shared key; compare the keys of both sides'],
   ['ERR_SSL_SSLV3_ALERT_ILLEGAL_PARAMETER', 'the listener refused our pre-shared key; compare the keys of both sides'],
   [
     'ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE',
