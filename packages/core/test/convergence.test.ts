@@ -54,6 +54,16 @@ describe('BandwidthLimit', () => {
     expect(clock.now()).toBeCloseTo(2550, -1);
   });
 
+  test('idle time is no credit', async () => {
+    const clock = new VirtualClock();
+    const limit = new BandwidthLimit(clock, 1000);
+    await clock.sleep(60_000);
+    limit.charge(1000);
+    expect(limit.open).toBe(false);
+    await limit.wait(new AbortController().signal);
+    expect(clock.now()).toBeCloseTo(61_000, -1);
+  });
+
   test('0 is no limit; a new limit forgives old debts, also in the middle of a wait', async () => {
     const clock = new VirtualClock();
     const limit = new BandwidthLimit(clock, 0);

@@ -93,7 +93,8 @@ describe('a dirty bitmap agrees with a set of page numbers', () => {
   test('has, count, isEmpty', () => {
     fc.assert(
       fc.property(bitmapAndPages, ({ bitmap, pages }) => {
-        for (let page = 0; page < bitmap.pageCount; page++) expect(bitmap.has(page)).toBe(pages.has(page));
+        const all = Array.from({ length: bitmap.pageCount }, (_, page) => page);
+        expect(all.filter((page) => bitmap.has(page))).toEqual(all.filter((page) => pages.has(page)));
         expect(bitmap.count()).toBe(pages.size);
         expect(bitmap.isEmpty()).toBe(pages.size === 0);
       }),
@@ -142,9 +143,9 @@ describe('a dirty bitmap agrees with a set of page numbers', () => {
     fc.assert(
       fc.property(bitmapAndPages, ({ bitmap, pages }) => {
         expect(bitmap.bytes.byteLength).toBe(Math.ceil(bitmap.pageCount / 64) * 8);
-        for (const [index, byte] of bitmap.bytes.entries()) {
-          for (let bit = 0; bit < 8; bit++) expect((byte >> bit) & 1).toBe(pages.has(index * 8 + bit) ? 1 : 0);
-        }
+        const bytes = Buffer.alloc(bitmap.bytes.byteLength);
+        for (const page of pages) bytes[page >> 3] = (bytes[page >> 3] as number) | (1 << (page & 7));
+        expect(Buffer.compare(bitmap.bytes, bytes)).toBe(0);
       }),
     );
   });
@@ -152,14 +153,13 @@ describe('a dirty bitmap agrees with a set of page numbers', () => {
   test('maskTail drops what a kernel or a peer has set past the last page, and nothing else', () => {
     fc.assert(
       fc.property(bitmapAndPages, ({ bitmap, pages }) => {
-        const n = bitmap.pageCount;
-        for (let bit = n; bit < bitmap.words.length * 32; bit++) {
+        const before = bitmap.words.slice();
+        for (let bit = bitmap.pageCount; bit < bitmap.words.length * 32; bit++) {
           bitmap.words[bit >> 5] = (bitmap.words[bit >> 5] as number) | (1 << (bit & 31));
         }
         bitmap.maskTail();
-        expect([...bitmap.runs(new PageRunList())].reduce((sum, run) => sum + run.pageCount, 0)).toBe(pages.size);
-        for (let bit = n; bit < bitmap.words.length * 32; bit++)
-          expect(((bitmap.words[bit >> 5] as number) >>> (bit & 31)) & 1).toBe(0);
+        expect(bitmap.words).toEqual(before);
+        expect(bitmap.count()).toBe(pages.size);
       }),
     );
   });

@@ -216,28 +216,35 @@ test('times that the destination makes up do not spoil the summary', async () =>
   }
 });
 
-test('frames are no larger than the destination takes', async () => {
-  const sizes: number[] = [];
-  const clock = new VirtualClock();
-  const link = memoryLink({
-    clock,
-    fromSource: (frame, payload) => {
-      if (payload !== undefined) sizes.push(payload.byteLength);
-      return { frame, payload };
-    },
-    fromDestination: (frame, payload) => ({
-      frame: frame.type === 'welcome' ? { ...frame, maximumPayload: 10_000 } : frame,
-      payload,
-    }),
-  });
-  const source = new ToyVm(BLOCKS, { devices: [new FaultyDevice('gpu', new Uint8Array(65_000).fill(3))] });
-  source.write(0, 0, new Uint8Array(60 * 4096).fill(1));
-  const loaded = new FaultyDevice('gpu');
-  const destination = new ToyVm(BLOCKS, { running: false, devices: [loaded] });
-  const reception = receive(link.listener, { prepare: () => destination, clock });
-  const summary = await migrate(source, link.connector, { clock, verify: true }).result;
-  await reception.result;
-  expect(Math.max(...sizes)).toBeLessThanOrEqual(10_000);
-  expect(summary.verified).toBe(true);
-  expect(loaded.state.byteLength).toBe(65_000);
-});
+test.each([256, 10_000])(
+  'frames are no larger than the %i bytes that the destination takes',
+  async (maximumPayload) => {
+    const sizes = new Map<string, number>();
+    const clock = new VirtualClock();
+    const link = memoryLink({
+      clock,
+      fromSource: (frame, payload) => {
+        if (payload !== undefined) sizes.set(frame.type, Math.max(payload.byteLength, sizes.get(frame.type) ?? 0));
+        return { frame, payload };
+      },
+      fromDestination: (frame, payload) => ({
+        frame: frame.type === 'welcome' ? { ...frame, maximumPayload } : frame,
+        payload,
+      }),
+    });
+    const source = new ToyVm(BLOCKS, {
+      pageSize: 256,
+      devices: [new FaultyDevice('gpu', new Uint8Array(65_000).fill(3))],
+    });
+    source.write(0, 0, new Uint8Array(60 * 4096).fill(1));
+    const loaded = new FaultyDevice('gpu');
+    const destination = new ToyVm(BLOCKS, { pageSize: 256, running: false, devices: [loaded] });
+    const reception = receive(link.listener, { prepare: () => destination, clock });
+    const summary = await migrate(source, link.connector, { clock, verify: true }).result;
+    await reception.result;
+    expect([...sizes.keys()].sort()).toEqual(['device', 'digests', 'pages']);
+    for (const bytes of sizes.values()) expect(bytes).toBeLessThanOrEqual(maximumPayload);
+    expect(summary.verified).toBe(true);
+    expect(loaded.state.byteLength).toBe(65_000);
+  },
+);

@@ -8,14 +8,15 @@ class Hostile {
   readonly clock = new VirtualClock();
   readonly link: MemoryLink = memoryLink({ clock: this.clock, capacity: 64 });
   readonly vm = new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart'), new FaultyDevice('rtc')] });
-  readonly reception: Reception = receive(this.link.listener, {
-    prepare: () => this.vm,
-    clock: this.clock,
-    maximumDeviceState: 100_000,
-  });
+  readonly reception: Reception;
   control!: FrameStream;
   pages: readonly FrameStream[] = [];
   heard: Frame[] = [];
+
+  constructor(maximumDeviceState = 100_000) {
+    const { link, clock, vm } = this;
+    this.reception = receive(link.listener, { prepare: () => vm, clock, maximumDeviceState });
+  }
 
   async connect(pageChannels = 0): Promise<void> {
     const link = await this.link.connector.connect({ migrationId: ID, pageChannels }, new AbortController().signal);
@@ -176,6 +177,14 @@ test('a page before the welcome is refused: the VM may not exist yet', async () 
   expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
 });
 
+test('a payload beyond the limit of a frame is refused, even of a device that may have more state', async () => {
+  hostile = new Hostile(2 ** 30);
+  await hostile.hello();
+  await hear('welcome');
+  await hostile.send(device(0, 0, false, 4 * 2 ** 20), device(0, 1, false, 4 * 2 ** 20 + 1));
+  expect(await hostile.refused()).toBe('GODWIT_LIMIT_EXCEEDED');
+});
+
 describe('frames that are not allowed, or out of range, change no memory and end the reception', () => {
   test.each<readonly [string, readonly (Frame | readonly [Frame, Uint8Array])[], string]>([
     ['pages past the end', [pages([63, 2], 2 * PAGE)], 'GODWIT_OUT_OF_RANGE'],
@@ -207,7 +216,6 @@ describe('frames that are not allowed, or out of range, change no memory and end
       [device(0, 0, false, 60_000), device(0, 1, false, 60_000)],
       'GODWIT_LIMIT_EXCEEDED',
     ],
-    ['a payload beyond the limit', [device(0, 0, false, 5 * 2 ** 20)], 'GODWIT_LIMIT_EXCEEDED'],
     ['switchover before any round', [...DEVICES, { type: 'switchover', round: 0 }], 'GODWIT_PROTOCOL'],
     ['switchover of a round to come', [...DEVICES, { type: 'switchover', round: 1 }], 'GODWIT_PROTOCOL'],
     [
@@ -340,6 +348,14 @@ describe('page channels', () => {
     const [first] = await twoChannels();
     void first.close();
     expect(await hostile.refused()).toBe('GODWIT_LINK_LOST');
+  });
+
+  test('the reason that follows on the control stream is what counts', async () => {
+    const [first] = await twoChannels();
+    void first.close();
+    await hostile.clock.sleep(300);
+    await hostile.send({ type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no room' });
+    expect(await hostile.refused()).toBe('GODWIT_OUT_OF_MEMORY');
   });
 
   test('a page frame on its way when switchover comes is not written into a guest that is about to run', async () => {

@@ -183,7 +183,7 @@ describe('a guest that writes faster than the link carries', () => {
 describe('the bandwidth limit', () => {
   test.each([0, 2])('is obeyed while the guest runs, with %i page channels', async (pageChannels) => {
     const bandwidthLimit = LINK / 8;
-    const toy = simulate({ dirtyPagesPerSecond: 300, pages: 65_536, migrate: { bandwidthLimit, pageChannels } });
+    const toy = simulate({ dirtyPagesPerSecond: 300, pages: 32_768, migrate: { bandwidthLimit, pageChannels } });
     const summary = await moved(toy);
     const long = summary.rounds.filter(({ phase, wireBytes }) => phase === 'pre-copy' && wireBytes > 2 ** 22);
     expect(long.length).toBeGreaterThan(0);

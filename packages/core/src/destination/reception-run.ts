@@ -2,7 +2,7 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
-import { inTime, settledWithin } from '../in-time.js';
+import { settledWithin } from '../in-time.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { Frame, FrameName, HelloFrame } from '../link/frame.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
@@ -12,6 +12,7 @@ import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceptionEvent, ReceptionState, ReceptionSummary } from '../migration-event.js';
 import { DeviceLoader } from './device-loader.js';
+import { attachChannels, readHello } from './handshake.js';
 import { PageReceiver } from './page-receiver.js';
 import { RamCheck } from './ram-check.js';
 import { SourceFrames } from './source-frames.js';
@@ -93,7 +94,7 @@ export class ReceptionRun {
     const link = await this.#accept();
     setState('setup');
     const frames = new SourceFrames(link.control);
-    const hello = await this.#hello(frames);
+    const hello = await readHello(frames, this.#controls);
     checkHello(hello);
     const version = chooseVersion(hello);
     emit({ type: 'hello', migrationId: hello.migrationId, peer: link.peer, description: hello.description });
@@ -111,7 +112,9 @@ export class ReceptionRun {
       maximumPayload: MAXIMUM_PAYLOAD,
     } as const;
     await abortable(link.control.write(welcome), signal);
-    if (hello.pageChannels > 0) await this.#attach(frames, link, hello);
+    if (hello.pageChannels > 0) {
+      this.#channels = await attachChannels(link, hello, frames, this.#controls);
+    }
     signal.throwIfAborted();
     setState('active');
 
@@ -171,43 +174,6 @@ export class ReceptionRun {
     return abortable(accepting, signal);
   }
 
-  async #hello(frames: SourceFrames): Promise<HelloFrame> {
-    const { frame } = await this.#inTime(frames.next(), '"hello"');
-    if (frame.type !== 'hello') {
-      throw new GodwitError('GODWIT_PROTOCOL', `expected "hello" as the first frame, got "${frame.type}"`);
-    }
-    return frame;
-  }
-
-  /** The page channels that belong to the migration. */
-  async #attach(frames: SourceFrames, link: IncomingLink, hello: HelloFrame): Promise<void> {
-    const giveUp = new AbortController();
-    try {
-      const attaching = link.pageChannels(hello.migrationId, hello.pageChannels, giveUp.signal);
-      attaching.then(
-        (channels) => {
-          this.#channels = channels;
-          if (this.#failed !== undefined) for (const stream of channels) stream.abort(this.#failed);
-        },
-        () => {},
-      );
-      await this.#inTime(frames.during(attaching), `${hello.pageChannels} page channels`);
-    } catch (error) {
-      giveUp.abort(error);
-      throw error;
-    }
-  }
-
-  #inTime<T>(promise: Promise<T>, what: string): Promise<T> {
-    const { signal, clock, handshakeTimeoutMs } = this.#controls;
-    const late = () =>
-      new GodwitError(
-        'GODWIT_TIMEOUT',
-        `no ${what} from the source within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
-      );
-    return abortable(inTime(promise, clock, handshakeTimeoutMs, late), signal);
-  }
-
   async #prepare(hello: HelloFrame): Promise<MigratableVm> {
     try {
       const vm = await this.#controls.prepare(hello.description, hello);
@@ -226,7 +192,6 @@ export class ReceptionRun {
       return await abortable(reading, this.#controls.signal);
     } catch (error) {
       if (this.#owned) return reading;
-      this.#fail(error);
       throw error;
     }
   }

@@ -11,11 +11,12 @@ import { checkWelcome, FEATURES, helloOf } from '../link/negotiate.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import { populatedBitmaps } from '../memory/populated-pages.js';
-import type { DowntimeTerm, MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
-import type { DowntimeTerms, RoundRecord } from '../round-record.js';
+import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import type { RoundRecord } from '../round-record.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
 import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
+import { compareTerms } from './downtime-terms.js';
 import { type Harvest, Harvester } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
 import { LocalPageChannel } from './page-channel.js';
@@ -369,7 +370,7 @@ export class SourceRun {
     if (link === undefined) return;
     const { clock } = this.#controls.options;
     this.#control?.finish();
-    const silent = error === undefined || error.remote || this.#control?.failure !== undefined;
+    const silent = error === undefined || error.remote || (this.#control !== undefined && isLinkLost(this.#control.failure));
     await farewell([link.control, ...link.pageChannels], clock, silent ? undefined : error);
     // Dropped streams give back what they borrowed: the embedder may free guest memory when we are done.
     if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), clock, FAREWELL_MS);
@@ -387,17 +388,4 @@ export class SourceRun {
       // The migration is over.
     }
   }
-}
-
-function compareTerms(predicted: DowntimeTerms, actual: DowntimeTerms): Record<keyof DowntimeTerms, DowntimeTerm> {
-  const term = (name: keyof DowntimeTerms): DowntimeTerm => ({ predictedMs: predicted[name], actualMs: actual[name] });
-  return {
-    pauseMs: term('pauseMs'),
-    harvestMs: term('harvestMs'),
-    ramMs: term('ramMs'),
-    deviceMs: term('deviceMs'),
-    loadMs: term('loadMs'),
-    roundTripMs: term('roundTripMs'),
-    resumeMs: term('resumeMs'),
-  };
 }
