@@ -102,6 +102,32 @@ describe('digestPage', () => {
     return `${into[2]?.toString(16)}:${into[3]?.toString(16)}`;
   };
 
+  test('is what the wire format says, in plain arithmetic', () => {
+    const starts = [0x9e3779b1n, 0x85ebca77n, 0xc2b2ae3dn, 0x27d4eb2fn];
+    const u32 = (x: bigint) => x & 0xffffffffn;
+    const finish = (hash: bigint) => {
+      let h = u32((hash ^ (hash >> 15n)) * 0x85ebca77n);
+      h = u32((h ^ (h >> 13n)) * 0xc2b2ae3dn);
+      return h ^ (h >> 16n);
+    };
+    const mix = (lanes: readonly bigint[]) => lanes.reduce((sum, lane, i) => finish(i === 0 ? lane : sum ^ lane), 0n);
+    fc.assert(
+      fc.property(page, (bytes) => {
+        const lanes = [...starts];
+        const sums = [0n, 0n, 0n, 0n];
+        const view = new DataView(bytes.slice().buffer);
+        for (let at = 0; at < PAGE; at += 4) {
+          const lane = (at / 4) % 4;
+          const h = lanes[lane] as bigint;
+          const turned = u32(h << 13n) | (h >> 19n);
+          lanes[lane] = u32((turned ^ BigInt(view.getUint32(at, true))) * (starts[lane] as bigint));
+          sums[lane] = u32((sums[lane] as bigint) + (lanes[lane] as bigint));
+        }
+        expect(digest(bytes)).toBe(`${mix(lanes).toString(16)}:${mix(sums.reverse()).toString(16)}`);
+      }),
+    );
+  });
+
   test('is a function of the bytes and of nothing else', () => {
     fc.assert(fc.property(page, (bytes) => expect(digest(bytes)).toBe(digest(bytes.slice(), true))));
   });
