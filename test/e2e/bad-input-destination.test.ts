@@ -64,11 +64,11 @@ async function listenToTheEnd(
   return heard;
 }
 
-/** A peer that broke the rules itself need not be told, but if it is, then the truth, once and last. */
+/** The peer is told why, once and last, although it broke the rules itself. */
 function expectLastWords(heard: readonly Frame[], source: GodwitError): void {
   const errors = heard.filter(({ type }) => type === 'error');
-  expect(errors).toEqual(errors.length === 0 ? [] : [{ type: 'error', code: source.code, message: source.message }]);
-  if (errors.length > 0) expect(heard.at(-1)).toBe(errors[0]);
+  expect(errors).toEqual([{ type: 'error', code: source.code, message: source.message }]);
+  expect(heard.at(-1)).toBe(errors[0]);
 }
 
 const WELCOME: WelcomeFrame = { type: 'welcome', version: 1, features: [], software: 'a/1', maximumPayload: 2 ** 20 };
@@ -135,7 +135,7 @@ test.each<readonly [string, ErrorCode, RegExp, Frame['type'], Frame | Uint8Array
   [
     'welcomes with another protocol version',
     'GODWIT_VERSION_MISMATCH',
-    /protocol version 2, which was not offered/,
+    /protocol version 2; offered were 1 to 1/,
     'hello',
     { ...WELCOME, version: 2 },
   ],

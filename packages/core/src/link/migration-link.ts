@@ -21,7 +21,7 @@ export interface LinkConnector {
 
 /**
  * Takes links at the destination. `accept` resolves with a control stream whose first frame has not been read yet;
- * page channels that name the migration join later through `attached`.
+ * page channels that name the migration join later through `IncomingLink.pageChannels`.
  */
 export interface LinkListener {
   accept(signal: AbortSignal): Promise<IncomingLink>;

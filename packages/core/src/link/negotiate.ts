@@ -146,7 +146,8 @@ export function checkWelcome(welcome: WelcomeFrame, offered: readonly string[], 
   if (!(welcome.version >= PROTOCOL_VERSION.minimum && welcome.version <= PROTOCOL_VERSION.maximum)) {
     throw new GodwitError(
       'GODWIT_VERSION_MISMATCH',
-      `the destination chose protocol version ${welcome.version}, which was not offered`,
+      `the destination (${welcome.software}) chose protocol version ${welcome.version}; ` +
+        `offered were ${PROTOCOL_VERSION.minimum} to ${PROTOCOL_VERSION.maximum}`,
     );
   }
   for (const feature of welcome.features) {

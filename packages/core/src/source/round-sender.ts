@@ -22,8 +22,8 @@ const BATCH_BYTES = 2 ** 20;
 /** At most this many runs in a batch: each is one entry of a gathering write (IOV_MAX is 1024). */
 const BATCH_RUNS = 512;
 
-/** Batches that each channel may hold at once: while one is in the kernel's hands the next is scanned. */
-const BATCHES_PER_CHANNEL = 2;
+/** Batches that each channel may hold at once: while some are in the kernel's hands the next are scanned. */
+const BATCHES_PER_CHANNEL = 4;
 
 /** Continuous work after which pending I/O gets its turn. */
 const YIELD_AFTER_MS = 3;

@@ -3,7 +3,7 @@ import { abortable } from '../abortable.js';
 import { DowntimeModel, totalDowntime } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
-import { settledWithin } from '../in-time.js';
+import { inTime, settledWithin } from '../in-time.js';
 import { ControlChannel } from '../link/control-channel.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { LinkConnector, MigrationLink } from '../link/migration-link.js';
@@ -25,8 +25,8 @@ import { ProgressMeter } from './progress.js';
 import { RoundSender } from './round-sender.js';
 import { switchover } from './switchover.js';
 
-/** How long a device that is still saving may take to notice that it is over, before the guest runs again. */
-const SAVE_ENDS_MS = 250;
+/** How long a device that is still saving may take to notice that it is over, before the guest runs again: a cancel is to be felt at once. */
+const SAVE_ENDS_MS = 40;
 
 /** Round records kept: a migration that never converges must not fill memory with them. */
 const MOST_RECORDS = 1000;
@@ -143,7 +143,9 @@ export class SourceRun {
     // Logging starts before the first byte is read.
     await this.#tracker.start();
     signal.throwIfAborted();
-    model.roundTrip(await abortable(control.ping(), signal));
+    const { handshakeTimeoutMs } = options;
+    const firstPing = inTime(control.ping(), clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
+    model.roundTrip(await abortable(firstPing, signal));
     setState('active');
 
     const bitmaps = harvester.take();
@@ -262,13 +264,7 @@ export class SourceRun {
     signal.addEventListener('abort', onStop, { once: true });
     const inTime = new AbortController();
     clock.sleep(handshakeTimeoutMs, inTime.signal).then(
-      () =>
-        handshake.abort(
-          new GodwitError(
-            'GODWIT_TIMEOUT',
-            `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
-          ),
-        ),
+      () => handshake.abort(unanswered(handshakeTimeoutMs)),
       () => {},
     );
     try {
@@ -370,7 +366,8 @@ export class SourceRun {
     if (link === undefined) return;
     const { clock } = this.#controls.options;
     this.#control?.finish();
-    const silent = error === undefined || error.remote || (this.#control !== undefined && isLinkLost(this.#control.failure));
+    const silent =
+      error === undefined || error.remote || (this.#control !== undefined && isLinkLost(this.#control.failure));
     await farewell([link.control, ...link.pageChannels], clock, silent ? undefined : error);
     // Dropped streams give back what they borrowed: the embedder may free guest memory when we are done.
     if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), clock, FAREWELL_MS);
@@ -388,4 +385,11 @@ export class SourceRun {
       // The migration is over.
     }
   }
+}
+
+function unanswered(handshakeTimeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_TIMEOUT',
+    `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+  );
 }
