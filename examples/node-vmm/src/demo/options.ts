@@ -45,11 +45,10 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       'Boots a guest that writes memory on every vCPU, moves it to a second process while it runs, and checks that\n' +
         'nothing was lost: every page of both sides compared before the handover, then by the guest itself.',
     )
-    .option(
-      '--memory <size>',
-      'guest memory, such as 512M or 6G',
-      bytes('--memory', MIN_MEMORY_BYTES, MAX_MEMORY_BYTES),
-      512 * 2 ** 20,
+    .addOption(
+      new Option('--memory <size>', 'guest memory, such as 512M or 6G')
+        .argParser(bytes('--memory', MIN_MEMORY_BYTES, MAX_MEMORY_BYTES))
+        .default(512 * 2 ** 20, '512M'),
     )
     .option('--vcpus <n>', `virtual CPUs, 1 to ${MAXIMUM_VCPUS}`, integer('--vcpus', 1, MAXIMUM_VCPUS), 2)
     .option(
