@@ -1,4 +1,3 @@
-import { Observable, Subject } from 'rxjs';
 import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
@@ -6,6 +5,7 @@ import { GodwitError } from '../errors.js';
 import type { HelloFrame } from '../link/frame.js';
 import type { LinkListener } from '../link/migration-link.js';
 import type { ReceptionEvent, ReceptionState } from '../migration-event.js';
+import { RoleEvents } from '../role-events.js';
 import { type Received, ReceptionRun } from './reception-run.js';
 
 export interface ReceiveOptions {
@@ -31,34 +31,21 @@ export interface ReceiveOptions {
  * Starts by itself, one microtask after `receive` has returned. The stream completes when the guest runs here and ends
  * with a `GodwitError` otherwise; unsubscribing the last subscriber before `go` gives up.
  */
-export class Reception extends Observable<ReceptionEvent> {
+export class Reception extends RoleEvents<ReceptionEvent> {
   /** Resolves when the guest runs here, with the VM that `prepare` built. */
   readonly result: Promise<Received>;
-  readonly #events: Subject<ReceptionEvent>;
   readonly #stop = new AbortController();
   readonly #run: ReceptionRun;
   #state: ReceptionState = 'none';
 
   /** @internal Use `receive`. */
   constructor(listener: LinkListener, options: ReceiveOptions) {
-    const events = new Subject<ReceptionEvent>();
-    let subscribers = 0;
-    let cancel: () => void = () => {};
-    super((subscriber) => {
-      subscribers++;
-      const subscription = events.subscribe(subscriber);
-      return () => {
-        subscription.unsubscribe();
-        if (--subscribers === 0) cancel();
-      };
-    });
-    cancel = () => void this.cancel('the last subscriber unsubscribed');
-    this.#events = events;
+    super();
     this.#run = new ReceptionRun(listener, {
       clock: options.clock ?? systemClock,
       signal: this.#stop.signal,
       stop: (error) => this.#stop.abort(error),
-      emit: (event) => this.#events.next(event),
+      emit: (event) => this.events.next(event),
       setState: (state) => this.#setState(state),
       prepare: options.prepare,
       maximumDeviceState: options.maximumDeviceState ?? 256 * 2 ** 20,
@@ -74,7 +61,7 @@ export class Reception extends Observable<ReceptionEvent> {
   }
 
   /** Refuses the migration: the guest stays at the source. Returns false after `go`, after the end and once it is failing. */
-  cancel(reason = 'cancelled by the caller'): boolean {
+  override cancel(reason = 'cancelled by the caller'): boolean {
     if (this.#run.owned || this.#stop.signal.aborted || this.#state === 'failed') return false;
     this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the destination gave up: ${reason}`));
     return true;
@@ -87,13 +74,13 @@ export class Reception extends Observable<ReceptionEvent> {
     try {
       const received = await this.#run.execute();
       this.#setState('completed');
-      this.#events.next({ type: 'completed', summary: received.summary });
-      this.#events.complete();
+      this.events.next({ type: 'completed', summary: received.summary });
+      this.events.complete();
       return received;
     } catch (error) {
       const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the reception failed');
       this.#setState('failed');
-      this.#events.error(failure);
+      this.events.error(failure);
       throw failure;
     } finally {
       signal?.removeEventListener('abort', onAbort);
@@ -103,7 +90,7 @@ export class Reception extends Observable<ReceptionEvent> {
   #setState(state: ReceptionState): void {
     const previous = this.#state;
     this.#state = state;
-    this.#events.next({ type: 'state', state, previous });
+    this.events.next({ type: 'state', state, previous });
   }
 }
 

@@ -1,10 +1,10 @@
-import { Observable, Subject } from 'rxjs';
 import { abortable } from '../abortable.js';
 import { nonNegative } from '../argument.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { LinkConnector } from '../link/migration-link.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import { RoleEvents } from '../role-events.js';
 import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type SourceControls, SourceRun } from './source-run.js';
 import { checkTransition, isFinal } from './state.js';
@@ -18,11 +18,10 @@ import { checkTransition, isFinal } from './state.js';
  * - When the last subscriber unsubscribes before the end, the migration is cancelled. Using only `result` is fine.
  * - After a failure or cancel before `go` the guest runs on at the source.
  */
-export class Migration extends Observable<MigrationEvent> {
+export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
   /** Resolves when the guest runs at the destination; rejects with a `GodwitError` when it will not. */
   readonly result: Promise<MigrationSummary>;
-  readonly #events: Subject<MigrationEvent>;
   readonly #options: ResolvedOptions;
   readonly #stop = new AbortController();
   readonly #run: SourceRun;
@@ -32,19 +31,7 @@ export class Migration extends Observable<MigrationEvent> {
 
   /** @internal Use `migrate`. */
   constructor(vm: MigratableVm, connector: LinkConnector, given: MigrateOptions) {
-    const events = new Subject<MigrationEvent>();
-    let subscribers = 0;
-    let cancel: () => void = () => {};
-    super((subscriber) => {
-      subscribers++;
-      const subscription = events.subscribe(subscriber);
-      return () => {
-        subscription.unsubscribe();
-        if (--subscribers === 0) cancel();
-      };
-    });
-    cancel = () => void this.cancel('the last subscriber unsubscribed');
-    this.#events = events;
+    super();
     this.#options = resolveOptions(given);
     this.id = this.#options.migrationId;
     const controls: SourceControls = {
@@ -75,7 +62,7 @@ export class Migration extends Observable<MigrationEvent> {
    * and once the migration is failing or being cancelled, where it does nothing. When it was, `result` and the stream end
    * with `GODWIT_CANCELLED` (or `GODWIT_VM_FAILED`, if the guest then cannot be resumed).
    */
-  cancel(reason = 'cancelled by the caller'): boolean {
+  override cancel(reason = 'cancelled by the caller'): boolean {
     // Aborted already: it is failing, for a reason of its own.
     const over = this.#noReturn || this.#stop.signal.aborted || isFinal(this.#state);
     if (over || this.#state === 'cancelling') return false;
@@ -116,12 +103,12 @@ export class Migration extends Observable<MigrationEvent> {
       const summary = await this.#run.execute();
       this.#setState('completed');
       this.#emit({ type: 'completed', summary });
-      this.#events.complete();
+      this.events.complete();
       return summary;
     } catch (error) {
       const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration failed');
       this.#setState(failure.code === 'GODWIT_CANCELLED' && this.#state === 'cancelling' ? 'cancelled' : 'failed');
-      this.#events.error(failure);
+      this.events.error(failure);
       throw failure;
     } finally {
       signal?.removeEventListener('abort', onAbort);
@@ -148,7 +135,7 @@ export class Migration extends Observable<MigrationEvent> {
   }
 
   #emit(event: MigrationEvent): void {
-    this.#events.next(event);
+    this.events.next(event);
   }
 }
 
