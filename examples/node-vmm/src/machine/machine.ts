@@ -61,6 +61,8 @@ export class Machine implements VirtualMachine {
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
   readonly #run: RunState;
+  /** All vCPU threads are there, and parked. */
+  readonly #started: Promise<void>;
   /** `process.exit` waits for worker threads, and one in KVM_RUN would never hear of it. */
   readonly #onExit = (): void => {
     for (const runner of this.#runners) runner.tellToEnd();
@@ -81,7 +83,7 @@ export class Machine implements VirtualMachine {
     this.trackers = [hardware.dirtyLog(), mailboxTracker];
     this.devices = [
       new Chipset(hardware.vm),
-      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices)),
+      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, () => this.#started)),
       new SerialPortState(this.#board, () => this.#output.drain()),
       this.#clock,
       this.#mailbox,
@@ -96,6 +98,9 @@ export class Machine implements VirtualMachine {
         }),
     );
     process.once('exit', this.#onExit);
+    this.#started = this.#parked('start', THREAD_MS);
+    // It is awaited by whoever needs the threads.
+    this.#started.catch(() => {});
   }
 
   /**
@@ -109,8 +114,9 @@ export class Machine implements VirtualMachine {
     checkShape(config);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
     const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
-    const machine = await Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false);
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false);
     try {
+      await machine.#started;
       const { ram } = machine;
       writeIdentityMap(ram, endOfRam(machine.memory));
       ram.view(image.address, image.bytes.byteLength).set(image.bytes);
@@ -126,7 +132,8 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * The destination of a migration: the same machine with empty RAM (all holes) and nothing loaded.
+   * The destination of a migration: the same machine with empty RAM (all holes) and nothing loaded. Its vCPU threads
+   * start while RAM arrives; loading a vCPU's state waits for them.
    *
    * @param description of the source's machine, as it came over the link
    */
@@ -137,20 +144,12 @@ export class Machine implements VirtualMachine {
     return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false);
   }
 
-  static async #build(description: MachineDescription, overcommit: boolean): Promise<Machine> {
+  static #build(description: MachineDescription, overcommit: boolean): Machine {
     const memory = createGuestMemory({ blocks: ramBlocks(description.memoryBytes), overcommit });
-    let machine: Machine;
     try {
-      machine = new Machine(description, memory, new KvmHardware(memory, description.vcpus));
+      return new Machine(description, memory, new KvmHardware(memory, description.vcpus));
     } catch (error) {
       memory.close();
-      throw error;
-    }
-    try {
-      await machine.#parked('start', THREAD_MS);
-      return machine;
-    } catch (error) {
-      await machine.close();
       throw error;
     }
   }

@@ -59,12 +59,17 @@ export class VcpuDevice implements MigratableDevice {
   readonly #vcpu: KvmVcpu;
   readonly #msrIndices: readonly number[];
   readonly #offered: Cpuid;
+  readonly #parked: () => Promise<void>;
 
-  /** @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it */
-  constructor(vcpu: KvmVcpu, msrIndices: readonly number[]) {
+  /**
+   * @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it
+   * @param parked resolves when the vCPU's thread is there and parked: awaited before anything is loaded
+   */
+  constructor(vcpu: KvmVcpu, msrIndices: readonly number[], parked: () => Promise<void>) {
     this.id = `vcpu${vcpu.id}`;
     this.#vcpu = vcpu;
     this.#msrIndices = msrIndices;
+    this.#parked = parked;
     // Not KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds to what it was told.
     this.#offered = vcpu.cpuid();
   }
@@ -95,6 +100,7 @@ export class VcpuDevice implements MigratableDevice {
    * something that the source had: a CPU feature, a piece of state, an MSR, a counter frequency
    */
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
+    await this.#parked();
     requireVersion(this.id, version, this.version);
     const reader = await StateReader.read(this.id, state, TAGS);
     const cpuid = decodeCpuid(this.id, reader.required('CPID'));
