@@ -18,7 +18,7 @@ function benchmark(
     .command(name)
     .description(description)
     .option('--size <MiB>', 'guest memory in MiB', size)
-    .option('--runs <n>', 'pairs to measure', '4')
+    .option('--runs <n>', 'pairs to measure', '5')
     .option('--json', 'one JSON object instead of a table', false)
     .action(async (options: { size: string; runs: string; json: boolean }) =>
       printReport(await run(options), options.json),

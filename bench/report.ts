@@ -32,7 +32,10 @@ function figure({ value, unit, atLeast, atMost }: Row): string {
   return target === undefined ? text : `${text}  (${target}: ${met ? 'met' : 'missed'})`;
 }
 
+/** The middle value; of an even number of values, the mean of the two in the middle. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] as number;
+  const upper = sorted[Math.floor(sorted.length / 2)] as number;
+  const lower = sorted[Math.ceil(sorted.length / 2) - 1] as number;
+  return (lower + upper) / 2;
 }
