@@ -57,7 +57,7 @@ export type {
   ReceptionState,
   ReceptionSummary,
 } from './migration-event.js';
-export type { Decision, DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
+export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';

@@ -17,6 +17,21 @@ export interface PagesByKind {
   readonly hole: number;
 }
 
+/**
+ * What one dirty tracker reported. Trackers may report the same pages: the sum over all of them is not what is dirty.
+ * With it a migration that does not converge shows why: a tracker that is not exact and reports every page each time
+ * (VFIO type1 over an IOMMU does) is never done, however little the guest writes.
+ */
+export interface TrackerHarvest {
+  /** `DirtyTracker.name`. */
+  readonly name: string;
+  readonly dirtyPages: number;
+  /** False when pages may be among them that nobody wrote: `DirtyTracker.exact`. */
+  readonly exact: boolean;
+  /** True when it failed, and every page counts as dirty. */
+  readonly failed: boolean;
+}
+
 /** Terms that make up the downtime, in milliseconds; they add up to it. */
 export interface DowntimeTerms {
   /** Stopping the vCPUs. */
@@ -60,6 +75,8 @@ export interface RoundRecord {
   readonly linkBytesPerSecond: number;
   /** Pages that became dirty while this round was sent. */
   readonly newlyDirtyPages: number;
+  /** The same by tracker, in the order of `MigratableVm.trackers`. */
+  readonly trackers: readonly TrackerHarvest[];
   /** Newly dirty pages per second. */
   readonly dirtyPagesPerSecond: number;
   /** Downtime if the guest were paused now. */

@@ -238,11 +238,12 @@ describe('a tracker that fails', () => {
     });
   });
 
-  test('one that keeps bitmaps and goes on writing them: the round does not add up, and is not believed', async () => {
+  test('one that keeps bitmaps and goes on writing them: they are not those of the round', async () => {
     const source = filledVm();
     let kept: DirtyBitmaps | undefined;
     const careless: DirtyTracker = {
       name: 'careless',
+      exact: false,
       start: async () => {},
       stop: async () => {},
       harvest: async (into) => {
@@ -260,7 +261,11 @@ describe('a tracker that fails', () => {
         },
       },
     });
-    expectStayed(toy, await toy.settled(), 'GODWIT_INTERNAL');
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    expect(ends.sent).toMatchObject({
+      value: { rounds: [{ dirtyPages: 32 }, { dirtyPages: 1 }, { dirtyPages: 1 }, {}] },
+    });
   });
 
   test('stop: a warning, the guest has moved', async () => {
@@ -280,18 +285,54 @@ describe('a tracker that fails', () => {
   });
 });
 
-test('an inexact tracker cannot prove that memory stood still, and is not asked to', async () => {
-  const source = filledVm();
-  const all = {
+describe('a tracker that reports every page each time, beside an exact one', () => {
+  const all: DirtyTracker = {
     name: 'vfio-type1',
     exact: false,
     start: async () => {},
     stop: async () => {},
-    harvest: async (into: { setAll(): void }) => into.setAll(),
+    harvest: async (into) => into.setAll(),
   };
-  source.trackers = [source.software, all];
-  const toy = start({ source, migrate: { verify: true, policy: roundCap(2, 'switchover') } });
-  expectMoved(toy, await toy.settled());
+
+  test('cannot prove that memory stood still, and is not asked to', async () => {
+    const source = filledVm();
+    source.trackers = [source.software, all];
+    const toy = start({ source, migrate: { verify: true, policy: roundCap(2, 'switchover') } });
+    expectMoved(toy, await toy.settled());
+  });
+
+  test('the exact one still proves that memory did not', async () => {
+    const source = filledVm();
+    source.trackers = [all, source.software];
+    const late = new FaultyDevice('late', new Uint8Array(1));
+    source.devices = [late];
+    const destination = new ToyVm(BLOCKS, { running: false });
+    // Loading begins when all memory is sent: what is written now would be lost.
+    destination.devices = [
+      Object.assign(new FaultyDevice('late'), {
+        load: async () => source.deviceWrite(0, 3 * PAGE, new Uint8Array([1])),
+      }),
+    ];
+    const toy = start({ source, destination, migrate: { policy: roundCap(1, 'switchover') } });
+    expectStayed(toy, await toy.settled(), 'GODWIT_VM_FAILED');
+  });
+
+  test('the record of a round says who reported how much, and the failure says who keeps it from converging', async () => {
+    const source = filledVm();
+    source.trackers = [source.software, all];
+    const toy = start({ source, migrate: { policy: roundCap(2, 'abort') } });
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_NOT_CONVERGING');
+    const rounds = toy.events.flatMap((event) => (event.type === 'round' ? [event.round] : []));
+    expect(rounds).toHaveLength(2);
+    expect(rounds[1]?.trackers).toEqual([
+      { name: 'software', dirtyPages: 0, exact: true, failed: false },
+      { name: 'vfio-type1', dirtyPages: 64, exact: false, failed: false },
+    ]);
+    expect(String((ends.sent as PromiseRejectedResult).reason)).toMatch(
+      /of 64 dirty pages the tracker "vfio-type1" reported 64/,
+    );
+  });
 });
 
 test('a guest that cannot be resumed after a failure: both errors are named', async () => {

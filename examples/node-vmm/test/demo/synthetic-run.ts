@@ -40,6 +40,7 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     totalMs: pages / 30,
     linkBytesPerSecond: 900 * MIB,
     newlyDirtyPages: pages * 0.6,
+    trackers: [{ name: 'pagemap', dirtyPages: 400, exact: true, failed: false }],
     dirtyPagesPerSecond: 19_000,
     predictedDowntimeMs,
     prediction: PREDICTION,

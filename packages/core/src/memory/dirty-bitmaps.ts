@@ -6,8 +6,12 @@ import { type GuestMemory, pagesOf } from './guest-memory.js';
 export class DirtyBitmaps {
   readonly blocks: readonly DirtyBitmap[];
 
-  constructor(memory: GuestMemory) {
-    this.blocks = memory.blocks.map((block) => new DirtyBitmap(pagesOf(memory, block)));
+  /** All clean. Given other bitmaps, for the same blocks. */
+  constructor(memory: GuestMemory | DirtyBitmaps) {
+    this.blocks =
+      memory instanceof DirtyBitmaps
+        ? memory.blocks.map(({ pageCount }) => new DirtyBitmap(pageCount))
+        : memory.blocks.map((block) => new DirtyBitmap(pagesOf(memory, block)));
   }
 
   /** The bitmap of the block at `index`. */

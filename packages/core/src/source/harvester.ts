@@ -1,11 +1,13 @@
 import type { Clock } from '../clock.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
-import type { DirtyTracker } from '../tracker/dirty-tracker.js';
+import type { TrackerHarvest } from '../round-record.js';
+import type { TrackerUnion } from '../tracker/tracker-union.js';
 
 export interface Harvest {
   readonly bitmaps: DirtyBitmaps;
   readonly dirtyPages: number;
+  readonly trackers: readonly TrackerHarvest[];
   readonly harvestMs: number;
   /** Time since the harvest before this one ended: what the dirty rate is counted over. */
   readonly sinceMs: number;
@@ -16,12 +18,12 @@ export interface Harvest {
  * destination until it is acknowledged, the other collects what the guest writes meanwhile.
  */
 export class Harvester {
-  readonly #tracker: DirtyTracker;
+  readonly #tracker: TrackerUnion;
   readonly #clock: Clock;
   readonly #spare: DirtyBitmaps[];
   #lastEnd: number;
 
-  constructor(memory: GuestMemory, tracker: DirtyTracker, clock: Clock) {
+  constructor(memory: GuestMemory, tracker: TrackerUnion, clock: Clock) {
     this.#tracker = tracker;
     this.#clock = clock;
     this.#spare = [new DirtyBitmaps(memory), new DirtyBitmaps(memory)];
@@ -46,10 +48,9 @@ export class Harvester {
     const start = this.#clock.now();
     const sinceMs = start - this.#lastEnd;
     await this.#tracker.harvest(bitmaps);
-    // A tracker that hands the bitmap to its kernel may have let bits past the last page slip in.
-    for (const bitmap of bitmaps.blocks) bitmap.maskTail();
     const end = this.#clock.now();
     this.#lastEnd = end;
-    return { bitmaps, dirtyPages: bitmaps.count(), harvestMs: end - start, sinceMs };
+    const { harvests: trackers } = this.#tracker;
+    return { bitmaps, dirtyPages: bitmaps.count(), trackers, harvestMs: end - start, sinceMs };
   }
 }

@@ -75,6 +75,7 @@ async function runRound(
     totalMs: clock.now() - start,
     linkBytesPerSecond: model.linkBytesPerSecond,
     newlyDirtyPages: pending.dirtyPages,
+    trackers: pending.trackers,
     dirtyPagesPerSecond: (pending.dirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     predictedDowntimeMs: totalDowntime(prediction),
     prediction,

@@ -155,6 +155,7 @@ export class SourceRun {
     const first: Harvest = {
       bitmaps,
       dirtyPages: bitmaps.count(),
+      trackers: [],
       harvestMs: clock.now() - scanStart,
       sinceMs: 0,
     };
@@ -182,7 +183,7 @@ export class SourceRun {
       }).pipe(tap((round) => this.#roundEnded(round.record))),
     );
     if (record.decision.action === 'abort') {
-      throw new GodwitError('GODWIT_NOT_CONVERGING', `the migration does not converge: ${record.decision.reason}`);
+      throw notConverging(record);
     }
 
     signal.throwIfAborted();
@@ -215,6 +216,7 @@ export class SourceRun {
           totalMs: sent.totalMs,
           linkBytesPerSecond: model.linkBytesPerSecond,
           newlyDirtyPages: 0,
+          trackers: [],
           dirtyPagesPerSecond: 0,
           decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
         });
@@ -391,5 +393,18 @@ function unanswered(handshakeTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_TIMEOUT',
     `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+  );
+}
+
+/** With a tracker that takes most pages for dirty whatever is written, no policy and no link would help: say so. */
+function notConverging({ decision, newlyDirtyPages, trackers }: RoundRecord): GodwitError {
+  const culprits = trackers.filter(({ exact, dirtyPages }) => !exact && dirtyPages * 2 > newlyDirtyPages);
+  const named = culprits.map(
+    ({ name, dirtyPages }) =>
+      `; of ${newlyDirtyPages} dirty pages the tracker "${name}" reported ${dirtyPages}, and it also reports pages that nobody wrote`,
+  );
+  return new GodwitError(
+    'GODWIT_NOT_CONVERGING',
+    `the migration does not converge: ${decision.reason}${named.join('')}`,
   );
 }

@@ -103,7 +103,7 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
 
   const after = await harvester.harvest();
   if (parts.tracker.failed) throw unknownWrites();
-  if (after.dirtyPages > 0 && parts.tracker.certain) throw writtenWhilePaused(vm, after);
+  if (parts.tracker.surelyWritten) throw writtenWhilePaused(vm, after);
   const checked = clock.now();
   signal.throwIfAborted();
   parts.pointOfNoReturn();

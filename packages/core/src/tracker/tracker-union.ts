@@ -1,5 +1,6 @@
 import { GodwitError } from '../errors.js';
-import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { TrackerHarvest } from '../round-record.js';
 import type { DirtyTracker } from './dirty-tracker.js';
 
 /**
@@ -16,8 +17,10 @@ export class TrackerUnion implements DirtyTracker {
   readonly #onFailure: (tracker: DirtyTracker, error: unknown) => void;
   /** A failed re-arm is remembered until the next harvest can report it. */
   #lost = false;
-  #certain = true;
   #failed = false;
+  #harvests: TrackerHarvest[] = [];
+  /** What one tracker reports, before it is counted and ORed with what the others do. */
+  #own: DirtyBitmaps | undefined;
 
   constructor(
     trackers: readonly DirtyTracker[],
@@ -30,9 +33,14 @@ export class TrackerUnion implements DirtyTracker {
     this.#onFailure = onFailure;
   }
 
-  /** True when every page of the last harvest was really written, as far as trackers can know. */
-  get certain(): boolean {
-    return this.#certain;
+  /** What each tracker reported at the last harvest, in their order. */
+  get harvests(): readonly TrackerHarvest[] {
+    return this.#harvests;
+  }
+
+  /** True when trackers that report nothing but real writes have seen one before the last harvest. */
+  get surelyWritten(): boolean {
+    return this.#harvests.some(({ exact, failed, dirtyPages }) => exact && !failed && dirtyPages > 0);
   }
 
   /** True when the last harvest had to report every page because a tracker had failed. */
@@ -58,15 +66,10 @@ export class TrackerUnion implements DirtyTracker {
   }
 
   async harvest(into: DirtyBitmaps): Promise<void> {
-    for (const tracker of this.#trackers) {
-      try {
-        await tracker.harvest(into);
-      } catch (error) {
-        this.#onFailure(tracker, error);
-        this.#lost = true;
-      }
-    }
-    this.#certain = !this.#lost && this.#trackers.every((tracker) => tracker.exact !== false);
+    this.#own ??= new DirtyBitmaps(into);
+    const harvests: TrackerHarvest[] = [];
+    for (const tracker of this.#trackers) harvests.push(await this.#harvestOne(tracker, this.#own, into));
+    this.#harvests = harvests;
     this.#failed = this.#lost;
     if (this.#lost) {
       into.setAll();
@@ -95,5 +98,22 @@ export class TrackerUnion implements DirtyTracker {
         this.#onFailure(tracker, error);
       }
     }
+  }
+
+  async #harvestOne(tracker: DirtyTracker, own: DirtyBitmaps, into: DirtyBitmaps): Promise<TrackerHarvest> {
+    const { name, exact = true } = tracker;
+    own.clearAll();
+    let failed = false;
+    try {
+      await tracker.harvest(own);
+    } catch (error) {
+      this.#onFailure(tracker, error);
+      this.#lost = true;
+      failed = true;
+    }
+    // A tracker that hands the bitmap to its kernel may have let bits past the last page slip in.
+    for (const bitmap of own.blocks) bitmap.maskTail();
+    into.or(own);
+    return { name, dirtyPages: own.count(), exact, failed };
   }
 }
