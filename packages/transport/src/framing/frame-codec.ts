@@ -1,8 +1,8 @@
 import { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type Frame, type FrameName, GodwitError } from '@godwit/core';
-import { Packr, Unpackr } from 'msgpackr';
 import { FieldReader } from './field-reader.js';
 import type { FrameLimits } from './frame-limits.js';
-import { guardHeader } from './header-guard.js';
+import type { HeaderKind } from './frame-reader.js';
+import { packHeaderFields, unpackHeaderFields } from './header-fields.js';
 import { integer, integers, portable } from './portable-value.js';
 
 /** How the fields of one frame type are laid out in its header, after the type number. */
@@ -156,12 +156,6 @@ const NAMES: ReadonlyMap<unknown, FrameName> = new Map(
   Object.entries(FRAME_TYPES).map(([name, type]) => [type, name as FrameName]),
 );
 
-// Plain MessagePack: no record extension, maps for objects, bytes copied out of the reader's buffer, and 64-bit
-// integers as numbers wherever they are exact. msgpackr accepts 'auto' but does not declare it.
-const PLAIN = { useRecords: false, mapsAsObjects: true, variableMapSize: true, copyBuffers: true, moreTypes: false };
-const packr = new Packr(PLAIN);
-const unpackr = new Unpackr({ ...PLAIN, int64AsType: 'auto' } as unknown as ConstructorParameters<typeof Unpackr>[0]);
-
 export function hasPayload(frame: Frame): boolean {
   return FRAMES_WITH_PAYLOAD.has(frame.type);
 }
@@ -171,7 +165,7 @@ export function packHeader(frame: Frame): Uint8Array {
   const layout = LAYOUTS[frame.type] as FieldLayout<Frame> | undefined;
   if (layout === undefined)
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `there is no frame type "${String(frame.type)}"`);
-  return packr.pack([FRAME_TYPES[frame.type], ...layout.pack(frame)]);
+  return packHeaderFields([FRAME_TYPES[frame.type], ...layout.pack(frame)]);
 }
 
 /**
@@ -179,14 +173,11 @@ export function packHeader(frame: Frame): Uint8Array {
  * that are too long. What the values mean is the engine's to check.
  */
 export function parseHeader(bytes: Uint8Array, limits: FrameLimits): Frame {
-  guardHeader(bytes);
-  let header: unknown;
-  try {
-    header = unpackr.unpack(bytes);
-  } catch (error) {
-    throw GodwitError.wrap(error, 'GODWIT_BAD_STREAM', 'a frame header cannot be decoded');
-  }
-  if (!Array.isArray(header)) throw new GodwitError('GODWIT_BAD_STREAM', 'a frame header is not an array');
+  return parseFields(unpackHeaderFields(bytes), limits);
+}
+
+/** The same for a header that has been unpacked already. */
+export function parseFields(header: readonly unknown[], limits: FrameLimits): Frame {
   const name = NAMES.get(header[0]);
   if (name === undefined) {
     const known = Math.max(...Object.values(FRAME_TYPES));
@@ -197,6 +188,9 @@ export function parseHeader(bytes: Uint8Array, limits: FrameLimits): Frame {
   }
   return LAYOUTS[name].parse(new FieldReader(name, header, 1), limits);
 }
+
+/** The frames of a migration, for a `FrameReader`. */
+export const FRAME_HEADERS: HeaderKind<Frame> = { parse: parseHeader, hasPayload };
 
 function truncated(text: string, longest: number): string {
   return text.length <= longest ? text : `${text.slice(0, longest - 3)}...`;

@@ -1,7 +1,6 @@
-import { GodwitError, type ReceivedFrame } from '@godwit/core';
+import { GodwitError } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { foreignBytes } from './foreign-bytes.js';
-import { hasPayload, parseHeader } from './frame-codec.js';
 import type { FrameLimits } from './frame-limits.js';
 
 /** A stream starts with this much of a buffer: a stranger who sends nothing costs no more. */
@@ -15,10 +14,18 @@ const UINT32 = 0xce;
 const BIN32 = 0xc6;
 const PREFIX = 5;
 
+/** Which frames a reader takes. */
+export interface HeaderKind<F> {
+  /** The frame of a header, or a `GodwitError`. */
+  parse(header: Uint8Array, limits: FrameLimits): F;
+  hasPayload(frame: F): boolean;
+}
+
 /** Reads frames from a byte stream, payloads straight into the memory they are for. */
-export class FrameReader {
-  readonly #stream: ByteStream;
+export class FrameReader<F extends { readonly type: string }> {
+  readonly #stream: Pick<ByteStream, 'peer' | 'read'>;
   readonly #limits: FrameLimits;
+  readonly #kind: HeaderKind<F>;
   #buffer = new Uint8Array(FIRST_BUFFER);
   #from = 0;
   #to = 0;
@@ -28,9 +35,15 @@ export class FrameReader {
   #ended = false;
   bytesRead = 0;
 
-  constructor(stream: ByteStream, limits: FrameLimits) {
+  constructor(stream: Pick<ByteStream, 'peer' | 'read'>, limits: FrameLimits, kind: HeaderKind<F>) {
     this.#stream = stream;
     this.#limits = limits;
+    this.#kind = kind;
+  }
+
+  /** Bytes of the stream that have been read as frames and payloads: where the next frame starts, between two. */
+  get position(): number {
+    return this.bytesRead - (this.#to - this.#from);
   }
 
   /** No read is pending. */
@@ -38,7 +51,7 @@ export class FrameReader {
     return !this.#busy;
   }
 
-  read(): Promise<ReceivedFrame | null> {
+  read(): Promise<{ frame: F; payloadBytes: number } | null> {
     return this.#exclusively(() => this.#readFrame());
   }
 
@@ -92,7 +105,7 @@ export class FrameReader {
     }
   }
 
-  async #readFrame(): Promise<ReceivedFrame | null> {
+  async #readFrame(): Promise<{ frame: F; payloadBytes: number } | null> {
     if (this.#payloadLeft > 0) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
@@ -113,9 +126,9 @@ export class FrameReader {
     }
     await this.#need(PREFIX + headerBytes);
     this.#from += PREFIX;
-    const frame = parseHeader(this.#buffer.subarray(this.#from, this.#from + headerBytes), this.#limits);
+    const frame = this.#kind.parse(this.#buffer.subarray(this.#from, this.#from + headerBytes), this.#limits);
     this.#from += headerBytes;
-    if (!hasPayload(frame)) return { frame, payloadBytes: 0 };
+    if (!this.#kind.hasPayload(frame)) return { frame, payloadBytes: 0 };
 
     await this.#need(PREFIX);
     if (this.#buffer[this.#from] !== BIN32) {

@@ -1,6 +1,7 @@
 import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
-import { hasPayload, packHeader } from './frame-codec.js';
+import { FRAME_HEADERS, hasPayload, packHeader } from './frame-codec.js';
+import { frameHead } from './frame-head.js';
 import { DEFAULT_FRAME_LIMITS, type FrameLimits } from './frame-limits.js';
 import { FrameReader } from './frame-reader.js';
 
@@ -23,7 +24,7 @@ class ByteFrameStream implements FrameStream {
   readonly #stream: ByteStream;
   readonly #limits: FrameLimits;
   readonly #lingerMs: number;
-  readonly #reader: FrameReader;
+  readonly #reader: FrameReader<Frame>;
   #bytesWritten = 0;
   #closing: Promise<void> | undefined;
   #draining: Promise<null> | undefined;
@@ -35,7 +36,7 @@ class ByteFrameStream implements FrameStream {
     this.#stream = stream;
     this.#lingerMs = lingerMs;
     this.#limits = { ...DEFAULT_FRAME_LIMITS, ...limits };
-    this.#reader = new FrameReader(stream, this.#limits);
+    this.#reader = new FrameReader(stream, this.#limits, FRAME_HEADERS);
   }
 
   get bytesWritten(): number {
@@ -148,14 +149,10 @@ class ByteFrameStream implements FrameStream {
         `the header of a ${frame.type} frame would have ${header.length} bytes, more than maximumHeaderBytes = ${this.#limits.maximumHeaderBytes}`,
       );
     }
-    const carriesPayload = hasPayload(frame);
-    const head = new Uint8Array(header.length + (carriesPayload ? 10 : 5));
-    putLength(head, 0, 0xce, header.length);
-    head.set(header, 5);
-    if (!carriesPayload) {
+    if (!hasPayload(frame)) {
       if (payload !== undefined)
         throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a ${frame.type} frame has no payload`);
-      return [head];
+      return [frameHead(header, undefined)];
     }
     let total = 0;
     if (payload !== undefined) for (const chunk of payload) total += chunk.length;
@@ -165,15 +162,7 @@ class ByteFrameStream implements FrameStream {
         `the payload of a ${frame.type} frame would have ${total} bytes, more than maximumPayloadBytes = ${this.#limits.maximumPayloadBytes}`,
       );
     }
-    putLength(head, header.length + 5, 0xc6, total);
+    const head = frameHead(header, total);
     return payload === undefined ? [head] : [head, ...payload];
   }
-}
-
-function putLength(bytes: Uint8Array, at: number, type: number, length: number): void {
-  bytes[at] = type;
-  bytes[at + 1] = length >>> 24;
-  bytes[at + 2] = (length >>> 16) & 0xff;
-  bytes[at + 3] = (length >>> 8) & 0xff;
-  bytes[at + 4] = length & 0xff;
 }
