@@ -57,6 +57,17 @@ export type {
   ReceptionState,
   ReceptionSummary,
 } from './migration-event.js';
+export {
+  DESTINATION_OWNERSHIP,
+  type DestinationOwnershipEvent,
+  type DestinationOwnershipState,
+} from './ownership/destination-ownership.js';
+export { Ownership, type OwnershipState, type OwnershipTable } from './ownership/ownership.js';
+export {
+  SOURCE_OWNERSHIP,
+  type SourceOwnershipEvent,
+  type SourceOwnershipState,
+} from './ownership/source-ownership.js';
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';

@@ -1,0 +1,75 @@
+import type { OwnershipTable } from './ownership.js';
+
+/**
+ * Whether the destination may run the guest. Written down, with the source's side, in docs/switchover.md; the model
+ * that Spin checks has the same names.
+ *
+ * ```
+ * receiving --ready--> ready --go--> running --released--> settled
+ *     |                 | |             | |
+ *     | fail            | | recover     | +--giveUp--> untold
+ *     v                 | v             |
+ * abandoned <---fail----+ recovered     +----strand--> stranded
+ * ```
+ */
+export type DestinationOwnershipState =
+  /** The source owns the guest; its state is incomplete here. */
+  | 'receiving'
+  /** All is loaded and `ready` is said. Waits for `go`, with or without a link, and without a timer. */
+  | 'ready'
+  /** `go` was read: this side owns the guest and starts it. */
+  | 'running'
+  /** The source has let go of its copy. */
+  | 'settled'
+  /** The guest runs here, but the source could not be told. A later connection is still answered. */
+  | 'untold'
+  /** `go` was read, but the guest could not be resumed. Its memory is kept for the embedder. */
+  | 'stranded'
+  /** Over before `go`; the guest will never run here. */
+  | 'abandoned'
+  /** The embedder said that the source is dead. The guest runs here. */
+  | 'recovered';
+
+export type DestinationOwnershipEvent =
+  /** In the tick in which the `ready` frame is written. */
+  | 'ready'
+  /** `go` was read. */
+  | 'go'
+  /**
+   * The source's `error` or the embedder's cancel; while `receiving` also any failure, and a lost link that was not
+   * made anew in time. From `ready` never because of a timer or a lost link: `go` may be on its way.
+   */
+  | 'fail'
+  /** `released` was read. */
+  | 'released'
+  /** `settleTimeoutMs` passed without a link over which the source could be told. */
+  | 'giveUp'
+  /** The VM's `resume` failed after `go`. */
+  | 'strand'
+  /** The embedder says that the source is dead for certain. */
+  | 'recover';
+
+export const DESTINATION_OWNERSHIP: OwnershipTable<DestinationOwnershipState, DestinationOwnershipEvent> = {
+  role: 'destination',
+  initial: 'receiving',
+  states: {
+    receiving: { final: false, mayRunGuest: false },
+    ready: { final: false, mayRunGuest: false },
+    running: { final: false, mayRunGuest: true },
+    settled: { final: true, mayRunGuest: true },
+    untold: { final: true, mayRunGuest: true },
+    stranded: { final: true, mayRunGuest: false },
+    abandoned: { final: true, mayRunGuest: false },
+    recovered: { final: true, mayRunGuest: true },
+  },
+  transitions: {
+    receiving: { ready: 'ready', fail: 'abandoned' },
+    ready: { go: 'running', fail: 'abandoned', recover: 'recovered' },
+    running: { released: 'settled', giveUp: 'untold', strand: 'stranded' },
+    settled: {},
+    untold: {},
+    stranded: {},
+    abandoned: {},
+    recovered: {},
+  },
+};
