@@ -86,6 +86,8 @@ function hello(): HelloFrame {
     features: [],
     pageChannels: 0,
     description,
+    connection: 1,
+    stage: 'running',
   };
 }
 

@@ -27,11 +27,17 @@ export {
   type Frame,
   type FrameName,
   type GoFrame,
+  HELLO_STAGES,
   type HelloFrame,
+  type HelloStage,
   type PagesFrame,
   type PingFrame,
   type PongFrame,
+  RESUMED_STATES,
   type ReadyFrame,
+  type ReceivedPagesFrame,
+  type ReleasedFrame,
+  type ResumedFrame,
   type RoundAckFrame,
   type RoundEndFrame,
   type RunningFrame,
@@ -41,7 +47,7 @@ export {
   type ZeroPagesFrame,
 } from './link/frame.js';
 export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
-export type { IncomingLink, LinkConnector, LinkListener, MigrationLink } from './link/migration-link.js';
+export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
 export { FEATURES, PROTOCOL_VERSION } from './link/negotiate.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';

@@ -426,7 +426,7 @@ test('a link with fewer page channels than asked for is a visible event', async 
   const toy = start({
     listener: link.listener,
     connector: {
-      connect: ({ migrationId }, signal) => link.connector.connect({ migrationId, pageChannels: 0 }, signal),
+      connect: (request, signal) => link.connector.connect({ ...request, pageChannels: 0 }, signal),
     },
     migrate: { pageChannels: 4 },
   });

@@ -19,7 +19,10 @@ class Hostile {
   }
 
   async connect(pageChannels = 0): Promise<void> {
-    const link = await this.link.connector.connect({ migrationId: ID, pageChannels }, new AbortController().signal);
+    const link = await this.link.connector.connect(
+      { migrationId: ID, pageChannels, connection: 1 },
+      new AbortController().signal,
+    );
     this.control = link.control;
     this.pages = link.pageChannels;
     void this.#listen(link.control);
@@ -83,6 +86,8 @@ const HELLO: HelloFrame = {
   features: ['verify'],
   pageChannels: 0,
   description: null,
+  connection: 1,
+  stage: 'running',
 };
 const pages = (runs: readonly number[], bytes: number, change: object = {}) =>
   [{ type: 'pages', round: 1, block: 0, runs, ...change }, new Uint8Array(bytes).fill(7)] as unknown as readonly [
@@ -236,7 +241,7 @@ describe('frames that are not allowed, or out of range, change no memory and end
     ['switchover twice', [...READY, SWITCHOVER], 'GODWIT_PROTOCOL'],
     ['a second hello', [HELLO], 'GODWIT_PROTOCOL'],
     ['what only a destination says', [{ type: 'ready', loadMs: 0 }], 'GODWIT_PROTOCOL'],
-    ['attach on the control stream', [{ type: 'attach', migrationId: ID, index: 0 }], 'GODWIT_PROTOCOL'],
+    ['attach on the control stream', [{ type: 'attach', migrationId: ID, index: 0, connection: 1 }], 'GODWIT_PROTOCOL'],
     ['an error', [{ type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'x' }], 'GODWIT_DEVICE_FAILED'],
     ['an error with a code of the future', [{ type: 'error', code: 'GODWIT_FLUX', message: 'x' }], 'GODWIT_INTERNAL'],
   ])('%s', async (_, frames, code) => {

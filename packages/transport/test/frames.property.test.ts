@@ -1,4 +1,4 @@
-import { FRAMES_WITH_PAYLOAD, type Frame, GodwitError } from '@godwit/core';
+import { FRAMES_WITH_PAYLOAD, type Frame, GodwitError, HELLO_STAGES, RESUMED_STATES } from '@godwit/core';
 import { frameStream } from '@godwit/transport';
 import { expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
@@ -30,15 +30,25 @@ const frames: fc.Arbitrary<Frame> = fc.oneof(
     features: fc.array(name, { maxLength: 4 }),
     pageChannels: fc.nat(1024),
     description,
+    connection: uint,
+    stage: fc.constantFrom(...HELLO_STAGES),
   }),
   fc.record({ type: fc.constant('error' as const), code: name, message: fc.string() }),
-  fc.record({ type: fc.constant('attach' as const), migrationId, index: fc.nat(1023) }),
+  fc.record({ type: fc.constant('attach' as const), migrationId, index: fc.nat(1023), connection: uint }),
   fc.record({ type: fc.constant('pages' as const), round: uint, block: uint, runs }),
   fc.record({ type: fc.constant('zeroPages' as const), round: uint, block: uint, runs }),
   fc.record({ type: fc.constant('roundEnd' as const), round: uint, pages: uint }),
   fc.record({ type: fc.constant('device' as const), device: uint, sequence: uint, last: fc.boolean() }),
   fc.record({ type: fc.constant('ready' as const), loadMs: fc.double({ min: 0, max: 1e9, noNaN: true }) }),
   fc.record({ type: fc.constant('go' as const) }),
+  fc.record({
+    type: fc.constant('resumed' as const),
+    state: fc.constantFrom(...RESUMED_STATES),
+    round: uint,
+    deviceSequences: fc.array(uint, { maxLength: 4 }),
+  }),
+  fc.record({ type: fc.constant('received' as const), block: uint, runs }),
+  fc.record({ type: fc.constant('released' as const) }),
 );
 
 const payload = fc.array(

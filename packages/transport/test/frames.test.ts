@@ -59,6 +59,9 @@ describe('the wire format', () => {
       verified: 16,
       ping: 17,
       pong: 18,
+      resumed: 19,
+      received: 20,
+      released: 21,
     });
     expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['device', 'digests', 'pages']);
   });

@@ -32,6 +32,8 @@ function hello(pageChannels: number, migrationId = ID): HelloFrame {
     features: [],
     pageChannels,
     description: { name: 'vm1' },
+    connection: 1,
+    stage: 'running',
   };
 }
 
@@ -87,7 +89,7 @@ for (const [name, wire] of Object.entries(wirings)) {
     test('bring the hello, the page channels in order, and frames both ways', async () => {
       const { links, transport } = await wire();
       const accepting = links.accept(never);
-      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 3 }, never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 3, connection: 1 }, never);
       await link.control.write(hello(3));
       const incoming = await accepting;
       expect((await incoming.control.read())?.frame).toEqual(hello(3));
@@ -120,7 +122,7 @@ for (const [name, wire] of Object.entries(wirings)) {
       await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
       const wrong = await stranger(transport);
       await wrong.stream.write({ type: 'go' });
-      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0 }, never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
       await link.control.write(hello(0));
       const incoming = await links.accept(never);
       expect(await incoming.pageChannels(ID, 0, never)).toEqual([]);
@@ -136,17 +138,35 @@ for (const [name, wire] of Object.entries(wirings)) {
       await finish(link.control, incoming.control);
     });
 
+    test('a page channel of an older connection never joins a newer one, whichever comes first', async () => {
+      const { links, transport } = await wire({ handshakeTimeoutMs: 400 });
+      const early = await stranger(transport);
+      await early.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 2 }, never);
+      await link.control.write({ ...hello(1), connection: 2 });
+      const incoming = await links.accept(never);
+      const late = await stranger(transport);
+      await late.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
+      const [channel] = await incoming.pageChannels(ID, 1, never);
+      await link.pageChannels[0]?.write({ type: 'roundEnd', round: 7, pages: 0 });
+      expect((await channel?.read())?.frame).toMatchObject({ round: 7 });
+      for (const { stream } of [early, late]) {
+        expect(await farewell(stream)).toMatchObject({ message: expect.stringMatching(/claimed|attached already/) });
+      }
+      await finish(link.control, ...link.pageChannels, incoming.control, channel as FrameStream);
+    });
+
     test('page channels that nobody claims, are out of range or come twice are refused', async () => {
       const { links, transport } = await wire({ handshakeTimeoutMs: 400 });
-      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
       const unknown = await stranger(transport);
-      await unknown.stream.write({ type: 'attach', migrationId: 'f'.repeat(32), index: 0 });
+      await unknown.stream.write({ type: 'attach', migrationId: 'f'.repeat(32), index: 0, connection: 1 });
       await link.control.write(hello(1));
       const incoming = await links.accept(never);
       const beyond = await stranger(transport);
-      await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1 });
+      await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1, connection: 1 });
       const twice = await stranger(transport);
-      await twice.stream.write({ type: 'attach', migrationId: ID, index: 0 });
+      await twice.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
       expect(await farewell(beyond.stream)).toMatchObject({
         code: 'GODWIT_PROTOCOL',
         message: expect.stringContaining('announced 1'),
@@ -165,7 +185,7 @@ for (const [name, wire] of Object.entries(wirings)) {
     test('a reconnection of the same migration gets its own streams', async () => {
       const { links, transport } = await wire();
       const take = async (): Promise<{ incoming: IncomingLink; channel: FrameStream; close(): Promise<void> }> => {
-        const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+        const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
         await link.control.write(hello(1));
         const incoming = await links.accept(never);
         const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
@@ -186,9 +206,9 @@ for (const [name, wire] of Object.entries(wirings)) {
     test('a channel whose peer went away while it waited makes room for the next', async () => {
       const { links, transport } = await wire();
       const gone = await stranger(transport);
-      await gone.stream.write({ type: 'attach', migrationId: ID, index: 0 });
+      await gone.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
       await gone.stream.close();
-      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
       await link.control.write(hello(1));
       const incoming = await links.accept(never);
       const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
@@ -201,7 +221,7 @@ for (const [name, wire] of Object.entries(wirings)) {
       const accepting = links.accept(controller.signal);
       controller.abort();
       await expect(accepting).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
-      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0 }, never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
       await link.control.write(hello(2));
       const incoming = await links.accept(never);
       const second = new AbortController();
@@ -213,7 +233,7 @@ for (const [name, wire] of Object.entries(wirings)) {
 
     test('close refuses those who wait, and fails accept', async () => {
       const { links, transport } = await wire();
-      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1 }, never);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
       await link.control.write(hello(1));
       const incoming = await links.accept(never);
       const waiting = incoming.pageChannels(ID, 2, never);
@@ -254,7 +274,9 @@ describe('connectTo', () => {
         throw new Error('not here');
       },
     };
-    await expect(connectTo(transport).connect({ migrationId: ID, pageChannels: 2 }, never)).rejects.toMatchObject({
+    await expect(
+      connectTo(transport).connect({ migrationId: ID, pageChannels: 2, connection: 1 }, never),
+    ).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
       message: expect.stringContaining('the cable broke'),
     });
@@ -265,7 +287,7 @@ describe('connectTo', () => {
     // An address for documentation (RFC 5737): nobody answers, or there is no route.
     const controller = new AbortController();
     const connecting = connectTo(tcp({ host: '192.0.2.1', port: 1 })).connect(
-      { migrationId: ID, pageChannels: 0 },
+      { migrationId: ID, pageChannels: 0, connection: 1 },
       controller.signal,
     );
     controller.abort();

@@ -40,6 +40,12 @@ export const FRAME_TYPES = {
   /** Either side, any time after the handshake; answered by `pong` with the same `id`. */
   ping: 17,
   pong: 18,
+  /** Destination, in the place of `welcome`, over a further connection of a migration that it knows: how far I am. */
+  resumed: 19,
+  /** Destination, before `resumed`: these pages of the unfinished round are in guest memory. */
+  received: 20,
+  /** Source, after `running` or `resumed`: I have let go of my copy of the guest. */
+  released: 21,
 } as const;
 
 export type FrameName = keyof typeof FRAME_TYPES;
@@ -73,7 +79,16 @@ export interface HelloFrame {
   readonly pageChannels: number;
   /** The embedder's own description of the VM: anything MessagePack can carry. */
   readonly description: unknown;
+  /** 1, 2, 3, ...: which of this migration's connections this is. A higher one takes the place of those before it. */
+  readonly connection: number;
+  /** Where the source's ownership stands: only a migration that is `running` may begin with this hello. */
+  readonly stage: HelloStage;
 }
+
+/** What a source can be when it connects: in pre-copy, past `go`, or over before it. */
+export const HELLO_STAGES = ['running', 'handedOver', 'kept'] as const;
+
+export type HelloStage = (typeof HELLO_STAGES)[number];
 
 export interface WelcomeFrame {
   readonly type: 'welcome';
@@ -95,6 +110,8 @@ export interface AttachFrame {
   readonly type: 'attach';
   readonly migrationId: string;
   readonly index: number;
+  /** That of the hello to which this channel belongs. */
+  readonly connection: number;
 }
 
 export interface PagesFrame {
@@ -183,6 +200,28 @@ export interface PongFrame {
   readonly id: number;
 }
 
+/** What a destination can be when it is found again. */
+export const RESUMED_STATES = ['receiving', 'ready', 'running'] as const;
+
+export interface ResumedFrame {
+  readonly type: 'resumed';
+  readonly state: (typeof RESUMED_STATES)[number];
+  /** The round that is being received: all before it are wholly in guest memory. */
+  readonly round: number;
+  /** For each of the hello's devices, the sequence of the piece that is expected next. */
+  readonly deviceSequences: readonly number[];
+}
+
+export interface ReceivedPagesFrame {
+  readonly type: 'received';
+  readonly block: number;
+  readonly runs: readonly number[];
+}
+
+export interface ReleasedFrame {
+  readonly type: 'released';
+}
+
 export type Frame =
   | HelloFrame
   | WelcomeFrame
@@ -201,7 +240,10 @@ export type Frame =
   | DigestsEndFrame
   | VerifiedFrame
   | PingFrame
-  | PongFrame;
+  | PongFrame
+  | ResumedFrame
+  | ReceivedPagesFrame
+  | ReleasedFrame;
 
 /** Frames that are followed by a payload. All others never are. */
 export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>(['pages', 'device', 'digests']);

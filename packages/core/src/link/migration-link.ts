@@ -11,12 +11,16 @@ export interface MigrationLink {
   readonly peer: string;
 }
 
+export interface LinkRequest {
+  readonly migrationId: string;
+  readonly pageChannels: number;
+  /** 1, 2, 3, ...: which of this migration's connections this is. Every page channel names it. */
+  readonly connection: number;
+}
+
 /** Makes the link from the source's side. Called again to reconnect. */
 export interface LinkConnector {
-  connect(
-    request: { readonly migrationId: string; readonly pageChannels: number },
-    signal: AbortSignal,
-  ): Promise<MigrationLink>;
+  connect(request: LinkRequest, signal: AbortSignal): Promise<MigrationLink>;
 }
 
 /**
@@ -31,6 +35,9 @@ export interface LinkListener {
 export interface IncomingLink {
   readonly control: FrameStream;
   readonly peer: string;
-  /** Resolves with the `count` page channels of `migrationId`, in the order of their index. */
+  /**
+   * Resolves with the `count` page channels of `migrationId`, in the order of their index: those that name the same
+   * connection as this link's hello.
+   */
   pageChannels(migrationId: string, count: number, signal: AbortSignal): Promise<readonly FrameStream[]>;
 }

@@ -1,6 +1,6 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
-import type { HelloFrame, WelcomeFrame } from './frame.js';
+import type { HelloFrame, HelloStage, WelcomeFrame } from './frame.js';
 
 /** Protocol versions that this engine speaks. */
 export const PROTOCOL_VERSION = { minimum: 1, maximum: 1 } as const;
@@ -24,6 +24,8 @@ export function helloOf(
   features: readonly string[],
   pageChannels: number,
   description: unknown,
+  connection: number,
+  stage: HelloStage,
 ): HelloFrame {
   return {
     type: 'hello',
@@ -41,6 +43,8 @@ export function helloOf(
     features,
     pageChannels,
     description: description ?? null,
+    connection,
+    stage,
   };
 }
 

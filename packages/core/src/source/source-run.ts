@@ -281,7 +281,8 @@ export class SourceRun {
       const control = new ControlChannel(link.control, clock, stop);
       this.#control = control;
       const features = options.verify ? [FEATURES.verify] : [];
-      const hello = helloOf(this.#vm, migrationId, features, link.pageChannels.length, options.description);
+      const channels = link.pageChannels.length;
+      const hello = helloOf(this.#vm, migrationId, features, channels, options.description, 1, 'running');
       const welcome = await abortable(control.ask(hello, 'welcome'), handshake.signal);
       checkWelcome(welcome, features, this.#vm.memory.pageSize);
       return { control, maximumPayload: welcome.maximumPayload };
@@ -294,7 +295,7 @@ export class SourceRun {
   async #openLink(signal: AbortSignal): Promise<MigrationLink> {
     const { clock, migrationId, pageChannels } = this.#controls.options;
     try {
-      const connecting = this.#connector.connect({ migrationId, pageChannels }, signal);
+      const connecting = this.#connector.connect({ migrationId, pageChannels, connection: 1 }, signal);
       connecting.then(
         (link) => {
           this.#link = link;

@@ -49,6 +49,12 @@ export class FieldReader {
     return value;
   }
 
+  oneOf<T extends string>(name: string, values: readonly T[]): T {
+    const value = this.#next();
+    if (!(values as readonly unknown[]).includes(value)) throw this.bad(name, `one of ${values.join(', ')}`, value);
+    return value as T;
+  }
+
   /** Anything, but it must be there. */
   any(): unknown {
     return this.#next();

@@ -1,4 +1,12 @@
-import { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type Frame, type FrameName, GodwitError } from '@godwit/core';
+import {
+  FRAME_TYPES,
+  FRAMES_WITH_PAYLOAD,
+  type Frame,
+  type FrameName,
+  GodwitError,
+  HELLO_STAGES,
+  RESUMED_STATES,
+} from '@godwit/core';
 import { FieldReader } from './field-reader.js';
 import type { FrameLimits } from './frame-limits.js';
 import type { HeaderKind } from './frame-reader.js';
@@ -34,6 +42,8 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
       f.features,
       f.pageChannels,
       portable(f.description),
+      integer(f.connection),
+      f.stage,
     ],
     parse: (fields) => ({
       type: 'hello',
@@ -54,6 +64,8 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
       features: fields.list('features', MOST_FEATURES, (feature) => feature.string('name', LONGEST_FEATURE)),
       pageChannels: fields.uint('pageChannels', MOST_PAGE_CHANNELS),
       description: fields.any(),
+      connection: fields.uint('connection'),
+      stage: fields.oneOf('stage', HELLO_STAGES),
     }),
   },
   welcome: {
@@ -75,11 +87,12 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     }),
   },
   attach: {
-    pack: (f) => [f.migrationId, f.index],
+    pack: (f) => [f.migrationId, f.index, integer(f.connection)],
     parse: (fields) => ({
       type: 'attach',
       migrationId: fields.migrationId('migrationId'),
       index: fields.uint('index', MOST_PAGE_CHANNELS - 1),
+      connection: fields.uint('connection'),
     }),
   },
   pages: {
@@ -150,6 +163,24 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
   },
   ping: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'ping', id: fields.uint('id') }) },
   pong: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'pong', id: fields.uint('id') }) },
+  resumed: {
+    pack: (f) => [f.state, integer(f.round), integers(f.deviceSequences)],
+    parse: (fields) => ({
+      type: 'resumed',
+      state: fields.oneOf('state', RESUMED_STATES),
+      round: fields.uint('round'),
+      deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
+    }),
+  },
+  received: {
+    pack: (f) => [f.block, integers(f.runs)],
+    parse: (fields, limits) => ({
+      type: 'received',
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+    }),
+  },
+  released: { pack: () => [], parse: () => ({ type: 'released' }) },
 };
 
 const NAMES: ReadonlyMap<unknown, FrameName> = new Map(

@@ -20,7 +20,12 @@ export function connectTo(transport: Transport, options: FrameStreamOptions = {}
           const channel = frameStream(await transport.connect(signal), options);
           streams.push(channel);
           pageChannels.push(channel);
-          await channel.write({ type: 'attach', migrationId: request.migrationId, index });
+          await channel.write({
+            type: 'attach',
+            migrationId: request.migrationId,
+            index,
+            connection: request.connection,
+          });
         }
         return { control, pageChannels, peer: carrier.peer };
       } catch (error) {

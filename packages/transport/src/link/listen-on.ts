@@ -158,17 +158,18 @@ class IncomingLinks {
       return;
     }
     const { frame } = received;
-    if (frame.type === 'attach') this.#pool.add(frame.migrationId, frame.index, stream);
+    if (frame.type === 'attach') this.#pool.add(frame, stream);
     else if (frame.type === 'hello') this.#deliver(this.#link(carrier, stream, frame, received));
     else refuse(stream, new GodwitError('GODWIT_PROTOCOL', `a stream starts with hello or attach, got ${frame.type}`));
   }
 
   #link(carrier: ByteStream, stream: FrameStream, hello: HelloFrame, received: ReceivedFrame): IncomingLink {
-    this.#pool.announce(hello.migrationId, hello.pageChannels);
+    const { connection } = hello;
+    this.#pool.announce({ migrationId: hello.migrationId, connection }, hello.pageChannels);
     return {
       control: new PeekedFrameStream(stream, Promise.resolve(received)),
       peer: carrier.peer,
-      pageChannels: (migrationId, count, signal) => this.#pool.claim(migrationId, count, signal),
+      pageChannels: (migrationId, count, signal) => this.#pool.claim({ migrationId, connection }, count, signal),
     };
   }
 

@@ -1,7 +1,13 @@
-import { type FrameStream, GodwitError } from '@godwit/core';
+import { type AttachFrame, type FrameStream, GodwitError } from '@godwit/core';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { PeekedFrameStream } from './peeked-frame-stream.js';
 import { refuse } from './refuse.js';
+
+/** One connection of a migration: channels of an older one never join a newer one. */
+export interface ConnectionName {
+  readonly migrationId: string;
+  readonly connection: number;
+}
 
 /** A page channel that has named its migration and waits to be claimed by it. */
 interface WaitingChannel {
@@ -19,7 +25,7 @@ interface Claim {
 }
 
 /**
- * Brings page channels and the migrations they name together. Either may come first: the source attaches its channels
+ * Brings page channels and the connections they name together. Either may come first: the source attaches its channels
  * before its hello has been read.
  */
 export class PageChannelPool {
@@ -40,31 +46,37 @@ export class PageChannelPool {
     return this.#size;
   }
 
-  /** A hello of `migrationId` has come, with `count` page channels. */
-  announce(migrationId: string, count: number): void {
-    this.#announced.delete(migrationId);
-    this.#announced.set(migrationId, count);
+  /** A hello of this connection has come, with `count` page channels. */
+  announce(name: ConnectionName, count: number): void {
+    const key = keyOf(name);
+    this.#announced.delete(key);
+    this.#announced.set(key, count);
     if (this.#announced.size > MOST_ANNOUNCED) this.#announced.delete(this.#announced.keys().next().value as string);
-    for (const [index, channel] of this.#waiting.get(migrationId) ?? []) {
-      if (index >= count) this.#drop(migrationId, index, channel, outOfRange(index, count));
+    for (const [index, channel] of this.#waiting.get(key) ?? []) {
+      if (index >= count) this.#drop(key, index, channel, outOfRange(index, count));
     }
   }
 
-  add(migrationId: string, index: number, stream: FrameStream): void {
-    const count = this.#announced.get(migrationId);
+  add(attach: AttachFrame, stream: FrameStream): void {
+    const { migrationId, index, connection } = attach;
+    const key = keyOf(attach);
+    const count = this.#announced.get(key);
     if (count !== undefined && index >= count) {
       refuse(stream, outOfRange(index, count));
       return;
     }
-    let channels = this.#waiting.get(migrationId);
+    let channels = this.#waiting.get(key);
     if (channels === undefined) {
       channels = new Map();
-      this.#waiting.set(migrationId, channels);
+      this.#waiting.set(key, channels);
     }
     if (channels.has(index)) {
       refuse(
         stream,
-        new GodwitError('GODWIT_PROTOCOL', `page channel ${index} of migration ${migrationId} is attached already`),
+        new GodwitError(
+          'GODWIT_PROTOCOL',
+          `page channel ${index} of connection ${connection} of migration ${migrationId} is attached already`,
+        ),
       );
       return;
     }
@@ -72,53 +84,54 @@ export class PageChannelPool {
     // its place.
     const next = stream.read();
     const message = `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`;
-    const late = (): void => this.#drop(migrationId, index, channel, new GodwitError('GODWIT_TIMEOUT', message));
+    const late = (): void => this.#drop(key, index, channel, new GodwitError('GODWIT_TIMEOUT', message));
     const timer = setTimeout(() => setImmediate(late), this.#timeoutMs);
     const channel: WaitingChannel = { stream: new PeekedFrameStream(stream, next), timer };
     next.then(
       (received) => {
-        if (received === null) this.#drop(migrationId, index, channel, endedEarly());
+        if (received === null) this.#drop(key, index, channel, endedEarly());
       },
-      (error: unknown) =>
-        this.#drop(migrationId, index, channel, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'reading')),
+      (error: unknown) => this.#drop(key, index, channel, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'reading')),
     );
     channels.set(index, channel);
     this.#size++;
-    this.#claims.get(migrationId)?.check();
+    this.#claims.get(key)?.check();
   }
 
-  /** Resolves with channels 0 to `count` - 1 of `migrationId`, once all have come. */
-  async claim(migrationId: string, count: number, signal: AbortSignal): Promise<readonly FrameStream[]> {
+  /** Resolves with channels 0 to `count` - 1 of this connection, once all have come. */
+  async claim(name: ConnectionName, count: number, signal: AbortSignal): Promise<readonly FrameStream[]> {
+    const { migrationId, connection } = name;
+    const key = keyOf(name);
     const what = `waiting for ${count} page channels`;
     throwIfCancelled(signal, what);
-    if (this.#claims.has(migrationId)) {
+    if (this.#claims.has(key)) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
-        `the page channels of migration ${migrationId} are waited for already`,
+        `the page channels of connection ${connection} of migration ${migrationId} are waited for already`,
       );
     }
-    this.announce(migrationId, count);
+    this.announce(name, count);
     try {
       await new Promise<void>((resolve, reject) => {
         const onAbort = (): void => reject(cancelled(signal, what));
         const claim: Claim = {
           count,
           check: () => {
-            if ((this.#waiting.get(migrationId)?.size ?? 0) < count) return;
+            if ((this.#waiting.get(key)?.size ?? 0) < count) return;
             signal.removeEventListener('abort', onAbort);
             resolve();
           },
           fail: reject,
         };
-        this.#claims.set(migrationId, claim);
+        this.#claims.set(key, claim);
         signal.addEventListener('abort', onAbort, { once: true });
         claim.check();
       });
     } finally {
-      this.#claims.delete(migrationId);
+      this.#claims.delete(key);
     }
-    const channels = this.#waiting.get(migrationId) ?? new Map<number, WaitingChannel>();
-    this.#waiting.delete(migrationId);
+    const channels = this.#waiting.get(key) ?? new Map<number, WaitingChannel>();
+    this.#waiting.delete(key);
     this.#size -= channels.size;
     for (const channel of channels.values()) clearTimeout(channel.timer);
     return Array.from({ length: count }, (_, index) => (channels.get(index) as WaitingChannel).stream);
@@ -126,20 +139,24 @@ export class PageChannelPool {
 
   close(error: GodwitError): void {
     for (const claim of this.#claims.values()) claim.fail(error);
-    for (const [migrationId, channels] of this.#waiting) {
-      for (const [index, channel] of channels) this.#drop(migrationId, index, channel, error);
+    for (const [key, channels] of this.#waiting) {
+      for (const [index, channel] of channels) this.#drop(key, index, channel, error);
     }
   }
 
-  #drop(migrationId: string, index: number, channel: WaitingChannel, error: GodwitError): void {
-    const channels = this.#waiting.get(migrationId);
+  #drop(key: string, index: number, channel: WaitingChannel, error: GodwitError): void {
+    const channels = this.#waiting.get(key);
     if (channels?.get(index) !== channel) return;
     channels.delete(index);
-    if (channels.size === 0) this.#waiting.delete(migrationId);
+    if (channels.size === 0) this.#waiting.delete(key);
     this.#size--;
     clearTimeout(channel.timer);
     refuse(channel.stream, error);
   }
+}
+
+function keyOf({ migrationId, connection }: ConnectionName): string {
+  return `${migrationId} ${connection}`;
 }
 
 function outOfRange(index: number, count: number): GodwitError {
