@@ -9,7 +9,10 @@ export {
   timeBudget,
   withinDowntimeLimit,
 } from './convergence/policy.js';
+export { PageWriter } from './destination/page-writer.js';
+export { type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
 export { type ReceiveOptions, Reception, receive } from './destination/reception.js';
+export { ReceptionBoard, type ReceptionBoardBuffers } from './destination/reception-board.js';
 export type { Received } from './destination/reception-run.js';
 export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm } from './device/migratable-vm.js';
@@ -49,9 +52,11 @@ export {
 export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
 export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
 export { FEATURES, PROTOCOL_VERSION } from './link/negotiate.js';
+export type { PageStream, RemoteReading } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
+export { MemoryWindows } from './memory/memory-windows.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
 export type {
   DowntimeTerm,
@@ -77,6 +82,7 @@ export {
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
+export { LocalPageChannel, type PageBatch, type PageChannel, type PageChannelTotals } from './source/page-channel.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';

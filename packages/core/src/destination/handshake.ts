@@ -3,8 +3,8 @@ import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import type { HelloFrame } from '../link/frame.js';
-import type { FrameStream } from '../link/frame-stream.js';
 import type { IncomingLink } from '../link/migration-link.js';
+import type { PageStream } from '../link/page-stream.js';
 import type { SourceFrames } from './source-frames.js';
 
 export interface HandshakeParts {
@@ -29,7 +29,7 @@ export async function attachChannels(
   hello: HelloFrame,
   frames: SourceFrames,
   parts: HandshakeParts,
-): Promise<readonly FrameStream[]> {
+): Promise<readonly PageStream[]> {
   const giveUp = new AbortController();
   const attaching = link.pageChannels(hello.migrationId, hello.pageChannels, giveUp.signal);
   try {

@@ -4,10 +4,11 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
-import type { Frame, FrameName, HelloFrame } from '../link/frame.js';
-import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
+import type { FrameName, HelloFrame } from '../link/frame.js';
+import type { FrameStream } from '../link/frame-stream.js';
 import type { IncomingLink, LinkListener } from '../link/migration-link.js';
 import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
+import type { PageStream } from '../link/page-stream.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceptionEvent, ReceptionState, ReceptionSummary } from '../migration-event.js';
@@ -15,6 +16,7 @@ import { DeviceLoader } from './device-loader.js';
 import { attachChannels, readHello } from './handshake.js';
 import { PageReceiver } from './page-receiver.js';
 import { RamCheck } from './ram-check.js';
+import { checkPayload, isPageFrame, readPageChannel, takePageFrame } from './read-page-channel.js';
 import { SourceFrames } from './source-frames.js';
 import { makePristine } from './zero-run.js';
 
@@ -48,7 +50,7 @@ export class ReceptionRun {
   readonly #listener: LinkListener;
   readonly #controls: ReceptionControls;
   #link: IncomingLink | undefined;
-  #channels: readonly FrameStream[] = [];
+  #channels: readonly PageStream[] = [];
   #vm: MigratableVm | undefined;
   #loader: DeviceLoader | undefined;
   /** Loops that read frames, and may be writing guest memory. */
@@ -120,7 +122,8 @@ export class ReceptionRun {
 
     const loader = new DeviceLoader(vm, hello.devices, this.#controls.maximumDeviceState, this.#controls.stop);
     this.#loader = loader;
-    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length), clock);
+    const elsewhere = this.#channels.some((channel) => channel.receivePages !== undefined);
+    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length), clock, elsewhere);
     this.#receiver = receiver;
     const check = new RamCheck(windows, clock, features.includes(FEATURES.verify));
     const control = this.#reading(this.#readControl(frames, receiver, loader, check));
@@ -151,7 +154,7 @@ export class ReceptionRun {
     const summary: ReceptionSummary = {
       migrationId: hello.migrationId,
       rounds: receiver.round - 1,
-      pages: { ...receiver.totals },
+      pages: receiver.totals,
       wireBytes: this.#bytesRead(),
       loadMs,
       resumeMs,
@@ -196,30 +199,22 @@ export class ReceptionRun {
     }
   }
 
-  /** Reads a page channel to its end. */
+  /** Reads a page channel to its end, here or on the thread that it lives on. */
   async #readChannel(
-    stream: FrameStream,
-    index: number,
+    stream: PageStream,
+    channel: number,
     receiver: PageReceiver,
     control: Promise<unknown>,
   ): Promise<void> {
     const { stop, clock } = this.#controls;
+    const onRoundEnd = (round: number, pages: number) => this.#channelEnded(channel, round, pages, receiver);
+    const { memory } = this.#vm as MigratableVm;
+    const { board } = receiver;
     try {
-      for (;;) {
-        const received = await stream.read();
-        this.#checkAlive();
-        if (received === null) {
-          if (receiver.sealed) return;
-          throw new GodwitError(
-            'GODWIT_LINK_LOST',
-            `the source closed page channel ${index} before the end of the migration`,
-          );
-        }
-        const { frame } = received;
-        if (!isPageFrame(frame.type)) {
-          throw new GodwitError('GODWIT_PROTOCOL', `a "${frame.type}" frame came on page channel ${index}`);
-        }
-        await this.#page(stream, index, received, receiver);
+      if (stream.receivePages !== undefined && board.buffers !== undefined) {
+        await stream.receivePages({ channel, memory, board: board.buffers, onRoundEnd });
+      } else {
+        await readPageChannel(stream, receiver.writer(channel), onRoundEnd);
       }
     } catch (error) {
       // When a channel breaks, the control stream has the reason, or breaks too.
@@ -227,7 +222,7 @@ export class ReceptionRun {
         if (receiver.sealed) return;
         await settledWithin(control, clock, FAREWELL_MS);
       }
-      stop(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${index} failed`));
+      stop(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${channel} failed`));
     }
   }
 
@@ -258,7 +253,9 @@ export class ReceptionRun {
         case 'pages':
         case 'zeroPages':
         case 'roundEnd':
-          await this.#page(control, 0, received, receiver);
+          await takePageFrame(control, received, receiver.writer(0), (round, pages) =>
+            this.#channelEnded(0, round, pages, receiver),
+          );
           break;
         case 'device': {
           loader.admit(frame, payloadBytes);
@@ -293,21 +290,13 @@ export class ReceptionRun {
     }
   }
 
-  async #page(
-    stream: FrameStream,
-    channel: number,
-    { frame, payloadBytes }: ReceivedFrame,
-    receiver: PageReceiver,
-  ): Promise<void> {
-    checkPayload(frame.type, payloadBytes);
-    if (frame.type === 'pages') await receiver.pages(channel, stream, frame, payloadBytes);
-    else if (frame.type === 'zeroPages') await receiver.zeroPages(channel, frame);
-    else if (frame.type === 'roundEnd') {
-      const pages = receiver.roundEnd(channel, frame);
-      if (pages === undefined) return;
-      this.#controls.emit({ type: 'round', round: frame.round, pages });
-      await (this.#link as IncomingLink).control.write({ type: 'roundAck', round: frame.round, pages });
-    }
+  /** All pages of a round are in guest memory once every channel has ended it. */
+  async #channelEnded(channel: number, round: number, channelPages: number, receiver: PageReceiver): Promise<void> {
+    this.#checkAlive();
+    const pages = receiver.channelEnded(channel, channelPages);
+    if (pages === undefined) return;
+    this.#controls.emit({ type: 'round', round, pages });
+    await (this.#link as IncomingLink).control.write({ type: 'roundAck', round, pages });
   }
 
   /** Registers work that touches guest memory: the VM is not abandoned before it has ended. */
@@ -328,6 +317,7 @@ export class ReceptionRun {
       'GODWIT_INTERNAL',
       'the reception failed',
     );
+    this.#receiver?.board.stop();
     return this.#failed;
   }
 
@@ -373,22 +363,10 @@ export class ReceptionRun {
       for (;;) {
         await clock.sleep(progressIntervalMs, over);
         if (this.#receiver === undefined) continue;
-        emit({ type: 'progress', pages: { ...this.#receiver.totals }, wireBytes: this.#bytesRead() });
+        emit({ type: 'progress', pages: this.#receiver.totals, wireBytes: this.#bytesRead() });
       }
     } catch {
       // The migration is over.
     }
   }
-}
-
-function isPageFrame(type: Frame['type']): boolean {
-  return type === 'pages' || type === 'zeroPages' || type === 'roundEnd';
-}
-
-function checkPayload(type: FrameName, payloadBytes: number): void {
-  if (payloadBytes <= MAXIMUM_PAYLOAD) return;
-  throw new GodwitError(
-    'GODWIT_LIMIT_EXCEEDED',
-    `a "${type}" frame has ${payloadBytes} bytes of payload; at most ${MAXIMUM_PAYLOAD} were agreed on`,
-  );
 }

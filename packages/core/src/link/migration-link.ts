@@ -1,4 +1,5 @@
 import type { FrameStream } from './frame-stream.js';
+import type { PageStream } from './page-stream.js';
 
 /**
  * What one migration talks over: a control stream, and page channels beside it. With no page channels, pages travel on
@@ -6,7 +7,7 @@ import type { FrameStream } from './frame-stream.js';
  */
 export interface MigrationLink {
   readonly control: FrameStream;
-  readonly pageChannels: readonly FrameStream[];
+  readonly pageChannels: readonly PageStream[];
   /** For messages: `tcp://192.0.2.1:4444`. */
   readonly peer: string;
 }
@@ -39,5 +40,5 @@ export interface IncomingLink {
    * Resolves with the `count` page channels of `migrationId`, in the order of their index: those that name the same
    * connection as this link's hello.
    */
-  pageChannels(migrationId: string, count: number, signal: AbortSignal): Promise<readonly FrameStream[]>;
+  pageChannels(migrationId: string, count: number, signal: AbortSignal): Promise<readonly PageStream[]>;
 }

@@ -15,8 +15,13 @@ export class DirtyBitmap {
   readonly pageCount: number;
   /** 32-bit words; always an even number of them. */
   readonly words: Uint32Array;
+  readonly #shared: boolean;
 
-  constructor(pageCount: number) {
+  /**
+   * With `shared`, storage that other threads hold too (`DirtyBitmap.storageBytes` of it): bits may then be set and cleared
+   * from all of them at once.
+   */
+  constructor(pageCount: number, shared?: SharedArrayBuffer) {
     if (!Number.isSafeInteger(pageCount) || pageCount < 0 || pageCount > 2 ** 40) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
@@ -24,7 +29,16 @@ export class DirtyBitmap {
       );
     }
     this.pageCount = pageCount;
-    this.words = new Uint32Array(Math.ceil(pageCount / 64) * 2);
+    this.#shared = shared !== undefined;
+    this.words =
+      shared === undefined
+        ? new Uint32Array(DirtyBitmap.storageBytes(pageCount) / 4)
+        : new Uint32Array(shared, 0, DirtyBitmap.storageBytes(pageCount) / 4);
+  }
+
+  /** Bytes that the bits of so many pages take. */
+  static storageBytes(pageCount: number): number {
+    return Math.ceil(pageCount / 64) * 8;
   }
 
   /** The bitmap's memory as bytes, for ioctls: writing it writes the bitmap. Call `maskTail` after a foreign write. */
@@ -38,8 +52,7 @@ export class DirtyBitmap {
 
   set(page: number): void {
     this.#check(page, 1);
-    const at = floor(page / 32);
-    this.words[at] = (this.words[at] as number) | (1 << (page % 32));
+    this.#write(floor(page / 32), 1 << (page % 32), true);
   }
 
   setRange(firstPage: number, pageCount: number): void {
@@ -226,13 +239,20 @@ export class DirtyBitmap {
     const head = -1 << (firstPage % 32);
     const tail = end % 32 === 0 ? -1 : ~(-1 << (end % 32));
     if (firstWord === lastWord) {
-      const mask = head & tail;
-      words[firstWord] = value ? (words[firstWord] as number) | mask : (words[firstWord] as number) & ~mask;
+      this.#write(firstWord, head & tail, value);
       return;
     }
-    words[firstWord] = value ? (words[firstWord] as number) | head : (words[firstWord] as number) & ~head;
+    this.#write(firstWord, head, value);
     words.fill(value ? 0xffffffff : 0, firstWord + 1, lastWord);
-    words[lastWord] = value ? (words[lastWord] as number) | tail : (words[lastWord] as number) & ~tail;
+    this.#write(lastWord, tail, value);
+  }
+
+  /** Threads work on pages of their own, but two of them may share a word. */
+  #write(at: number, mask: number, value: boolean): void {
+    const words = this.words;
+    if (!this.#shared) words[at] = value ? (words[at] as number) | mask : (words[at] as number) & ~mask;
+    else if (value) Atomics.or(words, at, mask);
+    else Atomics.and(words, at, ~mask);
   }
 }
 

@@ -6,12 +6,21 @@ import { type GuestMemory, pagesOf } from './guest-memory.js';
 export class DirtyBitmaps {
   readonly blocks: readonly DirtyBitmap[];
 
-  /** All clean. Given other bitmaps, for the same blocks. */
-  constructor(memory: GuestMemory | DirtyBitmaps) {
-    this.blocks =
+  /**
+   * All clean. Given other bitmaps, for the same blocks. With `shared`, over one buffer for each block (`sharedStorage`)
+   * that other threads hold too.
+   */
+  constructor(memory: GuestMemory | DirtyBitmaps, shared?: readonly SharedArrayBuffer[]) {
+    const counts =
       memory instanceof DirtyBitmaps
-        ? memory.blocks.map(({ pageCount }) => new DirtyBitmap(pageCount))
-        : memory.blocks.map((block) => new DirtyBitmap(pagesOf(memory, block)));
+        ? memory.blocks.map(({ pageCount }) => pageCount)
+        : memory.blocks.map((block) => pagesOf(memory, block));
+    this.blocks = counts.map((pageCount, index) => new DirtyBitmap(pageCount, shared?.[index]));
+  }
+
+  /** Storage, all clean, for bitmaps of this memory that several threads use at once. */
+  static sharedStorage(memory: GuestMemory): SharedArrayBuffer[] {
+    return memory.blocks.map((block) => new SharedArrayBuffer(DirtyBitmap.storageBytes(pagesOf(memory, block))));
   }
 
   /** The bitmap of the block at `index`. */

@@ -80,6 +80,18 @@ export class PageRunList {
     return Array.from(this.#pairs.subarray(0, this.#length * 2));
   }
 
+  /** The same, for another thread: a copy that `fromPairs` turns into a list again. */
+  toPairs(): Float64Array {
+    return this.#pairs.slice(0, this.#length * 2);
+  }
+
+  /** The list that `toPairs` has copied. */
+  static fromPairs(pairs: Float64Array): PageRunList {
+    const list = new PageRunList(pairs.length / 2);
+    for (let i = 0; i < pairs.length; i += 2) list.pushApart(pairs[i] as number, pairs[i + 1] as number);
+    return list;
+  }
+
   *[Symbol.iterator](): IterableIterator<PageRun> {
     for (let i = 0; i < this.#length; i++) yield { firstPage: this.firstPage(i), pageCount: this.runPages(i) };
   }

@@ -8,6 +8,7 @@ import { ControlChannel } from '../link/control-channel.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { LinkConnector, MigrationLink } from '../link/migration-link.js';
 import { checkWelcome, FEATURES, helloOf } from '../link/negotiate.js';
+import type { PageStream } from '../link/page-stream.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import { populatedBitmaps } from '../memory/populated-pages.js';
@@ -111,8 +112,10 @@ export class SourceRun {
     const { control, maximumPayload } = await this.#connect();
     const windows = new MemoryWindows(this.#vm.memory);
     const link = this.#link as MigrationLink;
-    const streams = link.pageChannels.length > 0 ? link.pageChannels : [link.control];
-    const channels = streams.map((stream) => new LocalPageChannel(stream, windows, clock));
+    const streams: readonly PageStream[] = link.pageChannels.length > 0 ? link.pageChannels : [link.control];
+    const channels = streams.map(
+      (stream) => stream.sendPages?.(this.#vm.memory) ?? new LocalPageChannel(stream, windows, clock),
+    );
     this.#meter.channels = channels;
     const model = new DowntimeModel(options.prior, this.#vm.memory.pageSize);
     const devices = new DeviceSender({ devices: this.#vm.devices, stream: control.stream, signal, maximumPayload });

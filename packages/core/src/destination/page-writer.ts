@@ -1,0 +1,108 @@
+import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
+import type { PagesFrame, RoundEndFrame, ZeroPagesFrame } from '../link/frame.js';
+import type { FrameStream } from '../link/frame-stream.js';
+import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { ReceptionBoard } from './reception-board.js';
+import { checkRuns } from './run-check.js';
+import { zeroRun } from './zero-run.js';
+
+/**
+ * Writes the pages of one channel into guest memory, straight from its stream, on whichever thread it is.
+ *
+ * Memory starts as all zero (`makePristine`), and the board remembers which pages are no longer: a zero page that was
+ * never touched is left alone, so that a sparse guest stays sparse.
+ */
+export class PageWriter {
+  readonly channel: number;
+  readonly board: ReceptionBoard;
+  readonly #clock: Clock;
+  readonly #windows: MemoryWindows;
+  readonly #memory: GuestMemory;
+  /** Pages of the current round, to compare with what `roundEnd` says. */
+  #roundPages = 0;
+  #endedRound = 0;
+
+  constructor(channel: number, windows: MemoryWindows, board: ReceptionBoard, clock: Clock) {
+    this.channel = channel;
+    this.board = board;
+    this.#windows = windows;
+    this.#memory = windows.memory;
+    this.#clock = clock;
+  }
+
+  async pages(stream: FrameStream, frame: PagesFrame, payloadBytes: number): Promise<void> {
+    const pages = this.#admit(frame);
+    if (payloadBytes !== pages * this.#memory.pageSize) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `a "pages" frame has ${pages} pages of ${this.#memory.pageSize} bytes but a payload of ${payloadBytes} bytes`,
+      );
+    }
+    const touched = this.board.touched.at(frame.block);
+    const into: Uint8Array[] = [];
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      const first = frame.runs[i] as number;
+      const count = frame.runs[i + 1] as number;
+      this.#windows.appendViews(into, frame.block, first, count);
+      touched.setRange(first, count);
+    }
+    await stream.readPayload(into);
+    this.#roundPages += pages;
+    this.board.count(this.channel, pages, 0);
+  }
+
+  async zeroPages(frame: ZeroPagesFrame): Promise<void> {
+    const pages = this.#admit(frame);
+    const touched = this.board.touched.at(frame.block);
+    const block = this.#memory.blocks[frame.block] as RamBlock;
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      const end = (frame.runs[i] as number) + (frame.runs[i + 1] as number);
+      let first = touched.nextDirty(frame.runs[i] as number);
+      while (first !== -1 && first < end) {
+        const stop = Math.min(touched.nextClean(first), end);
+        touched.clearRange(first, stop - first);
+        await zeroRun(this.#windows, block, frame.block, { firstPage: first, pageCount: stop - first }, this.#clock);
+        if (stop >= end) break;
+        first = touched.nextDirty(stop);
+      }
+    }
+    this.#roundPages += pages;
+    this.board.count(this.channel, 0, pages);
+  }
+
+  /** Ends the round on this channel, and returns how many of its pages came here. */
+  roundEnd(frame: RoundEndFrame): number {
+    this.#checkRound(frame.round, 'roundEnd');
+    const pages = this.#roundPages;
+    if (frame.pages !== pages) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `round ${frame.round}: the source sent ${frame.pages} pages on channel ${this.channel}, ${pages} arrived`,
+      );
+    }
+    this.#roundPages = 0;
+    this.#endedRound = frame.round;
+    return pages;
+  }
+
+  #admit(frame: PagesFrame | ZeroPagesFrame): number {
+    this.#checkRound(frame.round, frame.type);
+    return checkRuns(this.#memory, frame.block, frame.runs, frame.type);
+  }
+
+  #checkRound(round: number, type: string): void {
+    if (!this.board.admit()) {
+      throw new GodwitError('GODWIT_PROTOCOL', `a "${type}" frame came on channel ${this.channel} after "switchover"`);
+    }
+    const current = this.board.round;
+    const ended = this.#endedRound === current;
+    if (round === current && !ended) return;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `a "${type}" frame of round ${round} came on channel ${this.channel} in round ${current}` +
+        (ended ? ', which this channel has ended' : ''),
+    );
+  }
+}

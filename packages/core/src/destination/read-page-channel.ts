@@ -1,0 +1,61 @@
+import { GodwitError } from '../errors.js';
+import type { FrameName } from '../link/frame.js';
+import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
+import { MAXIMUM_PAYLOAD } from '../link/negotiate.js';
+import type { PageWriter } from './page-writer.js';
+
+/** Called when a channel has ended a round, with the pages that came on it. Reading goes on when it resolves. */
+export type ChannelRoundEnd = (round: number, pages: number) => Promise<void> | void;
+
+/**
+ * Reads a page channel to its end, which may come once the last page has (`ReceptionBoard.sealed`), or until the reception
+ * is stopped. When it settles, nobody writes guest memory for this channel any more.
+ */
+export async function readPageChannel(
+  stream: FrameStream,
+  writer: PageWriter,
+  onRoundEnd: ChannelRoundEnd,
+): Promise<void> {
+  const { board, channel } = writer;
+  for (;;) {
+    const received = await stream.read();
+    if (board.stopped) return;
+    if (received === null) {
+      if (board.sealed) return;
+      throw new GodwitError(
+        'GODWIT_LINK_LOST',
+        `the source closed page channel ${channel} before the end of the migration`,
+      );
+    }
+    const { type } = received.frame;
+    if (!isPageFrame(type)) {
+      throw new GodwitError('GODWIT_PROTOCOL', `a "${type}" frame came on page channel ${channel}`);
+    }
+    await takePageFrame(stream, received, writer, onRoundEnd);
+  }
+}
+
+/** Does what a frame of pages, or the end of a round, says. */
+export async function takePageFrame(
+  stream: FrameStream,
+  { frame, payloadBytes }: ReceivedFrame,
+  writer: PageWriter,
+  onRoundEnd: ChannelRoundEnd,
+): Promise<void> {
+  checkPayload(frame.type, payloadBytes);
+  if (frame.type === 'pages') await writer.pages(stream, frame, payloadBytes);
+  else if (frame.type === 'zeroPages') await writer.zeroPages(frame);
+  else if (frame.type === 'roundEnd') await onRoundEnd(frame.round, writer.roundEnd(frame));
+}
+
+export function isPageFrame(type: FrameName): boolean {
+  return type === 'pages' || type === 'zeroPages' || type === 'roundEnd';
+}
+
+export function checkPayload(type: FrameName, payloadBytes: number): void {
+  if (payloadBytes <= MAXIMUM_PAYLOAD) return;
+  throw new GodwitError(
+    'GODWIT_LIMIT_EXCEEDED',
+    `a "${type}" frame has ${payloadBytes} bytes of payload; at most ${MAXIMUM_PAYLOAD} were agreed on`,
+  );
+}

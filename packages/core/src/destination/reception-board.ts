@@ -1,0 +1,113 @@
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+
+/** What another thread needs to take part in a reception; goes through `postMessage` as it is. */
+export interface ReceptionBoardBuffers {
+  readonly words: SharedArrayBuffer;
+  readonly pages: SharedArrayBuffer;
+  readonly touched: readonly SharedArrayBuffer[];
+}
+
+enum Word {
+  round,
+  begun,
+  sealed,
+  stopped,
+  count,
+}
+
+/**
+ * What all readers of the page channels of one reception share, on whichever threads they are: the round, which pages are
+ * no longer zero, how many have come, and whether anything may still be written.
+ *
+ * `admit` and `seal` are each other's opposite (each first says what it does and then looks at what the other said), so
+ * that of a frame and a seal that meet, at least one is refused.
+ */
+export class ReceptionBoard {
+  /** To be handed to other threads; undefined when the board is this thread's alone. */
+  readonly buffers: ReceptionBoardBuffers | undefined;
+  /** Pages of guest memory that are not known to be zero. */
+  readonly touched: DirtyBitmaps;
+  readonly #words: Int32Array;
+  /** Two for each channel: pages with contents, zero pages. */
+  readonly #pages: BigInt64Array;
+
+  private constructor(memory: GuestMemory, channels: number, buffers: ReceptionBoardBuffers | undefined) {
+    this.buffers = buffers;
+    this.touched = new DirtyBitmaps(memory, buffers?.touched);
+    this.#words = buffers === undefined ? new Int32Array(Word.count) : new Int32Array(buffers.words);
+    this.#pages = buffers === undefined ? new BigInt64Array(channels * 2) : new BigInt64Array(buffers.pages);
+  }
+
+  /** For memory that is all zero. With `shared`, other threads can join. Round 1 is the first. */
+  static create(memory: GuestMemory, channels: number, shared: boolean): ReceptionBoard {
+    const buffers = shared
+      ? {
+          words: new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
+          pages: new SharedArrayBuffer(channels * 2 * BigInt64Array.BYTES_PER_ELEMENT),
+          touched: DirtyBitmaps.sharedStorage(memory),
+        }
+      : undefined;
+    const board = new ReceptionBoard(memory, channels, buffers);
+    Atomics.store(board.#words, Word.round, 1);
+    return board;
+  }
+
+  /** The same board on another thread. */
+  static join(memory: GuestMemory, buffers: ReceptionBoardBuffers): ReceptionBoard {
+    return new ReceptionBoard(memory, 0, buffers);
+  }
+
+  /** The round that is being received, from 1. */
+  get round(): number {
+    return Atomics.load(this.#words, Word.round);
+  }
+
+  /** True once the last page has come. */
+  get sealed(): boolean {
+    return Atomics.load(this.#words, Word.sealed) !== 0;
+  }
+
+  /** True once the reception is over: what still arrives is not heeded. */
+  get stopped(): boolean {
+    return Atomics.load(this.#words, Word.stopped) !== 0;
+  }
+
+  stop(): void {
+    Atomics.store(this.#words, Word.stopped, 1);
+  }
+
+  /** Says that a frame of the round has come, before it is looked at. False when it must not touch memory any more. */
+  admit(): boolean {
+    Atomics.add(this.#words, Word.begun, 1);
+    return !this.sealed;
+  }
+
+  /** Says that nothing may come any more. False when frames of this round have come already. */
+  seal(): boolean {
+    Atomics.store(this.#words, Word.sealed, 1);
+    return Atomics.load(this.#words, Word.begun) === 0;
+  }
+
+  /** Opens the next round; every channel has ended this one. */
+  nextRound(): void {
+    Atomics.store(this.#words, Word.begun, 0);
+    Atomics.add(this.#words, Word.round, 1);
+  }
+
+  /** Pages of one channel are in guest memory. */
+  count(channel: number, raw: number, zero: number): void {
+    if (raw > 0) Atomics.add(this.#pages, channel * 2, BigInt(raw));
+    if (zero > 0) Atomics.add(this.#pages, channel * 2 + 1, BigInt(zero));
+  }
+
+  /** Pages received so far, on all channels and in all rounds. */
+  totals(): { raw: number; zero: number } {
+    const sum = { raw: 0, zero: 0 };
+    for (let i = 0; i < this.#pages.length; i += 2) {
+      sum.raw += Number(Atomics.load(this.#pages, i));
+      sum.zero += Number(Atomics.load(this.#pages, i + 1));
+    }
+    return sum;
+  }
+}
