@@ -1,0 +1,40 @@
+/**
+ * An input read as a series of decisions: what a byte means depends on what was asked. A mutation of the bytes is then a
+ * mutation of what the hostile peer does, and every sequence of bytes is a possible peer.
+ */
+export class Decisions {
+  readonly #bytes: Uint8Array;
+  #at = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+  }
+
+  get spent(): boolean {
+    return this.#at >= this.#bytes.length;
+  }
+
+  /** 0 to 255; 0 when the input is spent. */
+  byte(): number {
+    return this.#bytes[this.#at++] ?? 0;
+  }
+
+  below(bound: number): number {
+    return (bound <= 256 ? this.byte() : this.byte() * 256 + this.byte()) % bound;
+  }
+
+  /** True when the byte is below `odds` of 256; false when the input is spent. */
+  odds(odds: number): boolean {
+    return !this.spent && this.byte() < odds;
+  }
+
+  pick<T>(list: readonly T[]): T {
+    return list[this.below(list.length)] as T;
+  }
+
+  /** `usual`, or now and then a number that nobody expects. */
+  number(usual: number): number {
+    if (!this.odds(40)) return usual;
+    return this.pick([0, 1, -1, usual - 1, usual + 1, 2 ** 31, 2 ** 32, 2 ** 53 - 1, 0.5, Number.NaN, this.byte()]);
+  }
+}

@@ -1,0 +1,55 @@
+import { isDeepStrictEqual } from 'node:util';
+import { FRAMES_WITH_PAYLOAD, type Frame, GodwitError } from '@godwit/core';
+import { frameStream, memoryPair } from '@godwit/transport';
+import { encodeFrames, exampleFrames } from './example-frames.js';
+import type { FuzzTarget } from './fuzz-target.js';
+import { scriptedStream } from './scripted-stream.js';
+
+/** What a stream of frames may say of bytes that are none. */
+const REFUSALS: readonly string[] = ['GODWIT_BAD_STREAM', 'GODWIT_LIMIT_EXCEEDED', 'GODWIT_LINK_LOST'];
+
+/** Small limits: what five bytes can announce is then far beyond them. */
+const LIMITS = { maximumHeaderBytes: 16_384, maximumPayloadBytes: 65_536, maximumRuns: 1024 };
+
+/** Bytes into the frame decoder: frames that mean the same when they are written again, or a refusal with a reason. */
+export const decoderTarget: FuzzTarget = {
+  name: 'decoder',
+  description: 'bytes into the frame decoder',
+  longest: 4096,
+  async seeds() {
+    const frames = exampleFrames();
+    return [await encodeFrames(frames), ...(await Promise.all(frames.map((one) => encodeFrames([one]))))];
+  },
+  async run(input) {
+    const stream = frameStream(scriptedStream(input, 1 + (input[0] ?? 0) * 4), LIMITS);
+    const frames: Frame[] = [];
+    try {
+      for (;;) {
+        const received = await stream.read();
+        if (received === null) break;
+        frames.push(received.frame);
+        if (received.payloadBytes > LIMITS.maximumPayloadBytes) throw new Error('a payload beyond the limit');
+        if (received.payloadBytes > 0 && !FRAMES_WITH_PAYLOAD.has(received.frame.type))
+          throw new Error('no such payload');
+        if (frames.length % 2 === 0) await stream.skipPayload();
+        else await stream.readPayload([new Uint8Array(received.payloadBytes)]);
+      }
+    } catch (error) {
+      if (!(GodwitError.is(error) && REFUSALS.includes(error.code))) throw error;
+    }
+    if (frames.length > 0) await roundTrip(frames);
+  },
+};
+
+/** What was understood is understood the same way again. */
+async function roundTrip(frames: readonly Frame[]): Promise<void> {
+  const [near, far] = memoryPair('fuzz:', 2 ** 20);
+  const out = frameStream(near, LIMITS);
+  const back = frameStream(far, LIMITS);
+  for (const frame of frames) {
+    const [, received] = await Promise.all([out.write(frame), back.read()]);
+    if (!isDeepStrictEqual(received?.frame, frame)) {
+      throw new Error(`${JSON.stringify(frame)} came back as ${JSON.stringify(received?.frame)}`);
+    }
+  }
+}

@@ -1,0 +1,77 @@
+import { GodwitError, type LinkConnector, type MigratableVm, migrate, SoftwareTracker } from '@godwit/core';
+import { Decisions } from './decisions.js';
+import { BLOCK_PAGES, PAGE } from './example-frames.js';
+import { type FuzzTarget, mustSettle } from './fuzz-target.js';
+import { GuardedMemory } from './guarded-memory.js';
+import { HostileDestination } from './hostile-destination.js';
+
+/** A hostile destination: the guest runs on at the source, unless it was handed over. */
+export const sourceTarget: FuzzTarget = {
+  name: 'source',
+  description: 'a hostile destination, frame by frame, against the source',
+  longest: 512,
+  seeds: async () => [new Uint8Array(64).fill(255), new Uint8Array(8), new Uint8Array(4).fill(1)],
+  async run(input) {
+    const decisions = new Decisions(input);
+    const verify = decisions.odds(64);
+    const memory = new GuardedMemory(BLOCK_PAGES);
+    memory.blocks[0]?.view(PAGE, PAGE).fill(7);
+    const before = memory.blocks.map((block) => block.view(0, block.byteLength).slice());
+    const tracker = new SoftwareTracker(memory);
+    let running = true;
+    const vm: MigratableVm = {
+      memory,
+      trackers: [tracker],
+      devices: [
+        {
+          id: 'cpu',
+          version: 1,
+          async *save() {
+            yield new Uint8Array(24).fill(1);
+          },
+          load: async () => {},
+        },
+      ],
+      pause: async () => {
+        running = false;
+      },
+      resume: async () => {
+        running = true;
+      },
+    };
+    const destination = new HostileDestination(decisions);
+    let connections = 0;
+    const connector: LinkConnector = {
+      async connect() {
+        if (connections++ > 0) throw new GodwitError('GODWIT_CONNECT_FAILED', 'only once');
+        return { control: destination, pageChannels: [], peer: 'fuzz:' };
+      },
+    };
+    const migration = migrate(vm, connector, { verify, progressIntervalMs: 0 });
+    const outcome = await mustSettle(
+      migration.result.then(
+        () => 'handed over' as const,
+        (error: unknown) => error,
+      ),
+      'the migration',
+    );
+    memory.check();
+    for (const [index, block] of memory.blocks.entries()) {
+      if (Buffer.compare(block.view(0, block.byteLength), before[index] as Uint8Array) !== 0) {
+        throw new Error(`the source's own RAM block ${index} was changed`);
+      }
+    }
+    if (outcome === 'handed over') {
+      if (running || !destination.gone) throw new Error(`completed: go ${destination.gone}, runs here ${running}`);
+      return;
+    }
+    if (!GodwitError.is(outcome))
+      throw new Error('it ended with something else than a GodwitError', { cause: outcome });
+    if (outcome.code === 'GODWIT_INTERNAL' && !outcome.remote) {
+      throw new Error('an error that nobody foresaw', { cause: outcome });
+    }
+    if (running === destination.gone) {
+      throw new Error(`failed with ${outcome.code}: go ${destination.gone}, runs here ${running}`);
+    }
+  },
+};
