@@ -43,6 +43,8 @@ export const ERROR_CODES = [
   'GODWIT_VERIFY_FAILED',
   /** The link died after `go`: the destination may be running the guest; the source stays paused. */
   'GODWIT_OWNERSHIP_UNKNOWN',
+  /** A migration could not be recorded, or its recording could not be written on. */
+  'GODWIT_RECORDING_FAILED',
   /** Nothing more precise is known (an error of an embedder's own code, as a rule with a `cause`). */
   'GODWIT_INTERNAL',
   /** A system call failed; see `syscall`, `errno` and `errnoName`. */

@@ -51,7 +51,7 @@ export {
 } from './link/frame.js';
 export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
 export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
-export { FEATURES, PROTOCOL_VERSION } from './link/negotiate.js';
+export { FEATURES, PROTOCOL_VERSION, SOFTWARE } from './link/negotiate.js';
 export type { PageStream, RemoteReading } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';

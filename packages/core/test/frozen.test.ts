@@ -69,6 +69,7 @@ test('the error codes are frozen', () => {
     'GODWIT_PERMISSION',
     'GODWIT_PREPARE_FAILED',
     'GODWIT_PROTOCOL',
+    'GODWIT_RECORDING_FAILED',
     'GODWIT_SYSCALL',
     'GODWIT_TIMEOUT',
     'GODWIT_TRACKER_FAILED',

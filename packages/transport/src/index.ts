@@ -8,6 +8,23 @@ export { type MemoryOptions, memory, memoryPair } from './memory.js';
 export { type MessagePortOptions, messagePort } from './message/message-port.js';
 export { type WebSocketOptions, webSocket } from './message/web-socket.js';
 export type { WebSocketListener } from './message/web-socket-listener.js';
+export type { ReadableBytes } from './recording/byte-source.js';
+export {
+  type BrokenRecording,
+  type RecordedFrame,
+  type RecordedItem,
+  readRecording,
+} from './recording/read-recording.js';
+export { type Recording, type RecordingSummary, type RecordOptions, recordTo } from './recording/record-to.js';
+export type {
+  RecordedError,
+  RecordedLink,
+  RecordedStreamEnd,
+  RecordedTrack,
+  RecordingEnd,
+  RecordingHead,
+  Sender,
+} from './recording/recording-format.js';
 export { AcceptQueue } from './stream/accept-queue.js';
 export type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';

@@ -1,0 +1,127 @@
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type MigratableVm, migrate, receive } from '@godwit/core';
+import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
+import { GuestLineParser } from '@godwit/example-node-vmm/guest';
+import { connectTo, listenOn, recordTo, tcp } from '@godwit/transport';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { forBothGuests } from './guest-kinds.js';
+
+jest.setTimeout(120_000);
+
+const DECODER = join(import.meta.dirname, '..', '..', 'wire-format', 'rebuild-ram.py');
+const MIB = 2 ** 20;
+const WORKING_SET_PAGES = (16 * MIB) / 4096;
+const CONFIG: MachineConfig = {
+  memoryBytes: 64 * MIB,
+  vcpus: 2,
+  workload: { workingSetBytes: 16 * MIB, pagesPerSecond: 20_000, order: 'random', wholePages: true },
+};
+
+/** Debian's Python first: the one in the PATH may be another, which does not see Debian's modules. */
+const PYTHON = ['/usr/bin/python3', 'python3'].find(
+  (python) => spawnSync(python, ['-c', 'import msgpack']).status === 0,
+);
+
+function withPython(suite: (python: string, kind: 'kvm' | 'software') => void): void {
+  if (PYTHON !== undefined) forBothGuests((_options, kind) => suite(PYTHON, kind));
+  else describe.skip('(skipped: no msgpack for Python; Debian has it in python3-msgpack)', () => suite('', 'software'));
+}
+
+let folder: string;
+const machines: VirtualMachine[] = [];
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'godwit-wire-'));
+  mkdirSync(join(folder, 'ram'));
+});
+
+afterEach(async () => {
+  await Promise.all(machines.splice(0).map((machine) => machine.close()));
+  rmSync(folder, { recursive: true, force: true });
+});
+
+function kept(machine: VirtualMachine): VirtualMachine {
+  machines.push(machine);
+  return machine;
+}
+
+function copyOfRam({ memory }: VirtualMachine): Uint8Array[] {
+  return memory.blocks.map((block) => Uint8Array.from(block.view(0, block.byteLength)));
+}
+
+/** Runs the guest until it has written as many pages as its working set has. */
+async function warmUp(machine: VirtualMachine): Promise<void> {
+  const parser = new GuestLineParser();
+  const written = new Promise<void>((resolve) => {
+    machine.console.subscribe((text) => {
+      for (const line of parser.push(text))
+        if (line.type === 'heartbeat' && line.writes >= WORKING_SET_PAGES) resolve();
+    });
+  });
+  await machine.resume();
+  await written;
+}
+
+test('the decoder is short', () => {
+  expect(readFileSync(DECODER, 'utf8').trimEnd().split('\n').length).toBeLessThan(80);
+});
+
+withPython((python, kind) => {
+  const kindOfMachine = kind === 'kvm' ? Machine : SoftwareMachine;
+
+  test.each([
+    { side: 'source', pageChannels: 0 },
+    { side: 'source', pageChannels: 3 },
+    { side: 'destination', pageChannels: 2 },
+  ])(
+    'a decoder made from docs/wire-format.md rebuilds the RAM: $pageChannels page channels, recorded at the $side',
+    async ({ side, pageChannels }) => {
+      const path = join(folder, 'migration.godwit');
+      const recording = await recordTo(path);
+      const links = await listenOn(tcp({ port: 0 }));
+      const connector = connectTo(tcp({ port: links.listener.port }));
+      let received: Uint8Array[] = [];
+      const reception = receive(side === 'destination' ? recording.listener(links) : links, {
+        prepare: async (description): Promise<MigratableVm> => {
+          const vm = kept(await kindOfMachine.fromDescription(description));
+          const resume = (): Promise<void> => {
+            // The guest writes again as soon as it runs.
+            received = copyOfRam(vm);
+            return vm.resume();
+          };
+          return { memory: vm.memory, trackers: vm.trackers, devices: vm.devices, pause: () => vm.pause(), resume };
+        },
+      });
+      const source = kept(await kindOfMachine.create(CONFIG));
+      await warmUp(source);
+      const migration = migrate(source, side === 'source' ? recording.connector(connector) : connector, {
+        description: source.description,
+        pageChannels,
+        verify: true,
+      });
+      const summary = await migration.result;
+      await reception.result;
+      const { frames } = await recording.close();
+      await links.close();
+
+      const { status, stdout, stderr } = spawnSync(python, [DECODER, path, join(folder, 'ram')], { encoding: 'utf8' });
+      expect(stderr).toBe('');
+      expect(status).toBe(0);
+      const { raw, zero, hole } = summary.pages;
+      const pages = raw + zero + hole;
+      expect(stdout).toBe(
+        `${received.length} blocks, ${summary.rounds.length} rounds, ${pages} pages, handed over: True\n`,
+      );
+      expect(frames).toBeGreaterThan(summary.rounds.length * 2);
+      const rebuilt = received.map((_, index) => readFileSync(join(folder, 'ram', String(index))));
+      expect(rebuilt.map((block, index) => block.equals(received[index] as Uint8Array))).toEqual(
+        received.map(() => true),
+      );
+      const guest = received.reduce((sum, block) => sum + block.filter((byte) => byte !== 0).length, 0);
+      expect(guest).toBeGreaterThan(4 * MIB);
+    },
+  );
+});
