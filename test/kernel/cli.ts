@@ -27,7 +27,7 @@ const { values, positionals } = parseArgs({
 
 try {
   const tree = await debianTree();
-  const image = await stockImage(tree);
+  const image = await stockImage(tree, join(ROOT, 'test/kernel/module'));
   if (!values.prepare) {
     const script = values.run === undefined ? jestScript(ROOT, positionals) : shellScript(ROOT, values.run);
     const result = await bootAndRun(tree, image, script, Number(values.timeout) * 1000);

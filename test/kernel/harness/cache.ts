@@ -35,7 +35,7 @@ export async function cached(
         rmSync(folder, { recursive: true, force: true });
         mkdirSync(folder);
         await build(folder);
-        writeFileSync(complete, `${key.join('\n')}\n`);
+        writeFileSync(complete, '');
         deleteUnused();
       }
     } finally {

@@ -6,7 +6,7 @@ import { announced, run } from './command.js';
 /** The series whose behaviour the suites describe. */
 const SERIES = '6.12';
 /** Programs that are used from the machine when it has them, and unpacked beside the kernel when not. */
-const PROGRAMS = ['qemu-system-x86', 'busybox-static', 'flex', 'bison', 'bc'];
+const PROGRAMS = ['qemu-system-x86', 'busybox-static', 'flex', 'bison', 'bc', 'libelf-dev'];
 
 /** Debian's kernel and the programs to boot it, unpacked; nothing is installed on the machine. */
 export interface DebianTree {

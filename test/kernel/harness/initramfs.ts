@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import type { DebianTree } from './debian-packages.js';
+import { initScript } from './init-script.js';
 import type { KernelModule } from './kernel-modules.js';
 
 /** The file system that a kernel starts with: busybox, modules, and an `init` that hands over to the host's own root. */
@@ -36,7 +37,8 @@ function padding(length: number): Uint8Array {
 }
 
 /** Writes busybox, the modules (under /modules, in their order) and `/init`. */
-export function writeInitramfs(path: string, tree: DebianTree, modules: readonly KernelModule[], init: string): void {
+export function writeInitramfs(path: string, tree: DebianTree, modules: readonly KernelModule[]): void {
+  const init = initScript(modules.map(({ name }) => `/modules/${name}.ko`));
   const files: InitramfsFile[] = [
     { path: 'bin', mode: FileMode.FOLDER },
     { path: 'bin/busybox', mode: FileMode.PROGRAM, content: readFileSync(tree.program('busybox')) },

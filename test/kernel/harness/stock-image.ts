@@ -1,5 +1,5 @@
-import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { builtModules } from './built-modules.js';
 import { cached } from './cache.js';
 import { announced } from './command.js';
 import type { DebianTree } from './debian-packages.js';
@@ -11,20 +11,29 @@ import type { BootImage } from './test-machine.js';
 /** Debian has these as modules; what they need in turn is found. */
 const MODULES = ['9pnet_virtio', '9p', 'kvm-amd', 'vfio_iommu_type1', 'vfio-pci', 'mdev'];
 
-/** Debian's own kernel with an emulated IOMMU and QEMU's `edu` device, which can DMA, behind it. */
-export async function stockImage(tree: DebianTree): Promise<BootImage> {
-  const script = (names: readonly string[]) => initScript(names.map((name) => `/modules/${name}.ko`));
-  const folder = await cached('stock', [...tree.key, ...MODULES, script([])], async (target) => {
+/**
+ * Debian's own kernel, the test device and mtty. An emulated IOMMU, with QEMU's `edu` devices behind it, which can DMA.
+ *
+ * @param sources the folder of the test device's source
+ */
+export async function stockImage(tree: DebianTree, sources: string): Promise<BootImage> {
+  const own = await builtModules(tree, { folder: tree.headers, key: tree.key }, sources, { mtty: true });
+  const key = [
+    ...tree.key,
+    ...MODULES,
+    initScript([]),
+    ...own.map(({ content }) => Buffer.from(content).toString('latin1')),
+  ];
+  const folder = await cached('stock', key, async (target) => {
     await announced('making the initramfs', async () => {
-      const modules = await debianModules(tree, MODULES);
-      writeInitramfs(join(target, 'initramfs'), tree, modules, script(modules.map(({ name }) => name)));
+      const modules = [...(await debianModules(tree, MODULES)), ...own];
+      writeInitramfs(join(target, 'initramfs'), tree, modules);
     });
-    writeFileSync(join(target, 'release'), `${tree.release}\n`);
   });
   return {
     kernel: tree.vmlinuz,
     initramfs: join(folder, 'initramfs'),
-    devices: ['-device', 'intel-iommu', '-device', 'edu'],
+    devices: ['-device', 'intel-iommu', '-device', 'edu', '-device', 'edu'],
     parameters: 'intel_iommu=on',
   };
 }

@@ -1,0 +1,49 @@
+import { copyFileSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { cached } from './cache.js';
+import { announced, run } from './command.js';
+import type { DebianTree } from './debian-packages.js';
+import type { KernelModule } from './kernel-modules.js';
+
+/** The kernel's own sample of a device that can be migrated, from Debian's source. */
+const MTTY = 'samples/vfio-mdev/mtty.c';
+
+/** What the modules are built against: a kernel's headers, or the tree that it was built in. */
+export interface ModuleBuildTree {
+  readonly folder: string;
+  /** Tells kernels apart that modules cannot be shared between. */
+  readonly key: readonly string[];
+}
+
+/**
+ * Builds the test device of test/kernel/module and, where the kernel does not have it built in, mtty.
+ *
+ * @param sources the folder of the test device's source
+ */
+export async function builtModules(
+  tree: DebianTree,
+  kernel: ModuleBuildTree,
+  sources: string,
+  options: { readonly mtty: boolean },
+): Promise<KernelModule[]> {
+  const names = options.mtty ? ['godwit_dma', 'mtty'] : ['godwit_dma'];
+  const files = readdirSync(sources).sort();
+  const contents = files.map((name) => readFileSync(join(sources, name), 'utf8'));
+  const folder = await cached('modules', [...kernel.key, ...names, ...contents], async (target) => {
+    for (const name of files) copyFileSync(join(sources, name), join(target, name));
+    if (options.mtty) await announced('unpacking mtty from Debian’s kernel source', () => unpackMtty(tree, target));
+    writeFileSync(join(target, 'Makefile'), `obj-m := ${names.map((name) => `${name}.o`).join(' ')}\n`);
+    await announced(`building ${names.join(' and ')}`, () =>
+      run('make', ['-s', '-C', kernel.folder, `M=${target}`, 'modules'], { env: tree.environment }),
+    );
+  });
+  return names.map((name) => ({ name, content: readFileSync(join(folder, `${name}.ko`)) }));
+}
+
+/** The licence of the kernel's source is not this project's, so it is taken from Debian's package when it is needed. */
+async function unpackMtty(tree: DebianTree, target: string): Promise<void> {
+  const root = basename(tree.sourceArchive).replace('.tar.xz', '');
+  await run('tar', ['-xJf', tree.sourceArchive, '-C', target, '--occurrence=1', `${root}/${MTTY}`]);
+  renameSync(join(target, root, MTTY), join(target, basename(MTTY)));
+  rmSync(join(target, root), { recursive: true });
+}
