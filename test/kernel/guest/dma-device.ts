@@ -1,0 +1,53 @@
+import { addressOf, tryIoctl } from '@godwit/linux';
+
+/** godwit_dma.h: `_IOW('G', n, struct)`; the size of the struct is in bits 16 to 29. */
+const GODWIT_DMA_RW_WRITE = 0x4018_47d0;
+const GODWIT_DMA_RW_READ = 0x4018_47d1;
+const GODWIT_DMA_PIN = 0x4010_47d2;
+const GODWIT_DMA_UNPIN = 0x4010_47d3;
+const GODWIT_DMA_PINNED_WRITE = 0x4018_47d4;
+
+/**
+ * The test device, test/kernel/module/godwit_dma.h: writes guest memory when told to. Calls return 0 or minus errno.
+ *
+ * @param fd its VFIO device file; stays the caller's
+ */
+export class DmaDevice {
+  readonly fd: number;
+
+  constructor(fd: number) {
+    this.fd = fd;
+  }
+
+  /** Writes through vfio_dma_rw: each page of it is dirty, once. */
+  write(iova: number | bigint, bytes: Uint8Array): number {
+    return this.#transfer(GODWIT_DMA_RW_WRITE, iova, bytes);
+  }
+
+  /** Reads through vfio_dma_rw. */
+  read(iova: number | bigint, bytes: Uint8Array): number {
+    return this.#transfer(GODWIT_DMA_RW_READ, iova, bytes);
+  }
+
+  /** Pins whole pages, at most 512: they are dirty for as long as they are pinned. */
+  pin(iova: number | bigint, pages: number): number {
+    return tryIoctl(this.fd, GODWIT_DMA_PIN, words(iova, pages));
+  }
+
+  unpin(iova: number | bigint, pages: number): number {
+    return tryIoctl(this.fd, GODWIT_DMA_UNPIN, words(iova, pages));
+  }
+
+  /** Writes to pinned pages past the kernel, as a device that masters the bus does. */
+  writePinned(iova: number | bigint, bytes: Uint8Array): number {
+    return this.#transfer(GODWIT_DMA_PINNED_WRITE, iova, bytes);
+  }
+
+  #transfer(request: number, iova: number | bigint, bytes: Uint8Array): number {
+    return tryIoctl(this.fd, request, words(iova, bytes.byteLength, addressOf(bytes)));
+  }
+}
+
+function words(...values: readonly (number | bigint)[]): Uint8Array {
+  return new Uint8Array(new BigUint64Array(values.map(BigInt)).buffer);
+}

@@ -1,0 +1,36 @@
+import { randomUUID } from 'node:crypto';
+import { readlinkSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+
+/** Where the parents of the test machine's mediated devices offer theirs. */
+const PARENTS = {
+  /** Writes memory when told to: test/kernel/module. */
+  'godwit-dma': '/sys/class/godwit/godwit',
+  /** The kernel's sample of a serial port that can be migrated, with one port or two. */
+  'mtty-1': '/sys/class/mtty/mtty',
+  'mtty-2': '/sys/class/mtty/mtty',
+} as const;
+
+export type MediatedDeviceType = keyof typeof PARENTS;
+
+/** A mediated device, from its creation in sysfs on. Each is in an IOMMU group of its own. */
+export class MediatedDevice {
+  /** What VFIO_GROUP_GET_DEVICE_FD wants as a name. */
+  readonly uuid = randomUUID();
+  readonly group: number;
+
+  constructor(type: MediatedDeviceType) {
+    writeFileSync(join(PARENTS[type], 'mdev_supported_types', type, 'create'), this.uuid);
+    this.group = Number(basename(readlinkSync(join(this.folder, 'iommu_group'))));
+  }
+
+  /** Its folder in sysfs. */
+  get folder(): string {
+    return `/sys/bus/mdev/devices/${this.uuid}`;
+  }
+
+  /** Waits in the kernel until nobody has the device open. */
+  remove(): void {
+    writeFileSync(join(this.folder, 'remove'), '1');
+  }
+}
