@@ -87,3 +87,4 @@ export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';
 export { TrackerUnion } from './tracker/tracker-union.js';
+export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

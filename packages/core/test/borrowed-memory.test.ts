@@ -94,3 +94,46 @@ test('memory is not written once the VM that would not run was abandoned', async
   for (let turn = 0; turn < 20; turn++) await toy.clock.yield();
   expect(Buffer.compare(block.bytes, Buffer.alloc(2 ** 26, 0x77))).toBe(0);
 });
+
+test.each(['cancel', 'go'] as const)(
+  'a stream that says when it has settled is waited for, however long it takes (%s)',
+  async (how) => {
+    const clock = new VirtualClock();
+    const link = memoryLink({ clock });
+    let settle: () => void = () => {};
+    const settled = new Promise<void>((resolve) => {
+      settle = resolve;
+    });
+    const connector: LinkConnector = {
+      async connect(request, signal) {
+        const made = await link.connector.connect(request, signal);
+        return {
+          ...made,
+          pageChannels: made.pageChannels.map((stream) => Object.assign(stream, { settled: () => settled })),
+        };
+      },
+    };
+    const toy = start({ listener: link.listener, connector, migrate: { pageChannels: 1, clock }, receive: { clock } });
+    if (how === 'cancel') {
+      toy.migration.subscribe({
+        next: (event) => event.type === 'round' && toy.migration.cancel(),
+        error: () => {},
+      });
+    }
+    let over = false;
+    void toy.migration.result.then(
+      () => {
+        over = true;
+      },
+      () => {
+        over = true;
+      },
+    );
+    // An hour of the virtual clock: every farewell has given up by then.
+    await clock.sleep(3_600_000);
+    expect([over, toy.source.running]).toEqual([false, how === 'cancel']);
+    settle();
+    await toy.settled();
+    expect(toy.migration.state).toBe(how === 'cancel' ? 'cancelled' : 'completed');
+  },
+);

@@ -26,6 +26,8 @@ export async function farewell(
   await settledWithin(Promise.allSettled(ending), clock, FAREWELL_MS);
   const over = new GodwitError('GODWIT_LINK_LOST', `the migration is over${lastWords ? `: ${lastWords.message}` : ''}`);
   for (const stream of streams) stream.abort(over);
+  // Without a limit: memory that the kernel still reads or fills must not be freed, however long the disk takes.
+  await Promise.all(streams.map((stream) => stream.settled?.()));
 }
 
 /** Whether `error` only says that a stream broke: the peer may have told the reason on another one. */

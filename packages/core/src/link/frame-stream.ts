@@ -40,4 +40,10 @@ export interface FrameStream {
   close(): Promise<void>;
   /** Drops the stream at once: pending calls on this side fail with `reason`, the peer sees a lost link. */
   abort(reason: GodwitError): void;
+  /**
+   * For a carrier that cannot take back what it has begun (a file: the kernel is at it): resolves, after `close` or
+   * `abort`, when nothing is borrowed any more and no handle is open. Never rejects. Without this method both are so as
+   * soon as the pending calls have settled.
+   */
+  settled?(): Promise<void>;
 }

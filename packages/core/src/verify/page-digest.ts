@@ -26,6 +26,14 @@ export function digestPage(
   const words = shared ?? copyOfPage(windows, blockIndex, page);
   const count = windows.pageSize >>> 2;
   const start = shared === undefined ? 0 : (page % windows.pagesPerWindow) * count;
+  digestWords(words, start, count, into, at);
+}
+
+/**
+ * The same digest of `count` words from `start` on (a page: `count` is a multiple of 4), wherever they are. Puts its two
+ * words into `into` at `at`; as bytes they are what `docs/wire-format.md` calls a digest on a little-endian host.
+ */
+export function digestWords(words: Int32Array, start: number, count: number, into: Uint32Array, at: number): void {
   let a = 0x9e3779b1 | 0;
   let b = 0x85ebca77 | 0;
   let c = 0xc2b2ae3d | 0;

@@ -114,6 +114,10 @@ export class RecordedStream implements FrameStream {
     this.#waits.clear();
   }
 
+  async settled(): Promise<void> {
+    await this.#stream.settled?.();
+  }
+
   /** Reads the payload and records its frame. The copy is stable, and the guest's memory is not read again. */
   async #takePayload(received: ReceivedFrame): Promise<PayloadCopy> {
     const copy = this.#tape.copy(received.payloadBytes, 2);
