@@ -3,6 +3,7 @@ export { stdio } from './exec/stdio.js';
 export { DEFAULT_FRAME_LIMITS, type FrameLimits } from './framing/frame-limits.js';
 export { type FrameStreamOptions, frameStream } from './framing/frame-stream.js';
 export { connectTo } from './link/connect-to.js';
+export type { LinkTransport } from './link/link-transport.js';
 export { type ListeningLinks, type ListenOptions, listenOn } from './link/listen-on.js';
 export { type MemoryOptions, memory, memoryPair } from './memory.js';
 export { type MessagePortOptions, messagePort } from './message/message-port.js';
@@ -25,6 +26,7 @@ export type {
   RecordingHead,
   Sender,
 } from './recording/recording-format.js';
+export { type FileOptions, file } from './snapshot/file.js';
 export { AcceptQueue } from './stream/accept-queue.js';
 export type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';

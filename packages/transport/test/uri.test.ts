@@ -2,7 +2,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GodwitError } from '@godwit/core';
-import { type Listener, memory, registerTransport, transportFromUri, type UriOptions } from '@godwit/transport';
+import {
+  type Listener,
+  listenOn,
+  memory,
+  registerTransport,
+  transportFromUri,
+  type UriOptions,
+} from '@godwit/transport';
 import { afterAll, describe, expect, test } from '@jest/globals';
 import { certificate } from './certificates.js';
 
@@ -59,8 +66,17 @@ describe('transportFromUri', () => {
     }
   });
 
+  test('file makes links, with the options that stand beside the URI', async () => {
+    for (const uri of ['file:/no/such/place', 'file:///no/such/place']) {
+      const links = await listenOn(transportFromUri(uri, { file: { pageChannels: 2 } }));
+      expect(links.address).toBe('file:/no/such/place');
+      await expect(links.accept(new AbortController().signal)).rejects.toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
+      await links.close();
+    }
+  });
+
   const wrong: Record<string, RegExp> = {
-    '': /starts with none of tcp:, tls:, unix:, exec:, stdio:, ws:, wss:/,
+    '': /starts with none of tcp:, tls:, unix:, exec:, file:, stdio:, ws:, wss:/,
     'localhost:4444': /starts with none of/,
     'tcp:4444': /expected tcp:host:port/,
     'tcp:host:port': /expected tcp:host:port/,
@@ -68,6 +84,7 @@ describe('transportFromUri', () => {
     'tcp:h:99999': /from 0 to 65535/,
     'unix:': /1 to 107 bytes/,
     'exec:': /needs a command/,
+    'file:': /needs the path of a file/,
     'ws://': /expected ws:/,
     'wss://h/': /give them as tls/,
     'tls:h:1': /TLS needs ca, cert and key/,

@@ -1,6 +1,7 @@
 import { type FrameStream, GodwitError, type LinkConnector, type MigrationLink } from '@godwit/core';
 import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
 import type { Transport } from '../stream/byte-stream.js';
+import { makesLinks } from './link-transport.js';
 
 /**
  * The source's side: one control stream and the page channels beside it, each its own stream of `transport`. Every page
@@ -8,6 +9,7 @@ import type { Transport } from '../stream/byte-stream.js';
  * all are dropped.
  */
 export function connectTo(transport: Transport, options: FrameStreamOptions = {}): LinkConnector {
+  if (makesLinks(transport)) return transport.links.connector;
   return {
     async connect(request, signal): Promise<MigrationLink> {
       const streams: FrameStream[] = [];

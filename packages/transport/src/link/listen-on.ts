@@ -9,6 +9,7 @@ import {
 import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { makesLinks } from './link-transport.js';
 import { PageChannelPool } from './page-channel-pool.js';
 import { PeekedFrameStream } from './peeked-frame-stream.js';
 import { refuse } from './refuse.js';
@@ -38,6 +39,8 @@ export async function listenOn<L extends Listener>(
   transport: Transport<L>,
   options: ListenOptions = {},
 ): Promise<ListeningLinks<L>> {
+  // Its listener is no more than an address.
+  if (makesLinks(transport)) return (await transport.links.listen()) as ListeningLinks<Listener> as ListeningLinks<L>;
   const listener = await transport.listen();
   const links = new IncomingLinks(listener, options);
   void links.serve();

@@ -2,6 +2,7 @@ import { GodwitError } from '@godwit/core';
 import { type ExecOptions, exec } from '../exec/exec.js';
 import { stdio } from '../exec/stdio.js';
 import { type WebSocketOptions, webSocket } from '../message/web-socket.js';
+import { type FileOptions, file } from '../snapshot/file.js';
 import type { Transport } from '../stream/byte-stream.js';
 import { type TcpOptions, tcp } from '../tcp.js';
 import { type TlsOptions, tls } from '../tls/tls.js';
@@ -13,6 +14,7 @@ export interface UriOptions {
   readonly tls?: Omit<TlsOptions, 'host' | 'port'>;
   readonly unix?: Omit<UnixOptions, 'path'>;
   readonly exec?: Omit<ExecOptions, 'command' | 'args'>;
+  readonly file?: Omit<FileOptions, 'path'>;
   /** For `wss:`, `tls` above is what its certificates come from unless they are here. */
   readonly webSocket?: Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'>;
   /** For schemes of your own. */
@@ -27,6 +29,7 @@ const factories = new Map<string, TransportFactory>([
   ['tls', (rest, options, uri) => tls({ ...options.tls, ...hostAndPort(rest, uri) })],
   ['unix', (rest, options) => unix({ ...options.unix, path: rest.replace(/^\/\/(?=\/)/, '') })],
   ['exec', (rest, options) => exec(options.exec === undefined ? rest : shell(rest, options.exec))],
+  ['file', (rest, options) => file({ ...options.file, path: rest.replace(/^\/\/(?=\/)/, '') })],
   ['stdio', () => stdio()],
   ['ws', (_rest, options, uri) => webSocket({ ...options.webSocket, url: uri })],
   [
@@ -37,7 +40,7 @@ const factories = new Map<string, TransportFactory>([
 
 /**
  * Makes a transport of an address as QEMU writes it: `tcp:host:port`, `tls:host:port`, `unix:/path`, `exec:command`,
- * `stdio:`, `ws://host:port/path`, `wss://...`, or of a scheme that was registered. `tcp://host:port`, as messages show it, is
+ * `file:/path`, `stdio:`, `ws://host:port/path`, `wss://...`, or of a scheme that was registered. `tcp://host:port`, as messages show it, is
  * the same as `tcp:host:port`; IPv6 addresses stand in brackets, and an empty host is `127.0.0.1`.
  *
  * Fails with `GODWIT_INVALID_ARGUMENT` and says what was expected.

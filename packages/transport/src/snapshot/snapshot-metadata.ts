@@ -1,0 +1,162 @@
+import { type DirtyBitmap, GodwitError, type HelloFrame } from '@godwit/core';
+import { FieldReader } from '../framing/field-reader.js';
+import { packHeader, parseHeader } from '../framing/frame-codec.js';
+import { DEFAULT_FRAME_LIMITS } from '../framing/frame-limits.js';
+import { packHeaderFields, unpackHeaderFields } from '../framing/header-fields.js';
+import { integer, integers } from '../framing/portable-value.js';
+import { HEADER_BYTES, SHA256_BYTES } from './snapshot-header.js';
+
+/** The pages of a block start at a multiple of this, and of the page size. */
+const BLOCK_ALIGNMENT = 2 ** 20;
+
+/** Most bytes in one piece of device state: it is checked as a whole before a device sees any of it. */
+export const MOST_PIECE_BYTES = 4 * 2 ** 20;
+
+/** Device pieces in one snapshot. */
+const MOST_PIECES = 2 ** 18;
+
+/** A piece of a device's state. A device's state is the concatenation of its pieces in the order of the list. */
+export interface DevicePiece {
+  /** Index into the hello's devices. */
+  readonly device: number;
+  readonly offset: number;
+  readonly byteLength: number;
+  readonly sha256: Uint8Array;
+}
+
+/** What a snapshot is made of. */
+export interface SnapshotMetadata {
+  readonly hello: HelloFrame;
+  /** Offset of page 0 of each block. */
+  readonly blockOffsets: readonly number[];
+  /** Pages of each block that the snapshot holds; all others are zero. */
+  readonly presentPages: readonly number[];
+  /** For each block its bitmap of present pages, then the digests of those pages. */
+  readonly indexOffset: number;
+  readonly indexSha256: Uint8Array;
+  readonly pieces: readonly DevicePiece[];
+}
+
+/** Pages of each block of a hello. */
+export function blockPages(hello: HelloFrame): number[] {
+  return hello.blocks.map(({ byteLength }) => byteLength / hello.pageSize);
+}
+
+/** Fixed places for all pages of all blocks, and where the last of them ends. */
+export function placeBlocks(hello: HelloFrame): { readonly offsets: number[]; readonly end: number } {
+  const unit = Math.max(BLOCK_ALIGNMENT, hello.pageSize);
+  let end = HEADER_BYTES;
+  const offsets = hello.blocks.map(({ byteLength }) => {
+    const offset = Math.ceil(end / unit) * unit;
+    end = offset + byteLength;
+    return offset;
+  });
+  return { offsets, end };
+}
+
+/** Bytes of a block's bitmap in the file: whole 64-bit words. */
+export function bitmapBytes(pages: number): number {
+  return Math.ceil(pages / 64) * 8;
+}
+
+/** Bytes of the index: 1 bit for every page and 8 bytes for every present one. */
+export function indexBytes({ hello, presentPages }: Pick<SnapshotMetadata, 'hello' | 'presentPages'>): number {
+  return blockPages(hello).reduce((sum, pages, i) => sum + bitmapBytes(pages) + (presentPages[i] as number) * 8, 0);
+}
+
+export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
+  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces } = metadata;
+  if (pieces.length > MOST_PIECES) {
+    throw new GodwitError(
+      'GODWIT_LIMIT_EXCEEDED',
+      `the devices gave ${pieces.length} pieces of state; a snapshot holds at most ${MOST_PIECES}`,
+    );
+  }
+  return packHeaderFields([
+    packHeader(hello),
+    integers(blockOffsets),
+    integers(presentPages),
+    integer(indexOffset),
+    indexSha256,
+    pieces.map((piece) => [piece.device, integer(piece.offset), piece.byteLength, piece.sha256]),
+  ]);
+}
+
+/**
+ * Reads metadata whose checksum is right: whoever made it may still be hostile. Every place must lie in the file, behind
+ * the one before and in front of `metadataOffset`, so that nothing is ever read, or allocated, beyond what is there.
+ */
+export function parseMetadata(bytes: Uint8Array, metadataOffset: number, path: string): SnapshotMetadata {
+  try {
+    return parse(bytes, metadataOffset);
+  } catch (error) {
+    const { code, message } = GodwitError.wrap(error, 'GODWIT_BAD_STREAM', 'it cannot be decoded');
+    throw new GodwitError(code, `the metadata of the snapshot ${path} makes no sense: ${message}`, { cause: error });
+  }
+}
+
+function parse(bytes: Uint8Array, metadataOffset: number): SnapshotMetadata {
+  const fields = new FieldReader('metadata', unpackHeaderFields(bytes), 0);
+  const header = fields.any();
+  const hello =
+    header instanceof Uint8Array ? parseHeader(header, DEFAULT_FRAME_LIMITS) : ({ type: 'nothing' } as const);
+  if (hello.type !== 'hello') throw wrong(`a hello should be first, found "${hello.type}"`);
+  const blocks = hello.blocks.length;
+  const blockOffsets = fields.list('blockOffsets', blocks, (offset) => offset.uint('offset'));
+  const presentPages = fields.list('presentPages', blocks, (count) => count.uint('count'));
+  const indexOffset = fields.uint('indexOffset');
+  const indexSha256 = checksum(fields.any());
+  const pieces = fields.list('pieces', MOST_PIECES, (piece) => ({
+    device: piece.uint('device', hello.devices.length - 1),
+    offset: piece.uint('offset'),
+    byteLength: piece.uint('byteLength', MOST_PIECE_BYTES),
+    sha256: checksum(piece.any()),
+  }));
+  const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces };
+  checkPlaces(metadata, metadataOffset);
+  return metadata;
+}
+
+function checkPlaces(metadata: SnapshotMetadata, metadataOffset: number): void {
+  const { hello, blockOffsets, presentPages, indexOffset, pieces } = metadata;
+  if (!Number.isInteger(Math.log2(hello.pageSize))) throw wrong(`pages of ${hello.pageSize} bytes`);
+  if (blockOffsets.length !== hello.blocks.length || presentPages.length !== hello.blocks.length) {
+    throw wrong(`${hello.blocks.length} blocks, but ${blockOffsets.length} places and ${presentPages.length} counts`);
+  }
+  let end = HEADER_BYTES;
+  const place = (what: string, offset: number, byteLength: number): void => {
+    if (!(offset >= end && Number.isSafeInteger(offset + byteLength) && offset + byteLength <= metadataOffset)) {
+      throw wrong(`${what} at ${offset} + ${byteLength} is not between ${end} and ${metadataOffset}`);
+    }
+    end = offset + byteLength;
+  };
+  const pages = blockPages(hello);
+  for (const [i, { id, byteLength }] of hello.blocks.entries()) {
+    const count = pages[i] as number;
+    if (!Number.isInteger(count) || (presentPages[i] as number) > count) {
+      throw wrong(`${presentPages[i]} pages in RAM block "${id}" of ${byteLength} bytes`);
+    }
+    const offset = blockOffsets[i] as number;
+    place(`RAM block "${id}"`, offset, byteLength);
+    if (offset % hello.pageSize !== 0) throw wrong(`the pages of RAM block "${id}" start at ${offset}`);
+  }
+  for (const [i, { offset, byteLength }] of pieces.entries()) place(`device piece ${i}`, offset, byteLength);
+  place('the index', indexOffset, indexBytes(metadata));
+  if (end !== metadataOffset) throw wrong(`the index ends at ${end}, the metadata starts at ${metadataOffset}`);
+}
+
+function checksum(value: unknown): Uint8Array {
+  if (value instanceof Uint8Array && value.length === SHA256_BYTES) return value;
+  throw wrong('a checksum is no 32 bytes');
+}
+
+function wrong(message: string): GodwitError {
+  return new GodwitError('GODWIT_BAD_STREAM', message);
+}
+
+/** Which pages a snapshot holds and what they must be, block by block. */
+export interface BlockIndex {
+  readonly present: DirtyBitmap;
+  /** Two words for each present page, in the order of the pages. */
+  readonly digests: Uint32Array;
+}

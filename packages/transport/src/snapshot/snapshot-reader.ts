@@ -1,0 +1,183 @@
+import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
+import { DIGEST_BYTES, DirtyBitmap, GodwitError } from '@godwit/core';
+import { digestBytes, eachSegment, holdWholePages, PageDigester } from './page-segments.js';
+import { PositionedFile } from './positioned-file.js';
+import { decodeHeader, HEADER_BYTES, sha256 } from './snapshot-header.js';
+import {
+  type BlockIndex,
+  blockPages,
+  type DevicePiece,
+  parseMetadata,
+  type SnapshotMetadata,
+} from './snapshot-metadata.js';
+
+/** The index is read, and hashed, in steps of this size: half a millisecond. */
+const STEP_BYTES = 2 ** 20;
+
+/** Pages of one block that are read together. */
+export interface SnapshotBatch {
+  readonly block: number;
+  /** Flat [first page, page count, ...]. */
+  readonly runs: number[];
+  readonly pages: number;
+  /** Which of the block's digests the first page's is; the others follow. */
+  readonly firstDigest: number;
+}
+
+/**
+ * A snapshot file, opened and found to be whole: its header and metadata are checked. Pages, device state and index are
+ * checked as they are read, against the digests in the index and the checksums in the metadata.
+ */
+export class SnapshotReader {
+  readonly metadata: SnapshotMetadata;
+  readonly #file: PositionedFile;
+  readonly #digester: PageDigester;
+
+  private constructor(file: PositionedFile, metadata: SnapshotMetadata) {
+    this.#file = file;
+    this.metadata = metadata;
+    this.#digester = new PageDigester(metadata.hello.pageSize);
+  }
+
+  /**
+   * Fails with `GODWIT_CONNECT_FAILED` when there is no file that can be read, `GODWIT_BAD_STREAM` for one that is foreign, torn or
+   * damaged, `GODWIT_VERSION_MISMATCH` for a newer format and `GODWIT_LIMIT_EXCEEDED` for metadata beyond all measure.
+   */
+  static async open(path: string): Promise<SnapshotReader> {
+    let file: PositionedFile;
+    try {
+      // A pipe would make open wait for its other end.
+      file = await PositionedFile.open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    } catch (error) {
+      const { message } = error as Error;
+      throw new GodwitError('GODWIT_CONNECT_FAILED', `the snapshot ${path} cannot be opened: ${message}`, {
+        cause: error,
+      });
+    }
+    try {
+      return new SnapshotReader(file, await readMetadata(file));
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /** Which pages there are, and their digests: 1 bit for each page of the guest and 8 bytes for each present one. */
+  async readIndex(): Promise<readonly BlockIndex[]> {
+    const { hello, presentPages, indexSha256 } = this.metadata;
+    const hash = createHash('sha256');
+    let offset = this.metadata.indexOffset;
+    const next = async (into: Uint8Array): Promise<void> => {
+      for (let at = 0; at < into.length; at += STEP_BYTES) {
+        const step = into.subarray(at, at + STEP_BYTES);
+        await this.#file.read(step, offset + at);
+        hash.update(step);
+      }
+      offset += into.length;
+    };
+    const blocks: BlockIndex[] = [];
+    for (const [i, pages] of blockPages(hello).entries()) {
+      const present = new DirtyBitmap(pages);
+      await next(present.bytes);
+      const digests = new Uint32Array((presentPages[i] as number) * (DIGEST_BYTES / 4));
+      await next(digestBytes(digests, 0, presentPages[i] as number));
+      blocks.push({ present, digests });
+    }
+    if (!hash.digest().equals(indexSha256)) {
+      throw damaged(this.#file.path, 'the index of its pages does not match its checksum');
+    }
+    for (const [i, { present }] of blocks.entries()) {
+      // Before anything walks them: whoever made the checksum may have made a bitmap that says something else.
+      const set = present.count();
+      present.maskTail();
+      if (set !== presentPages[i] || present.count() !== set) {
+        throw damaged(
+          this.#file.path,
+          `RAM block ${i} has ${set} pages in its bitmap and ${presentPages[i]} in the metadata`,
+        );
+      }
+    }
+    return blocks;
+  }
+
+  /** Reads the pages of a batch into `into`, and checks every one. */
+  async readPages(batch: SnapshotBatch, index: BlockIndex, into: readonly Uint8Array[]): Promise<void> {
+    const { pageSize } = this.metadata.hello;
+    const start = this.metadata.blockOffsets[batch.block] as number;
+    const direct = holdWholePages(into, pageSize);
+    const chunks = direct ? into : [new Uint8Array(batch.pages * pageSize)];
+    const reads: Promise<void>[] = [];
+    eachSegment(batch.runs, pageSize, chunks, (page, chunk, at, length) => {
+      reads.push(this.#file.read(chunk.subarray(at, at + length), start + page * pageSize));
+    });
+    // All of them, even when one fails: until then the memory is borrowed.
+    for (const result of await Promise.allSettled(reads)) if (result.status === 'rejected') throw result.reason;
+    const found = new Uint32Array(batch.pages * 2);
+    let at = 0;
+    eachSegment(batch.runs, pageSize, chunks, (_, chunk, offset, length) => {
+      this.#digester.digest(chunk, offset, length, found, at);
+      at += (length / pageSize) * 2;
+    });
+    for (let i = 0; i < found.length; i++) {
+      if (found[i] !== index.digests[batch.firstDigest * 2 + i]) throw this.#wrongPage(batch, i >>> 1);
+    }
+    if (!direct) scatter(chunks[0] as Uint8Array, into);
+  }
+
+  /** Reads a piece of device state into `into`, and checks it. */
+  async readPiece(piece: DevicePiece, into: readonly Uint8Array[]): Promise<void> {
+    const [only] = into;
+    const direct = into.length === 1 && only !== undefined;
+    const bytes = direct ? only : new Uint8Array(piece.byteLength);
+    await this.#file.read(bytes, piece.offset);
+    if (!sha256(bytes).equals(piece.sha256)) {
+      const { id } = this.metadata.hello.devices[piece.device] as { readonly id: string };
+      throw damaged(this.#file.path, `state of device "${id}" at byte ${piece.offset} does not match its checksum`);
+    }
+    if (!direct) scatter(bytes, into);
+  }
+
+  /** Resolves when nothing is borrowed any more and the file is closed. */
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+
+  #wrongPage({ block, runs }: SnapshotBatch, nth: number): GodwitError {
+    let left = nth;
+    let page = 0;
+    for (let i = 0; i < runs.length && left >= 0; i += 2) {
+      page = (runs[i] as number) + left;
+      left -= runs[i + 1] as number;
+    }
+    const { id } = this.metadata.hello.blocks[block] as { readonly id: string };
+    return damaged(this.#file.path, `page ${page} of RAM block "${id}" does not match its checksum`);
+  }
+}
+
+async function readMetadata(file: PositionedFile): Promise<SnapshotMetadata> {
+  const { path } = file;
+  const stats = await file.stat();
+  if (!stats.isFile())
+    throw new GodwitError('GODWIT_BAD_STREAM', `${path} is no Godwit snapshot, but no regular file at all`);
+  const start = new Uint8Array(Math.min(HEADER_BYTES, stats.size));
+  await file.read(start, 0);
+  const { metadataOffset, metadataBytes, metadataSha256 } = decodeHeader(start, stats.size, path);
+  const metadata = new Uint8Array(metadataBytes);
+  await file.read(metadata, metadataOffset);
+  if (!sha256(metadata).equals(metadataSha256)) throw damaged(path, 'its metadata does not match its checksum');
+  return parseMetadata(metadata, metadataOffset, path);
+}
+
+/** Copies `bytes` into chunks, one after the other. */
+export function scatter(bytes: Uint8Array, into: readonly Uint8Array[]): void {
+  let at = 0;
+  for (const chunk of into) {
+    chunk.set(bytes.subarray(at, at + chunk.length));
+    at += chunk.length;
+  }
+}
+
+function damaged(path: string, what: string): GodwitError {
+  return new GodwitError('GODWIT_BAD_STREAM', `the snapshot ${path} is damaged: ${what}; take another copy of it`);
+}
