@@ -1,8 +1,7 @@
 import { GodwitError } from '@godwit/core';
 import { listenOn, type TlsCredentials, type TlsListener, type TlsOptions, tcp, tls } from '@godwit/transport';
-import { transportSuite } from '@godwit/transport/testing';
+import { testCertificate as certificate, transportSuite } from '@godwit/transport/testing';
 import { describe, expect, jest, test } from '@jest/globals';
-import { certificate } from './certificates.js';
 
 jest.setTimeout(30_000);
 

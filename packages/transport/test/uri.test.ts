@@ -10,8 +10,8 @@ import {
   transportFromUri,
   type UriOptions,
 } from '@godwit/transport';
+import { testCertificate as certificate } from '@godwit/transport/testing';
 import { afterAll, describe, expect, test } from '@jest/globals';
-import { certificate } from './certificates.js';
 
 const directory = await mkdtemp(join(tmpdir(), 'godwit-uri-'));
 afterAll(() => rm(directory, { recursive: true }));

@@ -1,8 +1,7 @@
 import { GodwitError } from '@godwit/core';
 import { tcp, webSocket } from '@godwit/transport';
-import { transportSuite } from '@godwit/transport/testing';
+import { testCertificate as certificate, transportSuite } from '@godwit/transport/testing';
 import { describe, expect, jest, test } from '@jest/globals';
-import { certificate } from './certificates.js';
 
 jest.setTimeout(30_000);
 

@@ -1,4 +1,5 @@
 export type { Fault, FaultPlace, FaultPlan } from './fault-plan.js';
 export { faulty, faultyStream } from './faulty.js';
+export { type CertificateOptions, type TestCertificate, testCertificate } from './test-certificate.js';
 export type { SuiteRunner, TransportCapabilities, TransportFixture } from './transport-fixture.js';
 export { transportSuite } from './transport-suite.js';

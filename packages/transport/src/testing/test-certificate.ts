@@ -21,7 +21,7 @@ const DAY_MS = 86_400_000;
 const ECDSA_WITH_SHA256 = tlv(0x30, oid(1, 2, 840, 10_045, 4, 3, 2));
 
 /** Makes an X.509 v3 certificate (RFC 5280) with a P-256 key, so that the tests need no openssl command. */
-export function certificate(name: string, options: CertificateOptions = {}): TestCertificate {
+export function testCertificate(name: string, options: CertificateOptions = {}): TestCertificate {
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const { signer, hosts = [] } = options;
   const notBefore = options.notBefore ?? new Date(Date.now() - DAY_MS);
