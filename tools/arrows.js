@@ -8,6 +8,7 @@
 const CORE = '^packages/core/dist/';
 const TRANSPORT = '^packages/transport/dist/';
 const LINUX = '^packages/linux/dist/';
+const VFIO = '^packages/vfio/dist/';
 
 /**
  * The path of an installed package, wherever node_modules is.
@@ -25,6 +26,7 @@ const ALLOWED = [
   },
   { package: 'packages/linux', allowed: [CORE, installed('rxjs'), installed('koffi')], node: true },
   { package: 'packages/vfio', allowed: [CORE, LINUX, installed('rxjs')], node: true },
+  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO], node: true },
 ];
 
 /** What the tests of a package may import beside their own files: their package, those below it, and test tools. */
@@ -33,7 +35,8 @@ const ALLOWED_IN_TESTS = [
   { package: 'packages/core', allowed: [CORE] },
   { package: 'packages/transport', allowed: [CORE, TRANSPORT, installed('msgpackr'), installed('(@types/)?ws')] },
   { package: 'packages/linux', allowed: [CORE, LINUX, installed('koffi')] },
-  { package: 'packages/vfio', allowed: [CORE, LINUX, '^packages/vfio/dist/'] },
+  { package: 'packages/vfio', allowed: [CORE, LINUX, VFIO] },
+  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, '^packages/godwit/dist/'] },
 ];
 
 const sourceRules = ALLOWED.map(({ package: folder, allowed, node }) => ({

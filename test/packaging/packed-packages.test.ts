@@ -15,6 +15,8 @@ interface Manifest {
   readonly workspaces?: readonly string[];
   readonly devDependencies?: Readonly<Record<string, string>>;
   readonly dependencies?: Readonly<Record<string, string>>;
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+  readonly bin?: Readonly<Record<string, string>>;
   readonly exports: Readonly<Record<string, unknown>>;
 }
 
@@ -41,7 +43,7 @@ afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 
 test('there is something to publish', () => {
   expect(PACKAGES.map(({ manifest }) => manifest.name)).toEqual(
-    expect.arrayContaining(['@godwit/core', '@godwit/transport', '@godwit/linux']),
+    expect.arrayContaining(['@godwit/core', '@godwit/transport', '@godwit/linux', 'godwit']),
   );
 });
 
@@ -95,7 +97,8 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
   test('the packages come from the tarballs', () => {
     const lock = JSON.parse(readFileSync(join(project, 'package-lock.json'), 'utf8'));
     for (const { manifest: sibling } of PACKAGES) {
-      const needed = sibling.name === manifest.name || manifest.dependencies?.[sibling.name] !== undefined;
+      const own = { ...manifest.dependencies, ...manifest.optionalDependencies };
+      const needed = sibling.name === manifest.name || own[sibling.name] !== undefined;
       const installed = lock.packages[`node_modules/${sibling.name}`];
       if (needed) expect(installed.resolved).toMatch(/^file:/);
       else expect(installed).toBeUndefined();
@@ -103,13 +106,27 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
   });
 
   test.each(entryPoints)('%s imports', (name) => {
-    const script = `const m = await import('${name}'); process.stdout.write(String(Object.keys(m).length));`;
-    const names = execFileSync(process.execPath, ['--input-type=module', '--eval', script], {
-      cwd: project,
-      encoding: 'utf8',
-    });
-    expect(Number(names)).toBeGreaterThan(0);
+    expect(exportsOf(name, project)).toBeGreaterThan(0);
   });
+
+  const commands = Object.keys(manifest.bin ?? {});
+  const runCommands = (): void => {
+    for (const command of commands) {
+      expect(run(join(project, 'node_modules', '.bin', command), ['--version'], project)).toBe(`${manifest.version}\n`);
+    }
+  };
+  if (commands.length > 0) test('its commands run', runCommands);
+
+  const optional = Object.keys(manifest.optionalDependencies ?? {});
+  if (optional.length > 0) {
+    test('what other platforms cannot install is not missed there', () => {
+      npm(project, 'install', '--omit=optional', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund');
+      for (const name of optional) expect(existsSync(join(project, 'node_modules', name))).toBe(false);
+      expect(exportsOf(manifest.name, project)).toBeGreaterThan(0);
+      runCommands();
+      npm(project, 'install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund');
+    }, 120_000);
+  }
 
   test('the types compile in a strict project, those of its dependencies included', () => {
     const imports = entryPoints.map((name, i) => `import * as entry${i} from '${name}';\nexport { entry${i} };`);
@@ -139,6 +156,12 @@ function tarballOf(name: string): { file: string; files: readonly string[] } {
   const tarball = tarballs.get(name);
   if (tarball === undefined || !existsSync(tarball.file)) throw new Error(`${name} was not packed`);
   return tarball;
+}
+
+/** How many names an entry point exports, imported from a project. */
+function exportsOf(name: string, project: string): number {
+  const script = `const m = await import('${name}'); process.stdout.write(String(Object.keys(m).length));`;
+  return Number(run(process.execPath, ['--input-type=module', '--eval', script], project));
 }
 
 function npm(cwd: string, ...args: readonly string[]): string {

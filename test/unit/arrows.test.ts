@@ -26,6 +26,8 @@ const PLANTED: readonly { file: string; text: string; rule: string }[] = [
   { file: 'packages/transport/src/koffi.ts', text: "import koffi from 'koffi';", rule: 'transport-imports' },
   { file: 'packages/linux/src/side.ts', text: "import type { X } from '@godwit/transport';", rule: 'linux-imports' },
   { file: 'packages/linux/src/pack.ts', text: "import { pack } from 'msgpackr';", rule: 'linux-imports' },
+  { file: 'packages/linux/src/top.ts', text: "import { x } from 'godwit';", rule: 'linux-imports' },
+  { file: 'packages/godwit/src/pack.ts', text: "import { pack } from 'msgpackr';", rule: 'godwit-imports' },
   { file: 'packages/core/test/up.ts', text: "import { x } from '@godwit/linux';", rule: 'core-test-imports' },
   { file: 'packages/transport/test/side.ts', text: "import '@godwit/linux';", rule: 'transport-test-imports' },
   { file: 'packages/linux/test/side.ts', text: "import '@godwit/transport';", rule: 'linux-test-imports' },
@@ -79,6 +81,7 @@ const ALLOWED: readonly { file: string; text: string }[] = [
   { file: 'packages/core/test/ok.ts', text: "import '@godwit/core/testing'; import 'fast-check'; import 'node:fs';" },
   { file: 'packages/transport/src/ok.ts', text: "import '@godwit/core'; import 'msgpackr'; import 'node:net';" },
   { file: 'packages/linux/src/ok.ts', text: "import '@godwit/core'; import 'koffi'; import 'node:fs';" },
+  { file: 'packages/godwit/src/ok.ts', text: "export * from '@godwit/linux'; import '@godwit/transport';" },
   { file: 'examples/node-vmm/src/ok.ts', text: "import '@godwit/linux'; import '@godwit/transport';" },
   { file: 'test/ok.ts', text: "import '@godwit/example-node-vmm'; import '@godwit/core/testing';" },
   { file: 'bench/ok.ts', text: "import '@godwit/example-node-vmm';" },
@@ -95,7 +98,13 @@ let violations: readonly Violation[];
 beforeAll(() => {
   copy = mkdtempSync(join(tmpdir(), 'godwit-arrows-'));
   for (const name of ['package.json', 'tools/arrows.js']) cpSync(join(ROOT, name), join(copy, name));
-  for (const workspace of ['packages/core', 'packages/transport', 'packages/linux', 'examples/node-vmm']) {
+  for (const workspace of [
+    'packages/core',
+    'packages/transport',
+    'packages/linux',
+    'packages/godwit',
+    'examples/node-vmm',
+  ]) {
     const manifest = JSON.parse(readFileSync(join(ROOT, workspace, 'package.json'), 'utf8'));
     plant(`${workspace}/package.json`, JSON.stringify(manifest));
     for (const entry of Object.values<{ default: string }>(manifest.exports)) {
@@ -105,7 +114,7 @@ beforeAll(() => {
     link(join(copy, workspace), manifest.name);
   }
   for (const name of readdirSync(join(ROOT, 'node_modules'))) {
-    if (name !== '@godwit' && !name.startsWith('.')) link(join(ROOT, 'node_modules', name), name);
+    if (!['@godwit', 'godwit'].includes(name) && !name.startsWith('.')) link(join(ROOT, 'node_modules', name), name);
   }
   plant('packages/core/dist/memory/dirty-bitmap.js', 'export {};');
   plant('test/planted.ts', 'export {};');

@@ -82,7 +82,7 @@ export async function* readRecording(bytes: ReadableBytes): AsyncGenerator<Recor
     let first = true;
     let recording = false;
     let ended = false;
-    let mark: (RecordedMark & { readonly offset: number }) | undefined;
+    let mark: RecordedMark | undefined;
     for (;;) {
       offset = reader.position;
       const received = await reader.read();
@@ -103,14 +103,14 @@ export async function* readRecording(bytes: ReadableBytes): AsyncGenerator<Recor
           byteLength: start - offset + payloadBytes,
           frame,
           payloadBytes,
-          track: mark,
+          track: mark && { link: mark.link, stream: mark.stream, sender: mark.sender },
           atMicros: mark?.atMicros,
           readPayload: (into) => reader.readPayload(into),
         };
         mark = undefined;
         await reader.skipPayload();
       } else if (frame.type === 'recorded') {
-        mark = { ...frame, offset };
+        mark = frame;
       } else {
         ended = frame.type === 'recordingEnd';
         yield { ...frame, offset };

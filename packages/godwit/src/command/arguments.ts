@@ -1,0 +1,52 @@
+import { parseArgs } from 'node:util';
+
+export type Command =
+  | { readonly name: 'inspect'; readonly file: string; readonly json: boolean; readonly frames: boolean }
+  | { readonly name: 'help' }
+  | { readonly name: 'version' }
+  /** What is wrong with the arguments. */
+  | { readonly name: 'mistake'; readonly message: string };
+
+export const USAGE = `Usage: godwit inspect [--json] [--frames] FILE
+       godwit --help | --version
+
+Reads a recorded migration, or the captured bytes of one of its streams, and prints what is in it: hello, rounds, pages by
+kind, devices, how it ended, and errors with the byte at which their frame starts. FILE may be of any size; - is standard
+input.
+
+  --json    one JSON object a line; the last one has "event":"summary"
+  --frames  every frame, not only those that matter by themselves
+
+Exit status: 0 the file is whole and obeys the protocol, 1 it is torn, damaged or breaks the protocol (what comes before is
+printed), 2 it cannot be read at all, or the arguments are wrong. A migration that failed, recorded as it was, is whole.
+`;
+
+const OPTIONS = {
+  json: { type: 'boolean', default: false },
+  frames: { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+  version: { type: 'boolean', short: 'V', default: false },
+} as const;
+
+/** Reads the command line, without `node` and the script. */
+export function parseCommand(argv: readonly string[]): Command {
+  let parsed: ReturnType<typeof parse>;
+  try {
+    parsed = parse(argv);
+  } catch (error) {
+    return { name: 'mistake', message: (error as Error).message };
+  }
+  const { values, positionals } = parsed;
+  if (values.help) return { name: 'help' };
+  if (values.version) return { name: 'version' };
+  const [name, file, ...more] = positionals;
+  if (name === undefined) return { name: 'mistake', message: 'a command is missing' };
+  if (name !== 'inspect') return { name: 'mistake', message: `there is no command "${name}"` };
+  if (file === undefined) return { name: 'mistake', message: 'inspect needs a FILE, or - for standard input' };
+  if (more.length > 0) return { name: 'mistake', message: `inspect reads one FILE, got also "${more.join(' ')}"` };
+  return { name, file, json: values.json, frames: values.frames };
+}
+
+function parse(argv: readonly string[]) {
+  return parseArgs({ args: [...argv], options: OPTIONS, allowPositionals: true });
+}

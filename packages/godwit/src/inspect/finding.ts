@@ -1,0 +1,101 @@
+import type { ErrorCode, Frame, FrameName } from '@godwit/core';
+import type { RecordedTrack, Sender } from '@godwit/transport';
+
+/** Pages of a round by how they were sent. */
+export interface PagesBySort {
+  raw: number;
+  zero: number;
+}
+
+/** What one frame type amounts to. Bytes with framing and payload. */
+export interface FrameTally {
+  count: number;
+  bytes: number;
+}
+
+/** What happened to the guest, as far as the file tells. */
+export type Outcome =
+  /** The destination said that the guest runs there. */
+  | { readonly type: 'running' }
+  /** `go` was sent; what the destination made of it is not in the file. */
+  | { readonly type: 'handed over' }
+  /** One side gave up. */
+  | { readonly type: 'failed'; readonly by: Sender | undefined; readonly code: string; readonly message: string }
+  /** The file ends before any of these. */
+  | { readonly type: 'unfinished' };
+
+/**
+ * One thing that an inspection has found, in the order of the file. `offset` is where its frame starts, in bytes;
+ * `atMs` is milliseconds since the recording began, where the file knows.
+ */
+export type Finding =
+  | { readonly event: 'recording'; readonly offset: number; readonly startedAt: string; readonly software: string }
+  | {
+      readonly event: 'link';
+      readonly offset: number;
+      readonly atMs: number;
+      readonly link: number;
+      readonly side: Sender;
+      readonly peer: string;
+    }
+  /** Every frame, where that was asked for. */
+  | {
+      readonly event: 'frame';
+      readonly offset: number;
+      readonly byteLength: number;
+      readonly payloadBytes: number;
+      readonly atMs: number | undefined;
+      readonly track: RecordedTrack | undefined;
+      readonly frame: Frame;
+    }
+  /** A frame that matters by itself: a hello, `go`, an error. */
+  | {
+      readonly event: 'message';
+      readonly offset: number;
+      readonly atMs: number | undefined;
+      readonly track: RecordedTrack | undefined;
+      readonly frame: Frame;
+    }
+  | {
+      readonly event: 'round';
+      readonly link: number;
+      readonly round: number;
+      readonly pages: Readonly<PagesBySort>;
+      readonly frames: number;
+      readonly bytes: number;
+      /** The destination's count; `undefined` when the file has no acknowledgement. */
+      readonly acknowledged: number | undefined;
+      readonly durationMs: number | undefined;
+    }
+  | {
+      readonly event: 'device';
+      readonly link: number;
+      readonly id: string;
+      readonly pieces: number;
+      readonly bytes: number;
+    }
+  /** One direction of a stream ended otherwise than in order. */
+  | {
+      readonly event: 'lost';
+      readonly offset: number;
+      readonly atMs: number;
+      readonly track: RecordedTrack;
+      readonly code: string;
+      readonly message: string;
+    }
+  /** A frame that is well-formed but breaks the protocol. The inspection goes on. */
+  | { readonly event: 'violation'; readonly offset: number; readonly message: string }
+  /** What follows cannot be read. */
+  | { readonly event: 'broken'; readonly offset: number; readonly code: ErrorCode; readonly message: string }
+  | InspectionSummary;
+
+export interface InspectionSummary {
+  readonly event: 'summary';
+  /** The file can be read to its end, says that this is its end, and every frame obeys the protocol. */
+  readonly whole: boolean;
+  readonly violations: number;
+  readonly frames: Readonly<Partial<Record<FrameName, FrameTally>>>;
+  readonly pages: Readonly<PagesBySort>;
+  readonly bytes: number;
+  readonly outcome: Outcome;
+}

@@ -1,0 +1,178 @@
+import type { FrameName } from '@godwit/core';
+import { type ReadableBytes, type RecordedFrame, type RecordedItem, readRecording } from '@godwit/transport';
+import type { Finding, FrameTally, InspectionSummary, Outcome } from './finding.js';
+import { LinkAudit } from './link-audit.js';
+import { noPages } from './round-tally.js';
+
+export interface InspectOptions {
+  /** Report every frame. Default: false. */
+  readonly frames?: boolean;
+}
+
+/** Violations that are reported one by one; the rest are only counted. */
+export const MOST_VIOLATIONS = 100;
+
+/** Links whose state is kept. A migration has one for each connection. */
+const MOST_LINKS = 64;
+
+/** Frames that come by the thousand: counted, and added up in rounds. Every other one is a finding of its own. */
+const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
+  'pages',
+  'zeroPages',
+  'roundEnd',
+  'roundAck',
+  'device',
+  'digests',
+  'received',
+  'ping',
+  'pong',
+]);
+
+/**
+ * Reads a recording, or the bytes of one bare stream, and reports what is in it, the last finding being the summary. The
+ * file may be of any size and say anything: memory is bounded, and what cannot be read is a finding too.
+ */
+export async function* inspectRecording(
+  bytes: ReadableBytes,
+  options: InspectOptions = {},
+): AsyncGenerator<Finding, void, undefined> {
+  const inspection = new Inspection(options);
+  for await (const item of readRecording(bytes)) {
+    inspection.item(item);
+    if (inspection.found) yield* inspection.take();
+  }
+  inspection.end();
+  yield* inspection.take();
+}
+
+class Inspection {
+  readonly #options: InspectOptions;
+  readonly #links = new Map<number, LinkAudit>();
+  readonly #frames: Partial<Record<FrameName, FrameTally>> = {};
+  readonly #pages = noPages();
+  #findings: Finding[] = [];
+  #violations = 0;
+  #broken = false;
+  #bytes = 0;
+  #outcome: Outcome = { type: 'unfinished' };
+
+  constructor(options: InspectOptions) {
+    this.#options = options;
+  }
+
+  get found(): boolean {
+    return this.#findings.length > 0;
+  }
+
+  take(): Finding[] {
+    const findings = this.#findings;
+    this.#findings = [];
+    return findings;
+  }
+
+  item(item: RecordedItem): void {
+    switch (item.type) {
+      case 'frame':
+        this.#frame(item);
+        break;
+      case 'recording': {
+        const { offset, software } = item;
+        this.#add({ event: 'recording', offset, startedAt: dateOf(item.startedAt), software });
+        break;
+      }
+      case 'link': {
+        const { offset, link, side, peer, atMicros } = item;
+        this.#add({ event: 'link', offset, atMs: atMicros / 1000, link, side, peer });
+        break;
+      }
+      case 'streamEnd': {
+        const { offset, link, stream, sender, error } = item;
+        if (error === undefined) break;
+        this.#add({ event: 'lost', offset, atMs: item.atMicros / 1000, track: { link, stream, sender }, ...error });
+        break;
+      }
+      case 'recordingEnd':
+        this.#recordingEnd(item);
+        break;
+      case 'broken': {
+        const { code, message } = item.error;
+        this.#broken = true;
+        this.#add({ event: 'broken', offset: item.offset, code, message });
+      }
+    }
+  }
+
+  end(): void {
+    for (const audit of this.#links.values()) audit.end();
+    const summary: InspectionSummary = {
+      event: 'summary',
+      whole: !this.#broken && this.#violations === 0,
+      violations: this.#violations,
+      frames: this.#frames,
+      pages: this.#pages,
+      bytes: this.#bytes,
+      outcome: this.#outcome,
+    };
+    this.#add(summary);
+  }
+
+  #frame(item: RecordedFrame): void {
+    const { offset, byteLength, payloadBytes, frame, track } = item;
+    const atMs = item.atMicros === undefined ? undefined : item.atMicros / 1000;
+    const tally = this.#frames[frame.type] ?? { count: 0, bytes: 0 };
+    this.#frames[frame.type] = tally;
+    tally.count++;
+    tally.bytes += byteLength;
+    this.#bytes += byteLength;
+    if (this.#options.frames) {
+      this.#add({ event: 'frame', offset, byteLength, payloadBytes, atMs, track, frame });
+    } else if (!ADDED_UP.has(frame.type)) {
+      this.#add({ event: 'message', offset, atMs, track, frame });
+    }
+    if (frame.type === 'go') this.#outcome = { type: 'handed over' };
+    if (frame.type === 'running') this.#outcome = { type: 'running' };
+    if (frame.type === 'error' && this.#outcome.type === 'unfinished') {
+      this.#outcome = { type: 'failed', by: track?.sender, code: frame.code, message: frame.message };
+    }
+    const carried = this.#audit(track?.link ?? 0).frame(item);
+    if (carried !== undefined) this.#pages[carried.sort] += carried.pages;
+  }
+
+  #audit(link: number): LinkAudit {
+    let audit = this.#links.get(link);
+    if (audit === undefined) {
+      audit = new LinkAudit(link, (finding) => this.#add(finding));
+      this.#links.set(link, audit);
+      const oldest = this.#links.keys().next().value as number;
+      if (this.#links.size > MOST_LINKS) {
+        this.#links.get(oldest)?.end();
+        this.#links.delete(oldest);
+      }
+    }
+    return audit;
+  }
+
+  #recordingEnd({ offset, frames, error }: Extract<RecordedItem, { type: 'recordingEnd' }>): void {
+    if (error !== undefined) {
+      this.#broken = true;
+      const message = `the recording itself failed here (${error.code}): ${error.message}`;
+      this.#add({ event: 'broken', offset, code: 'GODWIT_RECORDING_FAILED', message });
+    }
+    let found = 0;
+    for (const tally of Object.values(this.#frames)) found += tally.count;
+    if (found !== frames) {
+      this.#add({ event: 'violation', offset, message: `the end says ${frames} frames, but there are ${found}` });
+    }
+  }
+
+  #add(finding: Finding): void {
+    if (finding.event === 'violation' && ++this.#violations > MOST_VIOLATIONS) return;
+    this.#findings.push(finding);
+  }
+}
+
+/** A hostile number is no date. */
+function dateOf(milliseconds: number): string {
+  const date = new Date(milliseconds);
+  return Number.isNaN(date.getTime()) ? `${milliseconds} ms since 1970` : date.toISOString();
+}

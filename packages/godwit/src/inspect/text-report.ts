@@ -1,0 +1,161 @@
+import type { Frame, HelloFrame, WelcomeFrame } from '@godwit/core';
+import type { RecordedTrack } from '@godwit/transport';
+import type { Finding, InspectionSummary, Outcome } from './finding.js';
+import { count, milliseconds, plainText, size, toJson } from './plain-text.js';
+
+/** Characters of a description or of a frame's fields that are shown. */
+const MOST_SHOWN = 300;
+
+/** Blocks or devices of a hello that are shown. */
+const MOST_LISTED = 16;
+
+/** Where it stands, when, what it is, and more. */
+type Line = readonly [offset: number | undefined, atMs: number | undefined, name: string, text: string];
+
+/** A finding as lines of text for a person. */
+export function textOf(finding: Finding): string {
+  return linesOf(finding)
+    .map(([offset, atMs, name, text]) => {
+      const at = offset === undefined ? '' : String(offset);
+      const time = atMs === undefined ? '' : `${(atMs / 1000).toFixed(3)} s`;
+      return `${at.padStart(12)} ${time.padStart(10)}  ${name.padEnd(10)} ${plainText(text)}`.trimEnd();
+    })
+    .join('\n');
+}
+
+function linesOf(finding: Finding): Line[] {
+  switch (finding.event) {
+    case 'recording':
+      return [[finding.offset, undefined, 'recording', `${finding.startedAt}, by ${finding.software}`]];
+    case 'link':
+      return [
+        [finding.offset, finding.atMs, 'link', `${finding.link}: ${finding.peer}, recorded at the ${finding.side}`],
+      ];
+    case 'message':
+      return messageLines(finding.offset, finding.atMs, finding.track, finding.frame);
+    case 'frame': {
+      const { offset, atMs, track, frame, byteLength } = finding;
+      return [[offset, atMs, frame.type, joined(from(track), size(byteLength), fieldsOf(frame))]];
+    }
+    case 'round':
+      return [[undefined, undefined, 'round', roundText(finding)]];
+    case 'device': {
+      const { id, pieces, bytes } = finding;
+      return [[undefined, undefined, 'device', `${id}: ${size(bytes)} in ${count(pieces)} ${plural('piece', pieces)}`]];
+    }
+    case 'lost': {
+      const { offset, atMs, track, code, message } = finding;
+      return [[offset, atMs, 'LOST', joined(from(track), code, message)]];
+    }
+    case 'violation':
+      return [[finding.offset, undefined, 'VIOLATION', finding.message]];
+    case 'broken':
+      return [[finding.offset, undefined, 'BROKEN', `${finding.code}: ${finding.message}`]];
+    case 'summary':
+      return summaryLines(finding);
+  }
+}
+
+function messageLines(
+  offset: number,
+  atMs: number | undefined,
+  track: RecordedTrack | undefined,
+  frame: Frame,
+): Line[] {
+  if (frame.type === 'hello') return helloLines(offset, atMs, frame);
+  if (frame.type === 'welcome') return [[offset, atMs, 'welcome', welcomeText(frame)]];
+  if (frame.type === 'error') return [[offset, atMs, 'ERROR', joined(from(track), frame.code, frame.message)]];
+  return [[offset, atMs, frame.type, joined(from(track), fieldsOf(frame))]];
+}
+
+function helloLines(offset: number, atMs: number | undefined, hello: HelloFrame): Line[] {
+  const channels = `${hello.pageChannels} ${plural('page channel', hello.pageChannels)}`;
+  const versions = `protocol ${hello.minimumVersion} to ${hello.maximumVersion}`;
+  const more = (text: string): Line => [undefined, undefined, '', text];
+  return [
+    [offset, atMs, 'hello', `migration ${hello.migrationId}, connection ${hello.connection} (${hello.stage})`],
+    more(`${hello.software}, ${versions}, pages of ${hello.pageSize} bytes, ${channels}`),
+    ...listed(hello.blocks, ({ id, byteLength, guestPhysicalAddress }) =>
+      more(`block ${id}: ${size(byteLength)} at 0x${guestPhysicalAddress.toString(16)}`),
+    ),
+    ...listed(hello.devices, ({ id, version }) => more(`device ${id}: version ${version}`)),
+    more(`features: ${hello.features.join(', ') || 'none'}`),
+    more(`description: ${shortened(toJson(hello.description))}`),
+  ];
+}
+
+function welcomeText({ software, version, features, maximumPayload }: WelcomeFrame): string {
+  const agreed = features.join(', ') || 'none';
+  return `${software}, protocol ${version}, features: ${agreed}, payloads of at most ${size(maximumPayload)}`;
+}
+
+function roundText(round: Extract<Finding, { event: 'round' }>): string {
+  const total = Object.values(round.pages).reduce((sum, pages) => sum + pages, 0);
+  const time = round.durationMs === undefined ? '' : `, ${milliseconds(round.durationMs)}`;
+  const sent = `${size(round.bytes)} in ${count(round.frames)} ${plural('frame', round.frames)}${time}`;
+  const acknowledged = round.acknowledged === undefined ? 'not acknowledged' : 'acknowledged';
+  return `${round.round}: ${count(total)} pages (${kinds(round.pages)}), ${sent}, ${acknowledged}`;
+}
+
+function summaryLines(summary: InspectionSummary): Line[] {
+  const line = (name: string, text: string): Line => [undefined, undefined, name, text];
+  const tallies = Object.entries(summary.frames).map(
+    ([type, { count: frames, bytes }]) => `${type} ${count(frames)} (${size(bytes)})`,
+  );
+  const violations = `${count(summary.violations)} ${plural('violation', summary.violations)} of the protocol`;
+  const state = summary.whole ? 'whole' : summary.violations > 0 ? `NOT whole: ${violations}` : 'NOT whole';
+  return [
+    line('frames', tallies.join(', ') || 'none'),
+    line('pages', `${kinds(summary.pages)}; ${size(summary.bytes)} in all`),
+    line('outcome', outcomeText(summary.outcome)),
+    line('file', state),
+  ];
+}
+
+function outcomeText(outcome: Outcome): string {
+  switch (outcome.type) {
+    case 'running':
+      return 'the guest runs at the destination';
+    case 'handed over':
+      return 'the guest was handed over; the file does not say that it runs at the destination';
+    case 'failed':
+      return `failed, said the ${outcome.by ?? 'peer'}: ${outcome.code}: ${outcome.message}`;
+    case 'unfinished':
+      return 'the file does not show an end of the migration';
+  }
+}
+
+function kinds(pages: object): string {
+  return Object.entries(pages)
+    .map(([sort, pagesOfIt]) => `${count(pagesOfIt as number)} ${sort}`)
+    .join(', ');
+}
+
+function from(track: RecordedTrack | undefined): string {
+  if (track === undefined) return '';
+  const stream = track.stream === 0 ? 'control' : `channel ${track.stream - 1}`;
+  return `${track.sender}, link ${track.link}, ${stream}`;
+}
+
+function joined(...parts: readonly string[]): string {
+  return parts.filter((part) => part !== '').join(': ');
+}
+
+function fieldsOf({ type, ...fields }: Frame): string {
+  const text = toJson(fields);
+  return text === '{}' ? '' : shortened(text);
+}
+
+function shortened(text: string): string {
+  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}...` : text;
+}
+
+function listed<T>(items: readonly T[], line: (item: T) => Line): Line[] {
+  const lines = items.slice(0, MOST_LISTED).map(line);
+  if (items.length > MOST_LISTED) lines.push([undefined, undefined, '', `and ${items.length - MOST_LISTED} more`]);
+  return lines;
+}
+
+function plural(noun: string, amount: number): string {
+  return amount === 1 ? noun : `${noun}s`;
+}

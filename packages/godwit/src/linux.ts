@@ -1,0 +1,2 @@
+/** The Linux host: guest memory, KVM, dirty logs, userfaultfd. Loads on Linux only. */
+export * from '@godwit/linux';

@@ -1,0 +1,190 @@
+import { spawn } from 'node:child_process';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { FAULTLESS, hello, record, type Step } from './scripted-recording.js';
+
+jest.setTimeout(60_000);
+
+const COMMAND = join(import.meta.dirname, '..', 'dist', 'cli.js');
+
+interface Run {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs `godwit`; with `input`, that is its standard input. */
+function godwit(args: readonly string[], input: Uint8Array = new Uint8Array()): Promise<Run> {
+  const child = spawn(process.execPath, [COMMAND, ...args], { stdio: 'pipe' });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    stderr += text;
+  });
+  child.stdin.on('error', () => {});
+  child.stdin.end(input);
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (status) => resolve({ status, stdout, stderr }));
+  });
+}
+
+let folder: string;
+let path: string;
+let bytes: Uint8Array;
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'godwit-command-'));
+  path = join(folder, 'whole.godwit');
+  await record(path, FAULTLESS);
+  bytes = readFileSync(path);
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe('godwit inspect', () => {
+  test('prints a recording for a person', async () => {
+    const { status, stdout, stderr } = await godwit(['inspect', path]);
+    expect([status, stderr]).toEqual([0, '']);
+    const text = stdout.replaceAll(/ +/g, ' ');
+    expect(text).toMatch(/^ 0 recording 20\d\d-.*, by godwit\//);
+    expect(text).toContain('link 0: test, recorded at the source');
+    expect(text).toContain('hello migration 00112233445566778899aabbccddeeff, connection 1 (running)');
+    expect(text).toContain('block ram: 256 KiB at 0x0');
+    expect(text).toContain('description: {"name":"vm1"}');
+    expect(text).toMatch(/round 1: 53 pages \(3 raw, 50 zero\), 12.0 KiB in 2 frames, [\d.]+ ms, acknowledged\n/);
+    expect(text).toContain('device serial: 123 B in 2 pieces');
+    expect(text).toContain('go source, link 0, control\n');
+    expect(text).toContain('outcome the guest runs at the destination\n file whole\n');
+  });
+
+  test('reads standard input, and prints JSON lines', async () => {
+    const { status, stdout } = await godwit(['inspect', '--json', '-'], bytes);
+    expect(status).toBe(0);
+    const findings = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(findings.at(-1)).toMatchObject({ event: 'summary', whole: true, pages: { raw: 4, zero: 50 } });
+    expect(findings.map(({ event }) => event).slice(0, 3)).toEqual(['recording', 'link', 'message']);
+  });
+
+  test('names every frame on demand', async () => {
+    const { stdout } = await godwit(['inspect', '--frames', path]);
+    expect(stdout).toMatch(
+      /^ +\d+ +[\d.]+ s {2}pages +source, link 0, channel 0: 12.0 KiB: \{"round":1,"block":0,"runs":\[0,2,5,1\]\}$/m,
+    );
+  });
+
+  test('says on standard error what is wrong with a torn file, and prints what is there', async () => {
+    const { status, stdout, stderr } = await godwit(['inspect', '-'], bytes.subarray(0, bytes.length - 1));
+    expect(status).toBe(1);
+    expect(stdout).toContain('the guest runs at the destination');
+    expect(stdout).toMatch(/BROKEN +GODWIT_LINK_LOST: it ends at byte/);
+    expect(stderr).toMatch(/^godwit: standard input is not whole: at byte \d+: it ends at byte \d+, inside the frame/);
+  });
+
+  test('tells the first violation', async () => {
+    const wrong = join(folder, 'wrong.godwit');
+    const step: Step = ['S', 1, { type: 'roundEnd', round: 1, pages: 4 }];
+    await record(
+      wrong,
+      FAULTLESS.map((one, i) => (i === 4 ? step : one)),
+    );
+    const { status, stdout, stderr } = await godwit(['inspect', wrong]);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/wrong.godwit is not whole: at byte \d+: the end of round 1 on stream 1 says 4 pages/);
+    expect(stdout).toMatch(/file +NOT whole: 1 violation of the protocol\n$/);
+  });
+
+  test.each([
+    ['nothing', ''],
+    ['zeros', '00'.repeat(100)],
+    ['a length of 4 GiB', 'ceffffffff90'],
+    ['a payload of 4 GiB that is not there', 'ce0000000694050100920001c6ffffffff00'],
+    ['text', Buffer.from('<html>').toString('hex')],
+  ])('refuses %s', async (_name, hex) => {
+    const { status, stdout, stderr } = await godwit(['inspect', '-'], Buffer.from(hex, 'hex'));
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^godwit: standard input is not whole: at byte 0: .+\n$/);
+    expect(stdout).toContain('NOT whole');
+  });
+
+  test('keeps what a hostile file says away from the terminal', async () => {
+    const hostile = join(folder, 'hostile.godwit');
+    const evil = 'vm\u001b]0;owned\u0007\u009b2J\u202e\nend';
+    await record(hostile, [
+      [
+        'S',
+        0,
+        hello({
+          software: evil,
+          blocks: [{ id: evil, guestPhysicalAddress: 0, byteLength: 4096 }],
+          description: { [evil]: evil },
+        }),
+      ],
+      ['D', 0, { type: 'error', code: 'GODWIT_X', message: evil }],
+    ]);
+    for (const options of [[], ['--json'], ['--frames']]) {
+      const { stdout, stderr } = await godwit(['inspect', ...options, hostile]);
+      expect(stdout).toContain('owned');
+      expect((stdout + stderr).replaceAll('\n', '')).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+    }
+    const { stdout } = await godwit(['inspect', '--json', hostile]);
+    const message = JSON.parse(stdout.split('\n')[2] ?? '');
+    expect(message.frame.software).toBe(evil);
+  });
+
+  test.each([
+    ['a file that is not there', ['inspect', join(tmpdir(), 'no-such-recording')], 'cannot be read: ENOENT'],
+    ['a folder', ['inspect', tmpdir()], 'cannot be read: EISDIR'],
+    ['no command', [], 'a command is missing'],
+    ['another command', ['dissect', 'x'], 'there is no command "dissect"'],
+    ['no file', ['inspect'], 'inspect needs a FILE'],
+    ['two files', ['inspect', 'a', 'b'], 'inspect reads one FILE, got also "b"'],
+    ['an unknown option', ['inspect', '--quick', 'a'], "Unknown option '--quick'"],
+  ])('ends with status 2 for %s', async (_name, args, says) => {
+    const { status, stdout, stderr } = await godwit(args);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr).toContain(says);
+  });
+
+  test('ends quietly when nobody reads on', async () => {
+    const many = join(folder, 'many.godwit');
+    await record(many, [FAULTLESS[0] as Step, ...new Array<Step>(5000).fill(['S', 0, { type: 'ping', id: 1 }])]);
+    const child = spawn(process.execPath, [COMMAND, 'inspect', '--frames', many], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let stderr = '';
+    child.stderr.on('data', (text) => {
+      stderr += text;
+    });
+    child.stdout.once('data', () => child.stdout.destroy());
+    const status = await new Promise((resolve) => child.on('close', resolve));
+    expect([status, stderr]).toEqual([141, '']);
+  });
+});
+
+test('godwit --help and --version', async () => {
+  expect(await godwit(['--help'])).toMatchObject({
+    status: 0,
+    stdout: expect.stringContaining('Usage: godwit inspect'),
+  });
+  const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8'));
+  expect(await godwit(['--version'])).toMatchObject({ status: 0, stdout: `${version}\n` });
+});
+
+test('a file as standard input is read like a pipe', async () => {
+  const file = join(folder, 'as-input.godwit');
+  writeFileSync(file, bytes);
+  const fd = openSync(file, 'r');
+  const child = spawn(process.execPath, [COMMAND, 'inspect', '-'], { stdio: [fd, 'ignore', 'inherit'] });
+  const status = await new Promise((resolve) => child.on('close', resolve));
+  closeSync(fd);
+  expect(status).toBe(0);
+});

@@ -1,0 +1,281 @@
+import { createReadStream, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Frame } from '@godwit/core';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { type Finding, type InspectionSummary, inspectRecording, type ReadableBytes } from 'godwit';
+import { bareStream, FAULTLESS, hello, PAGE, record, type Step, WELCOME } from './scripted-recording.js';
+
+jest.setTimeout(60_000);
+
+let folder: string;
+let count = 0;
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'godwit-inspect-'));
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+async function findingsIn(bytes: ReadableBytes, frames = false): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  for await (const finding of inspectRecording(bytes, { frames })) findings.push(finding);
+  return findings;
+}
+
+async function findingsOf(steps: readonly Step[], frames = false): Promise<Finding[]> {
+  const path = join(folder, `${count++}.godwit`);
+  await record(path, steps);
+  return findingsIn(createReadStream(path), frames);
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
+function only<E extends Finding['event']>(findings: readonly Finding[], event: E): Extract<Finding, { event: E }>[] {
+  return findings.filter((finding): finding is Extract<Finding, { event: E }> => finding.event === event);
+}
+
+function summaryOf(findings: readonly Finding[]): InspectionSummary {
+  const last = findings.at(-1);
+  if (last?.event !== 'summary') throw new Error(`no summary, but ${JSON.stringify(last)}`);
+  return last;
+}
+
+describe('a recording without a fault', () => {
+  test('is told in rounds, devices and messages', async () => {
+    const findings = await findingsOf(FAULTLESS);
+    expect(findings.map(({ event }) => event)).toEqual([
+      ...['recording', 'link', 'message', 'message', 'round', 'round', 'device'],
+      ...['message', 'message', 'message', 'message', 'summary'],
+    ]);
+    expect(only(findings, 'round')).toMatchObject([
+      { link: 0, round: 1, pages: { raw: 3, zero: 50 }, frames: 2, acknowledged: 53 },
+      { link: 0, round: 2, pages: { raw: 1, zero: 0 }, frames: 1, acknowledged: 1 },
+    ]);
+    expect(only(findings, 'device')).toEqual([{ event: 'device', link: 0, id: 'serial', pieces: 2, bytes: 123 }]);
+    expect(summaryOf(findings)).toMatchObject({
+      whole: true,
+      violations: 0,
+      pages: { raw: 4, zero: 50 },
+      outcome: { type: 'running' },
+      frames: { pages: { count: 2 }, roundEnd: { count: 4 }, device: { count: 2 } },
+    });
+  });
+
+  test('names every frame on demand, each with its place', async () => {
+    const path = join(folder, 'every.godwit');
+    await record(path, FAULTLESS);
+    const frames = only(await findingsIn(createReadStream(path), true), 'frame');
+    expect(frames.map(({ frame }) => frame.type)).toEqual(FAULTLESS.map(([, , frame]) => frame.type));
+    const summary = summaryOf(await findingsIn(createReadStream(path), true));
+    expect(frames.reduce((sum, { byteLength }) => sum + byteLength, 0)).toBe(summary.bytes);
+    for (const { offset, byteLength, payloadBytes } of frames) {
+      const bytes = Buffer.concat(
+        await createReadStream(path, { start: offset, end: offset + byteLength - 1 }).toArray(),
+      );
+      const headerBytes = bytes.readUInt32BE(1);
+      expect([bytes[0], headerBytes + 5 + (payloadBytes > 0 ? payloadBytes + 5 : 0)]).toEqual([0xce, byteLength]);
+    }
+  });
+
+  test('has other outcomes too', async () => {
+    const outcome = async (steps: readonly Step[]) => summaryOf(await findingsOf(steps)).outcome;
+    expect(await outcome(FAULTLESS.slice(0, -1))).toEqual({ type: 'handed over' });
+    expect(await outcome(FAULTLESS.slice(0, -2))).toEqual({ type: 'unfinished' });
+    const error: Step = ['D', 0, { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'no such register' }];
+    expect(await outcome([...FAULTLESS.slice(0, 7), error])).toEqual({
+      type: 'failed',
+      by: 'destination',
+      code: 'GODWIT_DEVICE_FAILED',
+      message: 'no such register',
+    });
+  });
+
+  test('of a migration over two connections goes on at the round and the piece that the destination names', async () => {
+    const resumed: Frame = { type: 'resumed', state: 'receiving', round: 2, deviceSequences: [1] };
+    const findings = await findingsOf([
+      ...FAULTLESS.slice(0, 8),
+      ['S', 0, { type: 'device', device: 0, sequence: 0, last: false }, 100],
+      ['S', 0, hello({ connection: 2 })],
+      ['D', 0, { type: 'received', block: 0, runs: [63, 1] }],
+      ['D', 0, resumed],
+      ['S', 1, { type: 'roundEnd', round: 2, pages: 0 }],
+      ['S', 2, { type: 'roundEnd', round: 2, pages: 0 }],
+      ['D', 0, { type: 'roundAck', round: 2, pages: 0 }],
+      ['S', 0, { type: 'device', device: 0, sequence: 1, last: true }, 23],
+      ...FAULTLESS.slice(13),
+    ]);
+    expect(only(findings, 'violation')).toEqual([]);
+    expect(only(findings, 'link').map(({ link }) => link)).toEqual([0, 1]);
+    expect(only(findings, 'round').map(({ link, round, acknowledged }) => [link, round, acknowledged])).toEqual([
+      [0, 1, 53],
+      [1, 2, 0],
+      [0, 2, undefined],
+    ]);
+    expect(summaryOf(findings)).toMatchObject({ whole: true, outcome: { type: 'running' } });
+  });
+});
+
+describe('a frame that breaks the protocol', () => {
+  const replaced = (index: number, ...steps: Step[]): Step[] =>
+    FAULTLESS.flatMap((step, i) => (i === index ? steps : [step]));
+  const inserted = (index: number, step: Step): Step[] => replaced(index, FAULTLESS[index] as Step, step);
+  const pages = (runs: number[], payloadPages: number, round = 1): Step => [
+    'S',
+    1,
+    { type: 'pages', round, block: 0, runs },
+    payloadPages * PAGE,
+  ];
+
+  const CASES: readonly (readonly [string, Step[], string | RegExp])[] = [
+    ['an empty run', replaced(2, pages([0, 3, 9, 0], 3)), 'has an empty run at page 9'],
+    ['runs that overlap', replaced(2, pages([0, 2, 1, 1], 3)), 'has a run at page 1, which is not behind'],
+    ['a page outside of its block', replaced(2, pages([62, 3], 3)), 'reaches to page 65 of block "ram", which has 64'],
+    ['no runs', inserted(2, pages([], 0)), 'has no runs'],
+    [
+      'a payload that is too short',
+      replaced(2, pages([0, 3], 2)),
+      '3 pages of 4096 bytes, but a payload of 8192 bytes',
+    ],
+    [
+      'a block that there is not',
+      inserted(2, ['S', 1, { type: 'zeroPages', round: 1, block: 7, runs: [] }]),
+      /has no runs|is of block 7/,
+    ],
+    [
+      'a round that says more pages',
+      replaced(4, ['S', 1, { type: 'roundEnd', round: 1, pages: 4 }]),
+      'says 4 pages, but the file has 3',
+    ],
+    ['a lost frame', replaced(2), /says 3 pages, but the file has 0/],
+    [
+      'an acknowledgement of fewer pages',
+      replaced(6, ['D', 0, { type: 'roundAck', round: 1, pages: 52 }]),
+      'with 52 pages, but the file has 53',
+    ],
+    [
+      'an acknowledgement of another round',
+      inserted(6, ['D', 0, { type: 'roundAck', round: 9, pages: 1 }]),
+      'round 9 is acknowledged',
+    ],
+    ['a round that is left out', replaced(7, pages([63, 1], 1, 3)), 'of round 3 follows round 1'],
+    ['a round that was not acknowledged', replaced(6), 'of round 2 follows round 1, which is not acknowledged'],
+    [
+      'a piece of a device that there is not',
+      inserted(11, ['S', 0, { type: 'device', device: 1, sequence: 0, last: true }, 1]),
+      'a piece of device 1',
+    ],
+    [
+      'a piece of a device that is lost',
+      inserted(11, ['S', 0, { type: 'device', device: 0, sequence: 2, last: false }, 1]),
+      'piece 2 of device "serial" follows 1',
+    ],
+    ['pages after the switchover', inserted(13, pages([1, 1], 1, 3)), 'a "pages" frame after "switchover"'],
+    [
+      'a device after go',
+      inserted(15, ['S', 0, { type: 'device', device: 0, sequence: 2, last: true }, 1]),
+      'a "device" frame after "go"',
+    ],
+    ['a link without a hello', replaced(0), 'the first frame of link 0 is "welcome"'],
+    [
+      'digests that do not fit',
+      inserted(14, ['S', 0, { type: 'digests', block: 0, runs: [0, 2] }, 8]),
+      '2 digests of 8 bytes, but a payload of 8',
+    ],
+  ];
+
+  test.each(CASES)('%s', async (_name, steps, says) => {
+    const findings = await findingsOf(steps, true);
+    const [violation] = only(findings, 'violation');
+    expect(violation?.message).toMatch(says);
+    // It stands right behind the frame that it is about, and the inspection goes on to the end.
+    const frame = only(findings, 'frame').filter(({ offset }) => offset === violation?.offset);
+    expect(frame).toHaveLength(1);
+    expect(summaryOf(findings)).toMatchObject({ whole: false });
+    expect(only(findings, 'frame')).toHaveLength(steps.length);
+  });
+
+  test('is counted, but not told for ever', async () => {
+    const bad: Step = ['S', 1, { type: 'zeroPages', round: 1, block: 0, runs: [] }];
+    const findings = await findingsOf([...FAULTLESS.slice(0, 2), ...new Array<Step>(300).fill(bad)]);
+    expect(only(findings, 'violation')).toHaveLength(100);
+    expect(summaryOf(findings).violations).toBe(300);
+  });
+});
+
+describe('other files', () => {
+  test('a bare control stream that carries the pages is added up by its rounds', async () => {
+    const bytes = await bareStream([
+      [hello({ pageChannels: 0 })],
+      [{ type: 'pages', round: 1, block: 0, runs: [0, 2] }, 2 * PAGE],
+      [{ type: 'roundEnd', round: 1, pages: 2 }],
+      [{ type: 'zeroPages', round: 2, block: 0, runs: [0, 2] }],
+      [{ type: 'roundEnd', round: 2, pages: 2 }],
+      [{ type: 'switchover', round: 2 }],
+      [{ type: 'go' }],
+    ]);
+    const findings = await findingsIn(once(bytes));
+    expect(only(findings, 'round')).toMatchObject([
+      { round: 1, pages: { raw: 2, zero: 0 }, acknowledged: undefined },
+      { round: 2, pages: { raw: 0, zero: 2 }, acknowledged: undefined },
+    ]);
+    expect(summaryOf(findings)).toMatchObject({ whole: true, outcome: { type: 'handed over' } });
+  });
+
+  test('a bare page channel and the answers of a destination are read without a hello', async () => {
+    const channel = await bareStream([
+      [{ type: 'attach', migrationId: hello().migrationId, index: 1, connection: 1 }],
+      [{ type: 'pages', round: 1, block: 5, runs: [1000, 1] }, 65536],
+      [{ type: 'roundEnd', round: 1, pages: 1 }],
+    ]);
+    expect(summaryOf(await findingsIn(once(channel)))).toMatchObject({ whole: true, pages: { raw: 1, zero: 0 } });
+    const answers = await bareStream([
+      [WELCOME],
+      [{ type: 'roundAck', round: 1, pages: 5 }],
+      [{ type: 'running', resumeMs: 1 }],
+    ]);
+    expect(summaryOf(await findingsIn(once(answers)))).toMatchObject({ whole: true, outcome: { type: 'running' } });
+  });
+
+  test('a torn file gives what is whole, and where it ends', async () => {
+    const path = join(folder, 'torn.godwit');
+    await record(path, FAULTLESS);
+    const bytes = Buffer.concat(await createReadStream(path).toArray());
+    const whole = await findingsIn(once(bytes), true);
+    const frames = only(whole, 'frame');
+    const { offset } = frames[2] as (typeof frames)[number];
+    // Inside the payload of the third frame.
+    const findings = await findingsIn(once(bytes.subarray(0, offset + 5000)), true);
+    expect(only(findings, 'frame').slice(0, 2)).toEqual(frames.slice(0, 2));
+    expect(only(findings, 'broken')).toEqual([
+      {
+        event: 'broken',
+        offset,
+        code: 'GODWIT_LINK_LOST',
+        message: `it ends at byte ${offset + 5000}, inside the frame that starts at byte ${offset}`,
+      },
+    ]);
+    expect(summaryOf(findings)).toMatchObject({ whole: false, outcome: { type: 'unfinished' } });
+  });
+
+  test('two gigabytes take no more memory than two megabytes', async () => {
+    const frame = await bareStream([[{ type: 'pages', round: 1, block: 0, runs: [0, 256] }, 2 ** 20]]);
+    const many = 2048;
+    async function* stream(): AsyncGenerator<Uint8Array> {
+      for (let i = 0; i < many; i++) yield frame;
+    }
+    await findingsIn(once(frame));
+    const before = process.memoryUsage().rss;
+    let most = 0;
+    const watched = async function* (): AsyncGenerator<Uint8Array> {
+      for await (const bytes of stream()) {
+        most = Math.max(most, process.memoryUsage().rss);
+        yield bytes;
+      }
+    };
+    expect(summaryOf(await findingsIn(watched())).frames.pages).toEqual({ count: many, bytes: many * frame.length });
+    expect((most - before) / 2 ** 20).toBeLessThan(128);
+  });
+});
