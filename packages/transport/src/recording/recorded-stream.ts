@@ -54,11 +54,11 @@ export class RecordedStream implements FrameStream {
     try {
       await this.#stream.write(frame, copy === undefined ? undefined : [copy.bytes]);
     } catch (error) {
+      // The copy is not released: a carrier that cannot take back what it has begun may still be at it.
       this.#endOut(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'writing failed'));
       throw error;
-    } finally {
-      copy?.release();
     }
+    copy?.release();
     await this.#waitForDisk();
   }
 
