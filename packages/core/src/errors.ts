@@ -51,6 +51,8 @@ export const ERROR_CODES = [
   'GODWIT_SYSCALL',
   /** The host lacks a kernel feature, a device node or a permission. */
   'GODWIT_UNSUPPORTED',
+  /** A device, or the IOMMU group that it is in, is held by somebody else: another process, another driver. */
+  'GODWIT_DEVICE_BUSY',
   /** No permission for a device node or a system call. */
   'GODWIT_PERMISSION',
   /** Not enough memory on the host for what was asked. */

@@ -52,6 +52,7 @@ test('the error codes are frozen', () => {
     'GODWIT_BAD_STREAM',
     'GODWIT_CANCELLED',
     'GODWIT_CONNECT_FAILED',
+    'GODWIT_DEVICE_BUSY',
     'GODWIT_DEVICE_FAILED',
     'GODWIT_DEVICE_MISMATCH',
     'GODWIT_GUEST_CRASHED',

@@ -20,6 +20,12 @@ export interface MigratableDevice {
   /** The rest of the state, with the guest paused. Called at most once per migration. May dirty guest memory. */
   save(): AsyncIterable<Uint8Array>;
   /**
+   * Source only: the migration is over, and what `precopy` and `save` hold can be let go. Called once after either of them,
+   * whatever became of the migration; when it failed, after the guest runs again. A device that streams its state while it
+   * runs stops doing so here.
+   */
+  release?(): Promise<void>;
+  /**
    * Loads the concatenation of all `precopy` chunks and then of `save`'s. Called once, with the guest not yet running;
    * with `precopy` it starts long before the end. Must throw on state it does not understand.
    */

@@ -18,6 +18,8 @@ export interface DeviceSenderParts {
 export class DeviceSender {
   readonly #devices: readonly MigratableDevice[];
   readonly #sequences: number[];
+  /** Devices whose `precopy` or `save` was called. */
+  readonly #asked = new Set<number>();
   readonly #stream: FrameStream;
   readonly #signal: AbortSignal;
   readonly #pieceBytes: number;
@@ -65,6 +67,18 @@ export class DeviceSender {
     });
   }
 
+  /** Lets every device that was asked for state end it; failures are reported, not thrown. */
+  async release(onFailure: (device: MigratableDevice, error: unknown) => void): Promise<void> {
+    for (const [index, device] of this.#devices.entries()) {
+      if (!this.#asked.delete(index)) continue;
+      try {
+        await device.release?.();
+      } catch (error) {
+        onFailure(device, error);
+      }
+    }
+  }
+
   /** Resolves when no code of a device runs on our behalf any more: before the guest may run again. */
   async idle(): Promise<void> {
     await this.#working;
@@ -76,6 +90,7 @@ export class DeviceSender {
     what: string,
     state: () => AsyncIterable<Uint8Array> | undefined,
   ): Promise<void> {
+    this.#asked.add(index);
     let ours: { readonly error: unknown } | undefined;
     try {
       for await (const chunk of state() ?? []) {

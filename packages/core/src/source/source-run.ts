@@ -29,6 +29,9 @@ import { switchover } from './switchover.js';
 /** How long a device that is still saving may take to notice that it is over, before the guest runs again: a cancel is to be felt at once. */
 const SAVE_ENDS_MS = 40;
 
+/** How long devices may take to let go of their state when it is over: a change of state in hardware, and some. */
+const RELEASE_MS = 5000;
+
 /** Round records kept: a migration that never converges must not fill memory with them. */
 const MOST_RECORDS = 1000;
 
@@ -89,6 +92,7 @@ export class SourceRun {
       });
       // The guest runs at the destination: nothing that fails from here on may say otherwise.
       await this.#tracker.stop();
+      await this.#releaseDevices();
       await this.#farewell(undefined);
       return summary;
     } finally {
@@ -338,8 +342,22 @@ export class SourceRun {
       error = await this.#peersReason(error);
     }
     await this.#tracker.stop();
+    await this.#releaseDevices();
     await this.#farewell(error);
     return error;
+  }
+
+  /** A device that hangs, since it still waits for something to save, does not keep the migration from ending. */
+  async #releaseDevices(): Promise<void> {
+    const { options, emit } = this.#controls;
+    const releasing = this.#devices?.release((device, error) =>
+      emit({
+        type: 'warning',
+        code: 'GODWIT_DEVICE_FAILED',
+        message: `device "${device.id}" could not let go of its state: ${error instanceof Error ? error.message : String(error)}`,
+      }),
+    );
+    if (releasing !== undefined) await settledWithin(releasing, options.clock, RELEASE_MS);
   }
 
   /** Nothing of ours touches the guest any more when it runs again. */
