@@ -6,6 +6,8 @@ export interface StructLayout<Field extends string = string> {
   readonly struct: string;
   /** Bytes. */
   readonly size: number;
+  /** Newer headers append fields, and the kernel takes what it is given: the size is one of several. */
+  readonly grows?: boolean;
   /** In C's own notation (`args[0]`, `pagefault.address` are fine), in bytes. */
   readonly fields: Readonly<Record<Field, readonly [offset: number, size: number]>>;
 }
@@ -31,8 +33,9 @@ export function struct<Field extends string>(
   name: string,
   size: number,
   fields: Readonly<Record<Field, readonly [offset: number, size: number]>>,
+  options: { readonly grows?: boolean } = {},
 ): StructLayout<Field> {
-  return { header, struct: name, size, fields };
+  return { header, struct: name, size, fields, ...options };
 }
 
 /** Turns an object of numbers into entries of a table. */

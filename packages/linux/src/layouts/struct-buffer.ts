@@ -8,11 +8,14 @@ export class StructBuffer<Field extends string> {
   readonly bytes: Uint8Array;
   readonly #view: DataView;
 
-  /** @param extraBytes room behind the struct, for a flexible array */
-  constructor(layout: StructLayout<Field>, extraBytes = 0) {
+  /** @param room bytes behind the struct, for a flexible array; or memory to use, which the struct is the beginning of */
+  constructor(layout: StructLayout<Field>, room: number | Uint8Array = 0) {
     this.layout = layout;
-    this.bytes = new Uint8Array(layout.size + extraBytes);
-    this.#view = new DataView(this.bytes.buffer);
+    this.bytes = typeof room === 'number' ? new Uint8Array(layout.size + room) : room;
+    if (this.bytes.byteLength < layout.size) {
+      throw new RangeError(`${layout.struct} has ${layout.size} bytes, but there are ${this.bytes.byteLength}`);
+    }
+    this.#view = new DataView(this.bytes.buffer, this.bytes.byteOffset, this.bytes.byteLength);
   }
 
   /** Writes an integer of the field's size; negative numbers in two's complement. */

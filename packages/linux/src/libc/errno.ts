@@ -27,6 +27,8 @@ export const Errno = {
   ENOENT: 2,
   EINTR: 4,
   ENXIO: 6,
+  E2BIG: 7,
+  EBADF: 9,
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,
@@ -39,5 +41,8 @@ export const Errno = {
   ENOTTY: 25,
   ENOSPC: 28,
   ENOSYS: 38,
+  ENOMSG: 42,
+  EOVERFLOW: 75,
+  EBADFD: 77,
   EOPNOTSUPP: 95,
 } as const;

@@ -1,4 +1,4 @@
-import { check, resultOrNegativeErrno } from './call.js';
+import { callAsync, check, resultOrNegativeErrno } from './call.js';
 import { cFunction } from './library.js';
 
 /*
@@ -46,6 +46,19 @@ export function readFd(fd: number, buffer: Uint8Array): number {
 /** `write(2)` from `buffer`: bytes written, or minus errno. */
 export function writeFd(fd: number, buffer: Uint8Array): number {
   return resultOrNegativeErrno(cWrite(fd, buffer, buffer.byteLength));
+}
+
+/**
+ * `readFd` on a pool thread (see `callAsync`), for descriptors that make their bytes while we wait: a device's state.
+ * Do not close the descriptor before this has resolved: its number may be somebody else's by the time it is read.
+ */
+export function readFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
+  return callAsync(cRead, fd, buffer, buffer.byteLength);
+}
+
+/** `writeFd` on a pool thread; the same rules. */
+export function writeFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
+  return callAsync(cWrite, fd, buffer, buffer.byteLength);
 }
 
 /** A new event counter; close-on-exec, and non-blocking unless `flags` says otherwise. */

@@ -9,8 +9,10 @@ export {
   OpenFlags,
   openFile,
   readFd,
+  readFdAsync,
   tryOpenFile,
   writeFd,
+  writeFdAsync,
 } from './file-descriptor.js';
 export { type IoctlArgument, ioctl, ioctlAsync, tryIoctl, tryIoctlAsync } from './ioctl.js';
 export { cFunction, cFunctionAddress, lastErrno } from './library.js';

@@ -1,0 +1,120 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { KernelLayout, StructLayout } from '../layouts/kernel-layout.js';
+
+/** Some of the C library's headers say more with this. */
+const PREAMBLE = '#define _GNU_SOURCE\n#include <stddef.h>\n#include <stdio.h>\n#include <sys/ioctl.h>\n';
+
+export interface Comparison {
+  /** Sizes, offsets and numbers that were compared. */
+  readonly checked: number;
+  /** Where the compiler says something else, in words. */
+  readonly wrong: readonly string[];
+  /** Names (`struct kvm_regs`, `KVM_RUN`, `<linux/kvm.h>`) that the headers do not have. */
+  readonly missing: readonly string[];
+}
+
+/** `cc` where there is one. */
+export function findCompiler(): string | null {
+  try {
+    execFileSync('cc', ['--version'], { stdio: 'ignore' });
+    return 'cc';
+  } catch {
+    return null;
+  }
+}
+
+export function isStruct(layout: KernelLayout): layout is StructLayout {
+  return 'struct' in layout;
+}
+
+export function nameOf(layout: KernelLayout): string {
+  return isStruct(layout) ? `struct ${layout.struct}` : layout.define;
+}
+
+/**
+ * Compiles a C program against the machine's headers (those in `includeFolder` first, which may be the kernel's own) and compares what it says with
+ * what the tables say.
+ */
+export function compareWithHeaders(
+  compiler: string,
+  layouts: readonly KernelLayout[],
+  includeFolder?: string,
+): Comparison {
+  const folder = mkdtempSync(join(tmpdir(), 'godwit-layouts-'));
+  const cc = { compiler, folder, options: includeFolder === undefined ? [] : ['-D__user=', '-I', includeFolder] };
+  try {
+    const missing: string[] = [];
+    const wrong: string[] = [];
+    let checked = 0;
+    for (const header of new Set(layouts.map((layout) => layout.header))) {
+      const mine = layouts.filter((layout) => layout.header === header);
+      const include = `${PREAMBLE}#include <${header}>\n`;
+      const text = preprocess(cc, include, '-P');
+      if (text === null) {
+        missing.push(`<${header}>`);
+        continue;
+      }
+      const macros = preprocess(cc, include, '-dM') ?? '';
+      const known = mine.filter((layout) => {
+        const found = isStruct(layout)
+          ? new RegExp(`struct\\s+${layout.struct}\\s*\\{`).test(text)
+          : new RegExp(`#define\\s+${layout.define}\\b`).test(macros) ||
+            new RegExp(`\\b${layout.define}\\b`).test(text);
+        if (!found) missing.push(nameOf(layout));
+        return found;
+      });
+      const asked = known.flatMap(questions);
+      const answers = compileAndRun(cc, include, asked);
+      for (const [expression, expected] of asked) {
+        checked++;
+        const answer = answers.get(expression);
+        if (answer !== expected) wrong.push(`${header}: ${expression} is ${answer}, the table says ${expected}`);
+      }
+    }
+    return { checked, wrong, missing };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+interface CCompiler {
+  readonly compiler: string;
+  readonly folder: string;
+  readonly options: readonly string[];
+}
+
+type Question = readonly [expression: string, expected: number];
+
+/** What to ask the compiler about a layout, and the answer that we expect. */
+function questions(layout: KernelLayout): Question[] {
+  if (!isStruct(layout)) return [[layout.define, layout.value]];
+  const type = `struct ${layout.struct}`;
+  const ofFields = Object.entries(layout.fields).flatMap(([field, [offset, size]]): Question[] => [
+    [`offsetof(${type}, ${field})`, offset],
+    [`sizeof(((${type} *)0)->${field})`, size],
+  ]);
+  return layout.grows === true ? ofFields : [[`sizeof(${type})`, layout.size], ...ofFields];
+}
+
+function compileAndRun(cc: CCompiler, include: string, asked: readonly Question[]): Map<string, number> {
+  const prints = asked.map(([expression]) => `  printf("%llu\\n", (unsigned long long)(${expression}));`);
+  const source = join(cc.folder, 'layouts.c');
+  const program = join(cc.folder, 'layouts');
+  writeFileSync(source, `${include}int main(void) {\n${prints.join('\n')}\n  return 0;\n}\n`);
+  execFileSync(cc.compiler, ['-w', ...cc.options, '-o', program, source]);
+  const numbers = execFileSync(program, { encoding: 'utf8' }).trim().split('\n').map(Number);
+  return new Map(asked.map(([expression], i) => [expression, numbers[i] as number]));
+}
+
+function preprocess(cc: CCompiler, include: string, option: string): string | null {
+  const source = join(cc.folder, 'include.c');
+  writeFileSync(source, include);
+  try {
+    return execFileSync(cc.compiler, ['-E', option, ...cc.options, source], { encoding: 'utf8', stdio: 'pipe' });
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,1 @@
+export { type Comparison, compareWithHeaders, findCompiler, nameOf } from './compare-with-headers.js';
