@@ -1,0 +1,131 @@
+import { GodwitError } from '@godwit/core';
+import { Errno, StructBuffer, SyscallError } from '@godwit/linux';
+import { FeatureCall } from '../device/device-feature.js';
+import type { VfioDevice } from '../device/vfio-device.js';
+import {
+  DeviceFeature,
+  VFIO_FEATURE_MIG_DATA_SIZE,
+  VFIO_FEATURE_MIG_STATE,
+  VFIO_FEATURE_MIGRATION,
+  VFIO_PRECOPY_INFO,
+} from '../layouts/device-feature.js';
+import { succeeded } from '../syscall-result.js';
+import {
+  type MigrationCapabilities,
+  type MigrationState,
+  migrationPath,
+  STATE_NUMBER,
+  stateOf,
+} from './migration-state.js';
+
+/** What a device in pre-copy still has to say. Bytes; estimates. */
+export interface PrecopyInfo {
+  /** Of the state that it had when pre-copy began. Better not to stop before this is 0. */
+  readonly initialBytes: number;
+  /** That changed since it was read. */
+  readonly dirtyBytes: number;
+}
+
+/** VFIO device migration v2 (Linux 5.18): the state machine of one device, as the kernel has it. */
+export class DeviceMigration {
+  readonly device: VfioDevice;
+  readonly capabilities: MigrationCapabilities;
+
+  /** @throws GodwitError GODWIT_UNSUPPORTED when the device or its driver cannot migrate */
+  constructor(device: VfioDevice) {
+    this.device = device;
+    const migration = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIGRATION, 'GET', VFIO_FEATURE_MIGRATION);
+    succeeded(migration.call(device.port, device.fd), 'VFIO_DEVICE_FEATURE_MIGRATION', `on ${device.name}`, {
+      [Errno.ENOTTY]: { code: 'GODWIT_UNSUPPORTED', advice: 'neither the device nor its driver can migrate' },
+    });
+    const flags = migration.data.get('flags');
+    if ((flags & DeviceFeature.VFIO_MIGRATION_STOP_COPY) === 0) {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `${device.name} cannot be stopped and copied (its migration flags are 0x${flags.toString(16)})`,
+      );
+    }
+    this.capabilities = {
+      p2p: (flags & DeviceFeature.VFIO_MIGRATION_P2P) !== 0,
+      preCopy: (flags & DeviceFeature.VFIO_MIGRATION_PRE_COPY) !== 0,
+    };
+  }
+
+  /** The state that the device is in now. */
+  state(): MigrationState {
+    const { device } = this;
+    const call = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, 'GET', VFIO_FEATURE_MIG_STATE);
+    succeeded(call.call(device.port, device.fd), 'VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', `on ${device.name}`);
+    const number = call.data.get('device_state');
+    const state = stateOf(number);
+    if (state !== null) return state;
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `${device.name} is in migration state ${number}, which this version of Godwit does not know`,
+    );
+  }
+
+  /**
+   * Takes the device to a state, on a pool thread: drivers wait for DMA to end, and firmware to answer.
+   *
+   * @returns the descriptor of the data session that this began, the caller's to close; null when it began none, or goes on
+   * with the one there is
+   * @throws GodwitError GODWIT_INVALID_STATE when there is no way from where it is, GODWIT_DEVICE_FAILED when the device is
+   * in ERROR or does not get there; the message says where it is now
+   */
+  async moveTo(to: MigrationState): Promise<number | null> {
+    const { device, capabilities } = this;
+    const from = this.state();
+    const path = migrationPath(from, to, capabilities);
+    if (path === null) throw noWay(device.name, from, to);
+    const call = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, 'SET', VFIO_FEATURE_MIG_STATE);
+    call.data.set('device_state', STATE_NUMBER[to]).set('data_fd', -1);
+    const result = await call.callAsync(device.port, device.fd);
+    if (result < 0) {
+      const cause = new SyscallError('VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', -result, `to ${to}`);
+      throw new GodwitError(
+        'GODWIT_DEVICE_FAILED',
+        `${device.name} did not get from ${from} to ${to} (by way of ${path.join(', ') || 'nothing'}): ${cause.errnoName}; it is in ${this.#whereabouts()}`,
+        { cause },
+      );
+    }
+    const fd = call.data.get('data_fd') | 0;
+    return fd >= 0 ? fd : null;
+  }
+
+  /** VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: bytes that stopping and copying would take; null where the kernel cannot tell. */
+  stopCopyBytes(): number | null {
+    const { device } = this;
+    const call = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, 'GET', VFIO_FEATURE_MIG_DATA_SIZE);
+    const result = call.call(device.port, device.fd);
+    if (result === -Errno.ENOTTY) return null;
+    succeeded(result, 'VFIO_DEVICE_FEATURE_MIG_DATA_SIZE', `on ${device.name}`);
+    return call.data.get('stop_copy_length');
+  }
+
+  /** VFIO_MIG_GET_PRECOPY_INFO on the session's descriptor, in the PRE_COPY states. */
+  precopyInfo(dataFd: number): PrecopyInfo {
+    const info = new StructBuffer(VFIO_PRECOPY_INFO).set('argsz', VFIO_PRECOPY_INFO.size);
+    const result = this.device.port.ioctl(dataFd, DeviceFeature.VFIO_MIG_GET_PRECOPY_INFO, info.bytes);
+    succeeded(result, 'VFIO_MIG_GET_PRECOPY_INFO', `on the state of ${this.device.name}`);
+    return { initialBytes: info.get('initial_bytes'), dirtyBytes: info.get('dirty_bytes') };
+  }
+
+  #whereabouts(): string {
+    try {
+      return this.state();
+    } catch (error) {
+      return `a state that cannot be told (${String(error)})`;
+    }
+  }
+}
+
+function noWay(name: string, from: MigrationState, to: MigrationState): GodwitError {
+  if (from === 'ERROR') {
+    return new GodwitError(
+      'GODWIT_DEVICE_FAILED',
+      `${name} is in ERROR and cannot go to ${to}; only a reset gets it out, and the device's state is lost with it`,
+    );
+  }
+  return new GodwitError('GODWIT_INVALID_STATE', `${name} is in ${from}, from where there is no way to ${to}`);
+}

@@ -1,0 +1,226 @@
+import { Errno, StructBuffer } from '@godwit/linux';
+import {
+  DeviceFeature,
+  VFIO_DEVICE_FEATURE,
+  VFIO_FEATURE_MIG_DATA_SIZE,
+  VFIO_FEATURE_MIG_STATE,
+  VFIO_FEATURE_MIGRATION,
+  VFIO_PRECOPY_INFO,
+} from '../layouts/device-feature.js';
+import { Vfio } from '../layouts/vfio-setup.js';
+import { isSaving, type MigrationState, migrationPath, STATE_NUMBER, stateOf } from '../migration/migration-state.js';
+import { checkFeature } from './feature-checks.js';
+import { LoggingModel } from './logging-model.js';
+import { copyFromUser, copyToUser } from './user-memory.js';
+
+export interface DeviceModelOptions {
+  /** Flags of VFIO_DEVICE_FEATURE_MIGRATION; 0: it cannot migrate. Default 7, all of them. */
+  readonly migrationFlags?: number;
+  /** Logs its DMA; default false. */
+  readonly logging?: boolean;
+  /** Ends pre-copy's temporary stream with ENOMSG, as the documents say; default true. mtty returns 0. */
+  readonly endsWithNoMessage?: boolean;
+  /** Fails on the way into this state, once, and is then in ... */
+  readonly failInto?: { readonly state: MigrationState; readonly leaves: MigrationState };
+}
+
+/** Header that the model puts before its state, so that it can refuse what is not its own. */
+const HEADER_BYTES = 8;
+
+/**
+ * A migratable device as the kernel shows it: the state machine, one data session at a time, and a state of some bytes that
+ * it insists on getting back whole.
+ */
+export class DeviceModel {
+  /** What moves. */
+  memory: Uint8Array = new Uint8Array();
+  state: MigrationState = 'RUNNING';
+  resets = 0;
+  /** Every state it has been in, in order. */
+  readonly visited: MigrationState[] = [];
+  readonly logging: LoggingModel | null;
+  /** Called when a state is entered. */
+  onState: (state: MigrationState) => void = () => {};
+  readonly #options: DeviceModelOptions;
+  readonly #newSession: () => number;
+  #failInto: DeviceModelOptions['failInto'];
+  /** The session's descriptor, how far it was read, and what was written into it. */
+  #session: { readonly fd: number; read: number; written: Uint8Array } | null = null;
+
+  constructor(options: DeviceModelOptions, newSession: () => number) {
+    this.#options = options;
+    this.#failInto = options.failInto;
+    this.#newSession = newSession;
+    this.logging = options.logging === true ? new LoggingModel() : null;
+  }
+
+  ioctl(request: number, argument: bigint): number {
+    if (request === Vfio.VFIO_DEVICE_RESET) {
+      this.resets++;
+      this.#session = null;
+      this.memory = new Uint8Array();
+      this.#enter('RUNNING');
+      return 0;
+    }
+    return request === DeviceFeature.VFIO_DEVICE_FEATURE ? this.#feature(argument) : -Errno.ENOTTY;
+  }
+
+  /** On the session's descriptor. */
+  sessionIoctl(fd: number, request: number, argument: bigint): number {
+    if (request !== DeviceFeature.VFIO_MIG_GET_PRECOPY_INFO) return -Errno.ENOTTY;
+    if (this.#session?.fd !== fd) return -Errno.ENODEV;
+    if (this.state !== 'PRE_COPY' && this.state !== 'PRE_COPY_P2P') return -Errno.EINVAL;
+    const bytes = copyFromUser(argument, VFIO_PRECOPY_INFO.size);
+    if (bytes === null) return -Errno.EFAULT;
+    const info = new StructBuffer(VFIO_PRECOPY_INFO, bytes);
+    if (info.get('argsz') < VFIO_PRECOPY_INFO.size) return -Errno.EINVAL;
+    info.set('initial_bytes', Math.max(0, HEADER_BYTES - this.#session.read)).set('dirty_bytes', 0);
+    return copyToUser(argument, bytes) ? 0 : -Errno.EFAULT;
+  }
+
+  read(fd: number, buffer: Uint8Array): number {
+    const session = this.#session;
+    if (session?.fd !== fd || !isSaving(this.state)) return -Errno.ENODEV;
+    const stream = this.state === 'STOP_COPY' ? this.#stream() : this.#stream().subarray(0, HEADER_BYTES);
+    const piece = stream.subarray(session.read, session.read + Math.min(buffer.byteLength, 7));
+    if (piece.byteLength === 0 && this.state !== 'STOP_COPY') {
+      return this.#options.endsWithNoMessage === false ? 0 : -Errno.ENOMSG;
+    }
+    buffer.set(piece);
+    session.read += piece.byteLength;
+    return piece.byteLength;
+  }
+
+  write(fd: number, bytes: Uint8Array): number {
+    const session = this.#session;
+    if (session?.fd !== fd || this.state !== 'RESUMING') return -Errno.ENODEV;
+    const taken = bytes.subarray(0, 5);
+    const written = new Uint8Array(session.written.byteLength + taken.byteLength);
+    written.set(session.written);
+    written.set(taken, session.written.byteLength);
+    session.written = written;
+    const expected = expectedBytes(written);
+    return expected !== null && written.byteLength > expected ? -Errno.ENOMEM : taken.byteLength;
+  }
+
+  #feature(argument: bigint): number {
+    const head = copyFromUser(argument, VFIO_DEVICE_FEATURE.size);
+    if (head === null) return -Errno.EFAULT;
+    const feature = new StructBuffer(VFIO_DEVICE_FEATURE, head);
+    const [argsz, flags] = [feature.get('argsz'), feature.get('flags')];
+    const {
+      VFIO_DEVICE_FEATURE_GET: GET,
+      VFIO_DEVICE_FEATURE_SET: SET,
+      VFIO_DEVICE_FEATURE_PROBE: PROBE,
+    } = DeviceFeature;
+    if (argsz < VFIO_DEVICE_FEATURE.size || (flags & ~(0xffff | GET | SET | PROBE)) !== 0) return -Errno.EINVAL;
+    if ((flags & GET) !== 0 && (flags & SET) !== 0 && (flags & PROBE) === 0) return -Errno.EINVAL;
+    if ((flags & (GET | SET)) === 0) return -Errno.EINVAL;
+    const data = argument + BigInt(VFIO_DEVICE_FEATURE.size);
+    const operations = { flags, room: argsz - VFIO_DEVICE_FEATURE.size };
+    const migrates = (this.#options.migrationFlags ?? 7) !== 0;
+    switch (flags & 0xffff) {
+      case DeviceFeature.VFIO_DEVICE_FEATURE_MIGRATION:
+        return migrates ? this.#capabilities(operations, data) : -Errno.ENOTTY;
+      case DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
+        return migrates ? this.#stateFeature(operations, data) : -Errno.ENOTTY;
+      case DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
+        return migrates ? this.#dataSize(operations, data) : -Errno.ENOTTY;
+      default:
+        return this.logging?.feature(flags, operations.room, data) ?? -Errno.ENOTTY;
+    }
+  }
+
+  #capabilities({ flags, room }: Operations, data: bigint): number {
+    const checked = checkFeature(flags, DeviceFeature.VFIO_DEVICE_FEATURE_GET, room, VFIO_FEATURE_MIGRATION.size);
+    if (checked !== 1) return checked;
+    const payload = new StructBuffer(VFIO_FEATURE_MIGRATION).set('flags', this.#options.migrationFlags ?? 7);
+    return copyToUser(data, payload.bytes) ? 0 : -Errno.EFAULT;
+  }
+
+  #dataSize({ flags, room }: Operations, data: bigint): number {
+    const checked = checkFeature(flags, DeviceFeature.VFIO_DEVICE_FEATURE_GET, room, VFIO_FEATURE_MIG_DATA_SIZE.size);
+    if (checked !== 1) return checked;
+    const payload = new StructBuffer(VFIO_FEATURE_MIG_DATA_SIZE).set('stop_copy_length', this.#stream().byteLength);
+    return copyToUser(data, payload.bytes) ? 0 : -Errno.EFAULT;
+  }
+
+  #stateFeature({ flags, room }: Operations, data: bigint): number {
+    const { VFIO_DEVICE_FEATURE_GET: GET, VFIO_DEVICE_FEATURE_SET: SET } = DeviceFeature;
+    const checked = checkFeature(flags, GET | SET, room, VFIO_FEATURE_MIG_STATE.size);
+    if (checked !== 1) return checked;
+    const bytes = copyFromUser(data, VFIO_FEATURE_MIG_STATE.size);
+    if (bytes === null) return -Errno.EFAULT;
+    const payload = new StructBuffer(VFIO_FEATURE_MIG_STATE, bytes);
+    if ((flags & GET) !== 0) {
+      payload.set('device_state', STATE_NUMBER[this.state]).set('data_fd', -1);
+      return copyToUser(data, bytes) ? 0 : -Errno.EFAULT;
+    }
+    const wanted = stateOf(payload.get('device_state'));
+    const result = wanted === null ? -Errno.EINVAL : this.#goTo(wanted);
+    payload.set('data_fd', result >= 0 ? result : -1);
+    copyToUser(data, bytes);
+    return result < 0 && result !== NO_SESSION ? result : 0;
+  }
+
+  /** The descriptor of a session that begins, NO_SESSION, or minus errno. */
+  #goTo(to: MigrationState): number {
+    const flags = this.#options.migrationFlags ?? 7;
+    const capabilities = { p2p: (flags & 2) !== 0, preCopy: (flags & 4) !== 0 };
+    const path = this.state === to ? [] : migrationPath(this.state, to, capabilities);
+    if (path === null || this.state === 'ERROR' || to === 'ERROR') return -Errno.EINVAL;
+    let fd = NO_SESSION;
+    for (const next of path) {
+      if (this.#failInto?.state === next) {
+        this.#enter(this.#failInto.leaves);
+        this.#failInto = undefined;
+        return -5;
+      }
+      if (this.state === 'RESUMING' && !this.#take()) return -Errno.EINVAL;
+      if (!isSaving(next) || !isSaving(this.state)) this.#session = null;
+      if ((isSaving(next) && !isSaving(this.state)) || next === 'RESUMING') {
+        fd = this.#newSession();
+        this.#session = { fd, read: 0, written: new Uint8Array() };
+      }
+      this.#enter(next);
+    }
+    return fd;
+  }
+
+  #enter(state: MigrationState): void {
+    this.state = state;
+    this.visited.push(state);
+    this.onState(state);
+  }
+
+  /** RESUMING -> STOP: what was written becomes the device's state, if it is whole. */
+  #take(): boolean {
+    const written = this.#session?.written ?? new Uint8Array();
+    if (expectedBytes(written) !== written.byteLength) return false;
+    this.memory = written.slice(HEADER_BYTES);
+    return true;
+  }
+
+  #stream(): Uint8Array {
+    const stream = new Uint8Array(HEADER_BYTES + this.memory.byteLength);
+    const view = new DataView(stream.buffer);
+    view.setUint32(0, 0x0d0e1234, true);
+    view.setUint32(4, this.memory.byteLength, true);
+    stream.set(this.memory, HEADER_BYTES);
+    return stream;
+  }
+}
+
+interface Operations {
+  readonly flags: number;
+  /** Bytes of payload. */
+  readonly room: number;
+}
+
+const NO_SESSION = -1_000_000;
+
+/** Bytes of a whole stream that begins like this; null as long as its header is not complete. */
+function expectedBytes(written: Uint8Array): number | null {
+  if (written.byteLength < HEADER_BYTES) return null;
+  return HEADER_BYTES + new DataView(written.buffer, written.byteOffset).getUint32(4, true);
+}
