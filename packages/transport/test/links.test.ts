@@ -156,6 +156,56 @@ for (const [name, wire] of Object.entries(wirings)) {
       await finish(link.control, ...link.pageChannels, incoming.control, channel as FrameStream);
     });
 
+    test('the operator hears who was refused and why, and not of those who left', async () => {
+      const heard: { code: string; peer: string; message: string }[] = [];
+      let told = (): void => {};
+      const { links, transport } = await wire({
+        handshakeTimeoutMs: 400,
+        onRefused: ({ code, message }, peer) => {
+          heard.push({ code, peer, message });
+          told();
+          throw new Error('an operator who fails');
+        },
+      });
+      const hearing = async (count: number): Promise<void> => {
+        while (heard.length < count) {
+          await new Promise<void>((resolve) => {
+            told = resolve;
+          });
+        }
+      };
+      const left = await stranger(transport);
+      await left.stream.close();
+      const garbage = await stranger(transport);
+      await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
+      await hearing(1);
+      const wrong = await stranger(transport);
+      await wrong.stream.write({ type: 'go' });
+      await hearing(2);
+      const unclaimed = await stranger(transport);
+      await unclaimed.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
+      await hearing(3);
+      const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
+      await link.control.write(hello(1));
+      const incoming = await links.accept(never);
+      const beyond = await stranger(transport);
+      await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1, connection: 1 });
+      await hearing(4);
+      const silent = await stranger(transport);
+      await hearing(5);
+      expect(heard.map(({ code }) => code)).toEqual([
+        ...['GODWIT_BAD_STREAM', 'GODWIT_PROTOCOL', 'GODWIT_TIMEOUT', 'GODWIT_PROTOCOL', 'GODWIT_TIMEOUT'],
+      ]);
+      expect(heard[3]?.message).toContain('page channel 1 of a migration whose hello announced 1');
+      for (const { peer } of heard) expect(peer).toContain(name);
+      // Whoever is there when the listener ends is dropped, not refused.
+      const waiting = await stranger(transport);
+      await links.close();
+      expect(heard).toHaveLength(5);
+      const refused = [garbage, wrong, unclaimed, beyond, silent].map(({ stream }) => stream);
+      await finish(...refused, waiting.stream, link.control, incoming.control);
+    });
+
     test('page channels that nobody claims, are out of range or come twice are refused', async () => {
       const { links, transport } = await wire({ handshakeTimeoutMs: 400 });
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);

@@ -10,7 +10,7 @@ import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { makesLinks } from './link-transport.js';
-import { PageChannelPool } from './page-channel-pool.js';
+import { PageChannelPool, type Stranger } from './page-channel-pool.js';
 import { PeekedFrameStream } from './peeked-frame-stream.js';
 import { refuse } from './refuse.js';
 
@@ -25,6 +25,11 @@ export interface ListenOptions extends FrameStreamOptions {
    * Each holds at most 16 KiB and one header. Default: 64.
    */
   readonly maximumPending?: number;
+  /**
+   * Hears of every peer that was refused and why, `peer` being its name (`tcp://192.0.2.1:50312`); what it throws is
+   * ignored. Peers that left by themselves, and those that the end of the listener drops, are not refused.
+   */
+  readonly onRefused?: (error: GodwitError, peer: string) => void;
 }
 
 /** A `LinkListener`, where it listens, and the transport's own listener (the port that the system chose, say). */
@@ -68,7 +73,7 @@ class IncomingLinks {
     this.#options = options;
     this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? 10_000;
     this.#maximumPending = options.maximumPending ?? 64;
-    this.#pool = new PageChannelPool(this.#handshakeTimeoutMs);
+    this.#pool = new PageChannelPool(this.#handshakeTimeoutMs, (stranger, error) => this.#refuse(stranger, error));
   }
 
   async serve(): Promise<void> {
@@ -123,9 +128,10 @@ class IncomingLinks {
 
   #greet(carrier: ByteStream): void {
     const stream = frameStream(carrier, this.#options);
+    const stranger = { stream, peer: carrier.peer };
     if (this.#strangers.size + this.#links.length + this.#pool.size >= this.#maximumPending) {
-      refuse(
-        stream,
+      this.#refuse(
+        stranger,
         new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#maximumPending} streams wait here already; try again later`),
       );
       return;
@@ -134,7 +140,7 @@ class IncomingLinks {
     const late = (): void => {
       if (!this.#strangers.delete(stream)) return;
       const message = `no first frame came within handshakeTimeoutMs = ${this.#handshakeTimeoutMs}`;
-      refuse(stream, new GodwitError('GODWIT_TIMEOUT', message));
+      this.#refuse(stranger, new GodwitError('GODWIT_TIMEOUT', message));
     };
     // After an event loop that was held up, timers come before the bytes that have been waiting: those first.
     const timer = setTimeout(() => setImmediate(late), this.#handshakeTimeoutMs);
@@ -146,7 +152,7 @@ class IncomingLinks {
         },
         (error: unknown) => {
           if (this.#strangers.has(stream))
-            refuse(stream, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame'));
+            this.#refuse(stranger, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame'));
         },
       )
       .finally(() => {
@@ -161,9 +167,23 @@ class IncomingLinks {
       return;
     }
     const { frame } = received;
-    if (frame.type === 'attach') this.#pool.add(frame, stream);
+    if (frame.type === 'attach') this.#pool.add(frame, { stream, peer: carrier.peer });
     else if (frame.type === 'hello') this.#deliver(this.#link(carrier, stream, frame, received));
-    else refuse(stream, new GodwitError('GODWIT_PROTOCOL', `a stream starts with hello or attach, got ${frame.type}`));
+    else {
+      const error = new GodwitError('GODWIT_PROTOCOL', `a stream starts with hello or attach, got ${frame.type}`);
+      this.#refuse({ stream, peer: carrier.peer }, error);
+    }
+  }
+
+  /** Tells the peer why, and the operator. */
+  #refuse({ stream, peer }: Stranger, error: GodwitError): void {
+    refuse(stream, error);
+    if (this.#closed !== undefined || error.code === 'GODWIT_LINK_LOST') return;
+    try {
+      this.#options.onRefused?.(error, peer);
+    } catch {
+      // A listener that tells must not be brought down by whoever it tells.
+    }
   }
 
   #link(carrier: ByteStream, stream: FrameStream, hello: HelloFrame, received: ReceivedFrame): IncomingLink {

@@ -1,7 +1,6 @@
 import { type AttachFrame, type FrameStream, GodwitError } from '@godwit/core';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { PeekedFrameStream } from './peeked-frame-stream.js';
-import { refuse } from './refuse.js';
 
 /** One connection of a migration: channels of an older one never join a newer one. */
 export interface ConnectionName {
@@ -9,9 +8,15 @@ export interface ConnectionName {
   readonly connection: number;
 }
 
-/** A page channel that has named its migration and waits to be claimed by it. */
-interface WaitingChannel {
+/** A stream of somebody who has not been let in. */
+export interface Stranger {
   readonly stream: FrameStream;
+  /** For messages: `tcp://192.0.2.1:50312`. */
+  readonly peer: string;
+}
+
+/** A page channel that has named its migration and waits to be claimed by it. */
+interface WaitingChannel extends Stranger {
   readonly timer: NodeJS.Timeout;
 }
 
@@ -30,15 +35,17 @@ interface Claim {
  */
 export class PageChannelPool {
   readonly #timeoutMs: number;
+  readonly #refuse: (stranger: Stranger, error: GodwitError) => void;
   readonly #waiting = new Map<string, Map<number, WaitingChannel>>();
   readonly #claims = new Map<string, Claim>();
   /** Page channels that a hello has announced for a migration. */
   readonly #announced = new Map<string, number>();
   #size = 0;
 
-  /** Channels that nobody claims within `timeoutMs` are strangers. */
-  constructor(timeoutMs: number) {
+  /** Channels that nobody claims within `timeoutMs` are strangers. `refuse` drops one. */
+  constructor(timeoutMs: number, refuse: (stranger: Stranger, error: GodwitError) => void) {
     this.#timeoutMs = timeoutMs;
+    this.#refuse = refuse;
   }
 
   /** Channels that wait now. */
@@ -57,12 +64,12 @@ export class PageChannelPool {
     }
   }
 
-  add(attach: AttachFrame, stream: FrameStream): void {
+  add(attach: AttachFrame, stranger: Stranger): void {
     const { migrationId, index, connection } = attach;
     const key = keyOf(attach);
     const count = this.#announced.get(key);
     if (count !== undefined && index >= count) {
-      refuse(stream, outOfRange(index, count));
+      this.#refuse(stranger, outOfRange(index, count));
       return;
     }
     let channels = this.#waiting.get(key);
@@ -71,8 +78,8 @@ export class PageChannelPool {
       this.#waiting.set(key, channels);
     }
     if (channels.has(index)) {
-      refuse(
-        stream,
+      this.#refuse(
+        stranger,
         new GodwitError(
           'GODWIT_PROTOCOL',
           `page channel ${index} of connection ${connection} of migration ${migrationId} is attached already`,
@@ -82,11 +89,12 @@ export class PageChannelPool {
     }
     // Reading ahead one frame is how a peer that goes away while it waits is noticed: a reconnection may then take
     // its place.
+    const { stream, peer } = stranger;
     const next = stream.read();
     const message = `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`;
     const late = (): void => this.#drop(key, index, channel, new GodwitError('GODWIT_TIMEOUT', message));
     const timer = setTimeout(() => setImmediate(late), this.#timeoutMs);
-    const channel: WaitingChannel = { stream: new PeekedFrameStream(stream, next), timer };
+    const channel: WaitingChannel = { stream: new PeekedFrameStream(stream, next), peer, timer };
     next.then(
       (received) => {
         if (received === null) this.#drop(key, index, channel, endedEarly());
@@ -151,7 +159,7 @@ export class PageChannelPool {
     if (channels.size === 0) this.#waiting.delete(key);
     this.#size--;
     clearTimeout(channel.timer);
-    refuse(channel.stream, error);
+    this.#refuse(channel, error);
   }
 }
 
