@@ -10,6 +10,7 @@ import sys
 import msgpack
 
 HELLO, WELCOME, PAGES, ZERO_PAGES, ROUND_END, ROUND_ACK, GO = 1, 2, 5, 6, 7, 8, 12
+DELTA_PAGES, COMPRESSED_PAGES = 24, 25
 RECORDED, RECORDING_END = 130, 132
 
 
@@ -43,6 +44,8 @@ def rebuild(objects, folder):
             ram = [open(os.path.join(folder, str(index)), "wb") for index in range(len(hello[5]))]
             for block, (_id, _address, byte_length) in zip(ram, hello[5]):
                 block.truncate(byte_length)
+        elif number in (DELTA_PAGES, COMPRESSED_PAGES):
+            raise NotImplementedError("a recording with encoded pages: section 8 of the document")
         elif number == ROUND_ACK:
             acknowledged[link, fields[0]] = fields[1]
         elif number == ROUND_END:

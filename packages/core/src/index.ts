@@ -16,10 +16,24 @@ export { ReceptionBoard, type ReceptionBoardBuffers } from './destination/recept
 export type { Received } from './destination/reception-run.js';
 export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm } from './device/migratable-vm.js';
+export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
+export type { DeltaCacheStorage } from './encoding/delta-cache.js';
+export {
+  type Compression,
+  type DeltaEncoding,
+  type DeltaOptions,
+  delta,
+  type EncodingRecipe,
+  type PageEncoding,
+} from './encoding/page-encoding.js';
+export type { SharedEncodings } from './encoding/sent-encodings.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export {
+  type AnyPagesFrame,
   type AttachFrame,
   type BlockDescription,
+  type CompressedPagesFrame,
+  type DeltaPagesFrame,
   type DeviceDescription,
   type DeviceFrame,
   type DigestsEndFrame,
@@ -64,6 +78,7 @@ export type {
   MigrationState,
   MigrationSummary,
   Progress,
+  ReceivedPages,
   ReceptionEvent,
   ReceptionState,
   ReceptionSummary,

@@ -1,5 +1,5 @@
 import type { ErrorCode } from './errors.js';
-import type { DowntimeTerms, RoundRecord } from './round-record.js';
+import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
 
 /**
  * States by QEMU's names where they mean the same (`MigrationStatus` in QEMU's qapi/migration.json).
@@ -33,9 +33,11 @@ export interface Progress {
   readonly roundPagesSent: number;
   readonly roundPages: number;
   /** Since the start. */
-  readonly pages: { readonly raw: number; readonly zero: number; readonly hole: number };
+  readonly pages: PagesByKind;
   readonly rawBytes: number;
   readonly wireBytes: number;
+  /** Bytes that deltas and compression have taken off the contents of pages. */
+  readonly savedBytes: number;
   /** Over the last interval. */
   readonly wireBytesPerSecond: number;
   /** From the last harvest; 0 before the second one. */
@@ -72,9 +74,11 @@ export interface MigrationSummary {
   readonly verifiedPages: number;
   /** The last 1,000 at most. */
   readonly rounds: readonly RoundRecord[];
-  readonly pages: { readonly raw: number; readonly zero: number; readonly hole: number };
+  readonly pages: PagesByKind;
   readonly rawBytes: number;
   readonly wireBytes: number;
+  /** Bytes that deltas and compression have taken off the contents of pages. */
+  readonly savedBytes: number;
 }
 
 export type MigrationEvent =
@@ -89,13 +93,16 @@ export type MigrationEvent =
   | { readonly type: 'verified'; readonly pages: number; readonly verifyMs: number }
   | { readonly type: 'completed'; readonly summary: MigrationSummary };
 
+/** Pages that a destination has got, by how they came; holes come as zero. */
+export type ReceivedPages = Omit<PagesByKind, 'hole'>;
+
 /** States of the receiving side, by QEMU's names. */
 export type ReceptionState = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'failed';
 
 export interface ReceptionSummary {
   readonly migrationId: string;
   readonly rounds: number;
-  readonly pages: { readonly raw: number; readonly zero: number };
+  readonly pages: ReceivedPages;
   readonly wireBytes: number;
   /** Loading device state after `switchover`. */
   readonly loadMs: number;
@@ -110,7 +117,7 @@ export type ReceptionEvent =
   | { readonly type: 'round'; readonly round: number; readonly pages: number }
   | {
       readonly type: 'progress';
-      readonly pages: { readonly raw: number; readonly zero: number };
+      readonly pages: ReceivedPages;
       readonly wireBytes: number;
     }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }

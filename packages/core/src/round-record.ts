@@ -15,6 +15,20 @@ export interface PagesByKind {
   readonly zero: number;
   /** Had no memory behind them; never read. */
   readonly hole: number;
+  /** Sent as what has changed since they were sent last. */
+  readonly delta: number;
+  /** Sent compressed. */
+  readonly compressed: number;
+}
+
+/** None of any kind, to add to. */
+export function noPages(): { -readonly [Kind in keyof PagesByKind]: number } {
+  return { raw: 0, zero: 0, hole: 0, delta: 0, compressed: 0 };
+}
+
+/** All of them, of whatever kind. */
+export function allPages(pages: PagesByKind): number {
+  return pages.raw + pages.zero + pages.hole + pages.delta + pages.compressed;
 }
 
 /**
@@ -58,10 +72,12 @@ export interface RoundRecord {
   /** Pages that this round set out to send. */
   readonly dirtyPages: number;
   readonly pages: PagesByKind;
-  /** Guest bytes that the round's pages stand for (raw, zero and holes). */
+  /** Guest bytes that the round's pages stand for (of all kinds). */
   readonly rawBytes: number;
   /** Bytes on the wire, framing included. */
   readonly wireBytes: number;
+  /** Bytes that deltas and compression have taken off the contents of pages. */
+  readonly savedBytes: number;
   /** Collecting the dirty bitmaps that this round sent. */
   readonly harvestMs: number;
   /** Walking bitmaps and looking for zero pages. */

@@ -120,9 +120,10 @@ describe('LinkRate', () => {
 });
 
 const round = (change: Partial<engineParts.SentRound>): engineParts.SentRound => ({
-  pages: { raw: 1000, zero: 0, hole: 0 },
+  pages: { raw: 1000, zero: 0, hole: 0, delta: 0, compressed: 0 },
   rawBytes: 4_096_000,
   wireBytes: 4_096_000,
+  savedBytes: 0,
   scanMs: 1,
   sendMs: 100,
   limitMs: 0,
@@ -145,7 +146,14 @@ describe('DowntimeModel', () => {
           const model = new DowntimeModel();
           model.roundTrip(3);
           model.harvested(2);
-          model.sent(round({ pages: { raw, zero, hole: 0 }, wireBytes, burstBytes: wireBytes, burstMs }));
+          model.sent(
+            round({
+              pages: { raw, zero, hole: 0, delta: 0, compressed: 0 },
+              wireBytes,
+              burstBytes: wireBytes,
+              burstMs,
+            }),
+          );
           const terms = model.predict({ dirtyPages, deviceBytes: 5000 });
           for (const ms of Object.values(terms)) expect(ms).toBeGreaterThanOrEqual(0);
           expect(totalDowntime(terms)).toBeCloseTo(Object.values(terms).reduce((sum, ms) => sum + ms, 0));
@@ -156,10 +164,17 @@ describe('DowntimeModel', () => {
 
   test("RAM that was mostly zero in round 1 does not make the guest's pages look like nothing", () => {
     const model = new DowntimeModel();
-    model.sent(round({ pages: { raw: 1000, zero: 1e6, hole: 1e6 } }));
+    model.sent(round({ pages: { raw: 1000, zero: 1e6, hole: 1e6, delta: 0, compressed: 0 } }));
     expect(model.predict({ dirtyPages: 1000, deviceBytes: 0 }).ramMs).toBeGreaterThan(100);
     const empty = new DowntimeModel();
-    empty.sent(round({ pages: { raw: 0, zero: 1e6, hole: 0 }, wireBytes: 1e4, burstBytes: 1e4, burstMs: 1 }));
+    empty.sent(
+      round({
+        pages: { raw: 0, zero: 1e6, hole: 0, delta: 0, compressed: 0 },
+        wireBytes: 1e4,
+        burstBytes: 1e4,
+        burstMs: 1,
+      }),
+    );
     expect(empty.predict({ dirtyPages: 1000, deviceBytes: 0 }).ramMs).toBeGreaterThan(400);
   });
 
@@ -167,7 +182,14 @@ describe('DowntimeModel', () => {
     const model = new DowntimeModel();
     model.sent(round({}));
     for (let i = 0; i < 5; i++)
-      model.sent(round({ pages: { raw: 0, zero: 1000, hole: 0 }, wireBytes: 1000, burstBytes: 1000, burstMs: 0.1 }));
+      model.sent(
+        round({
+          pages: { raw: 0, zero: 1000, hole: 0, delta: 0, compressed: 0 },
+          wireBytes: 1000,
+          burstBytes: 1000,
+          burstMs: 0.1,
+        }),
+      );
     expect(model.predict({ dirtyPages: 1000, deviceBytes: 0 }).ramMs).toBeLessThan(5);
   });
 

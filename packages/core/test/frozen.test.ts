@@ -38,8 +38,10 @@ test('the frame numbers of the wire are frozen', () => {
     resumed: 19,
     received: 20,
     released: 21,
+    deltaPages: 24,
+    compressedPages: 25,
   });
-  expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['device', 'digests', 'pages']);
+  expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['compressedPages', 'deltaPages', 'device', 'digests', 'pages']);
 });
 
 test('the protocol versions and features are frozen', () => {

@@ -62,8 +62,10 @@ describe('the wire format', () => {
       resumed: 19,
       received: 20,
       released: 21,
+      deltaPages: 24,
+      compressedPages: 25,
     });
-    expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['device', 'digests', 'pages']);
+    expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['compressedPages', 'deltaPages', 'device', 'digests', 'pages']);
   });
 
   test('has a vector for every frame type', () => {

@@ -1,4 +1,4 @@
-import type { DowntimeTerms } from '../round-record.js';
+import { allPages, type DowntimeTerms } from '../round-record.js';
 import type { SentRound } from '../source/round-sender.js';
 import { LinkRate } from './link-rate.js';
 
@@ -42,13 +42,13 @@ export class DowntimeModel {
   }
 
   sent(round: SentRound): void {
-    const pages = round.pages.raw + round.pages.zero + round.pages.hole;
+    const pages = allPages(round.pages);
     if (pages === 0) return;
     this.#link.add(round.burstBytes, Math.max(0, round.burstMs - (this.#roundTripMs ?? 0)));
     // What the pages are like that are being rewritten, later rounds show. Round 1 has all the others too, and a guest
     // whose RAM is mostly zero would seem to have next to nothing to send: of it, only pages with contents count.
     const first = ++this.#rounds === 1;
-    const counted = first ? round.pages.raw : pages;
+    const counted = first ? pages - round.pages.zero - round.pages.hole : pages;
     if (counted === 0) return;
     const { pages: before, bytes, scanMs } = this.#rewritten;
     this.#rewritten = first

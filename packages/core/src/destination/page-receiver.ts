@@ -1,14 +1,10 @@
 import type { Clock } from '../clock.js';
+import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { ReceivedPages } from '../migration-event.js';
 import { PageWriter } from './page-writer.js';
 import { ReceptionBoard } from './reception-board.js';
-
-/** Totals of what was received. */
-export interface ReceivedPages {
-  raw: number;
-  zero: number;
-}
 
 /**
  * Brings the page channels of a reception together: a round ends when every channel has ended it. What a channel does with
@@ -16,16 +12,28 @@ export interface ReceivedPages {
  */
 export class PageReceiver {
   readonly board: ReceptionBoard;
+  /** Those that were agreed on. */
+  readonly encodings: readonly PageEncoding[];
   readonly #writers: readonly PageWriter[];
   readonly #ended = new Set<number>();
   #roundPages = 0;
 
-  /** `windows` must be pristine. With `shared`, the board can be handed to other threads. */
-  constructor(windows: MemoryWindows, channels: number, clock: Clock, shared = false) {
+  /**
+   * `windows` must be pristine. `encodings`: those that were agreed on. With `shared`, the board can be handed to other
+   * threads.
+   */
+  constructor(
+    windows: MemoryWindows,
+    channels: number,
+    clock: Clock,
+    encodings: readonly PageEncoding[],
+    shared = false,
+  ) {
+    this.encodings = encodings;
     this.board = ReceptionBoard.create(windows.memory, channels, shared);
     this.#writers = Array.from(
       { length: channels },
-      (_, channel) => new PageWriter(channel, windows, this.board, clock),
+      (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings),
     );
   }
 

@@ -1,9 +1,18 @@
 import type { Clock } from '../clock.js';
+import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import type { PagesFrame, RoundEndFrame, ZeroPagesFrame } from '../link/frame.js';
+import type {
+  AnyPagesFrame,
+  CompressedPagesFrame,
+  DeltaPagesFrame,
+  PagesFrame,
+  RoundEndFrame,
+  ZeroPagesFrame,
+} from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
+import { PageDecoder } from './page-decoder.js';
 import type { ReceptionBoard } from './reception-board.js';
 import { checkRuns } from './run-check.js';
 import { zeroRun } from './zero-run.js';
@@ -20,16 +29,25 @@ export class PageWriter {
   readonly #clock: Clock;
   readonly #windows: MemoryWindows;
   readonly #memory: GuestMemory;
+  readonly #decoder: PageDecoder;
   /** Pages of the current round, to compare with what `roundEnd` says. */
   #roundPages = 0;
   #endedRound = 0;
 
-  constructor(channel: number, windows: MemoryWindows, board: ReceptionBoard, clock: Clock) {
+  /** `encodings`: those that were agreed on. */
+  constructor(
+    channel: number,
+    windows: MemoryWindows,
+    board: ReceptionBoard,
+    clock: Clock,
+    encodings: readonly PageEncoding[] = [],
+  ) {
     this.channel = channel;
     this.board = board;
     this.#windows = windows;
     this.#memory = windows.memory;
     this.#clock = clock;
+    this.#decoder = new PageDecoder(windows, encodings);
   }
 
   async pages(stream: FrameStream, frame: PagesFrame, payloadBytes: number): Promise<void> {
@@ -50,7 +68,23 @@ export class PageWriter {
     }
     await stream.readPayload(into);
     this.#roundPages += pages;
-    this.board.count(this.channel, pages, 0);
+    this.board.count(this.channel, 'raw', pages);
+  }
+
+  async deltaPages(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number): Promise<void> {
+    const pages = this.#admit(frame);
+    this.#touch(frame);
+    await this.#decoder.deltas(stream, frame, payloadBytes, pages);
+    this.#roundPages += pages;
+    this.board.count(this.channel, 'delta', pages);
+  }
+
+  async compressedPages(stream: FrameStream, frame: CompressedPagesFrame, payloadBytes: number): Promise<void> {
+    const pages = this.#admit(frame);
+    this.#touch(frame);
+    await this.#decoder.compressed(stream, frame, payloadBytes, pages);
+    this.#roundPages += pages;
+    this.board.count(this.channel, 'compressed', pages);
   }
 
   async zeroPages(frame: ZeroPagesFrame): Promise<void> {
@@ -69,7 +103,7 @@ export class PageWriter {
       }
     }
     this.#roundPages += pages;
-    this.board.count(this.channel, 0, pages);
+    this.board.count(this.channel, 'zero', pages);
   }
 
   /** Ends the round on this channel, and returns how many of its pages came here. */
@@ -87,7 +121,13 @@ export class PageWriter {
     return pages;
   }
 
-  #admit(frame: PagesFrame | ZeroPagesFrame): number {
+  /** These pages are not known to be zero any more. */
+  #touch({ block, runs }: AnyPagesFrame): void {
+    const touched = this.board.touched.at(block);
+    for (let i = 0; i < runs.length; i += 2) touched.setRange(runs[i] as number, runs[i + 1] as number);
+  }
+
+  #admit(frame: AnyPagesFrame): number {
     this.#checkRound(frame.round, frame.type);
     return checkRuns(this.#memory, frame.block, frame.runs, frame.type);
   }

@@ -45,11 +45,22 @@ export async function takePageFrame(
   checkPayload(frame.type, payloadBytes);
   if (frame.type === 'pages') await writer.pages(stream, frame, payloadBytes);
   else if (frame.type === 'zeroPages') await writer.zeroPages(frame);
+  else if (frame.type === 'deltaPages') await writer.deltaPages(stream, frame, payloadBytes);
+  else if (frame.type === 'compressedPages') await writer.compressedPages(stream, frame, payloadBytes);
   else if (frame.type === 'roundEnd') await onRoundEnd(frame.round, writer.roundEnd(frame));
 }
 
+/** What may come on a page channel. */
+const PAGE_FRAMES: ReadonlySet<FrameName> = new Set<FrameName>([
+  'pages',
+  'zeroPages',
+  'deltaPages',
+  'compressedPages',
+  'roundEnd',
+]);
+
 export function isPageFrame(type: FrameName): boolean {
-  return type === 'pages' || type === 'zeroPages' || type === 'roundEnd';
+  return PAGE_FRAMES.has(type);
 }
 
 export function checkPayload(type: FrameName, payloadBytes: number): void {

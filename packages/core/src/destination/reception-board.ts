@@ -1,5 +1,6 @@
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { ReceivedPages } from '../migration-event.js';
 
 /** What another thread needs to take part in a reception; goes through `postMessage` as it is. */
 export interface ReceptionBoardBuffers {
@@ -7,6 +8,9 @@ export interface ReceptionBoardBuffers {
   readonly pages: SharedArrayBuffer;
   readonly touched: readonly SharedArrayBuffer[];
 }
+
+/** Kinds of pages that are counted, in the order of their counters. */
+const KINDS = ['raw', 'zero', 'delta', 'compressed'] as const satisfies readonly (keyof ReceivedPages)[];
 
 enum Word {
   round,
@@ -29,14 +33,14 @@ export class ReceptionBoard {
   /** Pages of guest memory that are not known to be zero. */
   readonly touched: DirtyBitmaps;
   readonly #words: Int32Array;
-  /** Two for each channel: pages with contents, zero pages. */
+  /** One of each kind for each channel. */
   readonly #pages: BigInt64Array;
 
   private constructor(memory: GuestMemory, channels: number, buffers: ReceptionBoardBuffers | undefined) {
     this.buffers = buffers;
     this.touched = new DirtyBitmaps(memory, buffers?.touched);
     this.#words = buffers === undefined ? new Int32Array(Word.count) : new Int32Array(buffers.words);
-    this.#pages = buffers === undefined ? new BigInt64Array(channels * 2) : new BigInt64Array(buffers.pages);
+    this.#pages = buffers === undefined ? new BigInt64Array(channels * KINDS.length) : new BigInt64Array(buffers.pages);
   }
 
   /** For memory that is all zero. With `shared`, other threads can join. Round 1 is the first. */
@@ -44,7 +48,7 @@ export class ReceptionBoard {
     const buffers = shared
       ? {
           words: new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
-          pages: new SharedArrayBuffer(channels * 2 * BigInt64Array.BYTES_PER_ELEMENT),
+          pages: new SharedArrayBuffer(channels * KINDS.length * BigInt64Array.BYTES_PER_ELEMENT),
           touched: DirtyBitmaps.sharedStorage(memory),
         }
       : undefined;
@@ -96,17 +100,15 @@ export class ReceptionBoard {
   }
 
   /** Pages of one channel are in guest memory. */
-  count(channel: number, raw: number, zero: number): void {
-    if (raw > 0) Atomics.add(this.#pages, channel * 2, BigInt(raw));
-    if (zero > 0) Atomics.add(this.#pages, channel * 2 + 1, BigInt(zero));
+  count(channel: number, kind: keyof ReceivedPages, pages: number): void {
+    Atomics.add(this.#pages, channel * KINDS.length + KINDS.indexOf(kind), BigInt(pages));
   }
 
   /** Pages received so far, on all channels and in all rounds. */
-  totals(): { raw: number; zero: number } {
-    const sum = { raw: 0, zero: 0 };
-    for (let i = 0; i < this.#pages.length; i += 2) {
-      sum.raw += Number(Atomics.load(this.#pages, i));
-      sum.zero += Number(Atomics.load(this.#pages, i + 1));
+  totals(): ReceivedPages {
+    const sum = { raw: 0, zero: 0, delta: 0, compressed: 0 };
+    for (let i = 0; i < this.#pages.length; i++) {
+      sum[KINDS[i % KINDS.length] as keyof ReceivedPages] += Number(Atomics.load(this.#pages, i));
     }
     return sum;
   }

@@ -1,6 +1,8 @@
 import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import { agreeOn } from '../encoding/agree-on.js';
+import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
@@ -23,7 +25,7 @@ import { makePristine } from './zero-run.js';
 /** Phases of the destination, and the frames that each allows on the control stream. */
 const ALLOWED = {
   /** RAM and device state arrive; the guest runs at the source. */
-  receiving: ['pages', 'zeroPages', 'roundEnd', 'device', 'switchover'],
+  receiving: ['pages', 'zeroPages', 'deltaPages', 'compressedPages', 'roundEnd', 'device', 'switchover'],
   /** All is loaded and `ready` was sent; nobody runs the guest. */
   ready: ['digests', 'digestsEnd', 'go'],
 } as const satisfies Record<string, readonly FrameName[]>;
@@ -35,6 +37,7 @@ export interface ReceptionControls {
   readonly emit: (event: ReceptionEvent) => void;
   readonly setState: (state: ReceptionState) => void;
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
+  readonly encodings: readonly PageEncoding[];
   readonly maximumDeviceState: number;
   readonly handshakeTimeoutMs: number;
   readonly progressIntervalMs: number;
@@ -105,7 +108,12 @@ export class ReceptionRun {
     checkCompatible(hello, vm);
     const windows = new MemoryWindows(vm.memory);
     await abortable(frames.during(this.#reading(makePristine(windows, clock, signal)), 'welcome'), signal);
-    const features = hello.features.filter((feature) => feature === FEATURES.verify);
+    const { encodings, features: agreed, missing } = agreeOn(hello.features, this.#controls.encodings);
+    const features = [...hello.features.filter((feature) => feature === FEATURES.verify), ...agreed];
+    for (const name of missing) {
+      const message = `the source offers the encoding "${name}", which receive was not given`;
+      emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+    }
     const welcome = {
       type: 'welcome',
       version,
@@ -123,7 +131,7 @@ export class ReceptionRun {
     const loader = new DeviceLoader(vm, hello.devices, this.#controls.maximumDeviceState, this.#controls.stop);
     this.#loader = loader;
     const elsewhere = this.#channels.some((channel) => channel.receivePages !== undefined);
-    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length), clock, elsewhere);
+    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length), clock, encodings, elsewhere);
     this.#receiver = receiver;
     const check = new RamCheck(windows, clock, features.includes(FEATURES.verify));
     const control = this.#reading(this.#readControl(frames, receiver, loader, check));
@@ -212,7 +220,8 @@ export class ReceptionRun {
     const { board } = receiver;
     try {
       if (stream.receivePages !== undefined && board.buffers !== undefined) {
-        await stream.receivePages({ channel, memory, board: board.buffers, onRoundEnd });
+        const recipes = receiver.encodings.map(({ recipe }) => recipe);
+        await stream.receivePages({ channel, memory, board: board.buffers, encodings: recipes, onRoundEnd });
       } else {
         await readPageChannel(stream, receiver.writer(channel), onRoundEnd);
       }
@@ -252,6 +261,8 @@ export class ReceptionRun {
       switch (frame.type) {
         case 'pages':
         case 'zeroPages':
+        case 'deltaPages':
+        case 'compressedPages':
         case 'roundEnd':
           await takePageFrame(control, received, receiver.writer(0), (round, pages) =>
             this.#channelEnded(0, round, pages, receiver),

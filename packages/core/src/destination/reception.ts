@@ -1,6 +1,8 @@
 import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import { checkEncodings } from '../encoding/check-encodings.js';
+import { delta, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import type { HelloFrame } from '../link/frame.js';
 import type { LinkListener } from '../link/migration-link.js';
@@ -14,6 +16,11 @@ export interface ReceiveOptions {
    * not running. Throw to refuse; the source hears the message. The engine clears its RAM.
    */
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
+  /**
+   * Encodings of pages that a source may use. Default: `[delta()]`, which takes nothing here; compressions come from other
+   * packages. One that only the source has is told to both sides.
+   */
+  readonly encodings?: readonly PageEncoding[];
   /** Gives up when it aborts; after `go` it does nothing. */
   readonly signal?: AbortSignal;
   /** Most bytes of state held for one device before it is loaded. Default 256 MiB. */
@@ -48,6 +55,7 @@ export class Reception extends RoleEvents<ReceptionEvent> {
       emit: (event) => this.events.next(event),
       setState: (state) => this.#setState(state),
       prepare: options.prepare,
+      encodings: checkEncodings(options.encodings ?? [delta()]),
       maximumDeviceState: options.maximumDeviceState ?? 256 * 2 ** 20,
       handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
       progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),

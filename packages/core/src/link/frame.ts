@@ -46,6 +46,10 @@ export const FRAME_TYPES = {
   received: 20,
   /** Source, after `running` or `resumed`: I have let go of my copy of the guest. */
   released: 21,
+  /** Pages as what has changed since they were sent last; only if `encoding:delta` was agreed on. */
+  deltaPages: 24,
+  /** Pages compressed in one piece; only if `encoding:` and the name of the compression was agreed on. */
+  compressedPages: 25,
 } as const;
 
 export type FrameName = keyof typeof FRAME_TYPES;
@@ -128,6 +132,25 @@ export interface ZeroPagesFrame {
   readonly block: number;
   readonly runs: readonly number[];
 }
+
+export interface DeltaPagesFrame {
+  readonly type: 'deltaPages';
+  readonly round: number;
+  readonly block: number;
+  readonly runs: readonly number[];
+}
+
+export interface CompressedPagesFrame {
+  readonly type: 'compressedPages';
+  readonly round: number;
+  readonly block: number;
+  readonly runs: readonly number[];
+  /** Name of the compression, as in the features: `zstd` for `encoding:zstd`. */
+  readonly encoding: string;
+}
+
+/** Frames that carry pages, of whatever kind. */
+export type AnyPagesFrame = PagesFrame | ZeroPagesFrame | DeltaPagesFrame | CompressedPagesFrame;
 
 export interface RoundEndFrame {
   readonly type: 'roundEnd';
@@ -243,7 +266,15 @@ export type Frame =
   | PongFrame
   | ResumedFrame
   | ReceivedPagesFrame
-  | ReleasedFrame;
+  | ReleasedFrame
+  | DeltaPagesFrame
+  | CompressedPagesFrame;
 
 /** Frames that are followed by a payload. All others never are. */
-export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>(['pages', 'device', 'digests']);
+export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>([
+  'pages',
+  'device',
+  'digests',
+  'deltaPages',
+  'compressedPages',
+]);

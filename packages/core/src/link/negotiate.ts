@@ -145,8 +145,16 @@ function checkDevices(hello: HelloFrame, vm: MigratableVm): void {
   }
 }
 
-/** The source's check of the destination's answer: `offered` features are all wanted, and pages must fit into a frame. */
-export function checkWelcome(welcome: WelcomeFrame, offered: readonly string[], pageSize: number): void {
+/**
+ * The source's check of the destination's answer: of the `offered` features all but the `dispensable` ones are wanted, and
+ * pages must fit into a frame.
+ */
+export function checkWelcome(
+  welcome: WelcomeFrame,
+  offered: readonly string[],
+  pageSize: number,
+  dispensable: readonly string[] = [],
+): void {
   if (!(welcome.version >= PROTOCOL_VERSION.minimum && welcome.version <= PROTOCOL_VERSION.maximum)) {
     throw new GodwitError(
       'GODWIT_VERSION_MISMATCH',
@@ -169,7 +177,7 @@ export function checkWelcome(welcome: WelcomeFrame, offered: readonly string[], 
     );
   }
   for (const feature of offered) {
-    if (!welcome.features.includes(feature)) {
+    if (!welcome.features.includes(feature) && !dispensable.includes(feature)) {
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',
         `"${feature}" was asked for, but the destination (${welcome.software}) does not offer it`,

@@ -1,5 +1,7 @@
 import type { ChannelRoundEnd } from '../destination/read-page-channel.js';
 import type { ReceptionBoardBuffers } from '../destination/reception-board.js';
+import type { EncodingRecipe } from '../encoding/page-encoding.js';
+import type { SharedEncodings } from '../encoding/sent-encodings.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { PageChannel } from '../source/page-channel.js';
 import type { FrameStream } from './frame-stream.js';
@@ -10,6 +12,8 @@ export interface RemoteReading {
   readonly memory: GuestMemory;
   /** Joined by the other thread (`ReceptionBoard.join`), whose writer makes every check that ours would. */
   readonly board: ReceptionBoardBuffers;
+  /** What the pages may be encoded with: for the other thread's `PageDecoder`. */
+  readonly encodings: readonly EncodingRecipe[];
   readonly onRoundEnd: ChannelRoundEnd;
 }
 
@@ -19,7 +23,7 @@ export interface RemoteReading {
  */
 export interface PageStream extends FrameStream {
   /** Source: the channel that reads `memory` and writes this stream elsewhere. Throws when it cannot be done with it. */
-  sendPages?(memory: GuestMemory): PageChannel;
+  sendPages?(memory: GuestMemory, encodings: SharedEncodings): PageChannel;
   /**
    * Destination: `readPageChannel`, elsewhere. When it settles, the other thread does not touch guest memory any more.
    */

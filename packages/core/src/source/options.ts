@@ -1,6 +1,8 @@
 import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/policy.js';
+import { checkEncodings } from '../encoding/check-encodings.js';
+import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../link/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
@@ -22,6 +24,18 @@ export interface MigrateOptions extends AdjustableOptions {
   readonly verify?: boolean;
   /** Streams for pages beside the control stream; 0 (the default) sends pages on the control stream. At most 64. */
   readonly pageChannels?: number;
+  /**
+   * Ways to say what is in a page with fewer bytes, used where they pay: `[delta(), zstd()]`. Default: none. All that the
+   * destination has too are used.
+   */
+  readonly encodings?: readonly PageEncoding[];
+  /**
+   * What to do about an encoding that the destination does not have: `refuse` (the default) to migrate, with
+   * `GODWIT_UNSUPPORTED`, or `warn` and do without.
+   */
+  readonly missingEncoding?: 'refuse' | 'warn';
+  /** False to use the encodings whatever they cost, on a link that is faster than they are too. Default true. */
+  readonly adaptiveEncodings?: boolean;
   /** When to switch over or give up. Default: `withinDowntimeLimit`. */
   readonly policy?: ConvergencePolicy;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
@@ -51,6 +65,9 @@ export interface ResolvedOptions {
   readonly pauseBeforeSwitchover: boolean;
   readonly verify: boolean;
   readonly pageChannels: number;
+  readonly encodings: readonly PageEncoding[];
+  readonly missingEncoding: 'refuse' | 'warn';
+  readonly adaptiveEncodings: boolean;
   readonly policy: ConvergencePolicy;
   readonly prior: Partial<DowntimeTerms>;
   readonly handshakeTimeoutMs: number;
@@ -80,6 +97,9 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     pauseBeforeSwitchover: options.pauseBeforeSwitchover ?? false,
     verify: options.verify ?? false,
     pageChannels,
+    encodings: checkEncodings(options.encodings ?? []),
+    missingEncoding: options.missingEncoding ?? 'refuse',
+    adaptiveEncodings: options.adaptiveEncodings ?? true,
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),

@@ -1,8 +1,12 @@
 import type { Clock } from '../clock.js';
+import type { ChannelEncoder } from '../encoding/channel-encoder.js';
+import type { EncodedBatch } from '../encoding/encoded-batch.js';
+import type { Frame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
+import { noPages, type PagesByKind } from '../round-record.js';
 
 /** A batch of page runs of one block: the unit of work that crosses a channel or a thread. Runs, never bytes. */
 export interface PageBatch {
@@ -12,21 +16,28 @@ export interface PageBatch {
   readonly runs: PageRunList;
   /** Pages known to have no memory behind them: sent as zero, never read. */
   readonly holes: PageRunList;
+  /** Bytes per second that the bandwidth limit leaves each channel; 0 for no limit. Encodings go by it. */
+  readonly limit: number;
 }
 
 /** Running totals of what a channel has sent; the difference of two snapshots is a round's share. */
-export interface PageChannelTotals {
-  raw: number;
-  zero: number;
-  hole: number;
-  scanMs: number;
+export interface PageChannelTotals extends PagesByKind {
+  /** Bytes that deltas and compression have taken off. */
+  readonly savedBytes: number;
+  /** Milliseconds in which pages were looked at, deltas included; compressing is not, it goes on beside. */
+  readonly scanMs: number;
+}
+
+/** Totals of a channel that has sent nothing, to add to. */
+export function noTotals(): { -readonly [Name in keyof PageChannelTotals]: number } {
+  return { ...noPages(), savedBytes: 0, scanMs: 0 };
 }
 
 /**
  * The source's end of a page channel: owns reading guest memory, classifying pages, framing and writing.
  *
  * Pages are written by reference. A page whose content changes while it is on its way is dirty again, since its
- * tracker was re-armed before the batch was handed over.
+ * tracker was re-armed before the batch was handed over. With encodings, `ChannelEncoder` decides which pages go how.
  */
 export interface PageChannel {
   readonly totals: Readonly<PageChannelTotals>;
@@ -43,20 +54,24 @@ export interface PageChannel {
 
 /** A page channel on this thread, over one frame stream. */
 export class LocalPageChannel implements PageChannel {
-  readonly totals: PageChannelTotals = { raw: 0, zero: 0, hole: 0, scanMs: 0 };
+  readonly totals = noTotals();
   readonly #stream: FrameStream;
   readonly #windows: MemoryWindows;
   readonly #clock: Clock;
+  readonly #encoder: ChannelEncoder | undefined;
   readonly #nonZero = new PageRunList(256);
   readonly #zero = new PageRunList(256);
+  /** Batches that are being compressed: their frames are not written yet. */
+  readonly #compressing = new Set<Promise<unknown>>();
   #roundPages = 0;
   /** Payload bytes of writes that have not resolved. */
   #inFlight = 0;
 
-  constructor(stream: FrameStream, windows: MemoryWindows, clock: Clock) {
+  constructor(stream: FrameStream, windows: MemoryWindows, clock: Clock, encoder?: ChannelEncoder) {
     this.#stream = stream;
     this.#windows = windows;
     this.#clock = clock;
+    this.#encoder = encoder;
   }
 
   get wireBytes(): number {
@@ -64,7 +79,7 @@ export class LocalPageChannel implements PageChannel {
   }
 
   async send(batch: PageBatch): Promise<void> {
-    const { round, blockIndex: block } = batch;
+    const { round, blockIndex: block, holes } = batch;
     const start = this.#clock.now();
     const nonZero = this.#nonZero;
     const zero = this.#zero;
@@ -73,39 +88,89 @@ export class LocalPageChannel implements PageChannel {
     for (let i = 0; i < batch.runs.length; i++) {
       splitZeroPages(this.#windows, block, batch.runs.firstPage(i), batch.runs.runPages(i), nonZero, zero);
     }
-    const writes: Promise<void>[] = [];
-    if (nonZero.length > 0) {
-      const payload: Uint8Array[] = [];
+    const encoded = this.#encoder?.encode({ round, block, limit: batch.limit }, nonZero, zero, holes);
+    const payload: Uint8Array[] = [];
+    if (encoded === undefined) {
       for (let i = 0; i < nonZero.length; i++) {
         payload.push(this.#windows.bytes(block, nonZero.firstPage(i), nonZero.runPages(i)));
       }
-      this.totals.scanMs += this.#clock.now() - start;
-      const bytes = nonZero.pageCount * this.#windows.pageSize;
-      this.#inFlight += bytes;
-      const landed = () => {
-        this.#inFlight -= bytes;
-      };
-      const writing = this.#stream.write({ type: 'pages', round, block, runs: nonZero.toFlatArray() }, payload);
-      writing.then(landed, landed);
-      writes.push(writing);
-    } else {
-      this.totals.scanMs += this.#clock.now() - start;
+    }
+    this.totals.scanMs += this.#clock.now() - start;
+
+    const writes: Promise<void>[] = [];
+    if (encoded !== undefined) {
+      this.#writeEncoded(encoded, writes);
+    } else if (nonZero.length > 0) {
+      this.totals.raw += nonZero.pageCount;
+      writes.push(this.#writePages({ type: 'pages', round, block, runs: nonZero.toFlatArray() }, payload));
     }
     if (zero.length > 0) writes.push(this.#stream.write({ type: 'zeroPages', round, block, runs: zero.toFlatArray() }));
-    if (batch.holes.length > 0) {
-      writes.push(this.#stream.write({ type: 'zeroPages', round, block, runs: batch.holes.toFlatArray() }));
+    if (holes.length > 0) {
+      writes.push(this.#stream.write({ type: 'zeroPages', round, block, runs: holes.toFlatArray() }));
     }
-    this.#roundPages += batch.runs.pageCount + batch.holes.pageCount;
-    this.totals.raw += nonZero.pageCount;
+    this.#roundPages += batch.runs.pageCount + holes.pageCount;
     this.totals.zero += zero.pageCount;
-    this.totals.hole += batch.holes.pageCount;
+    this.totals.hole += holes.pageCount;
     // All of them, even when one fails: until then the memory is borrowed.
-    for (const result of await Promise.allSettled(writes)) if (result.status === 'rejected') throw result.reason;
+    const results = await Promise.allSettled(writes);
+    if (encoded !== undefined) this.#encoder?.release(encoded);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
   async endRound(round: number): Promise<void> {
     const pages = this.#roundPages;
     this.#roundPages = 0;
+    if (this.#compressing.size > 0) await Promise.allSettled(this.#compressing);
     await this.#stream.write({ type: 'roundEnd', round, pages });
+  }
+
+  #writeEncoded(encoded: EncodedBatch, writes: Promise<void>[]): void {
+    const { round, block, delta, deltaBytes, whole } = encoded;
+    if (delta.length > 0) {
+      this.totals.delta += delta.pageCount;
+      this.totals.savedBytes += delta.pageCount * this.#windows.pageSize - deltaBytes;
+      const payload = [encoded.deltas.subarray(0, deltaBytes)];
+      writes.push(this.#writePages({ type: 'deltaPages', round, block, runs: delta.toFlatArray() }, payload));
+    }
+    if (whole.length === 0) return;
+    if (encoded.compression === undefined) {
+      writes.push(this.#writeWhole(encoded));
+      return;
+    }
+    // Its frame may come behind those of later batches: within a round the order of pages is of no concern.
+    const begun = (this.#encoder as ChannelEncoder).compress(encoded).then(({ encoding, bytes }) => {
+      if (bytes === undefined) return { writing: this.#writeWhole(encoded) };
+      this.totals.compressed += whole.pageCount;
+      this.totals.savedBytes += encoded.wholeBytes - bytes.length;
+      const runs = whole.toFlatArray();
+      return { writing: this.#writePages({ type: 'compressedPages', round, block, runs, encoding }, [bytes]) };
+    });
+    this.#compressing.add(begun);
+    const done = () => this.#compressing.delete(begun);
+    begun.then(done, done);
+    writes.push(begun.then(({ writing }) => writing));
+  }
+
+  #writeWhole(encoded: EncodedBatch): Promise<void> {
+    const { round, block, whole, chunks } = encoded;
+    this.totals.raw += whole.pageCount;
+    const encoder = this.#encoder as ChannelEncoder;
+    encoder.begun(encoded);
+    const writing = this.#writePages({ type: 'pages', round, block, runs: whole.toFlatArray() }, chunks);
+    const ended = () => encoder.ended(encoded);
+    writing.then(ended, ended);
+    return writing;
+  }
+
+  #writePages(frame: Frame, payload: readonly Uint8Array[]): Promise<void> {
+    let bytes = 0;
+    for (const chunk of payload) bytes += chunk.length;
+    this.#inFlight += bytes;
+    const landed = () => {
+      this.#inFlight -= bytes;
+    };
+    const writing = this.#stream.write(frame, payload);
+    writing.then(landed, landed);
+    return writing;
   }
 }

@@ -105,6 +105,7 @@ export function describeSent(sent: SentRound) {
     pages: sent.pages,
     rawBytes: sent.rawBytes,
     wireBytes: sent.wireBytes,
+    savedBytes: sent.savedBytes,
     scanMs: sent.scanMs,
     sendMs: sent.sendMs,
     limitMs: sent.limitMs,

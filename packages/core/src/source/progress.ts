@@ -1,6 +1,6 @@
 import type { Clock } from '../clock.js';
 import type { MigrationState, Progress } from '../migration-event.js';
-import type { RoundRecord } from '../round-record.js';
+import { allPages, noPages, type RoundRecord } from '../round-record.js';
 import type { PageChannel } from './page-channel.js';
 
 /**
@@ -49,19 +49,20 @@ export class ProgressMeter {
 
   /** Pages by kind and bytes since the start. */
   totals() {
-    const sum = { raw: 0, zero: 0, hole: 0, wireBytes: 0 };
-    for (const channel of this.channels) {
-      sum.raw += channel.totals.raw;
-      sum.zero += channel.totals.zero;
-      sum.hole += channel.totals.hole;
-      sum.wireBytes += channel.wireBytes;
+    const pages = noPages();
+    let savedBytes = 0;
+    let wireBytes = 0;
+    for (const { totals, wireBytes: bytes } of this.channels) {
+      for (const kind of Object.keys(pages) as (keyof typeof pages)[]) pages[kind] += totals[kind];
+      savedBytes += totals.savedBytes;
+      wireBytes += bytes;
     }
-    return sum;
+    return { pages, savedBytes, wireBytes };
   }
 
   snapshot(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
-    const { wireBytes, ...pages } = this.totals();
+    const { pages, savedBytes, wireBytes } = this.totals();
     const intervalMs = now - this.#lastAt;
     const wireBytesPerSecond = intervalMs > 0 ? ((wireBytes - this.#lastBytes) / intervalMs) * 1000 : 0;
     this.#lastAt = now;
@@ -73,8 +74,9 @@ export class ProgressMeter {
       roundPagesSent: this.#roundPagesSent,
       roundPages: this.#roundPages,
       pages,
-      rawBytes: (pages.raw + pages.zero + pages.hole) * pageSize,
+      rawBytes: allPages(pages) * pageSize,
       wireBytes,
+      savedBytes,
       wireBytesPerSecond,
       dirtyPagesPerSecond: this.#last?.dirtyPagesPerSecond ?? 0,
       predictedDowntimeMs: this.#last?.predictedDowntimeMs,

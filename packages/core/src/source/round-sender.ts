@@ -8,7 +8,7 @@ import { cutHoles } from '../memory/populated-pages.js';
 import type { PagesByKind } from '../round-record.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
-import type { PageBatch, PageChannel } from './page-channel.js';
+import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
 
 /** Re-arming and hole discovery go by chunks of this many bytes: one ioctl for many pages, soon before they are read. */
 const CHUNK_BYTES = 64 * 2 ** 20;
@@ -34,6 +34,8 @@ export interface SentRound {
   /** Guest bytes that these pages stand for. */
   readonly rawBytes: number;
   readonly wireBytes: number;
+  /** Bytes that deltas and compression have taken off. */
+  readonly savedBytes: number;
   readonly scanMs: number;
   readonly sendMs: number;
   readonly limitMs: number;
@@ -64,6 +66,7 @@ export interface RoundSenderParts {
 interface Slot extends PageBatch {
   round: number;
   blockIndex: number;
+  limit: number;
   readonly channel: PageChannel;
 }
 
@@ -97,6 +100,7 @@ export class RoundSender {
           channel,
           round: 0,
           blockIndex: 0,
+          limit: 0,
           runs: new PageRunList(BATCH_RUNS),
           holes: new PageRunList(64),
         });
@@ -143,9 +147,10 @@ export class RoundSender {
     const scanMs = after.scanMs - before.scanMs + this.#rearmMs;
     const burstScanMs = after.scanMs + this.#rearmMs - this.#burst.scanMs;
     return {
-      pages: { raw: after.raw - before.raw, zero: after.zero - before.zero, hole: after.hole - before.hole },
+      pages: difference(after, before),
       rawBytes: this.#dispatched * memory.pageSize,
       wireBytes: wireBytes(channels) - wireBefore,
+      savedBytes: after.savedBytes - before.savedBytes,
       scanMs,
       limitMs: this.#limitMs,
       sendMs: Math.max(0, totalMs - scanMs - this.#limitMs),
@@ -236,6 +241,7 @@ export class RoundSender {
     this.#check();
     slot.round = round;
     slot.blockIndex = blockIndex;
+    slot.limit = limited ? limit.bytesPerSecond / this.#parts.channels.length : 0;
     slot.runs.clear();
     slot.holes.clear();
     return slot;
@@ -314,15 +320,22 @@ export class RoundSender {
   }
 }
 
-function totals(channels: readonly PageChannel[]) {
-  const sum = { raw: 0, zero: 0, hole: 0, scanMs: 0 };
+function totals(channels: readonly PageChannel[]): PageChannelTotals {
+  const sum = noTotals();
   for (const { totals: one } of channels) {
-    sum.raw += one.raw;
-    sum.zero += one.zero;
-    sum.hole += one.hole;
-    sum.scanMs += one.scanMs;
+    for (const name of Object.keys(sum) as (keyof PageChannelTotals)[]) sum[name] += one[name];
   }
   return sum;
+}
+
+function difference(after: PagesByKind, before: PagesByKind): PagesByKind {
+  return {
+    raw: after.raw - before.raw,
+    zero: after.zero - before.zero,
+    hole: after.hole - before.hole,
+    delta: after.delta - before.delta,
+    compressed: after.compressed - before.compressed,
+  };
 }
 
 function wireBytes(channels: readonly PageChannel[]): number {

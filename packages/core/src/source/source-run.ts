@@ -2,6 +2,7 @@ import { lastValueFrom, tap } from 'rxjs';
 import { abortable } from '../abortable.js';
 import { DowntimeModel, totalDowntime } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
 import { ControlChannel } from '../link/control-channel.js';
@@ -13,7 +14,7 @@ import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import { populatedBitmaps } from '../memory/populated-pages.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
-import type { RoundRecord } from '../round-record.js';
+import { allPages, type RoundRecord } from '../round-record.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
 import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
@@ -56,6 +57,7 @@ export class SourceRun {
   readonly #limit: BandwidthLimit;
   readonly #meter: ProgressMeter;
   readonly #tracker: TrackerUnion;
+  readonly #encodings: SentEncodings;
   readonly #rounds: RoundRecord[] = [];
   #link: MigrationLink | undefined;
   #control: ControlChannel | undefined;
@@ -69,6 +71,7 @@ export class SourceRun {
     this.#controls = controls;
     this.#limit = new BandwidthLimit(controls.options.clock, controls.options.bandwidthLimit);
     this.#meter = new ProgressMeter(controls.options.clock);
+    this.#encodings = new SentEncodings(controls.options.encodings, controls.options.adaptiveEncodings);
     this.#tracker = new TrackerUnion(vm.trackers, (tracker, error) =>
       controls.emit({
         type: 'warning',
@@ -118,7 +121,9 @@ export class SourceRun {
     const link = this.#link as MigrationLink;
     const streams: readonly PageStream[] = link.pageChannels.length > 0 ? link.pageChannels : [link.control];
     const channels = streams.map(
-      (stream) => stream.sendPages?.(this.#vm.memory) ?? new LocalPageChannel(stream, windows, clock),
+      (stream) =>
+        stream.sendPages?.(this.#vm.memory, this.#encodings.shared()) ??
+        new LocalPageChannel(stream, windows, clock, this.#encodings.encoder(windows, clock)),
     );
     this.#meter.channels = channels;
     const model = new DowntimeModel(options.prior, this.#vm.memory.pageSize);
@@ -237,8 +242,7 @@ export class SourceRun {
       pointOfNoReturn: this.#controls.pointOfNoReturn,
     });
     control.finish();
-    const { raw, zero, hole } = this.#meter.totals();
-    const pages = { raw, zero, hole };
+    const { pages, savedBytes } = this.#meter.totals();
     return {
       migrationId: options.migrationId,
       totalMs: this.#meter.elapsedMs,
@@ -251,7 +255,8 @@ export class SourceRun {
       verifiedPages: result.verifiedPages,
       rounds: this.#rounds,
       pages,
-      rawBytes: (raw + zero + hole) * this.#vm.memory.pageSize,
+      rawBytes: allPages(pages) * this.#vm.memory.pageSize,
+      savedBytes,
       wireBytes: [link.control, ...link.pageChannels].reduce((sum, stream) => sum + stream.bytesWritten, 0),
     };
   }
@@ -287,11 +292,17 @@ export class SourceRun {
       }
       const control = new ControlChannel(link.control, clock, stop);
       this.#control = control;
-      const features = options.verify ? [FEATURES.verify] : [];
+      const encodings = this.#encodings.features;
+      const features = [...(options.verify ? [FEATURES.verify] : []), ...encodings];
       const channels = link.pageChannels.length;
       const hello = helloOf(this.#vm, migrationId, features, channels, options.description, 1, 'running');
       const welcome = await abortable(control.ask(hello, 'welcome'), handshake.signal);
-      checkWelcome(welcome, features, this.#vm.memory.pageSize);
+      const dispensable = options.missingEncoding === 'warn' ? encodings : [];
+      checkWelcome(welcome, features, this.#vm.memory.pageSize, dispensable);
+      for (const name of this.#encodings.welcomed(welcome.features, this.#vm.memory)) {
+        const message = `the encoding "${name}" is not used: the destination (${welcome.software}) does not have it`;
+        emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+      }
       return { control, maximumPayload: welcome.maximumPayload };
     } finally {
       inTime.abort();

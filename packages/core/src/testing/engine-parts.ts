@@ -4,6 +4,11 @@
 export { LinkRate } from '../convergence/link-rate.js';
 export { checkRuns } from '../destination/run-check.js';
 export { makePristine, zeroRun } from '../destination/zero-run.js';
+export { ChannelEncoder } from '../encoding/channel-encoder.js';
+export { DeltaCache } from '../encoding/delta-cache.js';
+export { applyDelta, checkDeltas, encodeDelta, putVarint } from '../encoding/delta-format.js';
+export { Gain } from '../encoding/gain.js';
+export { LinkPace } from '../encoding/link-pace.js';
 export { MemoryWindows } from '../memory/memory-windows.js';
 export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';

@@ -181,6 +181,25 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     }),
   },
   released: { pack: () => [], parse: () => ({ type: 'released' }) },
+  deltaPages: {
+    pack: (f) => [integer(f.round), f.block, integers(f.runs)],
+    parse: (fields, limits) => ({
+      type: 'deltaPages',
+      round: fields.uint('round'),
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+    }),
+  },
+  compressedPages: {
+    pack: (f) => [integer(f.round), f.block, integers(f.runs), f.encoding],
+    parse: (fields, limits) => ({
+      type: 'compressedPages',
+      round: fields.uint('round'),
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+      encoding: fields.string('encoding', LONGEST_FEATURE),
+    }),
+  },
 };
 
 const NAMES: ReadonlyMap<unknown, FrameName> = new Map(

@@ -117,7 +117,8 @@ function phase(view: ViewState, nowMs: number): StyledLine {
 }
 
 function pagesToSend(round: RoundRecord): number {
-  return round.pages.raw + round.pages.zero;
+  const { raw, zero, delta, compressed } = round.pages;
+  return raw + zero + delta + compressed;
 }
 
 /** One bar per round, as long as its pages against the largest round; the current one fills up. */

@@ -1,0 +1,115 @@
+import { applyDelta, checkDeltas } from '../encoding/delta-format.js';
+import type { Compression, PageEncoding } from '../encoding/page-encoding.js';
+import { GodwitError } from '../errors.js';
+import type { CompressedPagesFrame, DeltaPagesFrame } from '../link/frame.js';
+import type { FrameStream } from '../link/frame-stream.js';
+import { MAXIMUM_PAYLOAD } from '../link/negotiate.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+
+/**
+ * Decodes pages into guest memory, for one channel. What came is read aside and checked to its last byte before the first
+ * one of it goes into guest memory; a peer who lies writes nothing at all.
+ */
+export class PageDecoder {
+  readonly #windows: MemoryWindows;
+  readonly #delta: boolean;
+  readonly #compressions: ReadonlyMap<string, Compression>;
+  #buffer: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+
+  /** `agreed`: only these encodings may come. */
+  constructor(windows: MemoryWindows, agreed: readonly PageEncoding[]) {
+    this.#windows = windows;
+    this.#delta = agreed.some((one) => one.kind === 'delta');
+    this.#compressions = new Map(
+      agreed.flatMap((one) => (one.kind === 'compression' ? [[one.name, one] as const] : [])),
+    );
+  }
+
+  /** Applies the deltas of `pages` pages to what guest memory has of them. */
+  async deltas(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number, pages: number): Promise<void> {
+    if (!this.#delta) throw notAgreed(frame.type, 'delta');
+    // Every page takes a byte at least: the work that a frame can cause is bounded by its payload.
+    if (payloadBytes < pages) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `a "deltaPages" frame has ${pages} pages but a payload of ${payloadBytes} bytes; each takes one at least`,
+      );
+    }
+    const payload = await this.#read(stream, payloadBytes);
+    checkDeltas(payload, pages, this.#windows.pageSize);
+    const { pageSize, pagesPerWindow } = this.#windows;
+    let at = 0;
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      let page = frame.runs[i] as number;
+      const end = page + (frame.runs[i + 1] as number);
+      while (page < end) {
+        const count = Math.min(end - page, pagesPerWindow - (page % pagesPerWindow));
+        const memory = this.#windows.bytes(frame.block, page, count);
+        for (let offset = 0; offset < memory.length; offset += pageSize) at = applyDelta(payload, at, memory, offset);
+        page += count;
+      }
+    }
+  }
+
+  /** Puts `pages` compressed pages into guest memory. */
+  async compressed(
+    stream: FrameStream,
+    frame: CompressedPagesFrame,
+    payloadBytes: number,
+    pages: number,
+  ): Promise<void> {
+    const compression = this.#compressions.get(frame.encoding);
+    if (compression === undefined) throw notAgreed(frame.type, frame.encoding);
+    const { pageSize } = this.#windows;
+    const byteLength = pages * pageSize;
+    if (byteLength > MAXIMUM_PAYLOAD) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `a "compressedPages" frame stands for ${byteLength} bytes; at most ${MAXIMUM_PAYLOAD} were agreed on`,
+      );
+    }
+    const payload = await this.#read(stream, payloadBytes);
+    const contents = await this.#decompress(compression, payload, byteLength);
+    const into: Uint8Array[] = [];
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      this.#windows.appendViews(into, frame.block, frame.runs[i] as number, frame.runs[i + 1] as number);
+    }
+    let at = 0;
+    for (const view of into) {
+      view.set(contents.subarray(at, at + view.length));
+      at += view.length;
+    }
+  }
+
+  async #decompress(compression: Compression, payload: Uint8Array, byteLength: number): Promise<Uint8Array> {
+    let contents: Uint8Array;
+    try {
+      contents = await compression.decompress(payload, byteLength);
+    } catch (error) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `the payload of a "compressedPages" frame is no ${compression.name} of ${byteLength} bytes: ${String(error)}`,
+        { cause: error },
+      );
+    }
+    if (contents.length === byteLength) return contents;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `the payload of a "compressedPages" frame holds ${contents.length} bytes; its pages have ${byteLength}`,
+    );
+  }
+
+  async #read(stream: FrameStream, payloadBytes: number): Promise<Uint8Array> {
+    if (this.#buffer.length < payloadBytes) this.#buffer = new Uint8Array(payloadBytes);
+    const payload = this.#buffer.subarray(0, payloadBytes);
+    await stream.readPayload([payload]);
+    return payload;
+  }
+}
+
+function notAgreed(frame: string, encoding: string): GodwitError {
+  return new GodwitError(
+    'GODWIT_PROTOCOL',
+    `a "${frame}" frame came, but the encoding "${encoding}" was not agreed on`,
+  );
+}

@@ -1,0 +1,18 @@
+import { GodwitError } from '../errors.js';
+import type { PageEncoding } from './page-encoding.js';
+
+/** Refuses a list of encodings that names one twice, or one that cannot be named on the wire. */
+export function checkEncodings(encodings: readonly PageEncoding[]): readonly PageEncoding[] {
+  const names = new Set<string>();
+  for (const { name } of encodings) {
+    if (!/^[a-z0-9][a-z0-9.-]{0,31}$/.test(name)) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `the name of an encoding has from 1 to 32 characters a-z, 0-9, "." and "-", got "${name}"`,
+      );
+    }
+    if (names.has(name)) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the encoding "${name}" is listed twice`);
+    names.add(name);
+  }
+  return encodings;
+}
