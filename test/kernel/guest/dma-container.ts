@@ -1,7 +1,16 @@
-import { addressOf, closeFd, errnoName, openFile, tryIoctl } from '@godwit/linux';
+import { closeFd, errnoName, openFile, tryIoctl } from '@godwit/linux';
 import { DmaDevice } from './dma-device.js';
-import { MediatedDevice, type MediatedDeviceType } from './mediated-device.js';
-import { DirtyPages, dirtyPages, getBitmapArgument, IommuType, mapDma, u32, VfioRequest } from './vfio-calls.js';
+import { type AssignableDevice, MediatedDevice, type MediatedDeviceType } from './mediated-device.js';
+import {
+  DirtyPages,
+  dirtyPages,
+  getBitmapArgument,
+  IommuType,
+  mapDma,
+  u32,
+  VfioRequest,
+  withAddress,
+} from './vfio-calls.js';
 
 /** Text with the NUL that ends it in C. */
 export function cString(text: string): Uint8Array {
@@ -14,24 +23,27 @@ export function succeeds(what: string, result: number): number {
   return result;
 }
 
-/** A container with mediated devices in it and nothing mapped. Made by raw calls: it is what tests compare with. */
+/** A container with devices in it and nothing mapped. Made by raw calls: it is what tests compare with. */
 export class DmaContainer {
   readonly fd: number;
   readonly groups: readonly number[];
   readonly deviceFds: readonly number[];
-  readonly #mediated: readonly MediatedDevice[];
+  readonly #devices: readonly AssignableDevice[];
   #open = true;
 
-  constructor(types: readonly MediatedDeviceType[] = ['godwit-dma'], iommu: number = IommuType.TYPE1v2) {
+  constructor(
+    devices: readonly (MediatedDeviceType | AssignableDevice)[] = ['godwit-dma'],
+    iommu: number = IommuType.TYPE1v2,
+  ) {
     this.fd = openFile('/dev/vfio/vfio');
-    this.#mediated = types.map((type) => new MediatedDevice(type));
-    this.groups = this.#mediated.map(({ group }) => openFile(`/dev/vfio/${group}`));
+    this.#devices = devices.map((device) => (typeof device === 'string' ? new MediatedDevice(device) : device));
+    this.groups = this.#devices.map(({ group }) => openFile(`/dev/vfio/${group}`));
     for (const group of this.groups) {
       succeeds('SET_CONTAINER', tryIoctl(group, VfioRequest.GROUP_SET_CONTAINER, u32(this.fd)));
     }
     succeeds('SET_IOMMU', tryIoctl(this.fd, VfioRequest.SET_IOMMU, iommu));
-    this.deviceFds = this.#mediated.map(({ uuid }, i) =>
-      succeeds('GET_DEVICE_FD', tryIoctl(this.groups[i] as number, VfioRequest.GROUP_GET_DEVICE_FD, cString(uuid))),
+    this.deviceFds = this.#devices.map(({ name }, i) =>
+      succeeds('GET_DEVICE_FD', tryIoctl(this.groups[i] as number, VfioRequest.GROUP_GET_DEVICE_FD, cString(name))),
     );
   }
 
@@ -55,8 +67,10 @@ export class DmaContainer {
   /** GET_BITMAP over `pages` pages from `iova` on, into a zeroed bitmap: the numbers of the dirty pages in it. */
   dirty(iova: number | bigint, pages: number): number[] {
     const bitmap = new Uint8Array(Math.ceil(pages / 64) * 8);
-    const get = { iova, size: pages * 4096, bitmapSize: bitmap.byteLength, data: addressOf(bitmap) };
-    succeeds('GET_BITMAP', tryIoctl(this.fd, VfioRequest.IOMMU_DIRTY_PAGES, getBitmapArgument(get)));
+    withAddress(bitmap, (data) => {
+      const get = getBitmapArgument({ iova, size: pages * 4096, bitmapSize: bitmap.byteLength, data });
+      succeeds('GET_BITMAP', tryIoctl(this.fd, VfioRequest.IOMMU_DIRTY_PAGES, get));
+    });
     return setBits(bitmap);
   }
 
@@ -64,7 +78,7 @@ export class DmaContainer {
     if (!this.#open) return;
     this.#open = false;
     for (const fd of [...this.deviceFds, ...this.groups, this.fd]) closeFd(fd);
-    for (const device of this.#mediated) device.remove();
+    for (const device of this.#devices) device.remove();
   }
 }
 

@@ -1,4 +1,5 @@
-import { addressOf, tryIoctl } from '@godwit/linux';
+import { tryIoctl } from '@godwit/linux';
+import { u64, withAddress } from './vfio-calls.js';
 
 /** godwit_dma.h: `_IOW('G', n, struct)`; the size of the struct is in bits 16 to 29. */
 const GODWIT_DMA_RW_WRITE = 0x4018_47d0;
@@ -31,11 +32,11 @@ export class DmaDevice {
 
   /** Pins whole pages, at most 512: they are dirty for as long as they are pinned. */
   pin(iova: number | bigint, pages: number): number {
-    return tryIoctl(this.fd, GODWIT_DMA_PIN, words(iova, pages));
+    return tryIoctl(this.fd, GODWIT_DMA_PIN, u64(iova, pages));
   }
 
   unpin(iova: number | bigint, pages: number): number {
-    return tryIoctl(this.fd, GODWIT_DMA_UNPIN, words(iova, pages));
+    return tryIoctl(this.fd, GODWIT_DMA_UNPIN, u64(iova, pages));
   }
 
   /** Writes to pinned pages past the kernel, as a device that masters the bus does. */
@@ -44,10 +45,6 @@ export class DmaDevice {
   }
 
   #transfer(request: number, iova: number | bigint, bytes: Uint8Array): number {
-    return tryIoctl(this.fd, request, words(iova, bytes.byteLength, addressOf(bytes)));
+    return withAddress(bytes, (data) => tryIoctl(this.fd, request, u64(iova, bytes.byteLength, data)));
   }
-}
-
-function words(...values: readonly (number | bigint)[]): Uint8Array {
-  return new Uint8Array(new BigUint64Array(values.map(BigInt)).buffer);
 }

@@ -13,23 +13,31 @@ const PARENTS = {
 
 export type MediatedDeviceType = keyof typeof PARENTS;
 
+/** A device that VFIO can give to a process. */
+export interface AssignableDevice {
+  /** What VFIO_GROUP_GET_DEVICE_FD wants: a mediated device's UUID, a PCI address. */
+  readonly name: string;
+  /** The number of its IOMMU group. */
+  readonly group: number;
+  /** Undoes what made it assignable. Nobody may have it open. */
+  remove(): void;
+}
+
 /** A mediated device, from its creation in sysfs on. Each is in an IOMMU group of its own. */
-export class MediatedDevice {
-  /** What VFIO_GROUP_GET_DEVICE_FD wants as a name. */
-  readonly uuid = randomUUID();
+export class MediatedDevice implements AssignableDevice {
+  readonly name = randomUUID();
   readonly group: number;
 
   constructor(type: MediatedDeviceType) {
-    writeFileSync(join(PARENTS[type], 'mdev_supported_types', type, 'create'), this.uuid);
+    writeFileSync(join(PARENTS[type], 'mdev_supported_types', type, 'create'), this.name);
     this.group = Number(basename(readlinkSync(join(this.folder, 'iommu_group'))));
   }
 
   /** Its folder in sysfs. */
   get folder(): string {
-    return `/sys/bus/mdev/devices/${this.uuid}`;
+    return `/sys/bus/mdev/devices/${this.name}`;
   }
 
-  /** Waits in the kernel until nobody has the device open. */
   remove(): void {
     writeFileSync(join(this.folder, 'remove'), '1');
   }

@@ -1,4 +1,4 @@
-import { tryIoctl } from '@godwit/linux';
+import { addressOf, tryIoctl } from '@godwit/linux';
 
 /**
  * VFIO's requests as linux/vfio.h numbers them, `_IO(';', 100 + n)`. The conformance tables build every argument from
@@ -44,6 +44,15 @@ export function u64(...values: readonly (number | bigint)[]): Uint8Array {
 /** One argument from its parts. */
 export function packed(...parts: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
+}
+
+const inUse: { buffer?: Uint8Array } = {};
+
+/** Calls with the buffer's address, and keeps the buffer from being collected until the call is over. */
+export function withAddress<T>(buffer: Uint8Array, call: (address: bigint) => T): T {
+  const result = call(addressOf(buffer));
+  inUse.buffer = buffer;
+  return result;
 }
 
 /** A struct of VFIO_IOMMU_DIRTY_PAGES with GET_BITMAP, with values that are right unless said otherwise. */

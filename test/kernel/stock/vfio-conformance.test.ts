@@ -1,0 +1,181 @@
+import { closeFd, openFile, tryIoctl } from '@godwit/linux';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { errnoOrResult, named } from '../conformance/conformance-row.js';
+import { deviceFeatureTable, reportRow } from '../conformance/device-feature-table.js';
+import { type DirtyPagesRow, dirtyPagesTable, MAPPING } from '../conformance/dirty-pages-table.js';
+import { mapTable, unmapTable } from '../conformance/map-table.js';
+import { type SetUpBench, setUpTable } from '../conformance/set-up-table.js';
+import { Feature, feature, GET } from '../guest/device-feature.js';
+import { DmaContainer } from '../guest/dma-container.js';
+import { MediatedDevice } from '../guest/mediated-device.js';
+import { PAGE, PageMemory } from '../guest/page-memory.js';
+import { RowPlace } from '../guest/row-place.js';
+import { IommuType, MAXIMUM_BITMAP_BYTES, packed, u32, unmapDma, VfioRequest } from '../guest/vfio-calls.js';
+
+/** What Linux 6.12 answers, row by row. The tables are data: test/kernel/conformance. */
+
+let place: RowPlace;
+let memory: PageMemory;
+beforeAll(() => {
+  place = new RowPlace(MAXIMUM_BITMAP_BYTES + PAGE);
+  memory = new PageMemory(512);
+});
+afterAll(() => {
+  place.free();
+  memory.free();
+});
+
+describe('containers, groups and devices', () => {
+  let kept: number[];
+  let device: MediatedDevice;
+  let bench: SetUpBench;
+  beforeEach(() => {
+    device = new MediatedDevice('godwit-dma');
+    kept = [openFile('/dev/vfio/vfio'), openFile(`/dev/vfio/${device.group}`)];
+    bench = {
+      container: kept[0] as number,
+      group: kept[1] as number,
+      groupNumber: device.group,
+      name: device.name,
+      unmapped: place.unmapped,
+      keep: (fd) => {
+        kept.push(fd);
+        return fd;
+      },
+    };
+  });
+  afterEach(() => {
+    for (const fd of kept.reverse()) closeFd(fd);
+    device.remove();
+  });
+
+  test.each(named(setUpTable))('%s: %s', (_when, result, row) => {
+    expect(errnoOrResult(row.call(bench))).toBe(result);
+  });
+});
+
+describe('VFIO_IOMMU_DIRTY_PAGES', () => {
+  let container: DmaContainer;
+  afterEach(() => container.close());
+
+  test.each(dirtyPagesTable.map((row) => [`row ${row.row}`, row.when, row.result, row] as const))(
+    '%s: %s: %s',
+    (_number, _when, result, row) => {
+      container = containerFor(row);
+      const argument = row.argument(place);
+      expect(errnoOrResult(tryIoctl(container.fd, VfioRequest.IOMMU_DIRTY_PAGES, argument))).toBe(result);
+    },
+  );
+
+  function containerFor(row: DirtyPagesRow): DmaContainer {
+    const made = new DmaContainer(['godwit-dma'], row.iommu === undefined ? IommuType.TYPE1v2 : IommuType.TYPE1);
+    const mappings = row.mappings ?? [{ iova: MAPPING.iova, size: MAPPING.pages * PAGE }];
+    for (const { iova, size } of mappings) made.map(iova, memory.address, size);
+    if (row.tracking ?? true) made.start();
+    return made;
+  }
+});
+
+describe('mapping and unmapping', () => {
+  let container: DmaContainer;
+  beforeEach(() => {
+    container = new DmaContainer();
+  });
+  afterEach(() => container.close());
+  const bench = () => ({ container, vaddr: memory.address, place });
+
+  test.each(named(mapTable))('VFIO_IOMMU_MAP_DMA: %s: %s', (_when, result, row) => {
+    expect(errnoOrResult(row.call(bench()))).toBe(result);
+  });
+
+  test.each(named(unmapTable))('VFIO_IOMMU_UNMAP_DMA: %s: %s', (_when, result, row) => {
+    expect(errnoOrResult(row.call(bench()))).toBe(result);
+  });
+
+  test('UNMAP_DMA writes back how much it unmapped', () => {
+    container.map(0, memory.address, 4 * PAGE);
+    container.map(8 * PAGE, memory.address, 8 * PAGE);
+    expect(unmapDma(container.fd, { iova: 0, size: 32 * PAGE })).toEqual({ result: 0, size: 12 * PAGE });
+    expect(unmapDma(container.fd, { iova: 0, size: 32 * PAGE })).toEqual({ result: 0, size: 0 });
+  });
+});
+
+describe('VFIO_IOMMU_GET_INFO with mediated devices alone', () => {
+  let container: DmaContainer;
+  beforeAll(() => {
+    container = new DmaContainer();
+  });
+  afterAll(() => container.close());
+
+  function info(argsz: number): { result: number | string; view: DataView } {
+    const argument = packed(u32(argsz), new Uint8Array(252).fill(0xee));
+    const result = errnoOrResult(tryIoctl(container.fd, VfioRequest.IOMMU_GET_INFO, argument));
+    return { result, view: new DataView(argument.buffer) };
+  }
+
+  test.each([0, 15])('argsz %i is refused', (argsz) => {
+    expect(info(argsz).result).toBe('EINVAL');
+  });
+
+  test('argsz 16 to 71: it says that there is more, how much, and nothing of it', () => {
+    for (const argsz of [24, 32, 71]) {
+      const { result, view } = info(argsz);
+      expect([result, view.getUint32(0, true), view.getUint32(4, true), view.getUint32(16, true)]).toEqual([
+        0, 72, 3, 0,
+      ]);
+      expect(view.getUint8(24)).toBe(0xee);
+    }
+  });
+
+  test('argsz below 24: cap_offset is not written at all', () => {
+    const { result, view } = info(16);
+    expect([result, view.getUint32(0, true), view.getUint32(16, true)]).toEqual([0, 72, 0xeeee_eeee]);
+  });
+
+  test('argsz 72: page sizes, then the capabilities 2 (migration) and 3 (mappings left), and no IOVA ranges', () => {
+    const { result, view } = info(72);
+    expect(result).toBe(0);
+    expect(view.getBigUint64(8, true)).toBe(0xffff_ffff_ffff_f000n);
+    expect(chain(view)).toEqual([
+      { id: 2, version: 1, offset: 24 },
+      { id: 3, version: 1, offset: 56 },
+    ]);
+    expect(view.getUint32(24 + 8, true)).toBe(0);
+    expect(view.getBigUint64(24 + 16, true)).toBe(4096n);
+    expect(view.getBigUint64(24 + 24, true)).toBe(BigInt(MAXIMUM_BITMAP_BYTES));
+    expect(view.getUint32(56 + 8, true)).toBe(65535);
+  });
+});
+
+/** The capabilities of an info buffer, in their order. */
+function chain(view: DataView): { id: number; version: number; offset: number }[] {
+  const found = [];
+  for (let offset = view.getUint32(16, true); offset !== 0; offset = view.getUint32(offset + 4, true)) {
+    found.push({ id: view.getUint16(offset, true), version: view.getUint16(offset + 2, true), offset });
+  }
+  return found;
+}
+
+describe('VFIO_DEVICE_FEATURE', () => {
+  let container: DmaContainer;
+  beforeEach(() => {
+    container = new DmaContainer(['mtty-2', 'godwit-dma']);
+  });
+  afterEach(() => container.close());
+
+  test.each(named([...deviceFeatureTable, reportRow(false)]))('%s: %s', (_when, result, row) => {
+    const [mtty, dma] = container.deviceFds as [number, number];
+    expect(errnoOrResult(row.call({ mtty, dma, unmapped: place.unmapped }))).toBe(result);
+  });
+
+  test('mtty can STOP_COPY, P2P and PRE_COPY, is RUNNING, and has 96 bytes to send', () => {
+    const mtty = container.deviceFds[0] as number;
+    const data = new Uint8Array(8);
+    feature(mtty, Feature.MIGRATION | GET, data);
+    expect([...data]).toEqual([7, 0, 0, 0, 0, 0, 0, 0]);
+    feature(mtty, Feature.MIG_DEVICE_STATE | GET, data);
+    expect([...data]).toEqual([2, 0, 0, 0, 255, 255, 255, 255]);
+    feature(mtty, Feature.MIG_DATA_SIZE | GET, data);
+    expect([...data]).toEqual([96, 0, 0, 0, 0, 0, 0, 0]);
+  });
+});
