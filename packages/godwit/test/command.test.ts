@@ -3,36 +3,10 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { COMMAND, godwit } from './godwit-command.js';
 import { FAULTLESS, hello, record, type Step } from './scripted-recording.js';
 
 jest.setTimeout(60_000);
-
-const COMMAND = join(import.meta.dirname, '..', 'dist', 'cli.js');
-
-interface Run {
-  readonly status: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs `godwit`; with `input`, that is its standard input. */
-function godwit(args: readonly string[], input: Uint8Array = new Uint8Array()): Promise<Run> {
-  const child = spawn(process.execPath, [COMMAND, ...args], { stdio: 'pipe' });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    stdout += text;
-  });
-  child.stderr.setEncoding('utf8').on('data', (text) => {
-    stderr += text;
-  });
-  child.stdin.on('error', () => {});
-  child.stdin.end(input);
-  return new Promise((resolve, reject) => {
-    child.on('error', reject);
-    child.on('close', (status) => resolve({ status, stdout, stderr }));
-  });
-}
 
 let folder: string;
 let path: string;

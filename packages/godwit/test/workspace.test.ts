@@ -1,8 +1,9 @@
 import { expect, test } from '@jest/globals';
 
 test('godwit is the engine and its transports, and Linux where that is asked for', async () => {
-  const { inspectRecording, ...everything } = await import('godwit');
-  expect(typeof inspectRecording).toBe('function');
+  const { inspectRecording, inspectSnapshot, ...everything } = await import('godwit');
+  expect([typeof inspectRecording, typeof inspectSnapshot]).toEqual(['function', 'function']);
   expect(everything).toEqual({ ...(await import('@godwit/core')), ...(await import('@godwit/transport')) });
+  expect({ ...(await import('godwit/vfio')) }).toEqual({ ...(await import('@godwit/vfio')) });
   expect({ ...(await import('godwit/linux')) }).toEqual({ ...(await import('@godwit/linux')) });
 });

@@ -26,7 +26,9 @@ export type {
   RecordingHead,
   Sender,
 } from './recording/recording-format.js';
+export { checkSnapshot, looksLikeSnapshot, type SnapshotItem } from './snapshot/check-snapshot.js';
 export { type FileOptions, file } from './snapshot/file.js';
+export type { DevicePiece, SnapshotMetadata } from './snapshot/snapshot-metadata.js';
 export { AcceptQueue } from './stream/accept-queue.js';
 export type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';

@@ -1,8 +1,10 @@
 import { createReadStream, readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
-import type { ReadableBytes } from '@godwit/transport';
+import { looksLikeSnapshot } from '@godwit/transport';
 import type { Finding } from '../inspect/finding.js';
 import { inspectRecording } from '../inspect/inspect-recording.js';
+import { inspectSnapshot } from '../inspect/inspect-snapshot.js';
 import { plainText, toJson } from '../inspect/plain-text.js';
 import { textOf } from '../inspect/text-report.js';
 import { type Command, parseCommand, USAGE } from './arguments.js';
@@ -19,6 +21,9 @@ const BROKEN_PIPE_STATUS = 128 + 13;
 
 /** Bytes that are read at once. */
 const READ_BYTES = 256 * 1024;
+
+/** Enough to tell a snapshot. */
+const SNIFFED_BYTES = 64;
 
 /** Runs the command `godwit`; resolves with the exit status. */
 export async function runCommand(argv: readonly string[], io: Surroundings): Promise<number> {
@@ -45,10 +50,11 @@ async function inspect(command: Extract<Command, { name: 'inspect' }>, io: Surro
   const show: (finding: Finding) => string = json ? toJson : textOf;
   let problem: string | undefined;
   try {
-    for await (const finding of inspectRecording(bytesOf(file, io.stdin), { frames })) {
+    for await (const finding of await findingsOf(file, io.stdin, frames)) {
       await output.line(show(finding));
       if (finding.event === 'broken') problem = `at byte ${finding.offset}: ${finding.message}`;
-      if (finding.event === 'violation') problem ??= `at byte ${finding.offset}: ${finding.message}`;
+      if (finding.event === 'violation' || finding.event === 'damage')
+        problem ??= `at byte ${finding.offset}: ${finding.message}`;
     }
   } catch (error) {
     if (error instanceof OutputClosed) return BROKEN_PIPE_STATUS;
@@ -60,8 +66,23 @@ async function inspect(command: Extract<Command, { name: 'inspect' }>, io: Surro
   return 1;
 }
 
-function bytesOf(file: string, stdin: Readable): ReadableBytes {
-  return file === '-' ? stdin : createReadStream(file, { highWaterMark: READ_BYTES });
+async function findingsOf(file: string, stdin: Readable, frames: boolean): Promise<AsyncIterable<Finding>> {
+  if (file === '-') return inspectRecording(stdin, { frames });
+  return (await isSnapshot(file))
+    ? inspectSnapshot(file)
+    : inspectRecording(createReadStream(file, { highWaterMark: READ_BYTES }), { frames });
+}
+
+/** Only of a file that can be read twice: from a pipe, these bytes would be gone. */
+async function isSnapshot(path: string): Promise<boolean> {
+  const file = await open(path);
+  try {
+    if (!(await file.stat()).isFile()) return false;
+    const { bytesRead, buffer } = await file.read(new Uint8Array(SNIFFED_BYTES), 0, SNIFFED_BYTES, 0);
+    return looksLikeSnapshot(buffer.subarray(0, bytesRead));
+  } finally {
+    await file.close();
+  }
 }
 
 function version(): string {

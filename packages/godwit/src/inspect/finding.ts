@@ -1,4 +1,4 @@
-import type { ErrorCode, Frame, FrameName } from '@godwit/core';
+import type { ErrorCode, Frame, FrameName, HelloFrame } from '@godwit/core';
 import type { RecordedTrack, Sender } from '@godwit/transport';
 
 /** Pages of a round by how they were sent. */
@@ -21,6 +21,8 @@ export type Outcome =
   | { readonly type: 'handed over' }
   /** One side gave up. */
   | { readonly type: 'failed'; readonly by: Sender | undefined; readonly code: string; readonly message: string }
+  /** The file is a snapshot: the guest was saved in it. */
+  | { readonly type: 'saved' }
   /** The file ends before any of these. */
   | { readonly type: 'unfinished' };
 
@@ -30,6 +32,16 @@ export type Outcome =
  */
 export type Finding =
   | { readonly event: 'recording'; readonly offset: number; readonly startedAt: string; readonly software: string }
+  /** The file is a snapshot; what the source said of itself. `offset` is where its metadata starts. */
+  | { readonly event: 'snapshot'; readonly offset: number; readonly fileBytes: number; readonly hello: HelloFrame }
+  /** Where the pages of a snapshot's RAM block start; all but the present ones are zero. */
+  | {
+      readonly event: 'block';
+      readonly offset: number;
+      readonly id: string;
+      readonly pages: number;
+      readonly present: number;
+    }
   | {
       readonly event: 'link';
       readonly offset: number;
@@ -83,6 +95,8 @@ export type Finding =
       readonly code: string;
       readonly message: string;
     }
+  /** A part of a snapshot does not match its checksum. The inspection goes on. */
+  | { readonly event: 'damage'; readonly offset: number; readonly message: string }
   /** A frame that is well-formed but breaks the protocol. The inspection goes on. */
   | { readonly event: 'violation'; readonly offset: number; readonly message: string }
   /** What follows cannot be read. */
@@ -94,6 +108,8 @@ export interface InspectionSummary {
   /** The file can be read to its end, says that this is its end, and every frame obeys the protocol. */
   readonly whole: boolean;
   readonly violations: number;
+  /** Parts of a snapshot that do not match their checksums. */
+  readonly damages: number;
   readonly frames: Readonly<Partial<Record<FrameName, FrameTally>>>;
   readonly pages: Readonly<PagesBySort>;
   readonly bytes: number;

@@ -10,7 +10,7 @@ export interface InspectOptions {
 }
 
 /** Violations that are reported one by one; the rest are only counted. */
-export const MOST_VIOLATIONS = 100;
+const MOST_VIOLATIONS = 100;
 
 /** Links whose state is kept. A migration has one for each connection. */
 const MOST_LINKS = 64;
@@ -108,6 +108,7 @@ class Inspection {
       event: 'summary',
       whole: !this.#broken && this.#violations === 0,
       violations: this.#violations,
+      damages: 0,
       frames: this.#frames,
       pages: this.#pages,
       bytes: this.#bytes,

@@ -31,6 +31,17 @@ function linesOf(finding: Finding): Line[] {
       return [
         [finding.offset, finding.atMs, 'link', `${finding.link}: ${finding.peer}, recorded at the ${finding.side}`],
       ];
+    case 'snapshot': {
+      const { offset, fileBytes, hello } = finding;
+      return [
+        [0, undefined, 'snapshot', `${size(fileBytes)}, less where it is sparse`],
+        ...helloLines(offset, undefined, hello),
+      ];
+    }
+    case 'block': {
+      const { offset, id, pages, present } = finding;
+      return [[offset, undefined, 'block', `${id}: ${count(present)} of ${count(pages)} pages, the others are zero`]];
+    }
     case 'message':
       return messageLines(finding.offset, finding.atMs, finding.track, finding.frame);
     case 'frame': {
@@ -47,6 +58,8 @@ function linesOf(finding: Finding): Line[] {
       const { offset, atMs, track, code, message } = finding;
       return [[offset, atMs, 'LOST', joined(from(track), code, message)]];
     }
+    case 'damage':
+      return [[finding.offset, undefined, 'DAMAGE', finding.message]];
     case 'violation':
       return [[finding.offset, undefined, 'VIOLATION', finding.message]];
     case 'broken':
@@ -102,10 +115,15 @@ function summaryLines(summary: InspectionSummary): Line[] {
   const tallies = Object.entries(summary.frames).map(
     ([type, { count: frames, bytes }]) => `${type} ${count(frames)} (${size(bytes)})`,
   );
-  const violations = `${count(summary.violations)} ${plural('violation', summary.violations)} of the protocol`;
-  const state = summary.whole ? 'whole' : summary.violations > 0 ? `NOT whole: ${violations}` : 'NOT whole';
+  const reasons = [
+    ...(summary.violations > 0
+      ? [`${count(summary.violations)} ${plural('violation', summary.violations)} of the protocol`]
+      : []),
+    ...(summary.damages > 0 ? [`${count(summary.damages)} damaged ${plural('part', summary.damages)}`] : []),
+  ];
+  const state = summary.whole ? 'whole' : ['NOT whole', ...reasons].join(': ');
   return [
-    line('frames', tallies.join(', ') || 'none'),
+    ...(summary.outcome.type === 'saved' ? [] : [line('frames', tallies.join(', ') || 'none')]),
     line('pages', `${kinds(summary.pages)}; ${size(summary.bytes)} in all`),
     line('outcome', outcomeText(summary.outcome)),
     line('file', state),
@@ -120,6 +138,8 @@ function outcomeText(outcome: Outcome): string {
       return 'the guest was handed over; the file does not say that it runs at the destination';
     case 'failed':
       return `failed, said the ${outcome.by ?? 'peer'}: ${outcome.code}: ${outcome.message}`;
+    case 'saved':
+      return 'the guest was saved in this file';
     case 'unfinished':
       return 'the file does not show an end of the migration';
   }

@@ -16,6 +16,7 @@ function guessProtocol(text: string, bytes: Uint8Array): string | undefined {
   if (/^(GET|HEAD|POST|PUT|DELETE|OPTIONS|CONNECT|PRI|HTTP\/)/.test(text)) return 'HTTP; is this the right port?';
   if (/^SSH-/.test(text)) return 'SSH; is this the right port?';
   if (/^QEVM/.test(text)) return "QEMU's own migration stream, which is a different format";
+  if (/^godwit snapshot/.test(text)) return 'a snapshot, which is a file to be restored and not a stream';
   if (bytes[0] === 0x16 && bytes[1] === 0x03) return 'TLS; one side encrypts and the other does not';
   if (bytes[0] === 0x15 && bytes[1] === 0x03) return 'a TLS alert; one side encrypts and the other does not';
   if (bytes.length > 3 && bytes.every((byte) => byte === 0)) return 'zeros';
