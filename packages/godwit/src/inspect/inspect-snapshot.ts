@@ -1,5 +1,6 @@
 import { checkSnapshot, type SnapshotMetadata } from '@godwit/transport';
-import type { Finding } from './finding.js';
+import type { Finding, PagesBySort } from './finding.js';
+import { noPages } from './round-tally.js';
 
 /** Damages that are reported one by one; the rest are only counted. */
 const MOST_DAMAGES = 100;
@@ -54,13 +55,12 @@ function* contentsOf({ hello, blockOffsets, presentPages, pieces }: SnapshotMeta
   for (const device of devices) yield { event: 'device', link: 0, ...device };
 }
 
-function pagesOf(metadata: SnapshotMetadata | undefined): { raw: number; zero: number } {
-  let raw = 0;
-  let zero = 0;
+function pagesOf(metadata: SnapshotMetadata | undefined): PagesBySort {
+  const pages = noPages();
   for (const [i, { byteLength }] of metadata?.hello.blocks.entries() ?? []) {
     const { hello, presentPages } = metadata as SnapshotMetadata;
-    raw += presentPages[i] as number;
-    zero += byteLength / hello.pageSize - (presentPages[i] as number);
+    pages.raw += presentPages[i] as number;
+    pages.zero += byteLength / hello.pageSize - (presentPages[i] as number);
   }
-  return { raw, zero };
+  return pages;
 }
