@@ -21,7 +21,7 @@ const ALLOWED = [
   { package: 'packages/core', allowed: [installed('rxjs')], node: false },
   {
     package: 'packages/transport',
-    allowed: [CORE, installed('rxjs'), installed('msgpackr'), installed('(@types/)?ws')],
+    allowed: [CORE, installed('rxjs'), installed('msgpackr'), installed('lz4-napi'), installed('(@types/)?ws')],
     node: true,
   },
   { package: 'packages/linux', allowed: [CORE, installed('rxjs'), installed('koffi')], node: true },

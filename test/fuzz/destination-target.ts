@@ -33,7 +33,7 @@ export const destinationFramesTarget: FuzzTarget = {
     const decisions = new Decisions(input);
     const pageChannels = decisions.below(3);
     const script = exampleFrames().map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels } : frame));
-    const isPage = (type: string) => type === 'pages' || type === 'zeroPages' || type === 'roundEnd';
+    const isPage = (type: string) => type.endsWith('ages') || type === 'roundEnd';
     const control = new HostileSource(
       decisions,
       pageChannels === 0 ? script : script.filter((frame) => !isPage(frame.type)),

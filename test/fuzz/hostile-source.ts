@@ -9,6 +9,8 @@ const PATIENCE = 50;
 const GATES: Partial<Record<FrameName, FrameName>> = {
   pages: 'welcome',
   zeroPages: 'welcome',
+  deltaPages: 'welcome',
+  compressedPages: 'welcome',
   roundEnd: 'welcome',
   device: 'welcome',
   switchover: 'welcome',
@@ -59,7 +61,8 @@ export class HostileSource implements FrameStream {
       for (let i = 1; i < frame.runs.length; i += 2) payloadBytes += (frame.runs[i] as number) * PAGE;
       payloadBytes = Math.min(payloadBytes, 2 ** 24);
       if (this.#decisions.odds(8)) payloadBytes = this.#decisions.below(8) * PAGE + this.#decisions.below(3);
-    } else if (frame.type === 'device' || frame.type === 'digests') payloadBytes = this.#decisions.below(64);
+    } else if (frame.type === 'deltaPages') payloadBytes = this.#decisions.odds(128) ? this.#decisions.below(24) : 1;
+    else if (frame.type === 'device' || frame.type === 'digests') payloadBytes = this.#decisions.below(64);
     this.#payloadLeft = payloadBytes;
     this.bytesRead += payloadBytes;
     return { frame, payloadBytes };
@@ -132,7 +135,7 @@ export class HostileSource implements FrameStream {
     const decisions = this.#decisions;
     const block = decisions.below(BLOCK_PAGES.length + 1);
     const runs = Array.from({ length: 2 * (1 + decisions.below(3)) }, () => decisions.below(10));
-    const type = decisions.odds(128) ? 'zeroPages' : 'pages';
+    const type = decisions.pick(['zeroPages', 'pages', 'deltaPages'] as const);
     return { type, round: 1 + decisions.below(3), block, runs };
   }
 }

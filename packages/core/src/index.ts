@@ -18,6 +18,7 @@ export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm } from './device/migratable-vm.js';
 export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';
+export { makeEncoding } from './encoding/make-encoding.js';
 export {
   type Compression,
   type DeltaEncoding,

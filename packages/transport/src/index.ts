@@ -1,3 +1,5 @@
+export { lz4 } from './compression/lz4.js';
+export { type ZstdOptions, zstd, zstdAvailable } from './compression/zstd.js';
 export { type ExecOptions, exec } from './exec/exec.js';
 export { stdio } from './exec/stdio.js';
 export { DEFAULT_FRAME_LIMITS, type FrameLimits } from './framing/frame-limits.js';

@@ -7,10 +7,10 @@ const { applyDelta, checkDeltas, encodeDelta, putVarint } = engineParts;
 
 const PAGE = 256;
 const DOCUMENT = readFileSync(new URL('../../../../docs/wire-format.md', import.meta.url), 'utf8');
-const listed = (kind: string) => {
-  const body = new RegExp(`\`\`\`${kind}\n([^\`]*)\`\`\``).exec(DOCUMENT)?.[1] ?? '';
-  return body.trim().split('\n');
-};
+const SECTION = DOCUMENT.slice(DOCUMENT.indexOf('## 8. Encoded pages'), DOCUMENT.indexOf('## 9. '));
+const [VECTORS = [], MALFORMED = []] = [...SECTION.matchAll(/```text\n([^`]*)```/g)].map(([, body = '']) =>
+  body.trim().split('\n'),
+);
 const bytesOf = (hex = '') => Uint8Array.from(hex.match(/../g) ?? [], (digits) => Number.parseInt(digits, 16));
 const hexOf = (bytes: Uint8Array) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 const code = (expected: string) => expect.objectContaining({ code: expected });
@@ -67,20 +67,20 @@ function payloadOf(deltas: readonly Uint8Array[]): Uint8Array {
 }
 
 describe('the vectors of the wire format', () => {
-  test.each(listed('vectors'))('%s', (line) => {
+  test.each(VECTORS)('%s', (line) => {
     const [before, payload, after] = line.split(' ').map((hex) => bytesOf(hex)) as [Uint8Array, Uint8Array, Uint8Array];
     checkDeltas(payload, 1, before.length);
     expect(applyDelta(payload, 0, before, 0)).toBe(payload.length);
     expect(hexOf(before)).toBe(hexOf(after));
   });
 
-  test.each(listed('malformed'))('refused: %s', (line) => {
+  test.each(MALFORMED)('refused: %s', (line) => {
     expect(() => checkDeltas(bytesOf(line), 1, 16)).toThrow(code('GODWIT_PROTOCOL'));
   });
 
   test('there are some', () => {
-    expect(listed('vectors')).toHaveLength(7);
-    expect(listed('malformed')).toHaveLength(6);
+    expect(VECTORS).toHaveLength(7);
+    expect(MALFORMED).toHaveLength(6);
   });
 });
 

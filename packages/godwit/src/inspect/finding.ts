@@ -5,6 +5,8 @@ import type { RecordedTrack, Sender } from '@godwit/transport';
 export interface PagesBySort {
   raw: number;
   zero: number;
+  delta: number;
+  compressed: number;
 }
 
 /** What one frame type amounts to. Bytes with framing and payload. */

@@ -19,6 +19,8 @@ const MOST_LINKS = 64;
 const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
   'pages',
   'zeroPages',
+  'deltaPages',
+  'compressedPages',
   'roundEnd',
   'roundAck',
   'device',

@@ -37,6 +37,8 @@ export class LinkAudit {
         break;
       case 'pages':
       case 'zeroPages':
+      case 'deltaPages':
+      case 'compressedPages':
         return this.#pages(item, frame);
       case 'roundEnd':
         this.#roundEnd(item, frame.round, frame.pages);

@@ -3,10 +3,15 @@ import type { RecordedFrame } from '@godwit/transport';
 import type { Finding, PagesBySort } from './finding.js';
 
 /** Which frames carry pages, and how they count. A further encoding is a further line. */
-const PAGE_FRAMES: Partial<Record<FrameName, keyof PagesBySort>> = { pages: 'raw', zeroPages: 'zero' };
+const PAGE_FRAMES: Partial<Record<FrameName, keyof PagesBySort>> = {
+  pages: 'raw',
+  zeroPages: 'zero',
+  deltaPages: 'delta',
+  compressedPages: 'compressed',
+};
 
 export function noPages(): PagesBySort {
-  return { raw: 0, zero: 0 };
+  return { raw: 0, zero: 0, delta: 0, compressed: 0 };
 }
 
 /** Adds up one round of one link. */

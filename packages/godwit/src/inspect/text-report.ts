@@ -145,8 +145,10 @@ function outcomeText(outcome: Outcome): string {
   }
 }
 
+/** Encoded pages only where there are any. */
 function kinds(pages: object): string {
   return Object.entries(pages)
+    .filter(([sort, pagesOfIt]) => sort === 'raw' || sort === 'zero' || pagesOfIt > 0)
     .map(([sort, pagesOfIt]) => `${count(pagesOfIt as number)} ${sort}`)
     .join(', ');
 }
