@@ -10,7 +10,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type ConvergencePolicy, migrate, receive } from '@godwit/core';
-import { FaultyDevice, FaultyTracker } from '@godwit/core/testing';
+import { FaultyDevice, FaultyTracker, type ToyVm } from '@godwit/core/testing';
 import { connectTo, file, listenOn, transportFromUri } from '@godwit/transport';
 import { afterAll, describe, expect, jest, test } from '@jest/globals';
 import {
@@ -212,19 +212,28 @@ describe('before "go" nothing bears the name, and the guest stays', () => {
     expect(vm.running).toBe(true);
   });
 
-  test('when the file does not hold what was written to it', async () => {
+  /** Page 1 of the first block, as it stands in the temporary file. */
+  function spoilFile(contents: Uint8Array): void {
+    const [name] = partials(folder);
+    const bytes = readFileSync(join(folder, name as string));
+    bytes.set(contents, 2 ** 20 + PAGE);
+    writeFileSync(join(folder, name as string), bytes);
+  }
+
+  test.each([
+    ['the file does not hold what was written to it', (_vm: ToyVm, page: Uint8Array) => spoilFile(page)],
+    [
+      'the digest is not that of the page in the file, though that is right: it could never be restored',
+      (vm: ToyVm, page: Uint8Array) => {
+        spoilFile(page);
+        vm.memory.write(0, PAGE, page);
+      },
+    ],
+  ])('when %s', async (_, spoil) => {
     const vm = fill(machine());
-    const spoil = () => {
-      const [name] = partials(folder);
-      const bytes = readFileSync(join(folder, name as string));
-      // Page 1 of the first block, which starts at 1 MiB.
-      bytes[2 ** 20 + PAGE + 7] = ~(bytes[2 ** 20 + PAGE + 7] as number);
-      writeFileSync(join(folder, name as string), bytes);
-    };
-    const run = (path: string) =>
-      migrate(vm, atFrame(connectTo(file({ path })), 'digests', spoil), { verify: true }).result;
     const path = newPath();
-    await expect(run(path)).rejects.toMatchObject({
+    const connector = atFrame(connectTo(file({ path })), 'switchover', () => spoil(vm, pageOf(777)));
+    await expect(migrate(vm, connector, { verify: true }).result).rejects.toMatchObject({
       code: 'GODWIT_VERIFY_FAILED',
       message: expect.stringContaining('ram-low:1)'),
     });
