@@ -1,8 +1,16 @@
 export { type FeatureOperation, probeFeature } from './device/device-feature.js';
 export { deviceKind, VfioDevice, type VfioDeviceInfo, type VfioRegion } from './device/vfio-device.js';
+export { chooseTrackers, type TrackableDevice, type TrackerChoice, trackersOf } from './dirty/choose-trackers.js';
+export { DmaLoggingTracker } from './dirty/dma-logging-tracker.js';
+export { IommufdTracker } from './dirty/iommufd-tracker.js';
 export { MappingTranslation, type RamSegment, ramSegments } from './dirty/iova-translation.js';
+export { type LoggedRange, loggedRanges, MOST_RANGES } from './dirty/logged-ranges.js';
 export { type Type1Harvest, VfioType1Tracker } from './dirty/type1-tracker.js';
 export type { DmaMapping, DmaSpace, UnmapListener } from './dma-space.js';
+export { VfioDeviceNode } from './iommufd/device-node.js';
+export { HardwareDirtyLog, HardwarePagetable } from './iommufd/hardware-pagetable.js';
+export { Ioas, type IommufdOwner } from './iommufd/ioas.js';
+export { Iommufd } from './iommufd/iommufd.js';
 export { type KernelPort, linuxKernel } from './kernel-port.js';
 export * from './layouts/index.js';
 export { DeviceMigration, type PrecopyInfo } from './migration/device-migration.js';
@@ -23,6 +31,9 @@ export {
   VfioMigratableDevice,
   type VfioMigratableDeviceOptions,
 } from './migration/vfio-migratable-device.js';
+export { type DirtyRate, dirtyRate } from './rx/dirty-rate.js';
+export { type DirtySample, type DirtySamplesOptions, dirtySamples } from './rx/dirty-samples.js';
+export { type HotRange, type HotRangesOptions, hotRanges } from './rx/hot-ranges.js';
 export { type Capability, capabilityChain } from './type1/capability-chain.js';
 export {
   type DirtyTrackingSupport,

@@ -44,5 +44,6 @@ export const Errno = {
   ENOMSG: 42,
   EOVERFLOW: 75,
   EBADFD: 77,
+  EMSGSIZE: 90,
   EOPNOTSUPP: 95,
 } as const;

@@ -1,0 +1,92 @@
+import { type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
+import type { VfioDevice } from '../device/vfio-device.js';
+import type { HardwarePagetable } from '../iommufd/hardware-pagetable.js';
+import type { Ioas } from '../iommufd/ioas.js';
+import { Type1Container } from '../type1/type1-container.js';
+import { DmaLoggingTracker } from './dma-logging-tracker.js';
+import { IommufdTracker } from './iommufd-tracker.js';
+import { VfioType1Tracker } from './type1-tracker.js';
+
+/** A device, and where its DMA goes through. */
+export interface TrackableDevice {
+  readonly device: VfioDevice;
+  readonly space: Type1Container | Ioas;
+  /** The page table that it is attached to, when that can log. */
+  readonly pagetable?: HardwarePagetable;
+}
+
+export interface TrackerChoice {
+  readonly device: VfioDevice;
+  /** Several devices may share one. */
+  readonly tracker: DirtyTracker;
+  /** Why not a better one, for a log. */
+  readonly passedOver: readonly string[];
+}
+
+/**
+ * The best tracker for each device: its own log when it keeps one and the kernel can tell it, else the IOMMU's dirty bits, else
+ * the type1 container. They mix freely: the engine ORs what they report.
+ *
+ * @returns one choice for each device; give every tracker once to the engine (`trackersOf`)
+ * @throws GodwitError GODWIT_UNSUPPORTED for a device whose writes nobody would see
+ */
+export async function chooseTrackers(
+  devices: readonly TrackableDevice[],
+  memory: GuestMemory,
+): Promise<readonly TrackerChoice[]> {
+  const shared = new Map<object, DirtyTracker>();
+  const once = (key: object, make: () => DirtyTracker): DirtyTracker => {
+    const tracker = shared.get(key) ?? make();
+    shared.set(key, tracker);
+    return tracker;
+  };
+  const choices: TrackerChoice[] = [];
+  for (const { device, space, pagetable } of devices) {
+    const passedOver: string[] = [];
+    const logging = await usableLogging(device, space, memory, passedOver);
+    if (logging !== null) choices.push({ device, tracker: logging, passedOver });
+    else if (pagetable !== undefined) {
+      choices.push({ device, tracker: once(pagetable, () => new IommufdTracker(pagetable, memory)), passedOver });
+    } else if (space instanceof Type1Container && space.info.dirtyTracking !== null) {
+      const containers = [...shared.keys()].filter((key) => key instanceof Type1Container).length;
+      const name = containers === 0 ? 'vfio-type1' : `vfio-type1-${containers + 1}`;
+      choices.push({ device, tracker: once(space, () => new VfioType1Tracker(space, memory, name)), passedOver });
+    } else throw unseen(device, passedOver);
+  }
+  return choices;
+}
+
+/** Each tracker once. */
+export function trackersOf(choices: readonly TrackerChoice[]): readonly DirtyTracker[] {
+  return [...new Set(choices.map(({ tracker }) => tracker))];
+}
+
+/** Tries it out: starting tells less than a report does. */
+async function usableLogging(
+  device: VfioDevice,
+  space: Type1Container | Ioas,
+  memory: GuestMemory,
+  passedOver: string[],
+): Promise<DirtyTracker | null> {
+  if (!DmaLoggingTracker.supports(device)) {
+    passedOver.push(`${device.name} does not log its own DMA`);
+    return null;
+  }
+  const tracker = new DmaLoggingTracker(device, space, memory);
+  try {
+    await tracker.start();
+    await tracker.stop();
+    return tracker;
+  } catch (error) {
+    passedOver.push(error instanceof Error ? error.message : String(error));
+    return null;
+  }
+}
+
+function unseen(device: VfioDevice, passedOver: readonly string[]): GodwitError {
+  return new GodwitError(
+    'GODWIT_UNSUPPORTED',
+    `nobody would see what ${device.name} writes: ${passedOver.join('; ')}; it is behind no page table that logs, and in no ` +
+      'container that tracks. It has to be unplugged for the migration',
+  );
+}

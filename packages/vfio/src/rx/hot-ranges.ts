@@ -1,0 +1,44 @@
+import { map, type OperatorFunction } from 'rxjs';
+import type { DirtySample } from './dirty-samples.js';
+
+export interface HotRange {
+  readonly blockIndex: number;
+  readonly firstPage: number;
+  readonly pageCount: number;
+  /** Dirty pages of it per sample, older samples counting less. */
+  readonly heat: number;
+}
+
+export interface HotRangesOptions {
+  /** Pages per range; default 512, which is 2 MiB of pages of 4 KiB. */
+  readonly rangePages?: number;
+  /** How many to name; default 10. */
+  readonly top?: number;
+  /** What is left of a range's heat after each sample; default 0.8. */
+  readonly decay?: number;
+}
+
+/** Where memory is written most, hottest first. Ranges that are not written any more cool down and drop out. */
+export function hotRanges(options: HotRangesOptions = {}): OperatorFunction<DirtySample, readonly HotRange[]> {
+  const { rangePages = 512, top = 10, decay = 0.8 } = options;
+  return (samples) => {
+    let heat: Float64Array[] | undefined;
+    return samples.pipe(
+      map(({ bitmaps }) => {
+        heat ??= bitmaps.blocks.map(({ pageCount }) => new Float64Array(Math.ceil(pageCount / rangePages)));
+        const hot: HotRange[] = [];
+        for (const [blockIndex, bitmap] of bitmaps.blocks.entries()) {
+          const ranges = heat[blockIndex] as Float64Array;
+          for (let i = 0; i < ranges.length; i++) {
+            const firstPage = i * rangePages;
+            const pageCount = Math.min(rangePages, bitmap.pageCount - firstPage);
+            const now = (ranges[i] as number) * decay + (1 - decay) * bitmap.countRange(firstPage, pageCount);
+            ranges[i] = now;
+            if (now >= 0.01) hot.push({ blockIndex, firstPage, pageCount, heat: now });
+          }
+        }
+        return hot.sort((a, b) => b.heat - a.heat).slice(0, top);
+      }),
+    );
+  };
+}
