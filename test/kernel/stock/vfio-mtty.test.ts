@@ -1,0 +1,227 @@
+import { readSync, writeSync } from 'node:fs';
+import { type MigratableVm, migrate, type RoundRecord, receive } from '@godwit/core';
+import { memoryLink } from '@godwit/core/testing';
+import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
+import {
+  chooseTrackers,
+  DeviceMigration,
+  deviceKind,
+  hasState,
+  iommuGroupOf,
+  MIGRATION_STATES,
+  type MigrationState,
+  migrationPath,
+  STATE_NUMBER,
+  Type1Container,
+  trackersOf,
+  VfioDevice,
+  VfioDeviceSet,
+  VfioGroup,
+  VfioMigratableDevice,
+} from '@godwit/vfio';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import { Feature, feature, SET } from '../guest/device-feature.js';
+import { MediatedDevice, type MediatedDeviceType } from '../guest/mediated-device.js';
+import { u32 } from '../guest/vfio-calls.js';
+
+/** The kernel's own sample of a migratable device, a serial port in loopback: what is written to it can be read back. */
+
+/** drivers/tty: transmit and receive register, and the line status with its "data ready" bit. */
+const UART_DATA = 0;
+const UART_LSR = 5;
+const DATA_READY = 1;
+
+class MttyVm {
+  readonly memory: MappedGuestMemory;
+  readonly set: VfioDeviceSet;
+  readonly device: VfioDevice;
+  readonly migratable: VfioMigratableDevice;
+  readonly container: Type1Container;
+  running: boolean;
+  readonly #group: VfioGroup;
+  readonly #mediated: MediatedDevice;
+
+  constructor(running: boolean, type: MediatedDeviceType = 'mtty-1') {
+    this.running = running;
+    this.#mediated = new MediatedDevice(type);
+    this.#group = VfioGroup.open(iommuGroupOf(this.#mediated.folder));
+    this.container = Type1Container.open([this.#group]);
+    this.device = VfioDevice.open(this.#group, this.#mediated.name);
+    this.migratable = new VfioMigratableDevice({
+      device: this.device,
+      id: 'serial',
+      kind: deviceKind(this.#mediated.folder),
+    });
+    this.set = new VfioDeviceSet([this.migratable]);
+    this.memory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20 }] });
+  }
+
+  /** As the engine sees it. */
+  async vm(): Promise<MigratableVm> {
+    await this.container.mapMemory(this.memory);
+    const choices = await chooseTrackers([{ device: this.device, space: this.container }], this.memory);
+    return this.set.attachTo({
+      memory: this.memory,
+      trackers: trackersOf(choices),
+      devices: [],
+      pause: async () => {
+        this.running = false;
+      },
+      resume: async () => {
+        this.running = true;
+      },
+    });
+  }
+
+  type(text: string): void {
+    const { offset } = this.device.region(0);
+    for (const byte of new TextEncoder().encode(text)) {
+      writeSync(this.device.fd, Uint8Array.of(byte), 0, 1, offset + UART_DATA);
+    }
+  }
+
+  /** All that the port has received. */
+  answer(): string {
+    const { offset } = this.device.region(0);
+    const byte = new Uint8Array(1);
+    const received: number[] = [];
+    for (;;) {
+      readSync(this.device.fd, byte, 0, 1, offset + UART_LSR);
+      if (((byte[0] as number) & DATA_READY) === 0) return String.fromCharCode(...received);
+      readSync(this.device.fd, byte, 0, 1, offset + UART_DATA);
+      received.push(byte[0] as number);
+    }
+  }
+
+  close(): void {
+    this.device.close();
+    this.container.close();
+    this.#group.close();
+    this.memory.close();
+    this.#mediated.remove();
+  }
+}
+
+const open: MttyVm[] = [];
+afterEach(() => {
+  for (const vm of open.splice(0)) vm.close();
+});
+function mtty(running: boolean, type?: MediatedDeviceType): MttyVm {
+  const vm = new MttyVm(running, type);
+  open.push(vm);
+  return vm;
+}
+
+async function move(source: MttyVm, destination: MttyVm) {
+  const link = memoryLink();
+  const there = await destination.vm();
+  const reception = receive(link.listener, { prepare: () => there });
+  const migration = migrate(await source.vm(), link.connector, { verify: true });
+  const rounds: RoundRecord[] = [];
+  migration.subscribe({ next: (event) => event.type === 'round' && rounds.push(event.round), error: () => {} });
+  reception.subscribe({ error: () => {} });
+  const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
+  return { sent, received, rounds };
+}
+
+test('what the device can do', () => {
+  const { migratable, device } = mtty(true);
+  expect(migratable.migration.capabilities).toEqual({ p2p: true, preCopy: true });
+  expect(migratable.kind).toBe('mdev:mtty-1');
+  expect(device.info().regionCount).toBeGreaterThan(0);
+  expect(migratable.stateBytes()).toBe(24 + 36);
+});
+
+test('its state crosses by PRE_COPY and STOP_COPY, and the port at the destination answers', async () => {
+  const source = mtty(true);
+  const destination = mtty(false);
+  source.type('over');
+  const { sent, received } = await move(source, destination);
+  expect([sent, received]).toMatchObject([{ status: 'fulfilled' }, { status: 'fulfilled' }]);
+  expect(destination.running).toBe(true);
+  expect(destination.migratable.migration.state()).toBe('RUNNING');
+  expect(source.migratable.migration.state()).toBe('STOP');
+  expect(destination.answer()).toBe('over');
+});
+
+test('pre-copy gives the header, stop-copy the ports; in between the estimate shrinks', async () => {
+  const source = mtty(true);
+  const pieces: number[] = [];
+  for await (const piece of source.migratable.precopy?.() ?? []) pieces.push(piece.byteLength);
+  // Ours, then mtty's own.
+  expect(pieces).toEqual([8 + 'mdev:mtty-1'.length, 24]);
+  expect(source.migratable.migration.state()).toBe('PRE_COPY');
+  for await (const _ of source.migratable.precopy?.() ?? []) throw new Error('there is nothing more to say');
+  await source.set.pause();
+  expect(source.migratable.migration.state()).toBe('STOP_COPY');
+  let rest = 0;
+  for await (const piece of source.migratable.save()) rest += piece.byteLength;
+  expect(rest).toBe(36);
+  await source.set.resume();
+  expect(source.migratable.migration.state()).toBe('RUNNING');
+  await source.migratable.release();
+});
+
+test('a destination with another device: both say why, and the port goes on at the source', async () => {
+  const source = mtty(true);
+  const destination = mtty(false, 'mtty-2');
+  source.type('here');
+  const { sent } = await move(source, destination);
+  expect(sent).toMatchObject({ reason: { code: 'GODWIT_DEVICE_FAILED' } });
+  expect(String((sent as PromiseRejectedResult).reason)).toMatch(
+    /kind "mdev:mtty-1", this is one of kind "mdev:mtty-2"/,
+  );
+  expect(source.running).toBe(true);
+  expect(source.migratable.migration.state()).toBe('RUNNING');
+  expect(source.answer()).toBe('here');
+});
+
+test.each([
+  ['cut short', (state: Uint8Array) => state.subarray(0, -1)],
+  ['with a byte too many', (state: Uint8Array) => Uint8Array.of(...state, 0)],
+  ['of something else', (state: Uint8Array) => state.map((byte, i) => (i < 30 ? byte : byte ^ 0xff))],
+])('state %s is refused, and the device is usable again', async (_, spoil) => {
+  const source = mtty(true);
+  const destination = mtty(false);
+  source.type('spoiled');
+  const state: number[] = [];
+  for await (const piece of source.migratable.save()) state.push(...piece);
+  await source.migratable.release();
+  const spoiled = (async function* () {
+    yield spoil(Uint8Array.from(state));
+  })();
+  await expect(destination.migratable.load(spoiled, 1)).rejects.toMatchObject({ code: 'GODWIT_DEVICE_FAILED' });
+  expect(destination.migratable.migration.state()).toBe('RUNNING');
+  destination.type('clean');
+  expect(destination.answer()).toBe('clean');
+});
+
+describe('every pair of states: the kernel goes where the table says there is a way, and nowhere else', () => {
+  // RESUMING is left with complete state only, which is another test.
+  const from = MIGRATION_STATES.filter((state) => state !== 'ERROR' && state !== 'RESUMING');
+  test.each(from)('from %s', async (start) => {
+    const { device } = mtty(true);
+    const migration = new DeviceMigration(device);
+    const refusals: string[] = [];
+    for (const to of MIGRATION_STATES) {
+      const fds = [await migration.moveTo(start)];
+      const expected = migrationPath(start, to, migration.capabilities) !== null;
+      const data = u32(STATE_NUMBER[to], 0xffff_ffff);
+      const result = feature(device.fd, Feature.MIG_DEVICE_STATE | SET, data);
+      fds.push(result === 0 ? new DataView(data.buffer).getInt32(4, true) : -1);
+      if ((result === 0) !== expected) refusals.push(`${start} to ${to}: ${result}`);
+      if (result === 0) expect(migration.state()).toBe(to);
+      for (const fd of fds) if (fd !== null && fd >= 0) device.port.close(fd);
+      await device.reset();
+    }
+    expect(refusals).toEqual([]);
+  });
+
+  test('and the states are those that its capabilities promise', () => {
+    const { migratable } = mtty(true);
+    const states = MIGRATION_STATES.filter((state: MigrationState) =>
+      hasState(state, migratable.migration.capabilities),
+    );
+    expect(states).toHaveLength(8);
+  });
+});
