@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { type ConvergencePolicy, migrate, receive } from '@godwit/core';
+import { type ConvergencePolicy, delta, migrate, receive } from '@godwit/core';
 import { FaultyDevice, FaultyTracker, type ToyVm } from '@godwit/core/testing';
 import { connectTo, file, listenOn, transportFromUri } from '@godwit/transport';
 import { afterAll, describe, expect, jest, test } from '@jest/globals';
@@ -54,7 +54,7 @@ describe.each([0, 1, 2, 8])('with %i page channels', (pageChannels) => {
     expect(statesOf(copy)).toEqual(statesOf(vm));
     expect([copy.running, copy.resumes, received.rounds, received.verified]).toEqual([true, 1, 1, verify]);
     expect(seen).toEqual([{ name: 'vm1', cpus: 2 }]);
-    expect(received.pages).toEqual({ raw: summary.pages.raw, zero: 0 });
+    expect(received.pages).toMatchObject({ raw: summary.pages.raw, zero: 0 });
     expect(partials(folder)).toEqual([]);
   });
 });
@@ -142,6 +142,17 @@ test('a file is no stream of bytes, and says so', async () => {
   await expect(transport.connect()).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
   await expect(transport.listen()).rejects.toThrow(/give it to connectTo or listenOn/);
   expect(() => file({ path: '' })).toThrow(/needs the path of a file/);
+});
+
+test('pages have fixed places, so delta and compression are refused, or done without where that is asked for', async () => {
+  const vm = fill(machine());
+  const path = newPath();
+  await expect(save(vm, path, { encodings: [delta()] })).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+  expect([existsSync(path), vm.running, partials(folder)]).toEqual([false, true, []]);
+  await save(vm, path, { encodings: [delta()], missingEncoding: 'warn' });
+  const copy = machine({ empty: true });
+  await restore(copy, path);
+  expect(vm.memory.equals(copy.memory)).toBe(true);
 });
 
 describe('before "go" nothing bears the name, and the guest stays', () => {

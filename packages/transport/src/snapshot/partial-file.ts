@@ -134,7 +134,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** The header is written last. */
+/** The header is written at the very end. One that came to the disk without the rest, in a power failure, is kept in vain. */
 async function isWhole(path: string): Promise<boolean> {
   try {
     const file = await PositionedFile.open(path, constants.O_RDONLY);

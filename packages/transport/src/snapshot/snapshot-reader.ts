@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { DIGEST_BYTES, DirtyBitmap, GodwitError } from '@godwit/core';
+import { FairTurns } from './fair-turns.js';
 import { digestBytes, eachSegment, holdWholePages, PageDigester } from './page-segments.js';
 import { PositionedFile } from './positioned-file.js';
 import { decodeHeader, HEADER_BYTES, sha256 } from './snapshot-header.js';
@@ -33,6 +34,7 @@ export class SnapshotReader {
   readonly metadata: SnapshotMetadata;
   readonly #file: PositionedFile;
   readonly #digester: PageDigester;
+  readonly #turns = new FairTurns();
 
   private constructor(file: PositionedFile, metadata: SnapshotMetadata) {
     this.#file = file;
@@ -112,6 +114,7 @@ export class SnapshotReader {
     });
     // All of them, even when one fails: until then the memory is borrowed.
     for (const result of await Promise.allSettled(reads)) if (result.status === 'rejected') throw result.reason;
+    await this.#turns.next();
     const found = new Uint32Array(batch.pages * 2);
     let at = 0;
     eachSegment(batch.runs, pageSize, chunks, (_, chunk, offset, length) => {

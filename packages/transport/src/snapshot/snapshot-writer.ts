@@ -113,11 +113,10 @@ export class SnapshotWriter {
       indexSha256,
       pieces: this.#pieces,
     });
-    await this.#file.write(metadata, end);
     const header = { metadataOffset: end, metadataBytes: metadata.length, metadataSha256: sha256(metadata) };
-    await this.#file.write(encodeHeader(header), 0);
-    await this.#file.sync();
-    await this.#partial.mustBeThere();
+    // Both at once, and one flush for all: what the header says of the rest is checked by what is there, not by its age.
+    await settled([this.#file.write(metadata, end), this.#file.write(encodeHeader(header), 0)]);
+    await settled([this.#file.sync(), this.#partial.mustBeThere()]);
   }
 
   async #writeIndex(indexOffset: number): Promise<{ readonly indexSha256: Uint8Array; readonly end: number }> {
