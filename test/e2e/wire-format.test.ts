@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type MigratableVm, migrate, receive } from '@godwit/core';
+import { type ConvergencePolicy, delta, type MigratableVm, migrate, receive } from '@godwit/core';
 import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
 import { GuestLineParser } from '@godwit/example-node-vmm/guest';
 import { connectTo, listenOn, recordTo, tcp } from '@godwit/transport';
@@ -65,6 +65,12 @@ async function warmUp(machine: VirtualMachine): Promise<void> {
   await written;
 }
 
+/** So that pages are sent again. */
+const threeRounds: ConvergencePolicy = ({ outcome }) => ({
+  action: outcome.round < 3 ? 'continue' : 'switchover',
+  reason: 'as planned',
+});
+
 test('the decoder is short', () => {
   expect(readFileSync(DECODER, 'utf8').trimEnd().split('\n').length).toBeLessThan(80);
 });
@@ -73,12 +79,12 @@ withPython((python, kind) => {
   const kindOfMachine = kind === 'kvm' ? Machine : SoftwareMachine;
 
   test.each([
-    { side: 'source', pageChannels: 0 },
-    { side: 'source', pageChannels: 3 },
-    { side: 'destination', pageChannels: 2 },
+    { side: 'source', pageChannels: 0, encodings: [] },
+    { side: 'source', pageChannels: 3, encodings: [delta()] },
+    { side: 'destination', pageChannels: 2, encodings: [] },
   ])(
-    'a decoder made from docs/wire-format.md rebuilds the RAM: $pageChannels page channels, recorded at the $side',
-    async ({ side, pageChannels }) => {
+    'a decoder made from docs/wire-format.md rebuilds the RAM: $pageChannels page channels, recorded at the $side, encodings $encodings.length',
+    async ({ side, pageChannels, encodings }) => {
       const path = join(folder, 'migration.godwit');
       const recording = await recordTo(path);
       const links = await listenOn(tcp({ port: 0 }));
@@ -101,6 +107,9 @@ withPython((python, kind) => {
         description: source.description,
         pageChannels,
         verify: true,
+        encodings,
+        adaptiveEncodings: false,
+        policy: threeRounds,
       });
       const summary = await migration.result;
       await reception.result;
@@ -110,11 +119,17 @@ withPython((python, kind) => {
       const { status, stdout, stderr } = spawnSync(python, [DECODER, path, join(folder, 'ram')], { encoding: 'utf8' });
       expect(stderr).toBe('');
       expect(status).toBe(0);
-      const { raw, zero, hole } = summary.pages;
-      const pages = raw + zero + hole;
+      const { raw, zero, hole, delta: deltas } = summary.pages;
+      const kinds = [
+        ...(raw > 0 ? [`5: ${raw}`] : []),
+        ...(zero + hole > 0 ? [`6: ${zero + hole}`] : []),
+        ...(deltas > 0 ? [`24: ${deltas}`] : []),
+      ];
+      const { length } = summary.rounds;
       expect(stdout).toBe(
-        `${received.length} blocks, ${summary.rounds.length} rounds, ${pages} pages, handed over: True\n`,
+        `${received.length} blocks, ${length} rounds, pages by type: {${kinds.join(', ')}}, handed over: True\n`,
       );
+      expect([encodings.length > 0, deltas > 0]).toEqual([encodings.length > 0, encodings.length > 0]);
       expect(frames).toBeGreaterThan(summary.rounds.length * 2);
       const rebuilt = received.map((_, index) => readFileSync(join(folder, 'ram', String(index))));
       expect(rebuilt.map((block, index) => block.equals(received[index] as Uint8Array))).toEqual(

@@ -1,73 +1,79 @@
 #!/usr/bin/python3
-"""Rebuilds a guest's RAM from a recorded migration, by docs/wire-format.md and nothing else.
+"""Rebuilds a guest's RAM from a recorded migration, by docs/wire-format.md alone: rebuild-ram.py RECORDING FOLDER
 
-Usage: rebuild-ram.py RECORDING FOLDER. Writes FOLDER/0, FOLDER/1, ...: one file for each RAM block of the hello.
-Debian's python3-msgpack is all it needs.
+FOLDER gets a file for each RAM block: 0, 1, ... Needs Debian's python3-msgpack; of the encodings it knows deltas.
 """
-import os
+import itertools
 import sys
-
 import msgpack
 
 HELLO, WELCOME, PAGES, ZERO_PAGES, ROUND_END, ROUND_ACK, GO = 1, 2, 5, 6, 7, 8, 12
-DELTA_PAGES, COMPRESSED_PAGES = 24, 25
-RECORDED, RECORDING_END = 130, 132
+DELTA_PAGES, COMPRESSED_PAGES, RECORDED, RECORDING_END = 24, 25, 130, 132
 
 
 def frames(objects):
     """Yields (header, payload): a payload is the only thing that is bytes, and follows its header."""
     header = None
-    for thing in objects:
-        if isinstance(thing, bytes):
-            yield header, thing
-            header = None
-            continue
+    for thing in itertools.chain(objects, [0]):
         if header is not None:
-            yield header, None
+            yield header, thing if isinstance(thing, bytes) else None
         header = thing if isinstance(thing, list) else None
-    if header is not None:
-        yield header, None
+
+
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value, shift, at = value | (data[at] & 0x7F) << shift, shift + 7, at + 1
+        if data[at - 1] < 0x80:
+            return value, at
+
+
+def patched(page, data, at):
+    """The page after the delta at `at`, and where the next delta is."""
+    length, at = varint(data, at)
+    end, place = at + length, 0
+    while at < end:
+        unchanged, at = varint(data, at)
+        changed, at = varint(data, at)
+        place += unchanged
+        page[place : place + changed] = data[at : at + changed]
+        place, at = place + changed, at + changed
+    return page, end
 
 
 def rebuild(objects, folder):
-    hello, ram, sent, acknowledged, ended = None, [], {}, {}, None
-    link, sender, handed_over = None, None, False
+    hello, ram, sent, acknowledged, kinds, whole, link, handed_over = None, [], {}, {}, {}, False, None, False
     for (number, *fields), payload in frames(objects):
         if number == RECORDED:
-            link, _stream, sender, _at = fields
+            link = fields[0]
         elif number == RECORDING_END:
-            ended = fields
+            whole = fields[2] is None
         elif number == HELLO:
             hello = fields
-        elif number == WELCOME:
-            # Everything is zero at first; over a further connection the destination says "resumed" instead.
-            ram = [open(os.path.join(folder, str(index)), "wb") for index in range(len(hello[5]))]
+        elif number == WELCOME:  # Everything is zero; over a further connection it would be "resumed".
+            ram = [open(f"{folder}/{index}", "w+b") for index in range(len(hello[5]))]
             for block, (_id, _address, byte_length) in zip(ram, hello[5]):
                 block.truncate(byte_length)
-        elif number in (DELTA_PAGES, COMPRESSED_PAGES):
-            raise NotImplementedError("a recording with encoded pages: section 8 of the document")
-        elif number == ROUND_ACK:
-            acknowledged[link, fields[0]] = fields[1]
-        elif number == ROUND_END:
-            sent[link, fields[0]] = sent.get((link, fields[0]), 0) + fields[1]
-        elif number in (PAGES, ZERO_PAGES):
-            _round, block, runs = fields[:3]
-            at = 0
+        elif number in (PAGES, ZERO_PAGES, DELTA_PAGES):
+            block, runs, size, at = ram[fields[1]], fields[2], hello[4], 0
             for first, count in zip(runs[0::2], runs[1::2]):
-                size = count * hello[4]
-                ram[block].seek(first * hello[4])
-                ram[block].write(bytes(size) if payload is None else payload[at : at + size])
-                at += size
+                for page in range(first, first + count):
+                    block.seek(page * size)
+                    if number == DELTA_PAGES:
+                        data, at = patched(bytearray(block.read(size)), payload, at)
+                    else:
+                        data, at = bytes(size) if payload is None else payload[at : at + size], at + size
+                    block.seek(page * size)
+                    block.write(data)
+                kinds[number] = kinds.get(number, 0) + count
             assert payload is None or at == len(payload), f"{len(payload)} bytes for {at}"
-        elif number == GO and sender == "S":
-            handed_over = True
-    for block in ram:
-        block.close()
-    assert ended is not None and ended[2] is None, f"the recording is not whole: {ended}"
-    for key, pages in acknowledged.items():
-        assert sent[key] == pages, f"{key}: sent {sent[key]}, acknowledged {pages}"
-    print(f"{len(ram)} blocks, {len(acknowledged)} rounds, {sum(acknowledged.values())} pages, handed over: {handed_over}")
+        elif number in (ROUND_END, ROUND_ACK):
+            counts = sent if number == ROUND_END else acknowledged
+            counts[link, fields[0]] = counts.get((link, fields[0]), 0) + fields[1]
+        handed_over |= number == GO
+        assert number != COMPRESSED_PAGES, "pages are compressed; record without compression"
+    assert whole and all(sent[key] == pages for key, pages in acknowledged.items()), (whole, sent, acknowledged)
+    print(f"{len(ram)} blocks, {len(acknowledged)} rounds, pages by type: {dict(sorted(kinds.items()))}, handed over: {handed_over}")
 
 
-with open(sys.argv[1], "rb") as recording:
-    rebuild(msgpack.Unpacker(recording, raw=False), sys.argv[2])
+rebuild(msgpack.Unpacker(open(sys.argv[1], "rb"), raw=False), sys.argv[2])
