@@ -13,6 +13,8 @@ export interface MigrateRequest {
   readonly maxBandwidth: number;
   readonly maxRounds: number;
   readonly verify: boolean;
+  /** File to record the migration into. */
+  readonly record: string | undefined;
 }
 
 export interface MemoryReport {

@@ -13,7 +13,7 @@ import {
   roundCap,
   withinDowntimeLimit,
 } from '@godwit/core';
-import { connectTo, listenOn, tcp, unix } from '@godwit/transport';
+import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
 
@@ -63,11 +63,16 @@ class Host {
       }
     },
 
-    migrate: async ({ address, downtimeLimitMs, maxBandwidth, maxRounds, verify }) => {
+    migrate: async ({ address, downtimeLimitMs, maxBandwidth, maxRounds, verify, record }) => {
       const guest = this.#running();
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
-      const migration = migrate(guest.vm, connectTo(transport), {
+      const connector = connectTo(transport);
+      // A recording that fails is told, and never keeps the guest from moving.
+      const onFailure = ({ code, message }: GodwitError): void =>
+        send({ type: 'migration', event: { type: 'warning', code, message } });
+      const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
+      const migration = migrate(guest.vm, recording?.connector(connector) ?? connector, {
         description: guest.description,
         downtimeLimitMs,
         bandwidthLimit: maxBandwidth,
@@ -81,6 +86,7 @@ class Host {
         return await migration.result;
       } finally {
         this.#migration = undefined;
+        await recording?.close().catch(() => {});
       }
     },
 

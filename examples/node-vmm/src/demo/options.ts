@@ -25,6 +25,8 @@ export interface DemoOptions {
   readonly warmUpMs: number;
   /** 0: one migration. N: N migrations there and N back. */
   readonly roundTrips: number;
+  /** New file to record the migration into. */
+  readonly record: string | undefined;
   /** A dirty tracker that shall see nothing: for tests that must fail. */
   readonly blindTracker: string | undefined;
 }
@@ -87,6 +89,7 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     .option('--settle <s>', 'how long the guest checks itself at the destination', number('--settle', 0, 3600), 3)
     .option('--warm-up <ms>', 'least time to run before migrating', number('--warm-up', 0, 3_600_000), 1000)
     .option('--round-trips <n>', 'move the same guest there and back n times', integer('--round-trips', 1, 1_000_000))
+    .option('--record <file>', 'record every frame into a new file, for `npm run inspect -- <file>`')
     .option('--json', 'print events as JSON lines', false)
     .option('--plain', 'print lines of text, even on a terminal', false)
     .addOption(new Option('--blind-tracker <name>').hideHelp())
@@ -126,6 +129,7 @@ function demoOptions(command: Command): DemoOptions {
     settle: number;
     warmUp: number;
     roundTrips?: number;
+    record?: string;
     json: boolean;
     plain: boolean;
     blindTracker?: string;
@@ -141,6 +145,8 @@ function demoOptions(command: Command): DemoOptions {
   if (given.json && given.plain) command.error('error: --json and --plain exclude each other');
   if (roundTrips > 0 && !given.verify)
     command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
+  if (roundTrips > 0 && given.record !== undefined)
+    command.error('error: --record takes one migration: leave out --round-trips');
   return {
     memoryBytes: pageFloor(given.memory),
     vcpus: given.vcpus,
@@ -159,6 +165,7 @@ function demoOptions(command: Command): DemoOptions {
     settleMs: given.settle * 1000,
     warmUpMs: given.warmUp,
     roundTrips,
+    record: given.record,
     blindTracker: given.blindTracker,
   };
 }

@@ -163,7 +163,7 @@ export class DemoRun {
   async #hop(hop: number): Promise<void> {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
-    const { transport, downtimeLimitMs, maxBandwidth, maxRounds, verify, blindTracker } = this.#options;
+    const { transport, downtimeLimitMs, maxBandwidth, maxRounds, verify, record, blindTracker } = this.#options;
     this.#phase('migrating');
     const address = await this.#hosts[to].ask('listen', { transport, blindTracker });
     this.#goOn();
@@ -176,7 +176,14 @@ export class DemoRun {
     this.#migrating = true;
     let summary: MigrationSummary;
     try {
-      summary = await this.#hosts[from].ask('migrate', { address, downtimeLimitMs, maxBandwidth, maxRounds, verify });
+      summary = await this.#hosts[from].ask('migrate', {
+        address,
+        downtimeLimitMs,
+        maxBandwidth,
+        maxRounds,
+        verify,
+        record,
+      });
     } catch (error) {
       this.#console.release();
       // After `go` the source stays paused; what became of the guest is not known here.

@@ -36,7 +36,9 @@ describe('the demo’s options', () => {
         ...'--memory 6G --vcpus 4 --dirty-rate 0 --working-set 1.5G --order sequential --whole-pages --downtime-limit 30'.split(
           ' ',
         ),
-        ...'--max-bandwidth 1GiB/s --transport unix --no-kvm --no-verify --settle 0.5 --warm-up 0 --json'.split(' '),
+        ...'--max-bandwidth 1GiB/s --transport unix --no-kvm --no-verify --settle 0.5 --warm-up 0 --record a.godwit --json'.split(
+          ' ',
+        ),
       ),
     ).toMatchObject({
       memoryBytes: 6 * 2 ** 30,
@@ -52,6 +54,7 @@ describe('the demo’s options', () => {
       verify: false,
       settleMs: 500,
       warmUpMs: 0,
+      record: 'a.godwit',
       output: 'json',
     });
   });
@@ -79,6 +82,7 @@ describe('the demo’s options', () => {
     [['--working-set', '1G'], /--working-set 1 GiB does not fit into --memory 512 MiB/],
     [['--json', '--plain'], /exclude each other/],
     [['--round-trips', '3', '--no-verify'], /leave out --no-verify/],
+    [['--round-trips', '3', '--record', 'a.godwit'], /leave out --round-trips/],
     [['--fast'], /unknown option '--fast'/],
     [['now'], /too many arguments/],
   ])('%j is refused with status 2', (argv, message) => {
