@@ -33,7 +33,7 @@ export interface DirtyPagesRow {
   readonly row: number | 'S' | 'T' | 'ok';
   readonly when: string;
   readonly line: string;
-  readonly iommu?: 'TYPE1';
+  readonly iommu?: 'VFIO_TYPE1_IOMMU';
   /** Default: one, at `MAPPING`. */
   readonly mappings?: readonly RowMapping[];
   /** Whether START comes before. Default: true. */
@@ -61,7 +61,7 @@ export const dirtyPagesTable: readonly DirtyPagesRow[] = [
     row: 1,
     when: 'the container is TYPE1 v1: START',
     line: '2897',
-    iommu: 'TYPE1',
+    iommu: 'VFIO_TYPE1_IOMMU',
     tracking: false,
     argument: flags(1),
     result: 'EACCES',
@@ -70,7 +70,7 @@ export const dirtyPagesTable: readonly DirtyPagesRow[] = [
     row: 1,
     when: 'the container is TYPE1 v1: before the argument is looked at',
     line: '2897',
-    iommu: 'TYPE1',
+    iommu: 'VFIO_TYPE1_IOMMU',
     tracking: false,
     argument: ({ unmapped }) => unmapped,
     result: 'EACCES',
@@ -79,7 +79,7 @@ export const dirtyPagesTable: readonly DirtyPagesRow[] = [
     row: 1,
     when: 'the container is TYPE1 v1: before the flags are',
     line: '2897',
-    iommu: 'TYPE1',
+    iommu: 'VFIO_TYPE1_IOMMU',
     tracking: false,
     argument: flags(0),
     result: 'EACCES',

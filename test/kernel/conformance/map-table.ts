@@ -1,6 +1,7 @@
-import { tryIoctl } from '@godwit/linux';
+import { Type1 } from '@godwit/vfio';
 import type { DmaContainer } from '../guest/dma-container.js';
 import {
+  call,
   MAXIMUM_BITMAP_BYTES,
   type MapDma,
   mapDma,
@@ -9,7 +10,6 @@ import {
   u32,
   u64,
   unmapDma,
-  VfioRequest,
 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';
 import type { RowPlace } from './dirty-pages-table.js';
@@ -29,7 +29,7 @@ type MapRow = ConformanceRow<MapBench>;
 
 /** A map that is right, but for these values. */
 function map(wrong: Partial<MapDma>): (bench: MapBench) => number {
-  return ({ container, vaddr }) => mapDma(container.fd, { vaddr, iova, size, ...wrong });
+  return ({ container, vaddr }) => mapDma(container, { vaddr, iova, size, ...wrong });
 }
 
 /** The same after `MAPPED` was mapped. */
@@ -50,7 +50,7 @@ export const mapTable: readonly MapRow[] = [
   {
     when: 'the argument cannot be read',
     line: '2825',
-    call: ({ container, place }) => tryIoctl(container.fd, VfioRequest.IOMMU_MAP_DMA, place.unmapped),
+    call: ({ container, place }) => call(container, Type1.VFIO_IOMMU_MAP_DMA, place.unmapped),
     result: 'EFAULT',
   },
   { when: 'argsz 31', line: '2828', call: map({ argsz: 31 }), result: 'EINVAL' },
@@ -91,7 +91,7 @@ export const mapTable: readonly MapRow[] = [
   {
     when: 'memory that is not there: nobody looks before it is pinned',
     line: '1652',
-    call: ({ container, place }) => mapDma(container.fd, { vaddr: place.unmapped, iova, size: 4096 }),
+    call: ({ container, place }) => mapDma(container, { vaddr: place.unmapped, iova, size: 4096 }),
     result: 0,
   },
 ];
@@ -108,7 +108,7 @@ function unmap(request: UnmapRequest, options: { readonly tracking?: boolean } =
     container.map(iova, vaddr, size);
     container.map(iova + size, vaddr, size);
     if (options.tracking ?? false) container.start();
-    return unmapDma(container.fd, { iova, size, ...request, ...bitmap } as UnmapDma).result;
+    return unmapDma(container, { iova, size, ...request, ...bitmap } as UnmapDma).result;
   };
 }
 
@@ -121,7 +121,7 @@ export const unmapTable: readonly MapRow[] = [
   {
     when: 'the argument cannot be read',
     line: '2847',
-    call: ({ container, place }) => tryIoctl(container.fd, VfioRequest.IOMMU_UNMAP_DMA, place.unmapped),
+    call: ({ container, place }) => call(container, Type1.VFIO_IOMMU_UNMAP_DMA, place.unmapped),
     result: 'EFAULT',
   },
   { when: 'argsz 23', line: '2850', call: unmap({ argsz: 23 }), result: 'EINVAL' },
@@ -170,7 +170,7 @@ export const unmapTable: readonly MapRow[] = [
     when: 'GET_DIRTY_BITMAP: the struct of the bitmap cannot be read',
     line: '2864',
     call: ({ container, place }) =>
-      tryIoctl(container.fd, VfioRequest.IOMMU_UNMAP_DMA, place.cutAfter(packed(u32(48, 1), u64(iova, size)), 24)),
+      call(container, Type1.VFIO_IOMMU_UNMAP_DMA, place.cutAfter(packed(u32(48, 1), u64(iova, size)), 24)),
     result: 'EFAULT',
   },
   {

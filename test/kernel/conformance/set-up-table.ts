@@ -1,12 +1,13 @@
-import { closeFd, openFile, tryIoctl, tryOpenFile } from '@godwit/linux';
-import { cString } from '../guest/dma-container.js';
-import { DirtyPages, dirtyPages, IommuType, mapDma, u32, VfioRequest } from '../guest/vfio-calls.js';
+import { SyscallError } from '@godwit/linux';
+import { type KernelPort, Type1, Vfio } from '@godwit/vfio';
+import { call, cString, type Descriptor, DirtyPages, dirtyPages, mapDma, u32 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';
 
 /** A container that was just opened, and a mediated device's group that is in no container yet. */
 export interface SetUpBench {
-  readonly container: number;
-  readonly group: number;
+  readonly port: KernelPort;
+  readonly container: Descriptor;
+  readonly group: Descriptor;
   readonly groupNumber: number;
   /** The device's name. */
   readonly name: string;
@@ -17,22 +18,22 @@ export interface SetUpBench {
 
 type SetUpRow = ConformanceRow<SetUpBench>;
 
-function setContainer({ container, group }: SetUpBench, fd = container): number {
-  return tryIoctl(group, VfioRequest.GROUP_SET_CONTAINER, u32(fd));
+function setContainer({ container, group }: SetUpBench, fd = container.fd): number {
+  return call(group, Vfio.VFIO_GROUP_SET_CONTAINER, u32(fd));
 }
 
-function setIommu({ container }: SetUpBench, type: number = IommuType.TYPE1v2): number {
-  return tryIoctl(container, VfioRequest.SET_IOMMU, type);
+function setIommu({ container }: SetUpBench, type: number = Vfio.VFIO_TYPE1v2_IOMMU): number {
+  return call(container, Vfio.VFIO_SET_IOMMU, type);
 }
 
 function deviceFd(bench: SetUpBench, name = bench.name): number {
-  const fd = tryIoctl(bench.group, VfioRequest.GROUP_GET_DEVICE_FD, cString(name));
+  const fd = call(bench.group, Vfio.VFIO_GROUP_GET_DEVICE_FD, cString(name));
   return fd < 0 ? fd : bench.keep(fd) * 0;
 }
 
 /** The last of these calls; those before it must succeed. */
 function after(...calls: readonly ((bench: SetUpBench) => number)[]): (bench: SetUpBench) => number {
-  return (bench) => calls.reduce((result, call) => (result < 0 ? throwFailed(result) : call(bench)), 0);
+  return (bench) => calls.reduce((result, next) => (result < 0 ? throwFailed(result) : next(bench)), 0);
 }
 
 function throwFailed(result: number): never {
@@ -40,7 +41,7 @@ function throwFailed(result: number): never {
 }
 
 const ready = [setContainer, setIommu] as const;
-const extension = (id: number) => (bench: SetUpBench) => tryIoctl(bench.container, VfioRequest.CHECK_EXTENSION, id);
+const extension = (id: number) => (bench: SetUpBench) => call(bench.container, Vfio.VFIO_CHECK_EXTENSION, id);
 const isCalled = (id: number): string =>
   (
     ({
@@ -66,7 +67,7 @@ export const setUpTable: readonly SetUpRow[] = [
   {
     when: 'GET_API_VERSION',
     line: 'container.c:335',
-    call: ({ container }) => tryIoctl(container, VfioRequest.GET_API_VERSION),
+    call: ({ container }) => call(container, Vfio.VFIO_GET_API_VERSION),
     result: 0,
   },
   ...Object.entries(EXTENSIONS_BEFORE).map(
@@ -88,7 +89,7 @@ export const setUpTable: readonly SetUpRow[] = [
   {
     when: 'IOMMU_GET_INFO before SET_IOMMU',
     line: 'container.c:333',
-    call: ({ container }) => tryIoctl(container, VfioRequest.IOMMU_GET_INFO, new Uint8Array(24)),
+    call: ({ container }) => call(container, Type1.VFIO_IOMMU_GET_INFO, new Uint8Array(24)),
     result: 'EINVAL',
   },
   {
@@ -121,20 +122,20 @@ export const setUpTable: readonly SetUpRow[] = [
   {
     when: 'GROUP_GET_STATUS with argsz 7',
     line: 'group.c:364',
-    call: ({ group }) => tryIoctl(group, VfioRequest.GROUP_GET_STATUS, u32(7, 0)),
+    call: ({ group }) => call(group, Vfio.VFIO_GROUP_GET_STATUS, u32(7, 0)),
     result: 'EINVAL',
   },
   {
     when: 'GROUP_GET_STATUS: the argument cannot be read',
     line: 'group.c:361',
-    call: ({ group, unmapped }) => tryIoctl(group, VfioRequest.GROUP_GET_STATUS, unmapped),
+    call: ({ group, unmapped }) => call(group, Vfio.VFIO_GROUP_GET_STATUS, unmapped),
     result: 'EFAULT',
   },
   { when: 'SET_CONTAINER with fd -1', line: 'group.c:114', call: (bench) => setContainer(bench, -1), result: 'EBADF' },
   {
     when: 'SET_CONTAINER with a file that is no container',
     line: 'group.c:148',
-    call: (bench) => setContainer(bench, bench.keep(openFile('/dev/null'))),
+    call: (bench) => setContainer(bench, bench.group.fd),
     result: 'EBADFD',
   },
   {
@@ -146,7 +147,7 @@ export const setUpTable: readonly SetUpRow[] = [
   {
     when: 'SET_CONTAINER: the argument cannot be read',
     line: 'group.c:109',
-    call: ({ group, unmapped }) => tryIoctl(group, VfioRequest.GROUP_SET_CONTAINER, unmapped),
+    call: ({ group, unmapped }) => call(group, Vfio.VFIO_GROUP_SET_CONTAINER, unmapped),
     result: 'EFAULT',
   },
   { when: 'GET_DEVICE_FD', line: 'group.c:340', call: after(...ready, deviceFd), result: 0 },
@@ -171,37 +172,37 @@ export const setUpTable: readonly SetUpRow[] = [
   {
     when: 'open a group that is open',
     line: 'group.c:468',
-    call: ({ groupNumber }) => tryOpenFile(`/dev/vfio/${groupNumber}`),
+    call: (bench) => openAgain(bench),
     result: 'EBUSY',
   },
   {
     when: 'UNSET_CONTAINER',
     line: 'group.c:79',
-    call: after(...ready, ({ group }) => tryIoctl(group, VfioRequest.GROUP_UNSET_CONTAINER)),
+    call: after(...ready, ({ group }) => call(group, Vfio.VFIO_GROUP_UNSET_CONTAINER)),
     result: 0,
   },
   {
     when: 'UNSET_CONTAINER of a group in none',
     line: 'group.c:81',
-    call: ({ group }) => tryIoctl(group, VfioRequest.GROUP_UNSET_CONTAINER),
+    call: ({ group }) => call(group, Vfio.VFIO_GROUP_UNSET_CONTAINER),
     result: 'EINVAL',
   },
   {
     when: 'UNSET_CONTAINER with a device open',
     line: 'group.c:86',
-    call: after(...ready, deviceFd, ({ group }) => tryIoctl(group, VfioRequest.GROUP_UNSET_CONTAINER)),
+    call: after(...ready, deviceFd, ({ group }) => call(group, Vfio.VFIO_GROUP_UNSET_CONTAINER)),
     result: 'EBUSY',
   },
   {
     when: 'an unknown request on a container',
     line: 'vfio_iommu_type1.c:3008',
-    call: after(...ready, ({ container }) => tryIoctl(container, 0x3bff)),
+    call: after(...ready, ({ container }) => call(container, 0x3bff)),
     result: 'ENOTTY',
   },
   {
     when: 'an unknown request on a group',
     line: 'group.c:424',
-    call: ({ group }) => tryIoctl(group, 0x3bff),
+    call: ({ group }) => call(group, 0x3bff),
     result: 'ENOTTY',
   },
   {
@@ -218,15 +219,24 @@ export const setUpTable: readonly SetUpRow[] = [
   },
 ];
 
-function statusFlags(group: number): number {
+function statusFlags(group: Descriptor): number {
   const status = u32(8, 0);
-  const result = tryIoctl(group, VfioRequest.GROUP_GET_STATUS, status);
+  const result = call(group, Vfio.VFIO_GROUP_GET_STATUS, status);
   return result < 0 ? result : (status[4] as number);
 }
 
-function onDevice(bench: SetUpBench, call: (fd: number) => number): number {
-  const fd = tryIoctl(bench.group, VfioRequest.GROUP_GET_DEVICE_FD, cString(bench.name));
-  const result = call(fd);
-  closeFd(fd);
-  return result;
+function onDevice(bench: SetUpBench, then: (device: Descriptor) => number): number {
+  const { port, group, name } = bench;
+  const fd = bench.keep(call(group, Vfio.VFIO_GROUP_GET_DEVICE_FD, cString(name)));
+  return then({ port, fd });
+}
+
+function openAgain({ port, groupNumber }: SetUpBench): number {
+  try {
+    return port.open(`/dev/vfio/${groupNumber}`);
+  } catch (error) {
+    const cause = error instanceof SyscallError ? error : (error as Error).cause;
+    if (cause instanceof SyscallError) return -cause.errno;
+    throw error;
+  }
 }

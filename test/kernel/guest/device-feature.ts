@@ -1,18 +1,18 @@
-import { tryIoctl } from '@godwit/linux';
-import { packed, u32, u64, VfioRequest, withAddress } from './vfio-calls.js';
+import { DeviceFeature } from '@godwit/vfio';
+import { call, type Descriptor, packed, u32, u64, withAddress } from './vfio-calls.js';
 
-/** linux/vfio.h: features of VFIO_DEVICE_FEATURE, and what to do with them. */
+/** Features of VFIO_DEVICE_FEATURE, and what to do with them. */
 export const Feature = {
-  MIGRATION: 1,
-  MIG_DEVICE_STATE: 2,
-  DMA_LOGGING_START: 6,
-  DMA_LOGGING_STOP: 7,
-  DMA_LOGGING_REPORT: 8,
-  MIG_DATA_SIZE: 9,
+  MIGRATION: DeviceFeature.VFIO_DEVICE_FEATURE_MIGRATION,
+  MIG_DEVICE_STATE: DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  DMA_LOGGING_START: DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  DMA_LOGGING_STOP: DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+  DMA_LOGGING_REPORT: DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+  MIG_DATA_SIZE: DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
 } as const;
-export const GET = 1 << 16;
-export const SET = 1 << 17;
-export const PROBE = 1 << 18;
+export const GET = DeviceFeature.VFIO_DEVICE_FEATURE_GET;
+export const SET = DeviceFeature.VFIO_DEVICE_FEATURE_SET;
+export const PROBE = DeviceFeature.VFIO_DEVICE_FEATURE_PROBE;
 
 /**
  * VFIO_DEVICE_FEATURE with `flags` (a feature, and GET, SET or PROBE) and `data` behind the head.
@@ -20,13 +20,13 @@ export const PROBE = 1 << 18;
  * @returns the result, or minus errno; what the kernel writes is then in `data`
  */
 export function feature(
-  fd: number,
+  device: Descriptor,
   flags: number,
   data: Uint8Array = new Uint8Array(0),
   argsz = 8 + data.byteLength,
 ): number {
   const argument = packed(u32(argsz, flags), data);
-  const result = tryIoctl(fd, VfioRequest.DEVICE_FEATURE, argument);
+  const result = call(device, DeviceFeature.VFIO_DEVICE_FEATURE, argument);
   data.set(argument.subarray(8));
   return result;
 }
@@ -38,7 +38,7 @@ export interface LoggedRange {
 
 /** DMA_LOGGING_START for these ranges; `count` and `at` say other numbers than theirs. */
 export function startLogging(
-  fd: number,
+  device: Descriptor,
   ranges: readonly LoggedRange[],
   wrong: { readonly pageSize?: number; readonly count?: number; readonly at?: bigint } = {},
 ): number {
@@ -46,18 +46,18 @@ export function startLogging(
   return withAddress(list, (address) => {
     const head = u64(wrong.pageSize ?? 4096);
     const control = packed(head, u32(wrong.count ?? ranges.length, 0), u64(wrong.at ?? address));
-    return feature(fd, Feature.DMA_LOGGING_START | SET, control);
+    return feature(device, Feature.DMA_LOGGING_START | SET, control);
   });
 }
 
 /** DMA_LOGGING_REPORT into `bitmap`. */
 export function reportLogged(
-  fd: number,
+  device: Descriptor,
   { iova, length }: LoggedRange,
   bitmap: Uint8Array,
   pageSize: number | bigint = 4096,
 ): number {
   return withAddress(bitmap, (address) =>
-    feature(fd, Feature.DMA_LOGGING_REPORT | GET, u64(iova, length, pageSize, address)),
+    feature(device, Feature.DMA_LOGGING_REPORT | GET, u64(iova, length, pageSize, address)),
   );
 }

@@ -1,50 +1,56 @@
-import { closeFd, errnoName, openFile, tryIoctl } from '@godwit/linux';
+import { type KernelPort, linuxKernel, Type1, Vfio } from '@godwit/vfio';
 import { DmaDevice } from './dma-device.js';
 import { type AssignableDevice, MediatedDevice, type MediatedDeviceType } from './mediated-device.js';
 import {
+  call,
+  cString,
+  type Descriptor,
   DirtyPages,
   dirtyPages,
   getBitmapArgument,
-  IommuType,
   mapDma,
+  succeeds,
   u32,
-  VfioRequest,
   withAddress,
 } from './vfio-calls.js';
 
-/** Text with the NUL that ends it in C. */
-export function cString(text: string): Uint8Array {
-  return new TextEncoder().encode(`${text}\0`);
-}
-
-/** The result of a call that must not fail in the test at hand. */
-export function succeeds(what: string, result: number): number {
-  if (result < 0) throw new Error(`${what} failed with ${errnoName(-result)}`);
-  return result;
+interface Options {
+  /** Argument of VFIO_SET_IOMMU. Default: TYPE1v2. */
+  readonly iommu?: number;
+  /** Default: the kernel that this runs on. */
+  readonly port?: KernelPort;
 }
 
 /** A container with devices in it and nothing mapped. Made by raw calls: it is what tests compare with. */
-export class DmaContainer {
+export class DmaContainer implements Descriptor {
+  readonly port: KernelPort;
   readonly fd: number;
-  readonly groups: readonly number[];
-  readonly deviceFds: readonly number[];
+  /** In the order of the devices; null for one that was taken out. */
+  readonly groups: (number | null)[];
+  readonly deviceFds: (number | null)[];
   readonly #devices: readonly AssignableDevice[];
   #open = true;
 
-  constructor(
-    devices: readonly (MediatedDeviceType | AssignableDevice)[] = ['godwit-dma'],
-    iommu: number = IommuType.TYPE1v2,
-  ) {
-    this.fd = openFile('/dev/vfio/vfio');
+  constructor(devices: readonly (MediatedDeviceType | AssignableDevice)[] = ['godwit-dma'], options: Options = {}) {
+    const { iommu = Vfio.VFIO_TYPE1v2_IOMMU, port = linuxKernel } = options;
+    this.port = port;
+    this.fd = port.open('/dev/vfio/vfio');
     this.#devices = devices.map((device) => (typeof device === 'string' ? new MediatedDevice(device) : device));
-    this.groups = this.#devices.map(({ group }) => openFile(`/dev/vfio/${group}`));
-    for (const group of this.groups) {
-      succeeds('SET_CONTAINER', tryIoctl(group, VfioRequest.GROUP_SET_CONTAINER, u32(this.fd)));
+    const groups = this.#devices.map(({ group }) => ({ port, fd: port.open(`/dev/vfio/${group}`) }));
+    for (const group of groups) {
+      succeeds('SET_CONTAINER', call(group, Vfio.VFIO_GROUP_SET_CONTAINER, u32(this.fd)));
     }
-    succeeds('SET_IOMMU', tryIoctl(this.fd, VfioRequest.SET_IOMMU, iommu));
-    this.deviceFds = this.#devices.map(({ name }, i) =>
-      succeeds('GET_DEVICE_FD', tryIoctl(this.groups[i] as number, VfioRequest.GROUP_GET_DEVICE_FD, cString(name))),
-    );
+    this.groups = groups.map(({ fd }) => fd);
+    succeeds('SET_IOMMU', call(this, Vfio.VFIO_SET_IOMMU, iommu));
+    this.deviceFds = groups.map((group, i) => {
+      const name = cString(this.#devices[i]?.name ?? '');
+      return succeeds('GET_DEVICE_FD', call(group, Vfio.VFIO_GROUP_GET_DEVICE_FD, name));
+    });
+  }
+
+  /** The device of this index, as a file. */
+  deviceFile(index: number): Descriptor {
+    return { port: this.port, fd: this.deviceFds[index] as number };
   }
 
   /** The test device of this index; of a type that is one. */
@@ -53,15 +59,15 @@ export class DmaContainer {
   }
 
   map(iova: number | bigint, vaddr: bigint, size: number | bigint): void {
-    succeeds('MAP_DMA', mapDma(this.fd, { vaddr, iova, size }));
+    succeeds('MAP_DMA', mapDma(this, { vaddr, iova, size }));
   }
 
   start(): void {
-    succeeds('START', dirtyPages(this.fd, DirtyPages.START));
+    succeeds('START', dirtyPages(this, DirtyPages.START));
   }
 
   stop(): void {
-    succeeds('STOP', dirtyPages(this.fd, DirtyPages.STOP));
+    succeeds('STOP', dirtyPages(this, DirtyPages.STOP));
   }
 
   /** GET_BITMAP over `pages` pages from `iova` on, into a zeroed bitmap: the numbers of the dirty pages in it. */
@@ -69,15 +75,23 @@ export class DmaContainer {
     const bitmap = new Uint8Array(Math.ceil(pages / 64) * 8);
     withAddress(bitmap, (data) => {
       const get = getBitmapArgument({ iova, size: pages * 4096, bitmapSize: bitmap.byteLength, data });
-      succeeds('GET_BITMAP', tryIoctl(this.fd, VfioRequest.IOMMU_DIRTY_PAGES, get));
+      succeeds('GET_BITMAP', call(this, Type1.VFIO_IOMMU_DIRTY_PAGES, get));
     });
     return setBits(bitmap);
+  }
+
+  /** Closes the device of this index and its group, which takes it out of the container. */
+  detach(index: number): void {
+    for (const fds of [this.deviceFds, this.groups]) {
+      this.port.close(fds[index] as number);
+      fds[index] = null;
+    }
   }
 
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    for (const fd of [...this.deviceFds, ...this.groups, this.fd]) closeFd(fd);
+    for (const fd of [...this.deviceFds, ...this.groups, this.fd]) if (fd !== null) this.port.close(fd);
     for (const device of this.#devices) device.remove();
   }
 }

@@ -2,9 +2,9 @@ import { readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, write
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MapFlags, mmap, munmap, tryIoctl, viewOf } from '@godwit/linux';
-import { succeeds } from './dma-container.js';
+import { Vfio } from '@godwit/vfio';
 import type { AssignableDevice } from './mediated-device.js';
-import { packed, u32, u64, VfioRequest } from './vfio-calls.js';
+import { packed, succeeds, u32, u64 } from './vfio-calls.js';
 
 const PCI_DEVICES = '/sys/bus/pci/devices';
 /** QEMU's docs/specs/edu: the vendor and device ID, as sysfs writes them. */
@@ -100,7 +100,7 @@ export class EduDmaEngine {
 /** VFIO_DEVICE_GET_REGION_INFO: struct vfio_region_info, 32 bytes. */
 function regionOf(fd: number, index: number): { readonly size: number; readonly offset: number } {
   const info = packed(u32(32, 0, index, 0), u64(0, 0));
-  succeeds('GET_REGION_INFO', tryIoctl(fd, VfioRequest.DEVICE_GET_REGION_INFO, info));
+  succeeds('GET_REGION_INFO', tryIoctl(fd, Vfio.VFIO_DEVICE_GET_REGION_INFO, info));
   const view = new DataView(info.buffer);
   return { size: Number(view.getBigUint64(16, true)), offset: Number(view.getBigUint64(24, true)) };
 }

@@ -1,35 +1,42 @@
-import { addressOf, tryIoctl } from '@godwit/linux';
+import { addressOf, errnoName, type IoctlArgument } from '@godwit/linux';
+import { type KernelPort, Type1 } from '@godwit/vfio';
 
-/**
- * VFIO's requests as linux/vfio.h numbers them, `_IO(';', 100 + n)`. The conformance tables build every argument from
- * plain integers, wrong ones too, so that they also check the layouts that @godwit/vfio works with.
+/*
+ * Arguments of VFIO's calls, built from plain integers, wrong ones too: the conformance tables check with them what the
+ * kernel does, and the layouts that @godwit/vfio works with.
  */
-export const VfioRequest = {
-  GET_API_VERSION: 0x3b64,
-  CHECK_EXTENSION: 0x3b65,
-  SET_IOMMU: 0x3b66,
-  GROUP_GET_STATUS: 0x3b67,
-  GROUP_SET_CONTAINER: 0x3b68,
-  GROUP_UNSET_CONTAINER: 0x3b69,
-  GROUP_GET_DEVICE_FD: 0x3b6a,
-  DEVICE_GET_INFO: 0x3b6b,
-  DEVICE_GET_REGION_INFO: 0x3b6c,
-  DEVICE_RESET: 0x3b6f,
-  IOMMU_GET_INFO: 0x3b70,
-  IOMMU_MAP_DMA: 0x3b71,
-  IOMMU_UNMAP_DMA: 0x3b72,
-  IOMMU_DIRTY_PAGES: 0x3b75,
-  DEVICE_FEATURE: 0x3b75,
-} as const;
 
-/** Argument of VFIO_SET_IOMMU. */
-export const IommuType = { TYPE1: 1, TYPE1v2: 3 } as const;
+/** An open file, and whose it is: the kernel's, or a model of the kernel's. */
+export interface Descriptor {
+  readonly port: Pick<KernelPort, 'ioctl'>;
+  readonly fd: number;
+}
+
+/** The call's result, or minus errno. */
+export function call({ port, fd }: Descriptor, request: number, argument: IoctlArgument = 0): number {
+  return port.ioctl(fd, request, argument);
+}
 
 /** Flags of VFIO_IOMMU_DIRTY_PAGES. */
-export const DirtyPages = { START: 1, STOP: 2, GET_BITMAP: 4 } as const;
+export const DirtyPages = {
+  START: Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_START,
+  STOP: Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP,
+  GET_BITMAP: Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
+} as const;
 
 /** VFIO_IOMMU_DIRTY_PAGES takes no bitmap larger than this: DIRTY_BITMAP_SIZE_MAX in vfio_iommu_type1.c. */
 export const MAXIMUM_BITMAP_BYTES = 2 ** 28;
+
+/** Text with the NUL that ends it in C. */
+export function cString(text: string): Uint8Array {
+  return new TextEncoder().encode(`${text}\0`);
+}
+
+/** The result of a call that must not fail in the test at hand. */
+export function succeeds(what: string, result: number): number {
+  if (result < 0) throw new Error(`${what} failed with ${errnoName(-result)}`);
+  return result;
+}
 
 /** 32-bit integers as the kernel reads them. */
 export function u32(...values: readonly number[]): Uint8Array {
@@ -75,8 +82,8 @@ export function getBitmapArgument(get: GetBitmap): Uint8Array {
 }
 
 /** VFIO_IOMMU_DIRTY_PAGES with these flags and nothing behind them. 0, or minus errno. */
-export function dirtyPages(container: number, flags: number, argsz = 8): number {
-  return tryIoctl(container, VfioRequest.IOMMU_DIRTY_PAGES, u32(argsz, flags));
+export function dirtyPages(container: Descriptor, flags: number, argsz = 8): number {
+  return call(container, Type1.VFIO_IOMMU_DIRTY_PAGES, u32(argsz, flags));
 }
 
 /** struct vfio_iommu_type1_dma_map, 32 bytes. */
@@ -88,8 +95,8 @@ export interface MapDma {
   readonly size: number | bigint;
 }
 
-export function mapDma(container: number, { argsz = 32, flags = 3, vaddr, iova, size }: MapDma): number {
-  return tryIoctl(container, VfioRequest.IOMMU_MAP_DMA, packed(u32(argsz, flags), u64(vaddr, iova, size)));
+export function mapDma(container: Descriptor, { argsz = 32, flags = 3, vaddr, iova, size }: MapDma): number {
+  return call(container, Type1.VFIO_IOMMU_MAP_DMA, packed(u32(argsz, flags), u64(vaddr, iova, size)));
 }
 
 /** struct vfio_iommu_type1_dma_unmap, 24 bytes, and struct vfio_bitmap behind it when `bitmap` is given. */
@@ -102,13 +109,13 @@ export interface UnmapDma {
 }
 
 /** VFIO_IOMMU_UNMAP_DMA: the result, and the `size` that the kernel wrote back. */
-export function unmapDma(container: number, unmap: UnmapDma): { readonly result: number; readonly size: number } {
+export function unmapDma(container: Descriptor, unmap: UnmapDma): { readonly result: number; readonly size: number } {
   const { bitmap } = unmap;
   const argument = packed(
     u32(unmap.argsz ?? (bitmap === undefined ? 24 : 48), unmap.flags ?? (bitmap === undefined ? 0 : 1)),
     u64(unmap.iova, unmap.size),
     bitmap === undefined ? u64() : u64(bitmap.pgsize, bitmap.size, bitmap.data),
   );
-  const result = tryIoctl(container, VfioRequest.IOMMU_UNMAP_DMA, argument);
+  const result = call(container, Type1.VFIO_IOMMU_UNMAP_DMA, argument);
   return { result, size: Number(new DataView(argument.buffer).getBigUint64(16, true)) };
 }

@@ -19,7 +19,7 @@ busybox mount -t sysfs sys /sys
 busybox mount -t devtmpfs dev /dev
 exec </dev/console >/dev/console 2>&1
 ${moduleFiles.map((file) => `busybox insmod ${file} || echo "init: cannot load ${file}"`).join('\n')}
-busybox ip link set lo up
+busybox ip link set lo up 2>/dev/null
 nineP=trans=virtio,version=9p2000.L,msize=512000
 busybox mount -t 9p -o ro,cache=loose,$nineP hostroot /host || echo 'init: cannot mount the host root'
 busybox mount -t tmpfs run /host/run

@@ -1,16 +1,16 @@
-import { closeFd, openFile, tryIoctl } from '@godwit/linux';
+import { linuxKernel, Type1, Vfio } from '@godwit/vfio';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { errnoOrResult, named } from '../conformance/conformance-row.js';
 import { deviceFeatureTable, reportRow } from '../conformance/device-feature-table.js';
 import { type DirtyPagesRow, dirtyPagesTable, MAPPING } from '../conformance/dirty-pages-table.js';
 import { mapTable, unmapTable } from '../conformance/map-table.js';
 import { type SetUpBench, setUpTable } from '../conformance/set-up-table.js';
-import { Feature, feature, GET } from '../guest/device-feature.js';
+import { Feature, feature, GET, startLogging } from '../guest/device-feature.js';
 import { DmaContainer } from '../guest/dma-container.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';
 import { RowPlace } from '../guest/row-place.js';
-import { IommuType, MAXIMUM_BITMAP_BYTES, packed, u32, unmapDma, VfioRequest } from '../guest/vfio-calls.js';
+import { call, MAXIMUM_BITMAP_BYTES, packed, u32, unmapDma } from '../guest/vfio-calls.js';
 
 /** What Linux 6.12 answers, row by row. The tables are data: test/kernel/conformance. */
 
@@ -31,10 +31,14 @@ describe('containers, groups and devices', () => {
   let bench: SetUpBench;
   beforeEach(() => {
     device = new MediatedDevice('godwit-dma');
-    kept = [openFile('/dev/vfio/vfio'), openFile(`/dev/vfio/${device.group}`)];
+    const port = linuxKernel;
+    const container = { port, fd: port.open('/dev/vfio/vfio') };
+    const group = { port, fd: port.open(`/dev/vfio/${device.group}`) };
+    kept = [container.fd, group.fd];
     bench = {
-      container: kept[0] as number,
-      group: kept[1] as number,
+      port,
+      container,
+      group,
       groupNumber: device.group,
       name: device.name,
       unmapped: place.unmapped,
@@ -45,7 +49,7 @@ describe('containers, groups and devices', () => {
     };
   });
   afterEach(() => {
-    for (const fd of kept.reverse()) closeFd(fd);
+    for (const fd of kept.reverse()) linuxKernel.close(fd);
     device.remove();
   });
 
@@ -63,12 +67,12 @@ describe('VFIO_IOMMU_DIRTY_PAGES', () => {
     (_number, _when, result, row) => {
       container = containerFor(row);
       const argument = row.argument(place);
-      expect(errnoOrResult(tryIoctl(container.fd, VfioRequest.IOMMU_DIRTY_PAGES, argument))).toBe(result);
+      expect(errnoOrResult(call(container, Type1.VFIO_IOMMU_DIRTY_PAGES, argument))).toBe(result);
     },
   );
 
   function containerFor(row: DirtyPagesRow): DmaContainer {
-    const made = new DmaContainer(['godwit-dma'], row.iommu === undefined ? IommuType.TYPE1v2 : IommuType.TYPE1);
+    const made = new DmaContainer(['godwit-dma'], { iommu: Vfio[row.iommu ?? 'VFIO_TYPE1v2_IOMMU'] });
     const mappings = row.mappings ?? [{ iova: MAPPING.iova, size: MAPPING.pages * PAGE }];
     for (const { iova, size } of mappings) made.map(iova, memory.address, size);
     if (row.tracking ?? true) made.start();
@@ -95,8 +99,8 @@ describe('mapping and unmapping', () => {
   test('UNMAP_DMA writes back how much it unmapped', () => {
     container.map(0, memory.address, 4 * PAGE);
     container.map(8 * PAGE, memory.address, 8 * PAGE);
-    expect(unmapDma(container.fd, { iova: 0, size: 32 * PAGE })).toEqual({ result: 0, size: 12 * PAGE });
-    expect(unmapDma(container.fd, { iova: 0, size: 32 * PAGE })).toEqual({ result: 0, size: 0 });
+    expect(unmapDma(container, { iova: 0, size: 32 * PAGE })).toEqual({ result: 0, size: 12 * PAGE });
+    expect(unmapDma(container, { iova: 0, size: 32 * PAGE })).toEqual({ result: 0, size: 0 });
   });
 });
 
@@ -109,7 +113,7 @@ describe('VFIO_IOMMU_GET_INFO with mediated devices alone', () => {
 
   function info(argsz: number): { result: number | string; view: DataView } {
     const argument = packed(u32(argsz), new Uint8Array(252).fill(0xee));
-    const result = errnoOrResult(tryIoctl(container.fd, VfioRequest.IOMMU_GET_INFO, argument));
+    const result = errnoOrResult(call(container, Type1.VFIO_IOMMU_GET_INFO, argument));
     return { result, view: new DataView(argument.buffer) };
   }
 
@@ -164,12 +168,18 @@ describe('VFIO_DEVICE_FEATURE', () => {
   afterEach(() => container.close());
 
   test.each(named([...deviceFeatureTable, reportRow(false)]))('%s: %s', (_when, result, row) => {
-    const [mtty, dma] = container.deviceFds as [number, number];
+    const [mtty, dma] = [container.deviceFile(0), container.deviceFile(1)];
     expect(errnoOrResult(row.call({ mtty, dma, unmapped: place.unmapped }))).toBe(result);
   });
 
+  test('mtty takes DMA_LOGGING_START twice: its log is a stub (mtty.c:1287)', () => {
+    const ranges = [{ iova: 0, length: PAGE }];
+    expect(startLogging(container.deviceFile(0), ranges)).toBe(0);
+    expect(startLogging(container.deviceFile(0), ranges)).toBe(0);
+  });
+
   test('mtty can STOP_COPY, P2P and PRE_COPY, is RUNNING, and has 96 bytes to send', () => {
-    const mtty = container.deviceFds[0] as number;
+    const mtty = container.deviceFile(0);
     const data = new Uint8Array(8);
     feature(mtty, Feature.MIGRATION | GET, data);
     expect([...data]).toEqual([7, 0, 0, 0, 0, 0, 0, 0]);

@@ -207,7 +207,7 @@ describe('every pair of states: the kernel goes where the table says there is a 
       const fds = [await migration.moveTo(start)];
       const expected = migrationPath(start, to, migration.capabilities) !== null;
       const data = u32(STATE_NUMBER[to], 0xffff_ffff);
-      const result = feature(device.fd, Feature.MIG_DEVICE_STATE | SET, data);
+      const result = feature(device, Feature.MIG_DEVICE_STATE | SET, data);
       fds.push(result === 0 ? new DataView(data.buffer).getInt32(4, true) : -1);
       if ((result === 0) !== expected) refusals.push(`${start} to ${to}: ${result}`);
       if (result === 0) expect(migration.state()).toBe(to);

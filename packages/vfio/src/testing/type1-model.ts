@@ -19,6 +19,10 @@ const TWO_64 = 1n << 64n;
 const ALL_FLAGS = 7;
 /** DIRTY_BITMAP_SIZE_MAX */
 const MAXIMUM_BITMAP_BYTES = 2 ** 28;
+/** DIRTY_BITMAP_PAGES_MAX: more pages than this in a mapping cannot be tracked. */
+const MAXIMUM_TRACKED_PAGES = 2 ** 31 - 1;
+/** What access_ok takes for an address of the user's: TASK_SIZE_MAX of x86-64. */
+const USER_END = 1n << 47n;
 
 export interface Type1ModelOptions {
   /** Bytes; default 4096. */
@@ -32,15 +36,18 @@ export interface Type1ModelOptions {
   readonly mappingsAvailable?: number;
   /** Without it the container looks as iommufd's or that of a kernel before 5.8: no migration capability. Default true. */
   readonly tracking?: boolean;
+  /** VFIO_TYPE1_IOMMU, which cannot track; default false, VFIO_TYPE1v2_IOMMU. */
+  readonly versionOne?: boolean;
 }
 
 interface ModelMapping {
   readonly iova: bigint;
   readonly size: bigint;
-  /** One byte a page: 1 when dirty. */
-  readonly dirty: Uint8Array;
-  /** Pins of each page. */
-  readonly pins: Uint32Array;
+  readonly pages: number;
+  /** Numbers of the dirty pages. */
+  readonly dirty: Set<number>;
+  /** Pins of each page that has any. */
+  readonly pins: Map<number, number>;
 }
 
 /** Ranges that an intel-iommu of QEMU's leaves to devices: all but the window of MSI. */
@@ -61,6 +68,7 @@ export class Type1Model {
   readonly #iommu: boolean;
   readonly #tracking: boolean;
   readonly #limit: number;
+  readonly #versionOne: boolean;
   #mappings: ModelMapping[] = [];
   #started = false;
 
@@ -69,26 +77,29 @@ export class Type1Model {
     this.#iommu = options.iommu ?? false;
     this.#tracking = options.tracking ?? true;
     this.#limit = options.mappingsAvailable ?? 65_535;
+    this.#versionOne = options.versionOne ?? false;
   }
 
   /** A device writes memory through the container's mappings, as `vfio_dma_rw` does. EINVAL where nothing is mapped. */
   deviceWrite(iova: number, byteLength: number): number {
     return this.#pages(iova, byteLength, (mapping, page) => {
-      if (this.#started) mapping.dirty[page] = 1;
+      if (this.#started) mapping.dirty.add(page);
     });
   }
 
   /** A driver pins pages: dirty from now on, at every harvest. */
   pin(iova: number, byteLength: number): number {
     return this.#pages(iova, byteLength, (mapping, page) => {
-      mapping.pins[page] = (mapping.pins[page] as number) + 1;
-      if (this.#started) mapping.dirty[page] = 1;
+      mapping.pins.set(page, (mapping.pins.get(page) ?? 0) + 1);
+      if (this.#started) mapping.dirty.add(page);
     });
   }
 
   unpin(iova: number, byteLength: number): number {
     return this.#pages(iova, byteLength, (mapping, page) => {
-      mapping.pins[page] = Math.max(0, (mapping.pins[page] as number) - 1);
+      const left = (mapping.pins.get(page) ?? 0) - 1;
+      if (left > 0) mapping.pins.set(page, left);
+      else mapping.pins.delete(page);
     });
   }
 
@@ -184,7 +195,7 @@ export class Type1Model {
       if (copyFromUser(address, 1) === null || copyFromUser(address + size - 1n, 1) === null) return -Errno.EFAULT;
     }
     const pages = Number(size / BigInt(this.pageSize));
-    this.#mappings.push({ iova, size, dirty: new Uint8Array(pages), pins: new Uint32Array(pages) });
+    this.#mappings.push({ iova, size, pages, dirty: new Set(), pins: new Map() });
     this.#mappings.sort((a, b) => (a.iova < b.iova ? -1 : 1));
     return 0;
   }
@@ -204,10 +215,13 @@ export class Type1Model {
       const given = copyFromUser(argument + BigInt(VFIO_DMA_UNMAP.size), VFIO_BITMAP.size);
       if (given === null) return -Errno.EFAULT;
       bitmap = new StructBuffer(VFIO_BITMAP, given);
+      if (bitmap.getBigInt('data') + bitmap.getBigInt('size') > USER_END) return -Errno.EINVAL;
       const refusal = this.#refusesBitmap(size, bitmap.getBigInt('pgsize'), bitmap.getBigInt('size'));
       if (refusal !== 0) return refusal;
       if (!this.#started) return -Errno.EINVAL;
     }
+    // A mediated device's driver would write through the old address meanwhile.
+    if ((flags & 4) !== 0 && !this.#iommu) return -Errno.EBUSY;
     const all = (flags & 2) !== 0;
     const mask = BigInt(this.pageSize - 1);
     if ((iova & mask) !== 0n) return -Errno.EINVAL;
@@ -228,13 +242,16 @@ export class Type1Model {
   }
 
   #dirtyPages(argument: bigint): number {
+    if (this.#versionOne) return -Errno.EACCES;
     const bytes = copyFromUser(argument, VFIO_DIRTY_BITMAP.size);
     if (bytes === null) return -Errno.EFAULT;
     const head = new StructBuffer(VFIO_DIRTY_BITMAP, bytes);
     const [argsz, flags] = [head.get('argsz'), head.get('flags')];
     if (argsz < VFIO_DIRTY_BITMAP.size || (flags & ~ALL_FLAGS) !== 0) return -Errno.EINVAL;
     if (flags === Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_START) {
-      if (!this.#started) for (const mapping of this.#mappings) clearAllButPinned(mapping);
+      if (this.#started) return 0;
+      if (this.#mappings.some(({ pages }) => pages > MAXIMUM_TRACKED_PAGES)) return -Errno.EINVAL;
+      for (const mapping of this.#mappings) clearAllButPinned(mapping);
       this.#started = true;
       return 0;
     }
@@ -252,7 +269,7 @@ export class Type1Model {
     const [iova, size, data] = [get.getBigInt('iova'), get.getBigInt('size'), get.getBigInt('bitmap.data')];
     const [pgsize, bitmapSize] = [get.getBigInt('bitmap.pgsize'), get.getBigInt('bitmap.size')];
     // iova + size wraps, also at exactly 2^64; then access_ok of the bitmap.
-    if (iova + size >= TWO_64 || data + bitmapSize > 1n << 47n) return -Errno.EINVAL;
+    if (iova + size >= TWO_64 || data + bitmapSize > USER_END) return -Errno.EINVAL;
     const refusal = this.#refusesBitmap(size, pgsize, bitmapSize);
     if (refusal !== 0) return refusal;
     const mask = BigInt(this.pageSize - 1);
@@ -291,14 +308,13 @@ export class Type1Model {
     const first = Number((mapping.iova - base) / BigInt(this.pageSize));
     const shift = first % 64;
     const at = data + BigInt(Math.floor(first / 64) * 8);
-    const bytes = new Uint8Array(Math.ceil((mapping.dirty.length + shift) / 64) * 8);
+    const bytes = new Uint8Array(Math.ceil((mapping.pages + shift) / 64) * 8);
     if (shift !== 0) {
       const before = copyFromUser(at, 8);
       if (before === null) return false;
       bytes.set(before);
     }
-    for (let page = 0; page < mapping.dirty.length; page++) {
-      if (!this.#iommu && mapping.dirty[page] === 0) continue;
+    for (const page of this.#iommu ? Array(mapping.pages).keys() : mapping.dirty) {
       const bit = page + shift;
       bytes[bit >> 3] = (bytes[bit >> 3] as number) | (1 << (bit & 7));
     }
@@ -318,5 +334,6 @@ export class Type1Model {
 }
 
 function clearAllButPinned({ dirty, pins }: ModelMapping): void {
-  for (let page = 0; page < dirty.length; page++) dirty[page] = (pins[page] as number) > 0 ? 1 : 0;
+  dirty.clear();
+  for (const page of pins.keys()) dirty.add(page);
 }

@@ -17,8 +17,12 @@ export interface ModelGroup {
 type Opened =
   | { readonly kind: 'container'; type1: Type1Model | null; groups: number }
   | { readonly kind: 'group'; readonly group: ModelGroup; container: Extract<Opened, { kind: 'container' }> | null }
-  | { readonly kind: 'device'; readonly model: DeviceModel }
+  | { readonly kind: 'device'; readonly model: DeviceModel; readonly group: ModelGroup }
   | { readonly kind: 'session'; readonly model: DeviceModel };
+
+/** linux/vfio.h */
+const VFIO_DMA_CC_IOMMU = 4;
+const VFIO_UPDATE_VADDR = 10;
 
 /** Descriptors of the model's are far above any that the process has. */
 const FIRST_FD = 1_000_000;
@@ -118,15 +122,28 @@ export class VfioModel implements KernelPort {
       case Vfio.VFIO_GET_API_VERSION:
         return Vfio.VFIO_API_VERSION;
       case Vfio.VFIO_CHECK_EXTENSION:
-        return argument === 1n || argument === 3n || argument === 6n || argument === 9n ? 1 : 0;
+        return this.#extension(container, Number(argument));
       case Vfio.VFIO_SET_IOMMU:
         if (container.groups === 0 || container.type1 !== null) return -Errno.EINVAL;
-        if (argument !== BigInt(Vfio.VFIO_TYPE1v2_IOMMU)) return -Errno.ENODEV;
-        container.type1 = new Type1Model(this.#type1);
+        if (argument !== BigInt(Vfio.VFIO_TYPE1v2_IOMMU) && argument !== BigInt(Vfio.VFIO_TYPE1_IOMMU)) {
+          return -Errno.ENODEV;
+        }
+        container.type1 = new Type1Model({ ...this.#type1, versionOne: argument === BigInt(Vfio.VFIO_TYPE1_IOMMU) });
         return 0;
       default:
         return container.type1 === null ? -Errno.EINVAL : container.type1.ioctl(request, argument);
     }
+  }
+
+  #hasOpenDevice(group: ModelGroup): boolean {
+    return [...this.#open.values()].some((opened) => opened.kind === 'device' && opened.group === group);
+  }
+
+  /** VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_NESTING_IOMMU and VFIO_UNMAP_ALL; then what devices allow. */
+  #extension({ type1 }: Extract<Opened, { kind: 'container' }>, id: number): number {
+    if (type1 !== null && id === VFIO_DMA_CC_IOMMU) return this.#type1.iommu === true ? 0 : 1;
+    if (type1 !== null && id === VFIO_UPDATE_VADDR) return this.#type1.iommu === true ? 1 : 0;
+    return [1, 3, 6, 9].includes(id) ? 1 : 0;
   }
 
   #group(opened: Extract<Opened, { kind: 'group' }>, request: number, argument: bigint): number {
@@ -147,6 +164,7 @@ export class VfioModel implements KernelPort {
       }
       case Vfio.VFIO_GROUP_UNSET_CONTAINER: {
         if (opened.container === null) return -Errno.EINVAL;
+        if (this.#hasOpenDevice(opened.group)) return -Errno.EBUSY;
         leave(opened.container);
         opened.container = null;
         return 0;
@@ -181,7 +199,7 @@ export class VfioModel implements KernelPort {
     if (options === undefined) return -Errno.ENODEV;
     const model = new DeviceModel(options, () => this.#add({ kind: 'session', model }));
     this.devices.set(name, model);
-    return this.#add({ kind: 'device', model });
+    return this.#add({ kind: 'device', model, group });
   }
 }
 
