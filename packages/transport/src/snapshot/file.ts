@@ -51,7 +51,7 @@ export function file(options: FileOptions): LinkTransport {
             const what = `restoring ${address}`;
             throwIfCancelled(closing.signal, what);
             throwIfCancelled(signal, what);
-            if (given) await aborted(AbortSignal.any([signal, closing.signal]), what);
+            if (given) await aborted([signal, closing.signal], what);
             given = true;
             try {
               return await restoreFrom(path, options);
@@ -67,9 +67,11 @@ export function file(options: FileOptions): LinkTransport {
   };
 }
 
-/** Rejects when the signal aborts. */
-function aborted(signal: AbortSignal, what: string): Promise<never> {
+/** Rejects when one of the signals aborts. */
+function aborted(signals: readonly AbortSignal[], what: string): Promise<never> {
   return new Promise((_, reject) => {
-    signal.addEventListener('abort', () => reject(cancelled(signal, what)), { once: true });
+    for (const signal of signals) {
+      signal.addEventListener('abort', () => reject(cancelled(signal, what)), { once: true });
+    }
   });
 }
