@@ -70,7 +70,7 @@ function qemuArguments(tree: DebianTree, image: BootImage, share: string): strin
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],
     ...image.devices,
     ...['-kernel', image.kernel, '-initrd', image.initramfs],
-    ...['-append', `console=ttyS0 quiet panic=-1 oops=panic ${image.parameters}`],
+    ...['-append', `console=ttyS0 quiet panic=-1 oops=panic no_timer_check ${image.parameters}`],
   ];
 }
 

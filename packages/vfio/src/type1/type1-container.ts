@@ -246,7 +246,7 @@ function checkAddressable(mapping: DmaMapping, ranges: readonly IovaRange[] | nu
   const offered = ranges.map((range) => `0x${range.start.toString(16)}..0x${range.last.toString(16)}`).join(', ');
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
-    `${described(mapping)} cannot be reached by the devices, which address ${offered}`,
+    `the mapping ${described(mapping)} cannot be reached by the devices, which address ${offered}`,
   );
 }
 
