@@ -27,6 +27,7 @@ const ALLOWED = [
   { package: 'packages/linux', allowed: [CORE, installed('rxjs'), installed('koffi')], node: true },
   { package: 'packages/vfio', allowed: [CORE, LINUX, installed('rxjs')], node: true },
   { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO], node: true },
+  { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX], node: true },
 ];
 
 /** What the tests of a package may import beside their own files: their package, those below it, and test tools. */
@@ -37,6 +38,7 @@ const ALLOWED_IN_TESTS = [
   { package: 'packages/linux', allowed: [CORE, LINUX, installed('koffi')] },
   { package: 'packages/vfio', allowed: [CORE, LINUX, VFIO] },
   { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, '^packages/godwit/dist/'] },
+  { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX, '^packages/workers/dist/'] },
 ];
 
 const sourceRules = ALLOWED.map(({ package: folder, allowed, node }) => ({

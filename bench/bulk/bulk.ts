@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { median, type Report, type Row } from '../report.js';
-import type { Figures, MemoryKind, PeerCommand, PeerReply } from './peer.js';
+import type { Figures, MemoryKind, PagePath, PeerCommand, PeerReply } from './peer.js';
 
 /** A forked peer, spoken to one command at a time. */
 class Peer {
@@ -99,10 +99,11 @@ async function migration(
   destination: Peer,
   byteLength: number,
   kind: MemoryKind,
+  path: PagePath = JSON.parse(process.env['GPATH'] ?? '{"over":"tcp","channels":0,"workers":false}') as PagePath,
 ): Promise<Omit<Pair, 'rawMs'>> {
-  const { port } = await destination.ask({ type: 'receive', byteLength, memory: kind }, 'listening');
+  const { address } = await destination.ask({ type: 'receive', byteLength, memory: kind, path }, 'receiving');
   const received = destination.next('received');
-  const { figures } = await source.ask({ type: 'migrate', port }, 'migrated');
+  const { figures } = await source.ask({ type: 'migrate', address, path }, 'migrated');
   return { figures, destinationExtraBytes: (await received).extraResidentBytes };
 }
 

@@ -1,24 +1,35 @@
 import { randomFillSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { type GuestMemory, type MigratableVm, migrate, receive, SoftwareTracker } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory, MemoryAdvice, madvise } from '@godwit/linux';
-import { connectTo, listenOn, tcp } from '@godwit/transport';
+import { connectTo, listenOn, tcp, transportFromUri, unix } from '@godwit/transport';
+import { type AttachableMemory, onWorkers } from '@godwit/workers';
 import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';
 
 /** How the destination's memory is when bytes arrive. */
 export type MemoryKind = 'ready' | 'fresh' | 'reused buffer';
 
+/** The way of the pages: over which sockets, on how many channels beside the control stream, and on whose thread. */
+export interface PagePath {
+  readonly over: 'tcp' | 'unix';
+  readonly channels: number;
+  readonly workers: boolean;
+}
+
 export type PeerCommand =
   | { readonly type: 'fill'; readonly byteLength: number }
   | { readonly type: 'receive raw'; readonly byteLength: number; readonly memory: MemoryKind }
   | { readonly type: 'send raw'; readonly port: number }
-  | { readonly type: 'receive'; readonly byteLength: number; readonly memory: MemoryKind }
-  | { readonly type: 'migrate'; readonly port: number };
+  | { readonly type: 'receive'; readonly byteLength: number; readonly memory: MemoryKind; readonly path: PagePath }
+  | { readonly type: 'migrate'; readonly address: string; readonly path: PagePath };
 
 export type PeerReply =
   | { readonly type: 'done' }
   | { readonly type: 'listening'; readonly port: number }
+  | { readonly type: 'receiving'; readonly address: string }
   | { readonly type: 'received raw'; readonly ms: number }
   | { readonly type: 'migrated'; readonly figures: Figures }
   | { readonly type: 'received'; readonly extraResidentBytes: number };
@@ -75,18 +86,19 @@ async function obey(command: PeerCommand): Promise<void> {
       break;
     }
     case 'migrate':
-      reply({ type: 'migrated', figures: await runMigration(command.port) });
+      reply({ type: 'migrated', figures: await runMigration(command.address, command.path) });
       break;
     case 'receive':
-      await runReception(command.byteLength, command.memory);
+      await runReception(command.byteLength, command.memory, command.path);
       break;
   }
 }
 
-async function runMigration(port: number): Promise<Figures> {
+async function runMigration(address: string, { workers, channels }: PagePath): Promise<Figures> {
   const resident = watchResident();
   const delay = monitorEventLoopDelay({ resolution: 1 });
-  const migration = migrate(still(source()), connectTo(tcp({ host: '127.0.0.1', port })));
+  const connector = connectTo(transportFromUri(address));
+  const migration = migrate(still(source()), workers ? onWorkers(connector) : connector, { pageChannels: channels });
   migration.subscribe({
     next: (event) => {
       if (event.type === 'state' && event.state === 'active') delay.enable();
@@ -104,14 +116,21 @@ async function runMigration(port: number): Promise<Figures> {
   };
 }
 
-async function runReception(byteLength: number, kind: MemoryKind): Promise<void> {
+async function runReception(
+  byteLength: number,
+  kind: MemoryKind,
+  { over, workers, channels }: PagePath,
+): Promise<void> {
   const memory = createGuestMemory({ blocks: [block(byteLength)] });
   if (kind === 'ready') touch(memory);
-  const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+  const listening = await listenOn(
+    over === 'tcp' ? tcp({ port: 0 }) : unix({ path: join(tmpdir(), `godwit-bench-${process.pid}.sock`) }),
+  );
+  const listener = workers ? onWorkers(listening, { threads: channels }) : listening;
   const vm = still(kind === 'ready' ? withoutHoles(memory) : memory);
   const resident = watchResident();
   const reception = receive(listener, { prepare: () => vm });
-  reply({ type: 'listening', port: listener.listener.port });
+  reply({ type: 'receiving', address: listener.address.replace('tcp://', 'tcp:') });
   await reception.result;
   const extraResidentBytes = resident.stop();
   await listener.close();
@@ -151,7 +170,7 @@ function touch(memory: MappedGuestMemory): void {
 }
 
 /** The same memory for an embedder who keeps all of it allocated: no holes, nothing given back. */
-function withoutHoles(memory: MappedGuestMemory): GuestMemory {
+function withoutHoles(memory: MappedGuestMemory): AttachableMemory {
   return {
     pageSize: memory.pageSize,
     blocks: memory.blocks.map((one) => ({
@@ -160,6 +179,15 @@ function withoutHoles(memory: MappedGuestMemory): GuestMemory {
       byteLength: one.byteLength,
       view: (offset: number, length: number) => one.view(offset, length),
     })),
+    attachment: () => ({
+      pageSize: memory.pageSize,
+      blocks: memory.blocks.map(({ id, guestPhysicalAddress, byteLength, hostAddress }) => ({
+        id,
+        guestPhysicalAddress,
+        byteLength,
+        hostAddress,
+      })),
+    }),
   };
 }
 

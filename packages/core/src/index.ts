@@ -98,7 +98,13 @@ export {
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
-export { LocalPageChannel, type PageBatch, type PageChannel, type PageChannelTotals } from './source/page-channel.js';
+export {
+  LocalPageChannel,
+  noTotals,
+  type PageBatch,
+  type PageChannel,
+  type PageChannelTotals,
+} from './source/page-channel.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';

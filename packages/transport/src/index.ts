@@ -2,6 +2,7 @@ export { lz4 } from './compression/lz4.js';
 export { type ZstdOptions, zstd, zstdAvailable } from './compression/zstd.js';
 export { type ExecOptions, exec } from './exec/exec.js';
 export { stdio } from './exec/stdio.js';
+export { type DetachedStream, detachStream } from './framing/detach.js';
 export { DEFAULT_FRAME_LIMITS, type FrameLimits } from './framing/frame-limits.js';
 export { type FrameStreamOptions, frameStream } from './framing/frame-stream.js';
 export { connectTo } from './link/connect-to.js';
@@ -32,7 +33,7 @@ export { checkSnapshot, looksLikeSnapshot, type SnapshotItem } from './snapshot/
 export { type FileOptions, file } from './snapshot/file.js';
 export type { DevicePiece, SnapshotMetadata } from './snapshot/snapshot-metadata.js';
 export { AcceptQueue } from './stream/accept-queue.js';
-export type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
+export type { ByteStream, DetachedDescriptor, Listener, Transport } from './stream/byte-stream.js';
 export { fromDuplex } from './stream/duplex-stream.js';
 export { type TcpListener, type TcpOptions, tcp } from './tcp.js';
 export { type TlsOptions, tls } from './tls/tls.js';

@@ -40,6 +40,8 @@ export function noTotals(): { -readonly [Name in keyof PageChannelTotals]: numbe
  * tracker was re-armed before the batch was handed over. With encodings, `ChannelEncoder` decides which pages go how.
  */
 export interface PageChannel {
+  /** Batches that it may hold at once. Default: `BATCHES_PER_CHANNEL` of the round sender. */
+  readonly depth?: number;
   readonly totals: Readonly<PageChannelTotals>;
   /**
    * Bytes that the channel's stream has carried so far, framing included, and those of payloads that it is writing: what

@@ -94,8 +94,11 @@ export class RoundSender {
 
   constructor(parts: RoundSenderParts) {
     this.#parts = parts;
-    for (let i = 0; i < BATCHES_PER_CHANNEL; i++) {
+    const depthOf = (channel: PageChannel) => channel.depth ?? BATCHES_PER_CHANNEL;
+    const deepest = Math.max(...parts.channels.map(depthOf));
+    for (let i = 0; i < deepest; i++) {
       for (const channel of parts.channels) {
+        if (i >= depthOf(channel)) continue;
         this.#free.push({
           channel,
           round: 0,

@@ -2,6 +2,7 @@ import { EventfdFlags, OpenFlags } from '../libc/file-descriptor.js';
 import { MapFlags, MemoryAdvice, Protection } from '../libc/mapping.js';
 import { FallocateMode, MemfdFlags, SeekWhence } from '../libc/memory-file.js';
 import { ResourceLimit } from '../libc/resource-limit.js';
+import { FileControl, IOVEC, MSGHDR, SocketNumbers, UIO_MAXIOV } from '../libc/socket.js';
 import { UFFD_USER_MODE_ONLY } from '../libc/syscall-number.js';
 import { SIGACTION } from '../libc/thread-signal.js';
 import { defines, type KernelLayout, struct } from './kernel-layout.js';
@@ -18,5 +19,10 @@ export const libcLayouts: readonly KernelLayout[] = [
   ...defines('linux/fs.h', SeekWhence),
   ...defines('sys/resource.h', ResourceLimit),
   ...defines('linux/userfaultfd.h', { UFFD_USER_MODE_ONLY }),
+  ...defines('fcntl.h', FileControl),
+  ...defines('sys/socket.h', SocketNumbers),
+  ...defines('linux/uio.h', { UIO_MAXIOV }),
+  struct('sys/uio.h', 'iovec', IOVEC.size, IOVEC.fields),
+  struct('sys/socket.h', 'msghdr', MSGHDR.size, MSGHDR.fields),
   struct('signal.h', 'sigaction', SIGACTION.size, SIGACTION.fields),
 ];

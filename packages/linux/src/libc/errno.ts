@@ -46,4 +46,5 @@ export const Errno = {
   EBADFD: 77,
   EMSGSIZE: 90,
   EOPNOTSUPP: 95,
+  ENOTCONN: 107,
 } as const;

@@ -41,6 +41,16 @@ export {
   seekHole,
 } from './memory-file.js';
 export { ResourceLimit, resourceLimit } from './resource-limit.js';
+export {
+  FileControl,
+  GatherList,
+  receiveFrom,
+  resetOnClose,
+  SocketNumbers,
+  setBlocking,
+  shutdownSocket,
+  UIO_MAXIOV,
+} from './socket.js';
 export { SyscallError } from './syscall-error.js';
 export { type SyscallNumbers, syscallNumbers, UFFD_USER_MODE_ONLY, userfaultfd } from './syscall-number.js';
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './thread-signal.js';

@@ -34,6 +34,8 @@ export class FrameReader<F extends { readonly type: string }> {
   #broken: GodwitError | undefined;
   #ended = false;
   bytesRead = 0;
+  /** The last frame that was read; `undefined` from the next `read` on until that has one. */
+  last: { readonly frame: F; readonly payloadBytes: number } | undefined;
 
   constructor(stream: Pick<ByteStream, 'peer' | 'read'>, limits: FrameLimits, kind: HeaderKind<F>) {
     this.#stream = stream;
@@ -46,13 +48,23 @@ export class FrameReader<F extends { readonly type: string }> {
     return this.bytesRead - (this.#to - this.#from);
   }
 
+  /** What has arrived and was not handed out: between two frames, or in one that is not complete. */
+  get unread(): Uint8Array {
+    return this.#buffer.slice(this.#from, this.#to);
+  }
+
   /** No read is pending. */
   get idle(): boolean {
     return !this.#busy;
   }
 
   read(): Promise<{ frame: F; payloadBytes: number } | null> {
-    return this.#exclusively(() => this.#readFrame());
+    return this.#exclusively(async () => {
+      this.last = undefined;
+      const received = await this.#readFrame();
+      this.last = received ?? undefined;
+      return received;
+    });
   }
 
   readPayload(into: readonly Uint8Array[]): Promise<void> {
@@ -124,20 +136,24 @@ export class FrameReader<F extends { readonly type: string }> {
     if (headerBytes > this.#limits.maximumHeaderBytes) {
       throw tooLarge('a frame header', headerBytes, this.#limits.maximumHeaderBytes, 'maximumHeaderBytes');
     }
-    await this.#need(PREFIX + headerBytes);
-    this.#from += PREFIX;
-    const frame = this.#kind.parse(this.#buffer.subarray(this.#from, this.#from + headerBytes), this.#limits);
-    this.#from += headerBytes;
-    if (!this.#kind.hasPayload(frame)) return { frame, payloadBytes: 0 };
+    const head = PREFIX + headerBytes;
+    await this.#need(head);
+    const frame = this.#kind.parse(this.#buffer.subarray(this.#from + PREFIX, this.#from + head), this.#limits);
+    if (!this.#kind.hasPayload(frame)) {
+      this.#from += head;
+      return { frame, payloadBytes: 0 };
+    }
 
-    await this.#need(PREFIX);
-    if (this.#buffer[this.#from] !== BIN32) {
+    // Taken off the buffer as a whole: until then it is `unread`.
+    await this.#need(head + PREFIX);
+    const start = this.#buffer[this.#from + head] as number;
+    if (start !== BIN32) {
       throw new GodwitError(
         'GODWIT_BAD_STREAM',
-        `a ${frame.type} frame needs a payload, which starts with c6, got ${(this.#buffer[this.#from] as number).toString(16)}`,
+        `a ${frame.type} frame needs a payload, which starts with c6, got ${start.toString(16)}`,
       );
     }
-    const payloadBytes = this.#uint32(this.#from + 1);
+    const payloadBytes = this.#uint32(this.#from + head + 1);
     if (payloadBytes > this.#limits.maximumPayloadBytes) {
       throw tooLarge(
         `the payload of a ${frame.type} frame`,
@@ -146,7 +162,7 @@ export class FrameReader<F extends { readonly type: string }> {
         'maximumPayloadBytes',
       );
     }
-    this.#from += PREFIX;
+    this.#from += head + PREFIX;
     this.#payloadLeft = payloadBytes;
     return { frame, payloadBytes };
   }

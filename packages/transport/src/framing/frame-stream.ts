@@ -1,5 +1,6 @@
 import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
+import { concatenate, type Detachable, type DetachedStream } from './detach.js';
 import { FRAME_HEADERS, hasPayload, packHeader } from './frame-codec.js';
 import { frameHead } from './frame-head.js';
 import { DEFAULT_FRAME_LIMITS, type FrameLimits } from './frame-limits.js';
@@ -20,7 +21,7 @@ export function frameStream(stream: ByteStream, options: FrameStreamOptions = {}
   return new ByteFrameStream(stream, options);
 }
 
-class ByteFrameStream implements FrameStream {
+class ByteFrameStream implements FrameStream, Detachable {
   readonly #stream: ByteStream;
   readonly #limits: FrameLimits;
   readonly #lingerMs: number;
@@ -90,6 +91,29 @@ class ByteFrameStream implements FrameStream {
   abort(reason: GodwitError): void {
     this.#letGo();
     this.#stream.abort(reason);
+  }
+
+  detach(duplicate: (fd: number) => number, peeked = false): DetachedStream | undefined {
+    const reader = this.#reader;
+    // One that was read and that nobody has seen yet is put back.
+    const last = peeked ? reader.last : undefined;
+    if (!peeked && !reader.idle) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `a read from ${this.#stream.peer} is pending`);
+    }
+    const carrier = this.#stream.detach?.(duplicate);
+    if (carrier === undefined) return undefined;
+    const head =
+      last === undefined
+        ? new Uint8Array()
+        : frameHead(packHeader(last.frame), hasPayload(last.frame) ? last.payloadBytes : undefined);
+    const read = concatenate([head, reader.unread]);
+    this.#letGo();
+    return {
+      fd: carrier.fd,
+      unread: concatenate([read, carrier.unread]),
+      bytesWritten: this.#bytesWritten,
+      bytesRead: reader.bytesRead - read.length,
+    };
   }
 
   async #close(): Promise<void> {

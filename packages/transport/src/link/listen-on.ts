@@ -22,7 +22,7 @@ export interface ListenOptions extends FrameStreamOptions {
   readonly handshakeTimeoutMs?: number;
   /**
    * Streams that have not said who they are, wait to be accepted, or wait for their migration; further ones are refused.
-   * Each holds at most 16 KiB and one header. Default: 64.
+   * Each holds at most 16 KiB and one header. Default: 128, of which one migration may need 65.
    */
   readonly maximumPending?: number;
   /**
@@ -72,7 +72,7 @@ class IncomingLinks {
     this.#listener = listener;
     this.#options = options;
     this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? 10_000;
-    this.#maximumPending = options.maximumPending ?? 64;
+    this.#maximumPending = options.maximumPending ?? 128;
     this.#pool = new PageChannelPool(this.#handshakeTimeoutMs, (stranger, error) => this.#refuse(stranger, error));
   }
 

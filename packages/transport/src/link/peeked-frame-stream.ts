@@ -1,7 +1,8 @@
 import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
+import type { Detachable, DetachedStream } from '../framing/detach.js';
 
 /** A frame stream whose next frame has been asked for already; the first `read` hands it out. */
-export class PeekedFrameStream implements FrameStream {
+export class PeekedFrameStream implements FrameStream, Detachable {
   readonly #stream: FrameStream;
   #peeked: Promise<ReceivedFrame | null> | undefined;
 
@@ -47,6 +48,11 @@ export class PeekedFrameStream implements FrameStream {
 
   abort(reason: GodwitError): void {
     this.#stream.abort(reason);
+  }
+
+  detach(duplicate: (fd: number) => number): DetachedStream | undefined {
+    const stream: FrameStream & Partial<Detachable> = this.#stream;
+    return stream.detach?.(duplicate, this.#peeked !== undefined);
   }
 
   #mustHaveRead(): void {

@@ -1,5 +1,12 @@
 import type { GodwitError } from '@godwit/core';
 
+/** A connected stream socket that Node does not know of any more. Whoever has it closes it. */
+export interface DetachedDescriptor {
+  readonly fd: number;
+  /** Bytes that had been read already and were not handed out. They come before those of `fd`. */
+  readonly unread: Uint8Array;
+}
+
 /**
  * An ordered, reliable stream of bytes in each direction: all that a migration asks of a carrier.
  *
@@ -38,6 +45,15 @@ export interface ByteStream {
    * `GODWIT_LINK_LOST`; where the carrier has no way to say so (a UNIX socket, a pipe) its stream just ends.
    */
   abort(reason: GodwitError): void;
+  /**
+   * Gives the connection away, for a thread that reads and writes its descriptor by itself. `duplicate` makes a second
+   * descriptor (dup(2)): Node closes its own. Afterwards this object is dead; a pending `read` never settles. No write
+   * may be pending, and nothing may have been closed.
+   *
+   * Missing, or `undefined` as the answer, where a stream cannot live anywhere but here: it is encrypted or framed in this
+   * thread, is no socket, or this version of Node does not tell its descriptor.
+   */
+  detach?(duplicate: (fd: number) => number): DetachedDescriptor | undefined;
 }
 
 /** Takes byte streams from peers that connect. */

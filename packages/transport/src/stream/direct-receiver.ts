@@ -77,6 +77,17 @@ export class DirectReceiver implements Receiver {
     this.fail(error);
   }
 
+  detach(): Uint8Array {
+    const pending = this.#pending;
+    this.#pending = undefined;
+    const filled = pending?.into.subarray(0, pending.filled) ?? new Uint8Array();
+    const landed = this.#landing.subarray(this.#taken, this.#landed);
+    const unread = new Uint8Array(filled.length + landed.length);
+    unread.set(filled);
+    unread.set(landed, filled.length);
+    return unread;
+  }
+
   #takeLanded(pending: PendingRead): void {
     if (this.#taken === this.#landed) return;
     this.#taken += pending.take(this.#landing.subarray(this.#taken, this.#landed));

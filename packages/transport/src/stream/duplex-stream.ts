@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { GodwitError } from '@godwit/core';
-import type { ByteStream } from './byte-stream.js';
+import type { ByteStream, DetachedDescriptor } from './byte-stream.js';
 import { ChunkReceiver } from './chunk-receiver.js';
 import { resumeInFairTurn } from './event-loop-turn.js';
 import type { Receiver } from './receiver.js';
@@ -11,6 +11,7 @@ export class DuplexStream implements ByteStream {
   readonly #duplex: Duplex;
   readonly #receiver: Receiver;
   readonly #drop: () => void;
+  readonly #descriptor: () => number | undefined;
   /** Rejects of the writes that Node still holds. */
   readonly #writing = new Set<(error: GodwitError) => void>();
   #closing: Promise<void> | undefined;
@@ -18,12 +19,22 @@ export class DuplexStream implements ByteStream {
   #peerEnded = false;
   #aborted = false;
 
-  /** `drop` destroys the carrier so that the peer can tell it from a clean end, where it can. */
-  constructor(duplex: Duplex, receiver: Receiver, peer: string, drop: () => void = () => duplex.destroy()) {
+  /**
+   * `drop` destroys the carrier so that the peer can tell it from a clean end, where it can. `descriptor` tells the carrier's
+   * file descriptor, where it is a plain socket.
+   */
+  constructor(
+    duplex: Duplex,
+    receiver: Receiver,
+    peer: string,
+    drop: () => void = () => duplex.destroy(),
+    descriptor: () => number | undefined = () => undefined,
+  ) {
     this.#duplex = duplex;
     this.#receiver = receiver;
     this.peer = peer;
     this.#drop = drop;
+    this.#descriptor = descriptor;
     duplex.on('error', (error: Error) => {
       this.#fail(
         new GodwitError('GODWIT_LINK_LOST', `the link to ${peer} was lost: ${error.message}`, { cause: error }),
@@ -89,6 +100,23 @@ export class DuplexStream implements ByteStream {
     this.#aborted = true;
     this.#release(reason);
     this.#receiver.abort(reason);
+  }
+
+  detach(duplicate: (fd: number) => number): DetachedDescriptor | undefined {
+    if (this.#failure !== undefined) throw this.#failure;
+    const receiver = this.#receiver;
+    const fd = this.#descriptor();
+    if (fd === undefined || receiver.detach === undefined) return undefined;
+    if (this.#closing !== undefined || this.#writing.size > 0 || this.#peerEnded) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `the stream to ${this.peer} is in use, or has ended`);
+    }
+    const own = duplicate(fd);
+    const unread = receiver.detach();
+    this.#aborted = true;
+    this.#failure = new GodwitError('GODWIT_INVALID_STATE', `the stream to ${this.peer} was given away`);
+    // Closes Node's descriptor; the connection lives on in the other.
+    this.#duplex.destroy();
+    return { fd: own, unread };
   }
 
   #fail(error: GodwitError): void {

@@ -9,6 +9,11 @@ export interface Receiver {
   fail(error: GodwitError): void;
   /** The stream was dropped by our side: nothing can be read any more. */
   abort(error: GodwitError): void;
+  /**
+   * Gives up: what was read from the carrier and not handed out yet. Missing where that cannot be told. A pending read
+   * never settles.
+   */
+  detach?(): Uint8Array;
 }
 
 /** One pending `read`: where the bytes go, and how far it is. */

@@ -32,11 +32,18 @@ export function adoptSocket(accepted: net.Socket, peer: string): ByteStream {
 function socketStream(socket: net.Socket, receiver: Receiver, peer: string): ByteStream {
   // A reset tells the peer that this is no clean end. UNIX sockets have none.
   const isTcp = socket.remoteAddress !== undefined;
-  return new DuplexStream(socket, receiver, peer, () => {
+  const drop = (): void => {
     // While libuv shuts the socket down it refuses a reset (EINVAL), and Node then leaves the handle open. All bytes
     // have been taken by then, so that nothing looks like a clean end that is none.
     const shuttingDown = socket.writableEnded && socket.writableLength === 0 && !socket.writableFinished;
     if (isTcp && !shuttingDown) socket.resetAndDestroy();
     else socket.destroy();
-  });
+  };
+  return new DuplexStream(socket, receiver, peer, drop, () => descriptorOf(socket));
+}
+
+/** Undocumented, but what Node has kept since its first versions: checked, and reported as missing where it is. */
+function descriptorOf(socket: net.Socket): number | undefined {
+  const fd = (socket as unknown as { _handle: { fd?: unknown } | null })._handle?.fd;
+  return typeof fd === 'number' && Number.isInteger(fd) && fd >= 0 ? fd : undefined;
 }

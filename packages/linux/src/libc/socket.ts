@@ -1,0 +1,143 @@
+import { check, resultOrNegativeErrno } from './call.js';
+import { Errno } from './errno.js';
+import { OpenFlags } from './file-descriptor.js';
+import { cFunction } from './library.js';
+import { addressOf } from './mapping.js';
+
+/*
+ * Connected stream sockets, read and written by a thread that blocks in the call: no event loop between the socket and
+ * guest memory.
+ */
+const cFcntl = cFunction<[number, number, number], number>('fcntl', 'int', ['int', 'int', 'long']);
+const cShutdown = cFunction<[number, number], number>('shutdown', 'int', ['int', 'int']);
+const cSetsockopt = cFunction<[number, number, number, Uint8Array, number], number>('setsockopt', 'int', [
+  'int',
+  'int',
+  'int',
+  'const void *',
+  'unsigned int',
+]);
+const cSendmsg = cFunction<[number, Uint8Array, number], number>('sendmsg', 'long', ['int', 'const void *', 'int']);
+const cRecv = cFunction<[number, Uint8Array, number, number], number>('recv', 'long', [
+  'int',
+  'void *',
+  'size_t',
+  'int',
+]);
+
+/** fcntl.h */
+export const FileControl = { F_GETFL: 3, F_SETFL: 4 } as const;
+/** sys/socket.h */
+export const SocketNumbers = {
+  SHUT_RD: 0,
+  SHUT_WR: 1,
+  SHUT_RDWR: 2,
+  SOL_SOCKET: 1,
+  SO_LINGER: 13,
+  MSG_NOSIGNAL: 0x4000,
+} as const;
+/** linux/uio.h: entries that one call takes. */
+export const UIO_MAXIOV = 1024;
+
+/** bits/types/struct_iovec.h, in bytes. */
+export const IOVEC = { size: 16, fields: { iov_base: [0, 8], iov_len: [8, 8] } } as const;
+/** bits/socket.h, in bytes. */
+export const MSGHDR = {
+  size: 56,
+  fields: {
+    msg_name: [0, 8],
+    msg_namelen: [8, 4],
+    msg_iov: [16, 8],
+    msg_iovlen: [24, 8],
+    msg_control: [32, 8],
+    msg_controllen: [40, 8],
+    msg_flags: [48, 4],
+  },
+} as const;
+
+/** Whether calls on a descriptor wait; a property of the open file, and so of its duplicates too. */
+export function setBlocking(fd: number, blocking: boolean): void {
+  const flags = check('fcntl F_GETFL', cFcntl(fd, FileControl.F_GETFL, 0), `file descriptor ${fd}`);
+  const wanted = blocking ? flags & ~OpenFlags.O_NONBLOCK : flags | OpenFlags.O_NONBLOCK;
+  if (wanted !== flags) check('fcntl F_SETFL', cFcntl(fd, FileControl.F_SETFL, wanted), `file descriptor ${fd}`);
+}
+
+/**
+ * `shutdown(2)`: ends one direction or both, and wakes every thread that waits in `recv` or `send` on the socket. Returns
+ * false when the peer has gone already (ENOTCONN).
+ */
+export function shutdownSocket(fd: number, how: number): boolean {
+  const result = resultOrNegativeErrno(cShutdown(fd, how));
+  if (result === -Errno.ENOTCONN) return false;
+  check('shutdown', result < 0 ? -1 : result, `file descriptor ${fd}`);
+  return true;
+}
+
+/** Makes the `close` of the last descriptor a reset (TCP): the peer can tell it from a clean end. */
+export function resetOnClose(fd: number): void {
+  // struct linger: l_onoff, l_linger (seconds).
+  const linger = new Uint8Array(new Int32Array([1, 0]).buffer);
+  const { SOL_SOCKET, SO_LINGER } = SocketNumbers;
+  check('setsockopt SO_LINGER', cSetsockopt(fd, SOL_SOCKET, SO_LINGER, linger, linger.byteLength), `socket ${fd}`);
+}
+
+/** `recv(2)` into `into`: bytes received (0 at the end), or minus errno. */
+export function receiveFrom(fd: number, into: Uint8Array): number {
+  return resultOrNegativeErrno(cRecv(fd, into, into.byteLength, 0));
+}
+
+/** A list of pieces of memory for one gathering write (`struct iovec[]`); made once and filled again and again. */
+export class GatherList {
+  readonly #entries = new BigUint64Array(UIO_MAXIOV * 2);
+  readonly #header: Uint8Array;
+  readonly #count: DataView;
+  #length = 0;
+
+  constructor() {
+    this.#header = new Uint8Array(new ArrayBuffer(MSGHDR.size));
+    this.#count = new DataView(this.#header.buffer);
+    this.#count.setBigUint64(MSGHDR.fields.msg_iov[0], addressOf(this.#entries), true);
+  }
+
+  get full(): boolean {
+    return this.#length === UIO_MAXIOV;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  clear(): void {
+    this.#length = 0;
+  }
+
+  push(address: bigint, byteLength: number): void {
+    const at = this.#length++ * 2;
+    this.#entries[at] = address;
+    this.#entries[at + 1] = BigInt(byteLength);
+  }
+
+  /** `sendmsg(2)` of all pieces from the `first` on: bytes that the kernel has taken, or minus errno. Never a SIGPIPE. */
+  send(fd: number, first = 0): number {
+    this.#count.setBigUint64(MSGHDR.fields.msg_iov[0], addressOf(this.#entries) + BigInt(first * IOVEC.size), true);
+    this.#count.setBigUint64(MSGHDR.fields.msg_iovlen[0], BigInt(this.#length - first), true);
+    return resultOrNegativeErrno(cSendmsg(fd, this.#header, SocketNumbers.MSG_NOSIGNAL));
+  }
+
+  /** Takes `bytes` that were sent off the list; returns the first piece that is left. */
+  advance(first: number, bytes: number): number {
+    let at = first;
+    let left = BigInt(bytes);
+    while (at < this.#length) {
+      const length = this.#entries[at * 2 + 1] as bigint;
+      if (left < length) {
+        this.#entries[at * 2] = (this.#entries[at * 2] as bigint) + left;
+        this.#entries[at * 2 + 1] = length - left;
+        break;
+      }
+      left -= length;
+      at++;
+    }
+    return at;
+  }
+}

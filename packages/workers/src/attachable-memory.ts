@@ -1,0 +1,49 @@
+import { GodwitError, type GuestMemory, type RamBlock } from '@godwit/core';
+import { attachGuestMemory, type GuestMemoryAttachment } from '@godwit/linux';
+
+/** Guest memory that other threads of the process can see at the same addresses, like that of `createGuestMemory`. */
+export interface AttachableMemory extends GuestMemory {
+  /** The same blocks in the same order, by address. */
+  attachment(): GuestMemoryAttachment;
+}
+
+/**
+ * What a worker thread needs to see `memory`.
+ *
+ * @throws GodwitError GODWIT_UNSUPPORTED when the memory cannot say, or describes other blocks than it has
+ */
+export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
+  const { attachment } = memory as Partial<AttachableMemory>;
+  if (typeof attachment !== 'function') {
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      'page channels on worker threads need guest memory with an `attachment()`, as that of createGuestMemory of ' +
+        '@godwit/linux has; add one that gives the address of each block, or leave onWorkers out',
+    );
+  }
+  const described = attachment.call(memory);
+  const same =
+    described.blocks.length === memory.blocks.length &&
+    described.blocks.every(({ id, byteLength }, i) => {
+      const block = memory.blocks[i];
+      return block?.id === id && block.byteLength === byteLength;
+    });
+  if (!same || (described.pageSize ?? memory.pageSize) !== memory.pageSize) {
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      "the attachment() of the guest's memory must list the same blocks, in the same order, with the same page size",
+    );
+  }
+  return { ...described, pageSize: memory.pageSize };
+}
+
+/** The memory on a worker thread. Blocks without a memory file have no holes and can make none. */
+export function attachedMemory(attachment: GuestMemoryAttachment): GuestMemory {
+  const memory = attachGuestMemory(attachment);
+  const blocks = memory.blocks.map((block): RamBlock => {
+    if (block.fd !== null) return block;
+    const { id, guestPhysicalAddress, byteLength } = block;
+    return { id, guestPhysicalAddress, byteLength, view: (offset, length) => block.view(offset, length) };
+  });
+  return { pageSize: memory.pageSize, blocks };
+}

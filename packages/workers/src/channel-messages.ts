@@ -1,0 +1,52 @@
+import type {
+  EncodingRecipe,
+  ErrorCode,
+  PageChannelTotals,
+  ReceptionBoardBuffers,
+  SharedEncodings,
+} from '@godwit/core';
+import type { GuestMemoryAttachment } from '@godwit/linux';
+
+/** What a thread needs to be that of one page channel. */
+export interface ChannelConnection {
+  /** A connected stream socket in blocking mode; the main thread closes it when this one has ended. */
+  readonly fd: number;
+  readonly peer: string;
+  /** Bytes that were read from the socket already. */
+  readonly unread: Uint8Array;
+  /** One 64-bit number: bytes that this thread has received. */
+  readonly received: SharedArrayBuffer;
+}
+
+/** From the main thread. Pages never cross: only where they are. */
+export type ChannelOrder =
+  /** The first order of all. */
+  | { readonly type: 'connect'; readonly connection: ChannelConnection }
+  | { readonly type: 'send'; readonly memory: GuestMemoryAttachment; readonly encodings: SharedEncodings }
+  | {
+      readonly type: 'batch';
+      readonly id: number;
+      readonly round: number;
+      readonly block: number;
+      /** `PageRunList.toPairs` */
+      readonly runs: Float64Array;
+      readonly holes: Float64Array;
+      readonly limit: number;
+    }
+  | { readonly type: 'end round'; readonly id: number; readonly round: number }
+  | {
+      readonly type: 'receive';
+      readonly memory: GuestMemoryAttachment;
+      readonly channel: number;
+      readonly board: ReceptionBoardBuffers;
+      readonly encodings: readonly EncodingRecipe[];
+    }
+  | { readonly type: 'close' };
+
+/** From the thread. It ends by itself after `failed`, `received` and when it has obeyed `close`. */
+export type ChannelReport =
+  /** A batch, or the end of a round, is written and nothing of it is borrowed any more. */
+  | { readonly type: 'sent'; readonly id: number; readonly totals: PageChannelTotals; readonly wireBytes: number }
+  | { readonly type: 'round end'; readonly round: number; readonly pages: number }
+  | { readonly type: 'received' }
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

@@ -1,0 +1,129 @@
+import { parentPort } from 'node:worker_threads';
+import {
+  ChannelEncoder,
+  type Clock,
+  type Compression,
+  type FrameStream,
+  GodwitError,
+  LocalPageChannel,
+  MemoryWindows,
+  makeEncoding,
+  PageRunList,
+  PageWriter,
+  ReceptionBoard,
+  readPageChannel,
+  systemClock,
+} from '@godwit/core';
+import { frameStream } from '@godwit/transport/framing';
+import { attachedMemory } from './attachable-memory.js';
+import type { ChannelOrder, ChannelReport } from './channel-messages.js';
+import { DescriptorStream } from './descriptor-stream.js';
+
+/*
+ * The thread of one page channel: the engine's own sender or reader, over a socket that it waits on in the kernel. Between
+ * two orders it is in its event loop; while it reads or writes it is nowhere else.
+ */
+const port = parentPort;
+if (port === null) throw new Error('this module is the thread of a page channel');
+const report = (message: ChannelReport): void => port.postMessage(message);
+
+/** Nobody else waits for this thread. */
+const clock: Clock = { ...systemClock, yield: async () => {} };
+
+type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }>;
+
+/** What the orders work on; each is there once an earlier order has brought it. */
+let stream: FrameStream | undefined;
+let sender: LocalPageChannel | undefined;
+
+async function obey(order: ChannelOrder): Promise<void> {
+  switch (order.type) {
+    case 'connect': {
+      const { fd, peer, unread, received } = order.connection;
+      stream = frameStream(new DescriptorStream(fd, peer, unread, new BigInt64Array(received)));
+      break;
+    }
+    case 'send':
+      sender = await senderOf(order);
+      break;
+    case 'receive':
+      await receive(order);
+      break;
+    case 'close':
+      await end();
+      break;
+    case 'batch':
+      await there(sender).send({
+        round: order.round,
+        blockIndex: order.block,
+        runs: PageRunList.fromPairs(order.runs),
+        holes: PageRunList.fromPairs(order.holes),
+        limit: order.limit,
+      });
+      reportSent(order.id);
+      break;
+    case 'end round':
+      await there(sender).endRound(order.round);
+      reportSent(order.id);
+      break;
+  }
+}
+
+async function senderOf({ memory, encodings }: OrderOf<'send'>): Promise<LocalPageChannel> {
+  const { cache, compressions: recipes, adaptive } = encodings;
+  const windows = new MemoryWindows(attachedMemory(memory));
+  const compressions = (await Promise.all(recipes.map(makeEncoding))) as Compression[];
+  const encoder =
+    cache === undefined && compressions.length === 0
+      ? undefined
+      : new ChannelEncoder({ windows, clock, cache, compressions, adaptive });
+  return new LocalPageChannel(there(stream), windows, clock, encoder);
+}
+
+async function receive(order: OrderOf<'receive'>): Promise<void> {
+  const memory = attachedMemory(order.memory);
+  const board = ReceptionBoard.join(memory, order.board);
+  const encodings = await Promise.all(order.encodings.map(makeEncoding));
+  const writer = new PageWriter(order.channel, new MemoryWindows(memory), board, clock, encodings);
+  await readPageChannel(there(stream), writer, (round, pages) => report({ type: 'round end', round, pages }));
+  report({ type: 'received' });
+  await end();
+}
+
+function reportSent(id: number): void {
+  report({ type: 'sent', id, totals: { ...there(sender).totals }, wireBytes: there(stream).bytesWritten });
+}
+
+/** Ends our direction, waits for the end of the peer's, and lets the thread end. */
+async function end(): Promise<void> {
+  await there(stream).close();
+  port?.close();
+}
+
+function there<T>(part: T | undefined): T {
+  if (part === undefined) throw new GodwitError('GODWIT_INTERNAL', 'an order came to a page channel before its time');
+  return part;
+}
+
+let failed = false;
+function fail(error: unknown): void {
+  if (failed) return;
+  failed = true;
+  const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the thread of a page channel failed');
+  report({ type: 'failed', code, message });
+  port?.close();
+}
+
+/** Batches go on beside each other (while one is compressed the next is read); everything else comes in its order. */
+let last: Promise<unknown> = Promise.resolve();
+const batches = new Set<Promise<void>>();
+port.on('message', (order: ChannelOrder) => {
+  if (order.type !== 'batch') {
+    last = last.then(() => Promise.all(batches)).then(() => (failed ? undefined : obey(order)));
+    last.catch(fail);
+    return;
+  }
+  const batch = last.then(() => (failed ? undefined : obey(order)));
+  batches.add(batch);
+  batch.then(() => batches.delete(batch), fail);
+});

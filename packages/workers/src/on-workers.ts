@@ -1,0 +1,102 @@
+import {
+  type FrameStream,
+  GodwitError,
+  type IncomingLink,
+  type LinkConnector,
+  type LinkListener,
+  type PageStream,
+} from '@godwit/core';
+import { duplicateFd } from '@godwit/linux';
+import { detachStream } from '@godwit/transport';
+import { ChannelThreads } from './channel-threads.js';
+import { WorkerStream } from './worker-stream.js';
+
+export interface ListenerThreads {
+  /**
+   * Threads to start right away, so that the first migration does not wait for them: about 100 ms each. They are used up by
+   * its page channels; a channel that finds none starts one. Default: 0.
+   */
+  readonly threads?: number;
+}
+
+/**
+ * Moves every page channel to a worker thread of its own, which maps the same guest memory: it reads, classifies and writes
+ * pages at the source, or reads frames and fills guest memory at the destination, by blocking calls on the socket. The
+ * control stream stays here. Either end may do so, whatever the other does; the wire is the same.
+ *
+ * It takes streams that are plain sockets (`tcp`, `unix`), memory that has an `attachment()` (`createGuestMemory`), and at
+ * least one page channel. Anything else fails with `GODWIT_UNSUPPORTED` before a page moves: nothing falls back in silence.
+ */
+export function onWorkers(connector: LinkConnector): LinkConnector;
+export function onWorkers<L extends LinkListener>(listener: L, options?: ListenerThreads): L;
+export function onWorkers(ends: LinkConnector | LinkListener, options?: ListenerThreads): LinkConnector | LinkListener {
+  return 'connect' in ends ? connectorOnWorkers(ends) : listenerOnWorkers(ends, options?.threads ?? 0);
+}
+
+function connectorOnWorkers(connector: LinkConnector): LinkConnector {
+  return {
+    ...connector,
+    async connect(request, signal) {
+      if (request.pageChannels === 0) {
+        throw new GodwitError(
+          'GODWIT_INVALID_ARGUMENT',
+          'page channels on worker threads need pageChannels of at least 1: the control stream stays on the main thread',
+        );
+      }
+      const threads = new ChannelThreads();
+      try {
+        // They come up while the two ends talk; work for them waits.
+        threads.start(request.pageChannels);
+        const link = await connector.connect(request, signal);
+        return { ...link, pageChannels: moved(link.pageChannels, threads, link.peer, [link.control]) };
+      } finally {
+        await threads.close();
+      }
+    },
+  };
+}
+
+function listenerOnWorkers<L extends LinkListener>(listener: L, idle: number): L {
+  const threads = new ChannelThreads();
+  threads.start(idle);
+  return {
+    ...listener,
+    accept: async (signal) => {
+      const link = await listener.accept(signal);
+      const pageChannels: IncomingLink['pageChannels'] = async (migrationId, count, giveUp) =>
+        moved(await link.pageChannels(migrationId, count, giveUp), threads, link.peer, []);
+      return { control: link.control, peer: link.peer, pageChannels };
+    },
+    close: async () => {
+      await Promise.all([listener.close(), threads.close()]);
+    },
+  } satisfies LinkListener as L;
+}
+
+/** All streams to threads of their own, or none: then they and `others` are dropped. */
+function moved(
+  streams: readonly PageStream[],
+  threads: ChannelThreads,
+  peer: string,
+  others: readonly FrameStream[],
+): readonly PageStream[] {
+  const onThreads: WorkerStream[] = [];
+  try {
+    for (const [index, stream] of streams.entries()) {
+      const detached = detachStream(stream, duplicateFd);
+      if (detached === undefined) {
+        throw new GodwitError(
+          'GODWIT_UNSUPPORTED',
+          `the page channels of ${peer} cannot live on worker threads: only plain TCP and UNIX sockets can. ` +
+            'Use one of these, or leave onWorkers out',
+        );
+      }
+      onThreads.push(new WorkerStream(detached, threads.take(), peer, index));
+    }
+    return onThreads;
+  } catch (error) {
+    const failure = GodwitError.wrap(error, 'GODWIT_UNSUPPORTED', `page channels of ${peer} on worker threads`);
+    for (const stream of [...onThreads, ...streams.slice(onThreads.length), ...others]) stream.abort(failure);
+    throw failure;
+  }
+}

@@ -1,0 +1,246 @@
+import type { Worker } from 'node:worker_threads';
+import {
+  GodwitError,
+  type GuestMemory,
+  noTotals,
+  type PageBatch,
+  type PageChannel,
+  type PageChannelTotals,
+  type PageStream,
+  type ReceivedFrame,
+  type RemoteReading,
+  type SharedEncodings,
+} from '@godwit/core';
+import { closeFd, resetOnClose, SocketNumbers, setBlocking, shutdownSocket } from '@godwit/linux';
+import type { DetachedStream } from '@godwit/transport';
+import { attachmentOf } from './attachable-memory.js';
+import type { ChannelOrder, ChannelReport } from './channel-messages.js';
+
+/**
+ * Batches that wait for a thread: more than a channel on the main thread has, since it must not run dry while the main
+ * thread does something else for some milliseconds.
+ */
+const DEPTH = 16;
+
+/** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. */
+const LINGER_MS = 5_000;
+
+/** How long a thread that was told to stop may take before it is ended by force, in milliseconds. */
+const STOP_MS = 500;
+
+interface Waiting {
+  /** Payload bytes that it may put on the wire: an upper bound, since zero pages have none. */
+  readonly bytes: number;
+  readonly resolve: () => void;
+  readonly reject: (error: GodwitError) => void;
+}
+
+/**
+ * A page channel whose connection belongs to a worker thread. This end hands out work and owns the descriptor: it is closed
+ * here, once the thread has ended, so that its number cannot come to mean another socket while somebody uses it.
+ */
+export class WorkerStream implements PageStream {
+  readonly #peer: string;
+  readonly #index: number;
+  readonly #fd: number;
+  readonly #worker: Worker;
+  readonly #over: Promise<void>;
+  readonly #received = new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT);
+  readonly #carriedBefore: { readonly written: number; readonly read: number };
+  /** By the number of their order. */
+  readonly #waiting = new Map<number, Waiting>();
+  #orders = 0;
+  #totals: PageChannelTotals = noTotals();
+  #written = 0;
+  #inFlight = 0;
+  #onRoundEnd: RemoteReading['onRoundEnd'] | undefined;
+  #reading = false;
+  #readToEnd = false;
+  #failure: GodwitError | undefined;
+  #closing: Promise<void> | undefined;
+  #ended = false;
+
+  /** Owns both: the descriptor of the stream, and the thread, which has not been told anything yet. */
+  constructor(stream: DetachedStream, worker: Worker, peer: string, index: number) {
+    this.#peer = peer;
+    this.#index = index;
+    this.#fd = stream.fd;
+    this.#carriedBefore = { written: stream.bytesWritten, read: stream.bytesRead };
+    setBlocking(stream.fd, true);
+    this.#worker = worker;
+    const { fd, unread } = stream;
+    this.#order({ type: 'connect', connection: { fd, peer, unread, received: this.#received } });
+    this.#worker.on('message', (message: ChannelReport) => this.#heed(message));
+    this.#worker.on('error', (error) => {
+      const message = `the worker thread of page channel ${index} failed: ${String(error)}`;
+      this.#failure ??= new GodwitError('GODWIT_LINK_LOST', message, { cause: error });
+    });
+    this.#over = new Promise((resolve) => {
+      this.#worker.once('exit', (code) => {
+        this.#exited(code);
+        resolve();
+      });
+    });
+  }
+
+  get bytesWritten(): number {
+    return this.#carriedBefore.written + this.#written;
+  }
+
+  get bytesRead(): number {
+    return this.#carriedBefore.read + Number(Atomics.load(new BigInt64Array(this.#received), 0));
+  }
+
+  sendPages(memory: GuestMemory, encodings: SharedEncodings): PageChannel {
+    this.#order({ type: 'send', memory: attachmentOf(memory), encodings });
+    const encoded = encodings.cache !== undefined || encodings.compressions.length > 0;
+    const stream = this;
+    return {
+      // A batch that is being encoded holds as much memory again.
+      ...(encoded ? {} : { depth: DEPTH }),
+      get totals() {
+        return stream.#totals;
+      },
+      get wireBytes() {
+        return stream.bytesWritten + stream.#inFlight;
+      },
+      send: (batch) => this.#send(batch, memory.pageSize),
+      endRound: (round) => this.#ask((id) => ({ type: 'end round', id, round }), 0),
+    };
+  }
+
+  async receivePages({ channel, memory, board, encodings, onRoundEnd }: RemoteReading): Promise<void> {
+    const order: ChannelOrder = { type: 'receive', channel, memory: attachmentOf(memory), board, encodings };
+    this.#onRoundEnd = onRoundEnd;
+    this.#reading = true;
+    this.#order(order);
+    await this.#over;
+    if (!this.#readToEnd) throw this.#failure;
+  }
+
+  write(): Promise<void> {
+    return Promise.reject(this.#elsewhere());
+  }
+
+  read(): Promise<ReceivedFrame | null> {
+    return Promise.reject(this.#elsewhere());
+  }
+
+  readPayload(): Promise<void> {
+    return Promise.reject(this.#elsewhere());
+  }
+
+  skipPayload(): Promise<void> {
+    return Promise.reject(this.#elsewhere());
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  abort(reason: GodwitError): void {
+    if (this.#ended) return;
+    this.#failure ??= reason;
+    resetOnClose(this.#fd);
+    // Whatever call the thread waits in ends now, and it touches guest memory no more.
+    shutdownSocket(this.#fd, SocketNumbers.SHUT_RDWR);
+    this.#order({ type: 'close' });
+    const timer = setTimeout(() => void this.#worker.terminate(), STOP_MS);
+    void this.#over.then(() => clearTimeout(timer));
+  }
+
+  /** When the thread has ended and the descriptor is closed. */
+  settled(): Promise<void> {
+    return this.#over;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#ended) return;
+    // A thread that reads hears of nothing else; it ends by itself at the end of the peer's direction.
+    if (this.#reading) shutdownSocket(this.#fd, SocketNumbers.SHUT_WR);
+    else this.#order({ type: 'close' });
+    const timer = setTimeout(() => {
+      const message = `${this.#peer} did not end page channel ${this.#index} within ${LINGER_MS} ms`;
+      this.abort(new GodwitError('GODWIT_TIMEOUT', message));
+    }, LINGER_MS);
+    await this.#over;
+    clearTimeout(timer);
+  }
+
+  #send(batch: PageBatch, pageSize: number): Promise<void> {
+    const { round, blockIndex: block, limit } = batch;
+    const runs = batch.runs.toPairs();
+    const holes = batch.holes.toPairs();
+    return this.#ask(
+      (id) => ({ type: 'batch', id, round, block, runs, holes, limit }),
+      batch.runs.pageCount * pageSize,
+    );
+  }
+
+  #ask(order: (id: number) => ChannelOrder, bytes: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure !== undefined && this.#ended) {
+        reject(this.#failure);
+        return;
+      }
+      this.#inFlight += bytes;
+      const id = this.#orders++;
+      this.#waiting.set(id, { bytes, resolve, reject });
+      this.#order(order(id));
+    });
+  }
+
+  #order(order: ChannelOrder): void {
+    this.#worker.postMessage(order);
+  }
+
+  #heed(message: ChannelReport): void {
+    switch (message.type) {
+      case 'sent': {
+        this.#totals = message.totals;
+        this.#written = message.wireBytes;
+        const done = this.#waiting.get(message.id);
+        this.#waiting.delete(message.id);
+        this.#inFlight -= done?.bytes ?? 0;
+        done?.resolve();
+        break;
+      }
+      case 'round end':
+        void this.#roundEnded(message.round, message.pages);
+        break;
+      case 'received':
+        this.#readToEnd = true;
+        break;
+      case 'failed':
+        this.#failure ??= new GodwitError(message.code, message.message);
+        break;
+    }
+  }
+
+  async #roundEnded(round: number, pages: number): Promise<void> {
+    try {
+      await this.#onRoundEnd?.(round, pages);
+    } catch (error) {
+      this.abort(GodwitError.wrap(error, 'GODWIT_INTERNAL', `the end of round ${round} could not be told`));
+    }
+  }
+
+  /** Nothing touches guest memory for this channel any more. */
+  #exited(code: number): void {
+    this.#ended = true;
+    closeFd(this.#fd);
+    const message = `the worker thread of page channel ${this.#index} ended with code ${code}`;
+    this.#failure ??= new GodwitError('GODWIT_LINK_LOST', message);
+    for (const waiting of this.#waiting.values()) waiting.reject(this.#failure);
+    this.#waiting.clear();
+    this.#inFlight = 0;
+  }
+
+  #elsewhere(): GodwitError {
+    return new GodwitError(
+      'GODWIT_INVALID_STATE',
+      `page channel ${this.#index} to ${this.#peer} lives on a worker thread: frames are not written or read here`,
+    );
+  }
+}

@@ -1,0 +1,176 @@
+import { type Frame, type FrameStream, type HelloFrame, receive } from '@godwit/core';
+import { type ByteStream, connectTo, frameStream, listenOn, type TcpListener, tcp } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { StillGuest } from './still-guest.js';
+import { ThreadWatch } from './threads.js';
+
+jest.setTimeout(120_000);
+
+const ID = '0123456789abcdef0123456789abcdef';
+const PAGE = 4096;
+const never = new AbortController().signal;
+
+/** Plays the source by hand against `receive` whose page channels live on worker threads. */
+class Hostile {
+  readonly target = new StillGuest(false, [2 ** 20]);
+  control!: FrameStream;
+  pages!: FrameStream;
+  /** The page channel without frames. */
+  bytes!: ByteStream;
+
+  constructor(readonly listening: { readonly listener: TcpListener; close(): Promise<void> }) {}
+
+  async hello(): Promise<void> {
+    const transport = tcp({ port: this.listening.listener.port });
+    const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
+    this.control = link.control;
+    this.bytes = await transport.connect();
+    this.pages = frameStream(this.bytes);
+    await this.pages.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
+  }
+
+  async welcomed(): Promise<void> {
+    const hello: HelloFrame = {
+      type: 'hello',
+      minimumVersion: 1,
+      maximumVersion: 1,
+      migrationId: ID,
+      software: 'test',
+      pageSize: PAGE,
+      blocks: [{ id: 'ram0', guestPhysicalAddress: 0, byteLength: 2 ** 20 }],
+      devices: [],
+      features: [],
+      pageChannels: 1,
+      description: null,
+      connection: 1,
+      stage: 'running',
+    };
+    await this.control.write(hello);
+    expect((await this.control.read())?.frame).toMatchObject({ type: 'welcome' });
+  }
+
+  /** Reads what the destination says until it lets go. */
+  async answers(): Promise<Frame[]> {
+    const frames: Frame[] = [];
+    try {
+      for (;;) {
+        const received = await this.control.read();
+        if (received === null) break;
+        frames.push(received.frame);
+      }
+    } catch {
+      // Reset.
+    }
+    await Promise.all([this.control.close(), this.pages.close()]);
+    return frames;
+  }
+}
+
+let threads: ThreadWatch;
+let listening: Awaited<ReturnType<typeof listenOn<TcpListener>>>;
+beforeEach(async () => {
+  threads = new ThreadWatch();
+  listening = await listenOn(tcp({ port: 0 }));
+});
+afterEach(async () => {
+  await listening.close();
+  threads.stop();
+});
+
+function pages(first: number, count: number, round = 1, block = 0): Frame {
+  return { type: 'pages', round, block, runs: [first, count] };
+}
+
+const full = (count: number): Uint8Array[] => [new Uint8Array(count * PAGE).fill(9)];
+
+const attacks: [string, string, (hostile: Hostile) => Promise<unknown>][] = [
+  ['pages behind the end of a block', 'GODWIT_OUT_OF_RANGE', (h) => h.pages.write(pages(255, 2), full(2))],
+  ['pages of a block that is not there', 'GODWIT_OUT_OF_RANGE', (h) => h.pages.write(pages(0, 1, 1, 3), full(1))],
+  ['fewer bytes than pages', 'GODWIT_PROTOCOL', (h) => h.pages.write(pages(0, 2), full(1))],
+  ['more bytes than pages', 'GODWIT_PROTOCOL', (h) => h.pages.write(pages(0, 1), full(2))],
+  ['pages of a round to come', 'GODWIT_PROTOCOL', (h) => h.pages.write(pages(0, 1, 2), full(1))],
+  [
+    'runs that overlap',
+    'GODWIT_PROTOCOL',
+    (h) => h.pages.write({ type: 'zeroPages', round: 1, block: 0, runs: [0, 4, 3, 2] }),
+  ],
+  [
+    'a round that ends with pages missing',
+    'GODWIT_PROTOCOL',
+    (h) => h.pages.write({ type: 'roundEnd', round: 1, pages: 5 }),
+  ],
+  ['a payload beyond the limit', 'GODWIT_LIMIT_EXCEEDED', (h) => h.bytes.write([hugePayload()])],
+  ['a frame that belongs on the control stream', 'GODWIT_PROTOCOL', (h) => h.pages.write({ type: 'go' })],
+  [
+    'bytes that are no frame',
+    'GODWIT_BAD_STREAM',
+    (h) => h.bytes.write([new TextEncoder().encode('GET / HTTP/1.1\r\n')]),
+  ],
+  ['a header of 4 GiB', 'GODWIT_LIMIT_EXCEEDED', (h) => h.bytes.write([new Uint8Array([0xce, 255, 255, 255, 255])])],
+  ['the end of the stream', 'GODWIT_LINK_LOST', (h) => h.pages.close()],
+  [
+    'pages after a round that it has ended itself',
+    'GODWIT_PROTOCOL',
+    async (h) => {
+      await h.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
+      await h.pages.write(pages(0, 1), full(1));
+    },
+  ],
+  [
+    'pages after the switchover',
+    'GODWIT_PROTOCOL',
+    async (h) => {
+      await h.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
+      expect((await h.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 0 });
+      await h.control.write({ type: 'switchover', round: 1 });
+      expect((await h.control.read())?.frame).toMatchObject({ type: 'ready' });
+      await h.pages.write(pages(0, 1, 2), full(1));
+    },
+  ],
+];
+
+/** The head of a `pages` frame of one page whose `bin 32` claims to have 2 GiB. */
+function hugePayload(): Uint8Array {
+  return new Uint8Array([0xce, 0, 0, 0, 7, 0x94, 5, 1, 0, 0x92, 0, 1, 0xc6, 0x80, 0, 0, 0]);
+}
+
+describe('a worker thread refuses', () => {
+  test.each(attacks)('%s', async (_, code, attack) => {
+    const hostile = new Hostile(listening);
+    const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
+    const ended = reception.result.then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    await hostile.hello();
+    await hostile.welcomed();
+    await attack(hostile).catch(() => undefined);
+    expect(await ended).toMatchObject({ code });
+    const said = await hostile.answers();
+    expect(said.at(-1)).toMatchObject({ type: 'error', code });
+    expect(hostile.target.running).toBe(false);
+    expect(hostile.target.abandoned).toMatchObject({ code });
+    expect(threads.alive.size).toBe(0);
+    hostile.target.memory.close();
+  });
+});
+
+test('what a source says before it is welcome is not lost on the way to the thread', async () => {
+  const hostile = new Hostile(listening);
+  const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
+  await hostile.hello();
+  // The first is read ahead while the channel waits for its migration, head and a part of the payload.
+  await hostile.pages.write(pages(3, 2), full(2));
+  await hostile.pages.write(pages(100, 20), full(20));
+  await hostile.welcomed();
+  await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 22 });
+  expect((await hostile.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 22 });
+  reception.cancel();
+  await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+  await hostile.answers();
+  const ram = hostile.target.memory.blocks[0]?.view(0, 2 ** 20) as Uint8Array;
+  expect(ram.reduce((sum, byte) => sum + byte, 0)).toBe(22 * PAGE * 9);
+  expect([ram[3 * PAGE], ram[5 * PAGE - 1], ram[100 * PAGE], ram[120 * PAGE - 1]]).toEqual([9, 9, 9, 9]);
+  expect(threads.alive.size).toBe(0);
+});

@@ -1,0 +1,224 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { delta, type LinkConnector, type LinkListener, type MigrateOptions, migrate, receive } from '@godwit/core';
+import { connectTo, listenOn, memory, tcp, unix } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { openSockets, StillGuest } from './still-guest.js';
+import { ThreadWatch } from './threads.js';
+
+jest.setTimeout(120_000);
+
+interface Ends {
+  readonly connector: LinkConnector;
+  readonly listener: LinkListener;
+}
+
+let directory: string;
+let threads: ThreadWatch;
+const listeners: LinkListener[] = [];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'godwit-workers-'));
+  threads = new ThreadWatch();
+});
+
+afterEach(async () => {
+  await Promise.all(listeners.splice(0).map((listener) => listener.close()));
+  threads.stop();
+  rmSync(directory, { recursive: true });
+});
+
+const sockets: Record<string, () => Promise<Ends>> = {
+  async tcp() {
+    const listener = await listenOn(tcp({ port: 0 }));
+    return { listener, connector: connectTo(tcp({ port: listener.listener.port })) };
+  },
+  async unix() {
+    const transport = unix({ path: join(directory, 'migration.sock') });
+    return { listener: await listenOn(transport), connector: connectTo(transport) };
+  },
+};
+
+async function ends(name: string): Promise<Ends> {
+  const made = await (sockets[name] as () => Promise<Ends>)();
+  listeners.push(made.listener);
+  return made;
+}
+
+/** Migrates a guest that writes in between, and compares all of it. */
+async function move({ connector, listener }: Ends, options: MigrateOptions) {
+  const source = new StillGuest(true);
+  const target = new StillGuest(false);
+  source.fill();
+  const reception = receive(listener, { prepare: () => target });
+  const migration = migrate(source, connector, { verify: true, ...options });
+  let rounds = 0;
+  migration.subscribe({
+    next: (event) => {
+      if (event.type !== 'round' || rounds++ > 0) return;
+      for (let page = 0; page < 3000; page += 7) source.write(0, page, page % 5);
+    },
+    error: () => {},
+  });
+  const [summary, received] = await Promise.all([migration.result, reception.result]);
+  expect(target.running).toBe(true);
+  expect(source.running).toBe(false);
+  // Before the comparison: to read a hole gives it memory.
+  const allocated = target.memory.allocatedBytes();
+  expect(source.equals(target)).toBe(true);
+  source.memory.close();
+  target.memory.close();
+  return { summary, received: received.summary, allocated };
+}
+
+describe.each(['tcp', 'unix'])('over %s', (name) => {
+  test.each([1, 2, 8])('%i channels on worker threads at both ends move every byte', async (pageChannels) => {
+    const before = openSockets();
+    const { connector, listener } = await ends(name);
+    const { summary, received } = await move(
+      { connector: onWorkers(connector), listener: onWorkers(listener) },
+      { pageChannels },
+    );
+    expect(threads.started.length).toBe(pageChannels * 2);
+    expect(threads.alive.size).toBe(0);
+    expect(summary.verified).toBe(true);
+    expect(summary.pages.raw).toBeGreaterThan(3000);
+    expect(received.pages).toMatchObject({
+      raw: summary.pages.raw,
+      zero: summary.pages.zero + summary.pages.hole,
+    });
+    expect(received.wireBytes).toBeGreaterThan(summary.pages.raw * 4096);
+    await listener.close();
+    expect(openSockets()).toBe(before);
+  });
+
+  test('either end alone may use threads', async () => {
+    const first = await ends(name);
+    await move({ ...first, connector: onWorkers(first.connector) }, { pageChannels: 2 });
+    expect(threads.started.length).toBe(2);
+    const second = name === 'tcp' ? await ends(name) : first;
+    await move({ ...second, listener: onWorkers(second.listener) }, { pageChannels: 2 });
+    expect(threads.started.length).toBe(4);
+    expect(threads.alive.size).toBe(0);
+  });
+});
+
+test('64 channels', async () => {
+  const { connector, listener } = await ends('unix');
+  // Sixty-four threads at once are slow to start where there are few cores.
+  const slowly = { handshakeTimeoutMs: 100_000 };
+  await move({ connector: onWorkers(connector), listener }, { pageChannels: 64, ...slowly });
+  expect(threads.started.length).toBe(64);
+  expect(threads.alive.size).toBe(0);
+});
+
+test('threads that a listener has started beforehand are used, and ended when it closes', async () => {
+  const { connector, listener } = await ends('tcp');
+  const ready = onWorkers(listener, { threads: 3 });
+  expect(threads.started.length).toBe(3);
+  await move({ connector, listener: ready }, { pageChannels: 2 });
+  expect(threads.started.length).toBe(3);
+  expect(threads.alive.size).toBe(1);
+  await ready.close();
+  expect(threads.alive.size).toBe(0);
+});
+
+test('deltas are made and applied on the threads', async () => {
+  const { connector, listener } = await ends('tcp');
+  const encodings = [delta({ cacheBytes: 64 * 2 ** 20 })];
+  const { summary, received } = await move(
+    { connector: onWorkers(connector), listener: onWorkers(listener) },
+    { pageChannels: 2, encodings, adaptiveEncodings: false },
+  );
+  expect(summary.pages.delta).toBeGreaterThan(100);
+  expect(received.pages.delta).toBe(summary.pages.delta);
+  expect(threads.alive.size).toBe(0);
+});
+
+test('holes of the source stay holes at the destination', async () => {
+  const { connector, listener } = await ends('tcp');
+  const { allocated } = await move(
+    { connector: onWorkers(connector), listener: onWorkers(listener) },
+    { pageChannels: 2 },
+  );
+  // Of eight parts of the memory two are holes and one is all zero.
+  expect(allocated).toBeLessThanOrEqual((32 * 2 ** 20 * 5) / 8 + 2 ** 20);
+});
+
+test('a limit on the bandwidth holds on threads too', async () => {
+  const { connector, listener } = await ends('tcp');
+  const bandwidthLimit = 40 * 2 ** 20;
+  const { summary } = await move({ connector: onWorkers(connector), listener }, { pageChannels: 2, bandwidthLimit });
+  const [first] = summary.rounds;
+  const bytes = first?.wireBytes ?? 0;
+  expect(bytes).toBeGreaterThan(10 * 2 ** 20);
+  // All but one burst and what both channels may hold when the limit closes.
+  expect(first?.totalMs).toBeGreaterThan(((bytes - 4 * 2 ** 20) / bandwidthLimit) * 1000 * 0.9);
+});
+
+describe('what cannot live on a worker thread is refused before a page moves', () => {
+  test('a transport that is no socket', async () => {
+    const transport = memory();
+    const listener = await listenOn(transport);
+    listeners.push(listener);
+    const source = new StillGuest(true);
+    const reception = receive(listener, { prepare: () => new StillGuest(false) });
+    const migration = migrate(source, onWorkers(connectTo(transport)), { pageChannels: 2 });
+    await expect(migration.result).rejects.toMatchObject({
+      code: 'GODWIT_UNSUPPORTED',
+      message: expect.stringContaining('only plain TCP and UNIX sockets can'),
+    });
+    reception.cancel();
+    await expect(reception.result).rejects.toBeDefined();
+    expect(source.running).toBe(true);
+    expect(threads.alive.size).toBe(0);
+    source.memory.close();
+  });
+
+  test('the same at the destination', async () => {
+    const transport = memory();
+    const listener = await listenOn(transport);
+    listeners.push(listener);
+    const source = new StillGuest(true);
+    const target = new StillGuest(false);
+    const reception = receive(onWorkers(listener), { prepare: () => target });
+    const migration = migrate(source, connectTo(transport), { pageChannels: 2 });
+    await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+    await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED', remote: true });
+    expect(source.running).toBe(true);
+    expect(target.running).toBe(false);
+    expect(threads.alive.size).toBe(0);
+  });
+
+  test.each(['source', 'destination'])('memory that says nothing of where it is, at the %s', async (side) => {
+    const { connector, listener } = await ends('tcp');
+    const source = new StillGuest(true);
+    const target = new StillGuest(false);
+    const silent = (guest: StillGuest) => ({
+      memory: { pageSize: guest.memory.pageSize, blocks: guest.memory.blocks },
+      trackers: guest.trackers,
+      devices: [],
+      pause: () => guest.pause(),
+      resume: () => guest.resume(),
+    });
+    const reception = receive(onWorkers(listener), {
+      prepare: () => (side === 'destination' ? silent(target) : target),
+    });
+    const migration = migrate(side === 'source' ? silent(source) : source, onWorkers(connector), { pageChannels: 1 });
+    await expect(migration.result).rejects.toMatchObject({
+      code: 'GODWIT_UNSUPPORTED',
+      message: expect.stringContaining('attachment()'),
+    });
+    await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+    expect(source.running).toBe(true);
+    expect(threads.alive.size).toBe(0);
+  });
+
+  test('a migration without page channels', async () => {
+    const { connector } = await ends('tcp');
+    const migration = migrate(new StillGuest(true), onWorkers(connector), { pageChannels: 0 });
+    await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
+  });
+});
