@@ -149,7 +149,7 @@ test.each<readonly [string, ErrorCode, RegExp, Frame['type'], Frame | Uint8Array
   [
     'answers hello with something else',
     'GODWIT_PROTOCOL',
-    /expected "welcome" from the destination, got "ready"/,
+    /expected "welcome" or "resumed" from the destination, got "ready"/,
     'hello',
     { type: 'ready', loadMs: 0 },
   ],

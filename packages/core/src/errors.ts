@@ -45,6 +45,10 @@ export const ERROR_CODES = [
   'GODWIT_OWNERSHIP_UNKNOWN',
   /** A migration could not be recorded, or its recording could not be written on. */
   'GODWIT_RECORDING_FAILED',
+  /** The destination knows no migration of this id, or has given it up: nobody there will run the guest. */
+  'GODWIT_UNKNOWN_MIGRATION',
+  /** The embedder declared the destination dead (`recover`); the guest runs at the source again. */
+  'GODWIT_RECOVERED',
   /** Nothing more precise is known (an error of an embedder's own code, as a rule with a `cause`). */
   'GODWIT_INTERNAL',
   /** A system call failed; see `syscall`, `errno` and `errnoName`. */

@@ -1,24 +1,33 @@
-import type { ErrorCode } from './errors.js';
+import type { ErrorCode, GodwitError } from './errors.js';
+import type { DestinationOwnershipState } from './ownership/destination-ownership.js';
+import type { SourceOwnershipState } from './ownership/source-ownership.js';
 import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
 
 /**
  * States by QEMU's names where they mean the same (`MigrationStatus` in QEMU's qapi/migration.json).
  *
  * ```
- * none -> setup -> active -> [pre-switchover ->] device -> completed
- *           |         |             |             |
- *           +---------+-------------+-------------+--> failed            guest runs at the source
+ *                  reconnecting
+ *                     ^ |
+ *                     | v
+ * none -> setup -> active -> [pre-switchover ->] device -> [settling ->] completed
+ *           |         |             |             |            |
+ *           +---------+-------------+-------------+------------+--> failed
  *           +---------+-------------+-------------+--> cancelling -> cancelled
  * ```
  *
- * After `go` (inside `device`) there is no way to `cancelled`, and `failed` leaves the source paused.
+ * `reconnecting`: the link was lost in pre-copy and is being made anew; the guest runs. `settling`: it was lost after
+ * `go`, and the destination is asked over a new one. After `go` (inside `device`) there is no way to `cancelled`. Whether
+ * the guest runs at the source after `failed` is what `Migration.ownership` tells: in `unknown` it is paused.
  */
 export type MigrationState =
   | 'none'
   | 'setup'
   | 'active'
+  | 'reconnecting'
   | 'pre-switchover'
   | 'device'
+  | 'settling'
   | 'completed'
   | 'failed'
   | 'cancelling'
@@ -83,6 +92,16 @@ export interface MigrationSummary {
 
 export type MigrationEvent =
   | { readonly type: 'state'; readonly state: MigrationState; readonly previous: MigrationState }
+  /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
+  | { readonly type: 'ownership'; readonly ownership: SourceOwnershipState; readonly previous: SourceOwnershipState }
+  | { readonly type: 'link-lost'; readonly reason: GodwitError }
+  /** A lost link was made anew. With `restarted` the destination knew nothing of us: everything is sent again. */
+  | {
+      readonly type: 'reconnected';
+      readonly connection: number;
+      readonly downMs: number;
+      readonly restarted: boolean;
+    }
   | { readonly type: 'progress'; readonly progress: Progress }
   /** A round is about to be sent. */
   | { readonly type: 'round-start'; readonly round: number; readonly dirtyPages: number }
@@ -112,6 +131,17 @@ export interface ReceptionSummary {
 
 export type ReceptionEvent =
   | { readonly type: 'state'; readonly state: ReceptionState; readonly previous: ReceptionState }
+  /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
+  | {
+      readonly type: 'ownership';
+      readonly ownership: DestinationOwnershipState;
+      readonly previous: DestinationOwnershipState;
+    }
+  | { readonly type: 'link-lost'; readonly reason: GodwitError }
+  /** The source has come back over another connection. */
+  | { readonly type: 'reconnected'; readonly connection: number; readonly peer: string }
+  /** The guest runs here. What is left is to tell the source. */
+  | { readonly type: 'running'; readonly resumeMs: number }
   /** A source has said hello; `prepare` is about to be called with its description. */
   | { readonly type: 'hello'; readonly migrationId: string; readonly peer: string; readonly description: unknown }
   | { readonly type: 'round'; readonly round: number; readonly pages: number }

@@ -59,7 +59,12 @@ describe('memory is borrowed until a write has settled', () => {
   test.each(['cancel', 'cut'] as const)('nor has a migration that fails (%s)', async (how) => {
     const clock = new VirtualClock();
     const { listener, connector, pending, cut } = lazyLink(clock, 600_000);
-    const toy = start({ listener, connector, migrate: { pageChannels: 2, clock }, receive: { clock } });
+    const toy = start({
+      listener,
+      connector,
+      migrate: { pageChannels: 2, clock, reconnectTimeoutMs: 0 },
+      receive: { clock, reconnectTimeoutMs: 0 },
+    });
     void clock.sleep(1000).then(() => (how === 'cut' ? cut() : toy.migration.cancel()));
     await toy.migration.result.catch(() => {});
     expect(pending.writes).toBe(0);
@@ -113,7 +118,12 @@ test.each(['cancel', 'go'] as const)(
         };
       },
     };
-    const toy = start({ listener: link.listener, connector, migrate: { pageChannels: 1, clock }, receive: { clock } });
+    const toy = start({
+      listener: link.listener,
+      connector,
+      migrate: { pageChannels: 1, clock, progressIntervalMs: 0 },
+      receive: { clock, progressIntervalMs: 0 },
+    });
     if (how === 'cancel') {
       toy.migration.subscribe({
         next: (event) => event.type === 'round' && toy.migration.cancel(),

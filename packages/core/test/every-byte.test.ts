@@ -1,8 +1,9 @@
 import { roundCap } from '@godwit/core';
-import { FaultyDevice, FaultyTracker, ManualTracker, ToyVm } from '@godwit/core/testing';
+import { FaultyDevice, FaultyTracker, type FrameTap, ManualTracker, ToyVm } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { expectMoved, random, start } from './toy-migration.js';
+import { ResendWatch } from './resend-watch.js';
+import { expectMoved, random, start, type Toy } from './toy-migration.js';
 
 interface Scenario {
   readonly seed: number;
@@ -13,6 +14,10 @@ interface Scenario {
   readonly capacity: number;
   readonly copies: 'early' | 'late';
   readonly tracker: 'software' | 'manual';
+  /** Frames from one lost link to the next, while the guest runs; none when empty. */
+  readonly cuts: readonly number[];
+  /** What was on its way when the link was lost arrives nevertheless. */
+  readonly delivered: boolean;
 }
 
 const scenario: fc.Arbitrary<Scenario> = fc.record({
@@ -24,7 +29,13 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
   capacity: fc.integer({ min: 0, max: 4 }),
   copies: fc.constantFrom('early', 'late'),
   tracker: fc.constantFrom('software', 'manual'),
+  cuts: fc.constant([]),
+  delivered: fc.boolean(),
 });
+
+const cutScenario: fc.Arbitrary<Scenario> = fc
+  .tuple(scenario, fc.array(fc.integer({ min: 1, max: 25 }), { minLength: 1, maxLength: 8 }))
+  .map(([given, cuts]) => ({ ...given, cuts }));
 
 /** Something that writes: a few random bytes, whole pages, zeroed pages, pages given back. */
 class Guest {
@@ -107,20 +118,29 @@ async function runScenario(given: Scenario): Promise<void> {
   source.devices = [new FaultyDevice('uart', state, { onSave: () => guest.actAsDevice() })];
   const loaded = new FaultyDevice('uart');
   destination.devices = [loaded];
-  const toy = start({
+  const watch = new ResendWatch();
+  const cuts = [...given.cuts];
+  let welcomed = false;
+  const onTheWay =
+    (tap: FrameTap): FrameTap =>
+    (frame, payload, channel) => {
+      guest.actBetweenSteps();
+      if (frame.type === 'ping') welcomed = true;
+      if (welcomed && source.running && cuts[0] !== undefined && --cuts[0] <= 0) {
+        cuts.shift();
+        toy.link.cut({ delivered: given.delivered });
+        return undefined;
+      }
+      return tap(frame, payload, channel);
+    };
+  const toy: Toy = start({
     source,
     destination,
     link: {
       capacity: given.capacity,
       copies: given.copies,
-      fromSource: (frame, payload) => {
-        guest.actBetweenSteps();
-        return { frame, payload };
-      },
-      fromDestination: (frame, payload) => {
-        guest.actBetweenSteps();
-        return { frame, payload };
-      },
+      fromSource: onTheWay(watch.fromSource),
+      fromDestination: onTheWay(watch.fromDestination),
     },
     migrate: { verify: true, pageChannels: given.pageChannels, policy: roundCap(given.rounds, 'switchover') },
   });
@@ -129,11 +149,14 @@ async function runScenario(given: Scenario): Promise<void> {
   if (ends.sent.status !== 'fulfilled') return;
   const summary = ends.sent.value;
   expect(summary.verified).toBe(true);
+  expect(watch.resent).toEqual([]);
+  if (cuts.length < given.cuts.length) expect(watch.connections).toBeGreaterThan(1);
   expect(Buffer.compare(loaded.state, state)).toBe(0);
   for (const round of summary.rounds) {
     const { raw, zero, hole } = round.pages;
-    expect(raw + zero + hole).toBe(round.dirtyPages);
-    expect(round.rawBytes).toBe(round.dirtyPages * pageSize);
+    const sent = raw + zero + hole;
+    if (given.cuts.length === 0) expect(sent).toBe(round.dirtyPages);
+    expect(round.rawBytes).toBe(sent * pageSize);
     expect(round.wireBytes).toBeGreaterThanOrEqual(raw * pageSize);
   }
   expect(summary.rounds.map(({ round }) => round)).toEqual(summary.rounds.map((_, index) => index + 1));
@@ -141,7 +164,11 @@ async function runScenario(given: Scenario): Promise<void> {
 
 test('every byte arrives, whatever the guest writes at whatever moment', async () => {
   await fc.assert(fc.asyncProperty(scenario, runScenario), { numRuns: 70 });
-}, 30_000);
+}, 120_000);
+
+test('nor does it matter how often the link is lost, and nothing acknowledged is sent twice', async () => {
+  await fc.assert(fc.asyncProperty(cutScenario, runScenario), { numRuns: 60 });
+}, 120_000);
 
 test('huge pages: chunks stay whole words of the bitmap, and steps stay inside windows', async () => {
   const pageSize = 2 ** 21;

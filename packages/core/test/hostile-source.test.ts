@@ -144,25 +144,45 @@ describe('a hello that does not fit is refused before a page moves', () => {
     expect(hostile.heard).toEqual([{ type: 'error', code, message: expect.any(String) }]);
   });
 
-  test('another first frame', async () => {
+  test('another first frame: the stranger is told, and the reception waits on', async () => {
     hostile = new Hostile();
     await hostile.connect();
     await hostile.send(GO);
-    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
+    await hear('error');
+    expect(hostile.heard).toEqual([{ type: 'error', code: 'GODWIT_PROTOCOL', message: expect.any(String) }]);
+    await servesAnother();
   });
 
   test('silence', async () => {
     hostile = new Hostile();
     await hostile.connect();
-    expect(await hostile.refused()).toBe('GODWIT_TIMEOUT');
+    await hear('error');
+    expect(hostile.heard).toEqual([
+      { type: 'error', code: 'GODWIT_TIMEOUT', message: expect.stringContaining('handshakeTimeoutMs (30000 ms)') },
+    ]);
     expect(hostile.clock.now()).toBeLessThan(32_000);
+    await servesAnother();
   });
 
   test('nothing but the end of the stream', async () => {
     hostile = new Hostile();
     await hostile.connect();
     void hostile.control.close();
-    expect(await hostile.refused()).toBe('GODWIT_LINK_LOST');
+    await servesAnother();
+  });
+
+  test('silent strangers hold up nobody, and only so many may wait', async () => {
+    hostile = new Hostile();
+    for (let i = 0; i < 70; i++) await hostile.connect();
+    await hear('error');
+    await hostile.clock.sleep(10);
+    const refused = hostile.heard.filter((frame) => frame.type === 'error');
+    expect(refused).toHaveLength(6);
+    expect(refused[0]).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
+    // When their time is up, there is room again.
+    await hostile.clock.sleep(31_000);
+    await servesAnother();
+    expect(hostile.clock.now()).toBeLessThan(40_000);
   });
 
   test('a feature that nobody knows is left out of the welcome', async () => {
@@ -258,6 +278,16 @@ describe('frames that are not allowed, or out of range, change no memory and end
       expect(told).toMatchObject({ type: 'error', code });
   });
 });
+
+/** An honest source is welcome after whatever came before it. */
+async function servesAnother(): Promise<void> {
+  expect(hostile.reception.state).toBe('none');
+  hostile.heard = [];
+  await hostile.hello();
+  await hear('welcome');
+  hostile.reception.cancel();
+  await Promise.allSettled([hostile.reception.result]);
+}
 
 /** Resolves when the destination has said this. */
 async function hear(type: Frame['type']): Promise<void> {
@@ -414,6 +444,10 @@ test('ping is answered in every phase', async () => {
   await hostile.send({ type: 'ping', id: 3 });
   while (hostile.heard.filter((frame) => frame.type === 'pong').length < 3) await hostile.clock.sleep(1);
   expect(hostile.heard.filter((frame) => frame.type === 'pong')).toEqual([1, 2, 3].map((id) => ({ type: 'pong', id })));
+  // Everything is loaded, so it waits for `go`, link or no link, until somebody decides.
   void hostile.control.close();
+  await hostile.clock.sleep(1e6);
+  expect(hostile.reception.ownership).toBe('ready');
+  expect(hostile.reception.cancel()).toBe(true);
   await Promise.allSettled([hostile.reception.result]);
 });

@@ -50,9 +50,10 @@ export async function recordedMigration(
   const link = memoryLink({ ...options.link, fromSource: see('source'), fromDestination: see('destination') });
   const reception = receive(recordedAt === 'destination' ? recording.listener(link.listener) : link.listener, {
     prepare: () => destination,
+    reconnectTimeoutMs: 0,
   });
   const connector = recordedAt === 'source' ? recording.connector(link.connector) : link.connector;
-  const migration = migrate(source, connector, options.migrate);
+  const migration = migrate(source, connector, { reconnectTimeoutMs: 0, ...options.migrate });
   const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
   return { source, destination, seen, sent, received };
 }

@@ -39,7 +39,7 @@ describe('a recording', () => {
     expect(new Set(frames.map(({ frame }) => frame.type))).toEqual(
       new Set<Frame['type']>([
         ...(['hello', 'welcome', 'ping', 'pong', 'pages', 'zeroPages', 'roundEnd', 'roundAck', 'switchover'] as const),
-        ...(['ready', 'digests', 'digestsEnd', 'verified', 'go', 'running'] as const),
+        ...(['ready', 'digests', 'digestsEnd', 'verified', 'go', 'running', 'released'] as const),
       ]),
     );
     expect(summary).toEqual({ path, bytes: statSync(path).size, frames: frames.length });

@@ -88,7 +88,7 @@ export interface Result {
 /** An event with the moment at which it reached the controller, milliseconds from the start. */
 export type TimedEvent = DemoEvent & { readonly atMs: number };
 
-/** What the engine says, in the demo's words; nothing for `completed`, whose summary `migrated` carries. */
+/** What the engine says, in the demo's words; nothing for what its states and its summary say too. */
 export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
   switch (event.type) {
     case 'state':
@@ -103,6 +103,10 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
       return { event: 'warning', code: event.code, message: event.message };
     case 'verified':
       return { event: 'compared', pages: event.pages, verifyMs: event.verifyMs };
+    case 'link-lost':
+      return { event: 'warning', code: event.reason.code, message: event.reason.message };
+    case 'ownership':
+    case 'reconnected':
     case 'completed':
       return undefined;
   }

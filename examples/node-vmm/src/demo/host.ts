@@ -20,6 +20,9 @@ import type { Address, CommandName, HostCommands, HostMessage, HostRequest } fro
 /** Closing waits for vCPU threads; when one hangs in the kernel, the process still has to go. */
 const LAST_RESORT_MS = 3000;
 
+/** Both hosts are processes of one machine and one demo: whoever is gone for so long does not come back. */
+const RECONNECT_MS = 2000;
+
 type Handlers = {
   [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']>;
 };
@@ -45,6 +48,8 @@ class Host {
           this.#arriving = await DemoGuest.arriving(description, surroundings(blindTracker));
           return this.#arriving.vm;
         },
+        reconnectTimeoutMs: RECONNECT_MS,
+        settleTimeoutMs: RECONNECT_MS,
       });
       return address;
     },
@@ -78,6 +83,8 @@ class Host {
         bandwidthLimit: maxBandwidth,
         policy: firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover')),
         verify,
+        reconnectTimeoutMs: RECONNECT_MS,
+        settleTimeoutMs: RECONNECT_MS,
       });
       this.#migration = migration;
       // Failures are told by `result`.

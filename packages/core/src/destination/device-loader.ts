@@ -85,6 +85,11 @@ export class DeviceLoader {
     this.#onFailure = onFailure;
   }
 
+  /** For each device, the sequence of the piece that is expected next. */
+  get sequences(): readonly number[] {
+    return this.#queues.map((queue) => queue.nextSequence);
+  }
+
   /** Checks a frame before its payload is allocated. */
   admit(frame: DeviceFrame, payloadBytes: number): void {
     const described = this.#described[frame.device];

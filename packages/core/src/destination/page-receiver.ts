@@ -7,11 +7,12 @@ import { PageWriter } from './page-writer.js';
 import { ReceptionBoard } from './reception-board.js';
 
 /**
- * Brings the page channels of a reception together: a round ends when every channel has ended it. What a channel does with
+ * Brings the page channels of one connection together: a round ends when every channel has ended it. What a channel does with
  * its frames is its writer's business, here or on a thread of its own.
  */
 export class PageReceiver {
   readonly board: ReceptionBoard;
+  readonly windows: MemoryWindows;
   /** Those that were agreed on. */
   readonly encodings: readonly PageEncoding[];
   readonly #writers: readonly PageWriter[];
@@ -19,8 +20,8 @@ export class PageReceiver {
   #roundPages = 0;
 
   /**
-   * `windows` must be pristine. `encodings`: those that were agreed on. With `shared`, the board can be handed to other
-   * threads.
+   * `windows` must be pristine, or what the connection of `before` has left. `encodings`: those that were agreed on. With
+   * `shared`, the board can be handed to other threads.
    */
   constructor(
     windows: MemoryWindows,
@@ -28,9 +29,11 @@ export class PageReceiver {
     clock: Clock,
     encodings: readonly PageEncoding[],
     shared = false,
+    before?: PageReceiver,
   ) {
+    this.windows = windows;
     this.encodings = encodings;
-    this.board = ReceptionBoard.create(windows.memory, channels, shared);
+    this.board = ReceptionBoard.create(windows.memory, channels, shared, before?.board);
     this.#writers = Array.from(
       { length: channels },
       (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings),

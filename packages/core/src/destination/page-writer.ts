@@ -12,6 +12,7 @@ import type {
 import type { FrameStream } from '../link/frame-stream.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { ReceivedPages } from '../migration-event.js';
 import { PageDecoder } from './page-decoder.js';
 import type { ReceptionBoard } from './reception-board.js';
 import { checkRuns } from './run-check.js';
@@ -67,24 +68,21 @@ export class PageWriter {
       touched.setRange(first, count);
     }
     await stream.readPayload(into);
-    this.#roundPages += pages;
-    this.board.count(this.channel, 'raw', pages);
+    this.#arrived(frame, pages, 'raw');
   }
 
   async deltaPages(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number): Promise<void> {
     const pages = this.#admit(frame);
     this.#touch(frame);
     await this.#decoder.deltas(stream, frame, payloadBytes, pages);
-    this.#roundPages += pages;
-    this.board.count(this.channel, 'delta', pages);
+    this.#arrived(frame, pages, 'delta');
   }
 
   async compressedPages(stream: FrameStream, frame: CompressedPagesFrame, payloadBytes: number): Promise<void> {
     const pages = this.#admit(frame);
     this.#touch(frame);
     await this.#decoder.compressed(stream, frame, payloadBytes, pages);
-    this.#roundPages += pages;
-    this.board.count(this.channel, 'compressed', pages);
+    this.#arrived(frame, pages, 'compressed');
   }
 
   async zeroPages(frame: ZeroPagesFrame): Promise<void> {
@@ -102,8 +100,7 @@ export class PageWriter {
         first = touched.nextDirty(stop);
       }
     }
-    this.#roundPages += pages;
-    this.board.count(this.channel, 'zero', pages);
+    this.#arrived(frame, pages, 'zero');
   }
 
   /** Ends the round on this channel, and returns how many of its pages came here. */
@@ -125,6 +122,14 @@ export class PageWriter {
   #touch({ block, runs }: AnyPagesFrame): void {
     const touched = this.board.touched.at(block);
     for (let i = 0; i < runs.length; i += 2) touched.setRange(runs[i] as number, runs[i + 1] as number);
+  }
+
+  /** All pages of the frame are in guest memory. One that was cut in the middle never comes here: it is still owed. */
+  #arrived({ block, runs }: AnyPagesFrame, pages: number, kind: keyof ReceivedPages): void {
+    const received = this.board.received.at(block);
+    for (let i = 0; i < runs.length; i += 2) received.setRange(runs[i] as number, runs[i + 1] as number);
+    this.#roundPages += pages;
+    this.board.count(this.channel, kind, pages);
   }
 
   #admit(frame: AnyPagesFrame): number {

@@ -7,6 +7,7 @@ export interface ReceptionBoardBuffers {
   readonly words: SharedArrayBuffer;
   readonly pages: SharedArrayBuffer;
   readonly touched: readonly SharedArrayBuffer[];
+  readonly received: readonly SharedArrayBuffer[];
 }
 
 /** Kinds of pages that are counted, in the order of their counters. */
@@ -21,7 +22,7 @@ enum Word {
 }
 
 /**
- * What all readers of the page channels of one reception share, on whichever threads they are: the round, which pages are
+ * What all readers of the page channels of one connection share, on whichever threads they are: the round, which pages are
  * no longer zero, how many have come, and whether anything may still be written.
  *
  * `admit` and `seal` are each other's opposite (each first says what it does and then looks at what the other said), so
@@ -32,28 +33,43 @@ export class ReceptionBoard {
   readonly buffers: ReceptionBoardBuffers | undefined;
   /** Pages of guest memory that are not known to be zero. */
   readonly touched: DirtyBitmaps;
+  /** Pages of the current round that are wholly in guest memory: what need not be sent again after a lost link. */
+  readonly received: DirtyBitmaps;
   readonly #words: Int32Array;
   /** One of each kind for each channel. */
   readonly #pages: BigInt64Array;
+  /** What came over connections before. */
+  #past: ReceivedPages = { raw: 0, zero: 0, delta: 0, compressed: 0 };
 
   private constructor(memory: GuestMemory, channels: number, buffers: ReceptionBoardBuffers | undefined) {
     this.buffers = buffers;
     this.touched = new DirtyBitmaps(memory, buffers?.touched);
+    this.received = new DirtyBitmaps(memory, buffers?.received);
     this.#words = buffers === undefined ? new Int32Array(Word.count) : new Int32Array(buffers.words);
     this.#pages = buffers === undefined ? new BigInt64Array(channels * KINDS.length) : new BigInt64Array(buffers.pages);
   }
 
-  /** For memory that is all zero. With `shared`, other threads can join. Round 1 is the first. */
-  static create(memory: GuestMemory, channels: number, shared: boolean): ReceptionBoard {
+  /**
+   * With `shared`, other threads can join. For memory that is all zero, and round 1; or for what is in memory after
+   * `before`, the board of a connection whose readers have all ended.
+   */
+  static create(memory: GuestMemory, channels: number, shared: boolean, before?: ReceptionBoard): ReceptionBoard {
     const buffers = shared
       ? {
           words: new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
           pages: new SharedArrayBuffer(channels * KINDS.length * BigInt64Array.BYTES_PER_ELEMENT),
           touched: DirtyBitmaps.sharedStorage(memory),
+          received: DirtyBitmaps.sharedStorage(memory),
         }
       : undefined;
     const board = new ReceptionBoard(memory, channels, buffers);
-    Atomics.store(board.#words, Word.round, 1);
+    Atomics.store(board.#words, Word.round, before?.round ?? 1);
+    if (before !== undefined) {
+      board.touched.or(before.touched);
+      board.received.or(before.received);
+      board.#past = before.totals();
+      if (before.sealed) Atomics.store(board.#words, Word.sealed, 1);
+    }
     return board;
   }
 
@@ -72,7 +88,7 @@ export class ReceptionBoard {
     return Atomics.load(this.#words, Word.sealed) !== 0;
   }
 
-  /** True once the reception is over: what still arrives is not heeded. */
+  /** True once the connection is over: what still arrives is not heeded. */
   get stopped(): boolean {
     return Atomics.load(this.#words, Word.stopped) !== 0;
   }
@@ -95,6 +111,7 @@ export class ReceptionBoard {
 
   /** Opens the next round; every channel has ended this one. */
   nextRound(): void {
+    this.received.clearAll();
     Atomics.store(this.#words, Word.begun, 0);
     Atomics.add(this.#words, Word.round, 1);
   }
@@ -106,7 +123,7 @@ export class ReceptionBoard {
 
   /** Pages received so far, on all channels and in all rounds. */
   totals(): ReceivedPages {
-    const sum = { raw: 0, zero: 0, delta: 0, compressed: 0 };
+    const sum = { ...this.#past };
     for (let i = 0; i < this.#pages.length; i++) {
       sum[KINDS[i % KINDS.length] as keyof ReceivedPages] += Number(Atomics.load(this.#pages, i));
     }

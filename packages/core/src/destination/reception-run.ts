@@ -4,31 +4,22 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { agreeOn } from '../encoding/agree-on.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import { settledWithin } from '../in-time.js';
-import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
-import type { FrameName, HelloFrame } from '../link/frame.js';
-import type { FrameStream } from '../link/frame-stream.js';
-import type { IncomingLink, LinkListener } from '../link/migration-link.js';
+import { inTime } from '../in-time.js';
+import { FAREWELL_MS, isLinkLost } from '../link/farewell.js';
+import type { HelloFrame } from '../link/frame.js';
+import type { LinkListener } from '../link/migration-link.js';
 import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
-import type { PageStream } from '../link/page-stream.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceptionEvent, ReceptionState, ReceptionSummary } from '../migration-event.js';
+import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
+import type { Ownership } from '../ownership/ownership.js';
 import { DeviceLoader } from './device-loader.js';
-import { attachChannels, readHello } from './handshake.js';
-import { PageReceiver } from './page-receiver.js';
+import { type IncomingLinks, incomingLinks, type Newcomer } from './incoming-links.js';
 import { RamCheck } from './ram-check.js';
-import { checkPayload, isPageFrame, readPageChannel, takePageFrame } from './read-page-channel.js';
-import { SourceFrames } from './source-frames.js';
+import { type ReceivedState, ReceptionConnection } from './reception-connection.js';
+import { SourceReturns } from './source-returns.js';
 import { makePristine } from './zero-run.js';
-
-/** Phases of the destination, and the frames that each allows on the control stream. */
-const ALLOWED = {
-  /** RAM and device state arrive; the guest runs at the source. */
-  receiving: ['pages', 'zeroPages', 'deltaPages', 'compressedPages', 'roundEnd', 'device', 'switchover'],
-  /** All is loaded and `ready` was sent; nobody runs the guest. */
-  ready: ['digests', 'digestsEnd', 'go'],
-} as const satisfies Record<string, readonly FrameName[]>;
 
 export interface ReceptionControls {
   readonly clock: Clock;
@@ -36,10 +27,13 @@ export interface ReceptionControls {
   readonly stop: (error: GodwitError) => void;
   readonly emit: (event: ReceptionEvent) => void;
   readonly setState: (state: ReceptionState) => void;
+  readonly ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly encodings: readonly PageEncoding[];
   readonly maximumDeviceState: number;
   readonly handshakeTimeoutMs: number;
+  readonly reconnectTimeoutMs: number;
+  readonly settleTimeoutMs: number;
   readonly progressIntervalMs: number;
 }
 
@@ -48,102 +42,73 @@ export interface Received {
   readonly summary: ReceptionSummary;
 }
 
-/** One migration at the destination, from `hello` to `running`. */
+/** One migration at the destination, from `hello` to `released`, over as many connections as the source makes. */
 export class ReceptionRun {
-  readonly #listener: LinkListener;
+  readonly #router: IncomingLinks;
   readonly #controls: ReceptionControls;
-  #link: IncomingLink | undefined;
-  #channels: readonly PageStream[] = [];
   #vm: MigratableVm | undefined;
-  #loader: DeviceLoader | undefined;
-  /** Loops that read frames, and may be writing guest memory. */
-  #readers: Promise<unknown>[] = [];
-  #receiver: PageReceiver | undefined;
-  #owned = false;
-  /** Why the migration ends without us: from then on no frame is heeded, above all no `go`. */
+  #state: ReceivedState | undefined;
+  #migrationId: string | undefined;
+  #connection: ReceptionConnection | undefined;
+  #returns: SourceReturns | undefined;
+  #linkLost = false;
+  /** Bytes read from connections that are over. */
+  #pastBytes = 0;
+  /** The source has heard how it ended, or has said so itself. */
+  #told = false;
+  /** Why the migration ends without us. */
   #failed: GodwitError | undefined;
 
   constructor(listener: LinkListener, controls: ReceptionControls) {
-    this.#listener = listener;
+    this.#router = incomingLinks(listener);
     this.#controls = controls;
-  }
-
-  /** True from the moment in which `go` was read: the guest is ours. */
-  get owned(): boolean {
-    return this.#owned;
   }
 
   /** Resolves when the guest runs here. Rejects otherwise; the VM that was prepared is then abandoned. */
   async execute(): Promise<Received> {
     const over = new AbortController();
     const reporting = this.#reportProgress(over.signal);
-    const { signal } = this.#controls;
-    // In the same tick: a `go` that is read after this is not heeded, one that was read before is.
-    const onAbort = () => {
-      if (!this.#owned) this.#fail(signal.reason);
-    };
-    signal.addEventListener('abort', onAbort, { once: true });
     try {
       return await this.#receive();
     } catch (error) {
       throw await this.#fallBack(error);
     } finally {
-      signal.removeEventListener('abort', onAbort);
+      this.#finish();
       over.abort();
       await reporting;
     }
   }
 
-  async #receive(): Promise<Received> {
-    const { signal, emit, setState, clock } = this.#controls;
-    const link = await this.#accept();
-    setState('setup');
-    const frames = new SourceFrames(link.control);
-    const hello = await readHello(frames, this.#controls);
-    checkHello(hello);
-    const version = chooseVersion(hello);
-    emit({ type: 'hello', migrationId: hello.migrationId, peer: link.peer, description: hello.description });
-    const vm = await abortable(frames.during(this.#prepare(hello), 'welcome'), signal);
-    checkGuestMemory(vm.memory);
-    checkCompatible(hello, vm);
-    const windows = new MemoryWindows(vm.memory);
-    await abortable(frames.during(this.#reading(makePristine(windows, clock, signal)), 'welcome'), signal);
-    const { encodings, features: agreed, missing } = agreeOn(hello.features, this.#controls.encodings);
-    const features = [...hello.features.filter((feature) => feature === FEATURES.verify), ...agreed];
-    for (const name of missing) {
-      const message = `the source offers the encoding "${name}", which receive was not given`;
-      emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
-    }
-    const welcome = {
-      type: 'welcome',
-      version,
-      features,
-      software: SOFTWARE,
-      maximumPayload: MAXIMUM_PAYLOAD,
-    } as const;
-    await abortable(link.control.write(welcome), signal);
-    if (hello.pageChannels > 0) {
-      this.#channels = await attachChannels(link, hello, frames, this.#controls);
-    }
-    signal.throwIfAborted();
-    setState('active');
+  /** The source is dead, says the embedder: a guest that is complete here runs here. */
+  recover(): void {
+    this.#controls.ownership.apply('recover');
+    const over = new GodwitError('GODWIT_RECOVERED', 'the source was declared dead; the guest runs here');
+    this.#connection?.end(over);
+    this.#returns?.close(over);
+  }
 
-    const loader = new DeviceLoader(vm, hello.devices, this.#controls.maximumDeviceState, this.#controls.stop);
-    this.#loader = loader;
-    const elsewhere = this.#channels.some((channel) => channel.receivePages !== undefined);
-    const receiver = new PageReceiver(windows, Math.max(1, this.#channels.length), clock, encodings, elsewhere);
-    this.#receiver = receiver;
-    const check = new RamCheck(windows, clock, features.includes(FEATURES.verify));
-    const control = this.#reading(this.#readControl(frames, receiver, loader, check));
-    for (const [index, stream] of this.#channels.entries()) {
-      this.#reading(this.#readChannel(stream, index, receiver, control)).catch(() => {});
-    }
-    const { loadMs } = await this.#untilGo(control);
+  async #receive(): Promise<Received> {
+    const { signal, setState, clock, ownership } = this.#controls;
+    const newcomer = await this.#router.next(this.#controls);
+    setState('setup');
+    const { hello } = newcomer;
+    this.#connection = new ReceptionConnection(newcomer, this.#controls);
+    checkHello(hello);
+    this.#migrationId = hello.migrationId;
+    this.#returns = new SourceReturns(hello, this.#controls, () => this.#connection);
+    this.#router.register(hello.migrationId, this.#returns);
+    const state = await this.#welcome(newcomer);
+    this.#state = state;
+    setState('active');
+    await this.#untilOurs(state);
+    signal.throwIfAborted();
+
     setState('device');
     const start = clock.now();
     try {
-      await vm.resume();
+      await state.vm.resume();
     } catch (error) {
+      if (ownership.allows('strand')) ownership.apply('strand');
       throw GodwitError.wrap(
         error,
         'GODWIT_VM_FAILED',
@@ -151,38 +116,168 @@ export class ReceptionRun {
       );
     }
     const resumeMs = clock.now() - start;
-    await link.control.write({ type: 'running', resumeMs }).catch((error: unknown) =>
+    this.#controls.emit({ type: 'running', resumeMs });
+    if (ownership.state === 'running') await this.#tellSource(resumeMs);
+    await this.#connection.farewell(undefined);
+    const summary: ReceptionSummary = {
+      migrationId: hello.migrationId,
+      rounds: (state.receiver?.round ?? 1) - 1,
+      pages: state.receiver?.totals ?? { raw: 0, zero: 0, delta: 0, compressed: 0 },
+      wireBytes: this.#bytesRead(),
+      loadMs: state.loadMs,
+      resumeMs,
+      verified: state.check.passed,
+    };
+    return { vm: state.vm, summary };
+  }
+
+  /** Builds the VM that will become the source's, and agrees to it. */
+  async #welcome({ hello, link, frames }: Newcomer): Promise<ReceivedState> {
+    const { emit, clock, stop, maximumDeviceState } = this.#controls;
+    const connection = this.#connection as ReceptionConnection;
+    const { signal } = connection;
+    const version = chooseVersion(hello);
+    emit({ type: 'hello', migrationId: hello.migrationId, peer: link.peer, description: hello.description });
+    const vm = await abortable(frames.during(this.#prepare(hello), 'welcome'), signal);
+    checkGuestMemory(vm.memory);
+    checkCompatible(hello, vm);
+    const windows = new MemoryWindows(vm.memory);
+    const pristine = connection.reading(makePristine(windows, clock, signal));
+    await abortable(frames.during(pristine, 'welcome'), signal);
+    const { encodings, features: agreed, missing } = agreeOn(hello.features, this.#controls.encodings);
+    const features = [...hello.features.filter((feature) => feature === FEATURES.verify), ...agreed];
+    for (const name of missing) {
+      const message = `the source offers the encoding "${name}", which receive was not given`;
+      emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+    }
+    const maximumPayload = MAXIMUM_PAYLOAD;
+    await abortable(
+      link.control.write({ type: 'welcome', version, features, software: SOFTWARE, maximumPayload }),
+      signal,
+    );
+    return {
+      vm,
+      windows,
+      encodings,
+      loader: new DeviceLoader(vm, hello.devices, maximumDeviceState, stop),
+      check: new RamCheck(windows, clock, features.includes(FEATURES.verify)),
+      receiver: undefined,
+      loadMs: 0,
+    };
+  }
+
+  /** Resolves when the guest is ours: by `go`, or on the embedder's word. A source whose link is lost may come back. */
+  async #untilOurs(state: ReceivedState): Promise<void> {
+    const { ownership } = this.#controls;
+    for (let answered = true; ; answered = await this.#sourceReturned(state)) {
+      if (ownership.mayRunGuest) return;
+      if (!answered) continue;
+      try {
+        await this.#current.untilGo(state);
+        return;
+      } catch (error) {
+        await this.#lost(error);
+      }
+    }
+  }
+
+  /** Throws `error` unless it only says that the link was lost; then lets go of everything that belongs to it. */
+  async #lost(error: unknown): Promise<void> {
+    const { signal, ownership, emit } = this.#controls;
+    const connection = this.#current;
+    // A page channel that the source misuses is no lost link, though the control stream may say so first.
+    const reason: unknown = isLinkLost(error) && connection.signal.aborted ? connection.signal.reason : error;
+    if (ownership.state === 'recovered') return;
+    signal.throwIfAborted();
+    if (!isLinkLost(reason)) throw reason;
+    await connection.drop(reason as GodwitError);
+    this.#linkLost = true;
+    this.#pastBytes += connection.bytesRead;
+    signal.throwIfAborted();
+    emit({ type: 'link-lost', reason: reason as GodwitError });
+  }
+
+  /**
+   * Waits for the source to come back and tells it how far the migration is here; false when that link is lost too. While
+   * the state is incomplete the wait ends after `reconnectTimeoutMs`; once it is complete, `go` may be on its way, and it
+   * never ends by itself.
+   */
+  async #sourceReturned(state: ReceivedState): Promise<boolean> {
+    const { ownership, clock, reconnectTimeoutMs, emit, signal } = this.#controls;
+    const returns = this.#returns as SourceReturns;
+    try {
+      const coming = abortable(returns.next(), signal);
+      const newcomer = await (ownership.state === 'ready'
+        ? coming
+        : inTime(coming, clock, reconnectTimeoutMs, () => this.#notBack(reconnectTimeoutMs)));
+      this.#linkLost = false;
+      this.#connection = new ReceptionConnection(newcomer, this.#controls);
+    } catch (error) {
+      if (ownership.state === 'recovered') return false;
+      throw error;
+    }
+    const { hello, link } = this.#current;
+    const { state: name } = ownership;
+    if (name !== 'receiving' && name !== 'ready') return false;
+    try {
+      await this.#current.resumed(name, state);
+      emit({ type: 'reconnected', connection: hello.connection, peer: link.peer });
+      if (hello.stage === 'kept') await this.#current.lastWords();
+      return true;
+    } catch (error) {
+      await this.#lost(error);
+      return false;
+    }
+  }
+
+  /** The guest runs here; says so until the source has let go of its copy, or for as long as that is worth it. */
+  async #tellSource(resumeMs: number): Promise<void> {
+    const { ownership, clock, settleTimeoutMs, emit } = this.#controls;
+    const within = Math.max(settleTimeoutMs, FAREWELL_MS);
+    const giveUp = new AbortController();
+    const telling = this.#untilReleased(resumeMs, giveUp.signal);
+    try {
+      await inTime(telling, clock, within, () => new GodwitError('GODWIT_TIMEOUT', 'it has not come back'));
+      this.#told = true;
+      ownership.apply('released');
+    } catch (error) {
+      giveUp.abort(error);
+      ownership.apply('giveUp');
       emit({
         type: 'warning',
         code: 'GODWIT_LINK_LOST',
-        message: `the guest runs here, but the source could not be told: ${String(error)}`,
-      }),
-    );
-    await farewell(this.#streams(), clock, undefined);
-    const summary: ReceptionSummary = {
-      migrationId: hello.migrationId,
-      rounds: receiver.round - 1,
-      pages: receiver.totals,
-      wireBytes: this.#bytesRead(),
-      loadMs,
-      resumeMs,
-      verified: check.passed,
-    };
-    return { vm, summary };
+        message:
+          `the guest runs here, but the source has not said within settleTimeoutMs (${settleTimeoutMs} ms) that it knows: ` +
+          `its copy may still exist, paused (${error instanceof Error ? error.message : String(error)})`,
+      });
+    }
   }
 
-  async #accept(): Promise<IncomingLink> {
-    const { signal } = this.#controls;
-    const accepting = this.#listener.accept(signal);
-    accepting.then(
-      (link) => {
-        this.#link = link;
-        // A link that comes too late is dropped.
-        if (this.#failed !== undefined) link.control.abort(this.#failed);
-      },
-      () => {},
-    );
-    return abortable(accepting, signal);
+  async #untilReleased(resumeMs: number, signal: AbortSignal): Promise<void> {
+    const returns = this.#returns as SourceReturns;
+    for (let first = true; ; first = false) {
+      const connection = this.#current;
+      try {
+        connection.signal.throwIfAborted();
+        if (first) await connection.link.control.write({ type: 'running', resumeMs });
+        else await connection.resumed('running', this.#state as ReceivedState);
+        await connection.untilReleased();
+        return;
+      } catch (error) {
+        // Whatever it was, the guest runs here: the source may come back and ask.
+        const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'telling the source failed');
+        await connection.drop(reason);
+        this.#pastBytes += connection.bytesRead;
+        this.#controls.emit({ type: 'link-lost', reason });
+      }
+      const newcomer = await abortable(returns.next(), signal);
+      this.#connection = new ReceptionConnection(newcomer, this.#controls);
+    }
+  }
+
+  get #current(): ReceptionConnection {
+    if (this.#connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no first connection');
+    return this.#connection;
   }
 
   async #prepare(hello: HelloFrame): Promise<MigratableVm> {
@@ -197,151 +292,30 @@ export class ReceptionRun {
     }
   }
 
-  /** Resolves when `go` was read. Whatever happens at the same time: either it was read first, or it is never heeded. */
-  async #untilGo<T>(reading: Promise<T>): Promise<T> {
-    try {
-      return await abortable(reading, this.#controls.signal);
-    } catch (error) {
-      if (this.#owned) return reading;
-      throw error;
-    }
-  }
-
-  /** Reads a page channel to its end, here or on the thread that it lives on. */
-  async #readChannel(
-    stream: PageStream,
-    channel: number,
-    receiver: PageReceiver,
-    control: Promise<unknown>,
-  ): Promise<void> {
-    const { stop, clock } = this.#controls;
-    const onRoundEnd = (round: number, pages: number) => this.#channelEnded(channel, round, pages, receiver);
-    const { memory } = this.#vm as MigratableVm;
-    const { board } = receiver;
-    try {
-      if (stream.receivePages !== undefined && board.buffers !== undefined) {
-        const recipes = receiver.encodings.map(({ recipe }) => recipe);
-        await stream.receivePages({ channel, memory, board: board.buffers, encodings: recipes, onRoundEnd });
-      } else {
-        await readPageChannel(stream, receiver.writer(channel), onRoundEnd);
-      }
-    } catch (error) {
-      // When a channel breaks, the control stream has the reason, or breaks too.
-      if (isLinkLost(error)) {
-        if (receiver.sealed) return;
-        await settledWithin(control, clock, FAREWELL_MS);
-      }
-      stop(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${channel} failed`));
-    }
-  }
-
-  /** Reads the control stream up to `go`. */
-  async #readControl(
-    frames: SourceFrames,
-    receiver: PageReceiver,
-    loader: DeviceLoader,
-    check: RamCheck,
-  ): Promise<{ readonly loadMs: number }> {
-    const { clock } = this.#controls;
-    const control = frames.stream;
-    let phase: keyof typeof ALLOWED = 'receiving';
-    let loadMs = 0;
-    for (;;) {
-      const received = await frames.next();
-      this.#checkAlive();
-      const { frame, payloadBytes } = received;
-      const onControl = this.#channels.length === 0 || !isPageFrame(frame.type);
-      if (!(ALLOWED[phase] as readonly string[]).includes(frame.type) || !onControl) {
-        throw new GodwitError(
-          'GODWIT_PROTOCOL',
-          `the source sent "${frame.type}" on the control stream in phase "${phase}"`,
-        );
-      }
-      checkPayload(frame.type, payloadBytes);
-      switch (frame.type) {
-        case 'pages':
-        case 'zeroPages':
-        case 'deltaPages':
-        case 'compressedPages':
-        case 'roundEnd':
-          await takePageFrame(control, received, receiver.writer(0), (round, pages) =>
-            this.#channelEnded(0, round, pages, receiver),
-          );
-          break;
-        case 'device': {
-          loader.admit(frame, payloadBytes);
-          const chunk = new Uint8Array(payloadBytes);
-          if (payloadBytes > 0) await control.readPayload([chunk]);
-          loader.accept(frame, chunk);
-          break;
-        }
-        case 'switchover': {
-          receiver.seal(frame.round);
-          const start = clock.now();
-          await frames.during(loader.loadAll(), 'ready');
-          loadMs = clock.now() - start;
-          phase = 'ready';
-          await control.write({ type: 'ready', loadMs });
-          break;
-        }
-        case 'digests':
-          await check.compare(control, frame, payloadBytes);
-          break;
-        case 'digestsEnd':
-          await control.write(await frames.during(check.finish(), 'verified'));
-          break;
-        case 'go':
-          check.admitGo();
-          this.#owned = true;
-          return { loadMs };
-        default:
-          break;
-      }
-      this.#checkAlive();
-    }
-  }
-
-  /** All pages of a round are in guest memory once every channel has ended it. */
-  async #channelEnded(channel: number, round: number, channelPages: number, receiver: PageReceiver): Promise<void> {
-    this.#checkAlive();
-    const pages = receiver.channelEnded(channel, channelPages);
-    if (pages === undefined) return;
-    this.#controls.emit({ type: 'round', round, pages });
-    await (this.#link as IncomingLink).control.write({ type: 'roundAck', round, pages });
-  }
-
-  /** Registers work that touches guest memory: the VM is not abandoned before it has ended. */
-  #reading<T>(work: Promise<T>): Promise<T> {
-    work.catch(() => {});
-    this.#readers.push(work);
-    return work;
-  }
-
-  #checkAlive(): void {
-    if (this.#failed !== undefined) throw this.#failed;
-  }
-
-  #fail(cause: unknown): GodwitError {
-    const { signal } = this.#controls;
-    this.#failed ??= GodwitError.wrap(
-      signal.aborted ? signal.reason : cause,
-      'GODWIT_INTERNAL',
-      'the reception failed',
+  #notBack(reconnectTimeoutMs: number): GodwitError {
+    const { reason } = this.#current.signal;
+    return new GodwitError(
+      'GODWIT_LINK_LOST',
+      `the link was lost (${GodwitError.is(reason) ? reason.message : String(reason)}) and the source has not come back within reconnectTimeoutMs (${reconnectTimeoutMs} ms)`,
+      { cause: reason },
     );
-    this.#receiver?.board.stop();
-    return this.#failed;
   }
 
   /** The source hears why, every stream is let go, and the VM that will never run is abandoned. */
   async #fallBack(cause: unknown): Promise<GodwitError> {
-    const { clock, stop } = this.#controls;
-    const error = this.#fail(cause);
+    const { stop, signal, ownership } = this.#controls;
+    const first: unknown = signal.aborted && !ownership.mayRunGuest ? signal.reason : cause;
+    const error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the reception failed');
+    this.#failed = error;
+    if (ownership.allows('fail')) ownership.apply('fail');
+    const connection = this.#connection;
+    // Told over the link that is there, if it is; a source that comes back is told by the router.
+    this.#told = error.remote || !this.#linkLost;
     stop(error);
-    this.#loader?.fail(error);
-    await farewell(this.#streams(), clock, error.remote ? undefined : error);
-    // Only now: until the streams are dropped, pages may still be on their way into the VM's memory.
-    await settledWithin(Promise.allSettled(this.#readers), clock, FAREWELL_MS);
-    if (!this.#owned) await this.#abandon(error);
+    this.#state?.loader.fail(error);
+    this.#returns?.close(error);
+    await connection?.farewell(error);
+    if (ownership.state === 'abandoned') await this.#abandon(error);
     return error;
   }
 
@@ -359,12 +333,17 @@ export class ReceptionRun {
     }
   }
 
-  #streams(): readonly FrameStream[] {
-    return this.#link === undefined ? [] : [this.#link.control, ...this.#channels];
+  /** From now on the router answers for this migration. */
+  #finish(): void {
+    const over = this.#failed ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over');
+    this.#returns?.close(over);
+    if (this.#migrationId === undefined || this.#returns === undefined) return;
+    const { state } = this.#controls.ownership;
+    this.#router.finish(this.#migrationId, { state, reason: this.#failed, told: this.#told });
   }
 
   #bytesRead(): number {
-    return this.#streams().reduce((sum, stream) => sum + stream.bytesRead, 0);
+    return this.#pastBytes + (this.#connection?.bytesRead ?? 0);
   }
 
   async #reportProgress(over: AbortSignal): Promise<void> {
@@ -373,8 +352,9 @@ export class ReceptionRun {
     try {
       for (;;) {
         await clock.sleep(progressIntervalMs, over);
-        if (this.#receiver === undefined) continue;
-        emit({ type: 'progress', pages: this.#receiver.totals, wireBytes: this.#bytesRead() });
+        const receiver = this.#state?.receiver;
+        if (receiver === undefined) continue;
+        emit({ type: 'progress', pages: receiver.totals, wireBytes: this.#bytesRead() });
       }
     } catch {
       // The migration is over.

@@ -7,6 +7,12 @@ import { GodwitError } from '../errors.js';
 import type { HelloFrame } from '../link/frame.js';
 import type { LinkListener } from '../link/migration-link.js';
 import type { ReceptionEvent, ReceptionState } from '../migration-event.js';
+import {
+  DESTINATION_OWNERSHIP,
+  type DestinationOwnershipEvent,
+  type DestinationOwnershipState,
+} from '../ownership/destination-ownership.js';
+import { Ownership } from '../ownership/ownership.js';
 import { RoleEvents } from '../role-events.js';
 import { type Received, ReceptionRun } from './reception-run.js';
 
@@ -27,6 +33,16 @@ export interface ReceiveOptions {
   readonly maximumDeviceState?: number;
   /** Once a source has connected: how long it may take to say hello, and to attach its page channels. Default 30,000. */
   readonly handshakeTimeoutMs?: number;
+  /**
+   * While the state is incomplete: how long a source whose link was lost may take to come back before the migration ends
+   * with `GODWIT_LINK_LOST`. Milliseconds; default 30,000. Once all is loaded nothing ends by itself: `go` may be on its way.
+   */
+  readonly reconnectTimeoutMs?: number;
+  /**
+   * With the guest running here: how long the source, if its link was lost, may take to come back and be told so. Then the
+   * reception completes with a warning. Milliseconds; default 30,000, at least 1,000.
+   */
+  readonly settleTimeoutMs?: number;
   /** Milliseconds between `progress` events; default 100; 0 for none. */
   readonly progressIntervalMs?: number;
   readonly clock?: Clock;
@@ -37,27 +53,38 @@ export interface ReceiveOptions {
  *
  * Starts by itself, one microtask after `receive` has returned. The stream completes when the guest runs here and ends
  * with a `GodwitError` otherwise; unsubscribing the last subscriber before `go` gives up.
+ *
+ * A source whose link is lost may come back over another one, through the same listener: keep it open until the end. Once
+ * everything is loaded the reception waits for the source for as long as it takes, and ends only by `go`, by the source's
+ * word that it keeps the guest, by `cancel`, or by `recover` (docs/switchover.md).
  */
 export class Reception extends RoleEvents<ReceptionEvent> {
   /** Resolves when the guest runs here, with the VM that `prepare` built. */
   readonly result: Promise<Received>;
   readonly #stop = new AbortController();
   readonly #run: ReceptionRun;
+  readonly #ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
   #state: ReceptionState = 'none';
 
   /** @internal Use `receive`. */
   constructor(listener: LinkListener, options: ReceiveOptions) {
     super();
+    this.#ownership = new Ownership(DESTINATION_OWNERSHIP, (ownership, previous) =>
+      this.events.next({ type: 'ownership', ownership, previous }),
+    );
     this.#run = new ReceptionRun(listener, {
       clock: options.clock ?? systemClock,
       signal: this.#stop.signal,
       stop: (error) => this.#stop.abort(error),
       emit: (event) => this.events.next(event),
       setState: (state) => this.#setState(state),
+      ownership: this.#ownership,
       prepare: options.prepare,
       encodings: checkEncodings(options.encodings ?? [delta()]),
       maximumDeviceState: options.maximumDeviceState ?? 256 * 2 ** 20,
       handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+      reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
+      settleTimeoutMs: nonNegative('settleTimeoutMs', options.settleTimeoutMs ?? 30_000),
       progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
     });
     this.result = Promise.resolve().then(() => this.#start(options.signal));
@@ -68,9 +95,26 @@ export class Reception extends RoleEvents<ReceptionEvent> {
     return this.#state;
   }
 
+  /** Whether the guest may run here, as far as the destination knows. */
+  get ownership(): DestinationOwnershipState {
+    return this.#ownership.state;
+  }
+
+  /**
+   * Runs the guest here, on the caller's word that the source is dead, while everything is loaded and `go` has not come
+   * (`ownership` is `ready`). If the word is wrong, the guest runs twice. `result` tells how it went. Throws
+   * `GODWIT_INVALID_STATE` at any other time.
+   */
+  recover({ sourceIsDead }: { readonly sourceIsDead: true }): void {
+    if (sourceIsDead !== true) {
+      throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'recover() wants { sourceIsDead: true }: say it, and be sure');
+    }
+    this.#run.recover();
+  }
+
   /** Refuses the migration: the guest stays at the source. Returns false after `go`, after the end and once it is failing. */
   override cancel(reason = 'cancelled by the caller'): boolean {
-    if (this.#run.owned || this.#stop.signal.aborted || this.#state === 'failed') return false;
+    if (!this.#ownership.allows('fail') || this.#stop.signal.aborted || this.#state === 'failed') return false;
     this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the destination gave up: ${reason}`));
     return true;
   }

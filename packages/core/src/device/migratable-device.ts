@@ -15,8 +15,15 @@ export interface MigratableDevice {
   stateBytes?(): number | Promise<number>;
   /**
    * State that may move while the guest runs (VFIO PRE_COPY). Called once per round, yields what there is now and ends.
+   * It is ended early (`return`) when the link is lost: what it has yielded then counts as sent, what it has not is for
+   * the next call, or for `save`.
    */
   precopy?(): AsyncIterable<Uint8Array>;
+  /**
+   * The destination was restarted and has nothing: the next `precopy` begins with the first byte of the state. A device
+   * without it, that has sent something while the guest runs, cannot follow; the migration fails.
+   */
+  restart?(): Promise<void>;
   /** The rest of the state, with the guest paused. Called at most once per migration. May dirty guest memory. */
   save(): AsyncIterable<Uint8Array>;
   /**

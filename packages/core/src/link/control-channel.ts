@@ -1,6 +1,6 @@
 import type { Clock } from '../clock.js';
 import { ERROR_CODES, type ErrorCode, GodwitError } from '../errors.js';
-import type { Frame, FrameName } from './frame.js';
+import type { Frame, FrameName, HelloFrame, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from './frame.js';
 import type { FrameStream } from './frame-stream.js';
 
 /** Pongs that may wait to be written. A destination that asks faster than it reads is not one of ours. */
@@ -9,7 +9,7 @@ const MOST_PONGS = 16;
 type FrameOf<T extends FrameName> = Extract<Frame, { type: T }>;
 
 interface Waiter {
-  readonly type: FrameName;
+  readonly types: readonly FrameName[];
   readonly resolve: (frame: Frame) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -27,6 +27,8 @@ export class ControlChannel {
   readonly ended: Promise<GodwitError>;
   #failure: GodwitError | undefined;
   #waiter: Waiter | undefined;
+  /** Takes the `received` frames that come before `resumed`. */
+  #onReceived: ((frame: ReceivedPagesFrame) => void) | undefined;
   #ping:
     | {
         readonly id: number;
@@ -52,15 +54,15 @@ export class ControlChannel {
     return this.#failure;
   }
 
-  /** The next answer, which must be of this type. One caller at a time. Rejects when the stream fails. */
-  expect<T extends FrameName>(type: T): Promise<FrameOf<T>> {
+  /** The next answer, which must be of one of these types. One caller at a time. Rejects when the stream fails. */
+  expect<T extends FrameName>(...types: readonly T[]): Promise<FrameOf<T>> {
     const answer = new Promise<FrameOf<T>>((resolve, reject) => {
       if (this.#failure !== undefined) {
         reject(this.#failure);
       } else if (this.#waiter !== undefined) {
-        reject(new GodwitError('GODWIT_INVALID_STATE', `already waiting for "${this.#waiter.type}"`));
+        reject(new GodwitError('GODWIT_INVALID_STATE', `already waiting for ${quoted(this.#waiter.types)}`));
       } else {
-        this.#waiter = { type, resolve: (frame) => resolve(frame as FrameOf<T>), reject };
+        this.#waiter = { types, resolve: (frame) => resolve(frame as FrameOf<T>), reject };
       }
     });
     // It may fail long before somebody awaits it.
@@ -68,9 +70,22 @@ export class ControlChannel {
     return answer;
   }
 
+  /** Says who we are. `onReceived` takes what comes before a `resumed`; it may throw. */
+  async greet(
+    hello: HelloFrame,
+    onReceived: (frame: ReceivedPagesFrame) => void,
+  ): Promise<WelcomeFrame | ResumedFrame> {
+    this.#onReceived = onReceived;
+    try {
+      return await this.ask(hello, 'welcome', 'resumed');
+    } finally {
+      this.#onReceived = undefined;
+    }
+  }
+
   /** Writes `frame` and resolves with the answer to it. */
-  async ask<T extends FrameName>(frame: Frame, type: T): Promise<FrameOf<T>> {
-    const answer = this.expect(type);
+  async ask<T extends FrameName>(frame: Frame, ...types: readonly T[]): Promise<FrameOf<T>> {
+    const answer = this.expect(...types);
     await Promise.all([answer, this.stream.write(frame)]);
     return answer;
   }
@@ -137,15 +152,19 @@ export class ControlChannel {
   }
 
   #deliver(frame: Frame): void {
+    if (frame.type === 'received' && this.#onReceived !== undefined) {
+      this.#onReceived(frame);
+      return;
+    }
     const waiter = this.#waiter;
     this.#waiter = undefined;
     if (waiter === undefined) {
       throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}" though nothing was asked of it`);
     }
-    if (frame.type !== waiter.type) {
+    if (!waiter.types.includes(frame.type)) {
       const error = new GodwitError(
         'GODWIT_PROTOCOL',
-        `expected "${waiter.type}" from the destination, got "${frame.type}"`,
+        `expected ${quoted(waiter.types)} from the destination, got "${frame.type}"`,
       );
       waiter.reject(error);
       throw error;
@@ -162,6 +181,10 @@ export class ControlChannel {
     if (!this.#finished) this.#onFailure(error);
     return error;
   }
+}
+
+function quoted(types: readonly FrameName[]): string {
+  return types.map((type) => `"${type}"`).join(' or ');
 }
 
 /** An error that the peer reported. An unknown code (of a newer peer) becomes `GODWIT_INTERNAL`, named in the message. */

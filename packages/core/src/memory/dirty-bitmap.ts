@@ -87,6 +87,21 @@ export class DirtyBitmap {
     for (let i = 0; i < mine.length; i++) mine[i] = (mine[i] as number) | (theirs[i] as number);
   }
 
+  /** `this &= ~other`, word by word. Both must have the same page count. */
+  andNot(other: DirtyBitmap): void {
+    const mine = this.words;
+    const theirs = other.words;
+    for (let i = 0; i < mine.length; i++) mine[i] = (mine[i] as number) & ~(theirs[i] as number);
+  }
+
+  /** Whether every bit of `other` is set here. Both must have the same page count. */
+  contains(other: DirtyBitmap): boolean {
+    const mine = this.words;
+    const theirs = other.words;
+    for (let i = 0; i < mine.length; i++) if (((theirs[i] as number) & ~(mine[i] as number)) !== 0) return false;
+    return true;
+  }
+
   /** ORs raw kernel words that describe pages from `firstPage` (a multiple of 32) on; bits past the end are dropped. */
   orWords(source: Uint32Array, firstPage: number): void {
     if (firstPage % 32 !== 0 || firstPage < 0) {

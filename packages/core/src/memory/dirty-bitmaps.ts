@@ -36,6 +36,16 @@ export class DirtyBitmaps {
     for (let i = 0; i < this.blocks.length; i++) this.at(i).or(other.at(i));
   }
 
+  /** Clears every bit that is set in `other`. */
+  andNot(other: DirtyBitmaps): void {
+    for (let i = 0; i < this.blocks.length; i++) this.at(i).andNot(other.at(i));
+  }
+
+  /** Whether every bit of `other` is set here. */
+  contains(other: DirtyBitmaps): boolean {
+    return this.blocks.every((bitmap, i) => bitmap.contains(other.at(i)));
+  }
+
   setAll(): void {
     for (const bitmap of this.blocks) bitmap.setAll();
   }

@@ -4,6 +4,12 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { LinkConnector } from '../link/migration-link.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import { Ownership } from '../ownership/ownership.js';
+import {
+  SOURCE_OWNERSHIP,
+  type SourceOwnershipEvent,
+  type SourceOwnershipState,
+} from '../ownership/source-ownership.js';
 import { RoleEvents } from '../role-events.js';
 import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type SourceControls, SourceRun } from './source-run.js';
@@ -16,7 +22,10 @@ import { checkTransition, isFinal } from './state.js';
  *   Events are not replayed to later subscribers; `state` and `result` always tell.
  * - The stream completes when the destination runs the guest; it ends with a `GodwitError` otherwise.
  * - When the last subscriber unsubscribes before the end, the migration is cancelled. Using only `result` is fine.
- * - After a failure or cancel before `go` the guest runs on at the source.
+ * - A link that is lost while the guest runs here is made anew, and only what the destination has not acknowledged is
+ *   sent again.
+ * - After a failure or cancel before `go` the guest runs on at the source; after `go` it never does by itself. Whose it
+ *   is, `ownership` tells (docs/switchover.md).
  */
 export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
@@ -25,8 +34,8 @@ export class Migration extends RoleEvents<MigrationEvent> {
   readonly #options: ResolvedOptions;
   readonly #stop = new AbortController();
   readonly #run: SourceRun;
+  readonly #ownership: Ownership<SourceOwnershipState, SourceOwnershipEvent>;
   #state: MigrationState = 'none';
-  #noReturn = false;
   #proceed: (() => void) | undefined;
 
   /** @internal Use `migrate`. */
@@ -34,6 +43,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
     super();
     this.#options = resolveOptions(given);
     this.id = this.#options.migrationId;
+    this.#ownership = new Ownership(SOURCE_OWNERSHIP, (ownership, previous) =>
+      this.#emit({ type: 'ownership', ownership, previous }),
+    );
     const controls: SourceControls = {
       options: this.#options,
       signal: this.#stop.signal,
@@ -42,10 +54,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
       state: () => this.#state,
       setState: (state) => this.#setState(state),
       hold: () => this.#hold(),
-      pointOfNoReturn: () => {
-        this.#noReturn = true;
-      },
-      crossed: () => this.#noReturn,
+      ownership: this.#ownership,
     };
     this.#run = new SourceRun(vm, connector, controls);
     this.result = Promise.resolve().then(() => this.#start(given.signal));
@@ -57,6 +66,11 @@ export class Migration extends RoleEvents<MigrationEvent> {
     return this.#state;
   }
 
+  /** Whether the guest may run here, as far as the source knows. Goes on changing after the end, by `settle` and `recover`. */
+  get ownership(): SourceOwnershipState {
+    return this.#ownership.state;
+  }
+
   /**
    * Gives up: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the end
    * and once the migration is failing or being cancelled, where it does nothing. When it was, `result` and the stream end
@@ -64,11 +78,41 @@ export class Migration extends RoleEvents<MigrationEvent> {
    */
   override cancel(reason = 'cancelled by the caller'): boolean {
     // Aborted already: it is failing, for a reason of its own.
-    const over = this.#noReturn || this.#stop.signal.aborted || isFinal(this.#state);
+    const over = !this.#ownership.allows('fail') || this.#stop.signal.aborted || isFinal(this.#state);
     if (over || this.#state === 'cancelling') return false;
     this.#setState('cancelling');
     this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the migration was cancelled: ${reason}`));
     return true;
+  }
+
+  /**
+   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination once more, for `settleTimeoutMs`, whether it runs the guest.
+   * Always safe. Resolves when it does (`ownership` is then `released`); rejects with `GODWIT_OWNERSHIP_UNKNOWN` again
+   * otherwise, and with `GODWIT_INVALID_STATE` when there is nothing to settle.
+   */
+  async settle(): Promise<void> {
+    await this.#run.settleAgain();
+  }
+
+  /**
+   * Runs the guest here again after `go`, on the caller's word that the destination is dead: in `unknown`, or while the
+   * migration is `settling` (which then ends with `GODWIT_RECOVERED`). If the word is wrong, the guest runs twice.
+   * Rejects with `GODWIT_INVALID_STATE` at any other time, and as the VM's `resume` does when that fails.
+   */
+  async recover({ destinationIsDead }: { readonly destinationIsDead: true }): Promise<void> {
+    if (destinationIsDead !== true) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        'recover() wants { destinationIsDead: true }: say it, and be sure',
+      );
+    }
+    if (this.#ownership.state === 'handedOver' && this.#state !== 'settling' && this.#state !== 'failed') {
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        'the destination has not failed to answer yet: recover() is for a migration that is settling or unknown',
+      );
+    }
+    await this.#run.recover();
   }
 
   /** Goes on from `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */

@@ -42,18 +42,36 @@ export interface MigrateOptions extends AdjustableOptions {
   readonly prior?: Partial<DowntimeTerms>;
   /** Cancels the migration when it aborts. */
   readonly signal?: AbortSignal;
-  /** From connecting to the destination's `welcome`, its `prepare` included. Milliseconds; default 30,000. */
+  /** How long each attempt to make a link may take. Milliseconds; default 10,000. */
+  readonly connectTimeoutMs?: number;
+  /**
+   * From our `hello` to the destination's answer, its `prepare` included, on each connection. Milliseconds; default
+   * 30,000.
+   */
   readonly handshakeTimeoutMs?: number;
+  /**
+   * How long a lost link is made anew while the guest runs here, before the migration fails with `GODWIT_LINK_LOST`; and,
+   * where it failed with the guest paused, how long the destination is looked for to tell it so. Milliseconds; default
+   * 30,000. With 0 a lost link fails at once and nobody is told.
+   */
+  readonly reconnectTimeoutMs?: number;
+  /**
+   * After `go`: how long the destination is asked over new links whether it runs the guest, before the migration ends
+   * with `GODWIT_OWNERSHIP_UNKNOWN`. Milliseconds; default 30,000. With 0 it ends so at once.
+   */
+  readonly settleTimeoutMs?: number;
   /**
    * With the guest paused: how long the destination may take to load all devices and answer `ready`, and to start the
    * guest and answer `running`. Milliseconds each; default 30,000. In the first case the guest runs on at the source, in
-   * the second the migration ends with `GODWIT_OWNERSHIP_UNKNOWN`.
+   * the second the link counts as lost, and the destination is asked over a new one (`settleTimeoutMs`).
    */
   readonly switchoverTimeoutMs?: number;
   /** Milliseconds between `progress` events; default 100; 0 for none. */
   readonly progressIntervalMs?: number;
   /** Default: the machine's own clock. */
   readonly clock?: Clock;
+  /** Numbers from 0 to below 1, for the jitter between attempts to connect again. Default: `Math.random`. */
+  readonly random?: () => number;
   /** 32 hex digits; default: random. */
   readonly migrationId?: string;
 }
@@ -70,10 +88,14 @@ export interface ResolvedOptions {
   readonly adaptiveEncodings: boolean;
   readonly policy: ConvergencePolicy;
   readonly prior: Partial<DowntimeTerms>;
+  readonly connectTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
+  readonly reconnectTimeoutMs: number;
+  readonly settleTimeoutMs: number;
   readonly switchoverTimeoutMs: number;
   readonly progressIntervalMs: number;
   readonly clock: Clock;
+  readonly random: () => number;
   readonly migrationId: string;
 }
 
@@ -102,10 +124,14 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     adaptiveEncodings: options.adaptiveEncodings ?? true,
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},
+    connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+    reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
+    settleTimeoutMs: nonNegative('settleTimeoutMs', options.settleTimeoutMs ?? 30_000),
     switchoverTimeoutMs: nonNegative('switchoverTimeoutMs', options.switchoverTimeoutMs ?? 30_000),
     progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
     clock: options.clock ?? systemClock,
+    random: options.random ?? Math.random,
     migrationId,
   };
 }

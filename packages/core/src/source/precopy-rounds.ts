@@ -1,4 +1,5 @@
 import { defer, EMPTY, expand, type Observable } from 'rxjs';
+import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import type { DowntimeModel } from '../convergence/downtime-model.js';
 import { totalDowntime } from '../convergence/downtime-model.js';
@@ -62,7 +63,8 @@ async function runRound(
   const sent = await parts.send(round, harvest);
   // Acknowledged by the destination: only now are these bits forgotten.
   harvester.release(harvest.bitmaps);
-  const pending = await harvester.harvest();
+  // A tracker that hangs does not keep a migration from being cancelled.
+  const pending = await abortable(harvester.harvest(), parts.signal);
   model.sent(sent);
   model.harvested(pending.harvestMs);
   const prediction = model.predict({ dirtyPages: pending.dirtyPages, deviceBytes: await parts.deviceBytes() });

@@ -1,6 +1,6 @@
 import type { Clock } from '../clock.js';
 import type { MigrationState, Progress } from '../migration-event.js';
-import { allPages, noPages, type RoundRecord } from '../round-record.js';
+import { allPages, noPages, type PagesByKind, type RoundRecord } from '../round-record.js';
 import type { PageChannel } from './page-channel.js';
 
 /**
@@ -9,11 +9,19 @@ import type { PageChannel } from './page-channel.js';
  */
 const NOT_SHRINKING = 0.95;
 
+interface Totals {
+  readonly pages: PagesByKind;
+  readonly savedBytes: number;
+  readonly wireBytes: number;
+}
+
 /** Counts what a migration has done so far and makes snapshots of it. Reading it costs nothing on the page path. */
 export class ProgressMeter {
   readonly #clock: Clock;
   readonly startedAt: number;
-  channels: readonly PageChannel[] = [];
+  #channels: readonly PageChannel[] = [];
+  /** Of channels whose connection is over. */
+  #past: Totals = { pages: noPages(), savedBytes: 0, wireBytes: 0 };
   #round = 0;
   #roundPages = 0;
   #roundPagesSent = 0;
@@ -26,6 +34,12 @@ export class ProgressMeter {
     this.#clock = clock;
     this.startedAt = clock.now();
     this.#lastAt = this.startedAt;
+  }
+
+  /** The channels of the connection that is in use; those before it have ended. */
+  set channels(channels: readonly PageChannel[]) {
+    this.#past = this.totals();
+    this.#channels = channels;
   }
 
   get elapsedMs(): number {
@@ -48,11 +62,10 @@ export class ProgressMeter {
   }
 
   /** Pages by kind and bytes since the start. */
-  totals() {
-    const pages = noPages();
-    let savedBytes = 0;
-    let wireBytes = 0;
-    for (const { totals, wireBytes: bytes } of this.channels) {
+  totals(): Totals {
+    const pages = { ...this.#past.pages };
+    let { savedBytes, wireBytes } = this.#past;
+    for (const { totals, wireBytes: bytes } of this.#channels) {
       for (const kind of Object.keys(pages) as (keyof typeof pages)[]) pages[kind] += totals[kind];
       savedBytes += totals.savedBytes;
       wireBytes += bytes;

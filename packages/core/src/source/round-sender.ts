@@ -91,6 +91,9 @@ export class RoundSender {
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
   #burst = { bytes: 0, at: 0, scanMs: 0 };
+  #begun = { start: 0, before: noTotals() as Readonly<PageChannelTotals>, wireBefore: 0 };
+  /** When a channel last took a batch. */
+  #lastProgress = 0;
 
   constructor(parts: RoundSenderParts) {
     this.#parts = parts;
@@ -126,6 +129,8 @@ export class RoundSender {
     this.#lastYield = start;
     this.#dispatched = 0;
     this.#burst = { bytes: wireBefore, at: start, scanMs: before.scanMs };
+    this.#begun = { start, before, wireBefore };
+    this.#lastProgress = start;
     const chunkPages = Math.max(CHUNK_UNIT_PAGES, CHUNK_BYTES / memory.pageSize);
     for (let blockIndex = 0; blockIndex < memory.blocks.length; blockIndex++) {
       const bitmap = dirty.at(blockIndex);
@@ -144,8 +149,18 @@ export class RoundSender {
       );
     }
     await this.#barrier(round);
+    return this.#sent(start, before, wireBefore, clock.now());
+  }
+
+  /** What the round that was under way when the link was lost has cost so far. */
+  interrupted(): SentRound {
+    const { start, before, wireBefore } = this.#begun;
+    return this.#sent(start, before, wireBefore, Math.max(start, this.#lastProgress));
+  }
+
+  #sent(start: number, before: PageChannelTotals, wireBefore: number, end: number): SentRound {
+    const { memory, channels } = this.#parts;
     const after = totals(channels);
-    const end = clock.now();
     const totalMs = end - start;
     const scanMs = after.scanMs - before.scanMs + this.#rearmMs;
     const burstScanMs = after.scanMs + this.#rearmMs - this.#burst.scanMs;
@@ -287,6 +302,7 @@ export class RoundSender {
   }
 
   #release(slot: Slot): void {
+    this.#lastProgress = this.#parts.clock.now();
     const waiter = this.#waiter;
     this.#waiter = undefined;
     if (waiter === undefined) this.#free.push(slot);

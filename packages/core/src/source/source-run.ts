@@ -4,28 +4,30 @@ import { DowntimeModel, totalDowntime } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
-import { inTime, settledWithin } from '../in-time.js';
-import { ControlChannel } from '../link/control-channel.js';
-import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
-import type { LinkConnector, MigrationLink } from '../link/migration-link.js';
-import { checkWelcome, FEATURES, helloOf } from '../link/negotiate.js';
-import type { PageStream } from '../link/page-stream.js';
+import { settledWithin } from '../in-time.js';
+import { FAREWELL_MS } from '../link/farewell.js';
+import type { LinkConnector } from '../link/migration-link.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import { populatedBitmaps } from '../memory/populated-pages.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import type { Ownership } from '../ownership/ownership.js';
+import type { SourceOwnershipEvent, SourceOwnershipState } from '../ownership/source-ownership.js';
 import { allPages, type RoundRecord } from '../round-record.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
 import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
 import { compareTerms } from './downtime-terms.js';
+import { GuestPause } from './guest-pause.js';
 import { type Harvest, Harvester } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
-import { LocalPageChannel } from './page-channel.js';
-import { describeSent, precopyRounds } from './precopy-rounds.js';
+import { describeSent, type PrecopyRound, precopyRounds } from './precopy-rounds.js';
 import { ProgressMeter } from './progress.js';
-import { RoundSender } from './round-sender.js';
-import { switchover } from './switchover.js';
+import { DestinationRestarted, RoundTransfer } from './round-transfer.js';
+import { ownershipUnknown, sayGo, settle } from './settlement.js';
+import type { SourceConnection } from './source-connection.js';
+import { SourceLinks } from './source-links.js';
+import { type HandedOver, switchover } from './switchover.js';
 
 /** How long a device that is still saving may take to notice that it is over, before the guest runs again: a cancel is to be felt at once. */
 const SAVE_ENDS_MS = 40;
@@ -45,35 +47,47 @@ export interface SourceControls {
   readonly state: () => MigrationState;
   readonly setState: (state: MigrationState) => void;
   readonly hold: () => Promise<void>;
-  readonly pointOfNoReturn: () => void;
-  readonly crossed: () => boolean;
+  readonly ownership: Ownership<SourceOwnershipState, SourceOwnershipEvent>;
 }
 
-/** One attempt to move a VM, from connecting to `running`, and the way back when it fails. */
+/** Pre-copy as it ended. */
+interface Precopied {
+  readonly harvester: Harvester;
+  readonly last: PrecopyRound;
+  readonly connection: SourceConnection;
+}
+
+/** One migration at its source, from connecting to `running`, and the way back when it fails. */
 export class SourceRun {
   readonly #vm: MigratableVm;
-  readonly #connector: LinkConnector;
   readonly #controls: SourceControls;
   readonly #limit: BandwidthLimit;
   readonly #meter: ProgressMeter;
   readonly #tracker: TrackerUnion;
+  readonly #model: DowntimeModel;
+  readonly #links: SourceLinks;
+  readonly #guest: GuestPause;
+  readonly #devices: DeviceSender;
   readonly #encodings: SentEncodings;
-  readonly #rounds: RoundRecord[] = [];
-  #link: MigrationLink | undefined;
-  #control: ControlChannel | undefined;
-  #sender: RoundSender | undefined;
-  #devices: DeviceSender | undefined;
-  #pauseAsked = false;
+  #rounds: RoundRecord[] = [];
+  /** The destination has said `welcome`: it knows of the migration. */
+  #welcomed = false;
+  /** Ends the asking after `go`. */
+  #settling = new AbortController();
 
   constructor(vm: MigratableVm, connector: LinkConnector, controls: SourceControls) {
+    const { options, signal, emit } = controls;
     this.#vm = vm;
-    this.#connector = connector;
     this.#controls = controls;
-    this.#limit = new BandwidthLimit(controls.options.clock, controls.options.bandwidthLimit);
-    this.#meter = new ProgressMeter(controls.options.clock);
-    this.#encodings = new SentEncodings(controls.options.encodings, controls.options.adaptiveEncodings);
+    this.#limit = new BandwidthLimit(options.clock, options.bandwidthLimit);
+    this.#meter = new ProgressMeter(options.clock);
+    this.#model = new DowntimeModel(options.prior, vm.memory.pageSize);
+    this.#encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
+    this.#links = new SourceLinks({ vm, connector, options, signal, emit, encodings: this.#encodings });
+    this.#guest = new GuestPause(vm);
+    this.#devices = new DeviceSender(vm.devices, signal);
     this.#tracker = new TrackerUnion(vm.trackers, (tracker, error) =>
-      controls.emit({
+      emit({
         type: 'warning',
         code: 'GODWIT_TRACKER_FAILED',
         message: `the dirty tracker "${tracker.name}" failed, so every page counts as dirty: ${String(error)}`,
@@ -94,9 +108,9 @@ export class SourceRun {
         throw await this.#fallBack(error);
       });
       // The guest runs at the destination: nothing that fails from here on may say otherwise.
-      await this.#tracker.stop();
+      await this.#stopTracking();
+      await this.#release();
       await this.#releaseDevices();
-      await this.#farewell(undefined);
       return summary;
     } finally {
       over.abort();
@@ -104,8 +118,33 @@ export class SourceRun {
     }
   }
 
+  /** From `unknown`: asks the destination again. Resolves when it runs the guest; rejects as the migration did, else. */
+  async settleAgain(): Promise<void> {
+    const { ownership } = this.#controls;
+    ownership.apply('settle');
+    this.#settling = new AbortController();
+    try {
+      await this.#settle();
+      await this.#release();
+    } catch (error) {
+      throw await this.#giveUp(error);
+    }
+  }
+
+  /** The destination is dead, says the embedder: the guest runs here. */
+  async recover(): Promise<void> {
+    this.#controls.ownership.apply('recover');
+    this.#settling.abort(
+      new GodwitError(
+        'GODWIT_RECOVERED',
+        'the destination was declared dead while it was being asked whether it runs the guest; the guest runs here',
+      ),
+    );
+    await this.#vm.resume();
+  }
+
   async #move(): Promise<MigrationSummary> {
-    const { options, signal, setState, emit } = this.#controls;
+    const { options, signal, setState, ownership } = this.#controls;
     const { clock } = options;
     signal.throwIfAborted();
     setState('setup');
@@ -116,108 +155,43 @@ export class SourceRun {
         'the VM has no dirty tracker: what the guest writes meanwhile would be lost',
       );
     }
-    const { control, maximumPayload } = await this.#connect();
+    const first = await this.#links.first();
     const windows = new MemoryWindows(this.#vm.memory);
-    const link = this.#link as MigrationLink;
-    const streams: readonly PageStream[] = link.pageChannels.length > 0 ? link.pageChannels : [link.control];
-    const channels = streams.map(
-      (stream) =>
-        stream.sendPages?.(this.#vm.memory, this.#encodings.shared()) ??
-        new LocalPageChannel(stream, windows, clock, this.#encodings.encoder(windows, clock)),
-    );
-    this.#meter.channels = channels;
-    const model = new DowntimeModel(options.prior, this.#vm.memory.pageSize);
-    const devices = new DeviceSender({ devices: this.#vm.devices, stream: control.stream, signal, maximumPayload });
-    this.#devices = devices;
-    const harvester = new Harvester(this.#vm.memory, this.#tracker, clock);
-    const sender = new RoundSender({
-      memory: this.#vm.memory,
-      tracker: this.#tracker,
-      channels,
-      limit: this.#limit,
-      clock,
-      signal,
-      maximumPayload,
-      acknowledged: async (round) => {
-        const ack = await control.expect('roundAck');
-        if (ack.round !== round) {
-          throw new GodwitError(
-            'GODWIT_PROTOCOL',
-            `expected the acknowledgement of round ${round}, got that of ${ack.round}`,
-          );
-        }
-        return ack.pages;
-      },
-      onBatch: (pages) => this.#meter.batchSent(pages),
-    });
-    this.#sender = sender;
+    const rounds = this.#transfer(windows);
+    rounds.start(first.connection, first.answer);
+    this.#welcomed = true;
 
     // Logging starts before the first byte is read.
-    await this.#tracker.start();
-    signal.throwIfAborted();
-    const { handshakeTimeoutMs } = options;
-    const firstPing = inTime(control.ping(), clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
-    model.roundTrip(await abortable(firstPing, signal));
-    setState('active');
+    await abortable(this.#tracker.start(), signal);
+    this.#model.roundTrip(await rounds.ping());
+    if (this.#controls.state() === 'setup') setState('active');
 
-    const bitmaps = harvester.take();
-    const scanStart = clock.now();
-    await populatedBitmaps(this.#vm.memory, bitmaps, clock);
-    signal.throwIfAborted();
-    const first: Harvest = {
-      bitmaps,
-      dirtyPages: bitmaps.count(),
-      trackers: [],
-      harvestMs: clock.now() - scanStart,
-      sinceMs: 0,
-    };
-    const startRound = (round: number, pages: number) => {
-      this.#meter.roundStarted(round, pages);
-      emit({ type: 'round-start', round, dirtyPages: pages });
-    };
-    const { record, pending } = await lastValueFrom(
-      precopyRounds(first, {
-        harvester,
-        model,
-        clock,
-        signal,
-        policy: options.policy,
-        downtimeLimitMs: () => options.downtimeLimitMs,
-        startedAt: this.#meter.startedAt,
-        deviceBytes: () => devices.stateBytes(),
-        send: async (round, harvest) => {
-          startRound(round, harvest.dirtyPages);
-          const sent = await sender.send(round, harvest.bitmaps, harvest.dirtyPages, true);
-          await devices.precopy();
-          model.roundTrip(await abortable(control.ping(), signal));
-          return sent;
-        },
-      }).pipe(tap((round) => this.#roundEnded(round.record))),
-    );
-    if (record.decision.action === 'abort') {
-      throw notConverging(record);
-    }
-
+    const { harvester, last, connection } = await this.#precopy(rounds);
+    const { record, pending } = last;
+    const { control, sender, signal: lost } = connection;
     signal.throwIfAborted();
     let lastRound = record.round;
-    this.#pauseAsked = true;
     const result = await switchover(pending, {
       vm: this.#vm,
       control,
       harvester,
-      devices,
+      devices: this.#devices,
       windows,
       clock,
-      signal,
+      signal: lost,
       verify: options.verify,
-      maximumPayload,
+      maximumPayload: rounds.maximumPayload,
       timeoutMs: options.switchoverTimeoutMs,
       lastRound: () => lastRound,
+      pause: () => {
+        ownership.apply('pause');
+        return this.#guest.pause(lost);
+      },
       send: async (harvest) => {
-        startRound(++lastRound, harvest.dirtyPages);
+        this.#roundStarted(++lastRound, harvest.dirtyPages);
         const sent = await sender.send(lastRound, harvest.bitmaps, harvest.dirtyPages, false);
         harvester.release(harvest.bitmaps);
-        model.sent(sent);
+        this.#model.sent(sent);
         this.#roundEnded({
           ...record,
           round: lastRound,
@@ -226,7 +200,7 @@ export class SourceRun {
           ...describeSent(sent),
           harvestMs: harvest.harvestMs,
           totalMs: sent.totalMs,
-          linkBytesPerSecond: model.linkBytesPerSecond,
+          linkBytesPerSecond: this.#model.linkBytesPerSecond,
           newlyDirtyPages: 0,
           trackers: [],
           dirtyPagesPerSecond: 0,
@@ -238,10 +212,9 @@ export class SourceRun {
         await this.#controls.hold();
         setState('device');
       },
-      onVerified: (pages, verifyMs) => emit({ type: 'verified', pages, verifyMs }),
-      pointOfNoReturn: this.#controls.pointOfNoReturn,
+      onVerified: (pages, verifyMs) => this.#controls.emit({ type: 'verified', pages, verifyMs }),
+      handOver: () => this.#handOver(),
     });
-    control.finish();
     const { pages, savedBytes } = this.#meter.totals();
     return {
       migrationId: options.migrationId,
@@ -257,8 +230,83 @@ export class SourceRun {
       pages,
       rawBytes: allPages(pages) * this.#vm.memory.pageSize,
       savedBytes,
-      wireBytes: [link.control, ...link.pageChannels].reduce((sum, stream) => sum + stream.bytesWritten, 0),
+      wireBytes: this.#links.wireBytes,
     };
+  }
+
+  #transfer(windows: MemoryWindows): RoundTransfer {
+    const { options, signal, emit, setState, state } = this.#controls;
+    return new RoundTransfer({
+      links: this.#links,
+      windows,
+      devices: this.#devices,
+      options,
+      signal,
+      encodings: this.#encodings,
+      sender: {
+        memory: this.#vm.memory,
+        tracker: this.#tracker,
+        limit: this.#limit,
+        onBatch: (pages) => this.#meter.batchSent(pages),
+      },
+      emit,
+      setState: (next) => {
+        if (state() === 'setup') setState('active');
+        setState(next);
+      },
+      onChannels: (connection) => {
+        this.#meter.channels = connection?.channels ?? [];
+      },
+    });
+  }
+
+  /** Rounds until a policy decides otherwise; from the beginning, if the destination came back with nothing. */
+  async #precopy(rounds: RoundTransfer): Promise<Precopied> {
+    const { options, signal } = this.#controls;
+    for (;;) {
+      const harvester = new Harvester(this.#vm.memory, this.#tracker, options.clock);
+      try {
+        const first = await this.#populated(harvester);
+        const last = await lastValueFrom(
+          precopyRounds(first, {
+            harvester,
+            model: this.#model,
+            clock: options.clock,
+            signal,
+            policy: options.policy,
+            downtimeLimitMs: () => options.downtimeLimitMs,
+            startedAt: this.#meter.startedAt,
+            deviceBytes: () => this.#devices.stateBytes(),
+            send: (round, harvest) => {
+              this.#roundStarted(round, harvest.dirtyPages);
+              return rounds.send(round, harvest, (ms) => this.#model.roundTrip(ms));
+            },
+          }).pipe(tap((round) => this.#roundEnded(round.record))),
+        );
+        const { decision } = last.record;
+        if (decision.action === 'abort') throw notConverging(last.record);
+        // A link that is known to be lost is made anew while the guest still runs.
+        return { harvester, last, connection: await rounds.connected() };
+      } catch (error) {
+        if (!(error instanceof DestinationRestarted)) throw error;
+        this.#rounds = [];
+      }
+    }
+  }
+
+  async #populated(harvester: Harvester): Promise<Harvest> {
+    const { options, signal } = this.#controls;
+    const bitmaps = harvester.take();
+    const scanStart = options.clock.now();
+    await populatedBitmaps(this.#vm.memory, bitmaps, options.clock);
+    signal.throwIfAborted();
+    const harvestMs = options.clock.now() - scanStart;
+    return { bitmaps, dirtyPages: bitmaps.count(), trackers: [], harvestMs, sinceMs: 0 };
+  }
+
+  #roundStarted(round: number, pages: number): void {
+    this.#meter.roundStarted(round, pages);
+    this.#controls.emit({ type: 'round-start', round, dirtyPages: pages });
   }
 
   #roundEnded(record: RoundRecord): void {
@@ -268,115 +316,104 @@ export class SourceRun {
     this.#controls.emit({ type: 'round', round: record });
   }
 
-  async #connect(): Promise<{ readonly control: ControlChannel; readonly maximumPayload: number }> {
-    const { options, signal, stop, emit } = this.#controls;
-    const { clock, handshakeTimeoutMs, migrationId, pageChannels } = options;
-    // A subscriber may have cancelled when it heard of "setup": no event comes from the signal any more.
-    signal.throwIfAborted();
-    const handshake = new AbortController();
-    const onStop = () => handshake.abort(signal.reason);
-    signal.addEventListener('abort', onStop, { once: true });
-    const inTime = new AbortController();
-    clock.sleep(handshakeTimeoutMs, inTime.signal).then(
-      () => handshake.abort(unanswered(handshakeTimeoutMs)),
-      () => {},
-    );
+  /** The point of no return, and what comes after it until the destination is known to run the guest. */
+  async #handOver(): Promise<HandedOver> {
+    const { options, ownership, setState, emit } = this.#controls;
+    const connection = this.#links.current;
+    if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'no link to say "go" on');
+    ownership.apply('go');
     try {
-      const link = await this.#openLink(handshake.signal);
-      if (link.pageChannels.length !== pageChannels) {
-        emit({
-          type: 'warning',
-          code: 'GODWIT_UNSUPPORTED',
-          message: `${pageChannels} page channels were asked for, but the link to ${link.peer} has ${link.pageChannels.length}`,
-        });
-      }
-      const control = new ControlChannel(link.control, clock, stop);
-      this.#control = control;
-      const encodings = this.#encodings.features;
-      const features = [...(options.verify ? [FEATURES.verify] : []), ...encodings];
-      const channels = link.pageChannels.length;
-      const hello = helloOf(this.#vm, migrationId, features, channels, options.description, 1, 'running');
-      const welcome = await abortable(control.ask(hello, 'welcome'), handshake.signal);
-      const dispensable = options.missingEncoding === 'warn' ? encodings : [];
-      checkWelcome(welcome, features, this.#vm.memory.pageSize, dispensable);
-      for (const name of this.#encodings.welcomed(welcome.features, this.#vm.memory)) {
-        const message = `the encoding "${name}" is not used: the destination (${welcome.software}) does not have it`;
-        emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
-      }
-      return { control, maximumPayload: welcome.maximumPayload };
-    } finally {
-      inTime.abort();
-      signal.removeEventListener('abort', onStop);
+      const handedOver = await sayGo(connection.control, options);
+      ownership.apply('running');
+      return handedOver;
+    } catch (error) {
+      const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the hand-over failed');
+      const reason = await connection.reasonFor(failure);
+      const mayAsk = ['GODWIT_LINK_LOST', 'GODWIT_TIMEOUT'].includes(reason.code) && !reason.remote;
+      if (!mayAsk || options.settleTimeoutMs === 0) throw reason;
+      emit({ type: 'link-lost', reason });
+      setState('settling');
+      return this.#settle();
     }
   }
 
-  async #openLink(signal: AbortSignal): Promise<MigrationLink> {
-    const { clock, migrationId, pageChannels } = this.#controls.options;
-    try {
-      const connecting = this.#connector.connect({ migrationId, pageChannels, connection: 1 }, signal);
-      connecting.then(
-        (link) => {
-          this.#link = link;
-          // A link that comes too late is dropped.
-          if (signal.aborted)
-            void farewell(
-              [link.control, ...link.pageChannels],
-              clock,
-              GodwitError.wrap(signal.reason, 'GODWIT_CANCELLED', 'given up'),
-            );
-        },
-        () => {},
-      );
-      return await abortable(connecting, signal);
-    } catch (error) {
-      throw GodwitError.wrap(error, 'GODWIT_CONNECT_FAILED', 'the destination could not be reached');
-    }
+  async #settle(): Promise<HandedOver> {
+    const { options, ownership } = this.#controls;
+    const handedOver = await settle(this.#links, options, this.#settling.signal);
+    ownership.apply('running');
+    return handedOver;
+  }
+
+  /** Tells the destination that it has the only copy now, and ends the link. */
+  async #release(): Promise<void> {
+    const { clock } = this.#controls.options;
+    const stream = this.#links.current?.control.stream;
+    if (stream !== undefined) await settledWithin(stream.write({ type: 'released' }), clock, FAREWELL_MS);
+    await this.#links.farewell(undefined);
   }
 
   /** The way back: first the guest, then the peer, then everything that was opened. Returns the error to end with. */
   async #fallBack(cause: unknown): Promise<GodwitError> {
-    const { signal, crossed, stop } = this.#controls;
+    const { signal, ownership, stop, options } = this.#controls;
     const first: unknown = signal.aborted ? signal.reason : cause;
-    let error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the migration failed');
+    const lost = this.#links.current?.signal;
+    const why: unknown = !signal.aborted && lost?.aborted ? lost.reason : first;
+    let error = GodwitError.wrap(why, 'GODWIT_INTERNAL', 'the migration failed');
+    if (!ownership.allows('fail')) {
+      error = await this.#giveUp(error);
+      await this.#stopTracking();
+      await this.#releaseDevices();
+      return error;
+    }
+    const { state } = ownership;
+    ownership.apply('fail');
     // Ends what is still under way, and makes a later `cancel` say that it comes too late.
     stop(error);
-    if (crossed()) {
-      error = await this.#peersReason(error);
-      error = new GodwitError(
-        'GODWIT_OWNERSHIP_UNKNOWN',
-        `the migration failed after "go" was sent (${error.message}): the destination may be running the guest. It stays paused here; ` +
-          'resume it only after making sure that the destination does not run it',
-        { cause: error },
-      );
-    } else {
-      if (this.#pauseAsked) error = await this.#resume(error);
-      error = await this.#peersReason(error);
-    }
-    await this.#tracker.stop();
+    if (this.#guest.asked) error = await this.#resume(error);
+    const connection = this.#links.current;
+    if (connection !== undefined) error = await connection.reasonFor(error);
+    await this.#stopTracking();
     await this.#releaseDevices();
-    await this.#farewell(error);
+    const told = await this.#links.farewell(error);
+    if (told || error.remote || !this.#welcomed || options.reconnectTimeoutMs === 0) return error;
+    // Where the guest was running, the destination cannot be waiting for `go`: one short attempt is enough.
+    await this.#links.tellKept(error, state === 'paused' ? options.reconnectTimeoutMs : FAREWELL_MS);
     return error;
+  }
+
+  /** After `go`: the guest stays paused here, unless the embedder has recovered it in the meantime. */
+  async #giveUp(cause: unknown): Promise<GodwitError> {
+    const { ownership } = this.#controls;
+    const reason = GodwitError.wrap(cause, 'GODWIT_INTERNAL', 'the hand-over failed');
+    if (ownership.allows('giveUp')) ownership.apply('giveUp');
+    await this.#links.farewell(reason);
+    return ownership.state === 'recovered' ? reason : ownershipUnknown(reason);
   }
 
   /** A device that hangs, since it still waits for something to save, does not keep the migration from ending. */
   async #releaseDevices(): Promise<void> {
     const { options, emit } = this.#controls;
-    const releasing = this.#devices?.release((device, error) =>
+    const releasing = this.#devices.release((device, error) =>
       emit({
         type: 'warning',
         code: 'GODWIT_DEVICE_FAILED',
         message: `device "${device.id}" could not let go of its state: ${error instanceof Error ? error.message : String(error)}`,
       }),
     );
-    if (releasing !== undefined) await settledWithin(releasing, options.clock, RELEASE_MS);
+    await settledWithin(releasing, options.clock, RELEASE_MS);
   }
 
   /** Nothing of ours touches the guest any more when it runs again. */
   async #resume(error: GodwitError): Promise<GodwitError> {
-    if (this.#devices !== undefined)
-      await settledWithin(this.#devices.idle(), this.#controls.options.clock, SAVE_ENDS_MS);
+    const { emit, options } = this.#controls;
+    await settledWithin(this.#devices.idle(), options.clock, SAVE_ENDS_MS);
     try {
-      await this.#vm.resume();
+      if (await this.#guest.resume(options.clock)) return error;
+      emit({
+        type: 'warning',
+        code: 'GODWIT_VM_FAILED',
+        message: 'pause() has not returned: the guest is resumed as soon as it does',
+      });
       return error;
     } catch (resumeError) {
       return new GodwitError(
@@ -387,25 +424,19 @@ export class SourceRun {
     }
   }
 
-  /** A stream that broke under a write says nothing; the destination may have told the reason on the control stream. */
-  async #peersReason(error: GodwitError): Promise<GodwitError> {
-    const control = this.#control;
-    if (control === undefined || !isLinkLost(error)) return error;
-    await settledWithin(control.ended, this.#controls.options.clock, FAREWELL_MS);
-    return control.failure?.remote ? control.failure : error;
-  }
-
-  /** Tells the peer why, as far as it still listens, and lets go of every stream. */
-  async #farewell(error: GodwitError | undefined): Promise<void> {
-    const link = this.#link;
-    if (link === undefined) return;
-    const { clock } = this.#controls.options;
-    this.#control?.finish();
-    const silent =
-      error === undefined || error.remote || (this.#control !== undefined && isLinkLost(this.#control.failure));
-    await farewell([link.control, ...link.pageChannels], clock, silent ? undefined : error);
-    // Dropped streams give back what they borrowed: the embedder may free guest memory when we are done.
-    if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), clock, FAREWELL_MS);
+  /** A tracker that does not stop is reported, and not waited for. */
+  async #stopTracking(): Promise<void> {
+    let stopped = false;
+    const stopping = this.#tracker.stop().then(() => {
+      stopped = true;
+    });
+    await settledWithin(stopping, this.#controls.options.clock, FAREWELL_MS);
+    if (stopped) return;
+    this.#controls.emit({
+      type: 'warning',
+      code: 'GODWIT_TRACKER_FAILED',
+      message: `the dirty tracker "${this.#tracker.name}" has not stopped within ${FAREWELL_MS} ms; the guest may go on paying for it`,
+    });
   }
 
   async #reportProgress(over: AbortSignal): Promise<void> {
@@ -420,13 +451,6 @@ export class SourceRun {
       // The migration is over.
     }
   }
-}
-
-function unanswered(handshakeTimeoutMs: number): GodwitError {
-  return new GodwitError(
-    'GODWIT_TIMEOUT',
-    `no answer from the destination within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
-  );
 }
 
 /** With a tracker that takes most pages for dirty whatever is written, no policy and no link would help: say so. */

@@ -5,9 +5,11 @@ import type { MigrationState } from '../migration-event.js';
 export const MIGRATION_TRANSITIONS: Readonly<Record<MigrationState, readonly MigrationState[]>> = {
   none: ['setup', 'cancelling'],
   setup: ['active', 'failed', 'cancelling'],
-  active: ['pre-switchover', 'device', 'failed', 'cancelling'],
+  active: ['reconnecting', 'pre-switchover', 'device', 'failed', 'cancelling'],
+  reconnecting: ['active', 'failed', 'cancelling'],
   'pre-switchover': ['device', 'failed', 'cancelling'],
-  device: ['completed', 'failed', 'cancelling'],
+  device: ['settling', 'completed', 'failed', 'cancelling'],
+  settling: ['completed', 'failed'],
   cancelling: ['cancelled', 'failed'],
   completed: [],
   failed: [],

@@ -13,6 +13,7 @@ import type { Harvest, Harvester } from './harvester.js';
 
 export interface SwitchoverParts {
   readonly vm: MigratableVm;
+  readonly pause: () => Promise<void>;
   readonly control: ControlChannel;
   readonly harvester: Harvester;
   readonly devices: DeviceSender;
@@ -21,7 +22,7 @@ export interface SwitchoverParts {
   readonly signal: AbortSignal;
   readonly verify: boolean;
   readonly maximumPayload: number;
-  /** How long the destination may take for `ready`, and for `running`. */
+  /** How long the destination may take for `ready`. */
   readonly timeoutMs: number;
   /** Sends pages as a further round, without the bandwidth limit; resolves when acknowledged. */
   readonly send: (harvest: Harvest) => Promise<void>;
@@ -30,8 +31,17 @@ export interface SwitchoverParts {
   /** With the guest paused, before anything is sent: waits for `proceed` where that was asked for. */
   readonly hold: () => Promise<void>;
   readonly onVerified: (pages: number, verifyMs: number) => void;
-  /** Called in the same tick in which `go` is written. After it the source never resumes the guest by itself. */
-  readonly pointOfNoReturn: () => void;
+  /**
+   * Writes `go`, in the same tick, and resolves once the destination runs the guest. After it the source never resumes
+   * the guest by itself, and nothing that fails in it has anything to say about the guest's being here.
+   */
+  readonly handOver: () => Promise<HandedOver>;
+}
+
+/** What the destination says of itself when it runs the guest. */
+export interface HandedOver {
+  /** How long it took there to start the guest, in milliseconds; 0 where that was not told. */
+  readonly resumeMs: number;
 }
 
 export interface SwitchoverResult {
@@ -57,6 +67,7 @@ export interface SwitchoverResult {
  * harvest: must be empty, and known to be
  * go                                     ->   resume                 (the point of no return)
  *                                        <-   running
+ * released                               ->
  * ```
  *
  * Anything that fails before `go` throws, and the caller resumes the guest at the source.
@@ -64,24 +75,19 @@ export interface SwitchoverResult {
 export async function switchover(pending: Harvest, parts: SwitchoverParts): Promise<SwitchoverResult> {
   const { vm, control, harvester, devices, clock, signal, timeoutMs } = parts;
   const start = clock.now();
-  // Not abortable: whether the guest is paused must be known before it can be resumed.
-  try {
-    await vm.pause();
-  } catch (error) {
-    throw GodwitError.wrap(error, 'GODWIT_VM_FAILED', 'the guest could not be paused');
-  }
+  await parts.pause();
   const paused = clock.now();
   signal.throwIfAborted();
-  await parts.hold();
+  await abortable(parts.hold(), signal);
   const held = clock.now();
 
-  const last = await harvester.harvest(pending.bitmaps);
+  const last = await abortable(harvester.harvest(pending.bitmaps), signal);
   const harvested = clock.now();
   await parts.send(last);
   const sent = clock.now();
   await devices.save();
   const saved = clock.now();
-  const leftOver = await harvester.harvest();
+  const leftOver = await abortable(harvester.harvest(), signal);
   const harvestedAgain = clock.now();
   if (leftOver.dirtyPages > 0) await parts.send(leftOver);
   else harvester.release(leftOver.bitmaps);
@@ -89,7 +95,7 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
 
   const answered = control.ask({ type: 'switchover', round: parts.lastRound() }, 'ready');
   const { loadMs } = await abortable(
-    inTime(answered, clock, timeoutMs, () => silent('ready', timeoutMs)),
+    inTime(answered, clock, timeoutMs, () => silent(timeoutMs)),
     signal,
   );
   const ready = clock.now();
@@ -101,15 +107,12 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
   }
   const verified = clock.now();
 
-  const after = await harvester.harvest();
+  const after = await abortable(harvester.harvest(), signal);
   if (parts.tracker.failed) throw unknownWrites();
   if (parts.tracker.surelyWritten) throw writtenWhilePaused(vm, after);
   const checked = clock.now();
   signal.throwIfAborted();
-  parts.pointOfNoReturn();
-  const { resumeMs } = await inTime(control.ask({ type: 'go' }, 'running'), clock, timeoutMs, () =>
-    silent('running', timeoutMs),
-  );
+  const { resumeMs } = await parts.handOver();
   const end = clock.now();
 
   const heldMs = held - paused;
@@ -163,10 +166,10 @@ function atMost(reportedMs: number, passedMs: number): number {
   return reportedMs >= 0 ? Math.min(reportedMs, passedMs) : 0;
 }
 
-function silent(answer: string, timeoutMs: number): GodwitError {
+function silent(timeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_TIMEOUT',
-    `the destination did not answer "${answer}" within switchoverTimeoutMs (${timeoutMs} ms) while the guest is paused`,
+    `the destination did not answer "ready" within switchoverTimeoutMs (${timeoutMs} ms) while the guest is paused`,
   );
 }
 

@@ -116,16 +116,15 @@ class MemoryFrameStream implements FrameStream {
   }
 
   async readPayload(into: readonly Uint8Array[]): Promise<void> {
-    // As from a socket: the bytes come later, and never after the stream was dropped.
+    // As from a socket: some bytes are here, the others come later, and none once the stream was dropped.
+    const payload = this.#payload ?? new Uint8Array();
+    const here = Math.floor(payload.byteLength / 2) + 1;
+    this.#in.throwIfFailed();
+    fill(into, payload, 0, here);
     await Promise.resolve();
     this.#in.throwIfFailed();
-    const payload = this.#payload ?? new Uint8Array();
     this.#payload = undefined;
-    let at = 0;
-    for (const chunk of into) {
-      chunk.set(payload.subarray(at, at + chunk.byteLength));
-      at += chunk.byteLength;
-    }
+    const at = fill(into, payload, here, Number.POSITIVE_INFINITY);
     if (at !== payload.byteLength)
       throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${at} bytes asked for, the payload has ${payload.byteLength}`);
     this.bytesRead += at;
@@ -215,6 +214,19 @@ export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
       return queues.filter((queue) => !queue.ended && !queue.failed).length;
     },
   };
+}
+
+/** Copies the bytes `from` to `to` of `payload` to their places; returns how many bytes there is room for. */
+function fill(into: readonly Uint8Array[], payload: Uint8Array, from: number, to: number): number {
+  let at = 0;
+  for (const chunk of into) {
+    const first = Math.max(from - at, 0);
+    if (first < chunk.byteLength && at < to) {
+      chunk.set(payload.subarray(at + first, Math.min(at + chunk.byteLength, to)), first);
+    }
+    at += chunk.byteLength;
+  }
+  return at;
 }
 
 function joined(chunks: readonly Uint8Array[] | undefined): Uint8Array | undefined {

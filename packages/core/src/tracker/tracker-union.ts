@@ -17,6 +17,7 @@ export class TrackerUnion implements DirtyTracker {
   readonly #onFailure: (tracker: DirtyTracker, error: unknown) => void;
   /** A failed re-arm is remembered until the next harvest can report it. */
   #lost = false;
+  #over = false;
   #failed = false;
   #harvests: TrackerHarvest[] = [];
   /** What one tracker reports, before it is counted and ORed with what the others do. */
@@ -50,10 +51,14 @@ export class TrackerUnion implements DirtyTracker {
 
   /** Starts all, or none: when one cannot start, those before it are stopped and the error is thrown. */
   async start(): Promise<void> {
+    this.#over = false;
     for (const tracker of this.#trackers) {
+      if (this.#over) return;
       try {
         await tracker.start();
         this.#started.push(tracker);
+        // Nobody waits any more: what has started nevertheless is stopped.
+        if (this.#over) await this.stop();
       } catch (error) {
         await this.stop();
         throw GodwitError.wrap(
@@ -91,6 +96,7 @@ export class TrackerUnion implements DirtyTracker {
 
   /** Stops every tracker that was started, even when some fail; failures are reported, not thrown. */
   async stop(): Promise<void> {
+    this.#over = true;
     for (const tracker of this.#started.splice(0).reverse()) {
       try {
         await tracker.stop();

@@ -1,0 +1,293 @@
+import { abortable } from '../abortable.js';
+import type { Clock } from '../clock.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import type { PageEncoding } from '../encoding/page-encoding.js';
+import { GodwitError } from '../errors.js';
+import { settledWithin } from '../in-time.js';
+import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
+import type { FrameName, HelloFrame, ResumedFrame } from '../link/frame.js';
+import type { FrameStream } from '../link/frame-stream.js';
+import type { IncomingLink } from '../link/migration-link.js';
+import type { PageStream } from '../link/page-stream.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import { PageRunList } from '../memory/page-run.js';
+import type { ReceptionEvent } from '../migration-event.js';
+import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
+import type { Ownership } from '../ownership/ownership.js';
+import type { DeviceLoader } from './device-loader.js';
+import { attachChannels } from './handshake.js';
+import type { Newcomer } from './incoming-links.js';
+import { PageReceiver } from './page-receiver.js';
+import type { RamCheck } from './ram-check.js';
+import { checkPayload, isPageFrame, readPageChannel, takePageFrame } from './read-page-channel.js';
+import type { SourceFrames } from './source-frames.js';
+
+/** What the source may say on the control stream, by where the destination's ownership stands. */
+const ALLOWED = {
+  /** RAM and device state arrive; the guest runs at the source. */
+  receiving: ['pages', 'zeroPages', 'deltaPages', 'compressedPages', 'roundEnd', 'device', 'switchover'],
+  /** All is loaded and `ready` was sent; nobody runs the guest. */
+  ready: ['digests', 'digestsEnd', 'go'],
+} as const satisfies Partial<Record<DestinationOwnershipState, readonly FrameName[]>>;
+
+/** Runs in one `received` frame. */
+const RUNS_PER_FRAME = 16_384;
+
+/** What a reception has got so far; it outlives the connection over which it came. */
+export interface ReceivedState {
+  readonly vm: MigratableVm;
+  readonly windows: MemoryWindows;
+  /** Those that were agreed on. */
+  readonly encodings: readonly PageEncoding[];
+  readonly loader: DeviceLoader;
+  readonly check: RamCheck;
+  /** That of the last connection that had page channels. */
+  receiver: PageReceiver | undefined;
+  /** How long loading took, in milliseconds. */
+  loadMs: number;
+}
+
+export interface ReceptionConnectionParts {
+  readonly clock: Clock;
+  readonly handshakeTimeoutMs: number;
+  readonly emit: (event: ReceptionEvent) => void;
+  readonly ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
+  /** Ends the reception, and with it this connection. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * One link of a migration, at the destination: what reads its streams into guest memory. When it is over, for whatever
+ * reason, nothing that it still reads is heeded, above all no `go`; and once `drop` or `farewell` has resolved, nothing of
+ * it touches guest memory any more.
+ */
+export class ReceptionConnection {
+  readonly link: IncomingLink;
+  readonly hello: HelloFrame;
+  readonly frames: SourceFrames;
+  readonly #parts: ReceptionConnectionParts;
+  readonly #over = new AbortController();
+  /** Loops that read frames, and may be writing guest memory. */
+  readonly #readers: Promise<unknown>[] = [];
+  #channels: readonly PageStream[] = [];
+  #receiver: PageReceiver | undefined;
+
+  constructor({ link, hello, frames }: Newcomer, parts: ReceptionConnectionParts) {
+    this.link = link;
+    this.hello = hello;
+    this.frames = frames;
+    this.#parts = parts;
+    const { signal } = parts;
+    // In the same tick: a `go` that is read after this is not heeded, one that was read before is.
+    const onStop = () => this.end(signal.reason);
+    if (signal.aborted) onStop();
+    else {
+      signal.addEventListener('abort', onStop, { once: true });
+      this.signal.addEventListener('abort', () => signal.removeEventListener('abort', onStop), { once: true });
+    }
+  }
+
+  /** Aborts when the connection is over, with the reason. */
+  get signal(): AbortSignal {
+    return this.#over.signal;
+  }
+
+  get bytesRead(): number {
+    return this.#streams.reduce((sum, stream) => sum + stream.bytesRead, 0);
+  }
+
+  /** From now on no frame is heeded. */
+  end(reason: GodwitError): void {
+    this.#over.abort(reason);
+    this.#receiver?.board.stop();
+  }
+
+  /** Registers work that touches guest memory: the connection is not over before it has ended. */
+  reading<T>(work: Promise<T>): Promise<T> {
+    work.catch(() => {});
+    this.#readers.push(work);
+    return work;
+  }
+
+  /** Says how far the migration has come here: over a further connection, in the place of `welcome`. */
+  async resumed(name: ResumedFrame['state'], state: ReceivedState): Promise<void> {
+    const { control } = this.link;
+    const { receiver, loader } = state;
+    if (name === 'receiving' && receiver !== undefined) {
+      const runs = new PageRunList();
+      for (const [block, bitmap] of receiver.board.received.blocks.entries()) {
+        runs.clear();
+        const flat = bitmap.runs(runs).toFlatArray();
+        for (let at = 0; at < flat.length; at += 2 * RUNS_PER_FRAME) {
+          await this.#during(control.write({ type: 'received', block, runs: flat.slice(at, at + 2 * RUNS_PER_FRAME) }));
+        }
+      }
+    }
+    const round = receiver?.round ?? 1;
+    await this.#during(control.write({ type: 'resumed', state: name, round, deviceSequences: loader.sequences }));
+  }
+
+  /** Reads what the source sends until `go`, which moves the ownership; rejects with why it ended otherwise. */
+  async untilGo(state: ReceivedState): Promise<void> {
+    const { hello, link, frames } = this;
+    const { clock, handshakeTimeoutMs, ownership } = this.#parts;
+    if (hello.pageChannels > 0) {
+      this.#channels = await attachChannels(link, hello, frames, { clock, signal: this.signal, handshakeTimeoutMs });
+    }
+    this.signal.throwIfAborted();
+    const elsewhere = this.#channels.some((channel) => channel.receivePages !== undefined);
+    const count = Math.max(1, this.#channels.length);
+    const receiver = new PageReceiver(state.windows, count, clock, state.encodings, elsewhere, state.receiver);
+    this.#receiver = receiver;
+    state.receiver = receiver;
+    const control = this.reading(this.#readControl(state, receiver));
+    for (const [index, stream] of this.#channels.entries()) {
+      void this.reading(this.#readChannel(stream, index, receiver, control));
+    }
+    try {
+      await abortable(control, this.signal);
+    } catch (error) {
+      // Whatever happens at the same time: either `go` was read first, or it is never heeded.
+      if (!ownership.mayRunGuest) throw error;
+    }
+  }
+
+  /** The source is over and keeps its guest: it has nothing to say but why. */
+  async lastWords(): Promise<never> {
+    const { frame } = await this.#during(this.frames.next());
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `expected "error" from a source that keeps its guest, got "${frame.type}"`,
+    );
+  }
+
+  /** Resolves when the source has let go of its copy of the guest. */
+  async untilReleased(): Promise<void> {
+    const { frame } = await this.#during(this.frames.next());
+    if (frame.type === 'released') return;
+    throw new GodwitError('GODWIT_PROTOCOL', `expected "released" from the source, got "${frame.type}"`);
+  }
+
+  /** Drops the link at once. Resolves when nothing of it touches guest memory any more. */
+  async drop(reason: GodwitError): Promise<void> {
+    this.end(reason);
+    for (const stream of this.#streams) stream.abort(reason);
+    await Promise.all(this.#streams.map((stream) => stream.settled?.()));
+    await Promise.allSettled(this.#readers);
+  }
+
+  /** Tells the source why, as far as it still listens, and lets go of every stream. Without `error`, just ends. */
+  async farewell(error: GodwitError | undefined): Promise<void> {
+    const { clock } = this.#parts;
+    await farewell(this.#streams, clock, error?.remote ? undefined : error);
+    this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
+    // Only now: until the streams are dropped, pages may still be on their way into the VM's memory.
+    await settledWithin(Promise.allSettled(this.#readers), clock, FAREWELL_MS);
+  }
+
+  get #streams(): readonly FrameStream[] {
+    return [this.link.control, ...this.#channels];
+  }
+
+  #during<T>(work: Promise<T>): Promise<T> {
+    return abortable(work, this.signal);
+  }
+
+  /** Reads a page channel to its end, here or on the thread that it lives on. */
+  async #readChannel(
+    stream: PageStream,
+    channel: number,
+    receiver: PageReceiver,
+    control: Promise<unknown>,
+  ): Promise<void> {
+    const onRoundEnd = (round: number, pages: number) => this.#channelEnded(channel, round, pages, receiver);
+    const { board, windows } = receiver;
+    try {
+      if (stream.receivePages !== undefined && board.buffers !== undefined) {
+        const encodings = receiver.encodings.map(({ recipe }) => recipe);
+        await stream.receivePages({ channel, memory: windows.memory, board: board.buffers, encodings, onRoundEnd });
+      } else {
+        await readPageChannel(stream, receiver.writer(channel), onRoundEnd);
+      }
+    } catch (error) {
+      // When a channel breaks, the control stream has the reason, or breaks too.
+      if (isLinkLost(error)) {
+        if (receiver.sealed) return;
+        await settledWithin(abortable(control, this.signal), this.#parts.clock, FAREWELL_MS);
+      }
+      this.end(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${channel} failed`));
+    }
+  }
+
+  /** Reads the control stream up to `go`. */
+  async #readControl(state: ReceivedState, receiver: PageReceiver): Promise<void> {
+    const { frames, signal } = this;
+    const { clock, ownership } = this.#parts;
+    const { loader, check } = state;
+    const control = frames.stream;
+    for (;;) {
+      const received = await frames.next();
+      signal.throwIfAborted();
+      const { frame, payloadBytes } = received;
+      const allowed: readonly string[] = ownership.state === 'ready' ? ALLOWED.ready : ALLOWED.receiving;
+      const onControl = this.#channels.length === 0 || !isPageFrame(frame.type);
+      if (!allowed.includes(frame.type) || !onControl) {
+        throw new GodwitError(
+          'GODWIT_PROTOCOL',
+          `the source sent "${frame.type}" on the control stream in phase "${ownership.state}"`,
+        );
+      }
+      checkPayload(frame.type, payloadBytes);
+      switch (frame.type) {
+        case 'pages':
+        case 'zeroPages':
+        case 'deltaPages':
+        case 'compressedPages':
+        case 'roundEnd':
+          await takePageFrame(control, received, receiver.writer(0), (round, pages) =>
+            this.#channelEnded(0, round, pages, receiver),
+          );
+          break;
+        case 'device': {
+          loader.admit(frame, payloadBytes);
+          const chunk = new Uint8Array(payloadBytes);
+          if (payloadBytes > 0) await control.readPayload([chunk]);
+          loader.accept(frame, chunk);
+          break;
+        }
+        case 'switchover': {
+          receiver.seal(frame.round);
+          const start = clock.now();
+          await frames.during(loader.loadAll(), 'ready');
+          signal.throwIfAborted();
+          state.loadMs = clock.now() - start;
+          ownership.apply('ready');
+          await control.write({ type: 'ready', loadMs: state.loadMs });
+          break;
+        }
+        case 'digests':
+          await check.compare(control, frame, payloadBytes);
+          break;
+        case 'digestsEnd':
+          await control.write(await frames.during(check.finish(), 'verified'));
+          break;
+        case 'go':
+          check.admitGo();
+          ownership.apply('go');
+          return;
+        default:
+          break;
+      }
+      signal.throwIfAborted();
+    }
+  }
+
+  /** All pages of a round are in guest memory once every channel has ended it. */
+  async #channelEnded(channel: number, round: number, channelPages: number, receiver: PageReceiver): Promise<void> {
+    this.signal.throwIfAborted();
+    const pages = receiver.channelEnded(channel, channelPages);
+    if (pages === undefined) return;
+    this.#parts.emit({ type: 'round', round, pages });
+    await this.link.control.write({ type: 'roundAck', round, pages });
+  }
+}

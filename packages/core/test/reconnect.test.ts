@@ -1,0 +1,195 @@
+import { type MigratableDevice, receive, roundCap } from '@godwit/core';
+import { FaultyDevice, FaultyTracker, type FrameTap, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import { ResendWatch } from './resend-watch.js';
+import { BLOCKS, expectMoved, filledVm, PAGE, start, states, type Toy } from './toy-migration.js';
+
+/** A device whose state moves while the guest runs: three pieces a round, and a last one. */
+class IterativeDevice implements MigratableDevice {
+  readonly id = 'vfio';
+  readonly version = 1;
+  readonly yielded: number[] = [];
+  loaded: number[] = [];
+  restarts = 0;
+  #next = 0;
+
+  async *precopy(): AsyncGenerator<Uint8Array> {
+    for (let i = 0; i < 3; i++) yield this.#piece();
+  }
+
+  async *save(): AsyncGenerator<Uint8Array> {
+    yield this.#piece();
+  }
+
+  async restart(): Promise<void> {
+    this.restarts++;
+    this.yielded.length = 0;
+  }
+
+  async load(state: AsyncIterable<Uint8Array>): Promise<void> {
+    this.loaded = [];
+    for await (const chunk of state) this.loaded.push(...chunk);
+  }
+
+  #piece(): Uint8Array {
+    this.yielded.push(++this.#next);
+    return Uint8Array.of(this.#next);
+  }
+}
+
+interface CutToy extends Toy {
+  readonly watch: ResendWatch;
+  readonly frames: () => number;
+  readonly device: IterativeDevice;
+  readonly loaded: IterativeDevice;
+}
+
+/** A complete migration, with several rounds, devices and verification, cut when the Nth frame is on its way. */
+function cutAt(
+  n: number,
+  direction: 'fromSource' | 'fromDestination',
+  delivered: boolean,
+  pageChannels: number,
+): CutToy {
+  const source = filledVm();
+  source.trackers = [new FaultyTracker(source.software, source.memory, {})];
+  const device = new IterativeDevice();
+  const loaded = new IterativeDevice();
+  source.devices = [device, new FaultyDevice('uart', Uint8Array.of(1, 2, 3))];
+  const destination = new ToyVm(BLOCKS, { running: false, devices: [loaded, new FaultyDevice('uart')] });
+  const watch = new ResendWatch();
+  let frames = 0;
+  const cutting =
+    (inner: FrameTap): FrameTap =>
+    (frame, payload, channel) => {
+      if (source.running && frame.type === 'roundEnd') source.write(0, (frame.round % 60) * PAGE, Uint8Array.of(9));
+      if (++frames === n) {
+        toy.link.cut({ delivered });
+        return undefined;
+      }
+      return inner(frame, payload, channel);
+    };
+  const toy: Toy = start({
+    source,
+    destination,
+    migrate: { verify: true, pageChannels, policy: roundCap(3, 'switchover'), random: () => 0.5 },
+    link: {
+      fromSource: direction === 'fromSource' ? cutting(watch.fromSource) : watch.fromSource,
+      fromDestination: direction === 'fromDestination' ? cutting(watch.fromDestination) : watch.fromDestination,
+    },
+  });
+  // Where the first hello is lost, the destination never hears of a source.
+  const cancel = () => void (toy.reception.state === 'none' && toy.reception.cancel());
+  toy.migration.result.then(cancel, cancel);
+  return Object.assign(toy, { watch, frames: () => frames, device, loaded });
+}
+
+describe.each([0, 2])('a link that is lost once, at any frame, with %i page channels', (pageChannels) => {
+  describe.each(['fromSource', 'fromDestination'] as const)('%s', (direction) => {
+    test.each([true, false])(
+      'what was on its way arrives: %s',
+      async (delivered) => {
+        const whole = cutAt(0, direction, delivered, pageChannels);
+        expectMoved(whole, await whole.settled());
+        const total = whole.frames();
+        const outcomes = new Map<string, number>();
+        for (let n = 1; n <= total; n++) {
+          const toy = cutAt(n, direction, delivered, pageChannels);
+          const ends = await toy.settled();
+          const at = `cut at frame ${n} of ${total}`;
+          const { source, destination, migration, reception, link, watch } = toy;
+          expect({ at, open: link.openStreams }).toEqual({ at, open: 0 });
+          expect({ at, resent: watch.resent }).toEqual({ at, resent: [] });
+          const tracker = source.trackers[0] as FaultyTracker;
+          expect(tracker.stops).toBe(tracker.starts);
+          outcomes.set(migration.ownership, (outcomes.get(migration.ownership) ?? 0) + 1);
+          if (ends.code === undefined) {
+            expect({ at, lost: source.memory.firstDifference(destination.memory) }).toEqual({ at, lost: undefined });
+            expect([source.running, destination.running]).toEqual([false, true]);
+            expect(migration.ownership).toBe('released');
+            expect(['settled', 'untold']).toContain(reception.ownership);
+            expect({ at, loaded: toy.loaded.loaded }).toEqual({ at, loaded: toy.device.yielded });
+          } else {
+            // The link was lost before the migration had begun, or with the guest paused.
+            expect({ at, code: ends.code }).toEqual({ at, code: 'GODWIT_LINK_LOST' });
+            expect({ at, running: [source.running, destination.running] }).toEqual({ at, running: [true, false] });
+            expect([migration.ownership, reception.ownership]).toEqual(['kept', 'abandoned']);
+            expect({ at, abandoned: reception.state === 'none' || ends.receivedCode !== undefined }).toEqual({
+              at,
+              abandoned: true,
+            });
+            // Told, and not found out by waiting.
+            expect({ at, late: toy.clock.now() > 40_000 }).toEqual({ at, late: false });
+          }
+        }
+        expect(outcomes.get('released')).toBeGreaterThan(total / 3);
+        expect([...outcomes.keys()].sort()).toEqual(['kept', 'released']);
+      },
+      30_000,
+    );
+  });
+});
+
+test('states, events and what they say', async () => {
+  const toy = cutAt(6, 'fromSource', false, 0);
+  expectMoved(toy, await toy.settled());
+  expect(states(toy.events)).toEqual(['setup', 'active', 'reconnecting', 'active', 'device', 'completed']);
+  const link = toy.events.filter(({ type }) => type === 'link-lost' || type === 'reconnected');
+  expect(link).toEqual([
+    { type: 'link-lost', reason: expect.objectContaining({ code: 'GODWIT_LINK_LOST' }) },
+    { type: 'reconnected', connection: 2, downMs: 100, restarted: false },
+  ]);
+  expect(toy.events.flatMap((event) => (event.type === 'ownership' ? [event.ownership] : []))).toEqual([
+    'paused',
+    'handedOver',
+    'released',
+  ]);
+  const received = toy.receptionEvents.filter(({ type }) => type === 'reconnected' || type === 'running');
+  expect(received).toEqual([
+    { type: 'reconnected', connection: 2, peer: 'memory' },
+    { type: 'running', resumeMs: 0 },
+  ]);
+});
+
+test('a restarted destination gets everything again, from round 1, by itself', async () => {
+  for (let n = 3; n < 20; n++) {
+    const source = filledVm();
+    const device = new IterativeDevice();
+    source.devices = [device];
+    const first = new ToyVm(BLOCKS, { running: false, devices: [new IterativeDevice()] });
+    const loaded = new IterativeDevice();
+    const second = new ToyVm(BLOCKS, { running: false, devices: [loaded] });
+    const watch = new ResendWatch();
+    let frames = 0;
+    const clock = new VirtualClock();
+    const fromSource: FrameTap = (frame, payload, channel) => {
+      if (++frames === n && source.running) {
+        before.cut();
+        link = after;
+        reception = receive(after.listener, { prepare: () => second, clock });
+        return undefined;
+      }
+      return watch.fromSource(frame, payload, channel);
+    };
+    const before = memoryLink({ clock, fromSource, fromDestination: watch.fromDestination });
+    const after = memoryLink({ clock, fromSource, fromDestination: watch.fromDestination });
+    let link = before;
+    let reception: Toy['reception'] | undefined;
+    const toy = start({
+      source,
+      destination: first,
+      listener: before.listener,
+      connector: { connect: (request, signal) => link.connector.connect(request, signal) },
+      migrate: { clock, verify: true, policy: roundCap(3, 'switchover') },
+      receive: { clock },
+    });
+    await toy.migration.result;
+    if (reception === undefined) continue;
+    await (reception as Toy['reception']).result;
+    expect(source.memory.firstDifference(second.memory)).toBeUndefined();
+    expect([source.running, first.running, second.running]).toEqual([false, false, true]);
+    expect(loaded.loaded).toEqual(device.yielded);
+    expect(toy.events).toContainEqual(expect.objectContaining({ type: 'reconnected', restarted: true }));
+    expect(watch.resent).toEqual([]);
+  }
+});

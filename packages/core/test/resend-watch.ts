@@ -1,0 +1,65 @@
+import type { Frame } from '@godwit/core';
+import type { FrameTap } from '@godwit/core/testing';
+
+/**
+ * Watches what goes over the links of one migration, and finds every page that is sent although the destination had
+ * acknowledged it: with its round, or by name in a `received` frame.
+ */
+export class ResendWatch {
+  /** Pages that were sent again without need, as `round:block:page`. */
+  readonly resent: string[] = [];
+  /** Pages sent in each round, over all connections. */
+  readonly sent = new Map<number, number>();
+  /** Pages that the destination has named after a lost link. */
+  named = 0;
+  connections = 0;
+  #acknowledgedRound = 0;
+  readonly #named = new Set<string>();
+  #heard: string[] = [];
+
+  readonly fromSource: FrameTap = (frame, payload) => {
+    this.#source(frame);
+    return { frame, payload };
+  };
+
+  readonly fromDestination: FrameTap = (frame, payload) => {
+    this.#destination(frame);
+    return { frame, payload };
+  };
+
+  #source(frame: Frame): void {
+    if (frame.type === 'hello') {
+      this.connections++;
+      this.#heard = [];
+    }
+    if (frame.type !== 'pages' && frame.type !== 'zeroPages') return;
+    for (const page of pagesIn(frame)) {
+      const name = `${frame.round}:${page}`;
+      if (frame.round <= this.#acknowledgedRound || this.#named.has(name)) this.resent.push(name);
+      this.sent.set(frame.round, (this.sent.get(frame.round) ?? 0) + 1);
+    }
+  }
+
+  #destination(frame: Frame): void {
+    // Everything was forgotten: this destination has nothing.
+    if (frame.type === 'welcome') {
+      this.#acknowledgedRound = 0;
+      this.#named.clear();
+    }
+    if (frame.type === 'roundAck') this.#acknowledgedRound = frame.round;
+    if (frame.type === 'received') this.#heard.push(...pagesIn(frame));
+    if (frame.type !== 'resumed') return;
+    this.#acknowledgedRound = Math.max(this.#acknowledgedRound, frame.round - 1);
+    for (const page of this.#heard) this.#named.add(`${frame.round}:${page}`);
+    this.named += this.#heard.length;
+  }
+}
+
+function pagesIn({ block, runs }: { readonly block: number; readonly runs: readonly number[] }): string[] {
+  const pages: string[] = [];
+  for (let i = 0; i < runs.length; i += 2) {
+    const first = runs[i] as number;
+    for (let page = first; page < first + (runs[i + 1] as number); page++) pages.push(`${block}:${page}`);
+  }
+  return pages;
+}
