@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
+import { encodingsBenchmark } from './encodings/encodings.js';
 import { printReport, type Report } from './report.js';
 
 /** `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. */
@@ -36,6 +37,12 @@ benchmark(
   'harvest and walk of a dirty bitmap, 1 % dirty',
   ({ size, runs }) => bitmapBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   String(64 * 1024),
+);
+benchmark(
+  'encodings',
+  'a guest that rewrites a few bytes a page, raw and encoded, over 1 Gbit/s and over loopback',
+  ({ size, runs }) => encodingsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  '256',
 );
 
 await program.parseAsync();

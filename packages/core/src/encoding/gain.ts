@@ -17,7 +17,7 @@ export class Gain {
   #resting = 0;
   #rest = SHORTEST_REST;
 
-  /** `expectedMsPerByte`: what to believe of its time before it was tried. Its size is then believed to be half. */
+  /** `expectedMsPerByte`: what to believe of its time before it was tried. Its size is then believed to be a quarter. */
   constructor(expectedMsPerByte: number) {
     this.#expectedMsPerByte = expectedMsPerByte;
   }
@@ -31,7 +31,7 @@ export class Gain {
 
   /** Milliseconds for each raw byte over a link of `bytesPerMs`; without the encoding it is `1 / bytesPerMs`. */
   msPerByte(bytesPerMs: number): number {
-    if (this.#raw === 0) return this.#expectedMsPerByte + 0.5 / bytesPerMs;
+    if (this.#raw === 0) return this.#expectedMsPerByte + 0.25 / bytesPerMs;
     return (this.#ms + this.#encoded / bytesPerMs) / this.#raw;
   }
 
