@@ -175,8 +175,16 @@ describe('the gain of an encoding', () => {
       tried.push(mib);
       gain.tried(MIB, MIB, 5);
     }
-    expect(tried.slice(0, 4)).toEqual([0, 16, 48, 112]);
-    expect(tried.length).toBeLessThan(12);
+    expect(tried.slice(0, 7)).toEqual([0, 16, 17, 49, 50, 114, 115]);
+    expect(tried.length).toBeLessThan(40);
+  });
+
+  test('that had a bad start is believed after one good trial', () => {
+    const gain = new Gain(1e-6);
+    for (let i = 0; i < 4; i++) gain.tried(MIB, MIB / 4, 40);
+    let batches = 0;
+    while (batches++ < 64) if (gain.pays(MIB, 1e5)) gain.tried(MIB, MIB / 4, 2);
+    expect(gain.msPerByte(1e5) * 1e5).toBeLessThan(0.6);
   });
 
   test('is believed again when it is back', () => {
