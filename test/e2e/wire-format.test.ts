@@ -9,15 +9,15 @@ import { connectTo, listenOn, recordTo, tcp } from '@godwit/transport';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { forBothGuests } from './guest-kinds.js';
 
-jest.setTimeout(120_000);
+jest.setTimeout(300_000);
 
 const DECODER = join(import.meta.dirname, '..', '..', 'wire-format', 'rebuild-ram.py');
 const MIB = 2 ** 20;
-const WORKING_SET_PAGES = (16 * MIB) / 4096;
+const WORKING_SET_PAGES = (8 * MIB) / 4096;
 const CONFIG: MachineConfig = {
-  memoryBytes: 64 * MIB,
+  memoryBytes: 32 * MIB,
   vcpus: 2,
-  workload: { workingSetBytes: 16 * MIB, pagesPerSecond: 20_000, order: 'random', wholePages: true },
+  workload: { workingSetBytes: 8 * MIB, pagesPerSecond: 20_000, order: 'random', wholePages: true },
 };
 
 /** Debian's Python first: the one in the PATH may be another, which does not see Debian's modules. */
@@ -50,6 +50,14 @@ function kept(machine: VirtualMachine): VirtualMachine {
 
 function copyOfRam({ memory }: VirtualMachine): Uint8Array[] {
   return memory.blocks.map((block) => Uint8Array.from(block.view(0, block.byteLength)));
+}
+
+function pagesWithContent(block: Uint8Array): number {
+  const bytes = Buffer.from(block.buffer, block.byteOffset, block.byteLength);
+  const zeros = Buffer.alloc(4096);
+  let pages = 0;
+  for (let at = 0; at < bytes.length; at += 4096) if (bytes.compare(zeros, 0, 4096, at, at + 4096) !== 0) pages++;
+  return pages;
 }
 
 /** Runs the guest until it has written as many pages as its working set has. */
@@ -135,8 +143,7 @@ withPython((python, kind) => {
       expect(rebuilt.map((block, index) => block.equals(received[index] as Uint8Array))).toEqual(
         received.map(() => true),
       );
-      const guest = received.reduce((sum, block) => sum + block.filter((byte) => byte !== 0).length, 0);
-      expect(guest).toBeGreaterThan(4 * MIB);
+      expect(received.reduce((sum, block) => sum + pagesWithContent(block), 0)).toBeGreaterThan(1000);
     },
   );
 });

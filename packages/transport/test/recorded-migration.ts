@@ -1,4 +1,12 @@
-import { type Frame, type GodwitError, type MigrateOptions, migrate, type Received, receive } from '@godwit/core';
+import {
+  type Frame,
+  type GodwitError,
+  type LinkConnector,
+  type MigrateOptions,
+  migrate,
+  type Received,
+  receive,
+} from '@godwit/core';
 import { type MemoryLinkOptions, memoryLink, ToyVm } from '@godwit/core/testing';
 import { type RecordedItem, type Recording, readRecording } from '@godwit/transport';
 
@@ -28,6 +36,14 @@ export interface RecordedMigrationOptions {
   readonly migrate?: MigrateOptions;
   /** Called for every frame from the source, before it is delivered. */
   readonly onFrame?: (frame: Frame, source: ToyVm, cut: () => void) => void;
+  /** Called when the recorder has handed a frame of the source to the link, and the link has not read its payload. */
+  readonly onHandedOver?: (frame: Frame, source: ToyVm) => void;
+  /** The same as `onFrame` for frames from the destination. */
+  readonly onAnswer?: (frame: Frame) => void;
+  /** The destination says nothing before this resolves. */
+  readonly prepared?: () => Promise<void>;
+  /** The source's dirty log is not read before this resolves. */
+  readonly harvested?: () => Promise<void>;
 }
 
 /** Moves a guest of `pages` pages, every second one filled and one that was zeroed, over memory, and records it. */
@@ -35,27 +51,52 @@ export async function recordedMigration(
   recording: Recording,
   options: RecordedMigrationOptions = {},
 ): Promise<RecordedMigration> {
-  const { pages = 64, recordedAt = 'source', onFrame } = options;
+  const { pages = 64, recordedAt = 'source', onFrame, onAnswer, onHandedOver, prepared, harvested } = options;
   const blocks = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: pages * PAGE }];
   const source = new ToyVm(blocks);
   const destination = new ToyVm(blocks, { running: false });
   for (let page = 0; page < pages; page += 2) source.write(0, page * PAGE, new Uint8Array(PAGE).fill(1 + (page % 255)));
   source.write(0, PAGE, new Uint8Array(PAGE));
+  const harvest = source.software.harvest.bind(source.software);
+  source.software.harvest = async (into) => {
+    await harvested?.();
+    await harvest(into);
+  };
   const seen: SeenFrame[] = [];
   const see = (sender: SeenFrame['sender']) => (frame: Frame, payload: Uint8Array | undefined, channel: number) => {
     if (sender === 'source') onFrame?.(frame, source, () => link.cut());
+    else onAnswer?.(frame);
     seen.push({ stream: channel + 1, sender, frame: plain(frame), payload: hex(payload) });
     return { frame, payload };
   };
   const link = memoryLink({ ...options.link, fromSource: see('source'), fromDestination: see('destination') });
   const reception = receive(recordedAt === 'destination' ? recording.listener(link.listener) : link.listener, {
-    prepare: () => destination,
+    prepare: async () => {
+      await prepared?.();
+      return destination;
+    },
     reconnectTimeoutMs: 0,
   });
-  const connector = recordedAt === 'source' ? recording.connector(link.connector) : link.connector;
+  const carrier = meddling(link.connector, (frame) => onHandedOver?.(frame, source));
+  const connector = recordedAt === 'source' ? recording.connector(carrier) : carrier;
   const migration = migrate(source, connector, { reconnectTimeoutMs: 0, ...options.migrate });
   const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
   return { source, destination, seen, sent, received };
+}
+
+/** The same links, with `onWrite` called first thing in each `write` on the control stream. */
+function meddling(connector: LinkConnector, onWrite: (frame: Frame) => void): LinkConnector {
+  return {
+    async connect(request, signal) {
+      const link = await connector.connect(request, signal);
+      const write = link.control.write.bind(link.control);
+      link.control.write = (frame, payload) => {
+        onWrite(frame);
+        return write(frame, payload);
+      };
+      return link;
+    },
+  };
 }
 
 export function codeOf(result: PromiseSettledResult<unknown>): string | undefined {

@@ -1,8 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { createReadStream, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Frame, type FrameStream, GodwitError } from '@godwit/core';
+import { setImmediate } from 'node:timers/promises';
+import { type Frame, type FrameStream, GodwitError, type PageStream } from '@godwit/core';
 import { memoryLink } from '@godwit/core/testing';
 import { recordTo } from '@godwit/transport';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
@@ -57,11 +59,10 @@ describe('a recording', () => {
   test('has the very bytes that were sent, though the guest writes while they are sent', async () => {
     const recording = await recordTo(path);
     let writes = 0;
-    // A link that copies as late as it may, and a guest that writes the pages just before.
     const run = await recordedMigration(recording, {
       link: { copies: 'late' },
       migrate: { verify: true },
-      onFrame: (frame, source) => {
+      onHandedOver: (frame, source) => {
         if (frame.type !== 'pages' || frame.round !== 1) return;
         source.write(0, 2 * PAGE, new Uint8Array(PAGE).fill(0xee));
         writes++;
@@ -113,6 +114,43 @@ describe('a recording', () => {
       message: expect.stringContaining('exists already'),
     });
     await expect(recordTo(join(folder, 'no', 'such'))).rejects.toMatchObject({ code: 'GODWIT_RECORDING_FAILED' });
+  });
+
+  test('of page channels that live on other threads is refused, at both ends', async () => {
+    const recording = await recordTo(path);
+    const { connector, listener } = memoryLink();
+    const elsewhere = (channels: readonly FrameStream[]): readonly PageStream[] =>
+      channels.map((channel) => {
+        const refuse = (): never => {
+          throw new Error('not here');
+        };
+        return Object.assign(channel, { sendPages: refuse, receivePages: refuse });
+      });
+    const signal = AbortSignal.timeout(60_000);
+    const request = { migrationId: '0'.repeat(32), pageChannels: 1, connection: 1 };
+    const source = recording.connector({
+      connect: async (...given) => {
+        const link = await connector.connect(...given);
+        return { ...link, pageChannels: elsewhere(link.pageChannels) };
+      },
+    });
+    await expect(source.connect(request, signal)).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+    await listener.accept(signal);
+    const destination = recording.listener({
+      accept: async (given) => {
+        const incoming = await listener.accept(given);
+        return {
+          ...incoming,
+          pageChannels: async (...claim) => elsewhere(await incoming.pageChannels(...claim)),
+        };
+      },
+      close: () => listener.close(),
+    });
+    await connector.connect(request, signal);
+    const incoming = await destination.accept(signal);
+    const claiming = incoming.pageChannels(request.migrationId, 1, signal);
+    await expect(claiming).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+    await recording.close();
   });
 
   test('that is closed early ends there, and the migration goes on', async () => {
@@ -193,6 +231,51 @@ describe('a disk that is full', () => {
     });
     await expectWholeAsFarAsItGoes();
   });
+
+  test.each([
+    { at: 'hello', running: ['source'], sent: 'GODWIT_RECORDING_FAILED' },
+    { at: 'ready', running: ['destination'], sent: undefined },
+    { at: 'digestsEnd', running: ['destination'], sent: undefined },
+    { at: 'go', running: ['destination'], sent: undefined },
+  ] as const)(
+    'that fills up at "$at" never costs the guest: it runs at the $running',
+    async ({ at, running, sent }) => {
+      for (const recordedAt of ['source', 'destination'] as const) {
+        const file = join(folder, recordedAt);
+        const recording = await recordTo(file);
+        const anyHandle = await open(file);
+        const handles = Object.getPrototypeOf(anyHandle) as { writev: FileHandle['writev'] };
+        await anyHandle.close();
+        const full = new Error('ENOSPC: no space left on device, write');
+        const spy = jest.spyOn(handles, 'writev');
+        try {
+          let filled = false;
+          const fill = (frame: Frame): void => {
+            if (frame.type !== at) return;
+            filled = true;
+            spy.mockRejectedValue(full);
+          };
+          // The disk is slower than this link: the next step waits until it has failed.
+          const failed = async (): Promise<void> => {
+            while (filled && recording.failure === undefined) await setImmediate();
+          };
+          const run = await recordedMigration(recording, {
+            recordedAt,
+            migrate: { verify: true },
+            onFrame: fill,
+            onAnswer: fill,
+            prepared: failed,
+            harvested: failed,
+          });
+          const runs = [run.source.running && 'source', run.destination.running && 'destination'].filter(Boolean);
+          expect([recordedAt, at, runs, codeOf(run.sent)]).toEqual([recordedAt, at, running, sent]);
+          await expect(recording.close()).rejects.toMatchObject({ code: 'GODWIT_RECORDING_FAILED', cause: full });
+        } finally {
+          spy.mockRestore();
+        }
+      }
+    },
+  );
 
   async function expectWholeAsFarAsItGoes(): Promise<void> {
     const { items, frames } = await itemsOf(createReadStream(path));

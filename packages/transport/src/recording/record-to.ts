@@ -55,6 +55,8 @@ export interface Recording {
  * A failure of the recording is never the guest's loss: it fails the migration, or is reported and the migration goes on
  * (`onFailure`), and from `ready` on, when the guest is about to change hands, it is only reported.
  *
+ * Page channels on worker threads are refused with `GODWIT_UNSUPPORTED`: their pages never come to this thread.
+ *
  * The file is readable for its owner only, since it holds the guest's memory. Fails with `GODWIT_RECORDING_FAILED` when it
  * exists already or cannot be made.
  */
@@ -102,6 +104,8 @@ class FileRecording implements Recording, Tape {
       connect: async (request, signal): Promise<MigrationLink> => {
         this.check();
         const made = await connector.connect(request, signal);
+        const elsewhere = made.pageChannels.some((channel) => channel.sendPages !== undefined);
+        if (elsewhere) throw notHere([made.control, ...made.pageChannels]);
         const link = this.#newLink('source', made.peer);
         return {
           ...made,
@@ -122,6 +126,7 @@ class FileRecording implements Recording, Tape {
           peer: incoming.peer,
           pageChannels: async (...request) => {
             const channels = await incoming.pageChannels(...request);
+            if (channels.some((channel) => channel.receivePages !== undefined)) throw notHere(channels);
             return channels.map((channel, i) => this.#stream(channel, link, i + 1, 'destination'));
           },
         };
@@ -207,4 +212,14 @@ class FileRecording implements Recording, Tape {
   #now(): number {
     return Math.round((performance.now() - this.#start) * 1000);
   }
+}
+
+/** Pages that never come to this thread cannot be recorded here; the streams are dropped. */
+function notHere(streams: readonly FrameStream[]): GodwitError {
+  const error = new GodwitError(
+    'GODWIT_UNSUPPORTED',
+    'page channels on worker threads cannot be recorded: their pages never come to this thread; record without workers',
+  );
+  for (const stream of streams) stream.abort(error);
+  return error;
 }
