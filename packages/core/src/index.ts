@@ -65,6 +65,7 @@ export {
   type ZeroPagesFrame,
 } from './link/frame.js';
 export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
+export type { KeepaliveOptions } from './link/keepalive.js';
 export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
 export { FEATURES, PROTOCOL_VERSION, SOFTWARE } from './link/negotiate.js';
 export type { PageStream, RemoteReading } from './link/page-stream.js';

@@ -125,7 +125,8 @@ const PLACES: Record<string, Place> = {
     states: ['setup', 'active', 'cancelling', 'cancelled'],
   },
   'while the link hardly takes anything': {
-    options: () => ({ link: { bytesPerSecond: 100 } }),
+    // A frame of this link arrives all at once, after minutes in which nothing comes.
+    options: () => ({ link: { bytesPerSecond: 100 }, receive: { silenceTimeoutMs: 0 } }),
     when: (toy, arrived) => void toy.clock.sleep(60_000).then(arrived),
     // The reason is queued behind pages that never leave: another link carries it.
     states: ['setup', 'active', 'cancelling', 'cancelled'],

@@ -60,6 +60,9 @@ function end(peer: string, out: MemoryPipe, into: MemoryPipe): ByteStream {
     peer,
     write: (chunks) => out.write(chunks),
     read: (target, wanted = 1) => into.read(target, wanted),
+    get pendingBytes() {
+      return into.pendingBytes;
+    },
     close: () => out.end(),
     abort: (reason) => {
       const lost = new GodwitError('GODWIT_LINK_LOST', `the peer dropped ${peer}: ${reason.message}`);

@@ -7,6 +7,7 @@ import { settledWithin } from '../in-time.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { FrameName, HelloFrame, ResumedFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
+import { type KeepaliveTimes, keepAlive } from '../link/keepalive.js';
 import type { IncomingLink } from '../link/migration-link.js';
 import type { PageStream } from '../link/page-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
@@ -47,7 +48,7 @@ export interface ReceivedState {
   loadMs: number;
 }
 
-export interface ReceptionConnectionParts {
+export interface ReceptionConnectionParts extends KeepaliveTimes {
   readonly clock: Clock;
   readonly handshakeTimeoutMs: number;
   readonly emit: (event: ReceptionEvent) => void;
@@ -71,6 +72,7 @@ export class ReceptionConnection {
   readonly #readers: Promise<unknown>[] = [];
   #channels: readonly PageStream[] = [];
   #receiver: PageReceiver | undefined;
+  #keptAlive = false;
 
   constructor({ link, hello, frames }: Newcomer, parts: ReceptionConnectionParts) {
     this.link = link;
@@ -125,12 +127,14 @@ export class ReceptionConnection {
     }
     const round = receiver?.round ?? 1;
     await this.#during(control.write({ type: 'resumed', state: name, round, deviceSequences: loader.sequences }));
+    this.#keepAlive();
   }
 
   /** Reads what the source sends until `go`, which moves the ownership; rejects with why it ended otherwise. */
   async untilGo(state: ReceivedState): Promise<void> {
     const { hello, link, frames } = this;
     const { clock, handshakeTimeoutMs, ownership } = this.#parts;
+    this.#keepAlive();
     if (hello.pageChannels > 0) {
       this.#channels = await attachChannels(link, hello, frames, { clock, signal: this.signal, handshakeTimeoutMs });
     }
@@ -187,6 +191,13 @@ export class ReceptionConnection {
 
   get #streams(): readonly FrameStream[] {
     return [this.link.control, ...this.#channels];
+  }
+
+  /** From our answer to its hello on, a source that says nothing is noticed. */
+  #keepAlive(): void {
+    if (this.#keptAlive) return;
+    this.#keptAlive = true;
+    void keepAlive({ ...this.#parts, peer: 'source', streams: () => this.#streams, signal: this.signal });
   }
 
   #during<T>(work: Promise<T>): Promise<T> {

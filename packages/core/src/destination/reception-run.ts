@@ -7,6 +7,7 @@ import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { FAREWELL_MS, isLinkLost } from '../link/farewell.js';
 import type { HelloFrame } from '../link/frame.js';
+import type { KeepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
 import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
@@ -21,7 +22,7 @@ import { type ReceivedState, ReceptionConnection } from './reception-connection.
 import { SourceReturns } from './source-returns.js';
 import { makePristine } from './zero-run.js';
 
-export interface ReceptionControls {
+export interface ReceptionControls extends KeepaliveTimes {
   readonly clock: Clock;
   readonly signal: AbortSignal;
   readonly stop: (error: GodwitError) => void;
@@ -106,7 +107,9 @@ export class ReceptionRun {
     setState('device');
     const start = clock.now();
     try {
-      await state.vm.resume();
+      // Pings are answered meanwhile; a link that is lost meanwhile changes nothing.
+      const resuming = state.vm.resume();
+      await this.#current.frames.during(resuming, 'running').catch(() => resuming);
     } catch (error) {
       if (ownership.allows('strand')) ownership.apply('strand');
       throw GodwitError.wrap(

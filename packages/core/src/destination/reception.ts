@@ -5,6 +5,7 @@ import { checkEncodings } from '../encoding/check-encodings.js';
 import { delta, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import type { HelloFrame } from '../link/frame.js';
+import { type KeepaliveOptions, keepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
 import type { ReceptionEvent, ReceptionState } from '../migration-event.js';
 import {
@@ -16,7 +17,7 @@ import { Ownership } from '../ownership/ownership.js';
 import { RoleEvents } from '../role-events.js';
 import { type Received, ReceptionRun } from './reception-run.js';
 
-export interface ReceiveOptions {
+export interface ReceiveOptions extends KeepaliveOptions {
   /**
    * Builds the VM that will become the source's, from the source's own description of it: same RAM blocks, same devices,
    * not running. Throw to refuse; the source hears the message. The engine clears its RAM.
@@ -85,6 +86,7 @@ export class Reception extends RoleEvents<ReceptionEvent> {
       handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
       reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
       settleTimeoutMs: nonNegative('settleTimeoutMs', options.settleTimeoutMs ?? 30_000),
+      ...keepaliveTimes(options),
       progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
     });
     this.result = Promise.resolve().then(() => this.#start(options.signal));

@@ -4,7 +4,7 @@ import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
 
 /**
  * The destination's view of the control stream: the source's frames in order, with `error` and the stream's end turned
- * into failures, and with `ping` answered.
+ * into failures, and with `ping` answered and `pong` left out.
  *
  * While the destination works on something that the source waits for (building the VM, loading devices, comparing RAM),
  * it goes on listening: a source that gives up, or dies, is noticed at once and not after the work.
@@ -17,12 +17,11 @@ export class SourceFrames {
     this.stream = stream;
   }
 
-  /** The next frame that is no `ping`. Its payload, if any, is for the caller to read. */
+  /** The next frame that is no `ping` and no `pong`. Its payload, if any, is for the caller to read. */
   async next(): Promise<ReceivedFrame> {
     for (;;) {
       const received = check(await this.#read());
-      if (received.frame.type !== 'ping') return received;
-      await this.stream.write({ type: 'pong', id: received.frame.id });
+      if (!(await this.#aside(received))) return received;
     }
   }
 
@@ -40,18 +39,24 @@ export class SourceFrames {
       while (!done) {
         this.#ahead ??= this.stream.read();
         const received = check(await this.#ahead);
-        const { frame } = received;
+        const { type } = received.frame;
+        const aside = type === 'ping' || type === 'pong';
         // The work is done, or the source may speak: what came is for `next`.
-        if (done || (frame.type !== 'ping' && answer === undefined)) break;
+        if (done || (!aside && answer === undefined)) break;
         this.#ahead = undefined;
-        if (frame.type !== 'ping') {
-          throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" before it got "${answer}"`);
+        if (!(await this.#aside(received))) {
+          throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${type}" before it got "${answer}"`);
         }
-        await this.stream.write({ type: 'pong', id: frame.id });
       }
       return new Promise<never>(() => {});
     })();
     return Promise.race([work, interrupted]);
+  }
+
+  /** Answers a `ping`, forgets a `pong` (bytes came: that is all it says); false for every other frame. */
+  async #aside({ frame }: ReceivedFrame): Promise<boolean> {
+    if (frame.type === 'ping') await this.stream.write({ type: 'pong', id: frame.id });
+    return frame.type === 'ping' || frame.type === 'pong';
   }
 
   #read(): Promise<ReceivedFrame | null> {

@@ -3,9 +3,6 @@ import { ERROR_CODES, type ErrorCode, GodwitError } from '../errors.js';
 import type { Frame, FrameName, HelloFrame, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from './frame.js';
 import type { FrameStream } from './frame-stream.js';
 
-/** Pongs that may wait to be written. A destination that asks faster than it reads is not one of ours. */
-const MOST_PONGS = 16;
-
 type FrameOf<T extends FrameName> = Extract<Frame, { type: T }>;
 
 interface Waiter {
@@ -38,7 +35,10 @@ export class ControlChannel {
       }
     | undefined;
   #pings = 0;
-  #pongs = 0;
+  /** A pong is being written. */
+  #ponging = false;
+  /** The latest ping that came meanwhile. */
+  #unanswered: number | undefined;
   #finished = false;
 
   /** `onFailure` is called once, when the peer reports an error or the stream is lost before `finish`. */
@@ -130,17 +130,23 @@ export class ControlChannel {
     }
   }
 
-  /** Not awaited: behind pages that the destination does not take any more, its reason would never be read. */
+  /**
+   * Not awaited: behind pages that the destination does not take any more, its reason would never be read. Of the pings
+   * that come while an answer waits to be written, the latest is answered: a flood of them takes no memory.
+   */
   #answerPing(id: number): void {
-    if (this.#pongs === MOST_PONGS) {
-      throw new GodwitError(
-        'GODWIT_PROTOCOL',
-        `the destination sent ${MOST_PONGS + 1} pings without reading an answer`,
-      );
+    if (this.#ponging) {
+      this.#unanswered = id;
+      return;
     }
-    this.#pongs++;
+    this.#ponging = true;
     this.stream.write({ type: 'pong', id }).then(
-      () => this.#pongs--,
+      () => {
+        this.#ponging = false;
+        const next = this.#unanswered;
+        this.#unanswered = undefined;
+        if (next !== undefined) this.#answerPing(next);
+      },
       () => {},
     );
   }

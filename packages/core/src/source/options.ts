@@ -4,6 +4,7 @@ import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/poli
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
+import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../link/keepalive.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../link/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
 
@@ -15,7 +16,7 @@ export interface AdjustableOptions {
   readonly bandwidthLimit?: number;
 }
 
-export interface MigrateOptions extends AdjustableOptions {
+export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   /** The embedder's own description of the VM, handed to the destination's `prepare`: anything MessagePack can carry. */
   readonly description?: unknown;
   /** Stop in `pre-switchover`, with the guest paused, until `proceed` is called. Default false. */
@@ -76,7 +77,7 @@ export interface MigrateOptions extends AdjustableOptions {
   readonly migrationId?: string;
 }
 
-export interface ResolvedOptions {
+export interface ResolvedOptions extends KeepaliveTimes {
   downtimeLimitMs: number;
   bandwidthLimit: number;
   readonly description: unknown;
@@ -129,6 +130,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
     settleTimeoutMs: nonNegative('settleTimeoutMs', options.settleTimeoutMs ?? 30_000),
     switchoverTimeoutMs: nonNegative('switchoverTimeoutMs', options.switchoverTimeoutMs ?? 30_000),
+    ...keepaliveTimes(options),
     progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
     clock: options.clock ?? systemClock,
     random: options.random ?? Math.random,

@@ -8,6 +8,7 @@ import { ControlChannel } from '../link/control-channel.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
+import { keepAlive } from '../link/keepalive.js';
 import type { LinkConnector, LinkRequest, MigrationLink } from '../link/migration-link.js';
 import { FEATURES, helloOf } from '../link/negotiate.js';
 import type { PageStream } from '../link/page-stream.js';
@@ -111,7 +112,9 @@ export class SourceConnection {
       stage,
     );
     const answer = abortable(this.control.greet(hello, onReceived), this.signal);
-    return inTime(answer, clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
+    const answered = await inTime(answer, clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
+    void keepAlive({ ...options, peer: 'destination', streams: () => this.#streams, signal: this.signal });
+    return answered;
   }
 
   /** Makes page channels, which begin with nothing of those before them, and what sends rounds over them. */

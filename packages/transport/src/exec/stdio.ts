@@ -77,6 +77,10 @@ class StdioStream implements ByteStream {
     return this.#writer.write(chunks);
   }
 
+  get pendingBytes(): number {
+    return this.#receiver.pendingBytes;
+  }
+
   read(into: Uint8Array, wanted = 1): Promise<number> {
     return this.#receiver.read(into, wanted);
   }

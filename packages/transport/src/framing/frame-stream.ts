@@ -45,7 +45,7 @@ class ByteFrameStream implements FrameStream, Detachable {
   }
 
   get bytesRead(): number {
-    return this.#reader.bytesRead;
+    return this.#reader.bytesRead + (this.#stream.pendingBytes ?? 0);
   }
 
   async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {

@@ -30,6 +30,10 @@ export class MessageReceiver implements Receiver {
     this.#fill();
   }
 
+  get pendingBytes(): number {
+    return this.#pending?.filled ?? 0;
+  }
+
   async read(into: Uint8Array, wanted: number): Promise<number> {
     PendingRead.check(into, this.#pending);
     const pending = new PendingRead(into, wanted);

@@ -87,6 +87,10 @@ export class MessageStream implements ByteStream {
     });
   }
 
+  get pendingBytes(): number {
+    return this.#receiver.pendingBytes;
+  }
+
   read(into: Uint8Array, wanted = 1): Promise<number> {
     return this.#receiver.read(into, wanted);
   }

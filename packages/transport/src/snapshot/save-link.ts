@@ -274,7 +274,8 @@ class Save {
 
 /** One stream of a save, as the source sees it. What a frame does has been done when its `write` resolves. */
 class SaveStream implements FrameStream {
-  readonly bytesRead = 0;
+  /** Answers, rather than bytes: enough to tell that the save goes on. */
+  bytesRead = 0;
   readonly #save: Save;
   readonly #index: number;
   #bytesWritten = 0;
@@ -298,7 +299,9 @@ class SaveStream implements FrameStream {
   async read(): Promise<ReceivedFrame | null> {
     // On a page channel a destination says nothing.
     const frame = this.#index === CONTROL ? await this.#save.answers.take() : await this.#save.over.then(() => null);
-    return frame === null ? null : { frame, payloadBytes: 0 };
+    if (frame === null) return null;
+    this.bytesRead++;
+    return { frame, payloadBytes: 0 };
   }
 
   async readPayload(): Promise<void> {}

@@ -38,6 +38,11 @@ export interface ByteStream {
    * `into` with fewer wake-ups; to resolve with fewer bytes is always right.
    */
   read(into: Uint8Array, wanted?: number): Promise<number>;
+  /**
+   * Bytes that a pending `read` has got, where it waits for all that is `wanted`; 0 otherwise. A stream that resolves with
+   * whatever has come does without it. So a peer that sends a byte at a time is known to be alive.
+   */
+  readonly pendingBytes?: number;
   /** Ends our direction after everything written; resolves when the carrier has taken it all. Never rejects. */
   close(): Promise<void>;
   /**

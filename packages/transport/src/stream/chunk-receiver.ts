@@ -15,6 +15,10 @@ export class ChunkReceiver implements Receiver {
     source.on('readable', () => this.#fill());
   }
 
+  get pendingBytes(): number {
+    return this.#pending?.filled ?? 0;
+  }
+
   async read(into: Uint8Array, wanted: number): Promise<number> {
     PendingRead.check(into, this.#pending);
     const pending = new PendingRead(into, wanted);

@@ -43,6 +43,10 @@ export class DirectReceiver implements Receiver {
     if (this.#landed === this.#taken) socket.resume();
   }
 
+  get pendingBytes(): number {
+    return this.#pending?.filled ?? 0;
+  }
+
   async read(into: Uint8Array, wanted: number): Promise<number> {
     PendingRead.check(into, this.#pending);
     const pending = new PendingRead(into, wanted);

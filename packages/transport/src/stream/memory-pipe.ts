@@ -42,6 +42,10 @@ export class MemoryPipe {
     });
   }
 
+  get pendingBytes(): number {
+    return this.#reading?.filled ?? 0;
+  }
+
   async read(into: Uint8Array, wanted: number): Promise<number> {
     PendingRead.check(into, this.#reading);
     if (this.#readerError !== undefined) throw this.#readerError;

@@ -51,6 +51,9 @@ export function paced(stream: ByteStream, pieceBytes: number): ByteStream {
       return own;
     },
     read: (into, wanted) => stream.read(into, wanted),
+    get pendingBytes() {
+      return stream.pendingBytes ?? 0;
+    },
     close() {
       closing ??= (last ?? Promise.resolve()).then(() => stream.close());
       return closing;

@@ -3,6 +3,8 @@ import { GodwitError } from '@godwit/core';
 /** The reading half of a stream over a Node `Duplex`. */
 export interface Receiver {
   read(into: Uint8Array, wanted: number): Promise<number>;
+  /** Bytes that the pending `read` has got; 0 without one. */
+  readonly pendingBytes: number;
   /** The peer has ended its direction. */
   end(): void;
   /** The carrier broke: what has arrived can still be read, then reads fail. The memory of a pending read is let go. */

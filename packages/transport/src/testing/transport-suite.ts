@@ -91,6 +91,25 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
         assert.ok((await far.read(new Uint8Array(1 << 20))) > 0);
       }));
 
+    test('a read that waits for all that is wanted says how much has come', () =>
+      withPair(async (near, far) => {
+        const sent = pattern(100_000, 6);
+        const room = new Uint8Array(200_000);
+        let got: number | undefined;
+        const reading = far.read(room, room.length).then((count) => {
+          got = count;
+        });
+        await near.write([sent]);
+        // Either it does not wait, or it tells.
+        while (got === undefined && (far.pendingBytes ?? 0) < sent.length) await nextTurn();
+        if (got === undefined) assert.equal(far.pendingBytes, sent.length);
+        await near.close();
+        await reading;
+        assert.equal(far.pendingBytes ?? 0, 0);
+        assert.ok(got !== undefined && got > 0);
+        assert.ok(Buffer.from(room.subarray(0, got)).equals(sent.subarray(0, got)));
+      }));
+
     test('writes no byte outside the buffer it reads into', () =>
       withPair(async (near, far) => {
         const room = new Uint8Array(300_000);

@@ -1,0 +1,326 @@
+import { type Frame, type FrameStream, type GodwitError, type MigrateOptions, roundCap } from '@godwit/core';
+import { engineParts, FaultyDevice, type FrameTap, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import { BLOCKS, expectMoved, filledVm, start, type Toy, type ToyOptions } from './toy-migration.js';
+
+const { keepAlive, keepaliveTimes } = engineParts;
+
+/** Fifteen minutes, in milliseconds: many times what is waited for in silence. */
+const LONG = 900_000;
+/** Shorter than every other time limit: what ends a silent link here is its silence. */
+const QUICK = { keepaliveMs: 2000, silenceTimeoutMs: 10_000 } as const;
+
+/** Its end of a link that is dropped is seen by the other, as on no cable that was cut: so one side at a time looks. */
+describe.each(['source', 'destination'] as const)('a link that says nothing any more, noticed by the %s', (notices) => {
+  const looking = (role: string) => (role === notices ? QUICK : { keepaliveMs: 2000, silenceTimeoutMs: 0 });
+
+  /** From the first frame of this type on, nothing arrives on this connection, in either direction. */
+  function silentFrom(direction: 'source' | 'destination', type: Frame['type']): Toy {
+    let silent = false;
+    let once = true;
+    const tap =
+      (from: 'source' | 'destination'): FrameTap =>
+      (frame, payload) => {
+        // The next connection is a link that works.
+        if (frame.type === 'hello') silent = false;
+        if (once && from === direction && frame.type === type) {
+          once = false;
+          silent = true;
+        }
+        return silent ? undefined : { frame, payload };
+      };
+    return start({
+      source: withDevice(filledVm()),
+      destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart')] }),
+      link: { fromSource: tap('source'), fromDestination: tap('destination') },
+      migrate: { verify: true, policy: roundCap(2, 'switchover'), ...looking('source') },
+      receive: looking('destination'),
+    });
+  }
+
+  /** Why the side that looks let go of the link. */
+  const reasons = (toy: Toy) =>
+    [...(notices === 'source' ? toy.events : toy.receptionEvents)].flatMap((event) =>
+      event.type === 'link-lost' ? [event.reason.message] : [],
+    );
+  const heard = expect.stringMatching(/^nothing was heard from the \w+ for silenceTimeoutMs \(10000 ms\)/);
+
+  test.each([
+    ['source', 'pages'],
+    ['source', 'roundEnd'],
+    ['destination', 'roundAck'],
+  ] as const)('before the switchover, from the %s\'s "%s" on: the next link goes on', async (direction, type) => {
+    const toy = silentFrom(direction, type);
+    expectMoved(toy, await toy.settled());
+    expect(reasons(toy)).toEqual([heard]);
+    expect(toy.clock.sleepers).toBe(0);
+  });
+
+  test.each([
+    ['source', 'switchover'],
+    ['destination', 'ready'],
+    ['source', 'digestsEnd'],
+    ['destination', 'verified'],
+  ] as const)('with the guest paused, from the %s\'s "%s" on: it runs on at the source', async (direction, type) => {
+    const toy = silentFrom(direction, type);
+    const ends = await toy.settled();
+    expect([toy.source.running, toy.destination.running]).toEqual([true, false]);
+    if (notices === 'source') expect(ends.sent).toMatchObject({ reason: { message: heard } });
+    else expect(reasons(toy)).toEqual([heard]);
+    expect(ends.received.status).toBe('rejected');
+    expect(toy.clock.sleepers).toBe(0);
+  });
+
+  test.each([
+    ['source', 'go'],
+    ['destination', 'running'],
+  ] as const)('after "go", from the %s\'s "%s" on: it is settled over the next link', async (direction, type) => {
+    const toy = silentFrom(direction, type);
+    expectMoved(toy, await toy.settled());
+    if (notices === 'destination') expect(reasons(toy)).toEqual([heard]);
+    expect(toy.clock.sleepers).toBe(0);
+  });
+
+  test('in pre-switchover', async () => {
+    let silent = false;
+    const tap: FrameTap = (frame, payload) => {
+      if (frame.type === 'hello') silent = false;
+      return silent ? undefined : { frame, payload };
+    };
+    const toy = start({
+      link: { fromSource: tap, fromDestination: tap },
+      migrate: { pauseBeforeSwitchover: true, ...looking('source') },
+      receive: looking('destination'),
+    });
+    toy.migration.subscribe({
+      next: (event) => {
+        if (event.type === 'state' && event.state === 'pre-switchover') silent = true;
+      },
+      error: () => {},
+    });
+    const ends = await toy.settled();
+    expect(toy.source.running).toBe(true);
+    if (notices === 'source') expect(ends.sent).toMatchObject({ reason: { message: heard } });
+    else expect(reasons(toy)).toEqual([heard]);
+    expect(ends.received.status).toBe('rejected');
+  });
+});
+
+describe('a peer that takes its time is alive', () => {
+  async function withoutLoss(options: (clock: VirtualClock) => ToyOptions, migrate: MigrateOptions = {}) {
+    const clock = new VirtualClock();
+    const toy = start({
+      ...options(clock),
+      link: { clock },
+      migrate: {
+        clock,
+        progressIntervalMs: 0,
+        switchoverTimeoutMs: 2 * LONG,
+        handshakeTimeoutMs: 2 * LONG,
+        ...migrate,
+      },
+      receive: { clock, progressIntervalMs: 0, handshakeTimeoutMs: 2 * LONG },
+    });
+    toy.migration.subscribe({
+      next: (event) => {
+        if (event.type === 'state' && event.state === 'pre-switchover')
+          void clock.sleep(LONG).then(() => toy.migration.proceed());
+      },
+      error: () => {},
+    });
+    expectMoved(toy, await toy.settled());
+    expect(clock.now()).toBeGreaterThanOrEqual(LONG);
+    const lost = [...toy.events, ...toy.receptionEvents].filter(({ type }) => type === 'link-lost');
+    expect(lost).toEqual([]);
+    expect(clock.sleepers).toBe(0);
+  }
+
+  test('while a device loads for a quarter of an hour', () =>
+    withoutLoss((clock) => {
+      const slow = new FaultyDevice('uart');
+      const load = slow.load.bind(slow);
+      slow.load = async (...given) => {
+        await clock.sleep(LONG);
+        return load(...given);
+      };
+      return {
+        source: withDevice(filledVm()),
+        destination: new ToyVm(BLOCKS, { running: false, devices: [slow] }),
+      };
+    }));
+
+  test('while a device saves for a quarter of an hour', () =>
+    withoutLoss((clock) => {
+      const slow = new FaultyDevice('uart', Uint8Array.of(1));
+      slow.save = async function* () {
+        await clock.sleep(LONG);
+        yield Uint8Array.of(1);
+      };
+      const source = filledVm();
+      source.devices = [slow];
+      return { source, destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart')] }) };
+    }));
+
+  test('while it starts the guest for a quarter of an hour', () =>
+    withoutLoss((clock) => {
+      const destination = new ToyVm(BLOCKS, { running: false });
+      const resume = destination.resume.bind(destination);
+      destination.resume = async () => {
+        await clock.sleep(LONG);
+        return resume();
+      };
+      return { destination };
+    }));
+
+  test('a quarter of an hour in pre-switchover', () => withoutLoss(() => ({}), { pauseBeforeSwitchover: true }));
+});
+
+describe('one end of a link', () => {
+  class Wire {
+    readonly over = new AbortController();
+    readonly written: Frame[] = [];
+    aborted: GodwitError | undefined;
+    bytesRead = 0;
+    bytesWritten = 0;
+    /** Until then a write does not end. */
+    taken: Promise<void> = Promise.resolve();
+
+    readonly stream = Object.defineProperties({} as FrameStream, {
+      bytesRead: { get: () => this.bytesRead },
+      bytesWritten: { get: () => this.bytesWritten },
+      write: {
+        value: async (frame: Frame) => {
+          this.written.push(frame);
+          await this.taken;
+          this.bytesWritten += 1;
+        },
+      },
+      abort: {
+        value: (reason: GodwitError) => {
+          this.aborted = reason;
+        },
+      },
+    });
+  }
+
+  function keep(wire: Wire, clock: VirtualClock, times: { keepaliveMs?: number; silenceTimeoutMs?: number } = {}) {
+    const streams = () => [wire.stream];
+    return keepAlive({ ...keepaliveTimes(times), peer: 'source', streams, clock, signal: wire.over.signal });
+  }
+
+  test('silence is noticed after silenceTimeoutMs, at most a look later', async () => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    await keep(wire, clock);
+    expect(wire.aborted).toMatchObject({
+      code: 'GODWIT_LINK_LOST',
+      message: 'nothing was heard from the source for silenceTimeoutMs (30000 ms): the link counts as lost',
+    });
+    expect(clock.now()).toBeGreaterThanOrEqual(30_000);
+    expect(clock.now()).toBeLessThanOrEqual(32_500);
+    expect(wire.written).toEqual(Array.from({ length: wire.written.length }, () => ({ type: 'ping', id: 0 })));
+    expect(wire.written.length).toBeGreaterThanOrEqual(5);
+  });
+
+  test('a peer that sends a byte every twenty seconds is alive', async () => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    const keeping = keep(wire, clock);
+    for (let i = 0; i < 100; i++) {
+      await clock.sleep(20_000);
+      wire.bytesRead++;
+    }
+    expect(wire.aborted).toBeUndefined();
+    wire.over.abort();
+    await keeping;
+    expect(clock.sleepers).toBe(0);
+  });
+
+  test('whoever writes and hears enough sends no ping', async () => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    const keeping = keep(wire, clock);
+    for (let i = 0; i < 100; i++) {
+      await clock.sleep(1000);
+      wire.bytesRead++;
+      wire.bytesWritten++;
+    }
+    expect(wire.written).toEqual([]);
+    wire.over.abort();
+    await keeping;
+  });
+
+  test.each(['bytesRead', 'bytesWritten'] as const)('where only %s grows, the peer is asked', async (count) => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    const keeping = keep(wire, clock, { silenceTimeoutMs: 0 });
+    for (let i = 0; i < 100; i++) {
+      await clock.sleep(1000);
+      wire[count]++;
+    }
+    expect(wire.written.length).toBeGreaterThanOrEqual(14);
+    wire.over.abort();
+    await keeping;
+  });
+
+  test('behind what the peer does not take, one ping waits', async () => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    wire.taken = new Promise(() => {});
+    await keep(wire, clock);
+    expect(wire.written).toHaveLength(1);
+    expect(wire.aborted?.code).toBe('GODWIT_LINK_LOST');
+  });
+
+  test("time for which this process was stopped is nobody else's silence", async () => {
+    const clock = new VirtualClock();
+    const wire = new Wire();
+    let skipped = 0;
+    const jumping = {
+      now: () => clock.now() + skipped,
+      sleep: (ms: number, signal?: AbortSignal) => clock.sleep(ms, signal),
+      yield: () => clock.yield(),
+    };
+    const { signal } = wire.over;
+    const keeping = keepAlive({
+      ...keepaliveTimes({}),
+      peer: 'source',
+      streams: () => [wire.stream],
+      clock: jumping,
+      signal,
+    });
+    await clock.sleep(10_000);
+    skipped = LONG;
+    await clock.sleep(10_000);
+    expect(wire.aborted).toBeUndefined();
+    await keeping;
+    expect(wire.aborted).toBeDefined();
+  });
+
+  test('each can be turned off', async () => {
+    const clock = new VirtualClock();
+    const off = new Wire();
+    await keep(off, clock, { keepaliveMs: 0, silenceTimeoutMs: 0 });
+    expect([off.written, off.aborted, clock.now()]).toEqual([[], undefined, 0]);
+    const quiet = new Wire();
+    await keep(quiet, clock, { keepaliveMs: 0 });
+    expect([quiet.written, quiet.aborted?.code]).toEqual([[], 'GODWIT_LINK_LOST']);
+  });
+
+  test('times that would take every quiet link for lost are refused', () => {
+    expect(keepaliveTimes({})).toEqual({ keepaliveMs: 5000, silenceTimeoutMs: 30_000 });
+    for (const times of [
+      { silenceTimeoutMs: 9999 },
+      { keepaliveMs: 15_001 },
+      { keepaliveMs: -1 },
+      { silenceTimeoutMs: Number.NaN },
+    ])
+      expect(() => keepaliveTimes(times)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
+    expect(() => keepaliveTimes({ silenceTimeoutMs: 9999 })).toThrow(/silenceTimeoutMs \(9999\).*keepaliveMs \(5000\)/);
+  });
+});
+
+function withDevice(vm: ToyVm): ToyVm {
+  vm.devices = [new FaultyDevice('uart', Uint8Array.of(1, 2, 3))];
+  return vm;
+}
