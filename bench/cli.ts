@@ -3,6 +3,7 @@ import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
 import { printReport, type Report } from './report.js';
+import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
 /** `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. */
 const program = new Command('bench')
@@ -43,6 +44,13 @@ benchmark(
   'a guest that rewrites a few bytes a page, raw and encoded, over 1 Gbit/s and over loopback',
   ({ size, runs }) => encodingsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   '256',
+);
+
+benchmark(
+  'vfio',
+  "harvest of VFIO's dirty log, beyond the ioctl",
+  ({ size, runs }) => vfioHarvestBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  String(64 * 1024),
 );
 
 await program.parseAsync();
