@@ -1,0 +1,40 @@
+import type { TrackerHarvest } from '@godwit/core';
+
+/** What a source is told. */
+export interface SourceOrder {
+  readonly role: 'source';
+  readonly port: number;
+  /** Leave out the tracker that sees DMA. */
+  readonly blind: boolean;
+  /** To type into mtty before it moves. */
+  readonly text: string;
+}
+
+export interface SourceReport {
+  readonly outcome:
+    | { readonly verified: boolean; readonly pages: number; readonly downtimeMs: number }
+    | { readonly code: string; readonly message: string };
+  /** Of the machine, after the migration. */
+  readonly state: string;
+  /** By the device. */
+  readonly writes: number;
+  readonly rounds: readonly {
+    readonly phase: string;
+    readonly newlyDirtyPages: number;
+    readonly trackers: readonly TrackerHarvest[];
+  }[];
+  readonly dmaDigest: string;
+  readonly answer: string;
+  /** What the guest's memory has that it should not, in words. */
+  readonly defects: readonly string[];
+}
+
+export type DestinationReport =
+  | {
+      readonly arrived: true;
+      readonly pages: number;
+      readonly defects: readonly string[];
+      readonly dmaDigest: string;
+      readonly answer: string;
+    }
+  | { readonly arrived: false; readonly code: string };
