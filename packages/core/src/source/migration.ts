@@ -86,9 +86,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination once more, for `settleTimeoutMs`, whether it runs the guest.
-   * Always safe. Resolves when it does (`ownership` is then `released`); rejects with `GODWIT_OWNERSHIP_UNKNOWN` again
-   * otherwise, and with `GODWIT_INVALID_STATE` when there is nothing to settle.
+   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination once more whether it runs the guest, for `settleTimeoutMs`
+   * (30,000 ms where that is 0). Always safe. Resolves when it does (`ownership` is then `released`); rejects with
+   * `GODWIT_OWNERSHIP_UNKNOWN` again otherwise, and with `GODWIT_INVALID_STATE` when there is nothing to settle.
    */
   async settle(): Promise<void> {
     await this.#run.settleAgain();

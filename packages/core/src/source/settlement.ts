@@ -21,14 +21,19 @@ export function sayGo(control: ControlChannel, { clock, switchoverTimeoutMs }: R
 }
 
 /**
- * After `go`, without an answer: asks the destination over new links, for at most `settleTimeoutMs`, whether it runs the
+ * After `go`, without an answer: asks the destination over new links, for at most `withinMs`, whether it runs the
  * guest, and says `go` again where it still waits for that. Resolves when the guest runs there; the link on which it said
  * so is then the current one. Rejects with why that could not be found out, or with what the destination says instead.
  *
  * It never resumes the guest here, whatever it hears: docs/switchover.md.
  */
-export async function settle(links: SourceLinks, options: ResolvedOptions, signal: AbortSignal): Promise<HandedOver> {
-  const { clock, random, settleTimeoutMs } = options;
+export async function settle(
+  links: SourceLinks,
+  options: ResolvedOptions,
+  withinMs: number,
+  signal: AbortSignal,
+): Promise<HandedOver> {
+  const { clock, random } = options;
   try {
     return await keepTrying(
       async (attempt) => {
@@ -44,14 +49,14 @@ export async function settle(links: SourceLinks, options: ResolvedOptions, signa
           throw await connection.reasonFor(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'saying "go" failed'));
         });
       },
-      { clock, random, withinMs: settleTimeoutMs, signal },
+      { clock, random, withinMs, signal },
     );
   } catch (error) {
     if (signal.aborted || !isPassing(error)) throw error;
     const { message } = error as GodwitError;
     throw new GodwitError(
       'GODWIT_LINK_LOST',
-      `it could not be asked again within settleTimeoutMs (${settleTimeoutMs} ms); the last attempt: ${message}`,
+      `it could not be asked again within settleTimeoutMs (${withinMs} ms); the last attempt: ${message}`,
       { cause: error },
     );
   }

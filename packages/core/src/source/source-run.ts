@@ -35,6 +35,9 @@ const SAVE_ENDS_MS = 40;
 /** How long devices may take to let go of their state when it is over: a change of state in hardware, and some. */
 const RELEASE_MS = 5000;
 
+/** For an embedder who asks again, but has turned off asking. */
+const SETTLE_MS = 30_000;
+
 /** Round records kept: a migration that never converges must not fill memory with them. */
 const MOST_RECORDS = 1000;
 
@@ -124,7 +127,7 @@ export class SourceRun {
     ownership.apply('settle');
     this.#settling = new AbortController();
     try {
-      await this.#settle();
+      await this.#settle(this.#controls.options.settleTimeoutMs || SETTLE_MS);
       await this.#release();
     } catch (error) {
       throw await this.#giveUp(error);
@@ -333,13 +336,13 @@ export class SourceRun {
       if (!mayAsk || options.settleTimeoutMs === 0) throw reason;
       emit({ type: 'link-lost', reason });
       setState('settling');
-      return this.#settle();
+      return this.#settle(options.settleTimeoutMs);
     }
   }
 
-  async #settle(): Promise<HandedOver> {
+  async #settle(withinMs: number): Promise<HandedOver> {
     const { options, ownership } = this.#controls;
-    const handedOver = await settle(this.#links, options, this.#settling.signal);
+    const handedOver = await settle(this.#links, options, withinMs, this.#settling.signal);
     ownership.apply('running');
     return handedOver;
   }
