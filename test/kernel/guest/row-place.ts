@@ -25,6 +25,11 @@ export class RowPlace {
     return this.#bitmap.address;
   }
 
+  /** What the kernel wrote there. */
+  get bytes(): Uint8Array {
+    return this.#bitmap.bytes;
+  }
+
   get readOnly(): bigint {
     return this.#readOnly.address;
   }

@@ -48,7 +48,7 @@ export async function cached(
 
 /** Waits until the lock file is ours: it holds the process id of whoever builds, and is void when that one is gone. */
 async function lock(path: string): Promise<() => void> {
-  for (;;) {
+  for (let waiting = false; ; ) {
     try {
       writeFileSync(path, String(process.pid), { flag: 'wx' });
       return () => rmSync(path, { force: true });
@@ -56,6 +56,8 @@ async function lock(path: string): Promise<() => void> {
       if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
     }
     const owner = ownerOf(path);
+    if (!waiting) process.stdout.write(`kernel: process ${owner} is at it already; waiting for it\n`);
+    waiting = true;
     if (owner !== undefined && !existsSync(`/proc/${owner}`)) rmSync(path, { force: true });
     await sleep(500);
   }
