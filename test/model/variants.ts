@@ -24,5 +24,5 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'GO_IS_SAID_ONCE', refutedBy: 'somebodyRuns' },
   { macro: 'OLD_CONNECTION_IS_READ', refutedBy: undefined },
   { macro: 'ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION', refutedBy: undefined },
-  { macro: 'A_LOST_WELCOME_IS_FORGOTTEN', refutedBy: undefined },
+  { macro: 'WELCOME_IS_SAID_ONCE', refutedBy: undefined },
 ];

@@ -193,3 +193,53 @@ test('a restarted destination gets everything again, from round 1, by itself', a
     expect(watch.resent).toEqual([]);
   }
 });
+
+test('a restarted destination whose welcome was lost with its link says it again', async () => {
+  let lost = 0;
+  for (let n = 3; n < 20; n++) {
+    const source = filledVm();
+    const first = new ToyVm(BLOCKS, { running: false });
+    const second = new ToyVm(BLOCKS, { running: false });
+    const clock = new VirtualClock();
+    let frames = 0;
+    const fromSource: FrameTap = (frame, payload) => {
+      // A first loss in the middle of round 1: what the first destination has of it is owed no more.
+      if (++frames === 3 || (frames === n && source.running)) {
+        before.cut();
+        if (frames !== 3) {
+          link = after;
+          reception = receive(after.listener, { prepare: () => second, clock });
+        }
+        return undefined;
+      }
+      return { frame, payload };
+    };
+    const before = memoryLink({ clock, fromSource });
+    const after = memoryLink({
+      clock,
+      fromDestination: (frame, payload) => {
+        if (frame.type !== 'welcome' || lost >= n - 2) return { frame, payload };
+        lost = n - 2;
+        after.cut();
+        return undefined;
+      },
+    });
+    let link = before;
+    let reception: Toy['reception'] | undefined;
+    const toy = start({
+      source,
+      destination: first,
+      listener: before.listener,
+      connector: { connect: (request, signal) => link.connector.connect(request, signal) },
+      migrate: { clock, verify: true, policy: roundCap(3, 'switchover') },
+      receive: { clock },
+    });
+    await toy.migration.result;
+    if (reception === undefined) continue;
+    await (reception as Toy['reception']).result;
+    expect(lost).toBe(n - 2);
+    expect(source.memory.firstDifference(second.memory)).toBeUndefined();
+    expect([source.running, first.running, second.running]).toEqual([false, false, true]);
+  }
+  expect(lost).toBeGreaterThan(5);
+});

@@ -194,4 +194,4 @@ test('a link that comes back and is lost again, with nothing done in between, ha
   expect(toy.source.running).toBe(true);
   expect(toy.clock.now()).toBeGreaterThan(29_000);
   expect(toy.clock.now()).toBeLessThan(65_000);
-});
+}, 60_000);

@@ -5,7 +5,7 @@ import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
-import type { FrameName, HelloFrame, ResumedFrame } from '../link/frame.js';
+import type { FrameName, HelloFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import { type KeepaliveTimes, keepAlive } from '../link/keepalive.js';
 import type { IncomingLink } from '../link/migration-link.js';
@@ -37,6 +37,8 @@ const RUNS_PER_FRAME = 16_384;
 /** What a reception has got so far; it outlives the connection over which it came. */
 export interface ReceivedState {
   readonly vm: MigratableVm;
+  /** What the source was told at first. */
+  readonly welcome: WelcomeFrame;
   readonly windows: MemoryWindows;
   /** Those that were agreed on. */
   readonly encodings: readonly PageEncoding[];
@@ -115,6 +117,12 @@ export class ReceptionConnection {
   async resumed(name: ResumedFrame['state'], state: ReceivedState): Promise<void> {
     const { control } = this.link;
     const { receiver, loader } = state;
+    // A source that has not read our `welcome` may know of a destination before this one, and of pages which that one had.
+    if (name === 'receiving' && this.hello.stage === 'running' && nothingCame(state)) {
+      await this.#during(control.write(state.welcome));
+      this.#keepAlive();
+      return;
+    }
     if (name === 'receiving' && receiver !== undefined) {
       const runs = new PageRunList();
       for (const [block, bitmap] of receiver.board.received.blocks.entries()) {
@@ -301,4 +309,10 @@ export class ReceptionConnection {
     this.#parts.emit({ type: 'round', round, pages });
     await this.link.control.write({ type: 'roundAck', round, pages });
   }
+}
+
+/** Whether the source has not sent anything that is kept. */
+function nothingCame({ receiver, loader }: ReceivedState): boolean {
+  const noPages = receiver === undefined || (receiver.round === 1 && receiver.board.received.isEmpty());
+  return noPages && loader.sequences.every((sequence) => sequence === 0);
 }

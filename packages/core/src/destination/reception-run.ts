@@ -6,7 +6,7 @@ import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { FAREWELL_MS, isLinkLost } from '../link/farewell.js';
-import type { HelloFrame } from '../link/frame.js';
+import type { HelloFrame, WelcomeFrame } from '../link/frame.js';
 import type { KeepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
 import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
@@ -154,13 +154,12 @@ export class ReceptionRun {
       emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
     }
     const maximumPayload = MAXIMUM_PAYLOAD;
-    await abortable(
-      link.control.write({ type: 'welcome', version, features, software: SOFTWARE, maximumPayload }),
-      signal,
-    );
+    const welcome: WelcomeFrame = { type: 'welcome', version, features, software: SOFTWARE, maximumPayload };
+    await abortable(link.control.write(welcome), signal);
     return {
       vm,
       windows,
+      welcome,
       encodings,
       loader: new DeviceLoader(vm, hello.devices, maximumDeviceState, stop),
       check: new RamCheck(windows, clock, features.includes(FEATURES.verify)),
