@@ -114,6 +114,27 @@ describe('with deltas', () => {
     expect((await toy.migration.result).pages.delta).toBeGreaterThan(50);
   });
 
+  // The last round finds the pages with contents: a wrong version would stay.
+  test.each(['zero', 'hole'])('a page that is %s for a round, and then nearly what it was before', async (kind) => {
+    const source = guest();
+    const before = source.memory.blocks[1]?.bytes.slice(0, 50 * PAGE) as Uint8Array;
+    const toy = start({ source, destination: new ToyVm(BLOCKS, { running: false }), migrate: rounds(8) });
+    toy.migration.subscribe({
+      next: (event) => {
+        if (event.type !== 'round' || !source.running) return;
+        if (event.round.round % 2 === 0) {
+          source.write(1, 0, before);
+          for (let page = 0; page < 50; page++) source.write(1, page * PAGE + 16, Uint8Array.of(event.round.round));
+        } else if (kind === 'zero') source.write(1, 0, new Uint8Array(50 * PAGE));
+        else source.discard(1, { firstPage: 0, pageCount: 50 });
+      },
+      error: () => {},
+    });
+    expectMoved(toy, await toy.settled());
+    const { pages } = await toy.migration.result;
+    expect(kind === 'zero' ? pages.zero : pages.hole).toBeGreaterThan(100);
+  });
+
   test('what a page costs on the wire is what the prediction goes by', async () => {
     const source = guest();
     const toy = start({
