@@ -43,7 +43,14 @@ afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 
 test('there is something to publish', () => {
   expect(PACKAGES.map(({ manifest }) => manifest.name)).toEqual(
-    expect.arrayContaining(['@godwit/core', '@godwit/transport', '@godwit/linux', '@godwit/vfio', 'godwit']),
+    expect.arrayContaining([
+      '@godwit/core',
+      '@godwit/transport',
+      '@godwit/linux',
+      '@godwit/vfio',
+      '@godwit/workers',
+      'godwit',
+    ]),
   );
 });
 
