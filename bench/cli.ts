@@ -1,7 +1,9 @@
 import { Command } from 'commander';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
+import { channelsBenchmark } from './channels/channels.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
+
 import { printReport, type Report } from './report.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
@@ -31,6 +33,12 @@ benchmark(
   'bulk',
   'random RAM over loopback TCP, beside a raw send/recv loop',
   ({ size, runs }) => bulkBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  '2048',
+);
+benchmark(
+  'channels',
+  'random RAM on page channels, on worker threads and over TLS, beside raw loops',
+  ({ size, runs }) => channelsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   '2048',
 );
 benchmark(

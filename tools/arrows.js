@@ -9,6 +9,7 @@ const CORE = '^packages/core/dist/';
 const TRANSPORT = '^packages/transport/dist/';
 const LINUX = '^packages/linux/dist/';
 const VFIO = '^packages/vfio/dist/';
+const WORKERS = '^packages/workers/dist/';
 
 /**
  * The path of an installed package, wherever node_modules is.
@@ -26,8 +27,8 @@ const ALLOWED = [
   },
   { package: 'packages/linux', allowed: [CORE, installed('rxjs'), installed('koffi')], node: true },
   { package: 'packages/vfio', allowed: [CORE, LINUX, installed('rxjs')], node: true },
-  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO], node: true },
   { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX], node: true },
+  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS], node: true },
 ];
 
 /** What the tests of a package may import beside their own files: their package, those below it, and test tools. */
@@ -37,8 +38,8 @@ const ALLOWED_IN_TESTS = [
   { package: 'packages/transport', allowed: [CORE, TRANSPORT, installed('msgpackr'), installed('(@types/)?ws')] },
   { package: 'packages/linux', allowed: [CORE, LINUX, installed('koffi')] },
   { package: 'packages/vfio', allowed: [CORE, LINUX, VFIO] },
-  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, '^packages/godwit/dist/'] },
-  { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX, '^packages/workers/dist/'] },
+  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS, '^packages/godwit/dist/'] },
+  { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX, WORKERS] },
 ];
 
 const sourceRules = ALLOWED.map(({ package: folder, allowed, node }) => ({

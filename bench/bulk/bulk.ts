@@ -1,39 +1,13 @@
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
 import { median, type Report, type Row } from '../report.js';
-import type { Figures, MemoryKind, PagePath, PeerCommand, PeerReply } from './peer.js';
+import type { MemoryKind, PagePath } from './peer.js';
+import { type Migrated, Peers } from './peers.js';
 
-/** A forked peer, spoken to one command at a time. */
-class Peer {
-  readonly #child: ChildProcess = fork(new URL('./peer.js', import.meta.url));
-
-  async ask<T extends PeerReply['type']>(command: PeerCommand, answer: T): Promise<Extract<PeerReply, { type: T }>> {
-    this.#child.send(command);
-    return this.next(answer);
-  }
-
-  async next<T extends PeerReply['type']>(answer: T): Promise<Extract<PeerReply, { type: T }>> {
-    const ended = new AbortController();
-    const exit = once(this.#child, 'exit', { signal: ended.signal }).then(([code]) => {
-      throw new Error(`a benchmark process ended with ${code}`);
-    });
-    exit.catch(() => {});
-    const [message] = (await Promise.race([once(this.#child, 'message'), exit])) as [PeerReply];
-    ended.abort();
-    if (message.type !== answer) throw new Error(`expected "${answer}", got "${message.type}"`);
-    return message as Extract<PeerReply, { type: T }>;
-  }
-
-  stop(): void {
-    this.#child.disconnect();
-  }
-}
-
-interface Pair {
+interface Pair extends Migrated {
   readonly rawMs: number;
-  readonly figures: Figures;
-  readonly destinationExtraBytes: number;
 }
+
+/** Pages on the control stream, as without any option. */
+const PATH: PagePath = { over: 'tcp', channels: 0, workers: false };
 
 /**
  * 2 GiB (by default) of random RAM from one process to another over loopback TCP, in turn through a raw `send`/`recv`
@@ -46,18 +20,16 @@ interface Pair {
  */
 export async function bulkBenchmark(options: { readonly byteLength: number; readonly runs: number }): Promise<Report> {
   const { byteLength, runs } = options;
-  const source = new Peer();
-  const destination = new Peer();
+  const peers = await Peers.start(byteLength);
   try {
-    await source.ask({ type: 'fill', byteLength }, 'done');
-    const buffer = await rawRun(source, destination, byteLength, 'reused buffer');
+    const buffer = await peers.raw('reused buffer');
     const rows: Row[] = [];
     let cold: Pair | undefined;
     for (const kind of ['ready', 'fresh'] as const) {
       const pairs: Pair[] = [];
       // The very first migration of the two processes is also the compiler's; it has a row of its own.
-      if (kind === 'ready') cold = await pair(source, destination, byteLength, kind, true);
-      for (let run = 0; run < runs; run++) pairs.push(await pair(source, destination, byteLength, kind, run % 2 === 0));
+      if (kind === 'ready') cold = await pair(peers, kind, true);
+      for (let run = 0; run < runs; run++) pairs.push(await pair(peers, kind, run % 2 === 0));
       rows.push(...describe(kind, byteLength, pairs));
     }
     if (cold !== undefined) {
@@ -73,45 +45,18 @@ export async function bulkBenchmark(options: { readonly byteLength: number; read
       ],
     };
   } finally {
-    source.stop();
-    destination.stop();
+    peers.stop();
   }
 }
 
 /** One of each. They take turns in going first: memory that was freed a moment ago is cheaper to get than other. */
-async function pair(
-  source: Peer,
-  destination: Peer,
-  byteLength: number,
-  kind: MemoryKind,
-  rawFirst: boolean,
-): Promise<Pair> {
+async function pair(peers: Peers, kind: MemoryKind, rawFirst: boolean): Promise<Pair> {
   if (rawFirst) {
-    const rawMs = await rawRun(source, destination, byteLength, kind);
-    return { rawMs, ...(await migration(source, destination, byteLength, kind)) };
+    const rawMs = await peers.raw(kind);
+    return { rawMs, ...(await peers.migrate(kind, PATH)) };
   }
-  const migrated = await migration(source, destination, byteLength, kind);
-  return { rawMs: await rawRun(source, destination, byteLength, kind), ...migrated };
-}
-
-async function migration(
-  source: Peer,
-  destination: Peer,
-  byteLength: number,
-  kind: MemoryKind,
-  path: PagePath = JSON.parse(process.env['GPATH'] ?? '{"over":"tcp","channels":0,"workers":false}') as PagePath,
-): Promise<Omit<Pair, 'rawMs'>> {
-  const { address } = await destination.ask({ type: 'receive', byteLength, memory: kind, path }, 'receiving');
-  const received = destination.next('received');
-  const { figures } = await source.ask({ type: 'migrate', address, path }, 'migrated');
-  return { figures, destinationExtraBytes: (await received).extraResidentBytes };
-}
-
-async function rawRun(source: Peer, destination: Peer, byteLength: number, kind: MemoryKind): Promise<number> {
-  const { port } = await destination.ask({ type: 'receive raw', byteLength, memory: kind }, 'listening');
-  const received = destination.next('received raw');
-  await source.ask({ type: 'send raw', port }, 'done');
-  return (await received).ms;
+  const migrated = await peers.migrate(kind, PATH);
+  return { rawMs: await peers.raw(kind), ...migrated };
 }
 
 function describe(kind: MemoryKind, byteLength: number, pairs: readonly Pair[]): Row[] {

@@ -3,26 +3,34 @@ import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { type GuestMemory, type MigratableVm, migrate, receive, SoftwareTracker } from '@godwit/core';
+import { type GuestMemory, type MigratableVm, migrate, RAM_WINDOW_BYTES, receive, SoftwareTracker } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory, MemoryAdvice, madvise } from '@godwit/linux';
-import { connectTo, listenOn, tcp, transportFromUri, unix } from '@godwit/transport';
+import { connectTo, type Listener, listenOn, type Transport, tcp, tls, unix } from '@godwit/transport';
 import { type AttachableMemory, onWorkers } from '@godwit/workers';
 import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';
+import { receiveRawTls, sendRawTls, type TlsPems } from './raw-tls.js';
 
 /** How the destination's memory is when bytes arrive. */
 export type MemoryKind = 'ready' | 'fresh' | 'reused buffer';
 
 /** The way of the pages: over which sockets, on how many channels beside the control stream, and on whose thread. */
-export interface PagePath {
-  readonly over: 'tcp' | 'unix';
+export type PagePath = {
   readonly channels: number;
   readonly workers: boolean;
-}
+} & (RawSocket | { readonly over: 'unix' });
+
+/** What a raw loop goes over. */
+export type RawSocket = { readonly over: 'tcp' } | { readonly over: 'tls'; readonly pems: TlsPems };
 
 export type PeerCommand =
   | { readonly type: 'fill'; readonly byteLength: number }
-  | { readonly type: 'receive raw'; readonly byteLength: number; readonly memory: MemoryKind }
-  | { readonly type: 'send raw'; readonly port: number }
+  | {
+      readonly type: 'receive raw';
+      readonly byteLength: number;
+      readonly memory: MemoryKind;
+      readonly socket: RawSocket;
+    }
+  | { readonly type: 'send raw'; readonly port: number; readonly socket: RawSocket }
   | { readonly type: 'receive'; readonly byteLength: number; readonly memory: MemoryKind; readonly path: PagePath }
   | { readonly type: 'migrate'; readonly address: string; readonly path: PagePath };
 
@@ -63,15 +71,23 @@ async function obey(command: PeerCommand): Promise<void> {
       reply({ type: 'done' });
       break;
     case 'send raw':
-      sendRaw(
-        command.port,
-        source().blocks[0]?.hostAddress as bigint,
-        source().blocks[0]?.byteLength as number,
-        PIECE_BYTES,
-      );
+      if (command.socket.over === 'tls') await sendRawTls(command.socket.pems, command.port, windowsOf(source()));
+      else
+        sendRaw(
+          command.port,
+          source().blocks[0]?.hostAddress as bigint,
+          source().blocks[0]?.byteLength as number,
+          PIECE_BYTES,
+        );
       reply({ type: 'done' });
       break;
     case 'receive raw': {
+      if (command.socket.over === 'tls') {
+        const { port, ms } = await receiveRawTls(command.socket.pems, command.byteLength);
+        reply({ type: 'listening', port });
+        reply({ type: 'received raw', ms: await ms });
+        break;
+      }
       const memory =
         command.memory === 'reused buffer' ? undefined : createGuestMemory({ blocks: [block(command.byteLength)] });
       if (memory !== undefined && command.memory === 'ready') touch(memory);
@@ -94,10 +110,11 @@ async function obey(command: PeerCommand): Promise<void> {
   }
 }
 
-async function runMigration(address: string, { workers, channels }: PagePath): Promise<Figures> {
+async function runMigration(address: string, path: PagePath): Promise<Figures> {
   const resident = watchResident();
   const delay = monitorEventLoopDelay({ resolution: 1 });
-  const connector = connectTo(transportFromUri(address));
+  const { workers, channels } = path;
+  const connector = connectTo(connectingTo(new URL(address), path));
   const migration = migrate(still(source()), workers ? onWorkers(connector) : connector, { pageChannels: channels });
   migration.subscribe({
     next: (event) => {
@@ -116,26 +133,45 @@ async function runMigration(address: string, { workers, channels }: PagePath): P
   };
 }
 
-async function runReception(
-  byteLength: number,
-  kind: MemoryKind,
-  { over, workers, channels }: PagePath,
-): Promise<void> {
+async function runReception(byteLength: number, kind: MemoryKind, path: PagePath): Promise<void> {
   const memory = createGuestMemory({ blocks: [block(byteLength)] });
   if (kind === 'ready') touch(memory);
-  const listening = await listenOn(
-    over === 'tcp' ? tcp({ port: 0 }) : unix({ path: join(tmpdir(), `godwit-bench-${process.pid}.sock`) }),
-  );
+  const { workers, channels } = path;
+  const listening = await listenOn<Listener>(listeningOn(path));
   const listener = workers ? onWorkers(listening, { threads: channels }) : listening;
   const vm = still(kind === 'ready' ? withoutHoles(memory) : memory);
   const resident = watchResident();
   const reception = receive(listener, { prepare: () => vm });
-  reply({ type: 'receiving', address: listener.address.replace('tcp://', 'tcp:') });
+  reply({ type: 'receiving', address: listener.address });
   await reception.result;
   const extraResidentBytes = resident.stop();
   await listener.close();
   memory.close();
   reply({ type: 'received', extraResidentBytes });
+}
+
+function listeningOn(path: PagePath): Transport {
+  const local = { host: '127.0.0.1', port: 0 };
+  if (path.over === 'unix') return unix({ path: join(tmpdir(), `godwit-bench-${process.pid}.socket`) });
+  return path.over === 'tcp' ? tcp(local) : tls({ ...local, ...credentials(path.pems) });
+}
+
+function connectingTo({ hostname: host, port, pathname }: URL, path: PagePath): Transport {
+  if (path.over === 'unix') return unix({ path: pathname });
+  const there = { host, port: Number(port) };
+  return path.over === 'tcp' ? tcp(there) : tls({ ...there, ...credentials(path.pems) });
+}
+
+function credentials({ authority, cert, key }: TlsPems) {
+  return { ca: authority, cert, key };
+}
+
+function windowsOf(memory: MappedGuestMemory): Uint8Array[] {
+  return memory.blocks.flatMap((one) =>
+    Array.from({ length: Math.ceil(one.byteLength / RAM_WINDOW_BYTES) }, (_, i) =>
+      one.view(i * RAM_WINDOW_BYTES, Math.min(RAM_WINDOW_BYTES, one.byteLength - i * RAM_WINDOW_BYTES)),
+    ),
+  );
 }
 
 function block(byteLength: number) {

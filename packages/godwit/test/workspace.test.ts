@@ -5,5 +5,6 @@ test('godwit is the engine and its transports, and Linux where that is asked for
   expect([typeof inspectRecording, typeof inspectSnapshot]).toEqual(['function', 'function']);
   expect(everything).toEqual({ ...(await import('@godwit/core')), ...(await import('@godwit/transport')) });
   expect({ ...(await import('godwit/vfio')) }).toEqual({ ...(await import('@godwit/vfio')) });
+  expect({ ...(await import('godwit/workers')) }).toEqual({ ...(await import('@godwit/workers')) });
   expect({ ...(await import('godwit/linux')) }).toEqual({ ...(await import('@godwit/linux')) });
 });

@@ -45,6 +45,8 @@ export type ChannelOrder =
 
 /** From the thread. It ends by itself after `failed`, `received` and when it has obeyed `close`. */
 export type ChannelReport =
+  /** The first report: modules are loaded, orders are heard. */
+  | { readonly type: 'ready' }
   /** A batch, or the end of a round, is written and nothing of it is borrowed any more. */
   | { readonly type: 'sent'; readonly id: number; readonly totals: PageChannelTotals; readonly wireBytes: number }
   | { readonly type: 'round end'; readonly round: number; readonly pages: number }

@@ -127,3 +127,4 @@ port.on('message', (order: ChannelOrder) => {
   batches.add(batch);
   batch.then(() => batches.delete(batch), fail);
 });
+report({ type: 'ready' });

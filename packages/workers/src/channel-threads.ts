@@ -1,12 +1,16 @@
 import { Worker } from 'node:worker_threads';
 import { GodwitError } from '@godwit/core';
 
+/** How long `ready` waits, in milliseconds. */
+const READY_MS = 2_000;
+
 /**
  * Threads for page channels. Starting one takes 100 ms or more, which is to be over when the first page comes: so they are
  * started early, and wait. Idle threads do not keep the process alive.
  */
 export class ChannelThreads {
   readonly #idle = new Set<Worker>();
+  readonly #starting = new Set<Promise<void>>();
   #closed = false;
 
   /** Starts threads until `count` are idle. */
@@ -21,7 +25,23 @@ export class ChannelThreads {
       worker.once('error', () => undefined);
       worker.once('exit', () => this.#idle.delete(worker));
       this.#idle.add(worker);
+      const ready = new Promise<void>((resolve) => {
+        worker.once('message', () => resolve());
+        worker.once('exit', () => resolve());
+      });
+      this.#starting.add(ready);
+      void ready.then(() => this.#starting.delete(ready));
     }
+  }
+
+  /** Resolves when all threads that were started are ready, or after a while: what they are given waits for them. */
+  async ready(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, READY_MS);
+    });
+    await Promise.race([Promise.all(this.#starting), late]);
+    clearTimeout(timer);
   }
 
   /** An idle thread, or a new one. It is the caller's from now on, and keeps the process alive. */

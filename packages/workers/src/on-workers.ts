@@ -45,8 +45,10 @@ function connectorOnWorkers(connector: LinkConnector): LinkConnector {
       }
       const threads = new ChannelThreads();
       try {
-        // They come up while the two ends talk; work for them waits.
+        // Before the connections: the destination has a limit to how long it waits for these.
         threads.start(request.pageChannels);
+        await threads.ready();
+        signal.throwIfAborted();
         const link = await connector.connect(request, signal);
         return { ...link, pageChannels: moved(link.pageChannels, threads, link.peer, [link.control]) };
       } finally {

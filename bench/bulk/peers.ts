@@ -1,0 +1,73 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import type { Figures, MemoryKind, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
+
+export interface Migrated {
+  readonly figures: Figures;
+  readonly destinationExtraBytes: number;
+}
+
+/** A forked peer, spoken to one command at a time. */
+class Peer {
+  readonly #child: ChildProcess = fork(new URL('./peer.js', import.meta.url));
+
+  async ask<T extends PeerReply['type']>(command: PeerCommand, answer: T): Promise<Extract<PeerReply, { type: T }>> {
+    this.#child.send(command);
+    return this.next(answer);
+  }
+
+  async next<T extends PeerReply['type']>(answer: T): Promise<Extract<PeerReply, { type: T }>> {
+    const ended = new AbortController();
+    const exit = once(this.#child, 'exit', { signal: ended.signal }).then(([code]) => {
+      throw new Error(`a benchmark process ended with ${code}`);
+    });
+    exit.catch(() => {});
+    const [message] = (await Promise.race([once(this.#child, 'message'), exit])) as [PeerReply];
+    ended.abort();
+    if (message.type !== answer) throw new Error(`expected "${answer}", got "${message.type}"`);
+    return message as Extract<PeerReply, { type: T }>;
+  }
+
+  stop(): void {
+    this.#child.disconnect();
+  }
+}
+
+/** A process with a guest's memory, and one that takes it, in turn by a raw loop and by a migration. */
+export class Peers {
+  readonly byteLength: number;
+  readonly #source = new Peer();
+  readonly #destination = new Peer();
+
+  private constructor(byteLength: number) {
+    this.byteLength = byteLength;
+  }
+
+  static async start(byteLength: number): Promise<Peers> {
+    const peers = new Peers(byteLength);
+    await peers.#source.ask({ type: 'fill', byteLength }, 'done');
+    return peers;
+  }
+
+  stop(): void {
+    this.#source.stop();
+    this.#destination.stop();
+  }
+
+  /** Milliseconds from the first byte to the last at the receiver. */
+  async raw(memory: MemoryKind, socket: RawSocket = { over: 'tcp' }): Promise<number> {
+    const { byteLength } = this;
+    const { port } = await this.#destination.ask({ type: 'receive raw', byteLength, memory, socket }, 'listening');
+    const received = this.#destination.next('received raw');
+    await this.#source.ask({ type: 'send raw', port, socket }, 'done');
+    return (await received).ms;
+  }
+
+  async migrate(memory: MemoryKind, path: PagePath): Promise<Migrated> {
+    const { byteLength } = this;
+    const { address } = await this.#destination.ask({ type: 'receive', byteLength, memory, path }, 'receiving');
+    const received = this.#destination.next('received');
+    const { figures } = await this.#source.ask({ type: 'migrate', address, path }, 'migrated');
+    return { figures, destinationExtraBytes: (await received).extraResidentBytes };
+  }
+}

@@ -1,0 +1,2 @@
+/** Page channels on worker threads. Loads on Linux only. */
+export * from '@godwit/workers';
