@@ -96,7 +96,7 @@ function reportSent(id: number): void {
 
 /** Ends our direction, waits for the end of the peer's, and lets the thread end. */
 async function end(): Promise<void> {
-  await there(stream).close();
+  await stream?.close();
   port?.close();
 }
 

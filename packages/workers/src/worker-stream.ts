@@ -1,4 +1,3 @@
-import type { Worker } from 'node:worker_threads';
 import {
   GodwitError,
   type GuestMemory,
@@ -15,6 +14,7 @@ import { closeFd, resetOnClose, SocketNumbers, setBlocking, shutdownSocket } fro
 import type { DetachedStream } from '@godwit/transport';
 import { attachmentOf } from './attachable-memory.js';
 import type { ChannelOrder, ChannelReport } from './channel-messages.js';
+import type { ChannelThread } from './channel-threads.js';
 
 /**
  * Batches that wait for a thread: more than a channel on the main thread has, since it must not run dry while the main
@@ -43,7 +43,7 @@ export class WorkerStream implements PageStream {
   readonly #peer: string;
   readonly #index: number;
   readonly #fd: number;
-  readonly #worker: Worker;
+  readonly #thread: ChannelThread;
   readonly #over: Promise<void>;
   readonly #received = new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT);
   readonly #carriedBefore: { readonly written: number; readonly read: number };
@@ -61,22 +61,23 @@ export class WorkerStream implements PageStream {
   #ended = false;
 
   /** Owns both: the descriptor of the stream, and the thread, which has not been told anything yet. */
-  constructor(stream: DetachedStream, worker: Worker, peer: string, index: number) {
+  constructor(stream: DetachedStream, thread: ChannelThread, peer: string, index: number) {
     this.#peer = peer;
     this.#index = index;
     this.#fd = stream.fd;
     this.#carriedBefore = { written: stream.bytesWritten, read: stream.bytesRead };
     setBlocking(stream.fd, true);
-    this.#worker = worker;
+    this.#thread = thread;
+    const { worker } = thread;
     const { fd, unread } = stream;
     this.#order({ type: 'connect', connection: { fd, peer, unread, received: this.#received } });
-    this.#worker.on('message', (message: ChannelReport) => this.#heed(message));
-    this.#worker.on('error', (error) => {
+    worker.on('message', (message: ChannelReport) => this.#heed(message));
+    worker.on('error', (error) => {
       const message = `the worker thread of page channel ${index} failed: ${String(error)}`;
       this.#failure ??= new GodwitError('GODWIT_LINK_LOST', message, { cause: error });
     });
     this.#over = new Promise((resolve) => {
-      this.#worker.once('exit', (code) => {
+      worker.once('exit', (code) => {
         this.#exited(code);
         resolve();
       });
@@ -146,7 +147,8 @@ export class WorkerStream implements PageStream {
     // Whatever call the thread waits in ends now, and it touches guest memory no more.
     shutdownSocket(this.#fd, SocketNumbers.SHUT_RDWR);
     this.#order({ type: 'close' });
-    const timer = setTimeout(() => void this.#worker.terminate(), STOP_MS);
+    const { worker, ready } = this.#thread;
+    const timer = setTimeout(() => void ready.then(() => worker.terminate()), STOP_MS);
     void this.#over.then(() => clearTimeout(timer));
   }
 
@@ -192,7 +194,7 @@ export class WorkerStream implements PageStream {
   }
 
   #order(order: ChannelOrder): void {
-    this.#worker.postMessage(order);
+    this.#thread.worker.postMessage(order);
   }
 
   #heed(message: ChannelReport): void {

@@ -138,7 +138,7 @@ function hugePayload(): Uint8Array {
 describe('a worker thread refuses', () => {
   test.each(attacks)('%s', async (_, code, attack) => {
     const hostile = new Hostile(listening);
-    const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
+    const reception = receive(onWorkers(listening), { prepare: () => hostile.target, reconnectTimeoutMs: 0 });
     const ended = reception.result.then(
       () => undefined,
       (error: unknown) => error,
@@ -148,7 +148,8 @@ describe('a worker thread refuses', () => {
     await attack(hostile).catch(() => undefined);
     expect(await ended).toMatchObject({ code });
     const said = await hostile.answers();
-    expect(said.at(-1)).toMatchObject({ type: 'error', code });
+    // Over a lost link nothing is said.
+    if (code !== 'GODWIT_LINK_LOST') expect(said.at(-1)).toMatchObject({ type: 'error', code });
     expect(hostile.target.running).toBe(false);
     expect(hostile.target.abandoned).toMatchObject({ code });
     expect(threads.alive.size).toBe(0);

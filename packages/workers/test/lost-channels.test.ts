@@ -36,10 +36,10 @@ interface Run {
   readonly reception: Reception;
 }
 
-function start(connector: LinkConnector, listener: LinkListener): Run {
-  const reception = receive(listener, { prepare: () => target });
+function start(connector: LinkConnector, listener: LinkListener, reconnectTimeoutMs = 0): Run {
+  const reception = receive(listener, { prepare: () => target, reconnectTimeoutMs });
   reception.result.catch(() => undefined);
-  const migration = migrate(source, connector, SLOWLY);
+  const migration = migrate(source, connector, { ...SLOWLY, reconnectTimeoutMs });
   migration.result.catch(() => undefined);
   return { migration, reception };
 }
@@ -95,33 +95,82 @@ describe('a thread that dies is a lost link', () => {
     );
     await underWay(run);
     expect(threads.started.length).toBe(3);
-    await threads.started[1]?.terminate();
+    await threads.kill(1);
     await expectLost(run, { code: 'GODWIT_LINK_LOST' }, { code: 'GODWIT_LINK_LOST' });
-    const [error] = await Promise.allSettled([side === 'source' ? run.migration.result : run.reception.result]);
-    expect(String((error as PromiseRejectedResult).reason)).toMatch(/thread of page channel|page channel \d|closed/);
   });
 });
 
+/** A relay to the destination, whose connections can be cut. */
+class Relay {
+  readonly #server: net.Server;
+  /** The two sockets of each connection, in the order of the connections. */
+  readonly connections: (readonly [net.Socket, net.Socket])[] = [];
+
+  constructor(port: number) {
+    this.#server = net.createServer((incoming) => {
+      const outgoing = net.connect(port);
+      this.connections.push([incoming, outgoing]);
+      for (const socket of [incoming, outgoing]) socket.on('error', () => undefined);
+      incoming.pipe(outgoing).pipe(incoming);
+    });
+  }
+
+  async listen(): Promise<LinkConnector> {
+    await new Promise<void>((resolve) => this.#server.listen(0, resolve));
+    return connectTo(tcp({ port: (this.#server.address() as net.AddressInfo).port }));
+  }
+
+  cut(connection: number): void {
+    for (const socket of this.connections[connection] ?? []) socket.resetAndDestroy();
+  }
+
+  async close(): Promise<void> {
+    for (const socket of this.connections.flat()) socket.destroy();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+}
+
 test('one channel that is cut is a lost link', async () => {
-  const relayed: net.Socket[] = [];
-  const relay = net.createServer((incoming) => {
-    const outgoing = net.connect(listening.listener.port);
-    relayed.push(incoming, outgoing);
-    for (const socket of [incoming, outgoing]) socket.on('error', () => undefined);
-    incoming.pipe(outgoing).pipe(incoming);
-  });
-  await new Promise<void>((resolve) => relay.listen(0, resolve));
-  const connector = connectTo(tcp({ port: (relay.address() as net.AddressInfo).port }));
-  const run = start(onWorkers(connector), onWorkers(listening));
+  const relay = new Relay(listening.listener.port);
+  const run = start(onWorkers(await relay.listen()), onWorkers(listening));
   await underWay(run);
-  // The control stream is the first, and not cut.
-  for (const socket of relayed.slice(4, 6)) socket.resetAndDestroy();
+  // The control stream is the first.
+  relay.cut(2);
   const [there, here] = await Promise.allSettled([run.reception.result, run.migration.result]);
   expect(here).toMatchObject({ status: 'rejected', reason: { code: 'GODWIT_LINK_LOST' } });
   expect(there).toMatchObject({ status: 'rejected', reason: { code: 'GODWIT_LINK_LOST' } });
   expect(source.running).toBe(true);
   expect(target.running).toBe(false);
   expect(threads.alive.size).toBe(0);
-  for (const socket of relayed) socket.destroy();
-  await new Promise((resolve) => relay.close(resolve));
+  await relay.close();
+});
+
+describe('with time to reconnect the migration goes on, on new threads', () => {
+  async function expectMoved({ migration, reception }: Run): Promise<void> {
+    migration.adjust({ bandwidthLimit: 0 });
+    const [summary] = await Promise.all([migration.result, reception.result]);
+    expect(target.running).toBe(true);
+    expect(source.running).toBe(false);
+    expect(source.equals(target)).toBe(true);
+    expect(summary.pages.raw).toBeGreaterThan(0);
+    expect(threads.started.length).toBe(12);
+    expect(threads.alive.size).toBe(0);
+  }
+
+  test('after a channel was cut', async () => {
+    const relay = new Relay(listening.listener.port);
+    const run = start(onWorkers(await relay.listen()), onWorkers(listening), 60_000);
+    await underWay(run);
+    relay.cut(3);
+    await expectMoved(run);
+    await relay.close();
+  });
+
+  test('after a thread has died', async () => {
+    const connector = onWorkers(connectTo(tcp({ port: listening.listener.port })));
+    const run = start(connector, onWorkers(listening), 60_000);
+    await underWay(run);
+    await threads.kill(1);
+    await expectMoved(run);
+  });
 });
