@@ -32,7 +32,7 @@ const { values, positionals } = parseArgs({
     machine: { type: 'string' },
     prepare: { type: 'boolean', default: false },
     run: { type: 'string' },
-    timeout: { type: 'string', default: '900' },
+    timeout: { type: 'string', default: '1500' },
   },
 });
 
