@@ -38,6 +38,8 @@ function connectorOnWorkers(connector: LinkConnector): LinkConnector {
     ...connector,
     async connect(request, signal) {
       if (request.pageChannels === 0) {
+        // Whose the guest is, is asked and told over later connections, and those have no page channels.
+        if (request.connection > 1) return connector.connect(request, signal);
         throw new GodwitError(
           'GODWIT_INVALID_ARGUMENT',
           'page channels on worker threads need pageChannels of at least 1: the control stream stays on the main thread',

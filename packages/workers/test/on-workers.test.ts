@@ -1,7 +1,16 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { delta, type LinkConnector, type LinkListener, type MigrateOptions, migrate, receive } from '@godwit/core';
+import {
+  delta,
+  type FrameStream,
+  GodwitError,
+  type LinkConnector,
+  type LinkListener,
+  type MigrateOptions,
+  migrate,
+  receive,
+} from '@godwit/core';
 import { connectTo, listenOn, memory, tcp, unix } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
@@ -221,4 +230,32 @@ describe('what cannot live on a worker thread is refused before a page moves', (
     const migration = migrate(new StillGuest(true), onWorkers(connector), { pageChannels: 0 });
     await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
   });
+});
+
+test('a link that is lost after go is settled over one without page channels', async () => {
+  const { connector, listener } = await ends('tcp');
+  const source = new StillGuest(true);
+  const target = new StillGuest(false);
+  const controls: FrameStream[] = [];
+  const watched: LinkConnector = {
+    async connect(request, signal) {
+      const link = await connector.connect(request, signal);
+      controls.push(link.control);
+      return link;
+    },
+  };
+  const reception = receive(onWorkers(listener), { prepare: () => target });
+  const migration = migrate(source, onWorkers(watched), { pageChannels: 2 });
+  migration.subscribe({
+    next: (event) => {
+      if (event.type !== 'ownership' || event.ownership !== 'handedOver') return;
+      controls[0]?.abort(new GodwitError('GODWIT_LINK_LOST', 'the cable was cut'));
+    },
+    error: () => {},
+  });
+  await Promise.all([migration.result, reception.result]);
+  expect([source.running, target.running]).toEqual([false, true]);
+  expect([migration.ownership, reception.ownership]).toEqual(['released', 'settled']);
+  expect(controls).toHaveLength(2);
+  expect(threads.alive.size).toBe(0);
 });
