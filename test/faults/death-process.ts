@@ -1,0 +1,124 @@
+/** One of the two processes of a case in which one of them is killed; takes its orders from the runner. */
+import { GodwitError, migrate, receive } from '@godwit/core';
+import type { VirtualMachine } from '@godwit/example-node-vmm';
+import { connectTo, listenOn, tcp } from '@godwit/transport';
+import { faulty } from '@godwit/transport/testing';
+import { LiveGuest } from '../guest/live-guest.js';
+import type { Death, DeathOrder, DeathReport } from './death-messages.js';
+import { atLeastRounds, TIMEOUTS } from './run-case.js';
+
+const HOST = '127.0.0.1';
+/** A process that is dead does not come back: there is nobody to wait for. */
+const PATIENCE = { ...TIMEOUTS, reconnectTimeoutMs: 1000, settleTimeoutMs: 1000 };
+
+let guest: LiveGuest | undefined;
+let onPeerDied: () => void = () => {};
+const peerDied = new Promise<void>((resolve) => {
+  onPeerDied = resolve;
+});
+
+process.on('message', (order: DeathOrder) => {
+  obey(order).catch((error: unknown) => {
+    process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`);
+    process.exit(1);
+  });
+});
+// Whoever gave the orders is gone.
+process.on('disconnect', () => process.exit(1));
+
+async function obey(order: DeathOrder): Promise<void> {
+  switch (order.order) {
+    case 'receive':
+      return receiveGuest(order.death);
+    case 'migrate':
+      return migrateGuest(order.port, order.death);
+    case 'peer-died':
+      return onPeerDied();
+    case 'examine': {
+      const running = guest !== undefined && guest.here;
+      tell({ report: 'examined', running, problems: running ? ((await guest?.examine()) ?? []) : [] });
+      return;
+    }
+    default:
+      await guest?.close();
+      process.disconnect();
+  }
+}
+
+function tell(report: DeathReport): void {
+  process.send?.(report);
+}
+
+function mortal(port: number, death: Death | undefined) {
+  const transport = tcp({ host: HOST, port });
+  if (death === undefined) return transport;
+  const { direction, frame } = death;
+  return faulty(transport, {
+    faults: [{ kind: 'cut', direction, at: { frame }, stream: 0 }],
+    onFault: () => process.kill(process.pid, 'SIGKILL'),
+  });
+}
+
+async function receiveGuest(death: Death | undefined): Promise<void> {
+  const links = await listenOn(mortal(0, death));
+  const arriving = new LiveGuest();
+  guest = arriving;
+  const reception = receive(links, {
+    ...PATIENCE,
+    prepare: async (description) => arriving.blank(description),
+  });
+  tell({ report: 'listening', port: Number(new URL(links.address).port) });
+  // Ready, and the source is dead for certain: somebody who knows that decides. No timer ever does.
+  const ready = new Promise<void>((resolve) => {
+    reception.subscribe({
+      next: (event) => {
+        if (event.type === 'ownership' && event.ownership === 'ready') resolve();
+      },
+      error: () => {},
+    });
+  });
+  void Promise.all([peerDied, ready]).then(() => {
+    if (reception.ownership !== 'ready') return;
+    reception.recover({ sourceIsDead: true });
+    tell({ report: 'recovered', from: 'ready' });
+  });
+  try {
+    const { vm } = await reception.result;
+    await arriving.moved(vm as VirtualMachine);
+    tell({ report: 'ended' });
+  } catch (error) {
+    tell({ report: 'ended', ...described(error) });
+  } finally {
+    await links.close();
+  }
+}
+
+async function migrateGuest(port: number, death: Death | undefined): Promise<void> {
+  const booted = await LiveGuest.boot();
+  guest = booted;
+  const migration = migrate(booted.machine, connectTo(mortal(port, death)), {
+    ...PATIENCE,
+    description: booted.machine.description,
+    verify: true,
+    policy: atLeastRounds(3),
+  });
+  try {
+    await migration.result;
+    await booted.close();
+    guest = undefined;
+    tell({ report: 'ended' });
+  } catch (error) {
+    if (GodwitError.is(error) && error.code === 'GODWIT_OWNERSHIP_UNKNOWN') {
+      await peerDied;
+      await migration.recover({ destinationIsDead: true });
+      tell({ report: 'recovered', from: error.code });
+    }
+    tell({ report: 'ended', ...described(error) });
+  }
+}
+
+function described(error: unknown): { readonly code: string; readonly message: string } {
+  return GodwitError.is(error)
+    ? { code: error.code, message: error.message }
+    : { code: 'not a GodwitError', message: String(error) };
+}

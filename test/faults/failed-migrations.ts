@@ -1,0 +1,173 @@
+import { connect } from 'node:net';
+import { GodwitError, type Migration, migrate, type Reception, receive } from '@godwit/core';
+import type { VirtualMachine } from '@godwit/example-node-vmm';
+import { connectTo, type ListeningLinks, listenOn, type TcpListener, tcp } from '@godwit/transport';
+import { faulty } from '@godwit/transport/testing';
+import type { LiveGuest } from '../guest/live-guest.js';
+import { describeLeftovers, type Leftovers, leftovers } from './leftovers.js';
+import { atLeastRounds, TIMEOUTS } from './run-case.js';
+
+const HOST = '127.0.0.1';
+
+/** How a migration is made to fail. Each starts both sides and spoils it. */
+type Spoil = (guest: LiveGuest, links: ListeningLinks<TcpListener>) => readonly [Migration, Reception | undefined];
+
+const SPOILS: readonly Spoil[] = [
+  ...(['setup', 'active'] as const).map(
+    (state): Spoil =>
+      (guest, links) => {
+        const reception = arrive(guest, links);
+        const migration = leave(guest, links);
+        migration.subscribe({ next: (e) => e.type === 'state' && e.state === state && migration.cancel(), error() {} });
+        return [migration, reception];
+      },
+  ),
+  // Unsubscribing is cancelling, here after the first round.
+  (guest, links) => {
+    const reception = arrive(guest, links);
+    const migration = leave(guest, links);
+    const subscription = migration.subscribe({
+      next: ({ type }) => type === 'round' && subscription.unsubscribe(),
+      error() {},
+    });
+    return [migration, reception];
+  },
+  // With the guest paused.
+  (guest, links) => {
+    const reception = arrive(guest, links);
+    const migration = leave(guest, links, { pauseBeforeSwitchover: true });
+    migration.subscribe({
+      next: (e) => e.type === 'state' && e.state === 'pre-switchover' && migration.cancel(),
+      error() {},
+    });
+    return [migration, reception];
+  },
+  // The destination gives up.
+  (guest, links) => {
+    const reception = arrive(guest, links);
+    reception.subscribe({ next: ({ type }) => type === 'round' && reception.cancel(), error() {} });
+    return [leave(guest, links), reception];
+  },
+  // The destination refuses.
+  (guest, links) => [
+    leave(guest, links),
+    receive(links, {
+      prepare: () => {
+        throw new GodwitError('GODWIT_OUT_OF_MEMORY', 'no room for another guest');
+      },
+    }),
+  ],
+  // Nobody listens.
+  (guest) => [
+    migrate(guest.machine, connectTo(tcp({ host: HOST, port: 1 })), { description: guest.machine.description }),
+    undefined,
+  ],
+  // The link dies for good.
+  (guest, links) => {
+    const reception = receive(links, {
+      ...TIMEOUTS,
+      reconnectTimeoutMs: 0,
+      prepare: (description) => guest.blank(description),
+    });
+    const transport = faulty(tcp({ host: HOST, port: links.listener.port }), {
+      faults: [{ kind: 'cut', direction: 'out', at: { frame: 6 } }],
+    });
+    const migration = migrate(guest.machine, connectTo(transport), {
+      ...TIMEOUTS,
+      reconnectTimeoutMs: 0,
+      description: guest.machine.description,
+    });
+    return [migration, reception];
+  },
+];
+
+/**
+ * Lets `count` migrations of the guest fail, in all the ways that there are, and then one succeed. Nothing may have grown
+ * but what a garbage collector leaves lying about.
+ */
+export async function failedMigrations(guest: LiveGuest, count: number) {
+  const problems: string[] = [];
+  const codes = new Map<string, number>();
+  const links = await listenOn(tcp({ host: HOST, port: 0 }));
+  try {
+    const fail = async (n: number) => {
+      // A stranger too: bytes that are no migration.
+      connect(links.listener.port, HOST)
+        .on('error', () => {})
+        .resume()
+        .end('GET / HTTP/1.1\r\n\r\n');
+      const spoil = SPOILS[n % SPOILS.length] as Spoil;
+      const [migration, reception] = spoil(guest, links);
+      const [here] = await Promise.allSettled([migration.result]);
+      // Who has not heard of the migration by now never will, and waits for another one.
+      if (reception?.state === 'none') reception.cancel();
+      await Promise.allSettled([reception?.result]);
+      if (here.status === 'fulfilled') problems.push(`failure ${n % SPOILS.length} succeeded`);
+      else codes.set(codeOf(here.reason), (codes.get(codeOf(here.reason)) ?? 0) + 1);
+      if (guest.machine.state !== 'running') problems.push(`failure ${n % SPOILS.length}: ${guest.machine.state}`);
+    };
+    // One of each, so that everything is loaded and compiled.
+    for (let n = 0; n < SPOILS.length; n++) await fail(n);
+    codes.clear();
+    const before = await leftovers();
+    for (let n = 0; n < count; n++) await fail(n);
+    const after = await settledLeftovers(before);
+    compare(before, after, problems);
+    const reception = arrive(guest, links);
+    const migration = leave(guest, links, { verify: true });
+    const [{ verified }, { vm }] = await Promise.all([migration.result, reception.result]);
+    if (!verified) problems.push('the migration after them was not verified');
+    await guest.moved(vm as VirtualMachine);
+    problems.push(...(await guest.examine()));
+    const endings = [...codes].map(([code, times]) => `${times} ${code}`).join(', ');
+    return {
+      problems,
+      summary:
+        `${count} failed migrations (${endings}), then one that is verified:\n` +
+        `  before: ${describeLeftovers(before)}\n  after:  ${describeLeftovers(after)}`,
+    };
+  } finally {
+    await links.close();
+  }
+}
+
+function arrive(guest: LiveGuest, links: ListeningLinks<TcpListener>): Reception {
+  return receive(links, { ...TIMEOUTS, prepare: (description) => guest.blank(description) });
+}
+
+function leave(
+  guest: LiveGuest,
+  links: ListeningLinks<TcpListener>,
+  options: { readonly verify?: boolean; readonly pauseBeforeSwitchover?: boolean } = {},
+): Migration {
+  return migrate(guest.machine, connectTo(tcp({ host: HOST, port: links.listener.port })), {
+    ...TIMEOUTS,
+    ...options,
+    description: guest.machine.description,
+    policy: atLeastRounds(3),
+  });
+}
+
+/** Sockets and threads are let go of a little after the promises have settled. */
+async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
+  for (let attempt = 0; ; attempt++) {
+    const now = await leftovers();
+    const grown = now.fileDescriptors > before.fileDescriptors || now.threads > before.threads;
+    if (!grown || attempt === 50) return now;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+function compare(before: Leftovers, after: Leftovers, problems: string[]): void {
+  for (const what of ['fileDescriptors', 'handles', 'threads'] as const) {
+    if (after[what] > before[what]) problems.push(`${what} grew from ${before[what]} to ${after[what]}`);
+  }
+  // Less than 200 KiB for each of a hundred: the heap of a process that has not come to rest varies by as much.
+  if (after.residentBytes > before.residentBytes + 20 * 2 ** 20) {
+    problems.push(`resident memory grew from ${before.residentBytes} to ${after.residentBytes} bytes`);
+  }
+}
+
+function codeOf(error: unknown): string {
+  return GodwitError.is(error) ? error.code : String(error);
+}

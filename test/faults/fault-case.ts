@@ -1,0 +1,42 @@
+import type { Fault, FaultPlace } from '@godwit/transport/testing';
+
+/** What can go wrong with the link in one case. */
+export type FaultKind = Fault['kind'];
+
+/** One thing to try: a fault, in one direction of one stream of the first connection. `out` is from source to destination. */
+export interface FaultCase {
+  readonly kind: FaultKind;
+  readonly direction: 'out' | 'in';
+  /** 0 is the control stream, 1 and more the page channels. */
+  readonly stream: number;
+  readonly at: FaultPlace;
+  readonly pageChannels: number;
+  /** Pre-copy rounds at least: more of them when the place lies in the destination's few answers. */
+  readonly rounds: number;
+  readonly checksum: boolean;
+}
+
+/** `cut:out:0:frame=7:channels=0`: names a case for a person, and for `--only`. */
+export function caseName({ kind, direction, stream, at, pageChannels, rounds, checksum }: FaultCase): string {
+  const place = 'frame' in at ? `frame=${at.frame}` : 'byte' in at ? `byte=${at.byte}` : `below=${at.below}`;
+  return `${kind}:${direction}:${stream}:${place}:channels=${pageChannels}:rounds=${rounds}${checksum ? ':checksum' : ''}`;
+}
+
+/** The case that a name stands for; throws when it stands for none. */
+export function parseCase(name: string): FaultCase {
+  const match = /^([a-z-]+):(out|in):(\d+):(frame|byte|below)=(\d+):channels=(\d+):rounds=(\d+)(:checksum)?$/.exec(
+    name,
+  );
+  if (match === null) throw new Error(`"${name}" is no case; they look like cut:out:0:frame=7:channels=0:rounds=3`);
+  const [, kind, direction, stream, place, number, channels, rounds, checksum] = match;
+  const at = { [place as string]: Number(number) } as unknown as FaultPlace;
+  return {
+    kind: kind as FaultKind,
+    direction: direction as 'out' | 'in',
+    stream: Number(stream),
+    at,
+    pageChannels: Number(channels),
+    rounds: Number(rounds),
+    checksum: checksum !== undefined,
+  };
+}

@@ -1,0 +1,207 @@
+import {
+  type ConvergencePolicy,
+  firstOpinion,
+  GodwitError,
+  type Migration,
+  migrate,
+  type Reception,
+  receive,
+  withinDowntimeLimit,
+} from '@godwit/core';
+import type { VirtualMachine } from '@godwit/example-node-vmm';
+import { connectTo, listenOn, tcp } from '@godwit/transport';
+import { faulty } from '@godwit/transport/testing';
+import type { Observable } from 'rxjs';
+import type { LiveGuest } from '../guest/live-guest.js';
+import { type ByteCount, counting } from './counting.js';
+import type { FaultCase } from './fault-case.js';
+
+/** Short, so that faults which are only noticed by their silence do not take half a minute each. */
+export const TIMEOUTS = {
+  keepaliveMs: 100,
+  silenceTimeoutMs: 1500,
+  reconnectTimeoutMs: 20_000,
+  settleTimeoutMs: 20_000,
+} as const;
+
+/** Longer than anything that a case may take: beyond it somebody hangs. */
+const HANGS_MS = 90_000;
+
+export interface CaseResult {
+  /** Whether the place was reached: a run may end before it. */
+  readonly struck: boolean;
+  /** How the case ended, for counting: `moved`, `moved, reconnected`, `stayed: GODWIT_LINK_LOST`, ... */
+  readonly ending: string;
+  /** What must not be; empty when all is well. */
+  readonly problems: readonly string[];
+  /** Bytes of the first connection's control stream. */
+  readonly bytes: Readonly<ByteCount>;
+}
+
+/** Sends at least this many rounds, then does what the engine would do by itself. */
+export function atLeastRounds(rounds: number): ConvergencePolicy {
+  const more: ConvergencePolicy = ({ outcome }) =>
+    outcome.round < rounds ? { action: 'continue', reason: `the case asks for ${rounds} rounds` } : undefined;
+  return firstOpinion(more, withinDowntimeLimit);
+}
+
+/** Migrates the guest with one fault in the way, and looks at everything afterwards. The guest runs when it resolves. */
+export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number): Promise<CaseResult> {
+  const source = guest.machine;
+  const links = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+  const problems: string[] = [];
+  let struck = false;
+  const bytes: ByteCount = { out: 0, in: 0 };
+  let paused = false;
+  const watching = source.events.subscribe(({ type }) => {
+    paused ||= type === 'paused';
+  });
+  try {
+    const reception = receive(links, {
+      ...TIMEOUTS,
+      prepare: (description) => guest.blank(description),
+    });
+    const { kind, direction, stream, at } = fault;
+    const planned = { direction, at, stream };
+    const transport = faulty(tcp({ host: '127.0.0.1', port: links.listener.port }), {
+      faults: [kind === 'delay' ? { ...planned, kind, milliseconds: 50 } : { ...planned, kind }],
+      seed,
+      onFault: () => {
+        struck = true;
+      },
+    });
+    const migration = migrate(source, connectTo(counting(transport, bytes)), {
+      ...TIMEOUTS,
+      description: source.description,
+      verify: true,
+      ...{ checksum: fault.checksum },
+      pageChannels: fault.pageChannels,
+      policy: atLeastRounds(fault.rounds),
+    });
+    const states = follow(migration, 'the source', problems);
+    follow(reception, 'the destination', problems);
+    const [here, there] = await settled(migration, reception, problems);
+    const ending = await judge(guest, source, here, there, { paused: () => paused, states, problems });
+    problems.push(...(await guest.examine()));
+    return { struck, ending, problems, bytes };
+  } finally {
+    watching.unsubscribe();
+    await links.close();
+  }
+}
+
+type Outcome<T> = PromiseSettledResult<T> | undefined;
+
+async function settled(migration: Migration, reception: Reception, problems: string[]) {
+  let here: Outcome<unknown>;
+  let there: Outcome<{ readonly vm: unknown }>;
+  const both = Promise.all([
+    Promise.allSettled([migration.result]).then(([one]) => {
+      here = one;
+    }),
+    Promise.allSettled([reception.result]).then(([one]) => {
+      there = one;
+    }),
+  ]);
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, HANGS_MS);
+  });
+  // Once the source has ended, a destination that has not heard of it never will.
+  const unheard = migration.result.then(
+    () => both,
+    () => (reception.state === 'none' ? undefined : both),
+  );
+  await Promise.race([both, late, unheard]);
+  clearTimeout(timer);
+  // A link that is lost before its first frame was never heard of there: it waits for the first one.
+  if (there === undefined && reception.state === 'none') {
+    reception.cancel();
+    await reception.result.catch(() => undefined);
+  } else if (there === undefined) {
+    problems.push(`the destination hangs in state "${reception.state}"`);
+  }
+  if (here === undefined) problems.push(`the source hangs in state "${migration.state}"`);
+  if (here === undefined) migration.cancel();
+  if (there === undefined) reception.cancel();
+  return [here, there] as const;
+}
+
+/** Who has the guest, and whether everybody knows why. */
+async function judge(
+  guest: LiveGuest,
+  source: VirtualMachine,
+  here: Outcome<unknown>,
+  there: Outcome<{ readonly vm: unknown }>,
+  seen: { readonly paused: () => boolean; readonly states: ReadonlySet<string>; readonly problems: string[] },
+): Promise<string> {
+  const { problems, states } = seen;
+  const again = states.has('settling') ? ', settled' : states.has('reconnecting') ? ', reconnected' : '';
+  if (there?.status === 'fulfilled') {
+    const machine = there.value.vm as VirtualMachine;
+    if (machine.state === 'running' && source.state === 'running') problems.push('BOTH SIDES RUN THE GUEST');
+    if (here?.status !== 'fulfilled') problems.push(`the destination runs the guest, the source says ${reason(here)}`);
+    await guest.moved(machine);
+    return `moved${again}`;
+  }
+  if (here?.status === 'fulfilled') {
+    problems.push(`the source says that it is done, the destination ${reason(there)}`);
+    return 'lost';
+  }
+  if (source.state !== 'running') problems.push(`nobody runs the guest: ${reason(here)}`);
+  if (states.has('active') && !seen.paused() && isLink(here)) {
+    problems.push(`a link that was lost in pre-copy ended the migration: ${reason(here)}`);
+  }
+  if (there !== undefined && here !== undefined && !knows(here, there)) {
+    problems.push(`the source says ${reason(here)}; the destination does not know: ${reason(there)}`);
+  }
+  return `stayed: ${here === undefined ? '?' : codeOf(here.reason)}${again}`;
+}
+
+/** Both ends of an Observable are watched: it must end exactly when its promise does. */
+function follow(
+  role: Observable<{ readonly type: string; readonly state?: string }> & { readonly result: Promise<unknown> },
+  name: string,
+  problems: string[],
+): ReadonlySet<string> {
+  const states = new Set<string>();
+  let ended = false;
+  const end = () => {
+    if (ended) problems.push(`the events of ${name} ended twice`);
+    ended = true;
+  };
+  role.subscribe({
+    next: (event) => {
+      if (ended) problems.push(`an event of ${name} came after the end: ${event.type}`);
+      if (event.type === 'state' && event.state !== undefined) states.add(event.state);
+    },
+    error: end,
+    complete: end,
+  });
+  const check = () => {
+    if (!ended) problems.push(`the result of ${name} settled, its events did not end`);
+  };
+  role.result.then(check, check);
+  return states;
+}
+
+/** The same code on both sides, or the destination's own view of a link that was lost. */
+function knows(here: PromiseRejectedResult, there: PromiseRejectedResult): boolean {
+  const [source, destination] = [codeOf(here.reason), codeOf(there.reason)];
+  return source === destination || isLink(here) || isLink(there);
+}
+
+function isLink(outcome: Outcome<unknown>): boolean {
+  if (outcome?.status !== 'rejected') return false;
+  return ['GODWIT_LINK_LOST', 'GODWIT_TIMEOUT', 'GODWIT_CONNECT_FAILED'].includes(codeOf(outcome.reason));
+}
+
+function codeOf(error: unknown): string {
+  return GodwitError.is(error) ? error.code : `not a GodwitError: ${String(error)}`;
+}
+
+function reason(outcome: Outcome<unknown>): string {
+  if (outcome === undefined) return 'nothing';
+  if (outcome.status === 'fulfilled') return 'that all is well';
+  return GodwitError.is(outcome.reason) ? `${outcome.reason.code}: ${outcome.reason.message}` : String(outcome.reason);
+}
