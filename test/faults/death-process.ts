@@ -35,7 +35,7 @@ async function obey(order: DeathOrder): Promise<void> {
     case 'peer-died':
       return onPeerDied();
     case 'examine': {
-      const running = guest !== undefined && guest.here;
+      const running = guest?.here ?? false;
       tell({ report: 'examined', running, problems: running ? ((await guest?.examine()) ?? []) : [] });
       return;
     }
@@ -82,6 +82,8 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
     reception.recover({ sourceIsDead: true });
     tell({ report: 'recovered', from: 'ready' });
   });
+  // One that has heard nothing of the migration waits for another.
+  void peerDied.then(() => reception.state === 'none' && reception.cancel());
   try {
     const { vm } = await reception.result;
     await arriving.moved(vm as VirtualMachine);
