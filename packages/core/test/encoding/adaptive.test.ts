@@ -103,6 +103,16 @@ describe('compression', () => {
     expect(totalMs).toBeLessThan(raw.totalMs * 1.1);
   });
 
+  test('stops for a moment now and then, to see how fast the link is by now', async () => {
+    const raw = await move(5e5, []);
+    const { totalMs, pages } = await move(5e5, [new Model('good', 2, 0.25)]);
+    // Sampled at the start, and again after 20 s.
+    expect(pages.raw).toBeGreaterThan(100);
+    expect(pages.compressed).toBeGreaterThan(400);
+    expect(totalMs).toBeGreaterThan(20_000);
+    expect(totalMs).toBeLessThan(raw.totalMs * 0.6);
+  });
+
   test('of two, the one that is quicker in all is used', async () => {
     for (const bytesPerSecond of [300e6, 20e6]) {
       const light = new Model('light', 1, 0.5);
