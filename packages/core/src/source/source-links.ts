@@ -2,7 +2,7 @@ import { GodwitError } from '../errors.js';
 import { FAREWELL_MS } from '../link/farewell.js';
 import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { MigrationEvent } from '../migration-event.js';
-import { keepTrying } from './reconnect.js';
+import { isPassing, keepTrying } from './reconnect.js';
 import { SourceConnection, type SourceConnectionParts } from './source-connection.js';
 
 export interface SourceLinksParts extends SourceConnectionParts {
@@ -90,6 +90,8 @@ export class SourceLinks {
         return { connection, answer: await connection.greet(stage, onReceived) };
       } catch (error) {
         const reason = await connection.reasonFor(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the handshake failed'));
+        // What is final, the destination is told.
+        if (!isPassing(reason)) await connection.farewell(reason);
         await this.drop(reason);
         throw reason;
       }

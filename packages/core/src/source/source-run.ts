@@ -390,7 +390,7 @@ export class SourceRun {
     const reason = GodwitError.wrap(cause, 'GODWIT_INTERNAL', 'the hand-over failed');
     if (ownership.allows('giveUp')) ownership.apply('giveUp');
     await this.#links.farewell(reason);
-    return ownership.state === 'recovered' ? reason : ownershipUnknown(reason);
+    return ownership.state === 'unknown' ? ownershipUnknown(reason) : reason;
   }
 
   /** A device that hangs, since it still waits for something to save, does not keep the migration from ending. */

@@ -1,0 +1,104 @@
+import { createServer, connect as dial, type Socket } from 'node:net';
+import { type MigrationEvent, migrate, receive, roundCap } from '@godwit/core';
+import { FaultyDevice, ToyVm } from '@godwit/core/testing';
+import { connectTo, listenOn, tcp } from '@godwit/transport';
+import { expect, jest, test } from '@jest/globals';
+
+jest.setTimeout(120_000);
+
+const PAGE = 4096;
+const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4096 * PAGE }];
+
+/** A network between the two: passes bytes on, and resets every connection each time that so many have passed. */
+class Relay {
+  readonly #server = createServer((socket) => this.#serve(socket));
+  readonly #sockets = new Set<Socket>();
+  readonly #to: number;
+  #left: number;
+  readonly #every: number;
+  #cuts: number;
+  cuts = 0;
+
+  constructor(to: number, every: number, cuts: number) {
+    this.#to = to;
+    this.#every = every;
+    this.#left = every;
+    this.#cuts = cuts;
+  }
+
+  async listen(): Promise<number> {
+    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve));
+    return (this.#server.address() as { port: number }).port;
+  }
+
+  async close(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  #serve(near: Socket): void {
+    const far = dial(this.#to, '127.0.0.1');
+    for (const [from, into] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      this.#sockets.add(from);
+      from.on('error', () => {});
+      from.on('close', () => {
+        this.#sockets.delete(from);
+        into.destroy();
+      });
+      from.on('data', (bytes) => {
+        this.#left -= bytes.length;
+        if (this.#left <= 0 && this.cuts < this.#cuts) {
+          this.cuts++;
+          this.#left = this.#every;
+          for (const socket of this.#sockets) socket.resetAndDestroy();
+        } else if (!into.destroyed) into.write(bytes);
+      });
+      from.on('end', () => into.end());
+    }
+  }
+}
+
+test.each([0, 3])('over TCP, with connections reset again and again (%i page channels)', async (pageChannels) => {
+  const source = new ToyVm(BLOCKS);
+  const contents = new Uint8Array(PAGE);
+  for (let page = 0; page < 4096; page++) {
+    contents.fill(page);
+    contents.set([page & 255, page >> 8, 77], 1000);
+    source.write(0, page * PAGE, contents);
+  }
+  source.devices = [new FaultyDevice('uart', new Uint8Array(100_000).fill(3))];
+  const device = new FaultyDevice('uart');
+  const destination = new ToyVm(BLOCKS, { running: false, devices: [device] });
+  const links = await listenOn(tcp({ port: 0 }));
+  const relay = new Relay(links.listener.port, 2_500_000, 6);
+  const port = await relay.listen();
+  const events: MigrationEvent[] = [];
+  try {
+    const reception = receive(links, { prepare: () => destination });
+    const migration = migrate(source, connectTo(tcp({ port })), {
+      verify: true,
+      pageChannels,
+      policy: roundCap(3, 'switchover'),
+    });
+    migration.subscribe({
+      next: (event) => {
+        events.push(event);
+        if (event.type === 'reconnected') source.write(0, (event.connection % 9) * PAGE, Uint8Array.of(200));
+      },
+      error: () => {},
+    });
+    const [summary] = await Promise.all([migration.result, reception.result]);
+    expect(relay.cuts).toBe(6);
+    expect(source.memory.firstDifference(destination.memory)).toBeUndefined();
+    expect([source.running, destination.running, summary.verified]).toEqual([false, true, true]);
+    expect(device.state.byteLength).toBe(100_000);
+    expect(events.filter(({ type }) => type === 'reconnected').length).toBeGreaterThanOrEqual(6);
+    expect(events.some((event) => event.type === 'reconnected' && event.restarted)).toBe(false);
+  } finally {
+    await links.close();
+    await relay.close();
+  }
+});
