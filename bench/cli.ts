@@ -4,7 +4,6 @@ import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
 import { cutsBenchmark } from './cuts/cuts.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
-
 import { printReport, type Report } from './report.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
