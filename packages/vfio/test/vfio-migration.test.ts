@@ -205,6 +205,32 @@ test('a device that cannot migrate, and a way that is not there', async () => {
   group.close();
 });
 
+test('a device that fails on its way back, but not into ERROR, comes back at the second attempt', async () => {
+  const source = side([{ failInto: { state: 'RUNNING_P2P', leaves: 'STOP' } }], true);
+  const device = source.set.devices[0] as VfioMigratableDevice;
+  await device.migration.moveTo('PRE_COPY').then((fd) => source.kernel.close(fd as number));
+  await source.set.pause();
+  await source.set.resume();
+  expect([source.models[0]?.state, source.models[0]?.resets]).toEqual(['RUNNING', 0]);
+});
+
+test('after a restart of the destination pre-copy begins with the first byte', async () => {
+  const source = side([{}], true);
+  const device = source.set.devices[0] as VfioMigratableDevice;
+  const streamed = async (): Promise<number[]> => {
+    const bytes: number[] = [];
+    for await (const piece of device.precopy?.() ?? []) bytes.push(...piece);
+    return bytes;
+  };
+  const first = await streamed();
+  expect(first.length).toBeGreaterThan(8);
+  expect(await streamed()).toEqual([]);
+  await device.restart();
+  expect(source.models[0]?.state).toBe('RUNNING');
+  expect(await streamed()).toEqual(first);
+  await device.release();
+});
+
 test('the estimate is what stopping would take, and what pre-copy still has', async () => {
   const { set, models } = side([{}], true);
   const device = set.devices[0] as VfioMigratableDevice;

@@ -110,6 +110,11 @@ export class VfioMigratableDevice implements MigratableDevice {
     await this.#endSaving(() => this.migration.moveTo(stopped ? 'STOP' : 'RUNNING'));
   }
 
+  /** The destination has lost what it had: the next `precopy` begins with the first byte, in a session of its own. */
+  restart(): Promise<void> {
+    return this.release();
+  }
+
   /** No DMA into other devices any more; nothing to do for a device that has no such state. */
   async holdPeerDma(): Promise<void> {
     if (!this.migration.capabilities.p2p) return;
@@ -184,11 +189,21 @@ export class VfioMigratableDevice implements MigratableDevice {
     // A reset has taken it further already.
     if (this.migration.state() === 'RUNNING') return null;
     try {
-      await this.#endSaving(() => this.migration.moveTo(state));
+      await this.#endSaving(() => this.#persistently(state));
       return null;
     } catch (cause) {
       await this.#device.reset();
       return { device: this, cause };
+    }
+  }
+
+  /** A device that fails half-way, but not into ERROR, gets a second chance from where it is: better than a reset. */
+  async #persistently(state: MigrationState): Promise<void> {
+    try {
+      await this.migration.moveTo(state);
+    } catch (error) {
+      if (this.migration.state() === 'ERROR') throw error;
+      await this.migration.moveTo(state);
     }
   }
 
