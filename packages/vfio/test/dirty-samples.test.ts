@@ -41,13 +41,14 @@ test('subscribing starts the tracker, samples come, unsubscribing stops it', asy
       dirtyPages,
       late: intervalMs > 0,
     })),
-    take(3),
+    take(4),
     toArray(),
   );
   expect(await firstValueFrom(samples)).toEqual([
     { first: -1, dirtyPages: 0, late: true },
     { first: 0, dirtyPages: 1, late: true },
     { first: 1, dirtyPages: 1, late: true },
+    { first: 2, dirtyPages: 1, late: true },
   ]);
   await stopped;
   expect(tracker.calls).toEqual(['start', 'stop']);

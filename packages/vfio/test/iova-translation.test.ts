@@ -67,6 +67,12 @@ test('whatever the page sizes and borders, exactly the pages that dirty bits ove
         const into = new DirtyBitmaps(memory);
         new MappingTranslation(mapping, memory, sourcePage).report(source, into);
         expect(found(into)).toEqual(naive(memory, mapping, dirty, sourcePage));
+        // None past the end of a block either, where `has` and `count` do not look.
+        for (const bitmap of into.blocks) {
+          const words = bitmap.words.slice();
+          bitmap.maskTail();
+          expect(bitmap.words).toEqual(words);
+        }
 
         const all = new DirtyBitmaps(memory);
         new MappingTranslation(mapping, memory, sourcePage).reportAll(all);

@@ -1,6 +1,6 @@
 import { DirtyBitmaps } from '@godwit/core';
-import { Errno } from '@godwit/linux';
-import { type DmaMapping, Type1, Type1Container, VfioType1Tracker } from '@godwit/vfio';
+import { Errno, viewOf } from '@godwit/linux';
+import { type DmaMapping, type KernelPort, Type1, Type1Container, VfioType1Tracker } from '@godwit/vfio';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
@@ -114,6 +114,44 @@ describe('a mapping that goes while pages are tracked', () => {
     await tracker.start();
     expect(await harvest()).toEqual([]);
   });
+});
+
+test('what an earlier harvest found does not come back when the kernel leaves the bitmap untouched', async () => {
+  const { tracker, model, device, container, harvest } = await tracked([64]);
+  await tracker.start();
+  device.deviceWrite(PAGE, PAGE);
+  expect(await harvest()).toEqual(['0:1']);
+  // Unmapped behind our back: the kernel has nothing to say about the range, and says 0.
+  const unmap = new Uint8Array(new BigUint64Array([24n, 0n, BigInt(64 * PAGE)]).buffer);
+  expect(model.ioctl(container.fd, Type1.VFIO_IOMMU_UNMAP_DMA, unmap)).toBe(0);
+  expect(await harvest()).toEqual([]);
+});
+
+test('bits past the last page of a mapping do not count', async () => {
+  vm = await modelledVm([3]);
+  const { model, memory, container } = vm;
+  const careless: KernelPort = {
+    open: (path) => model.open(path),
+    close: (fd) => model.close(fd),
+    ioctl: (fd, request, argument) => model.ioctl(fd, request, argument),
+    read: (fd, buffer) => model.read(fd, buffer),
+    write: (fd, buffer) => model.write(fd, buffer),
+    ioctlAsync: async (fd, request, argument) => {
+      const result = model.ioctl(fd, request, argument);
+      if (typeof argument !== 'object' || argument.byteLength !== 48) return result;
+      // What 6.12 leaves there when several mappings are asked for at once.
+      viewOf(new DataView(argument.buffer, argument.byteOffset).getBigUint64(40, true), 8).fill(0xff);
+      return result;
+    },
+  };
+  const adopted = Type1Container.adopt(container.fd, container.mappings, careless);
+  const tracker = new VfioType1Tracker(adopted, memory);
+  await tracker.start();
+  await tracker.harvest(new DirtyBitmaps(memory));
+  expect(tracker.lastHarvest).toEqual({ mappedPages: 3, dirtyPages: 3, allDirtyInARow: 1 });
+  const log = adopted.dirtyLog.of(container.mappings[0] as DmaMapping);
+  expect(await log.read()).toBe(0);
+  expect([...log.bitmap.words]).toEqual([7, 0]);
 });
 
 test('a mapping that comes while pages are tracked is tracked', async () => {

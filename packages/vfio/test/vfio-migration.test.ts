@@ -69,6 +69,8 @@ async function move(source: Side, destination: Side, options: MigrateOptions = {
 const KINDS: readonly (readonly [string, DeviceModelOptions])[] = [
   ['pre-copy and P2P', { migrationFlags: 7 }],
   ['pre-copy that ends with 0, as mtty does', { migrationFlags: 7, endsWithNoMessage: false }],
+  ['pre-copy that promises more than it has', { migrationFlags: 7, precopySurplus: 100 }],
+  ['the same, ending with 0', { migrationFlags: 7, precopySurplus: 100, endsWithNoMessage: false }],
   ['P2P only', { migrationFlags: 3 }],
   ['pre-copy only', { migrationFlags: 5 }],
   ['neither', { migrationFlags: 1 }],

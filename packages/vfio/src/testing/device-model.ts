@@ -20,6 +20,8 @@ export interface DeviceModelOptions {
   readonly logging?: boolean;
   /** Ends pre-copy's temporary stream with ENOMSG, as the documents say; default true. mtty returns 0. */
   readonly endsWithNoMessage?: boolean;
+  /** Bytes that pre-copy is said to have beyond those that it has; default 0. Estimates may be wrong. */
+  readonly precopySurplus?: number;
   /** Fails on the way into this state, once, and is then in ... */
   readonly failInto?: { readonly state: MigrationState; readonly leaves: MigrationState };
 }
@@ -74,7 +76,9 @@ export class DeviceModel {
     if (bytes === null) return -Errno.EFAULT;
     const info = new StructBuffer(VFIO_PRECOPY_INFO, bytes);
     if (info.get('argsz') < VFIO_PRECOPY_INFO.size) return -Errno.EINVAL;
-    info.set('initial_bytes', Math.max(0, HEADER_BYTES - this.#session.read)).set('dirty_bytes', 0);
+    info
+      .set('initial_bytes', Math.max(0, HEADER_BYTES - this.#session.read))
+      .set('dirty_bytes', this.#options.precopySurplus ?? 0);
     return copyToUser(argument, bytes) ? 0 : -Errno.EFAULT;
   }
 
