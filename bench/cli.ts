@@ -2,7 +2,6 @@ import { Command } from 'commander';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
-import { cutsBenchmark } from './cuts/cuts.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
 import { printReport, type Report } from './report.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
@@ -60,15 +59,5 @@ benchmark(
   ({ size, runs }) => vfioHarvestBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   String(64 * 1024),
 );
-
-program
-  .command('cuts')
-  .description('a link that is cut ten times, beside one that is not: what is sent again')
-  .option('--size <MiB>', 'guest memory in MiB', '1024')
-  .option('--cuts <n>', 'how often the link is cut', '10')
-  .option('--json', 'one JSON object instead of a table', false)
-  .action(async ({ size, cuts, json }: { size: string; cuts: string; json: boolean }) =>
-    printReport(await cutsBenchmark({ byteLength: Number(size) * 2 ** 20, cuts: Number(cuts) }), json),
-  );
 
 await program.parseAsync();
