@@ -3,7 +3,7 @@ import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import { settledWithin } from '../in-time.js';
+import { inTime, settledWithin } from '../in-time.js';
 import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { FrameName, HelloFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
@@ -113,14 +113,22 @@ export class ReceptionConnection {
     return work;
   }
 
-  /** Says how far the migration has come here: over a further connection, in the place of `welcome`. */
+  /**
+   * Says how far the migration has come here: over a further connection, in the place of `welcome`. A source that does not
+   * take it within `handshakeTimeoutMs` has no link to us: silence is not noticed yet.
+   */
   async resumed(name: ResumedFrame['state'], state: ReceivedState): Promise<void> {
+    const { clock, handshakeTimeoutMs } = this.#parts;
+    await inTime(this.#sayResumed(name, state), clock, handshakeTimeoutMs, () => notTaken(handshakeTimeoutMs));
+    this.#keepAlive();
+  }
+
+  async #sayResumed(name: ResumedFrame['state'], state: ReceivedState): Promise<void> {
     const { control } = this.link;
     const { receiver, loader } = state;
     // A source that has not read our `welcome` may know of a destination before this one, and of pages which that one had.
     if (name === 'receiving' && this.hello.stage === 'running' && nothingCame(state)) {
       await this.#during(control.write(state.welcome));
-      this.#keepAlive();
       return;
     }
     if (name === 'receiving' && receiver !== undefined) {
@@ -135,7 +143,6 @@ export class ReceptionConnection {
     }
     const round = receiver?.round ?? 1;
     await this.#during(control.write({ type: 'resumed', state: name, round, deviceSequences: loader.sequences }));
-    this.#keepAlive();
   }
 
   /** Reads what the source sends until `go`, which moves the ownership; rejects with why it ended otherwise. */
@@ -188,13 +195,17 @@ export class ReceptionConnection {
     await Promise.allSettled(this.#readers);
   }
 
-  /** Tells the source why, as far as it still listens, and lets go of every stream. Without `error`, just ends. */
-  async farewell(error: GodwitError | undefined): Promise<void> {
+  /**
+   * Tells the source why, as far as it still listens, and lets go of every stream. Without `error`, just ends. Returns
+   * whether the carrier has taken what there was to say.
+   */
+  async farewell(error: GodwitError | undefined): Promise<boolean> {
     const { clock } = this.#parts;
-    await farewell(this.#streams, clock, error?.remote ? undefined : error);
+    const said = await farewell(this.#streams, clock, error?.remote ? undefined : error);
     this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
     // Only now: until the streams are dropped, pages may still be on their way into the VM's memory.
     await settledWithin(Promise.allSettled(this.#readers), clock, FAREWELL_MS);
+    return said;
   }
 
   get #streams(): readonly FrameStream[] {
@@ -309,6 +320,13 @@ export class ReceptionConnection {
     this.#parts.emit({ type: 'round', round, pages });
     await this.link.control.write({ type: 'roundAck', round, pages });
   }
+}
+
+function notTaken(handshakeTimeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LINK_LOST',
+    `the source did not take the answer to its hello within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+  );
 }
 
 /** Whether the source has not sent anything that is kept. */

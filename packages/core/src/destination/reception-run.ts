@@ -53,6 +53,8 @@ export class ReceptionRun {
   #connection: ReceptionConnection | undefined;
   #returns: SourceReturns | undefined;
   #linkLost = false;
+  /** The last connection whose bytes are among the past ones. */
+  #counted: ReceptionConnection | undefined;
   /** Bytes read from connections that are over. */
   #pastBytes = 0;
   /** The source has heard how it ended, or has said so itself. */
@@ -109,7 +111,10 @@ export class ReceptionRun {
     try {
       // Pings are answered meanwhile; a link that is lost meanwhile changes nothing.
       const resuming = state.vm.resume();
-      await this.#current.frames.during(resuming, 'running').catch(() => resuming);
+      await this.#current.frames.during(resuming, 'running').catch((error: unknown) => {
+        this.#linkLost = isLinkLost(error);
+        return resuming;
+      });
     } catch (error) {
       if (ownership.allows('strand')) ownership.apply('strand');
       throw GodwitError.wrap(
@@ -183,20 +188,23 @@ export class ReceptionRun {
     }
   }
 
-  /** Throws `error` unless it only says that the link was lost; then lets go of everything that belongs to it. */
+  /**
+   * Throws `error` unless it only says that the link was lost; then lets go of everything that belongs to it. Once all is
+   * loaded, nothing but the source's own word ends it: what came may have been a `go` that the link has garbled.
+   */
   async #lost(error: unknown): Promise<void> {
     const { signal, ownership, emit } = this.#controls;
     const connection = this.#current;
     // A page channel that the source misuses is no lost link, though the control stream may say so first.
-    const reason: unknown = isLinkLost(error) && connection.signal.aborted ? connection.signal.reason : error;
+    const first: unknown = isLinkLost(error) && connection.signal.aborted ? connection.signal.reason : error;
     if (ownership.state === 'recovered') return;
     signal.throwIfAborted();
-    if (!isLinkLost(reason)) throw reason;
-    await connection.drop(reason as GodwitError);
+    const reason = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the connection failed');
+    if (!isLinkLost(reason) && (ownership.state !== 'ready' || reason.remote)) throw reason;
+    await this.#drop(connection, reason);
     this.#linkLost = true;
-    this.#pastBytes += connection.bytesRead;
     signal.throwIfAborted();
-    emit({ type: 'link-lost', reason: reason as GodwitError });
+    emit({ type: 'link-lost', reason });
   }
 
   /**
@@ -268,8 +276,7 @@ export class ReceptionRun {
       } catch (error) {
         // Whatever it was, the guest runs here: the source may come back and ask.
         const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'telling the source failed');
-        await connection.drop(reason);
-        this.#pastBytes += connection.bytesRead;
+        await this.#drop(connection, reason);
         this.#controls.emit({ type: 'link-lost', reason });
       }
       const newcomer = await abortable(returns.next(), signal);
@@ -312,11 +319,11 @@ export class ReceptionRun {
     if (ownership.allows('fail')) ownership.apply('fail');
     const connection = this.#connection;
     // Told over the link that is there, if it is; a source that comes back is told by the router.
-    this.#told = error.remote || !this.#linkLost;
     stop(error);
     this.#state?.loader.fail(error);
     this.#returns?.close(error);
-    await connection?.farewell(error);
+    const said = (await connection?.farewell(error)) ?? false;
+    this.#told = error.remote || (said && !this.#linkLost);
     if (ownership.state === 'abandoned') await this.#abandon(error);
     return error;
   }
@@ -344,8 +351,15 @@ export class ReceptionRun {
     this.#router.finish(this.#migrationId, { state, reason: this.#failed, told: this.#told });
   }
 
+  async #drop(connection: ReceptionConnection, reason: GodwitError): Promise<void> {
+    await connection.drop(reason);
+    this.#pastBytes += connection.bytesRead;
+    this.#counted = connection;
+  }
+
   #bytesRead(): number {
-    return this.#pastBytes + (this.#connection?.bytesRead ?? 0);
+    const current = this.#connection === this.#counted ? 0 : (this.#connection?.bytesRead ?? 0);
+    return this.#pastBytes + current;
   }
 
   async #reportProgress(over: AbortSignal): Promise<void> {

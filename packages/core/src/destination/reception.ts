@@ -111,6 +111,9 @@ export class Reception extends RoleEvents<ReceptionEvent> {
     if (sourceIsDead !== true) {
       throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'recover() wants { sourceIsDead: true }: say it, and be sure');
     }
+    if (this.#stop.signal.aborted) {
+      throw new GodwitError('GODWIT_INVALID_STATE', 'the reception has been cancelled: its guest never runs here');
+    }
     this.#run.recover();
   }
 

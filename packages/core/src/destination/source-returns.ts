@@ -82,10 +82,22 @@ export class SourceReturns implements LinkTaker {
     this.#waiter = undefined;
     const coming = this.#coming;
     this.#coming = undefined;
-    if (coming !== undefined) refuseLink(coming.link, error, this.#parts.clock);
+    if (coming !== undefined) refuseLink(coming.link, this.#askAgain(coming.hello) ?? error, this.#parts.clock);
+  }
+
+  /**
+   * The guest runs here, and the reception is about to end: the router says so in a moment. What the source takes for the
+   * last word would leave it without knowing.
+   */
+  #askAgain({ stage }: HelloFrame): GodwitError | undefined {
+    const { ownership } = this.#parts;
+    if (stage !== 'handedOver' || !ownership.final || !ownership.mayRunGuest) return undefined;
+    return new GodwitError('GODWIT_TIMEOUT', `the guest is "${ownership.state}" here; ask again in a moment`);
   }
 
   #refusal(hello: HelloFrame, state: DestinationOwnershipState): GodwitError | undefined {
+    const later = this.#askAgain(hello);
+    if (later !== undefined) return later;
     if (this.#closed !== undefined) return this.#closed;
     if (!(Number.isSafeInteger(hello.connection) && hello.connection > this.#highest)) {
       return new GodwitError(

@@ -188,9 +188,10 @@ export class RoundTransfer {
     });
     signal.throwIfAborted();
     if (!restarted) {
-      // A link that is lost here is lost for the next one to use it.
-      await devices.resume((answer as ResumedFrame).deviceSequences).catch((cause: unknown) => {
-        if (!connection.signal.aborted || signal.aborted) throw cause;
+      // A link that is lost here is lost for the next one to use it; its control stream may not have noticed yet.
+      await devices.resume((answer as ResumedFrame).deviceSequences).catch(async (cause: unknown) => {
+        if (signal.aborted || !(connection.signal.aborted || isLinkLost(cause))) throw cause;
+        if (!connection.signal.aborted) await connection.drop(await connection.reasonFor(cause as GodwitError));
       });
       return;
     }

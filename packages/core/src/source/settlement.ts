@@ -1,3 +1,4 @@
+import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import type { ControlChannel } from '../link/control-channel.js';
@@ -45,7 +46,10 @@ export async function settle(
           );
         }
         if (answer.state === 'running') return { resumeMs: 0 };
-        return await sayGo(connection.control, options).catch(async (error: unknown) => {
+        // Declared dead meanwhile: from then on `go` is not said, and no answer is waited for.
+        signal.throwIfAborted();
+        return await abortable(sayGo(connection.control, options), signal).catch(async (error: unknown) => {
+          signal.throwIfAborted();
           throw await connection.reasonFor(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'saying "go" failed'));
         });
       },

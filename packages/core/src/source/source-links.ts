@@ -137,6 +137,7 @@ export class SourceLinks {
       );
     } catch {
       // It has heard of it some other way, or never will: whoever cancels the reception there decides.
+      await this.drop(error);
     }
   }
 

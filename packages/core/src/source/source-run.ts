@@ -332,8 +332,8 @@ export class SourceRun {
     } catch (error) {
       const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the hand-over failed');
       const reason = await connection.reasonFor(failure);
-      const mayAsk = ['GODWIT_LINK_LOST', 'GODWIT_TIMEOUT'].includes(reason.code) && !reason.remote;
-      if (!mayAsk || options.settleTimeoutMs === 0) throw reason;
+      // Whatever went wrong with the link, and be it a garbled answer: only the destination's own word is the last one.
+      if (reason.remote || options.settleTimeoutMs === 0) throw reason;
       emit({ type: 'link-lost', reason });
       setState('settling');
       return this.#settle(options.settleTimeoutMs);
