@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/gl
 import { errnoOrResult, named } from '../kernel/conformance/conformance-row.js';
 import { deviceFeatureTable } from '../kernel/conformance/device-feature-table.js';
 import { dirtyPagesTable, MAPPING } from '../kernel/conformance/dirty-pages-table.js';
+import { askInfo, infoTable } from '../kernel/conformance/info-table.js';
 import { mapTable, unmapTable } from '../kernel/conformance/map-table.js';
 import { setUpTable } from '../kernel/conformance/set-up-table.js';
 import { DmaContainer } from '../kernel/guest/dma-container.js';
@@ -59,6 +60,10 @@ describe('a container', () => {
       expect(errnoOrResult(call(container, Type1.VFIO_IOMMU_DIRTY_PAGES, row.argument(place)))).toBe(result);
     },
   );
+
+  test.each(infoTable.map((row) => [row.when, row] as const))('VFIO_IOMMU_GET_INFO: %s', (_when, row) => {
+    expect(askInfo(made(), row)).toEqual(row.result);
+  });
 
   test.each(named(mapTable))('VFIO_IOMMU_MAP_DMA: %s: %s', (_when, result, row) => {
     expect(errnoOrResult(row.call({ container: made(), vaddr: memory.address, place }))).toBe(result);

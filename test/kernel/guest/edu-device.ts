@@ -1,20 +1,16 @@
-import { readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MapFlags, mmap, munmap, tryIoctl, viewOf } from '@godwit/linux';
 import { Vfio } from '@godwit/vfio';
-import type { AssignableDevice } from './mediated-device.js';
+import { AssignedPciDevice, PCI_DEVICES } from './pci-device.js';
 import { packed, succeeds, u32, u64 } from './vfio-calls.js';
 
-const PCI_DEVICES = '/sys/bus/pci/devices';
 /** QEMU's docs/specs/edu: the vendor and device ID, as sysfs writes them. */
 const EDU_ID = '0x1234:0x11e8';
 
 /** QEMU's `edu` device, given to vfio-pci. It sits behind the emulated IOMMU, alone in its group. */
-export class EduPciDevice implements AssignableDevice {
-  readonly name: string;
-  readonly group: number;
-
+export class EduPciDevice extends AssignedPciDevice {
   /** @param index the test machine has two */
   constructor(index = 0) {
     const found = readdirSync(PCI_DEVICES)
@@ -23,15 +19,7 @@ export class EduPciDevice implements AssignableDevice {
     const name = found[index];
     if (name === undefined)
       throw new Error(`this machine has ${found.length} edu devices, number ${index} was asked for`);
-    this.name = name;
-    writeFileSync(join(PCI_DEVICES, name, 'driver_override'), 'vfio-pci');
-    writeFileSync('/sys/bus/pci/drivers_probe', name);
-    this.group = Number(basename(readlinkSync(join(PCI_DEVICES, name, 'iommu_group'))));
-  }
-
-  remove(): void {
-    writeFileSync(join(PCI_DEVICES, this.name, 'driver/unbind'), this.name);
-    writeFileSync(join(PCI_DEVICES, this.name, 'driver_override'), '\n');
+    super(name);
   }
 }
 

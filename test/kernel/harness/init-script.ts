@@ -3,6 +3,8 @@ export const SHARE_IN_GUEST = '/run/godwit';
 /** In the share: the shell script to run, and the exit status that it had. */
 export const COMMAND_FILE = 'command.sh';
 export const STATUS_FILE = 'status';
+/** The status when the command went well or not, but the kernel had something to say. */
+const KERNEL_COMPLAINED = 99;
 
 /**
  * The first process of the test machine. It loads the modules, mounts the host's root, which nothing in the guest can
@@ -34,7 +36,13 @@ export HOME=/run/home TMPDIR=/run/tmp PATH=/usr/local/sbin:/usr/local/bin:/usr/s
 # Through a pipe: what runs inside then sees no terminal, and prints plain lines.
 (
   /bin/busybox chroot /host /bin/sh ${SHARE_IN_GUEST}/${COMMAND_FILE}
-  echo $? >/host${SHARE_IN_GUEST}/${STATUS_FILE}
+  status=$?
+  # What a driver did wrong does not fail a test by itself: a warning of the kernel's fails the run.
+  if /bin/busybox dmesg | /bin/busybox grep -A 30 -E '(WARNING|BUG): '; then
+    echo 'init: the kernel complained, see above'
+    status=${KERNEL_COMPLAINED}
+  fi
+  echo $status >/host${SHARE_IN_GUEST}/${STATUS_FILE}
 ) 2>&1 | /bin/busybox cat
 /bin/busybox sync
 /bin/busybox reboot -f

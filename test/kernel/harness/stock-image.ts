@@ -8,8 +8,11 @@ import { writeInitramfs } from './initramfs.js';
 import { debianModules } from './kernel-modules.js';
 import type { BootImage } from './test-machine.js';
 
-/** Debian has these as modules; what they need in turn is found. */
-const MODULES = ['9pnet_virtio', '9p', 'kvm-amd', 'vfio_iommu_type1', 'vfio-pci', 'mdev'];
+/**
+ * Debian has these as modules; what they need in turn is found. i2c-i801 takes the SMBus controller, which shares an IOMMU
+ * group with the SATA controller: a group with a device that the host uses.
+ */
+const MODULES = ['9pnet_virtio', '9p', 'kvm-amd', 'vfio_iommu_type1', 'vfio-pci', 'mdev', 'i2c-i801'];
 
 /**
  * Debian's own kernel, the test device and mtty. An emulated IOMMU, with QEMU's `edu` devices behind it, which can DMA.

@@ -1,12 +1,15 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Errno } from '@godwit/linux';
-import { parseType1Info, Type1, Vfio } from '@godwit/vfio';
+import { linuxKernel, parseType1Info, Type1, Vfio, VfioGroup } from '@godwit/vfio';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { errnoOrResult } from '../conformance/conformance-row.js';
 import { Feature, feature, GET, SET } from '../guest/device-feature.js';
 import { DmaContainer } from '../guest/dma-container.js';
 import { EduDmaEngine, EduPciDevice } from '../guest/edu-device.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';
+import { AssignedPciDevice, PCI_DEVICES, unbindPciDevice } from '../guest/pci-device.js';
 import { RowPlace } from '../guest/row-place.js';
 import { call, type MapDma, mapDma, packed, u32 } from '../guest/vfio-calls.js';
 
@@ -134,5 +137,66 @@ describe('dma_entry_limit, a parameter of vfio_iommu_type1', () => {
     container.map(IOVA, memory.address, PAGE);
     const second = { vaddr: memory.address, iova: IOVA + PAGE, size: PAGE };
     expect(errnoOrResult(mapDma(container, second))).toBe('ENOSPC');
+  });
+});
+
+describe('the limit of locked memory, for a process without CAP_IPC_LOCK', () => {
+  /** Maps 64 pages with a limit of so many bytes; see the child. */
+  function mapWith(limit: number): { readonly code?: string; readonly message?: string; readonly mapped: number } {
+    const child = join(import.meta.dirname, '../guest/locked-memory-child.js');
+    const unprivileged = ['--bounding-set', '-ipc_lock', '--inh-caps', '-ipc_lock', 'prlimit', `--memlock=${limit}`];
+    const node = [process.execPath, child, String(edu.group)];
+    return JSON.parse(execFileSync('setpriv', [...unprivileged, ...node], { encoding: 'utf8' }));
+  }
+  beforeEach(() => {
+    // The device is for the child; this is for the afterEach of all tests, which closes a container.
+    container = new DmaContainer();
+  });
+  afterEach(() => edu.remove());
+
+  test('is enough: the memory is mapped', () => {
+    expect(mapWith(65 * PAGE)).toEqual({ mapped: 1 });
+  });
+
+  test('is not: ENOMEM, and nothing stays mapped', () => {
+    expect(mapWith(63 * PAGE)).toMatchObject({
+      code: 'GODWIT_OUT_OF_MEMORY',
+      message: expect.stringContaining('ulimit -l'),
+      mapped: 0,
+    });
+  });
+});
+
+describe('a group that shares the IOMMU with a device of the host', () => {
+  /** Both are functions of QEMU's ICH9 (hw/i386/pc_q35.c): the SATA controller for us, the SMBus controller for the host. */
+  const SATA = '0000:00:1f.2';
+  const SMBUS = '0000:00:1f.3';
+  let sata: AssignedPciDevice;
+  beforeEach(() => {
+    container = new DmaContainer();
+    edu.remove();
+    writeFileSync('/sys/bus/pci/drivers_probe', SMBUS);
+    sata = new AssignedPciDevice(SATA);
+  });
+  afterEach(() => sata.remove());
+
+  test('is not viable, and viable once the host has let go of it', () => {
+    expect(existsSync(join(PCI_DEVICES, SMBUS, 'driver'))).toBe(true);
+    expect(() => VfioGroup.open(sata.group)).toThrow(
+      expect.objectContaining({ code: 'GODWIT_DEVICE_BUSY', message: expect.stringContaining('not viable') }),
+    );
+    const group = { port: linuxKernel, fd: linuxKernel.open(`/dev/vfio/${sata.group}`) };
+    try {
+      const status = u32(8, 0xffff_ffff);
+      expect([call(group, Vfio.VFIO_GROUP_GET_STATUS, status), status[4]]).toEqual([0, 0]);
+      const into = call(group, Vfio.VFIO_GROUP_SET_CONTAINER, u32(container.fd));
+      expect(errnoOrResult(into)).toBe('EPERM');
+    } finally {
+      linuxKernel.close(group.fd);
+    }
+    unbindPciDevice(SMBUS);
+    const viable = VfioGroup.open(sata.group);
+    expect(viable.status()).toEqual({ viable: true, containerSet: false });
+    viable.close();
   });
 });

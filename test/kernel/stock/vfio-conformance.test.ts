@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { errnoOrResult, named } from '../conformance/conformance-row.js';
 import { deviceFeatureTable, reportRow } from '../conformance/device-feature-table.js';
 import { type DirtyPagesRow, dirtyPagesTable, MAPPING } from '../conformance/dirty-pages-table.js';
+import { askInfo, infoTable } from '../conformance/info-table.js';
 import { mapTable, unmapTable } from '../conformance/map-table.js';
 import { type SetUpBench, setUpTable } from '../conformance/set-up-table.js';
 import { Feature, feature, GET, startLogging } from '../guest/device-feature.js';
@@ -10,7 +11,7 @@ import { DmaContainer } from '../guest/dma-container.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';
 import { RowPlace } from '../guest/row-place.js';
-import { call, MAXIMUM_BITMAP_BYTES, packed, u32, unmapDma } from '../guest/vfio-calls.js';
+import { call, MAXIMUM_BITMAP_BYTES, unmapDma } from '../guest/vfio-calls.js';
 
 /** What Linux 6.12 answers, row by row. The tables are data: test/kernel/conformance. */
 
@@ -111,54 +112,10 @@ describe('VFIO_IOMMU_GET_INFO with mediated devices alone', () => {
   });
   afterAll(() => container.close());
 
-  function info(argsz: number): { result: number | string; view: DataView } {
-    const argument = packed(u32(argsz), new Uint8Array(252).fill(0xee));
-    const result = errnoOrResult(call(container, Type1.VFIO_IOMMU_GET_INFO, argument));
-    return { result, view: new DataView(argument.buffer) };
-  }
-
-  test.each([0, 15])('argsz %i is refused', (argsz) => {
-    expect(info(argsz).result).toBe('EINVAL');
-  });
-
-  test('argsz 16 to 71: it says that there is more, how much, and nothing of it', () => {
-    for (const argsz of [24, 32, 71]) {
-      const { result, view } = info(argsz);
-      expect([result, view.getUint32(0, true), view.getUint32(4, true), view.getUint32(16, true)]).toEqual([
-        0, 72, 3, 0,
-      ]);
-      expect(view.getUint8(24)).toBe(0xee);
-    }
-  });
-
-  test('argsz below 24: cap_offset is not written at all', () => {
-    const { result, view } = info(16);
-    expect([result, view.getUint32(0, true), view.getUint32(16, true)]).toEqual([0, 72, 0xeeee_eeee]);
-  });
-
-  test('argsz 72: page sizes, then the capabilities 2 (migration) and 3 (mappings left), and no IOVA ranges', () => {
-    const { result, view } = info(72);
-    expect(result).toBe(0);
-    expect(view.getBigUint64(8, true)).toBe(0xffff_ffff_ffff_f000n);
-    expect(chain(view)).toEqual([
-      { id: 2, version: 1, offset: 24 },
-      { id: 3, version: 1, offset: 56 },
-    ]);
-    expect(view.getUint32(24 + 8, true)).toBe(0);
-    expect(view.getBigUint64(24 + 16, true)).toBe(4096n);
-    expect(view.getBigUint64(24 + 24, true)).toBe(BigInt(MAXIMUM_BITMAP_BYTES));
-    expect(view.getUint32(56 + 8, true)).toBe(65535);
+  test.each(infoTable.map((row) => [row.when, row] as const))('%s', (_when, row) => {
+    expect(askInfo(container, row)).toEqual(row.result);
   });
 });
-
-/** The capabilities of an info buffer, in their order. */
-function chain(view: DataView): { id: number; version: number; offset: number }[] {
-  const found = [];
-  for (let offset = view.getUint32(16, true); offset !== 0; offset = view.getUint32(offset + 4, true)) {
-    found.push({ id: view.getUint16(offset, true), version: view.getUint16(offset + 2, true), offset });
-  }
-  return found;
-}
 
 describe('VFIO_DEVICE_FEATURE', () => {
   let container: DmaContainer;
