@@ -284,3 +284,29 @@ test('pages whose zeroing was interrupted are made zero when they come again', a
   await writer.zeroPages(zero);
   expect(block.view(0, 32 * PAGE).every((byte) => byte === 0)).toBe(true);
 });
+
+test.each([1, 2, 3])(
+  'that the guest stays at the source is told again until the destination has heard of it (lost %i times)',
+  async (times) => {
+    let lost = 0;
+    const toy: Toy = start({
+      migrate: { verify: true },
+      link: {
+        fromSource: (frame, payload) => {
+          if (frame.type === 'digestsEnd') toy.migration.cancel('enough');
+          if (frame.type !== 'error' || lost === times) return { frame, payload };
+          // The carrier takes it, and the link is gone.
+          lost++;
+          void toy.clock.sleep(10).then(() => toy.link.cut());
+          return undefined;
+        },
+      },
+    });
+    const ends = await toy.settled();
+    expect(lost).toBe(times);
+    expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_CANCELLED', 'GODWIT_CANCELLED']);
+    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['kept', 'abandoned']);
+    expect([toy.source.running, toy.destination.running]).toEqual([true, false]);
+    expect([toy.link.openStreams, toy.clock.sleepers]).toEqual([0, 0]);
+  },
+);

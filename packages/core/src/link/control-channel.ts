@@ -40,6 +40,7 @@ export class ControlChannel {
   /** The latest ping that came meanwhile. */
   #unanswered: number | undefined;
   #finished = false;
+  #closed = false;
 
   /** `onFailure` is called once, when the peer reports an error or the stream is lost before `finish`. */
   constructor(stream: FrameStream, clock: Clock, onFailure: (error: GodwitError) => void) {
@@ -52,6 +53,14 @@ export class ControlChannel {
   /** Why nothing more comes; `undefined` while the stream is well. */
   get failure(): GodwitError | undefined {
     return this.#failure;
+  }
+
+  /**
+   * Whether the destination has ended its direction, or said why it is over: it has then read what was written to it. A link
+   * that was lost says nothing of that.
+   */
+  get heardOut(): boolean {
+    return this.#closed || this.#failure?.remote === true;
   }
 
   /** The next answer, which must be of one of these types. One caller at a time. Rejects when the stream fails. */
@@ -112,6 +121,7 @@ export class ControlChannel {
     try {
       for (;;) {
         const received = await this.stream.read();
+        this.#closed = received === null;
         if (received === null) throw new GodwitError('GODWIT_LINK_LOST', 'the destination closed the connection');
         const { frame } = received;
         if (received.payloadBytes > 0) {

@@ -161,17 +161,18 @@ export class SourceConnection {
   }
 
   /**
-   * Tells the peer why, as far as it still listens, and lets go of every stream. Without `error`, just ends. Returns false
-   * when the peer cannot have heard of it.
+   * Tells the peer why, as far as it still listens, and lets go of every stream. Without `error`, just ends. Returns whether
+   * the peer is known to have heard of it: that the carrier has taken the words says little where the cable is cut.
    */
   async farewell(error: GodwitError | undefined): Promise<boolean> {
     const { clock } = this.#parts.options;
     const deaf = isLinkLost(this.control.failure);
     const silent = error === undefined || error.remote || deaf;
     this.#end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
-    const said = await farewell(this.#streams, clock, silent ? undefined : error);
+    await farewell(this.#streams, clock, silent ? undefined : error);
     await this.#idle();
-    return said && !(deaf && error !== undefined && !error.remote);
+    await settledWithin(this.control.ended, clock, FAREWELL_MS);
+    return error === undefined || error.remote || (!deaf && this.control.heardOut);
   }
 
   get #streams(): readonly FrameStream[] {

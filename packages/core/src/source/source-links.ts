@@ -131,7 +131,8 @@ export class SourceLinks {
               `the guest was never given away, but the destination says "${answer.type === 'resumed' ? answer.state : answer.type}"`,
             );
           }
-          await connection.farewell(error);
+          if (await connection.farewell(error)) return;
+          throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost before the destination can have read why');
         },
         { clock, random, withinMs: Math.max(withinMs, FAREWELL_MS), signal: new AbortController().signal },
       );

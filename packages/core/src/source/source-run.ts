@@ -35,6 +35,15 @@ const SAVE_ENDS_MS = 40;
 /** How long devices may take to let go of their state when it is over: a change of state in hardware, and some. */
 const RELEASE_MS = 5000;
 
+/** After `go`: no answer came, or one that the link may have garbled. Anything else is the last word of whatever carries it. */
+const NO_ANSWER: readonly string[] = [
+  'GODWIT_LINK_LOST',
+  'GODWIT_TIMEOUT',
+  'GODWIT_BAD_STREAM',
+  'GODWIT_LIMIT_EXCEEDED',
+  'GODWIT_PROTOCOL',
+];
+
 /** For an embedder who asks again, but has turned off asking. */
 const SETTLE_MS = 30_000;
 
@@ -332,8 +341,7 @@ export class SourceRun {
     } catch (error) {
       const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the hand-over failed');
       const reason = await connection.reasonFor(failure);
-      // Whatever went wrong with the link, and be it a garbled answer: only the destination's own word is the last one.
-      if (reason.remote || options.settleTimeoutMs === 0) throw reason;
+      if (reason.remote || !NO_ANSWER.includes(reason.code) || options.settleTimeoutMs === 0) throw reason;
       emit({ type: 'link-lost', reason });
       setState('settling');
       return this.#settle(options.settleTimeoutMs);
