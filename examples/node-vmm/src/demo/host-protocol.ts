@@ -1,4 +1,5 @@
 import type { MigrationEvent, MigrationSummary, ReceptionSummary } from '@godwit/core';
+import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
 
 /** Where a host listens: what `listen` answers and `migrate` takes. */
@@ -13,6 +14,9 @@ export interface MigrateRequest {
   readonly maxBandwidth: number;
   readonly maxRounds: number;
   readonly verify: boolean;
+  readonly pageChannels: number;
+  readonly workers: boolean;
+  readonly encodings: readonly EncodingName[];
   /** File to record the migration into. */
   readonly record: string | undefined;
 }
@@ -39,7 +43,12 @@ export interface HostCommands {
   };
   /** Waits for a guest to come. */
   listen: {
-    request: { readonly transport: 'tcp' | 'unix'; readonly blindTracker: string | undefined };
+    request: {
+      readonly transport: 'tcp' | 'unix';
+      /** Threads for page channels to start right away; 0: pages are read on the main thread. */
+      readonly threads: number;
+      readonly blindTracker: string | undefined;
+    };
     reply: Address;
   };
   /** Resolves when the guest that came runs here. */

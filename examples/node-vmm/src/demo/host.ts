@@ -14,7 +14,9 @@ import {
   withinDowntimeLimit,
 } from '@godwit/core';
 import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
+import { encodingsOf, knownEncodings } from './encodings.js';
 import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
 
 /** Closing waits for vCPU threads; when one hangs in the kernel, the process still has to go. */
@@ -40,10 +42,11 @@ class Host {
       return null;
     },
 
-    listen: async ({ transport, blindTracker }) => {
+    listen: async ({ transport, threads, blindTracker }) => {
       const { address, listener } = await this.#listen(transport);
-      this.#listener = listener;
-      this.#reception = receive(listener, {
+      this.#listener = threads > 0 ? onWorkers(listener, { threads }) : listener;
+      this.#reception = receive(this.#listener, {
+        encodings: knownEncodings(),
         prepare: async (description) => {
           this.#arriving = await DemoGuest.arriving(description, surroundings(blindTracker));
           return this.#arriving.vm;
@@ -68,11 +71,11 @@ class Host {
       }
     },
 
-    migrate: async ({ address, downtimeLimitMs, maxBandwidth, maxRounds, verify, record }) => {
+    migrate: async ({ address, downtimeLimitMs, maxBandwidth, maxRounds, verify, record, ...pages }) => {
       const guest = this.#running();
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
-      const connector = connectTo(transport);
+      const connector = pages.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
       // A recording that fails is told, and never keeps the guest from moving.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { type: 'warning', code, message } });
@@ -83,6 +86,8 @@ class Host {
         bandwidthLimit: maxBandwidth,
         policy: firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover')),
         verify,
+        pageChannels: pages.pageChannels,
+        encodings: encodingsOf(pages.encodings),
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
       });

@@ -1,6 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
+import { ENCODING_NAMES, type EncodingName } from './encodings.js';
 import { workingSetProblem } from './guest-spec.js';
 import { formatBytes, parseBytes } from './quantity.js';
 
@@ -17,6 +18,11 @@ export interface DemoOptions {
   /** Switch over after so many rounds, whatever the downtime. */
   readonly maxRounds: number;
   readonly transport: 'tcp' | 'unix';
+  /** Streams for pages beside the control stream. */
+  readonly pageChannels: number;
+  /** Each page channel has a thread of its own, at both hosts. */
+  readonly workers: boolean;
+  readonly encodings: readonly EncodingName[];
   readonly kvm: boolean;
   readonly verify: boolean;
   readonly output: 'auto' | 'json' | 'plain';
@@ -84,6 +90,19 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       50,
     )
     .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
+    .option(
+      '--page-channels <n>',
+      'streams for pages beside the control stream, 0 to 64',
+      integer('--page-channels', 0, 64),
+      0,
+    )
+    .option('--workers', 'each page channel on a thread of its own, at both hosts', false)
+    .option(
+      '--encodings <names>',
+      'how pages may be made smaller: delta, lz4, zstd, or several, as in delta,lz4',
+      encodings,
+      [],
+    )
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest')
     .option('--no-verify', 'do not compare the RAM of both sides; the demo then ends unverified, with status 1')
     .option('--settle <s>', 'how long the guest checks itself at the destination', number('--settle', 0, 3600), 3)
@@ -124,6 +143,9 @@ function demoOptions(command: Command): DemoOptions {
     maxBandwidth?: number;
     maxRounds: number;
     transport: DemoOptions['transport'];
+    pageChannels: number;
+    workers: boolean;
+    encodings: readonly EncodingName[];
     kvm: boolean;
     verify: boolean;
     settle: number;
@@ -147,6 +169,10 @@ function demoOptions(command: Command): DemoOptions {
     command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
   if (roundTrips > 0 && given.record !== undefined)
     command.error('error: --record takes one migration: leave out --round-trips');
+  if (given.workers && given.pageChannels === 0)
+    command.error('error: --workers are threads for page channels: give --page-channels too');
+  if (given.workers && given.record !== undefined)
+    command.error('error: --record sees what crosses the main thread: leave out --workers');
   return {
     memoryBytes: pageFloor(given.memory),
     vcpus: given.vcpus,
@@ -159,6 +185,9 @@ function demoOptions(command: Command): DemoOptions {
     maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
     maxRounds: given.maxRounds,
     transport: given.transport,
+    pageChannels: given.pageChannels,
+    workers: given.workers,
+    encodings: given.encodings,
     kvm: given.kvm,
     verify: given.verify,
     output: given.json ? 'json' : given.plain ? 'plain' : 'auto',
@@ -168,6 +197,18 @@ function demoOptions(command: Command): DemoOptions {
     record: given.record,
     blindTracker: given.blindTracker,
   };
+}
+
+function encodings(text: string): readonly EncodingName[] {
+  const names = text.split(',');
+  for (const name of names) {
+    if (!(ENCODING_NAMES as readonly string[]).includes(name)) {
+      throw new InvalidArgumentError(
+        `--encodings wants some of ${ENCODING_NAMES.join(', ')}, with commas between them.`,
+      );
+    }
+  }
+  return [...new Set(names)] as EncodingName[];
 }
 
 function pageFloor(size: number): number {

@@ -164,8 +164,13 @@ export class DemoRun {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
     const { transport, downtimeLimitMs, maxBandwidth, maxRounds, verify, record, blindTracker } = this.#options;
+    const { pageChannels, workers, encodings } = this.#options;
     this.#phase('migrating');
-    const address = await this.#hosts[to].ask('listen', { transport, blindTracker });
+    const address = await this.#hosts[to].ask('listen', {
+      transport,
+      threads: workers ? pageChannels : 0,
+      blindTracker,
+    });
     this.#goOn();
     const peer = address.transport === 'tcp' ? `tcp://${address.host}:${address.port}` : `unix:${address.path}`;
     this.#emit({ event: 'hop', hop, from, to, peer });
@@ -181,6 +186,9 @@ export class DemoRun {
         downtimeLimitMs,
         maxBandwidth,
         maxRounds,
+        pageChannels,
+        workers,
+        encodings,
         verify,
         record,
       });

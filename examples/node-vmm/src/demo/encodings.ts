@@ -1,0 +1,23 @@
+import { delta, GodwitError, type PageEncoding } from '@godwit/core';
+import { lz4, zstd, zstdAvailable } from '@godwit/transport';
+
+/** Encodings of pages by the names that the command line knows. */
+export const ENCODING_NAMES = ['delta', 'lz4', 'zstd'] as const;
+
+export type EncodingName = (typeof ENCODING_NAMES)[number];
+
+/** @throws GodwitError GODWIT_UNSUPPORTED for zstd where Node has none */
+export function encodingsOf(names: readonly EncodingName[]): PageEncoding[] {
+  return names.map((name) => {
+    if (name === 'delta') return delta();
+    if (name === 'lz4') return lz4();
+    if (!zstdAvailable)
+      throw new GodwitError('GODWIT_UNSUPPORTED', 'zstd needs Node.js 22.15 or newer; lz4 works here');
+    return zstd();
+  });
+}
+
+/** All that a destination can read here. */
+export function knownEncodings(): PageEncoding[] {
+  return encodingsOf(ENCODING_NAMES.filter((name) => name !== 'zstd' || zstdAvailable));
+}
