@@ -310,3 +310,33 @@ test.each([1, 2, 3])(
     expect([toy.link.openStreams, toy.clock.sleepers]).toEqual([0, 0]);
   },
 );
+
+test('two links of one source that were waiting together do not become two receptions', async () => {
+  const clock = new VirtualClock();
+  const link = memoryLink({ clock });
+  const request = { migrationId: HELLO.migrationId, pageChannels: 0, connection: 1 };
+  const first = await link.connector.connect(request, never);
+  const second = await link.connector.connect({ ...request, connection: 2 }, never);
+  await first.control.write(HELLO);
+  await second.control.write({ ...HELLO, connection: 2 });
+  const prepared: ToyVm[] = [];
+  const prepare = () => {
+    const vm = new ToyVm(BLOCKS, { running: false });
+    prepared.push(vm);
+    return vm;
+  };
+  const receptions = [1, 2].map(() => receive(link.listener, { prepare, clock }));
+  expect(await first.control.read()).toMatchObject({ frame: { type: 'welcome' } });
+  // A reason that the source takes for a passing one: it comes again, and to the same reception.
+  expect(await second.control.read()).toMatchObject({ frame: { type: 'error', code: 'GODWIT_LIMIT_EXCEEDED' } });
+  void second.control.close();
+  await clock.sleep(2000);
+  const third = await link.connector.connect({ ...request, connection: 3 }, never);
+  await third.control.write({ ...HELLO, connection: 3 });
+  expect(await third.control.read()).toMatchObject({ frame: { type: 'welcome' } });
+  expect(prepared).toHaveLength(1);
+  link.cut();
+  for (const reception of receptions) reception.cancel();
+  await Promise.allSettled(receptions.map(({ result }) => result));
+  expect([link.openStreams, clock.sleepers]).toEqual([0, 0]);
+});

@@ -77,6 +77,8 @@ export class IncomingLinks {
   readonly #held: Newcomer[] = [];
   readonly #takers = new Map<string, LinkTaker>();
   readonly #outcomes = new Map<string, Outcome>();
+  /** Migrations that were handed out in this turn of the event loop: their receptions have not registered yet. */
+  readonly #handedOut = new Set<string>();
   #strangers = 0;
   /** Ends the waiting for first frames. */
   #greeting = new AbortController();
@@ -92,7 +94,10 @@ export class IncomingLinks {
     parts.signal.throwIfAborted();
     this.#parts = parts;
     const held = this.#held.shift();
-    if (held !== undefined) return held;
+    if (held !== undefined) {
+      this.#handOut(held);
+      return held;
+    }
     const waiting = new Promise<Newcomer>((resolve, reject) => {
       const waiter: Waiter = { parts, resolve, reject };
       this.#waiters.push(waiter);
@@ -202,12 +207,23 @@ export class IncomingLinks {
     const outcome = this.#outcomes.get(migrationId);
     if (taker !== undefined) taker.offer(newcomer);
     else if (outcome !== undefined) void this.#answerFor(newcomer, outcome);
+    else if (this.#handedOut.has(migrationId)) this.#refuse(link, beingTaken(hello));
     else if (stage !== 'running') this.#refuse(link, unknownMigration(hello));
     else {
       const waiter = this.#waiters.shift();
-      if (waiter !== undefined) waiter.resolve(newcomer);
-      else this.#hold(newcomer);
+      if (waiter === undefined) this.#hold(newcomer);
+      else {
+        this.#handOut(newcomer);
+        waiter.resolve(newcomer);
+      }
     }
+  }
+
+  /** Two links of one source that were waiting together must not become two receptions. */
+  #handOut({ hello: { migrationId } }: Newcomer): void {
+    this.#handedOut.add(migrationId);
+    const registered = () => void this.#handedOut.delete(migrationId);
+    void (this.#parts as ReceiverParts).clock.yield().then(registered);
   }
 
   /** Nobody waits for a new migration now; somebody may, soon. The source's own patience is the limit. */
@@ -274,6 +290,11 @@ export function wrongStage({ stage, migrationId }: HelloFrame, state: Destinatio
     'GODWIT_PROTOCOL',
     `a source that is "${stage}" says hello, but migration ${migrationId} is "${state}" here`,
   );
+}
+
+/** A code that the source takes for a passing reason. */
+function beingTaken({ migrationId }: HelloFrame): GodwitError {
+  return new GodwitError('GODWIT_LIMIT_EXCEEDED', `another link of migration ${migrationId} is just being taken`);
 }
 
 function unknownMigration({ migrationId, stage }: HelloFrame): GodwitError {
