@@ -340,3 +340,17 @@ test('two links of one source that were waiting together do not become two recep
   await Promise.allSettled(receptions.map(({ result }) => result));
   expect([link.openStreams, clock.sleepers]).toEqual([0, 0]);
 });
+
+test('a source that reads no more, since what came was wrong, does not look for a destination that has heard why', async () => {
+  const toy: Toy = start({
+    link: {
+      fromDestination: (frame, payload) =>
+        frame.type === 'ready' ? { frame: { type: 'running', resumeMs: 1 }, payload } : { frame, payload },
+    },
+  });
+  const ends = await toy.settled();
+  expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_PROTOCOL', 'GODWIT_PROTOCOL']);
+  expect([toy.source.running, toy.destination.running]).toEqual([true, false]);
+  expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['kept', 'abandoned']);
+  expect(toy.clock.now()).toBeLessThan(3000);
+});

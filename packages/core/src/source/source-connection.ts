@@ -168,11 +168,13 @@ export class SourceConnection {
     const { clock } = this.#parts.options;
     const deaf = isLinkLost(this.control.failure);
     const silent = error === undefined || error.remote || deaf;
+    // What came was wrong, and nothing more of it is read: the carrier is well, and that it takes the words has to do.
+    const notReading = !deaf && this.control.failure !== undefined;
     this.#end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
-    await farewell(this.#streams, clock, silent ? undefined : error);
+    const said = await farewell(this.#streams, clock, silent ? undefined : error);
     await this.#idle();
     await settledWithin(this.control.ended, clock, FAREWELL_MS);
-    return error === undefined || error.remote || (!deaf && this.control.heardOut);
+    return error === undefined || error.remote || (!deaf && (notReading ? said : this.control.heardOut));
   }
 
   get #streams(): readonly FrameStream[] {
