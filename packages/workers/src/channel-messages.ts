@@ -6,6 +6,7 @@ import type {
   SharedEncodings,
 } from '@godwit/core';
 import type { GuestMemoryAttachment } from '@godwit/linux';
+import type { ChecksumState } from '@godwit/transport/framing';
 
 /** What a thread needs to be that of one page channel. */
 export interface ChannelConnection {
@@ -14,6 +15,7 @@ export interface ChannelConnection {
   readonly peer: string;
   /** Bytes that were read from the socket already. */
   readonly unread: Uint8Array;
+  readonly checksums: ChecksumState;
   /** One 64-bit number: bytes that this thread has received. */
   readonly received: SharedArrayBuffer;
 }

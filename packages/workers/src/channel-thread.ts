@@ -39,8 +39,8 @@ let sender: LocalPageChannel | undefined;
 async function obey(order: ChannelOrder): Promise<void> {
   switch (order.type) {
     case 'connect': {
-      const { fd, peer, unread, received } = order.connection;
-      stream = frameStream(new DescriptorStream(fd, peer, unread, new BigInt64Array(received)));
+      const { fd, peer, unread, received, checksums } = order.connection;
+      stream = frameStream(new DescriptorStream(fd, peer, unread, new BigInt64Array(received)), { checksums });
       break;
     }
     case 'send':

@@ -40,6 +40,7 @@ interface Waiting {
  * here, once the thread has ended, so that its number cannot come to mean another socket while somebody uses it.
  */
 export class WorkerStream implements PageStream {
+  readonly checksums: boolean;
   readonly #peer: string;
   readonly #index: number;
   readonly #fd: number;
@@ -69,8 +70,9 @@ export class WorkerStream implements PageStream {
     setBlocking(stream.fd, true);
     this.#thread = thread;
     const { worker } = thread;
-    const { fd, unread } = stream;
-    this.#order({ type: 'connect', connection: { fd, peer, unread, received: this.#received } });
+    const { fd, unread, checksums } = stream;
+    this.checksums = checksums.out !== undefined || checksums.in !== undefined;
+    this.#order({ type: 'connect', connection: { fd, peer, unread, checksums, received: this.#received } });
     worker.on('message', (message: ChannelReport) => this.#heed(message));
     worker.on('error', (error) => {
       const message = `the worker thread of page channel ${index} failed: ${String(error)}`;

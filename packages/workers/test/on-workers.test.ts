@@ -114,6 +114,18 @@ describe.each(['tcp', 'unix'])('over %s', (name) => {
   });
 });
 
+test.each(['both ends', 'the source', 'the destination'])('checksums, with threads at %s', async (where) => {
+  const { connector, listener } = await ends('tcp');
+  await move(
+    {
+      connector: where === 'the destination' ? connector : onWorkers(connector),
+      listener: where === 'the source' ? listener : onWorkers(listener),
+    },
+    { pageChannels: 2, checksum: true },
+  );
+  expect(threads.alive.size).toBe(0);
+});
+
 test('64 channels', async () => {
   const { connector, listener } = await ends('unix');
   // Sixty-four threads at once are slow to start where there are few cores.

@@ -9,6 +9,7 @@ import type { FrameName, HelloFrame, ResumedFrame, WelcomeFrame } from '../link/
 import type { FrameStream } from '../link/frame-stream.js';
 import { type KeepaliveTimes, keepAlive } from '../link/keepalive.js';
 import type { IncomingLink } from '../link/migration-link.js';
+import { checkChecksums, FEATURES } from '../link/negotiate.js';
 import type { PageStream } from '../link/page-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
@@ -125,6 +126,7 @@ export class ReceptionConnection {
 
   async #sayResumed(name: ResumedFrame['state'], state: ReceivedState): Promise<void> {
     const { control } = this.link;
+    this.#checkStreams(state);
     const { receiver, loader } = state;
     // A source that has not read our `welcome` may know of a destination before this one, and of pages which that one had.
     if (name === 'receiving' && this.hello.stage === 'running' && nothingCame(state)) {
@@ -154,6 +156,7 @@ export class ReceptionConnection {
       this.#channels = await attachChannels(link, hello, frames, { clock, signal: this.signal, handshakeTimeoutMs });
     }
     this.signal.throwIfAborted();
+    this.#checkStreams(state);
     const elsewhere = this.#channels.some((channel) => channel.receivePages !== undefined);
     const count = Math.max(1, this.#channels.length);
     const receiver = new PageReceiver(state.windows, count, clock, state.encodings, elsewhere, state.receiver);
@@ -210,6 +213,10 @@ export class ReceptionConnection {
 
   get #streams(): readonly FrameStream[] {
     return [this.link.control, ...this.#channels];
+  }
+
+  #checkStreams({ welcome }: ReceivedState): void {
+    if (welcome.features.includes(FEATURES.checksum)) checkChecksums(this.#streams, this.link.peer, "the source's");
   }
 
   /** From our answer to its hello on, a source that says nothing is noticed. */

@@ -153,7 +153,8 @@ export class ReceptionRun {
     const pristine = connection.reading(makePristine(windows, clock, signal));
     await abortable(frames.during(pristine, 'welcome'), signal);
     const { encodings, features: agreed, missing } = agreeOn(hello.features, this.#controls.encodings);
-    const features = [...hello.features.filter((feature) => feature === FEATURES.verify), ...agreed];
+    const own = [FEATURES.verify, ...(link.control.checksums === true ? [FEATURES.checksum] : [])] as readonly string[];
+    const features = [...hello.features.filter((feature) => own.includes(feature)), ...agreed];
     for (const name of missing) {
       const message = `the source offers the encoding "${name}", which receive was not given`;
       emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });

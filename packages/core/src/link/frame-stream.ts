@@ -17,6 +17,12 @@ export interface ReceivedFrame {
  * `GODWIT_LIMIT_EXCEEDED` for one that is too large.
  */
 export interface FrameStream {
+  /**
+   * True where the sender's bytes are compared with a checksum, in both directions: a frame is handed out once its header
+   * is known to be right, and `readPayload` resolves once the payload is. One that is not fails with `GODWIT_LINK_LOST`. A
+   * stream that was accepted knows it from its first frame on. Missing: it cannot.
+   */
+  readonly checksums?: boolean;
   /** Bytes of all writes that have resolved, framing included. */
   readonly bytesWritten: number;
   /** Bytes taken from the carrier so far. */

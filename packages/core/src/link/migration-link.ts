@@ -17,6 +17,8 @@ export interface LinkRequest {
   readonly pageChannels: number;
   /** 1, 2, 3, ...: which of this migration's connections this is. Every page channel names it. */
   readonly connection: number;
+  /** Whether every stream of the link is to carry checksums (`FrameStream.checksums`). Default: false. */
+  readonly checksums?: boolean;
 }
 
 /** Makes the link from the source's side. Called again to reconnect. */

@@ -1,6 +1,7 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { HelloFrame, HelloStage, WelcomeFrame } from './frame.js';
+import type { FrameStream } from './frame-stream.js';
 
 /** Protocol versions that this engine speaks. */
 export const PROTOCOL_VERSION = { minimum: 1, maximum: 1 } as const;
@@ -12,6 +13,8 @@ export const SOFTWARE = 'godwit/0.1.0';
 export const FEATURES = {
   /** Comparison of all RAM between `ready` and `go`. */
   verify: 'verify',
+  /** Every frame of every stream is followed by its checksum. */
+  checksum: 'checksum',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */
@@ -62,6 +65,17 @@ export function checkHello(hello: HelloFrame): void {
       `the source wants ${hello.pageChannels} page channels; there may be from 0 to ${MAXIMUM_PAGE_CHANNELS}`,
     );
   }
+}
+
+/** Refuses streams without checksums where these were agreed on; `whose` says who made them. */
+export function checkChecksums(streams: readonly FrameStream[], peer: string, whose: 'ours' | "the source's"): void {
+  if (streams.every((stream) => stream.checksums === true)) return;
+  throw whose === 'ours'
+    ? new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `"checksum" was asked for, but the streams to ${peer} cannot carry checksums; leave it out, or use another transport`,
+      )
+    : new GodwitError('GODWIT_PROTOCOL', `the source agreed on checksums, but a stream from ${peer} has none`);
 }
 
 /** Picks the version; throws `GODWIT_VERSION_MISMATCH` when there is none in common. */

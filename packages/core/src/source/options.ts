@@ -23,6 +23,11 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly pauseBeforeSwitchover?: boolean;
   /** Compare the RAM of both sides, page by page, before the destination may run. Default false. */
   readonly verify?: boolean;
+  /**
+   * Send a checksum (CRC-32) with every frame, in both directions and on every stream, so that a byte which is changed on
+   * its way counts as a lost link, and is sent again. Costs a copy of every page. Default false.
+   */
+  readonly checksum?: boolean;
   /** Streams for pages beside the control stream; 0 (the default) sends pages on the control stream. At most 64. */
   readonly pageChannels?: number;
   /**
@@ -83,6 +88,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly description: unknown;
   readonly pauseBeforeSwitchover: boolean;
   readonly verify: boolean;
+  readonly checksum: boolean;
   readonly pageChannels: number;
   readonly encodings: readonly PageEncoding[];
   readonly missingEncoding: 'refuse' | 'warn';
@@ -119,6 +125,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     description: options.description,
     pauseBeforeSwitchover: options.pauseBeforeSwitchover ?? false,
     verify: options.verify ?? false,
+    checksum: options.checksum ?? false,
     pageChannels,
     encodings: checkEncodings(options.encodings ?? []),
     missingEncoding: options.missingEncoding ?? 'refuse',

@@ -10,7 +10,7 @@ import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from 
 import type { FrameStream } from '../link/frame-stream.js';
 import { keepAlive } from '../link/keepalive.js';
 import type { LinkConnector, LinkRequest, MigrationLink } from '../link/migration-link.js';
-import { FEATURES, helloOf } from '../link/negotiate.js';
+import { checkChecksums, FEATURES, helloOf } from '../link/negotiate.js';
 import type { PageStream } from '../link/page-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { ResolvedOptions } from './options.js';
@@ -65,6 +65,7 @@ export class SourceConnection {
     try {
       connecting = connector.connect(request, over.signal);
       const link = await inTime(abortable(connecting, over.signal), clock, connectTimeoutMs, () => noLink(options));
+      if (options.checksum) checkChecksums([link.control, ...link.pageChannels], link.peer, 'ours');
       return new SourceConnection(request, link, over, parts);
     } catch (error) {
       const failure = GodwitError.wrap(error, 'GODWIT_CONNECT_FAILED', 'the destination could not be reached');
@@ -204,8 +205,8 @@ export class SourceConnection {
 }
 
 /** What the hello offers. */
-export function featuresOf({ verify }: ResolvedOptions, encodings: SentEncodings): readonly string[] {
-  return [...(verify ? [FEATURES.verify] : []), ...encodings.features];
+export function featuresOf({ verify, checksum }: ResolvedOptions, encodings: SentEncodings): readonly string[] {
+  return [...(verify ? [FEATURES.verify] : []), ...(checksum ? [FEATURES.checksum] : []), ...encodings.features];
 }
 
 function drop(link: MigrationLink, clock: Clock, error: GodwitError): void {

@@ -145,8 +145,8 @@ export class SourceLinks {
   async #connect(pageChannels: number, over: AbortController): Promise<SourceConnection> {
     // A subscriber may have cancelled when it heard of "setup": no event comes from the signal any more.
     over.signal.throwIfAborted();
-    const { migrationId } = this.#parts.options;
-    const request = { migrationId, pageChannels, connection: ++this.#number };
+    const { migrationId, checksum } = this.#parts.options;
+    const request = { migrationId, pageChannels, connection: ++this.#number, ...(checksum && { checksums: true }) };
     const connection = await SourceConnection.connect(request, this.#parts, over);
     this.#current = connection;
     return connection;

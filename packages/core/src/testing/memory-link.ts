@@ -53,6 +53,8 @@ export interface MemoryLink {
 class MemoryFrameStream implements FrameStream {
   bytesWritten = 0;
   bytesRead = 0;
+  /** Nothing here is bytes: what arrives is what was sent. */
+  readonly checksums: boolean;
   readonly #out: FrameQueue;
   readonly #in: FrameQueue;
   readonly #wire: SimulatedWire;
@@ -71,7 +73,9 @@ class MemoryFrameStream implements FrameStream {
     tap: FrameTap,
     channel: number,
     copyLate: boolean,
+    checksums: boolean,
   ) {
+    this.checksums = checksums;
     this.#out = out;
     this.#in = incoming;
     this.#wire = wire;
@@ -161,24 +165,29 @@ export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
   const queues: FrameQueue[] = [];
   let wake: (() => void) | undefined;
   const untouched: FrameTap = (frame, payload) => ({ frame, payload });
-  const pair = (forthWire: SimulatedWire, backWire: SimulatedWire, channel: number): [FrameStream, FrameStream] => {
+  const pair = (
+    forthWire: SimulatedWire,
+    backWire: SimulatedWire,
+    channel: number,
+    sums: boolean,
+  ): [FrameStream, FrameStream] => {
     const forth = new FrameQueue(capacity);
     const back = new FrameQueue(capacity);
     queues.push(forth, back);
     const late = options.copies === 'late';
     return [
-      new MemoryFrameStream(forth, back, forthWire, options.fromSource ?? untouched, channel, late),
-      new MemoryFrameStream(back, forth, backWire, options.fromDestination ?? untouched, channel, late),
+      new MemoryFrameStream(forth, back, forthWire, options.fromSource ?? untouched, channel, late, sums),
+      new MemoryFrameStream(back, forth, backWire, options.fromDestination ?? untouched, channel, late, sums),
     ];
   };
   return {
     connector: {
-      async connect({ pageChannels }, signal) {
+      async connect({ pageChannels, checksums = false }, signal) {
         signal.throwIfAborted();
         const forth = new SimulatedWire(clock, bytesPerSecond, latencyMs);
         const back = new SimulatedWire(clock, bytesPerSecond, latencyMs);
-        const [control, theirControl] = pair(forth, back, -1);
-        const pages = Array.from({ length: pageChannels }, (_, index) => pair(forth, back, index));
+        const [control, theirControl] = pair(forth, back, -1, checksums);
+        const pages = Array.from({ length: pageChannels }, (_, index) => pair(forth, back, index, checksums));
         waiting.push({
           control: theirControl,
           peer: 'memory',

@@ -1,8 +1,11 @@
 import type { FrameStream } from '@godwit/core';
 import type { DetachedDescriptor } from '../stream/byte-stream.js';
+import type { ChecksumState } from './checksum.js';
 
 /** A frame stream taken apart: its connection, and what it has carried so far. */
 export interface DetachedStream extends DetachedDescriptor {
+  /** For `FrameStreamOptions.checksums`, where the stream goes on. */
+  readonly checksums: ChecksumState;
   readonly bytesWritten: number;
   readonly bytesRead: number;
 }
@@ -24,11 +27,17 @@ export function detachStream(
 }
 
 export function concatenate(pieces: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  const all = new Uint8Array(byteLength(pieces));
   let at = 0;
   for (const piece of pieces) {
     all.set(piece, at);
     at += piece.length;
   }
   return all;
+}
+
+export function byteLength(pieces: readonly Uint8Array[]): number {
+  let total = 0;
+  for (const piece of pieces) total += piece.length;
+  return total;
 }

@@ -1,3 +1,8 @@
+import { CHECKSUM_BYTES, checksumObject, crc32 } from './checksum.js';
+
+/** Bytes of a length on the wire. */
+const PREFIX = 5;
+
 /**
  * The bytes of a frame up to the contents of its payload: the header's length, the header and, for a type with a payload,
  * the start of the `bin 32`. `payloadBytes` is `undefined` for a type without.
@@ -8,6 +13,28 @@ export function frameHead(header: Uint8Array, payloadBytes: number | undefined):
   head.set(header, 5);
   if (payloadBytes !== undefined) putLength(head, header.length + 5, 0xc6, payloadBytes);
   return head;
+}
+
+/**
+ * The same with checksums: one behind the header's length, one behind the header, which covers the start of the payload
+ * too. `before` is that of what came before this frame, `sum` that of all up to here.
+ */
+export function checkedHead(
+  header: Uint8Array,
+  payloadBytes: number | undefined,
+  before: number,
+): { readonly bytes: Uint8Array; readonly sum: number } {
+  const head = frameHead(header, payloadBytes);
+  const end = PREFIX + header.length;
+  const first = crc32(head.subarray(0, PREFIX), before);
+  const sum = crc32(head.subarray(PREFIX), first);
+  const bytes = new Uint8Array(head.length + 2 * CHECKSUM_BYTES);
+  bytes.set(head.subarray(0, PREFIX));
+  bytes.set(checksumObject(first), PREFIX);
+  bytes.set(head.subarray(PREFIX, end), PREFIX + CHECKSUM_BYTES);
+  bytes.set(checksumObject(sum), end + CHECKSUM_BYTES);
+  bytes.set(head.subarray(end), end + 2 * CHECKSUM_BYTES);
+  return { bytes, sum };
 }
 
 function putLength(bytes: Uint8Array, at: number, type: number, length: number): void {

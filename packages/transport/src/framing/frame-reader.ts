@@ -1,5 +1,6 @@
 import { GodwitError } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
+import { CHECKSUM_BYTES, crc32, damaged, INT32, wrongChecksum } from './checksum.js';
 import { foreignBytes } from './foreign-bytes.js';
 import type { FrameLimits } from './frame-limits.js';
 
@@ -21,7 +22,24 @@ export interface HeaderKind<F> {
   hasPayload(frame: F): boolean;
 }
 
-/** Reads frames from a byte stream, payloads straight into the memory they are for. */
+export interface FrameReaderOptions {
+  /** Whether the peer may choose to send checksums, by the mark at its start. Default: false. */
+  readonly takesChecksums?: boolean;
+  /** The checksum of a direction that goes on, and had begun with the mark. */
+  readonly sum?: number | undefined;
+}
+
+/** A frame that was read, and where the checksums stood before it. */
+export interface LastFrame<F> {
+  readonly frame: F;
+  readonly payloadBytes: number;
+  readonly sum: number | undefined;
+}
+
+/**
+ * Reads frames from a byte stream, payloads straight into the memory they are for. Where the peer sends checksums, a frame
+ * is handed out once that of its header is right, and `readPayload` resolves once that of the payload is.
+ */
 export class FrameReader<F extends { readonly type: string }> {
   readonly #stream: Pick<ByteStream, 'peer' | 'read'>;
   readonly #limits: FrameLimits;
@@ -33,14 +51,35 @@ export class FrameReader<F extends { readonly type: string }> {
   #busy = false;
   #broken: GodwitError | undefined;
   #ended = false;
+  /** Whether the mark may still come. */
+  #fresh: boolean;
+  /** The checksum of what was read so far, where the peer sends them. */
+  #sum: number | undefined;
   bytesRead = 0;
   /** The last frame that was read; `undefined` from the next `read` on until that has one. */
-  last: { readonly frame: F; readonly payloadBytes: number } | undefined;
+  last: LastFrame<F> | undefined;
 
-  constructor(stream: Pick<ByteStream, 'peer' | 'read'>, limits: FrameLimits, kind: HeaderKind<F>) {
+  constructor(
+    stream: Pick<ByteStream, 'peer' | 'read'>,
+    limits: FrameLimits,
+    kind: HeaderKind<F>,
+    { takesChecksums = false, sum }: FrameReaderOptions = {},
+  ) {
     this.#stream = stream;
     this.#limits = limits;
     this.#kind = kind;
+    this.#fresh = takesChecksums && sum === undefined;
+    this.#sum = sum;
+  }
+
+  /** Whether it is known if the peer sends checksums. */
+  get begun(): boolean {
+    return !this.#fresh;
+  }
+
+  /** The checksum of what was read so far; `undefined` where the peer sends none, or nothing yet. */
+  get sum(): number | undefined {
+    return this.#sum;
   }
 
   /** Bytes of the stream that have been read as frames and payloads: where the next frame starts, between two. */
@@ -61,8 +100,10 @@ export class FrameReader<F extends { readonly type: string }> {
   read(): Promise<{ frame: F; payloadBytes: number } | null> {
     return this.#exclusively(async () => {
       this.last = undefined;
+      await this.#readMark();
+      const sum = this.#sum;
       const received = await this.#readFrame();
-      this.last = received ?? undefined;
+      this.last = received === null ? undefined : { ...received, sum };
       return received;
     });
   }
@@ -82,17 +123,20 @@ export class FrameReader<F extends { readonly type: string }> {
         const taken = this.#takeBuffered(chunk);
         if (taken < chunk.length) await this.#fill(chunk, taken);
       }
+      if (total > 0) await this.#verifyPayload();
     });
   }
 
   skipPayload(): Promise<void> {
     return this.#exclusively(async () => {
+      if (this.#payloadLeft === 0) return;
       while (this.#payloadLeft > 0) {
         if (this.#from === this.#to) await this.#refill(1);
         const count = Math.min(this.#to - this.#from, this.#payloadLeft);
+        this.#count(this.#buffer.subarray(this.#from, this.#from + count));
         this.#from += count;
-        this.#payloadLeft -= count;
       }
+      await this.#verifyPayload();
     });
   }
 
@@ -130,13 +174,13 @@ export class FrameReader<F extends { readonly type: string }> {
       return null;
     }
     // Judged by the first byte that is there: a stranger may never send a fifth.
-    if (this.#buffer[this.#from] !== UINT32) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
-    await this.#need(PREFIX);
-    const headerBytes = this.#uint32(this.#from + 1);
-    if (headerBytes > this.#limits.maximumHeaderBytes) {
-      throw tooLarge('a frame header', headerBytes, this.#limits.maximumHeaderBytes, 'maximumHeaderBytes');
+    if (this.#buffer[this.#from] !== UINT32) {
+      if (this.#sum === undefined) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
+      throw damaged(this.#stream.peer, `a frame starts with ce, not with ${this.#hexByte(this.#from)}`);
     }
-    const head = PREFIX + headerBytes;
+    await this.#need(PREFIX);
+    if (this.#sum !== undefined) return this.#readChecked(this.#sum);
+    const head = PREFIX + this.#headerBytes();
     await this.#need(head);
     const frame = this.#kind.parse(this.#buffer.subarray(this.#from + PREFIX, this.#from + head), this.#limits);
     if (!this.#kind.hasPayload(frame)) {
@@ -146,6 +190,70 @@ export class FrameReader<F extends { readonly type: string }> {
 
     // Taken off the buffer as a whole: until then it is `unread`.
     await this.#need(head + PREFIX);
+    return this.#payloadBegins(frame, head);
+  }
+
+  /** The mark, if the peer begins with it. */
+  async #readMark(): Promise<void> {
+    if (!this.#fresh) return;
+    if (this.#from === this.#to && !(await this.#more(1))) return;
+    if (this.#buffer[this.#from] === INT32) {
+      await this.#need(CHECKSUM_BYTES);
+      const said = this.#uint32(this.#from + 1);
+      if (said !== 0) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
+      this.#from += CHECKSUM_BYTES;
+      this.#sum = 0;
+    }
+    this.#fresh = false;
+  }
+
+  #headerBytes(): number {
+    const headerBytes = this.#uint32(this.#from + 1);
+    if (headerBytes <= this.#limits.maximumHeaderBytes) return headerBytes;
+    throw tooLarge('a frame header', headerBytes, this.#limits.maximumHeaderBytes, 'maximumHeaderBytes');
+  }
+
+  /**
+   * A frame with checksums, behind bytes with the checksum `before`. No length is believed, and waited for, before its
+   * checksum was right. That of the header covers the length of a payload too, which stands behind it: which of the two it
+   * must be depends on the header's type.
+   */
+  async #readChecked(before: number): Promise<{ frame: F; payloadBytes: number }> {
+    const { peer } = this.#stream;
+    const start = PREFIX + CHECKSUM_BYTES;
+    await this.#need(start);
+    const prefix = crc32(this.#buffer.subarray(this.#from, this.#from + PREFIX), before);
+    const saidOfLength = this.#checksum(this.#from + PREFIX);
+    if (saidOfLength !== prefix) throw wrongChecksum(peer, 'the length of a frame header', saidOfLength, prefix);
+    const head = start + this.#headerBytes();
+    await this.#need(head + CHECKSUM_BYTES);
+    const said = this.#checksum(this.#from + head);
+    const header = this.#buffer.subarray(this.#from + start, this.#from + head);
+    const sum = crc32(header, prefix);
+    let frame: F;
+    try {
+      frame = this.#kind.parse(header, this.#limits);
+    } catch (error) {
+      // A header that is wrong, and was so when it was sent, is what the error says.
+      throw said === sum ? error : wrongChecksum(peer, 'a frame header', said, sum);
+    }
+    if (!this.#kind.hasPayload(frame)) {
+      if (said !== sum) throw wrongChecksum(peer, `a "${frame.type}" frame`, said, sum);
+      this.#from += head + CHECKSUM_BYTES;
+      this.#sum = sum;
+      return { frame, payloadBytes: 0 };
+    }
+    await this.#need(head + CHECKSUM_BYTES + PREFIX);
+    const at = this.#from + head + CHECKSUM_BYTES;
+    const whole = crc32(this.#buffer.subarray(at, at + PREFIX), sum);
+    if (said !== whole) throw wrongChecksum(peer, `the head of a "${frame.type}" frame`, said, whole);
+    const received = this.#payloadBegins(frame, head + CHECKSUM_BYTES);
+    this.#sum = whole;
+    return received;
+  }
+
+  /** Takes the head off the buffer: `head` bytes, and the start of the payload behind them. */
+  #payloadBegins(frame: F, head: number): { frame: F; payloadBytes: number } {
     const start = this.#buffer[this.#from + head] as number;
     if (start !== BIN32) {
       throw new GodwitError(
@@ -175,7 +283,7 @@ export class FrameReader<F extends { readonly type: string }> {
         const count = await this.#stream.read(at === 0 ? chunk : chunk.subarray(at), missing);
         if (count === 0) throw this.#lost();
         this.bytesRead += count;
-        this.#payloadLeft -= count;
+        this.#count(chunk.subarray(at, at + count));
         at += count;
       } else {
         await this.#refill(missing);
@@ -187,10 +295,34 @@ export class FrameReader<F extends { readonly type: string }> {
   #takeBuffered(into: Uint8Array): number {
     const count = Math.min(this.#to - this.#from, into.length);
     if (count === 0) return 0;
-    into.set(this.#buffer.subarray(this.#from, this.#from + count));
+    const bytes = this.#buffer.subarray(this.#from, this.#from + count);
+    into.set(bytes);
+    this.#count(bytes);
     this.#from += count;
-    this.#payloadLeft -= count;
     return count;
+  }
+
+  /** These bytes of payload have come. */
+  #count(bytes: Uint8Array): void {
+    this.#payloadLeft -= bytes.length;
+    if (this.#sum !== undefined) this.#sum = crc32(bytes, this.#sum);
+  }
+
+  async #verifyPayload(): Promise<void> {
+    if (this.#sum === undefined) return;
+    await this.#need(CHECKSUM_BYTES);
+    const said = this.#checksum(this.#from);
+    if (said !== this.#sum) throw wrongChecksum(this.#stream.peer, 'a payload', said, this.#sum);
+    this.#from += CHECKSUM_BYTES;
+  }
+
+  #checksum(at: number): number {
+    if (this.#buffer[at] === INT32) return this.#uint32(at + 1);
+    throw damaged(this.#stream.peer, `a checksum starts with d2, not with ${this.#hexByte(at)}`);
+  }
+
+  #hexByte(at: number): string {
+    return (this.#buffer[at] as number).toString(16).padStart(2, '0');
   }
 
   /** Fills the empty buffer with payload (and what follows it), `least` bytes or more. */

@@ -1,14 +1,21 @@
 import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
-import { concatenate, type Detachable, type DetachedStream } from './detach.js';
+import { CheckedWriter } from './checked-writer.js';
+import type { ChecksumState } from './checksum.js';
+import { byteLength, concatenate, type Detachable, type DetachedStream } from './detach.js';
 import { FRAME_HEADERS, hasPayload, packHeader } from './frame-codec.js';
-import { frameHead } from './frame-head.js';
+import { checkedHead, frameHead } from './frame-head.js';
 import { DEFAULT_FRAME_LIMITS, type FrameLimits } from './frame-limits.js';
-import { FrameReader } from './frame-reader.js';
+import { FrameReader, type LastFrame } from './frame-reader.js';
 
 export interface FrameStreamOptions extends Partial<FrameLimits> {
   /** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. Default: 5 000. */
   readonly lingerMs?: number;
+  /**
+   * Whether every frame is followed by its checksum, in both directions. Default: as the peer does it. A state: a stream
+   * that was begun elsewhere goes on.
+   */
+  readonly checksums?: boolean | ChecksumState;
 }
 
 /**
@@ -26,6 +33,11 @@ class ByteFrameStream implements FrameStream, Detachable {
   readonly #limits: FrameLimits;
   readonly #lingerMs: number;
   readonly #reader: FrameReader<Frame>;
+  /** Whether we asked for checksums: without them only an `error` is taken from the peer. */
+  readonly #asked: boolean;
+  #checked: CheckedWriter | undefined;
+  /** Something was written without a checksum. */
+  #plain = false;
   #bytesWritten = 0;
   #closing: Promise<void> | undefined;
   #draining: Promise<null> | undefined;
@@ -33,11 +45,21 @@ class ByteFrameStream implements FrameStream, Detachable {
   #over = false;
 
   constructor(stream: ByteStream, options: FrameStreamOptions) {
-    const { lingerMs = 5_000, ...limits } = options;
+    const { lingerMs = 5_000, checksums = false, ...limits } = options;
+    const state = typeof checksums === 'object' ? checksums : undefined;
     this.#stream = stream;
     this.#lingerMs = lingerMs;
     this.#limits = { ...DEFAULT_FRAME_LIMITS, ...limits };
-    this.#reader = new FrameReader(stream, this.#limits, FRAME_HEADERS);
+    this.#reader = new FrameReader(stream, this.#limits, FRAME_HEADERS, {
+      takesChecksums: state?.begun !== true,
+      sum: state?.in,
+    });
+    this.#asked = checksums === true || state?.out !== undefined;
+    if (this.#asked) this.#checked = new CheckedWriter(stream, state?.out);
+  }
+
+  get checksums(): boolean {
+    return this.#asked || this.#reader.sum !== undefined;
   }
 
   get bytesWritten(): number {
@@ -50,11 +72,14 @@ class ByteFrameStream implements FrameStream, Detachable {
 
   async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
     // No await before the bytes are handed over: overlapping calls keep their order.
-    const chunks = this.#encode(frame, payload);
-    let total = 0;
-    for (const chunk of chunks) total += chunk.length;
+    const header = this.#encode(frame, payload);
+    // Who has said something without a checksum goes on so: to a peer that is turned away before it was heard.
+    if (this.#reader.sum !== undefined && !this.#plain) this.#checked ??= new CheckedWriter(this.#stream, undefined);
+    this.#plain = this.#checked === undefined;
+    const contents = hasPayload(frame) ? (payload ?? []) : undefined;
+    let total: number;
     try {
-      await this.#stream.write(chunks);
+      total = await (this.#checked?.write(header, contents) ?? this.#writePlain(header, contents));
     } catch (error) {
       throw GodwitError.wrap(error, 'GODWIT_LINK_LOST', `writing to ${this.#stream.peer} failed`);
     }
@@ -66,6 +91,12 @@ class ByteFrameStream implements FrameStream, Detachable {
     try {
       const received = await this.#reader.read();
       if (received === null) this.#letGo();
+      else if (this.#asked && this.#reader.sum === undefined && received.frame.type !== 'error') {
+        throw new GodwitError(
+          'GODWIT_UNSUPPORTED',
+          `checksums were asked for, but what ${this.#stream.peer} sends has none; is it an older version?`,
+        );
+      }
       return received;
     } catch (error) {
       if (GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST') this.#letGo();
@@ -90,6 +121,7 @@ class ByteFrameStream implements FrameStream, Detachable {
 
   abort(reason: GodwitError): void {
     this.#letGo();
+    this.#checked?.abort(reason);
     this.#stream.abort(reason);
   }
 
@@ -102,13 +134,10 @@ class ByteFrameStream implements FrameStream, Detachable {
     }
     const carrier = this.#stream.detach?.(duplicate);
     if (carrier === undefined) return undefined;
-    const head =
-      last === undefined
-        ? new Uint8Array()
-        : frameHead(packHeader(last.frame), hasPayload(last.frame) ? last.payloadBytes : undefined);
-    const read = concatenate([head, reader.unread]);
+    const read = concatenate([...(last === undefined ? [] : putBack(last)), reader.unread]);
     this.#letGo();
     return {
+      checksums: { out: this.#checked?.sum, in: last === undefined ? reader.sum : last.sum, begun: reader.begun },
       fd: carrier.fd,
       unread: concatenate([read, carrier.unread]),
       bytesWritten: this.#bytesWritten,
@@ -117,6 +146,7 @@ class ByteFrameStream implements FrameStream, Detachable {
   }
 
   async #close(): Promise<void> {
+    if (this.#checked !== undefined) await this.#checked.end();
     await this.#stream.close();
     if (this.#over) return;
     const over = new Promise<void>((resolve) => {
@@ -165,7 +195,8 @@ class ByteFrameStream implements FrameStream, Detachable {
     this.#noticeOver?.();
   }
 
-  #encode(frame: Frame, payload: readonly Uint8Array[] | undefined): Uint8Array[] {
+  /** The header of a frame that keeps to our own limits. */
+  #encode(frame: Frame, payload: readonly Uint8Array[] | undefined): Uint8Array {
     const header = packHeader(frame);
     if (header.length > this.#limits.maximumHeaderBytes) {
       throw new GodwitError(
@@ -173,20 +204,30 @@ class ByteFrameStream implements FrameStream, Detachable {
         `the header of a ${frame.type} frame would have ${header.length} bytes, more than maximumHeaderBytes = ${this.#limits.maximumHeaderBytes}`,
       );
     }
-    if (!hasPayload(frame)) {
-      if (payload !== undefined)
-        throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a ${frame.type} frame has no payload`);
-      return [frameHead(header, undefined)];
-    }
-    let total = 0;
-    if (payload !== undefined) for (const chunk of payload) total += chunk.length;
+    if (payload === undefined) return header;
+    if (!hasPayload(frame)) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a ${frame.type} frame has no payload`);
+    const total = byteLength(payload);
     if (total > this.#limits.maximumPayloadBytes) {
       throw new GodwitError(
         'GODWIT_LIMIT_EXCEEDED',
         `the payload of a ${frame.type} frame would have ${total} bytes, more than maximumPayloadBytes = ${this.#limits.maximumPayloadBytes}`,
       );
     }
-    const head = frameHead(header, total);
-    return payload === undefined ? [head] : [head, ...payload];
+    return header;
   }
+
+  /** By reference, and without checksums. */
+  async #writePlain(header: Uint8Array, payload: readonly Uint8Array[] | undefined): Promise<number> {
+    const head = frameHead(header, payload === undefined ? undefined : byteLength(payload));
+    const chunks = payload === undefined ? [head] : [head, ...payload];
+    await this.#stream.write(chunks);
+    return byteLength(chunks);
+  }
+}
+
+/** The bytes of a frame up to the contents of its payload, as they were read. */
+function putBack({ frame, payloadBytes, sum }: LastFrame<Frame>): readonly Uint8Array[] {
+  const header = packHeader(frame);
+  const length = hasPayload(frame) ? payloadBytes : undefined;
+  return sum === undefined ? [frameHead(header, length)] : [checkedHead(header, length, sum).bytes];
 }

@@ -13,13 +13,14 @@ export function connectTo(transport: Transport, options: FrameStreamOptions = {}
   return {
     async connect(request, signal): Promise<MigrationLink> {
       const streams: FrameStream[] = [];
+      const framing = request.checksums === true ? { ...options, checksums: true } : options;
       try {
         const carrier = await transport.connect(signal);
-        const control = frameStream(carrier, options);
+        const control = frameStream(carrier, framing);
         streams.push(control);
         const pageChannels: FrameStream[] = [];
         for (let index = 0; index < request.pageChannels; index++) {
-          const channel = frameStream(await transport.connect(signal), options);
+          const channel = frameStream(await transport.connect(signal), framing);
           streams.push(channel);
           pageChannels.push(channel);
           await channel.write({

@@ -151,8 +151,11 @@ class IncomingLinks {
           if (this.#strangers.has(stream)) this.#sort(carrier, stream, received);
         },
         (error: unknown) => {
-          if (this.#strangers.has(stream))
-            this.#refuse(stranger, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame'));
+          if (!this.#strangers.has(stream)) return;
+          const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame');
+          // One whose first frame was damaged may try again, which it does not where it is told a reason.
+          if (reason.code === 'GODWIT_LINK_LOST') stream.abort(reason);
+          else this.#refuse(stranger, reason);
         },
       )
       .finally(() => {

@@ -21,6 +21,10 @@ export class PeekedFrameStream implements FrameStream, Detachable {
     return this.#stream.bytesRead;
   }
 
+  get checksums(): boolean {
+    return this.#stream.checksums === true;
+  }
+
   write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
     return this.#stream.write(frame, payload);
   }

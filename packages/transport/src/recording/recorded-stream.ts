@@ -46,6 +46,11 @@ export class RecordedStream implements FrameStream {
     return this.#stream.bytesRead;
   }
 
+  /** Those of the wire: a recording has none. */
+  get checksums(): boolean {
+    return this.#stream.checksums === true;
+  }
+
   async write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
     // No await before the frame is handed over: overlapping calls keep their order, in the file as on the stream.
     if (frame.type !== 'go' && frame.type !== 'error') this.#tape.check();

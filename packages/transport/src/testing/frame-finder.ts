@@ -1,5 +1,6 @@
 const PREFIX = 5;
 const BIN32 = 0xc6;
+const INT32 = 0xd2;
 
 /** Finds where frames start in a sequence of bytes that comes in pieces; see `docs/wire-format.md`, "Frames". */
 export class FrameFinder {
@@ -10,6 +11,7 @@ export class FrameFinder {
   #skip = 0;
   #afterHeader = false;
   #position = 0;
+  #checksums = false;
 
   /** The positions, from the start of the sequence, of the frames that start in `bytes`. */
   feed(bytes: Uint8Array): number[] {
@@ -23,6 +25,14 @@ export class FrameFinder {
       }
       const byte = bytes[at] as number;
       if (this.#prefix === 0) {
+        // A checksum belongs to what stands before it, be that a header whose payload is still to come. The first of all
+        // is the mark: headers then stand behind the checksum of their length.
+        if (byte === INT32) {
+          if (this.#position + at === 0) this.#checksums = true;
+          at++;
+          this.#skip = 4;
+          continue;
+        }
         const isPayload = this.#afterHeader && byte === BIN32;
         if (!isPayload) starts.push(this.#position + at);
         this.#afterHeader = !isPayload;
@@ -34,7 +44,7 @@ export class FrameFinder {
       this.#prefix++;
       if (this.#prefix < PREFIX) continue;
       this.#prefix = 0;
-      this.#skip = this.#length;
+      this.#skip = this.#length + (this.#checksums && this.#afterHeader ? 5 : 0);
     }
     this.#position += bytes.length;
     return starts;
