@@ -15,6 +15,8 @@ import type { HardwarePagetable } from './hardware-pagetable.js';
 import type { Ioas } from './ioas.js';
 import type { Iommufd } from './iommufd.js';
 
+const TAKEN = { code: 'GODWIT_DEVICE_BUSY', advice: 'somebody has the device or its group open' } as const;
+
 /** A device by its own node, /dev/vfio/devices/vfioN (Linux 6.6), bound to an iommufd. */
 export class VfioDeviceNode {
   readonly device: VfioDevice;
@@ -42,7 +44,9 @@ export class VfioDeviceNode {
         .set('iommufd', iommufd.fd);
       const result = port.ioctl(fd, DeviceNodeRequest.VFIO_DEVICE_BIND_IOMMUFD, bind.bytes);
       succeeded(result, 'VFIO_DEVICE_BIND_IOMMUFD', `of ${name}`, {
-        [Errno.EBUSY]: { code: 'GODWIT_DEVICE_BUSY', advice: 'another process has the device or its group open' },
+        // EINVAL is what Linux 6.12 says when somebody has the node open, and nothing else is wrong with the call.
+        [Errno.EBUSY]: TAKEN,
+        [Errno.EINVAL]: TAKEN,
       });
       return new VfioDeviceNode(VfioDevice.adopt(fd, name, port), bind.get('out_devid'), port);
     } catch (error) {
