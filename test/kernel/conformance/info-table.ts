@@ -69,11 +69,11 @@ export const infoTable: readonly InfoRow[] = [
     result: 65_535,
   },
   {
-    when: 'argsz 4096: no more than 72 bytes are written',
+    when: 'argsz 4096: it stays, and no more than 72 bytes are written',
     line: '2798',
     argsz: 4096,
     look: (info) => [...argszFlagsCapOffset(info), info.getUint8(72)],
-    result: [72, 3, 24, UNTOUCHED],
+    result: [4096, 3, 24, UNTOUCHED],
   },
 ];
 

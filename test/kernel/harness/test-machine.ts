@@ -18,7 +18,7 @@ export interface BootImage {
 export interface BootResult {
   /** The command's exit status; undefined when the machine ended without having run it to its end. */
   readonly status: number | undefined;
-  /** What the command left in the shared folder under the name that it was asked for, if anything. */
+  /** The counts of the Jest runs inside, one JSON line a run; undefined when there were none. */
   readonly tally: string | undefined;
   readonly seconds: number;
   readonly timedOut: boolean;

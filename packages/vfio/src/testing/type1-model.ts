@@ -134,7 +134,7 @@ export class Type1Model {
         ? 0
         : -Errno.EFAULT;
     }
-    info.set('cap_offset', VFIO_IOMMU_TYPE1_INFO.size).set('argsz', needed);
+    info.set('cap_offset', VFIO_IOMMU_TYPE1_INFO.size).set('argsz', given);
     info.bytes.set(caps, VFIO_IOMMU_TYPE1_INFO.size);
     return copyToUser(argument, info.bytes) ? 0 : -Errno.EFAULT;
   }
