@@ -159,6 +159,11 @@ export class DeltaCache {
     this.#fields.fill(0);
   }
 
+  /** Opens what a thread that was ended by force may have left locked. No channel may be using the cache. */
+  unlockAll(): void {
+    this.#locks.fill(0, 0, this.#sets);
+  }
+
   #find(page: number, set: number, round: number, take: boolean): number {
     const tags = this.#tags;
     const fields = this.#fields;

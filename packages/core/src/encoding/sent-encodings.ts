@@ -50,6 +50,11 @@ export class SentEncodings {
     return this.#offered.filter((one) => !this.#agreed.includes(one)).map(({ name }) => name);
   }
 
+  /** A connection begins: the threads of the one before have ended, in their own time or not. */
+  connectionBegins(): void {
+    if (this.#cache !== undefined) new DeltaCache(this.#cache).unlockAll();
+  }
+
   /** For a channel on this thread; `undefined` when there is nothing to encode with. */
   encoder(windows: MemoryWindows, clock: Clock): ChannelEncoder | undefined {
     const compressions = this.#compressions();

@@ -123,6 +123,7 @@ export class SourceConnection {
     const { encodings, options } = this.#parts;
     const { clock } = options;
     const { pageChannels, control } = this.link;
+    encodings.connectionBegins();
     const streams: readonly PageStream[] = pageChannels.length > 0 ? pageChannels : [control];
     this.#channels = streams.map(
       (stream) =>

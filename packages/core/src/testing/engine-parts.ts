@@ -9,6 +9,7 @@ export { DeltaCache } from '../encoding/delta-cache.js';
 export { applyDelta, checkDeltas, encodeDelta, putVarint } from '../encoding/delta-format.js';
 export { Gain } from '../encoding/gain.js';
 export { LinkPace } from '../encoding/link-pace.js';
+export { SentEncodings } from '../encoding/sent-encodings.js';
 export { KEEPALIVE_ID, keepAlive, keepaliveTimes } from '../link/keepalive.js';
 export { MemoryWindows } from '../memory/memory-windows.js';
 export { cutHoles } from '../memory/populated-pages.js';

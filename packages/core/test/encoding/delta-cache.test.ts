@@ -1,8 +1,9 @@
-import { engineParts } from '@godwit/core/testing';
+import { delta } from '@godwit/core';
+import { BufferMemory, engineParts } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
-const { DeltaCache } = engineParts;
+const { DeltaCache, SentEncodings } = engineParts;
 
 const PAGE = 64;
 const cacheOf = (slots: number) => new DeltaCache(DeltaCache.storage(slots * PAGE, PAGE));
@@ -173,4 +174,19 @@ describe('the cache of sent versions', () => {
     });
     expect(found).toEqual(['hit', 'hit', ...Array(6).fill('bypass')]);
   });
+});
+
+test('what a thread that was ended by force has left locked is open for the next connection', () => {
+  const sent = new SentEncodings([delta()], true);
+  const memory = new BufferMemory([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4096 }]);
+  sent.welcomed(sent.features, memory);
+  const { cache } = sent.shared();
+  if (cache === undefined) throw new Error('no deltas');
+  const { buffer, sets } = cache;
+  const locks = new Int32Array(buffer, buffer.byteLength - (sets + 1) * 4, sets);
+  locks.fill(1);
+  sent.connectionBegins();
+  // First, since `look` would wait for ever.
+  expect(locks.some((lock) => lock !== 0)).toBe(false);
+  expect(new DeltaCache(cache).look(3, 1, true)).toBeGreaterThanOrEqual(0);
 });
