@@ -88,9 +88,10 @@ function runQemu(
     const kill = (): void => {
       qemu.kill('SIGKILL');
     };
+    let endedBy: NodeJS.Signals | undefined;
     const endWith = (signal: NodeJS.Signals): void => {
+      endedBy = signal;
       kill();
-      process.kill(process.pid, signal);
     };
     const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
     process.once('exit', kill);
@@ -119,6 +120,8 @@ function runQemu(
     qemu.on('close', () => {
       settle();
       resolve({ timedOut, consoleTail });
+      // After whoever waits for this has cleaned up.
+      if (endedBy !== undefined) setImmediate(() => process.kill(process.pid, endedBy));
     });
   });
 }
