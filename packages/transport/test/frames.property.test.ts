@@ -193,3 +193,24 @@ test('deep nesting neither crashes nor passes', async () => {
     message: expect.stringContaining('nested'),
   });
 });
+
+test.each([
+  { of: 'nothing', value: [0xc0], most: 2 ** 18 - 2 },
+  { of: 'empty arrays', value: [0x90], most: 2 ** 18 - 2 },
+  // Decoded, these take five times as much.
+  { of: 'empty bins', value: [0xc4, 0], most: Math.floor((2 ** 18 - 2) / 5) },
+])('a header of $most values of $of is looked at, one of more is not decoded', async ({ value, most }) => {
+  for (const [count, code] of [
+    [most, 'GODWIT_BAD_STREAM'],
+    [most + 1, 'GODWIT_LIMIT_EXCEEDED'],
+  ] as const) {
+    const header = Buffer.concat([
+      Uint8Array.of(0x92, 1, 0xdd, 0, 0, 0, 0),
+      Buffer.alloc(count * value.length, Uint8Array.from(value)),
+    ]);
+    header.writeUInt32BE(count, 3);
+    const length = Buffer.alloc(5, 0xce);
+    length.writeUInt32BE(header.length, 1);
+    await expect(frameStream(playing(Buffer.concat([length, header]))).read()).rejects.toMatchObject({ code });
+  }
+});

@@ -4,11 +4,21 @@ import { GodwitError } from '@godwit/core';
 export const DEEPEST_NESTING = 64;
 
 /**
+ * Most values in one header. Decoded, each takes up to forty bytes, though it may have come as one: so a header takes 10 MiB
+ * at most, beside the bytes of strings. The longest list of runs has half as many.
+ */
+const MOST_VALUES = 2 ** 18;
+
+/** A `bin` counts as so many values: an empty one takes 192 bytes. */
+const BIN_VALUES = 5;
+
+/**
  * Walks one MessagePack object without decoding it, and refuses what a generic decoder cannot be trusted with:
  *
  * - lengths beyond the bytes that are there: a decoder may allocate what five bytes announce,
  * - nesting that would exhaust the stack,
  * - extension types (`msgpackr` builds errors, regular expressions and compiled record readers from some of them),
+ * - more values than `MOST_VALUES`,
  * - map keys that are not strings, and `__proto__`.
  *
  * What passes holds at most one value per byte, and is safe to decode.
@@ -21,6 +31,8 @@ export function guardHeader(bytes: Uint8Array): void {
   const inMap = [false];
   let depth = 0;
   let at = 0;
+  /** Values in arrays and maps so far. */
+  let total = 0;
 
   const need = (count: number): void => {
     if (count > bytes.length - at) {
@@ -37,9 +49,18 @@ export function guardHeader(bytes: Uint8Array): void {
     need(count);
     at += count;
   };
-  const open = (count: number, map: boolean): void => {
-    const values = map ? count * 2 : count;
+  const count = (values: number): void => {
+    total += values;
+    if (total <= MOST_VALUES) return;
+    throw new GodwitError(
+      'GODWIT_LIMIT_EXCEEDED',
+      `a frame header has more than ${MOST_VALUES} values; keep the description of the VM smaller`,
+    );
+  };
+  const open = (entries: number, map: boolean): void => {
+    const values = map ? entries * 2 : entries;
     need(values);
+    count(values);
     if (depth + 1 > DEEPEST_NESTING) throw bad(`more than ${DEEPEST_NESTING} arrays or maps are nested`);
     depth++;
     left[depth] = values;
@@ -74,14 +95,23 @@ export function guardHeader(bytes: Uint8Array): void {
         case 0xc3:
           break;
         case 0xc4:
-        case 0xd9:
+          count(BIN_VALUES - 1);
           skip(length(1));
           break;
         case 0xc5:
-        case 0xda:
+          count(BIN_VALUES - 1);
           skip(length(2));
           break;
         case 0xc6:
+          count(BIN_VALUES - 1);
+          skip(length(4));
+          break;
+        case 0xd9:
+          skip(length(1));
+          break;
+        case 0xda:
+          skip(length(2));
+          break;
         case 0xdb:
           skip(length(4));
           break;
