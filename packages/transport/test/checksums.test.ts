@@ -182,10 +182,12 @@ test('memory that changes while it is sent never gives a false alarm, and overla
     source.write({ type: 'go' }),
   ]);
   const closing = source.close();
+  sending.catch(() => {});
   const { frames, error } = await handedOut(destination);
-  await sending;
   running = false;
+  if (error !== undefined) source.abort(new GodwitError('GODWIT_CANCELLED', 'over'));
   expect(error).toBeUndefined();
+  await sending;
   expect(frames.map(({ frame }) => frame.type)).toEqual(['pages', 'ping', 'pages', 'device', 'go']);
   expect(writes).toBeGreaterThan(2);
   expect(source.bytesWritten).toBe(destination.bytesRead);
@@ -207,6 +209,10 @@ test('a stream that is dropped touches no payload that waits for its turn', asyn
   const over = new GodwitError('GODWIT_CANCELLED', 'over');
   source.abort(over);
   for (const result of await Promise.allSettled(writes)) expect(result).toEqual({ status: 'rejected', reason: over });
+  expect(touched).toBe(false);
+  const quiet = frameStream(memoryPair()[0], { checksums: true });
+  quiet.abort(over);
+  await expect(quiet.write(pages, [later])).rejects.toBe(over);
   expect(touched).toBe(false);
 });
 
