@@ -46,7 +46,7 @@ test('the frame numbers of the wire are frozen', () => {
 
 test('the protocol versions and features are frozen', () => {
   expect(PROTOCOL_VERSION).toEqual({ minimum: 1, maximum: 1 });
-  expect(FEATURES).toEqual({ verify: 'verify' });
+  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum' });
 });
 
 test('the error codes are frozen', () => {

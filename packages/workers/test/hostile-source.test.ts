@@ -2,6 +2,7 @@ import { type Frame, type FrameStream, type HelloFrame, receive } from '@godwit/
 import { type ByteStream, connectTo, frameStream, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { filter, firstValueFrom } from 'rxjs';
 import { StillGuest } from './still-guest.js';
 import { ThreadWatch } from './threads.js';
 
@@ -117,17 +118,6 @@ const attacks: [string, string, (hostile: Hostile) => Promise<unknown>][] = [
       await h.pages.write(pages(0, 1), full(1));
     },
   ],
-  [
-    'pages after the switchover',
-    'GODWIT_PROTOCOL',
-    async (h) => {
-      await h.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
-      expect((await h.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 0 });
-      await h.control.write({ type: 'switchover', round: 1 });
-      expect((await h.control.read())?.frame).toMatchObject({ type: 'ready' });
-      await h.pages.write(pages(0, 1, 2), full(1));
-    },
-  ],
 ];
 
 /** The head of a `pages` frame of one page whose `bin 32` claims to have 2 GiB. */
@@ -155,6 +145,26 @@ describe('a worker thread refuses', () => {
     expect(threads.alive.size).toBe(0);
     hostile.target.memory.close();
   });
+});
+
+test('pages after the switchover drop the link, and who is ready waits for another one', async () => {
+  const hostile = new Hostile(listening);
+  const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
+  const lost = firstValueFrom(reception.pipe(filter((event) => event.type === 'link-lost')));
+  await hostile.hello();
+  await hostile.welcomed();
+  await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
+  expect((await hostile.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 0 });
+  await hostile.control.write({ type: 'switchover', round: 1 });
+  expect((await hostile.control.read())?.frame).toMatchObject({ type: 'ready' });
+  await hostile.pages.write(pages(0, 1, 2), full(1)).catch(() => undefined);
+  expect((await lost).reason).toMatchObject({ code: 'GODWIT_PROTOCOL' });
+  expect([reception.ownership, hostile.target.running]).toEqual(['ready', false]);
+  reception.cancel();
+  await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+  await hostile.answers();
+  expect(threads.alive.size).toBe(0);
+  hostile.target.memory.close();
 });
 
 test('what a source says before it is welcome is not lost on the way to the thread', async () => {
