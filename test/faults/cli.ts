@@ -9,10 +9,11 @@ import { runCase } from './run-case.js';
 import { type DeathCase, deathName, parseDeath, runDeath } from './run-death.js';
 import { seeded } from './seeded.js';
 
-const USAGE = `npm run test:faults -- [--seed N] [--offsets N] [--only CASE]
+const USAGE = `npm run test:faults -- [--seed N] [--offsets N] [--series TEXT] [--only CASE]
   --seed     where the random numbers start (default 1): places of byte offsets, what corrupted bytes become
   --offsets  byte offsets to cut at, in each direction (default 500)
-  --only     one case by its name, as a failing run prints it; or cut-ten-times, or failed-migrations
+  --series   only those series of cases whose name has this text in it
+  --only     one case by its name, as a failing run prints it
 `;
 
 const { values } = parseArgs({
@@ -20,6 +21,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     offsets: { type: 'string', default: '500' },
     only: { type: 'string' },
+    series: { type: 'string', default: '' },
     help: { type: 'boolean', default: false },
   },
 });
@@ -38,6 +40,8 @@ process.on('unhandledRejection', (error) => {
 /** A run that ends before its fault strikes: after this many in a row, later places will not be reached either. */
 const MISSES = 2;
 
+const wanted = (name: string): boolean => name.includes(values.series);
+
 let cases = 0;
 let failed = 0;
 const guest = await LiveGuest.boot();
@@ -50,12 +54,12 @@ async function tryCase(one: FaultCase, endings: Map<string, number>) {
   return result;
 }
 
-function report(name: string, ending: string, problems: readonly string[]): void {
+function report(name: string, ending: string, problems: readonly string[], again = `--only ${name}`): void {
   if (problems.length === 0) return;
   failed++;
   process.stdout.write(`FAILED ${name}: ${ending}\n`);
   for (const problem of problems) process.stdout.write(`  ${problem}\n`);
-  process.stdout.write(`  npm run test:faults -- --seed ${seed} --only ${name}\n`);
+  process.stdout.write(`  npm run test:faults -- --seed ${seed} ${again}\n`);
 }
 
 function print(name: string, endings: ReadonlyMap<string, number>): void {
@@ -82,12 +86,27 @@ async function trySeries({ name, at, untilNotStruck }: CaseSeries): Promise<void
 async function tryDeaths(): Promise<void> {
   for (const victim of ['source', 'destination'] as const) {
     for (const direction of ['out', 'in'] as const) {
+      const name = `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}`;
+      if (!wanted(name)) continue;
       const endings = new Map<string, number>();
       let struck = true;
       for (let frame = 0; struck; frame++) struck = await tryDeath({ victim, direction, frame }, endings);
-      print(`SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}`, endings);
+      print(name, endings);
     }
   }
+}
+
+/** Something that is one case, or many, and tells its own figures. */
+async function tryWhole(
+  name: string,
+  count: number,
+  run: () => Promise<{ readonly summary: string; readonly problems: readonly string[] }>,
+): Promise<void> {
+  if (!wanted(name)) return;
+  const { summary, problems } = await run();
+  cases += count;
+  process.stdout.write(`${summary}\n`);
+  report(name, 'figures that must not be', problems, `--series '${name}'`);
 }
 
 async function tryDeath(one: DeathCase, endings: Map<string, number>): Promise<boolean> {
@@ -104,16 +123,6 @@ try {
     const endings = new Map<string, number>();
     await tryDeath(death, endings);
     print(values.only ?? '', endings);
-  } else if (values.only === 'cut-ten-times') {
-    const { summary, problems } = await cutTenTimes(2 ** 30);
-    cases++;
-    process.stdout.write(`${summary}\n`);
-    report(values.only, 'resent too much', problems);
-  } else if (values.only === 'failed-migrations') {
-    const { summary, problems } = await failedMigrations(guest, 100);
-    cases += 101;
-    process.stdout.write(`${summary}\n`);
-    report(values.only, 'left something behind', problems);
   } else if (values.only !== undefined) {
     const { ending, struck } = await tryCase(parseCase(values.only), new Map());
     process.stdout.write(`${values.only}: ${struck ? ending : 'the fault did not strike'}\n`);
@@ -133,19 +142,13 @@ try {
       cutsAtBytes('in', offsets, long.bytes.in, random),
       ...otherFaults(),
     ]) {
-      await trySeries(series);
+      if (wanted(series.name)) await trySeries(series);
     }
     const after = await leftovers();
     process.stdout.write(`before: ${describeLeftovers(before)}\nafter:  ${describeLeftovers(after)}\n`);
     await tryDeaths();
-    const cut = await cutTenTimes(2 ** 30);
-    cases++;
-    process.stdout.write(`${cut.summary}\n`);
-    report('cut-ten-times', 'resent too much', cut.problems);
-    const left = await failedMigrations(guest, 100);
-    cases += 101;
-    process.stdout.write(`${left.summary}\n`);
-    report('failed-migrations', 'left something behind', left.problems);
+    await tryWhole('cut ten times', 1, () => cutTenTimes(2 ** 30));
+    await tryWhole('failed migrations', 101, () => failedMigrations(guest, 100));
   }
 } finally {
   await guest.close();

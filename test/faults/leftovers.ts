@@ -9,6 +9,8 @@ export interface Leftovers {
   /** Threads of the process, those of Node's own pool included. */
   readonly threads: number;
   readonly residentBytes: number;
+  /** What lives in V8's heap. */
+  readonly heapBytes: number;
 }
 
 export async function leftovers(): Promise<Leftovers> {
@@ -22,9 +24,14 @@ export async function leftovers(): Promise<Leftovers> {
     handles: process.getActiveResourcesInfo().length,
     threads: readdirSync('/proc/self/task').length,
     residentBytes: process.memoryUsage.rss(),
+    heapBytes: process.memoryUsage().heapUsed,
   };
 }
 
-export function describeLeftovers({ fileDescriptors, handles, threads, residentBytes }: Leftovers): string {
-  return `${fileDescriptors} file descriptors, ${handles} handles, ${threads} threads, ${(residentBytes / 2 ** 20).toFixed(0)} MiB`;
+export function describeLeftovers(left: Leftovers): string {
+  const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+  return (
+    `${left.fileDescriptors} file descriptors, ${left.handles} handles, ${left.threads} threads, ` +
+    `${mib(left.residentBytes)} resident, ${mib(left.heapBytes)} of heap`
+  );
 }

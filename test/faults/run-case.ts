@@ -74,7 +74,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
       ...TIMEOUTS,
       description: source.description,
       verify: true,
-      ...{ checksum: fault.checksum },
+      checksum: fault.checksum,
       pageChannels: fault.pageChannels,
       policy: atLeastRounds(fault.rounds),
     });
