@@ -10,7 +10,7 @@ import {
 } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
-import { faulty } from '@godwit/transport/testing';
+import { type Fault, faulty } from '@godwit/transport/testing';
 import type { Observable } from 'rxjs';
 import type { LiveGuest } from '../guest/live-guest.js';
 import { type ByteCount, counting } from './counting.js';
@@ -64,7 +64,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
     const { kind, direction, stream, at } = fault;
     const planned = { direction, at, stream };
     const transport = faulty(tcp({ host: '127.0.0.1', port: links.listener.port }), {
-      faults: [kind === 'delay' ? { ...planned, kind, milliseconds: 50 } : { ...planned, kind }],
+      faults: [plannedFault(kind, planned)],
       seed,
       onFault: () => {
         struck = true;
@@ -88,6 +88,13 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
     watching.unsubscribe();
     await links.close();
   }
+}
+
+/** A trickle of a thousand bytes: a whole migration byte by byte would take minutes and show no more. */
+function plannedFault(kind: FaultCase['kind'], place: Pick<Fault, 'direction' | 'at' | 'stream'>): Fault {
+  if (kind === 'delay') return { ...place, kind, milliseconds: 50 };
+  if (kind === 'trickle') return { ...place, kind, bytes: 1000 };
+  return { ...place, kind };
 }
 
 type Outcome<T> = PromiseSettledResult<T> | undefined;

@@ -2,13 +2,17 @@ import { type FrameStream, GodwitError, type IncomingLink, type MigratableVm, re
 import { frameStream } from '@godwit/transport';
 import { Decisions } from './decisions.js';
 import { BLOCK_PAGES, encodeFrames, exampleFrames, MIGRATION_ID } from './example-frames.js';
+import { fastClock } from './fast-clock.js';
 import { type FuzzTarget, mustSettle } from './fuzz-target.js';
 import { GuardedMemory } from './guarded-memory.js';
 import { HostileSource } from './hostile-source.js';
 import { scriptedStream } from './scripted-stream.js';
 
-/** Bytes of a `go` frame: before the last one of a stream the source waits for `ready`. */
-const GO_BYTES = 7;
+/** Turns of the event loop that a destination is given to see that its link is gone. */
+const PATIENCE = 1000;
+
+/** Bytes of a `go` frame, and of `released` behind it: before each of them the source waits for an answer. */
+const SHORTEST_FRAME = 7;
 
 /** Bytes of a source, well-formed or not, into the destination. */
 export const destinationBytesTarget: FuzzTarget = {
@@ -18,7 +22,11 @@ export const destinationBytesTarget: FuzzTarget = {
   seeds: async () => [await encodeFrames(exampleFrames())],
   async run(input) {
     const hello = input.length < 5 ? 0 : 5 + Buffer.from(input.buffer, input.byteOffset).readUInt32BE(1);
-    const carrier = scriptedStream(input, 1 + (input.length % 5) * 1000, [hello, input.length - GO_BYTES]);
+    const carrier = scriptedStream(input, 1 + (input.length % 5) * 1000, [
+      hello,
+      input.length - 2 * SHORTEST_FRAME,
+      input.length - SHORTEST_FRAME,
+    ]);
     await attempt(frameStream(carrier), [], () => true);
   },
 };
@@ -79,8 +87,12 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
       abandoned++;
     },
   };
+  let letGo: () => void = () => {};
+  const dropped = new Promise<void>((resolve) => {
+    letGo = resolve;
+  });
   const link: IncomingLink = {
-    control,
+    control: watched(control, letGo),
     peer: 'fuzz:',
     pageChannels: async (migrationId, count) => {
       if (migrationId !== MIGRATION_ID) throw new GodwitError('GODWIT_PROTOCOL', 'unknown migration');
@@ -104,16 +116,28 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
         return vm;
       },
       progressIntervalMs: 0,
+      clock: fastClock,
+      reconnectTimeoutMs: 0,
+      settleTimeoutMs: 0,
       maximumDeviceState: 4096,
     },
   );
-  const outcome = await mustSettle(
-    reception.result.then(
-      () => 'runs' as const,
-      (error: unknown) => error,
-    ),
-    'the reception',
+  const ending = reception.result.then(
+    () => 'runs' as const,
+    (error: unknown) => error,
   );
+  await mustSettle(Promise.race([dropped, ending]), 'the link');
+  let over = false;
+  const ended = () => {
+    over = true;
+  };
+  void ending.then(ended);
+  // Who has not met his source yet, or is ready to run its guest, waits for another link: for ever, and rightly so.
+  for (let turn = 0; !over && turn < PATIENCE; turn++) {
+    if (reception.state === 'none' || reception.ownership === 'ready') reception.cancel();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  const outcome = await mustSettle(ending, 'the reception');
   memory.check();
   if (stateBytes > 2 ** 20) throw new Error(`${stateBytes} bytes of device state were loaded`);
   if (outcome === 'runs') {
@@ -127,4 +151,28 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
   if (resumed !== 0 || abandoned !== prepared) {
     throw new Error(`failed with ${outcome.code}: resumed ${resumed} times, abandoned ${abandoned} of ${prepared}`);
   }
+}
+
+/** The same stream; `letGo` hears when the destination has done with it. */
+function watched(stream: FrameStream, letGo: () => void): FrameStream {
+  return {
+    get bytesWritten() {
+      return stream.bytesWritten;
+    },
+    get bytesRead() {
+      return stream.bytesRead;
+    },
+    write: (frame, payload) => stream.write(frame, payload),
+    read: () => stream.read(),
+    readPayload: (into) => stream.readPayload(into),
+    skipPayload: () => stream.skipPayload(),
+    async close() {
+      letGo();
+      await stream.close();
+    },
+    abort(reason) {
+      letGo();
+      stream.abort(reason);
+    },
+  };
 }

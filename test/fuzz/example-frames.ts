@@ -42,6 +42,7 @@ export function exampleFrames(): Frame[] {
     { type: 'device', device: 0, sequence: 1, last: true },
     { type: 'switchover', round: 2 },
     { type: 'go' },
+    { type: 'released' },
   ];
 }
 

@@ -17,6 +17,7 @@ const GATES: Partial<Record<FrameName, FrameName>> = {
   digests: 'ready',
   digestsEnd: 'ready',
   go: 'ready',
+  released: 'running',
 };
 
 /**

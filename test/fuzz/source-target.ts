@@ -1,6 +1,7 @@
 import { GodwitError, type LinkConnector, type MigratableVm, migrate, SoftwareTracker } from '@godwit/core';
 import { Decisions } from './decisions.js';
 import { BLOCK_PAGES, PAGE } from './example-frames.js';
+import { fastClock } from './fast-clock.js';
 import { type FuzzTarget, mustSettle } from './fuzz-target.js';
 import { GuardedMemory } from './guarded-memory.js';
 import { HostileDestination } from './hostile-destination.js';
@@ -47,7 +48,13 @@ export const sourceTarget: FuzzTarget = {
         return { control: destination, pageChannels: [], peer: 'fuzz:' };
       },
     };
-    const migration = migrate(vm, connector, { verify, progressIntervalMs: 0 });
+    const migration = migrate(vm, connector, {
+      verify,
+      progressIntervalMs: 0,
+      clock: fastClock,
+      reconnectTimeoutMs: 0,
+      settleTimeoutMs: 0,
+    });
     const outcome = await mustSettle(
       migration.result.then(
         () => 'handed over' as const,

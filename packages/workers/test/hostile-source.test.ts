@@ -1,8 +1,7 @@
-import { type Frame, type FrameStream, type HelloFrame, receive } from '@godwit/core';
+import { type Frame, type FrameStream, type GodwitError, type HelloFrame, receive } from '@godwit/core';
 import { type ByteStream, connectTo, frameStream, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { filter, firstValueFrom } from 'rxjs';
 import { StillGuest } from './still-guest.js';
 import { ThreadWatch } from './threads.js';
 
@@ -150,7 +149,10 @@ describe('a worker thread refuses', () => {
 test('pages after the switchover drop the link, and who is ready waits for another one', async () => {
   const hostile = new Hostile(listening);
   const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
-  const lost = firstValueFrom(reception.pipe(filter((event) => event.type === 'link-lost')));
+  // A subscription that stays: the last one to go would cancel.
+  const lost = new Promise<GodwitError>((resolve) => {
+    reception.subscribe({ next: (event) => event.type === 'link-lost' && resolve(event.reason), error: () => {} });
+  });
   await hostile.hello();
   await hostile.welcomed();
   await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
@@ -158,7 +160,7 @@ test('pages after the switchover drop the link, and who is ready waits for anoth
   await hostile.control.write({ type: 'switchover', round: 1 });
   expect((await hostile.control.read())?.frame).toMatchObject({ type: 'ready' });
   await hostile.pages.write(pages(0, 1, 2), full(1)).catch(() => undefined);
-  expect((await lost).reason).toMatchObject({ code: 'GODWIT_PROTOCOL' });
+  expect(await lost).toMatchObject({ code: 'GODWIT_PROTOCOL' });
   expect([reception.ownership, hostile.target.running]).toEqual(['ready', false]);
   reception.cancel();
   await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
