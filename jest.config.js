@@ -11,4 +11,6 @@ export default {
   maxWorkers: '100%',
   // Setting it makes Jest always use worker processes, so that a handle left open cannot keep the whole run from ending.
   workerIdleMemoryLimit: '1GB',
+  // A test that hangs must end, one that shares two cores with a compiler must not fail: never a measurement.
+  testTimeout: 60_000,
 };
