@@ -60,11 +60,16 @@ export async function bootAndRun(
   }
 }
 
+/**
+ * One thread runs both processors in turn. With a thread for each, QEMU before 8.1 can keep a translation of code that
+ * another processor was rewriting at that moment: the kernel, which patches its scheduler whenever the first VM comes or
+ * the last one goes, then runs into a breakpoint (int3) that was taken back long ago, and panics. One run in a few.
+ */
 function qemuArguments(tree: DebianTree, image: BootImage, share: string): string[] {
   const firmware = ['usr/share/qemu', 'usr/share/seabios'].map((path) => join(tree.folder, path)).filter(existsSync);
   return [
     ...firmware.flatMap((path) => ['-L', path]),
-    ...['-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max,+svm', '-smp', '2', '-m', '2G'],
+    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', 'max,+svm', '-smp', '2', '-m', '2G'],
     ...['-display', 'none', '-vga', 'none', '-nic', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'],
     ...['-virtfs', 'local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap'],
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],
