@@ -1,9 +1,9 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import type { Figures, MemoryKind, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
+import type { Figures, MemoryKind, Observed, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
 
-export interface Migrated {
-  readonly figures: Figures;
+/** A migration that was observed while it was under way; what is timed is not. */
+export interface ObservedMigration extends Observed {
   readonly destinationExtraBytes: number;
 }
 
@@ -63,11 +63,27 @@ export class Peers {
     return (await received).ms;
   }
 
-  async migrate(memory: MemoryKind, path: PagePath): Promise<Migrated> {
+  /** The time is that of a migration which nobody watches. */
+  async migrate(memory: MemoryKind, path: PagePath): Promise<Figures> {
+    const { figures } = await this.#move(memory, path, false);
+    return figures;
+  }
+
+  /** A migration of its own, for what can only be seen while it is under way. */
+  async observe(memory: MemoryKind, path: PagePath): Promise<ObservedMigration> {
+    const { figures, destinationExtraBytes } = await this.#move(memory, path, true);
+    if (figures.observed === undefined || destinationExtraBytes === undefined) throw new Error('nobody has looked');
+    return { ...figures.observed, destinationExtraBytes };
+  }
+
+  async #move(memory: MemoryKind, path: PagePath, observed: boolean) {
     const { byteLength } = this;
-    const { address } = await this.#destination.ask({ type: 'receive', byteLength, memory, path }, 'receiving');
+    const { address } = await this.#destination.ask(
+      { type: 'receive', byteLength, memory, path, observed },
+      'receiving',
+    );
     const received = this.#destination.next('received');
-    const { figures } = await this.#source.ask({ type: 'migrate', address, path }, 'migrated');
+    const { figures } = await this.#source.ask({ type: 'migrate', address, path, observed }, 'migrated');
     return { figures, destinationExtraBytes: (await received).extraResidentBytes };
   }
 }

@@ -1,6 +1,6 @@
 import { testCertificate } from '@godwit/transport/testing';
 import type { PagePath } from '../bulk/peer.js';
-import { type Migrated, Peers } from '../bulk/peers.js';
+import { type ObservedMigration, Peers } from '../bulk/peers.js';
 import { median, type Report, type Row } from '../report.js';
 
 /** One way of the pages, and what it is held against. */
@@ -12,15 +12,24 @@ interface Way {
   readonly atLeast?: number;
 }
 
-interface Measured extends Migrated {
+interface Measured {
   readonly way: Way;
   readonly yardstickMs: number;
+  readonly ramMs: number;
 }
+
+interface ObservedOn extends ObservedMigration {
+  readonly way: Way;
+}
+
+/** Migrations of each way that are looked at, and not timed. */
+const OBSERVED = 3;
 
 /**
  * Random RAM from one process to another with the pages on channels of their own, beside a raw `send`/`recv` loop of the
  * same bytes: on worker threads over TCP and UNIX sockets, on the main thread, and over TLS, beside Node's own. In every
- * turn each way is measured once, right after its yardstick; ratios are of these pairs. The destination's pages have memory
+ * turn each way is measured once, right after its yardstick; ratios are of these pairs. What must be watched while it is under
+ * way (the event loop, memory) is so in migrations of its own. The destination's pages have memory
  * already (`ready`): that compares the loops and not the kernel's page faults.
  */
 export async function channelsBenchmark(options: {
@@ -30,12 +39,16 @@ export async function channelsBenchmark(options: {
   const { byteLength, runs } = options;
   const ways = waysOf();
   const measured: Measured[] = [];
+  const observed: ObservedOn[] = [];
   const peers = await Peers.start(byteLength);
   try {
     // The first of all is the compiler's.
     for (const { path } of ways.slice(0, 1)) await peers.migrate('ready', path);
     for (let run = 0; run < runs; run++) {
       for (const way of ways) measured.push(await turn(peers, way));
+    }
+    for (let i = 0; i < OBSERVED; i++) {
+      for (const way of ways) observed.push({ way, ...(await peers.observe('ready', way.path)) });
     }
   } finally {
     peers.stop();
@@ -50,6 +63,7 @@ export async function channelsBenchmark(options: {
           way,
           byteLength,
           measured.filter((one) => one.way === way),
+          observed.filter((one) => one.way === way),
         ),
       ),
       mib(`${first.name}: source memory beside the guest's, for a quarter of the guest`, small),
@@ -79,39 +93,46 @@ async function turn(peers: Peers, way: Way): Promise<Measured> {
   const { path } = way;
   const socket = path.over === 'tls' ? { over: path.over, pems: path.pems } : { over: 'tcp' as const };
   const yardstickMs = await peers.raw('ready', socket);
-  return { way, yardstickMs, ...(await peers.migrate('ready', path)) };
+  const { ramMs } = await peers.migrate('ready', path);
+  return { way, yardstickMs, ramMs };
 }
 
 async function residentOf(byteLength: number, path: PagePath): Promise<number> {
   const peers = await Peers.start(byteLength);
   try {
-    return (await peers.migrate('ready', path)).figures.extraResidentBytes;
+    return (await peers.observe('ready', path)).extraResidentBytes;
   } finally {
     peers.stop();
   }
 }
 
-function describe(way: Way, byteLength: number, runs: readonly Measured[]): Row[] {
+function describe(
+  way: Way,
+  byteLength: number,
+  runs: readonly Measured[],
+  observed: readonly ObservedMigration[],
+): Row[] {
   const { name, against, atLeast } = way;
   const of = (pick: (one: Measured) => number) => median(runs.map(pick));
   const speed = (ms: number) => byteLength / 2 ** 20 / (ms / 1000);
-  const delay = of((one) => one.figures.eventLoopDelayP99Ms);
+  const seen = (pick: (one: ObservedMigration) => number) => median(observed.map(pick));
+  const delay = seen((one) => one.eventLoopDelayP99Ms);
   return [
-    { name, value: speed(of((one) => one.figures.ramMs)), unit: 'MiB/s' },
+    { name, value: speed(of((one) => one.ramMs)), unit: 'MiB/s' },
     {
       name: `${name} / ${against} (${Math.round(speed(of((one) => one.yardstickMs)))} MiB/s)`,
-      value: of((one) => one.yardstickMs / one.figures.ramMs),
+      value: of((one) => one.yardstickMs / one.ramMs),
       unit: '',
       ...(atLeast === undefined ? {} : { atLeast }),
     },
     { name: `${name}: event-loop delay p99`, value: delay, unit: 'ms', ...(way.path.workers ? { atMost: 5 } : {}) },
     mib(
       `${name}: source memory beside the guest's`,
-      of((one) => one.figures.extraResidentBytes),
+      seen((one) => one.extraResidentBytes),
     ),
     mib(
       `${name}: destination memory beside the guest's`,
-      of((one) => one.destinationExtraBytes),
+      seen((one) => one.destinationExtraBytes),
     ),
   ];
 }

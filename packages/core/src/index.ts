@@ -106,6 +106,7 @@ export {
   type PageChannel,
   type PageChannelTotals,
 } from './source/page-channel.js';
+export { pageFrames } from './source/page-frames.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';

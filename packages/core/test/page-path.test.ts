@@ -1,4 +1,4 @@
-import { type GuestMemory, type PageRun, PageRunList, RAM_WINDOW_BYTES } from '@godwit/core';
+import { type GuestMemory, type PageRun, PageRunList, pageFrames, RAM_WINDOW_BYTES } from '@godwit/core';
 import { BufferMemory, engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
@@ -58,6 +58,52 @@ describe('splitZeroPages', () => {
       expect.objectContaining({ code: 'GODWIT_OUT_OF_RANGE' }),
     );
     expect(() => windows.bytes(0, 39, 2)).toThrow(expect.objectContaining({ code: 'GODWIT_OUT_OF_RANGE' }));
+  });
+});
+
+describe('pageFrames', () => {
+  const lists = fc
+    .array(fc.tuple(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 700 })), { maxLength: 40 })
+    .map((gaps) => {
+      let page = 0;
+      return gaps.map(([gap, pageCount]) => {
+        const firstPage = page + gap;
+        page = firstPage + pageCount;
+        return { firstPage, pageCount };
+      });
+    });
+  const framesOf = (runs: Iterable<PageRun>, holes: Iterable<PageRun>, framePages: number) => {
+    const batch = {
+      round: 3,
+      blockIndex: 1,
+      limit: 7,
+      runs: PageRunList.from(runs),
+      holes: PageRunList.from(holes),
+    };
+    return Array.from(pageFrames(batch, framePages), (frame) => {
+      expect(frame).toMatchObject({ round: 3, blockIndex: 1, limit: 7 });
+      expect(frame.runs.length).toBeLessThanOrEqual(1023);
+      expect(frame.runs.pageCount).toBeLessThanOrEqual(framePages);
+      expect(frame.runs.pageCount + frame.holes.pageCount).toBeGreaterThan(0);
+      return { runs: [...frame.runs], holes: [...frame.holes] };
+    });
+  };
+
+  test('every page once and in order, in as few frames as there can be, and holes in one', () => {
+    fc.assert(
+      fc.property(lists, lists, fc.integer({ min: 1, max: 1500 }), (runs, holes, framePages) => {
+        const frames = framesOf(runs, holes, framePages);
+        expect(frames.flatMap((frame) => pagesOfRuns(frame.runs))).toEqual(pagesOfRuns(runs));
+        expect(frames.flatMap((frame) => frame.holes)).toEqual(holes);
+        const full = frames.filter((frame) => frame.runs.length > 0);
+        expect(full.length).toBe(Math.ceil(pagesOfRuns(runs).length / framePages));
+      }),
+    );
+  });
+
+  test('no more runs than one gathering write takes', () => {
+    const lone = Array.from({ length: 2500 }, (_, i) => ({ firstPage: i * 2, pageCount: 1 }));
+    expect(framesOf(lone, [], 4096).map(({ runs }) => runs.length)).toEqual([1023, 1023, 454]);
   });
 });
 

@@ -24,7 +24,13 @@ export interface ChannelConnection {
 export type ChannelOrder =
   /** The first order of all. */
   | { readonly type: 'connect'; readonly connection: ChannelConnection }
-  | { readonly type: 'send'; readonly memory: GuestMemoryAttachment; readonly encodings: SharedEncodings }
+  | {
+      readonly type: 'send';
+      readonly memory: GuestMemoryAttachment;
+      readonly encodings: SharedEncodings;
+      /** Most bytes of payload that the destination takes in a frame. */
+      readonly maximumPayload: number;
+    }
   | {
       readonly type: 'batch';
       readonly id: number;

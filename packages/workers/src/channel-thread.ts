@@ -10,6 +10,7 @@ import {
   makeEncoding,
   PageRunList,
   PageWriter,
+  pageFrames,
   ReceptionBoard,
   readPageChannel,
   systemClock,
@@ -27,6 +28,12 @@ const port = parentPort;
 if (port === null) throw new Error('this module is the thread of a page channel');
 const report = (message: ChannelReport): void => port.postMessage(message);
 
+/**
+ * Guest bytes of a frame, where one order has as many. What each frame costs both ends, outside the kernel, is seen less;
+ * after a lost link one that has not come whole is sent again.
+ */
+const FRAME_BYTES = 4 * 2 ** 20;
+
 /** Nobody else waits for this thread. */
 const clock: Clock = { ...systemClock, yield: async () => {} };
 
@@ -35,6 +42,7 @@ type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }
 /** What the orders work on; each is there once an earlier order has brought it. */
 let stream: FrameStream | undefined;
 let sender: LocalPageChannel | undefined;
+let framePages = 1;
 
 async function obey(order: ChannelOrder): Promise<void> {
   switch (order.type) {
@@ -53,14 +61,7 @@ async function obey(order: ChannelOrder): Promise<void> {
       await end();
       break;
     case 'batch':
-      await there(sender).send({
-        round: order.round,
-        blockIndex: order.block,
-        runs: PageRunList.fromPairs(order.runs),
-        holes: PageRunList.fromPairs(order.holes),
-        limit: order.limit,
-      });
-      reportSent(order.id);
+      await send(order);
       break;
     case 'end round':
       await there(sender).endRound(order.round);
@@ -69,9 +70,10 @@ async function obey(order: ChannelOrder): Promise<void> {
   }
 }
 
-async function senderOf({ memory, encodings }: OrderOf<'send'>): Promise<LocalPageChannel> {
+async function senderOf({ memory, encodings, maximumPayload }: OrderOf<'send'>): Promise<LocalPageChannel> {
   const { cache, compressions: recipes, adaptive } = encodings;
   const windows = new MemoryWindows(attachedMemory(memory));
+  framePages = Math.max(1, Math.floor(Math.min(FRAME_BYTES, maximumPayload) / windows.pageSize));
   const compressions = (await Promise.all(recipes.map(makeEncoding))) as Compression[];
   const encoder =
     cache === undefined && compressions.length === 0
@@ -88,6 +90,15 @@ async function receive(order: OrderOf<'receive'>): Promise<void> {
   await readPageChannel(there(stream), writer, (round, pages) => report({ type: 'round end', round, pages }));
   report({ type: 'received' });
   await end();
+}
+
+async function send(order: OrderOf<'batch'>): Promise<void> {
+  const { round, block: blockIndex, limit } = order;
+  const runs = PageRunList.fromPairs(order.runs);
+  const holes = PageRunList.fromPairs(order.holes);
+  for (const frame of pageFrames({ round, blockIndex, runs, holes, limit }, framePages))
+    await there(sender).send(frame);
+  reportSent(order.id);
 }
 
 function reportSent(id: number): void {

@@ -1,12 +1,31 @@
 import { GodwitError } from '@godwit/core';
-import { addressOf, Errno, errnoName, GatherList, receiveFrom, SocketNumbers, shutdownSocket } from '@godwit/linux';
+import {
+  addressOf,
+  Errno,
+  errnoName,
+  GatherList,
+  receiveFrom,
+  SocketNumbers,
+  setBlocking,
+  setReceiveTimeout,
+  shutdownSocket,
+} from '@godwit/linux';
 import type { ByteStream } from '@godwit/transport';
+
+/**
+ * Bytes that are read beyond what is wanted. The head of a frame is wanted with these to spare; more would be the start of its
+ * payload, which would be copied once more on its way to guest memory.
+ */
+const READ_AHEAD = 1024;
+
+/** How long bytes that have come may stay uncounted, while more are waited for: a slow link is not a silent one. */
+const COUNT_MS = 100;
 
 /**
  * A byte stream over a connected socket, for a thread that has nothing else to do: every call waits in the kernel until it
  * is done, and its promise has settled when it returns. `shutdown` of the socket, from any thread, gets it out of there.
  *
- * The descriptor stays its owner's.
+ * The descriptor stays its owner's, but its calls wait from now on.
  */
 export class DescriptorStream implements ByteStream {
   readonly peer: string;
@@ -21,6 +40,8 @@ export class DescriptorStream implements ByteStream {
     this.peer = peer;
     this.#unread = unread;
     this.#received = received;
+    setBlocking(fd, true);
+    setReceiveTimeout(fd, COUNT_MS);
   }
 
   async write(chunks: readonly Uint8Array[]): Promise<void> {
@@ -34,7 +55,7 @@ export class DescriptorStream implements ByteStream {
     if (gather.length > 0) this.#send();
   }
 
-  async read(into: Uint8Array): Promise<number> {
+  async read(into: Uint8Array, wanted = into.length): Promise<number> {
     const unread = this.#unread;
     if (unread.length > 0) {
       const count = Math.min(unread.length, into.length);
@@ -42,13 +63,16 @@ export class DescriptorStream implements ByteStream {
       this.#unread = unread.subarray(count);
       return count;
     }
+    // All of a payload in one call, without a way through this thread for each piece of it.
+    const whole = wanted >= into.length;
+    const most = whole ? into.length : Math.max(wanted, READ_AHEAD);
     for (;;) {
-      const count = receiveFrom(this.#fd, into);
+      const count = receiveFrom(this.#fd, into, most, whole ? SocketNumbers.MSG_WAITALL : 0);
       if (count >= 0) {
         Atomics.add(this.#received, 0, BigInt(count));
         return count;
       }
-      if (count !== -Errno.EINTR) throw this.#lost('recv', -count);
+      if (count !== -Errno.EINTR && count !== -Errno.EAGAIN) throw this.#lost('recv', -count);
     }
   }
 

@@ -14,7 +14,7 @@ import {
 import { connectTo, listenOn, memory, tcp, unix } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { openSockets, StillGuest } from './still-guest.js';
+import { MIB, openSockets, StillGuest } from './still-guest.js';
 import { ThreadWatch } from './threads.js';
 
 jest.setTimeout(120_000);
@@ -57,9 +57,9 @@ async function ends(name: string): Promise<Ends> {
 }
 
 /** Migrates a guest that writes in between, and compares all of it. */
-async function move({ connector, listener }: Ends, options: MigrateOptions) {
-  const source = new StillGuest(true);
-  const target = new StillGuest(false);
+async function move({ connector, listener }: Ends, options: MigrateOptions, sizes?: readonly number[]) {
+  const source = new StillGuest(true, sizes);
+  const target = new StillGuest(false, sizes);
   source.fill();
   const reception = receive(listener, { prepare: () => target });
   const migration = migrate(source, connector, { verify: true, ...options });
@@ -112,6 +112,17 @@ describe.each(['tcp', 'unix'])('over %s', (name) => {
     expect(threads.started.length).toBe(4);
     expect(threads.alive.size).toBe(0);
   });
+});
+
+test('orders of several frames, and the last of a window', async () => {
+  const { connector, listener } = await ends('tcp');
+  // 300 MiB with pages in it: orders of 16 MiB, frames of 4.
+  const { summary } = await move(
+    { connector: onWorkers(connector), listener: onWorkers(listener) },
+    { pageChannels: 2 },
+    [399 * MIB, MIB],
+  );
+  expect(summary.pages.raw).toBeGreaterThan(40_000);
 });
 
 test.each(['both ends', 'the source', 'the destination'])('checksums, with threads at %s', async (where) => {

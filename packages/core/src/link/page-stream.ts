@@ -22,8 +22,11 @@ export interface RemoteReading {
  * then neither writes it nor reads it, but closes or aborts it as any other.
  */
 export interface PageStream extends FrameStream {
-  /** Source: the channel that reads `memory` and writes this stream elsewhere. Throws when it cannot be done with it. */
-  sendPages?(memory: GuestMemory, encodings: SharedEncodings): PageChannel;
+  /**
+   * Source: the channel that reads `memory` and writes this stream elsewhere, in frames of at most `maximumPayload` bytes of
+   * payload. Throws when it cannot be done with it.
+   */
+  sendPages?(memory: GuestMemory, encodings: SharedEncodings, maximumPayload: number): PageChannel;
   /**
    * Destination: `readPageChannel`, elsewhere. When it settles, the other thread does not touch guest memory any more.
    */

@@ -29,10 +29,18 @@ export function splitZeroPages(
       `pages ${firstPage} + ${pageCount} of RAM block ${blockIndex} cross a window`,
     );
   }
-  for (let page = firstPage; page < firstPage + pageCount; page++) {
-    if (isZero(words, at, wordsPerPage)) zero.push(page, 1);
-    else nonZero.push(page, 1);
-    at += wordsPerPage;
+  const end = firstPage + pageCount;
+  let page = firstPage;
+  let empty = page < end && isZero(words, at, wordsPerPage);
+  while (page < end) {
+    const first = page;
+    const kind = empty;
+    do {
+      page++;
+      at += wordsPerPage;
+      empty = page < end && isZero(words, at, wordsPerPage);
+    } while (page < end && empty === kind);
+    (kind ? zero : nonZero).push(first, page - first);
   }
 }
 

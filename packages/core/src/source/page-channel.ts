@@ -42,6 +42,11 @@ export function noTotals(): { -readonly [Name in keyof PageChannelTotals]: numbe
 export interface PageChannel {
   /** Batches that it may hold at once. Default: `BATCHES_PER_CHANNEL` of the round sender. */
   readonly depth?: number;
+  /**
+   * Most bytes of pages that suit it in one batch, where nothing limits the bandwidth; it cuts them into frames by itself.
+   * Default: one frame's, `BATCH_BYTES` of the round sender.
+   */
+  readonly batchBytes?: number;
   readonly totals: Readonly<PageChannelTotals>;
   /**
    * Bytes that the channel's stream has carried so far, framing included, and those of payloads that it is writing: what

@@ -16,17 +16,23 @@ const CHUNK_BYTES = 64 * 2 ** 20;
 /** Chunks begin and end at multiples of this: the kernel re-arms whole words of its bitmap. */
 const CHUNK_UNIT_PAGES = 64;
 
-/** At most this many bytes in a batch, and so in a frame: large enough that per-frame cost vanishes. */
+/**
+ * At most this many bytes in a batch, and so in a frame: large enough that per-frame cost vanishes. A channel that cuts
+ * batches into frames itself may ask for more (`PageChannel.batchBytes`).
+ */
 const BATCH_BYTES = 2 ** 20;
 
-/** At most this many runs in a batch: each is one entry of a gathering write (IOV_MAX is 1024). */
+/** At most this many runs in a frame's worth of a batch: each is one entry of a gathering write (IOV_MAX is 1024). */
 const BATCH_RUNS = 512;
+
+/** A round is cut into at least this many batches a channel, so that all of them have work until its end. */
+const SHARES_PER_CHANNEL = 4;
 
 /** Batches that each channel may hold at once: while some are in the kernel's hands the next are scanned. */
 const BATCHES_PER_CHANNEL = 4;
 
 /** Continuous work after which pending I/O gets its turn. */
-const YIELD_AFTER_MS = 3;
+const YIELD_AFTER_MS = 1;
 
 /** What sending a round cost. Milliseconds of the source's clock. */
 export interface SentRound {
@@ -88,6 +94,8 @@ export class RoundSender {
   #chargedBytes = 0;
   /** Pages handed to channels in this round: what the destination must acknowledge. */
   #dispatched = 0;
+  /** Pages of this round by which a batch may be larger than a frame. */
+  #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
   #burst = { bytes: 0, at: 0, scanMs: 0 };
@@ -128,6 +136,7 @@ export class RoundSender {
     this.#rearmMs = 0;
     this.#lastYield = start;
     this.#dispatched = 0;
+    this.#sharePages = Math.floor(dirtyPages / (channels.length * SHARES_PER_CHANNEL));
     this.#burst = { bytes: wireBefore, at: start, scanMs: before.scanMs };
     this.#begun = { start, before, wireBefore };
     this.#lastProgress = start;
@@ -214,29 +223,37 @@ export class RoundSender {
     limited: boolean,
   ): Promise<void> {
     // A chunk lies inside a memory window and a batch inside a chunk, so no run of a batch crosses a window.
-    const { memory, maximumPayload } = this.#parts;
-    const batchPages =
-      kind === 'runs'
-        ? Math.max(1, Math.floor(Math.min(BATCH_BYTES, maximumPayload) / memory.pageSize))
-        : Number.MAX_SAFE_INTEGER;
     let slot: Slot | undefined;
+    let room = { pages: 0, runs: 0 };
     for (let i = 0; i < list.length; i++) {
       let page = list.firstPage(i);
       let left = list.runPages(i);
       while (left > 0) {
-        slot ??= await this.#acquire(round, blockIndex, limited);
-        const room = batchPages - slot[kind].pageCount;
-        const take = Math.min(left, room);
+        if (slot === undefined) {
+          slot = await this.#acquire(round, blockIndex, limited);
+          room = this.#roomOf(slot, kind);
+        }
+        const take = Math.min(left, room.pages - slot[kind].pageCount);
         slot[kind].push(page, take);
         page += take;
         left -= take;
-        if (slot[kind].pageCount >= batchPages || slot[kind].length >= BATCH_RUNS) {
+        if (slot[kind].pageCount >= room.pages || slot[kind].length >= room.runs) {
           this.#dispatch(slot);
           slot = undefined;
         }
       }
     }
     if (slot !== undefined) this.#dispatch(slot);
+  }
+
+  /** Most pages and runs of a batch. A bandwidth limit is kept by small ones. */
+  #roomOf({ channel, limit }: Slot, kind: 'runs' | 'holes'): { readonly pages: number; readonly runs: number } {
+    const { memory, maximumPayload } = this.#parts;
+    if (kind === 'holes') return { pages: Number.MAX_SAFE_INTEGER, runs: BATCH_RUNS };
+    const frame = Math.max(1, Math.floor(Math.min(BATCH_BYTES, maximumPayload) / memory.pageSize));
+    const most = Math.min(Math.floor((channel.batchBytes ?? 0) / memory.pageSize), this.#sharePages);
+    const frames = limit > 0 ? 1 : Math.max(1, Math.floor(most / frame));
+    return { pages: frames * frame, runs: frames * BATCH_RUNS };
   }
 
   /** A free slot, after the limit and the event loop have had their due. */

@@ -127,7 +127,7 @@ export class SourceConnection {
     const streams: readonly PageStream[] = pageChannels.length > 0 ? pageChannels : [control];
     this.#channels = streams.map(
       (stream) =>
-        stream.sendPages?.(windows.memory, encodings.shared()) ??
+        stream.sendPages?.(windows.memory, encodings.shared(), parts.maximumPayload) ??
         new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock)),
     );
     this.#sender = new RoundSender({

@@ -48,6 +48,7 @@ export {
   resetOnClose,
   SocketNumbers,
   setBlocking,
+  setReceiveTimeout,
   shutdownSocket,
   UIO_MAXIOV,
 } from './socket.js';

@@ -34,6 +34,8 @@ export const SocketNumbers = {
   SHUT_RDWR: 2,
   SOL_SOCKET: 1,
   SO_LINGER: 13,
+  SO_RCVTIMEO: 20,
+  MSG_WAITALL: 0x100,
   MSG_NOSIGNAL: 0x4000,
 } as const;
 /** linux/uio.h: entries that one call takes. */
@@ -81,9 +83,19 @@ export function resetOnClose(fd: number): void {
   check('setsockopt SO_LINGER', cSetsockopt(fd, SOL_SOCKET, SO_LINGER, linger, linger.byteLength), `socket ${fd}`);
 }
 
-/** `recv(2)` into `into`: bytes received (0 at the end), or minus errno. */
-export function receiveFrom(fd: number, into: Uint8Array): number {
-  return resultOrNegativeErrno(cRecv(fd, into, into.byteLength, 0));
+/**
+ * Calls that wait for bytes return what they have after this long, or EAGAIN where that is nothing (`SO_RCVTIMEO`, on
+ * 64-bit machines a `struct timeval` of two longs).
+ */
+export function setReceiveTimeout(fd: number, ms: number): void {
+  const { SOL_SOCKET, SO_RCVTIMEO } = SocketNumbers;
+  const time = new Uint8Array(new BigInt64Array([BigInt(Math.floor(ms / 1000)), BigInt((ms % 1000) * 1000)]).buffer);
+  check('setsockopt SO_RCVTIMEO', cSetsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, time, time.byteLength), `socket ${fd}`);
+}
+
+/** `recv(2)` into the first `most` bytes of `into`: bytes received (0 at the end), or minus errno. */
+export function receiveFrom(fd: number, into: Uint8Array, most = into.byteLength, flags = 0): number {
+  return resultOrNegativeErrno(cRecv(fd, into, Math.min(most, into.byteLength), flags));
 }
 
 /** A list of pieces of memory for one gathering write (`struct iovec[]`); made once and filled again and again. */
