@@ -53,6 +53,13 @@ export class DemoProcess {
     return last;
   }
 
+  /** Throws with all that is known of a run that failed: its last lines, and what it said on stderr. */
+  expectNoFailure(): void {
+    if (this.last.event !== 'failed') return;
+    const lines = this.lines.filter(({ event }) => event !== 'console' && event !== 'progress').slice(-12);
+    throw new Error(`the demo failed:\n${lines.map((line) => JSON.stringify(line)).join('\n')}\n${this.#stderr}`);
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#child.kill(signal);
   }

@@ -22,6 +22,7 @@ afterEach(async () => {
 /** The run is verified, ended by itself, and the guest's console is one unbroken sequence over both hosts. */
 async function expectVerified(run: DemoProcess): Promise<void> {
   const { status } = await run.exit;
+  run.expectNoFailure();
   expect(run.last).toMatchObject({ event: 'completed', verified: true, defects: 0 });
   expect(Object.keys(run.last).slice(0, 8)).toEqual([
     'event',
