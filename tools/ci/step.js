@@ -9,7 +9,7 @@
 import { spawn } from 'node:child_process';
 import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { parseArgs, stripVTControlCharacters } from 'node:util';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -25,11 +25,16 @@ const started = Date.now();
 const deadline = Number(process.env['CI_DEADLINE'] ?? Number.POSITIVE_INFINITY) * 1000;
 const limit = Math.min(Number(values.timeout) * 1000, deadline - started);
 const tally = join(results, 'tally.jsonl');
+/** What the summary shows of a step that failed: its log may be far above, or not kept. */
+const DETAIL_LINES = 30;
+/** The end of what the command printed, both ways: without colours. */
+let printed = '';
 rmSync(tally, { force: true });
 
 process.stdout.write(`\n== ${name}: ${[command, ...commandArguments].join(' ')}\n`);
 const problem = limit > 0 ? await run(command, commandArguments) : 'there was no time left to start it';
-const counts = { name, ...countCases(problem !== undefined), problem, seconds: (Date.now() - started) / 1000 };
+const detail = problem === undefined ? undefined : detailOf(printed);
+const counts = { name, ...countCases(problem !== undefined), problem, detail, seconds: (Date.now() - started) / 1000 };
 appendFileSync(join(results, 'steps.jsonl'), `${JSON.stringify(counts)}\n`);
 process.stdout.write(`== ${name}: ${problem ?? 'ok'} (${counts.seconds.toFixed(1)} s)\n`);
 if (problem !== undefined) process.exitCode = 1;
@@ -44,7 +49,7 @@ function run(file, args) {
   return new Promise((resolve) => {
     const child = spawn(file, args, {
       detached: true,
-      stdio: ['ignore', 'pipe', 'inherit'],
+      stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, TALLY_FILE: tally },
     });
     let tail = '';
@@ -65,6 +70,11 @@ function run(file, args) {
     child.stdout.on('data', (chunk) => {
       process.stdout.write(chunk);
       tail = (tail + chunk).slice(-65_536);
+      keep(chunk);
+    });
+    child.stderr.on('data', (chunk) => {
+      process.stderr.write(chunk);
+      keep(chunk);
     });
     child.on('error', (error) => {
       clearTimeout(timer);
@@ -85,6 +95,21 @@ function run(file, args) {
       else resolve(values.expect === undefined ? undefined : unexpected(tail, JSON.parse(values.expect)));
     });
   });
+}
+
+/** @param {Buffer} chunk */
+function keep(chunk) {
+  printed = (printed + stripVTControlCharacters(chunk.toString())).slice(-1_000_000);
+}
+
+/**
+ * From the first test that failed on, or the end.
+ * @param {string} text
+ */
+function detailOf(text) {
+  const lines = text.trimEnd().split('\n');
+  const failed = lines.findIndex((line) => /^\s*● /.test(line));
+  return failed === -1 ? lines.slice(-DETAIL_LINES) : lines.slice(failed, failed + DETAIL_LINES);
 }
 
 /**

@@ -24,6 +24,11 @@ for (const step of steps) {
     `${step.problem === undefined ? '  ' : '✗ '}${step.name}: ${counts}, ${step.seconds.toFixed(1)} s${step.problem === undefined ? '' : `: ${step.problem}`}\n`,
   );
 }
+for (const step of steps.filter(({ problem }) => problem !== undefined)) {
+  process.stdout.write(
+    `\n✗ ${step.name}:\n${step.detail.map((/** @type {string} */ line) => `    ${line}\n`).join('')}`,
+  );
+}
 for (const name of skipped) process.stdout.write(`○ skipped  ${name}\n`);
 process.stdout.write(`${passed} passed, ${failed} failed, ${skipped.length} skipped\n`);
 if (failed > 0 || passed === 0) process.exitCode = 1;
