@@ -17,10 +17,16 @@ import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import type { ChannelThread } from './channel-threads.js';
 
 /**
- * Pages in one order to a thread, in bytes. An order and its answer cost two threads a wake-up each, a tenth of a millisecond
- * together: as much as the kernel takes for 300 KiB.
+ * Pages in one order to a thread, in bytes: at least, at first, and at most. An order and its answer cost two threads a wake-up each, a
+ * tenth of a millisecond together: as much as the kernel takes for 300 KiB.
  */
-const BATCH_BYTES = 16 * 2 ** 20;
+const BATCH_BYTES = { least: 2 ** 20, first: 4 * 2 ** 20, most: 16 * 2 ** 20 } as const;
+
+/**
+ * Orders grow while they take less than the first of these, and shrink when they take more than the second, in milliseconds:
+ * a slow link must not go on with what was ordered long ago, nor say only every few seconds how far it is.
+ */
+const ORDER_MS = { least: 6, most: 25 } as const;
 
 /** Batches that wait for a thread: it must not run dry while the main thread does something else for some milliseconds. */
 const DEPTH = 4;
@@ -57,6 +63,9 @@ export class WorkerStream implements PageStream {
   #totals: PageChannelTotals = noTotals();
   #written = 0;
   #inFlight = 0;
+  #batchBytes: number = BATCH_BYTES.first;
+  /** When the thread had done with an order, or was given one while it had none. */
+  #paceAt = 0;
   #onRoundEnd: RemoteReading['onRoundEnd'] | undefined;
   #reading = false;
   #readToEnd = false;
@@ -102,7 +111,10 @@ export class WorkerStream implements PageStream {
     const stream = this;
     return {
       // A batch that is being encoded holds as much memory again.
-      ...(encoded ? {} : { depth: DEPTH, batchBytes: BATCH_BYTES }),
+      ...(encoded ? {} : { depth: DEPTH }),
+      get batchBytes() {
+        return encoded ? 0 : stream.#batchBytes;
+      },
       get totals() {
         return stream.#totals;
       },
@@ -190,6 +202,7 @@ export class WorkerStream implements PageStream {
         reject(this.#failure);
         return;
       }
+      if (this.#waiting.size === 0) this.#paceAt = performance.now();
       this.#inFlight += bytes;
       const id = this.#orders++;
       this.#waiting.set(id, { bytes, resolve, reject });
@@ -209,6 +222,7 @@ export class WorkerStream implements PageStream {
         const done = this.#waiting.get(message.id);
         this.#waiting.delete(message.id);
         this.#inFlight -= done?.bytes ?? 0;
+        this.#pace(done?.bytes ?? 0);
         done?.resolve();
         break;
       }
@@ -222,6 +236,17 @@ export class WorkerStream implements PageStream {
         this.#failure ??= new GodwitError(message.code, message.message);
         break;
     }
+  }
+
+  /** An order with this many bytes of pages is done. */
+  #pace(bytes: number): void {
+    const now = performance.now();
+    const ms = now - this.#paceAt;
+    this.#paceAt = now;
+    // A smaller one says nothing of one of full size.
+    if (bytes < this.#batchBytes) return;
+    if (ms < ORDER_MS.least) this.#batchBytes = Math.min(BATCH_BYTES.most, this.#batchBytes * 2);
+    else if (ms > ORDER_MS.most) this.#batchBytes = Math.max(BATCH_BYTES.least, this.#batchBytes / 2);
   }
 
   async #roundEnded(round: number, pages: number): Promise<void> {
