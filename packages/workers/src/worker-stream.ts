@@ -17,8 +17,8 @@ import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import type { ChannelThread } from './channel-threads.js';
 
 /**
- * Pages in one order to a thread, in bytes: at least, at first, and at most. An order and its answer cost two threads a wake-up each, a
- * tenth of a millisecond together: as much as the kernel takes for 300 KiB.
+ * Pages in one order to a thread, in bytes: at least, at first, and at most. An order and its answer wake a thread each, on
+ * cores that the copying wants.
  */
 const BATCH_BYTES = { least: 2 ** 20, first: 4 * 2 ** 20, most: 16 * 2 ** 20 } as const;
 

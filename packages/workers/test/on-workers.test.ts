@@ -114,9 +114,9 @@ describe.each(['tcp', 'unix'])('over %s', (name) => {
   });
 });
 
-test('orders of several frames, and the last of a window', async () => {
+test('a guest that is large enough for orders of several frames', async () => {
   const { connector, listener } = await ends('tcp');
-  // 300 MiB with pages in it: orders of 16 MiB, frames of 4.
+  // How large they get is a matter of the machine; how they are cut is tested in core (round-batches, page-path).
   const { summary } = await move(
     { connector: onWorkers(connector), listener: onWorkers(listener) },
     { pageChannels: 2 },

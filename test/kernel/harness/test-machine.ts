@@ -61,9 +61,9 @@ export async function bootAndRun(
 }
 
 /**
- * One thread runs both processors in turn. With a thread for each, QEMU before 8.1 can keep a translation of code that
- * another processor was rewriting at that moment: the kernel, which patches its scheduler whenever the first VM comes or
- * the last one goes, then runs into a breakpoint (int3) that was taken back long ago, and panics. One run in a few.
+ * One thread runs both processors in turn. With a thread for each, QEMU 7.2 has had the kernel panic in two of some ten runs:
+ * int3 in `__schedule`, right after a nested VM had ended. What fits: the kernel patches its scheduler when the last VM goes,
+ * and a translation made at that moment by another thread would keep the breakpoint that it patches with.
  */
 function qemuArguments(tree: DebianTree, image: BootImage, share: string): string[] {
   const firmware = ['usr/share/qemu', 'usr/share/seabios'].map((path) => join(tree.folder, path)).filter(existsSync);

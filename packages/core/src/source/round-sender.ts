@@ -94,7 +94,7 @@ export class RoundSender {
   #chargedBytes = 0;
   /** Pages handed to channels in this round: what the destination must acknowledge. */
   #dispatched = 0;
-  /** Pages of this round by which a batch may be larger than a frame. */
+  /** Most pages of a batch of this round, where that is more than a frame: see `SHARES_PER_CHANNEL`. */
   #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;

@@ -15,6 +15,6 @@ export { MemoryWindows } from '../memory/memory-windows.js';
 export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
-export type { SentRound } from '../source/round-sender.js';
+export { RoundSender, type SentRound } from '../source/round-sender.js';
 export { checkTransition, isFinal } from '../source/state.js';
 export { digestPage } from '../verify/page-digest.js';
