@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { Kvm, probeKvm } from './kvm/kvm.js';
 import { KvmDirtyLog } from './layouts/kvm-dirty-log.js';
 import { PagemapScan, PM_SCAN_ARG } from './layouts/pagemap-scan.js';

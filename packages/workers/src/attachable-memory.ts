@@ -1,5 +1,5 @@
-import { GodwitError, type GuestMemory, type RamBlock } from '@godwit/core';
-import { attachGuestMemory, type GuestMemoryAttachment } from '@godwit/linux';
+import { GodwitError, type GuestMemory, type RamBlock } from '@godwit/core/pages';
+import { attachGuestMemory, type GuestMemoryAttachment } from '@godwit/linux/memory';
 
 /** Guest memory that other threads of the process can see at the same addresses, like that of `createGuestMemory`. */
 export interface AttachableMemory extends GuestMemory {

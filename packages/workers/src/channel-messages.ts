@@ -4,8 +4,8 @@ import type {
   PageChannelTotals,
   ReceptionBoardBuffers,
   SharedEncodings,
-} from '@godwit/core';
-import type { GuestMemoryAttachment } from '@godwit/linux';
+} from '@godwit/core/pages';
+import type { GuestMemoryAttachment } from '@godwit/linux/memory';
 import type { ChecksumState } from '@godwit/transport/framing';
 
 /** What a thread needs to be that of one page channel. */

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { kvmCpuid2, kvmCpuidEntry2 } from './kvm-structs.js';
 
 /** KVM refuses more than this (KVM_MAX_CPUID_ENTRIES, asm/kvm_host.h). */

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { closeFd, ioctl, MapFlags, mmap, munmap } from '../libc/index.js';
 import { Cpuid } from './cpuid.js';
 import { KvmCapability, KvmValue, KvmVcpuRequest } from './kvm-constants.js';

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { closeFd, ioctl, openDevice } from '../libc/index.js';
 import { Cpuid } from './cpuid.js';
 import { KvmCapability, KvmSystemRequest, KvmValue } from './kvm-constants.js';

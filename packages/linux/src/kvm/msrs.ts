@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { ioctl } from '../libc/index.js';
 import { KvmVcpuRequest } from './kvm-constants.js';
 import { kvmMsrEntry, kvmMsrs } from './kvm-structs.js';

@@ -1,5 +1,5 @@
 import { getSystemErrorMap } from 'node:util';
-import { type ErrorCode, GodwitError } from '@godwit/core';
+import { type ErrorCode, GodwitError } from '@godwit/core/errors';
 import { Errno, errnoName } from './errno.js';
 
 /**

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { check } from './call.js';
 import { cFunction } from './library.js';
 

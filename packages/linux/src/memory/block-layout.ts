@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { HOST_PAGE_SIZE } from '../libc/index.js';
 
 /** Where a RAM block lies and how large it is; all in bytes. */

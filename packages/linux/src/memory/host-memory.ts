@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { ResourceLimit, resourceLimit } from '../libc/index.js';
 
 /** What the host could give to a guest, in bytes. */

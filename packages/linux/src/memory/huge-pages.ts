@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { MemfdFlags } from '../libc/index.js';
 
 /**

@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { GodwitError, type GuestMemory } from '@godwit/core';
+import { GodwitError, type GuestMemory } from '@godwit/core/pages';
 import {
   closeFd,
   ftruncate,

@@ -1,4 +1,4 @@
-import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core';
+import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core/pages';
 import { closeFd, munmap, punchHole, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
 import { dataExtents } from './data-extent.js';

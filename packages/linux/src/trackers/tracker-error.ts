@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 
 /** The error of a tracker that was running: from here on nobody knows what is dirty. */
 export function trackerFailed(tracker: string, doing: string, cause: unknown): GodwitError {

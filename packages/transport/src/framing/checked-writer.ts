@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { CHECKSUM_BYTES, CHECKSUM_MARK, checksumObject, crc32 } from './checksum.js';
 import { byteLength } from './detach.js';

@@ -1,5 +1,5 @@
 import * as zlib from 'node:zlib';
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 
 /** A checksum on the wire, `int 32`: no length of a header or a payload begins with this byte. */
 export const INT32 = 0xd2;

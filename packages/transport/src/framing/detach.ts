@@ -1,4 +1,4 @@
-import type { FrameStream } from '@godwit/core';
+import type { FrameStream } from '@godwit/core/pages';
 import type { DetachedDescriptor } from '../stream/byte-stream.js';
 import type { ChecksumState } from './checksum.js';
 

@@ -1,4 +1,4 @@
-import { type ErrorCode, GodwitError } from '@godwit/core';
+import { type ErrorCode, GodwitError } from '@godwit/core/errors';
 
 /** Reads the fields of one header in order, each with its type and range checked. Further fields are ignored. */
 export class FieldReader {

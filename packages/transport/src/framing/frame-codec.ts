@@ -6,7 +6,7 @@ import {
   GodwitError,
   HELLO_STAGES,
   RESUMED_STATES,
-} from '@godwit/core';
+} from '@godwit/core/pages';
 import { FieldReader } from './field-reader.js';
 import type { FrameLimits } from './frame-limits.js';
 import type { HeaderKind } from './frame-reader.js';

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { CHECKSUM_BYTES, crc32, damaged, INT32, wrongChecksum } from './checksum.js';
 import { foreignBytes } from './foreign-bytes.js';

@@ -1,4 +1,4 @@
-import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
+import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core/pages';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { CheckedWriter } from './checked-writer.js';
 import type { ChecksumState } from './checksum.js';

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { Packr, Unpackr } from 'msgpackr';
 import { guardHeader } from './header-guard.js';
 

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 
 /** Arrays and maps may nest this deep: a frame's own fields need 3, the rest is for the embedder's description. */
 export const DEEPEST_NESTING = 64;

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { DEEPEST_NESTING } from './header-guard.js';
 
 /**

@@ -1,0 +1,68 @@
+/**
+ * `@godwit/core/pages`: what reads, writes and describes pages and their frames, without the engine around it and without RxJS.
+ * For threads, which must start quickly; everything here is in `@godwit/core` too.
+ */
+export { type Clock, systemClock } from './clock.js';
+export { PageWriter } from './destination/page-writer.js';
+export { type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
+export { ReceptionBoard, type ReceptionBoardBuffers } from './destination/reception-board.js';
+export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
+export type { DeltaCacheStorage } from './encoding/delta-cache.js';
+export { makeEncoding } from './encoding/make-encoding.js';
+export {
+  type Compression,
+  type DeltaEncoding,
+  type DeltaOptions,
+  delta,
+  type EncodingRecipe,
+  type PageEncoding,
+} from './encoding/page-encoding.js';
+export type { SharedEncodings } from './encoding/sent-encodings.js';
+export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
+export {
+  type AnyPagesFrame,
+  type AttachFrame,
+  type BlockDescription,
+  type CompressedPagesFrame,
+  type DeltaPagesFrame,
+  type DeviceDescription,
+  type DeviceFrame,
+  type DigestsEndFrame,
+  type DigestsFrame,
+  type ErrorFrame,
+  FRAME_TYPES,
+  FRAMES_WITH_PAYLOAD,
+  type Frame,
+  type FrameName,
+  type GoFrame,
+  HELLO_STAGES,
+  type HelloFrame,
+  type HelloStage,
+  type PagesFrame,
+  type PingFrame,
+  type PongFrame,
+  RESUMED_STATES,
+  type ReadyFrame,
+  type ReceivedPagesFrame,
+  type ReleasedFrame,
+  type ResumedFrame,
+  type RoundAckFrame,
+  type RoundEndFrame,
+  type RunningFrame,
+  type SwitchoverFrame,
+  type VerifiedFrame,
+  type WelcomeFrame,
+  type ZeroPagesFrame,
+} from './link/frame.js';
+export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
+export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
+export { MemoryWindows } from './memory/memory-windows.js';
+export { type PageRun, PageRunList } from './memory/page-run.js';
+export {
+  LocalPageChannel,
+  noTotals,
+  type PageBatch,
+  type PageChannel,
+  type PageChannelTotals,
+} from './source/page-channel.js';
+export { pageFrames } from './source/page-frames.js';
