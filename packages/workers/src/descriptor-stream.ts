@@ -1,25 +1,13 @@
-import { GodwitError } from '@godwit/core';
-import {
-  addressOf,
-  Errno,
-  errnoName,
-  GatherList,
-  receiveFrom,
-  SocketNumbers,
-  setBlocking,
-  setReceiveTimeout,
-  shutdownSocket,
-} from '@godwit/linux';
+import { GodwitError } from '@godwit/core/errors';
+import { addressOf, Errno, errnoName, GatherList, SocketNumbers, shutdownSocket } from '@godwit/linux/libc';
 import type { ByteStream } from '@godwit/transport';
+import { PollingReceiver } from './polling-receiver.js';
 
 /**
  * Bytes that are read beyond what is wanted. The head of a frame is wanted with these to spare; more would be the start of its
  * payload, which would be copied once more on its way to guest memory.
  */
 const READ_AHEAD = 1024;
-
-/** How long bytes that have come may stay uncounted, while more are waited for: a slow link is not a silent one. */
-const COUNT_MS = 100;
 
 /**
  * A byte stream over a connected socket, for a thread that has nothing else to do: every call waits in the kernel until it
@@ -31,7 +19,7 @@ export class DescriptorStream implements ByteStream {
   readonly peer: string;
   readonly #fd: number;
   readonly #gather = new GatherList();
-  readonly #received: BigInt64Array;
+  readonly #receiver: PollingReceiver;
   #unread: Uint8Array;
 
   /** `unread`: bytes that come before those of the socket. `received` counts what was read from the socket. */
@@ -39,9 +27,7 @@ export class DescriptorStream implements ByteStream {
     this.#fd = fd;
     this.peer = peer;
     this.#unread = unread;
-    this.#received = received;
-    setBlocking(fd, true);
-    setReceiveTimeout(fd, COUNT_MS);
+    this.#receiver = new PollingReceiver(fd, (bytes) => Atomics.add(received, 0, BigInt(bytes)));
   }
 
   async write(chunks: readonly Uint8Array[]): Promise<void> {
@@ -63,17 +49,11 @@ export class DescriptorStream implements ByteStream {
       this.#unread = unread.subarray(count);
       return count;
     }
-    // All of a payload in one call, without a way through this thread for each piece of it.
-    const whole = wanted >= into.length;
-    const most = whole ? into.length : Math.max(wanted, READ_AHEAD);
-    for (;;) {
-      const count = receiveFrom(this.#fd, into, most, whole ? SocketNumbers.MSG_WAITALL : 0);
-      if (count >= 0) {
-        Atomics.add(this.#received, 0, BigInt(count));
-        return count;
-      }
-      if (count !== -Errno.EINTR && count !== -Errno.EAGAIN) throw this.#lost('recv', -count);
-    }
+    // All of a payload without a way through promises for each piece of it.
+    const count =
+      wanted >= into.length ? this.#receiver.all(into) : this.#receiver.some(into, Math.max(wanted, READ_AHEAD));
+    if (count < 0) throw this.#lost('recv', -count);
+    return count;
   }
 
   async close(): Promise<void> {

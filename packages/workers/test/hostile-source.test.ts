@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Frame, type FrameStream, type GodwitError, type HelloFrame, receive } from '@godwit/core';
 import { type ByteStream, connectTo, frameStream, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
@@ -186,4 +187,44 @@ test('what a source says before it is welcome is not lost on the way to the thre
   expect(ram.reduce((sum, byte) => sum + byte, 0)).toBe(22 * PAGE * 9);
   expect([ram[3 * PAGE], ram[5 * PAGE - 1], ram[100 * PAGE], ram[120 * PAGE - 1]]).toEqual([9, 9, 9, 9]);
   expect(threads.alive.size).toBe(0);
+});
+
+test('a payload that comes a byte at a time is no silence, and comes whole', async () => {
+  const hostile = new Hostile(listening);
+  const options = { keepaliveMs: 500, silenceTimeoutMs: 1500, reconnectTimeoutMs: 0 };
+  const reception = receive(onWorkers(listening, { threads: 1 }), { prepare: () => hostile.target, ...options });
+  const ended = reception.result.catch((error: unknown) => error);
+  await hostile.hello();
+  await hostile.welcomed();
+  // The thread has started, and reads.
+  await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
+  expect((await hostile.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 0 });
+  const heard = (async () => {
+    for (;;) {
+      const frame = (await hostile.control.read())?.frame;
+      if (frame?.type !== 'ping') return frame;
+    }
+  })();
+  const count = 100;
+  const payload = new Uint8Array(count * PAGE).map((_, i) => i % 251);
+  await hostile.bytes.write([new Uint8Array([0xce, 0, 0, 0, 7, 0x94, 5, 2, 0, 0x92, 0, count])]);
+  await hostile.bytes.write([
+    new Uint8Array([0xc6, ...new Uint8Array(new Uint32Array([payload.length]).buffer).reverse()]),
+  ]);
+  let at = 0;
+  // As long as two silences would be.
+  for (const until = performance.now() + 2 * options.silenceTimeoutMs; performance.now() < until; at++) {
+    await hostile.bytes.write([payload.subarray(at, at + 1)]);
+    // This is what a slow link is; nothing is waited for.
+    await sleep(10);
+  }
+  await hostile.bytes.write([payload.subarray(at)]);
+  await hostile.pages.write({ type: 'roundEnd', round: 2, pages: count });
+  expect(await heard).toEqual({ type: 'roundAck', round: 2, pages: count });
+  expect(hostile.target.memory.blocks[0]?.view(0, payload.length)).toEqual(payload);
+  reception.cancel();
+  expect(await ended).toMatchObject({ code: 'GODWIT_CANCELLED' });
+  await hostile.answers();
+  expect(threads.alive.size).toBe(0);
+  hostile.target.memory.close();
 });

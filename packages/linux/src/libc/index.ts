@@ -41,6 +41,7 @@ export {
   seekHole,
 } from './memory-file.js';
 export { ResourceLimit, resourceLimit } from './resource-limit.js';
+export { yieldProcessor } from './scheduler.js';
 export {
   FileControl,
   GatherList,

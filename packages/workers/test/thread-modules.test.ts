@@ -1,0 +1,36 @@
+import { getPriority } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import { expect, test } from '@jest/globals';
+
+/** Loads the module of a page channel's thread on a thread, and says which CommonJS modules came with it, and how important the thread is then. */
+const LOADER = `
+  const { getPriority } = require('node:os');
+  const { parentPort, workerData } = require('node:worker_threads');
+  import(workerData).then(() => {
+    parentPort.postMessage({ loaded: Object.keys(require.cache), priority: getPriority() });
+    parentPort.close();
+  });
+`;
+
+test('the thread of a page channel loads what moves pages and no RxJS, and comes behind the event loop', async () => {
+  const module = new URL('../dist/channel-thread.js', import.meta.url).href;
+  const worker = new Worker(LOADER, { eval: true, workerData: module });
+  const ended = new Promise((resolve) => worker.once('exit', resolve));
+  const messages = await new Promise<readonly { type?: string; loaded?: string[]; priority?: number }[]>(
+    (resolve, reject) => {
+      const heard: { loaded?: string[]; priority?: number }[] = [];
+      worker.on('message', (message) => {
+        heard.push(message);
+        if (message.loaded !== undefined) resolve(heard);
+      });
+      worker.once('error', reject);
+    },
+  );
+  await ended;
+  // It is the thread's module that was loaded: it reports as it does to its main thread.
+  expect(messages[0]).toEqual({ type: 'ready' });
+  expect(messages[1]?.loaded?.filter((file) => file.includes('rxjs'))).toEqual([]);
+  const ours = getPriority();
+  expect(messages[1]?.priority).toBe(Math.min(19, ours + 2));
+  expect(getPriority(0)).toBe(ours);
+});
