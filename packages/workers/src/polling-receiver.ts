@@ -21,7 +21,7 @@ export class PollingReceiver {
   /** Minus errno of a call that failed after others had brought bytes. */
   #failure = 0;
 
-  /** Calls on `fd` wait from now on. `count` hears of all bytes, some tenths of a second late at most. */
+  /** Calls on `fd` wait from now on. `count` hears of all bytes, a tenth of a second late at most. */
   constructor(fd: number, count: (bytes: number) => void) {
     this.#fd = fd;
     this.#count = count;

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Frame, type FrameStream, type GodwitError, type HelloFrame, receive } from '@godwit/core';
+import { type Frame, type FrameStream, GodwitError, type HelloFrame, receive } from '@godwit/core';
 import { type ByteStream, connectTo, frameStream, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
@@ -187,6 +187,27 @@ test('what a source says before it is welcome is not lost on the way to the thre
   expect(ram.reduce((sum, byte) => sum + byte, 0)).toBe(22 * PAGE * 9);
   expect([ram[3 * PAGE], ram[5 * PAGE - 1], ram[100 * PAGE], ram[120 * PAGE - 1]]).toEqual([9, 9, 9, 9]);
   expect(threads.alive.size).toBe(0);
+});
+
+test('a reset in the middle of a payload is named, behind the bytes that came before it', async () => {
+  const hostile = new Hostile(listening);
+  const ended = receive(onWorkers(listening), { prepare: () => hostile.target, reconnectTimeoutMs: 0 }).result.catch(
+    (error: unknown) => error,
+  );
+  await hostile.hello();
+  await hostile.welcomed();
+  await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
+  expect((await hostile.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 0 });
+  // The head of 100 pages, and the first bytes of them.
+  await hostile.bytes.write([new Uint8Array([0xce, 0, 0, 0, 7, 0x94, 5, 2, 0, 0x92, 0, 100, 0xc6, 0, 6, 0x40, 0])]);
+  await hostile.bytes.write([new Uint8Array(3 * PAGE).fill(9)]);
+  const ram = hostile.target.memory.blocks[0]?.view(0, 3 * PAGE) as Uint8Array;
+  while (ram.at(-1) !== 9) await new Promise(setImmediate);
+  hostile.bytes.abort(new GodwitError('GODWIT_CANCELLED', 'the test'));
+  expect(await ended).toMatchObject({ code: 'GODWIT_LINK_LOST', message: expect.stringContaining('ECONNRESET') });
+  await hostile.answers();
+  expect(threads.alive.size).toBe(0);
+  hostile.target.memory.close();
 });
 
 test('a payload that comes a byte at a time is no silence, and comes whole', async () => {

@@ -2,7 +2,7 @@ import { getPriority } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { expect, test } from '@jest/globals';
 
-/** Loads the module of a page channel's thread on a thread, and says which CommonJS modules came with it, and how important the thread is then. */
+/** Loads the module of a page channel's thread on a thread: which CommonJS modules came with it, and its priority then. */
 const LOADER = `
   const { getPriority } = require('node:os');
   const { parentPort, workerData } = require('node:worker_threads');
@@ -12,20 +12,25 @@ const LOADER = `
   });
 `;
 
+/** The report of the module itself, or that of the loader. */
+interface Message {
+  readonly type?: string;
+  readonly loaded?: readonly string[];
+  readonly priority?: number;
+}
+
 test('the thread of a page channel loads what moves pages and no RxJS, and comes behind the event loop', async () => {
   const module = new URL('../dist/channel-thread.js', import.meta.url).href;
   const worker = new Worker(LOADER, { eval: true, workerData: module });
   const ended = new Promise((resolve) => worker.once('exit', resolve));
-  const messages = await new Promise<readonly { type?: string; loaded?: string[]; priority?: number }[]>(
-    (resolve, reject) => {
-      const heard: { loaded?: string[]; priority?: number }[] = [];
-      worker.on('message', (message) => {
-        heard.push(message);
-        if (message.loaded !== undefined) resolve(heard);
-      });
-      worker.once('error', reject);
-    },
-  );
+  const messages: Message[] = [];
+  await new Promise<void>((resolve, reject) => {
+    worker.on('message', (message: Message) => {
+      messages.push(message);
+      if (message.loaded !== undefined) resolve();
+    });
+    worker.once('error', reject);
+  });
   await ended;
   // It is the thread's module that was loaded: it reports as it does to its main thread.
   expect(messages[0]).toEqual({ type: 'ready' });

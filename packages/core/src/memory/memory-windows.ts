@@ -25,8 +25,8 @@ export class MemoryWindows {
   }
 
   /**
-   * Asks for every view now. V8 takes each for memory of its own and collects garbage for it: once for all of them here, in the
-   * middle of the page path once for each.
+   * Asks for every view now. V8 counts a view as memory of its own, of its full size, and collects garbage for it: once or
+   * twice for all of them here, and once for each, in the middle of a round, where they are made when first touched.
    */
   open(): this {
     for (const [block, list] of this.#windows.entries()) {
