@@ -116,7 +116,7 @@ async function obey(command: PeerCommand): Promise<void> {
       reply({ type: 'migrated', figures: await runMigration(command.address, command.path, command.observed) });
       break;
     case 'receive':
-      await runReception(command);
+      await runIncoming(command);
       break;
   }
 }
@@ -146,7 +146,7 @@ async function runMigration(address: string, path: PagePath, observed: boolean):
   };
 }
 
-async function runReception(command: Extract<PeerCommand, { type: 'receive' }>): Promise<void> {
+async function runIncoming(command: Extract<PeerCommand, { type: 'receive' }>): Promise<void> {
   const { byteLength, memory: kind, path, observed } = command;
   const memory = createGuestMemory({ blocks: [block(byteLength)] });
   if (kind === 'ready') touch(memory);
@@ -155,9 +155,9 @@ async function runReception(command: Extract<PeerCommand, { type: 'receive' }>):
   const listener = workers ? onWorkers(listening, { threads: channels }) : listening;
   const vm = still(kind === 'ready' ? withoutHoles(memory) : memory);
   const resident = observed ? watchResident() : undefined;
-  const reception = receive(listener, { prepare: () => vm });
+  const incoming = receive(listener, { prepare: () => vm });
   reply({ type: 'receiving', address: listener.address });
-  await reception.result;
+  await incoming.result;
   const extraResidentBytes = resident?.stop();
   await listener.close();
   memory.close();

@@ -64,13 +64,13 @@ export class LiveGuest {
   }
 
   /** Moves it to a machine of its own kind, every page compared, and checks its memory from outside at its new home. */
-  async move(links: ListeningLinks<TcpListener>, reception = this.receive(links)): Promise<void> {
+  async move(links: ListeningLinks<TcpListener>, incoming = this.receive(links)): Promise<void> {
     const source = this.vm;
     const migration = migrate(source, connectTo(tcp({ port: links.listener.port })), {
       description: source.description,
       verify: true,
     });
-    const [{ verified }, { vm }] = await Promise.all([migration.result, reception.result]);
+    const [{ verified }, { vm }] = await Promise.all([migration.result, incoming.result]);
     expect(verified).toBe(true);
     expect(source.state).toBe('paused');
     this.#machine = vm as VirtualMachine;

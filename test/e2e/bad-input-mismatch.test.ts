@@ -40,7 +40,7 @@ async function expectRefused(code: ErrorCode, message: RegExp, by: 'source' | 'd
   let prepared: MigratableVm | undefined;
   let abandoned = false;
   try {
-    const reception = receive(links, {
+    const incoming = receive(links, {
       prepare: async (description) => {
         const vm = await prepare(description);
         prepared = vm;
@@ -57,7 +57,7 @@ async function expectRefused(code: ErrorCode, message: RegExp, by: 'source' | 'd
       description: guest.vm.description,
       ...refusal.options,
     });
-    const [source, destination] = await Promise.all([failureOf(migration.result), failureOf(reception.result)]);
+    const [source, destination] = await Promise.all([failureOf(migration.result), failureOf(incoming.result)]);
     expect({ source: source.code, destination: destination.code }).toEqual({ source: code, destination: code });
     expect({ source: source.remote, destination: destination.remote }).toEqual({
       source: by === 'destination',

@@ -49,26 +49,26 @@ test.each<readonly [string, string, ErrorCode, RegExp]>([
   ['a frame of a type that is none', '\xce\0\0\0\x02\x91\x63', 'GODWIT_BAD_STREAM', /frame type 99/],
   ['nothing', '', 'GODWIT_TIMEOUT', /no first frame came within handshakeTimeoutMs = 500/],
 ])(
-  'a stranger who sends %s is told, and the migration that is waited for takes place',
+  'a peer that sends %s is told, and the migration that is waited for takes place',
   async (_, words, code, message) => {
-    const reception = guest.receive(links);
+    const incoming = guest.receive(links);
     const stream = await tcp({ port: links.listener.port }).connect();
     if (words !== '') await stream.write([Buffer.from(words, 'latin1')]);
     const heard = await listenToTheEnd(frameStream(stream));
     expect(heard).toEqual([{ type: 'error', code, message: expect.stringMatching(message) }]);
-    await guest.move(links, reception);
+    await guest.move(links, incoming);
   },
 );
 
-test('strangers who leave without a word, or in the middle of one, do not count either', async () => {
-  const reception = guest.receive(links);
+test('pending connections who leave without a word, or in the middle of one, do not count either', async () => {
+  const incoming = guest.receive(links);
   const leaving = new GodwitError('GODWIT_CANCELLED', 'the test leaves');
   for (const words of ['', '\xce\0\0']) {
     const stream = await tcp({ port: links.listener.port }).connect();
     if (words !== '') await stream.write([Buffer.from(words, 'latin1')]);
     stream.abort(leaving);
   }
-  await guest.move(links, reception);
+  await guest.move(links, incoming);
 });
 
 /** What an honest source of this guest would say first. */
@@ -159,7 +159,7 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
 ])(
   'a source that sends %s is refused, and both sides know why; the next one is served',
   async (_, code, message, craft) => {
-    const reception = guest.receive(links);
+    const incoming = guest.receive(links);
     const stream = frameStream(await tcp({ port: links.listener.port }).connect());
     const [frame, payloadBytes] = craft();
     const heard: (ReceivedFrame | null)[] = [];
@@ -170,7 +170,7 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
     }
     // It may be refused before all of it has been taken.
     stream.write(frame, payloadBytes === undefined ? undefined : [new Uint8Array(payloadBytes)]).catch(() => {});
-    const [destination, words] = await Promise.all([failureOf(reception.result), listenToTheEnd(stream)]);
+    const [destination, words] = await Promise.all([failureOf(incoming.result), listenToTheEnd(stream)]);
     expect(destination).toMatchObject({ code, remote: false });
     expect(destination.message).toMatch(message);
     expect(words).toEqual([{ type: 'error', code, message: destination.message }]);

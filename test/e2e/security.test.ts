@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import nodeTls from 'node:tls';
-import { GodwitError, type Migration, migrate, type Reception, receive } from '@godwit/core';
+import { GodwitError, type IncomingMigration, type Migration, migrate, receive } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import {
   connectTo,
@@ -22,7 +22,7 @@ jest.setTimeout(60_000);
 
 const host = '127.0.0.1';
 const HANDSHAKE_MS = 700;
-/** Strangers that the plain listener holds at once. */
+/** Pending connections that the plain listener holds at once. */
 const ROOM = 64;
 const HOUR_MS = 3_600_000;
 
@@ -37,7 +37,7 @@ const refusals: GodwitError[] = [];
 /** Over TLS and over plain TCP, each with a destination that waits for the guest throughout. */
 let secure: ListeningLinks<TlsListener>;
 let plain: ListeningLinks<TcpListener>;
-let waiting: Reception;
+let waiting: IncomingMigration;
 
 beforeAll(async () => {
   guest = await LiveGuest.boot();
@@ -141,7 +141,7 @@ describe('the destination refuses', () => {
     expect(Buffer.concat(heard).toString('latin1')).toMatch(/GODWIT_TIMEOUT.*handshakeTimeoutMs/s);
   });
 
-  test('more strangers than it has room for', async () => {
+  test('more pending connections than it has room for', async () => {
     const crowd = Array.from({ length: 100 }, () => answerTo(plain.listener.port, Buffer.of(0xce)));
     const answers = await Promise.all(crowd);
     const turnedAway = answers.filter((answer) => answer.includes('GODWIT_LIMIT_EXCEEDED'));

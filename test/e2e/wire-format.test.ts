@@ -98,7 +98,7 @@ withPython((python, kind) => {
       const links = await listenOn(tcp({ port: 0 }));
       const connector = connectTo(tcp({ port: links.listener.port }));
       let received: Uint8Array[] = [];
-      const reception = receive(side === 'destination' ? recording.listener(links) : links, {
+      const incoming = receive(side === 'destination' ? recording.listener(links) : links, {
         prepare: async (description): Promise<MigratableVm> => {
           const vm = kept(await kindOfMachine.fromDescription(description));
           const resume = (): Promise<void> => {
@@ -120,7 +120,7 @@ withPython((python, kind) => {
         policy: threeRounds,
       });
       const summary = await migration.result;
-      await reception.result;
+      await incoming.result;
       const { frames } = await recording.close();
       await links.close();
 

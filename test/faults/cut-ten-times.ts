@@ -75,9 +75,9 @@ async function run(memory: MappedGuestMemory, cuts: readonly { stream: number; b
     const transport = counted(faulty(carrier, { faults }), (index, bytes) => {
       at(index).handed += bytes;
     });
-    const reception = receive(links, { ...TIMEOUTS, prepare: () => still(arrived) });
+    const incoming = receive(links, { ...TIMEOUTS, prepare: () => still(arrived) });
     const migration = migrate(still(memory), connectTo(transport), { ...TIMEOUTS, verify: true });
-    const [{ verified }] = await Promise.all([migration.result, reception.result]);
+    const [{ verified }] = await Promise.all([migration.result, incoming.result]);
     return {
       verified,
       crossings,

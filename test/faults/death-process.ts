@@ -63,14 +63,14 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
   const links = await listenOn(mortal(0, death));
   const arriving = new LiveGuest();
   guest = arriving;
-  const reception = receive(links, {
+  const incoming = receive(links, {
     ...PATIENCE,
     prepare: async (description) => arriving.blank(description),
   });
   tell({ report: 'listening', port: Number(new URL(links.address).port) });
   // Ready, and the source is dead for certain: somebody who knows that decides. No timer ever does.
   const ready = new Promise<void>((resolve) => {
-    reception.subscribe({
+    incoming.subscribe({
       next: (event) => {
         if (event.type === 'ownership' && event.ownership === 'ready') resolve();
       },
@@ -78,14 +78,14 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
     });
   });
   void Promise.all([peerDied, ready]).then(() => {
-    if (reception.ownership !== 'ready') return;
-    reception.recover({ sourceIsDead: true });
+    if (incoming.ownership !== 'ready') return;
+    incoming.recover({ sourceIsDead: true });
     tell({ report: 'recovered', from: 'ready' });
   });
   // One that has heard nothing of the migration waits for another.
-  void peerDied.then(() => reception.state === 'none' && reception.cancel());
+  void peerDied.then(() => incoming.state === 'none' && incoming.cancel());
   try {
-    const { vm } = await reception.result;
+    const { vm } = await incoming.result;
     await arriving.moved(vm as VirtualMachine);
     tell({ report: 'ended' });
   } catch (error) {

@@ -1,5 +1,5 @@
 import { connect } from 'node:net';
-import { GodwitError, type Migration, migrate, type Reception, receive } from '@godwit/core';
+import { GodwitError, type IncomingMigration, type Migration, migrate, receive } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, type ListeningLinks, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { faulty } from '@godwit/transport/testing';
@@ -13,43 +13,46 @@ const HOST = '127.0.0.1';
 const WARM_UP = 100;
 
 /** How a migration is made to fail. Each starts both sides and spoils it. */
-type Spoil = (guest: LiveGuest, links: ListeningLinks<TcpListener>) => readonly [Migration, Reception | undefined];
+type Spoil = (
+  guest: LiveGuest,
+  links: ListeningLinks<TcpListener>,
+) => readonly [Migration, IncomingMigration | undefined];
 
 const SPOILS: readonly Spoil[] = [
   ...(['setup', 'active'] as const).map(
     (state): Spoil =>
       (guest, links) => {
-        const reception = arrive(guest, links);
+        const incoming = arrive(guest, links);
         const migration = leave(guest, links);
         migration.subscribe({ next: (e) => e.type === 'state' && e.state === state && migration.cancel(), error() {} });
-        return [migration, reception];
+        return [migration, incoming];
       },
   ),
   // Unsubscribing is cancelling, here after the first round.
   (guest, links) => {
-    const reception = arrive(guest, links);
+    const incoming = arrive(guest, links);
     const migration = leave(guest, links);
     const subscription = migration.subscribe({
       next: ({ type }) => type === 'round' && subscription.unsubscribe(),
       error() {},
     });
-    return [migration, reception];
+    return [migration, incoming];
   },
   // With the guest paused.
   (guest, links) => {
-    const reception = arrive(guest, links);
+    const incoming = arrive(guest, links);
     const migration = leave(guest, links, { pauseBeforeSwitchover: true });
     migration.subscribe({
       next: (e) => e.type === 'state' && e.state === 'pre-switchover' && migration.cancel(),
       error() {},
     });
-    return [migration, reception];
+    return [migration, incoming];
   },
   // The destination gives up.
   (guest, links) => {
-    const reception = arrive(guest, links);
-    reception.subscribe({ next: ({ type }) => type === 'round' && reception.cancel(), error() {} });
-    return [leave(guest, links), reception];
+    const incoming = arrive(guest, links);
+    incoming.subscribe({ next: ({ type }) => type === 'round' && incoming.cancel(), error() {} });
+    return [leave(guest, links), incoming];
   },
   // The destination refuses.
   (guest, links) => [
@@ -67,7 +70,7 @@ const SPOILS: readonly Spoil[] = [
   ],
   // The link dies for good.
   (guest, links) => {
-    const reception = receive(links, {
+    const incoming = receive(links, {
       ...TIMEOUTS,
       reconnectTimeoutMs: 0,
       prepare: (description) => guest.blank(description),
@@ -80,7 +83,7 @@ const SPOILS: readonly Spoil[] = [
       reconnectTimeoutMs: 0,
       description: guest.machine.description,
     });
-    return [migration, reception];
+    return [migration, incoming];
   },
 ];
 
@@ -94,17 +97,17 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
   const links = await listenOn(tcp({ host: HOST, port: 0 }));
   try {
     const fail = async (n: number) => {
-      // A stranger too: bytes that are no migration.
+      // a peer too: bytes that are no migration.
       connect(links.listener.port, HOST)
         .on('error', () => {})
         .resume()
         .end('GET / HTTP/1.1\r\n\r\n');
       const spoil = SPOILS[n % SPOILS.length] as Spoil;
-      const [migration, reception] = spoil(guest, links);
+      const [migration, incoming] = spoil(guest, links);
       const [here] = await Promise.allSettled([migration.result]);
       // Who has not heard of the migration by now never will, and waits for another one.
-      if (reception?.state === 'none') reception.cancel();
-      await Promise.allSettled([reception?.result]);
+      if (incoming?.state === 'none') incoming.cancel();
+      await Promise.allSettled([incoming?.result]);
       if (here.status === 'fulfilled') problems.push(`failure ${n % SPOILS.length} succeeded`);
       else codes.set(codeOf(here.reason), (codes.get(codeOf(here.reason)) ?? 0) + 1);
       if (guest.machine.state !== 'running') problems.push(`failure ${n % SPOILS.length}: ${guest.machine.state}`);
@@ -116,9 +119,9 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
     for (let n = 0; n < count; n++) await fail(n);
     const after = await settledLeftovers(before);
     compare(before, after, problems);
-    const reception = arrive(guest, links);
+    const incoming = arrive(guest, links);
     const migration = leave(guest, links, { verify: true });
-    const [{ verified }, { vm }] = await Promise.all([migration.result, reception.result]);
+    const [{ verified }, { vm }] = await Promise.all([migration.result, incoming.result]);
     if (!verified) problems.push('the migration after them was not verified');
     await guest.moved(vm as VirtualMachine);
     problems.push(...(await guest.examine()));
@@ -134,7 +137,7 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
   }
 }
 
-function arrive(guest: LiveGuest, links: ListeningLinks<TcpListener>): Reception {
+function arrive(guest: LiveGuest, links: ListeningLinks<TcpListener>): IncomingMigration {
   return receive(links, { ...TIMEOUTS, prepare: (description) => guest.blank(description) });
 }
 

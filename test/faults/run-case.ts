@@ -2,9 +2,9 @@ import {
   type ConvergencePolicy,
   firstOpinion,
   GodwitError,
+  type IncomingMigration,
   type Migration,
   migrate,
-  type Reception,
   receive,
   withinDowntimeLimit,
 } from '@godwit/core';
@@ -57,7 +57,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
     paused ||= type === 'paused';
   });
   try {
-    const reception = receive(links, {
+    const incoming = receive(links, {
       ...TIMEOUTS,
       prepare: (description) => guest.blank(description),
     });
@@ -79,8 +79,8 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
       policy: atLeastRounds(fault.rounds),
     });
     const states = follow(migration, 'the source', problems);
-    follow(reception, 'the destination', problems);
-    const [here, there] = await settled(migration, reception, problems);
+    follow(incoming, 'the destination', problems);
+    const [here, there] = await settled(migration, incoming, problems);
     const ending = await judge(guest, source, here, there, { paused: () => paused, states, problems });
     problems.push(...(await guest.examine()));
     return { struck, ending, problems, bytes };
@@ -99,14 +99,14 @@ function plannedFault(kind: FaultCase['kind'], place: Pick<Fault, 'direction' | 
 
 type Outcome<T> = PromiseSettledResult<T> | undefined;
 
-async function settled(migration: Migration, reception: Reception, problems: string[]) {
+async function settled(migration: Migration, incoming: IncomingMigration, problems: string[]) {
   let here: Outcome<unknown>;
   let there: Outcome<{ readonly vm: unknown }>;
   const both = Promise.all([
     Promise.allSettled([migration.result]).then(([one]) => {
       here = one;
     }),
-    Promise.allSettled([reception.result]).then(([one]) => {
+    Promise.allSettled([incoming.result]).then(([one]) => {
       there = one;
     }),
   ]);
@@ -117,20 +117,20 @@ async function settled(migration: Migration, reception: Reception, problems: str
   // Once the source has ended, a destination that has not heard of it never will.
   const unheard = migration.result.then(
     () => both,
-    () => (reception.state === 'none' ? undefined : both),
+    () => (incoming.state === 'none' ? undefined : both),
   );
   await Promise.race([both, late, unheard]);
   clearTimeout(timer);
   // A link that is lost before its first frame was never heard of there: it waits for the first one.
-  if (there === undefined && reception.state === 'none') {
-    reception.cancel();
-    await reception.result.catch(() => undefined);
+  if (there === undefined && incoming.state === 'none') {
+    incoming.cancel();
+    await incoming.result.catch(() => undefined);
   } else if (there === undefined) {
-    problems.push(`the destination hangs in state "${reception.state}"`);
+    problems.push(`the destination hangs in state "${incoming.state}"`);
   }
   if (here === undefined) problems.push(`the source hangs in state "${migration.state}"`);
   if (here === undefined) migration.cancel();
-  if (there === undefined) reception.cancel();
+  if (there === undefined) incoming.cancel();
   return [here, there] as const;
 }
 

@@ -59,7 +59,7 @@ export const destinationFramesTarget: FuzzTarget = {
   },
 };
 
-/** One reception: it ends, with a reason; nothing outside RAM is written; nobody runs a guest that was not handed over. */
+/** One incoming migration: it ends, with a reason; nothing outside RAM is written; nobody runs a guest that was not handed over. */
 async function attempt(control: FrameStream, channels: readonly FrameStream[], goSent: () => boolean): Promise<void> {
   const memory = new GuardedMemory(BLOCK_PAGES);
   let resumed = 0;
@@ -101,7 +101,7 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
     },
   };
   let accepted = false;
-  const reception = receive(
+  const incoming = receive(
     {
       accept: (signal) => {
         if (accepted) return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
@@ -122,7 +122,7 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
       maximumDeviceState: 4096,
     },
   );
-  const ending = reception.result.then(
+  const ending = incoming.result.then(
     () => 'runs' as const,
     (error: unknown) => error,
   );
@@ -134,10 +134,10 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
   void ending.then(ended);
   // Who has not met his source yet, or is ready to run its guest, waits for another link: for ever, and rightly so.
   for (let turn = 0; !over && turn < PATIENCE; turn++) {
-    if (reception.state === 'none' || reception.ownership === 'ready') reception.cancel();
+    if (incoming.state === 'none' || incoming.ownership === 'ready') incoming.cancel();
     await new Promise((resolve) => setImmediate(resolve));
   }
-  const outcome = await mustSettle(ending, 'the reception');
+  const outcome = await mustSettle(ending, 'the incoming migration');
   memory.check();
   if (stateBytes > 2 ** 20) throw new Error(`${stateBytes} bytes of device state were loaded`);
   if (outcome === 'runs') {

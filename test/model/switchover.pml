@@ -8,7 +8,7 @@
 
 /*
  * Wrong on purpose, one at a time with -D; Spin has to refuse each (test/model/variants.ts says by which claim):
- * SOURCE_RESUMES_AFTER_GO, SOURCE_RECOVERS_BY_A_TIMER, SOURCE_RESUMES_WHEN_A_STRANGER_ANSWERS, SOURCE_FORGETS_AT_GO,
+ * SOURCE_RESUMES_AFTER_GO, SOURCE_RECOVERS_BY_A_TIMER, SOURCE_RESUMES_WHEN_ANOTHER_ANSWERS, SOURCE_FORGETS_AT_GO,
  * KEPT_IS_NOT_TOLD, GO_IS_SAID_ONCE, ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION, WELCOME_IS_SAID_ONCE,
  * DESTINATION_ABANDONS_READY_ON_A_LOST_LINK, DESTINATION_RUNS_ON_A_LOST_LINK, OLD_CONNECTION_IS_READ.
  */
@@ -17,7 +17,7 @@
 #define LOSSES 2     /* connections lost, beside those that a death takes along */
 #define DEATHS 2     /* processes that die */
 #define RESTARTS 1   /* destination processes started in place of a dead one: they know nothing */
-#define STRANGERS 1  /* connections that somebody else answers, say another process behind the same address */
+#define PENDING 1  /* connections that somebody else answers, say another process behind the same address */
 #define SETTLES 1    /* calls of settle() that were of no use */
 #define ROUNDS 2     /* rounds of pages, before the last pages and the devices, which go with the switchover */
 
@@ -68,7 +68,7 @@ bool lost;       /* the last holder of the state died, or threw it away */
 byte losses = LOSSES;
 byte deaths = DEATHS;
 byte restarts = RESTARTS;
-byte strangers = STRANGERS;
+byte pending connections = PENDING;
 byte settles = SETTLES;
 
 #define ALL ((1 << (ROUNDS + 1)) - 1)
@@ -210,10 +210,10 @@ active proctype Source() {
       sHeard = false;
       sourceSays(m_hello, 0)
     }
-  :: atomic { sAlive && !sUp && sOwn == s_handedOver && strangers > 0 && !stable ->
-      strangers--;
+  :: atomic { sAlive && !sUp && sOwn == s_handedOver && pending connections > 0 && !stable ->
+      pending connections--;
       disturbed = true;
-#ifndef SOURCE_RESUMES_WHEN_A_STRANGER_ANSWERS
+#ifndef SOURCE_RESUMES_WHEN_ANOTHER_ANSWERS
       SOURCE(handedOver, giveUp, unknown)
 #else
       sOwn = s_kept

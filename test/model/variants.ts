@@ -16,7 +16,7 @@ export interface Variant {
 export const VARIANTS: readonly Variant[] = [
   { macro: 'SOURCE_RESUMES_AFTER_GO', refutedBy: 'neverTwoRunners' },
   { macro: 'SOURCE_RECOVERS_BY_A_TIMER', refutedBy: 'neverTwoRunners' },
-  { macro: 'SOURCE_RESUMES_WHEN_A_STRANGER_ANSWERS', refutedBy: 'neverTwoRunners' },
+  { macro: 'SOURCE_RESUMES_WHEN_ANOTHER_ANSWERS', refutedBy: 'neverTwoRunners' },
   { macro: 'DESTINATION_RUNS_ON_A_LOST_LINK', refutedBy: 'neverTwoRunners' },
   { macro: 'SOURCE_FORGETS_AT_GO', refutedBy: 'stateIsSomewhere' },
   { macro: 'DESTINATION_ABANDONS_READY_ON_A_LOST_LINK', refutedBy: 'noHelpIsNeeded' },

@@ -8,8 +8,8 @@ export {
   timeBudget,
   withinDowntimeLimit,
 } from './convergence/policy.js';
-export { type ReceiveOptions, Reception, receive } from './destination/reception.js';
-export type { Received } from './destination/reception-run.js';
+export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
+export type { Received } from './destination/incoming-run.js';
 export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm } from './device/migratable-vm.js';
 export type { KeepaliveOptions } from './link/keepalive.js';
@@ -20,14 +20,14 @@ export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export type {
   DowntimeTerm,
+  IncomingEvent,
+  IncomingState,
+  IncomingSummary,
   MigrationEvent,
   MigrationState,
   MigrationSummary,
   Progress,
   ReceivedPages,
-  ReceptionEvent,
-  ReceptionState,
-  ReceptionSummary,
 } from './migration-event.js';
 export {
   DESTINATION_OWNERSHIP,

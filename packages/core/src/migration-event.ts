@@ -116,9 +116,9 @@ export type MigrationEvent =
 export type ReceivedPages = Omit<PagesByKind, 'hole'>;
 
 /** States of the receiving side, by QEMU's names. */
-export type ReceptionState = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'failed';
+export type IncomingState = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'failed';
 
-export interface ReceptionSummary {
+export interface IncomingSummary {
   readonly migrationId: string;
   readonly rounds: number;
   readonly pages: ReceivedPages;
@@ -129,8 +129,8 @@ export interface ReceptionSummary {
   readonly verified: boolean;
 }
 
-export type ReceptionEvent =
-  | { readonly type: 'state'; readonly state: ReceptionState; readonly previous: ReceptionState }
+export type IncomingEvent =
+  | { readonly type: 'state'; readonly state: IncomingState; readonly previous: IncomingState }
   /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
   | {
       readonly type: 'ownership';
@@ -151,4 +151,4 @@ export type ReceptionEvent =
       readonly wireBytes: number;
     }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
-  | { readonly type: 'completed'; readonly summary: ReceptionSummary };
+  | { readonly type: 'completed'; readonly summary: IncomingSummary };

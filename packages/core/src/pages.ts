@@ -3,9 +3,9 @@
  * For threads, which must start quickly; everything here is in `@godwit/core` too.
  */
 export { type Clock, systemClock } from './clock.js';
+export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';
 export { PageWriter } from './destination/page-writer.js';
 export { type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
-export { ReceptionBoard, type ReceptionBoardBuffers } from './destination/reception-board.js';
 export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';
 export { makeEncoding } from './encoding/make-encoding.js';

@@ -90,11 +90,11 @@ test('memory is not written once the VM that would not run was abandoned', async
     },
   });
   const toy = start({ source: new ToyVm(blocks), prepare: () => vm });
-  toy.reception.subscribe({
-    next: (event) => event.type === 'hello' && void toy.clock.yield().then(() => toy.reception.cancel()),
+  toy.incoming.subscribe({
+    next: (event) => event.type === 'hello' && void toy.clock.yield().then(() => toy.incoming.cancel()),
     error: () => {},
   });
-  const [received] = await Promise.allSettled([toy.reception.result, toy.migration.result]);
+  const [received] = await Promise.allSettled([toy.incoming.result, toy.migration.result]);
   expect(received.status).toBe('rejected');
   for (let turn = 0; turn < 20; turn++) await toy.clock.yield();
   expect(Buffer.compare(block.bytes, Buffer.alloc(2 ** 26, 0x77))).toBe(0);
@@ -139,7 +139,7 @@ test.each(['cancel', 'go'] as const)(
         over = true;
       },
     );
-    // An hour of the virtual clock: every farewell has given up by then.
+    // An hour of the virtual clock: every closeWithMessage has given up by then.
     await clock.sleep(3_600_000);
     expect([over, toy.source.running]).toEqual([false, how === 'cancel']);
     settle();

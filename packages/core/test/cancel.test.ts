@@ -180,7 +180,7 @@ function full(): ToyVm {
 
 describe.each(Object.entries(PLACES))('cancelled %s', (_, place) => {
   const check = async (toy: Toy) => {
-    if (place.alone) toy.migration.result.catch(() => toy.reception.cancel());
+    if (place.alone) toy.migration.result.catch(() => toy.incoming.cancel());
     const ends = await toy.settled();
     expectStayed(toy, ends, 'GODWIT_CANCELLED');
     expect(ends.receivedCode).toBe(place.receivedCode ?? 'GODWIT_CANCELLED');
@@ -230,7 +230,7 @@ describe.each(Object.entries(PLACES))('cancelled %s', (_, place) => {
     if (place.alone) return;
     const toy = start(place.options());
     const accepted: boolean[] = [];
-    place.when(toy, () => accepted.push(toy.reception.cancel('no room'), toy.reception.cancel('no room')));
+    place.when(toy, () => accepted.push(toy.incoming.cancel('no room'), toy.incoming.cancel('no room')));
     const ends = await toy.settled();
     expectStayed(toy, ends, 'GODWIT_CANCELLED');
     expect(ends.receivedCode).toBe('GODWIT_CANCELLED');
@@ -268,7 +268,7 @@ test('a link that is made after the migration has ended is dropped', async () =>
   toy = start({ connector });
   void toy.clock.sleep(1000).then(() => toy?.migration.cancel());
   // Whoever receives goes on waiting for a source.
-  void toy.clock.sleep(10_000).then(() => toy?.reception.cancel());
+  void toy.clock.sleep(10_000).then(() => toy?.incoming.cancel());
   const ends = await toy.settled();
   expectStayed(toy, ends, 'GODWIT_CANCELLED');
   expect(ends.received).toMatchObject({ reason: { code: 'GODWIT_CANCELLED', remote: false } });
@@ -284,7 +284,7 @@ test('after go and after the end it does nothing', async () => {
         return { frame, payload };
       },
       fromDestination: (frame, payload) => {
-        if (frame.type === 'running') accepted.push(toy.migration.cancel(), toy.reception.cancel());
+        if (frame.type === 'running') accepted.push(toy.migration.cancel(), toy.incoming.cancel());
         return { frame, payload };
       },
     },
@@ -292,7 +292,7 @@ test('after go and after the end it does nothing', async () => {
   const ends = await toy.settled();
   expectMoved(toy, ends);
   expect(accepted).toEqual([false, false, false]);
-  expect([toy.migration.cancel(), toy.reception.cancel()]).toEqual([false, false]);
+  expect([toy.migration.cancel(), toy.incoming.cancel()]).toEqual([false, false]);
   toy.unsubscribe();
   expect(toy.migration.state).toBe('completed');
 });

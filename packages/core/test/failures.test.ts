@@ -132,7 +132,7 @@ describe('whatever fails before go, the guest runs at the source and both sides 
   ])('%s', async (_, options, code, receivedCode) => {
     const toy = start(options());
     // Where the destination never hears of the source, it is told to stop waiting.
-    toy.migration.result.catch(() => toy.reception.cancel());
+    toy.migration.result.catch(() => toy.incoming.cancel());
     const ends = await toy.settled();
     expectStayed(toy, ends, code);
     expect(ends.receivedCode).toBe(receivedCode);
@@ -367,7 +367,7 @@ test('a VM that cannot be abandoned is a warning', async () => {
   const toy = start({ source, prepare: () => vm });
   const ends = await toy.settled();
   expect(ends.receivedCode).toBe('GODWIT_DEVICE_FAILED');
-  expect(toy.receptionEvents.filter((event) => event.type === 'warning')).toHaveLength(1);
+  expect(toy.incomingEvents.filter((event) => event.type === 'warning')).toHaveLength(1);
 });
 
 describe('memory that the engine cannot move', () => {
@@ -379,7 +379,7 @@ describe('memory that the engine cannot move', () => {
   ])('%s', async (_, parameters) => {
     const source = Object.assign(filledVm(), { memory: new BufferMemory(...parameters) });
     const toy = start({ source });
-    toy.migration.result.catch(() => toy.reception.cancel());
+    toy.migration.result.catch(() => toy.incoming.cancel());
     expectStayed(toy, await toy.settled(), 'GODWIT_INVALID_ARGUMENT');
   });
 

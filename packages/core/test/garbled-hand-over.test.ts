@@ -6,8 +6,8 @@ import {
   type LinkConnector,
   MemoryWindows,
   type MigratableDevice,
+  PageBoard,
   PageWriter,
-  ReceptionBoard,
   receive,
   roundCap,
 } from '@godwit/core';
@@ -35,7 +35,7 @@ describe('a frame of the hand-over that arrives as another one: the two settle i
     const ends = await toy.settled();
     expect(garbled).toBeGreaterThan(0);
     expectMoved(toy, ends);
-    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['released', 'settled']);
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['released', 'settled']);
   });
 });
 
@@ -48,14 +48,14 @@ describe('a source that asks while the destination is about to end', () => {
         fromSource: (frame, payload) => {
           if (frame.type !== 'go') return { frame, payload };
           toy.link.cut();
-          toy.reception.recover({ sourceIsDead: true });
+          toy.incoming.recover({ sourceIsDead: true });
           return undefined;
         },
       },
     });
     destination.onResume = () => toy.clock.sleep(2000);
     expectMoved(toy, await toy.settled());
-    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['released', 'recovered']);
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['released', 'recovered']);
   });
 });
 
@@ -89,18 +89,18 @@ test('recover ends the waiting for an answer to a go that was said again', async
   await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_RECOVERED' });
   expect(toy.clock.now() - before).toBeLessThan(5000);
   expect(toy.source.running).toBe(true);
-  toy.reception.cancel();
-  await Promise.allSettled([toy.reception.result]);
+  toy.incoming.cancel();
+  await Promise.allSettled([toy.incoming.result]);
   expect([toy.destination.running, toy.link.openStreams]).toEqual([false, 0]);
 });
 
-test('a reception that was cancelled is not recovered', async () => {
+test('an incoming migration that was cancelled is not recovered', async () => {
   const toy: Toy = start({
     link: {
       fromSource: (frame, payload) => {
         if (frame.type !== 'go') return { frame, payload };
-        expect(toy.reception.cancel()).toBe(true);
-        expect(() => toy.reception.recover({ sourceIsDead: true })).toThrow(
+        expect(toy.incoming.cancel()).toBe(true);
+        expect(() => toy.incoming.recover({ sourceIsDead: true })).toThrow(
           expect.objectContaining({ code: 'GODWIT_INVALID_STATE' }),
         );
         return undefined;
@@ -109,7 +109,7 @@ test('a reception that was cancelled is not recovered', async () => {
   });
   const ends = await toy.settled();
   expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_CANCELLED']);
-  expect([toy.reception.ownership, toy.destination.running]).toEqual(['abandoned', false]);
+  expect([toy.incoming.ownership, toy.destination.running]).toEqual(['abandoned', false]);
 });
 
 const HELLO: HelloFrame = {
@@ -128,10 +128,10 @@ const HELLO: HelloFrame = {
   stage: 'running',
 };
 
-test('a source that comes back and freezes before it reads anything does not hold the reception for ever', async () => {
+test('a source that comes back and freezes before it reads anything does not hold the incoming migration for ever', async () => {
   const clock = new VirtualClock();
   const link = memoryLink({ clock, capacity: 0 });
-  const reception = receive(link.listener, { prepare: () => new ToyVm(BLOCKS, { running: false }), clock });
+  const incoming = receive(link.listener, { prepare: () => new ToyVm(BLOCKS, { running: false }), clock });
   const request = { migrationId: HELLO.migrationId, pageChannels: 0, connection: 1 };
   const first = await link.connector.connect(request, never);
   await first.control.write(HELLO);
@@ -141,8 +141,8 @@ test('a source that comes back and freezes before it reads anything does not hol
   link.cut();
   const second = await link.connector.connect({ ...request, connection: 2 }, never);
   await second.control.write({ ...HELLO, connection: 2 });
-  await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_LINK_LOST' });
-  expect(reception.ownership).toBe('abandoned');
+  await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_LINK_LOST' });
+  expect(incoming.ownership).toBe('abandoned');
   expect([link.openStreams, clock.sleepers]).toEqual([0, 0]);
 });
 
@@ -161,8 +161,8 @@ test('a destination that takes a source which keeps its guest for a new one leav
   });
   await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_LINK_LOST' });
   expect(toy.source.running).toBe(true);
-  toy.reception.cancel();
-  await Promise.allSettled([toy.reception.result]);
+  toy.incoming.cancel();
+  await Promise.allSettled([toy.incoming.result]);
   expect([toy.link.openStreams, toy.clock.sleepers]).toEqual([0, 0]);
 });
 
@@ -263,12 +263,7 @@ test('pages whose zeroing was interrupted are made zero when they come again', a
       }),
     ],
   };
-  const writer = new PageWriter(
-    0,
-    new MemoryWindows(memory),
-    ReceptionBoard.create(memory, 1, false),
-    new VirtualClock(),
-  );
+  const writer = new PageWriter(0, new MemoryWindows(memory), PageBoard.create(memory, 1, false), new VirtualClock());
   const link = memoryLink();
   const { control } = await link.connector.connect(
     { migrationId: HELLO.migrationId, pageChannels: 0, connection: 1 },
@@ -305,13 +300,13 @@ test.each([1, 2, 3])(
     const ends = await toy.settled();
     expect(lost).toBe(times);
     expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_CANCELLED', 'GODWIT_CANCELLED']);
-    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['kept', 'abandoned']);
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['kept', 'abandoned']);
     expect([toy.source.running, toy.destination.running]).toEqual([true, false]);
     expect([toy.link.openStreams, toy.clock.sleepers]).toEqual([0, 0]);
   },
 );
 
-test('two links of one source that were waiting together do not become two receptions', async () => {
+test('two links of one source that were waiting together do not become two incoming migrations', async () => {
   const clock = new VirtualClock();
   const link = memoryLink({ clock });
   const request = { migrationId: HELLO.migrationId, pageChannels: 0, connection: 1 };
@@ -325,9 +320,9 @@ test('two links of one source that were waiting together do not become two recep
     prepared.push(vm);
     return vm;
   };
-  const receptions = [1, 2].map(() => receive(link.listener, { prepare, clock }));
+  const arrivals = [1, 2].map(() => receive(link.listener, { prepare, clock }));
   expect(await first.control.read()).toMatchObject({ frame: { type: 'welcome' } });
-  // A reason that the source takes for a passing one: it comes again, and to the same reception.
+  // A reason that the source takes for a passing one: it comes again, and to the same `receive`.
   expect(await second.control.read()).toMatchObject({ frame: { type: 'error', code: 'GODWIT_LIMIT_EXCEEDED' } });
   void second.control.close();
   await clock.sleep(2000);
@@ -336,8 +331,8 @@ test('two links of one source that were waiting together do not become two recep
   expect(await third.control.read()).toMatchObject({ frame: { type: 'welcome' } });
   expect(prepared).toHaveLength(1);
   link.cut();
-  for (const reception of receptions) reception.cancel();
-  await Promise.allSettled(receptions.map(({ result }) => result));
+  for (const incoming of arrivals) incoming.cancel();
+  await Promise.allSettled(arrivals.map(({ result }) => result));
   expect([link.openStreams, clock.sleepers]).toEqual([0, 0]);
 });
 
@@ -351,6 +346,6 @@ test('a source that reads no more, since what came was wrong, does not look for 
   const ends = await toy.settled();
   expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_PROTOCOL', 'GODWIT_PROTOCOL']);
   expect([toy.source.running, toy.destination.running]).toEqual([true, false]);
-  expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['kept', 'abandoned']);
+  expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['kept', 'abandoned']);
   expect(toy.clock.now()).toBeLessThan(3000);
 });

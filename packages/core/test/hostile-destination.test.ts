@@ -243,9 +243,9 @@ test.each([256, 10_000])(
     source.write(0, 0, new Uint8Array(60 * 4096).fill(1));
     const loaded = new FaultyDevice('gpu');
     const destination = new ToyVm(BLOCKS, { pageSize: 256, running: false, devices: [loaded] });
-    const reception = receive(link.listener, { prepare: () => destination, clock });
+    const incoming = receive(link.listener, { prepare: () => destination, clock });
     const summary = await migrate(source, link.connector, { clock, verify: true }).result;
-    await reception.result;
+    await incoming.result;
     expect([...sizes.keys()].sort()).toEqual(['device', 'digests', 'pages']);
     for (const bytes of sizes.values()) expect(bytes).toBeLessThanOrEqual(maximumPayload);
     expect(summary.verified).toBe(true);

@@ -1,4 +1,11 @@
-import { type Frame, type FrameStream, type GodwitError, type HelloFrame, type Reception, receive } from '@godwit/core';
+import {
+  type Frame,
+  type FrameStream,
+  type GodwitError,
+  type HelloFrame,
+  type IncomingMigration,
+  receive,
+} from '@godwit/core';
 import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { BLOCKS, codeOf, PAGE } from './toy-migration.js';
@@ -8,7 +15,7 @@ class Hostile {
   readonly clock = new VirtualClock();
   readonly link: MemoryLink = memoryLink({ clock: this.clock, capacity: 64 });
   readonly vm = new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart'), new FaultyDevice('rtc')] });
-  readonly reception: Reception;
+  readonly incoming: IncomingMigration;
   control!: FrameStream;
   pages: readonly FrameStream[] = [];
   heard: Frame[] = [];
@@ -16,8 +23,8 @@ class Hostile {
 
   constructor(maximumDeviceState = 100_000) {
     const { link, clock, vm } = this;
-    this.reception = receive(link.listener, { prepare: () => vm, clock, maximumDeviceState });
-    this.reception.subscribe({
+    this.incoming = receive(link.listener, { prepare: () => vm, clock, maximumDeviceState });
+    this.incoming.subscribe({
       next: (event) => void (event.type === 'link-lost' && this.lost.push(event.reason)),
       error: () => {},
     });
@@ -52,11 +59,11 @@ class Hostile {
 
   /** What the destination ended with; it must have let go of everything, and never have run the guest. */
   async refused(): Promise<string | undefined> {
-    const [result] = await Promise.allSettled([this.reception.result]);
+    const [result] = await Promise.allSettled([this.incoming.result]);
     await this.control.close().catch(() => {});
     expect(this.vm.running).toBe(false);
     expect(this.vm.resumes).toBe(0);
-    expect(this.reception.state).toBe('failed');
+    expect(this.incoming.state).toBe('failed');
     expect(this.link.openStreams).toBe(0);
     return codeOf(result as PromiseSettledResult<unknown>);
   }
@@ -64,7 +71,7 @@ class Hostile {
   /** Why the link was dropped: a destination that is ready goes on waiting for another one. */
   async dropped(): Promise<string | undefined> {
     await this.clock.sleep(1);
-    expect([this.reception.ownership, this.vm.running, this.vm.resumes]).toEqual(['ready', false, 0]);
+    expect([this.incoming.ownership, this.vm.running, this.vm.resumes]).toEqual(['ready', false, 0]);
     expect(this.link.openStreams).toBe(0);
     return this.lost.at(-1)?.code;
   }
@@ -120,7 +127,7 @@ const digests = (runs: readonly number[], bytes: number) =>
   [{ type: 'digests', block: 0, runs } as const, new Uint8Array(bytes)] as const;
 
 let hostile: Hostile;
-afterEach(() => void hostile.reception.cancel());
+afterEach(() => void hostile.incoming.cancel());
 
 describe('a hello that does not fit is refused before a page moves', () => {
   test.each<readonly [string, Partial<HelloFrame> | object, string]>([
@@ -157,7 +164,7 @@ describe('a hello that does not fit is refused before a page moves', () => {
     expect(hostile.heard).toEqual([{ type: 'error', code, message: expect.any(String) }]);
   });
 
-  test('another first frame: the stranger is told, and the reception waits on', async () => {
+  test('another first frame: the peer is told, and the incoming migration waits on', async () => {
     hostile = new Hostile();
     await hostile.connect();
     await hostile.send(GO);
@@ -184,7 +191,7 @@ describe('a hello that does not fit is refused before a page moves', () => {
     await servesAnother();
   });
 
-  test('silent strangers hold up nobody, and only so many may wait', async () => {
+  test('silent pending connections hold up nobody, and only so many may wait', async () => {
     hostile = new Hostile();
     for (let i = 0; i < 70; i++) await hostile.connect();
     await hear('error');
@@ -223,7 +230,7 @@ test('a payload beyond the limit of a frame is refused, even of a device that ma
   expect(await hostile.refused()).toBe('GODWIT_LIMIT_EXCEEDED');
 });
 
-describe('frames that are not allowed, or out of range, change no memory and end the reception', () => {
+describe('frames that are not allowed, or out of range, change no memory and end the incoming migration', () => {
   test.each<readonly [string, readonly (Frame | readonly [Frame, Uint8Array])[], string]>([
     ['pages past the end', [pages([63, 2], 2 * PAGE)], 'GODWIT_OUT_OF_RANGE'],
     ['pages far past the end', [pages([2 ** 52, 1], PAGE)], 'GODWIT_OUT_OF_RANGE'],
@@ -294,12 +301,12 @@ describe('frames that are not allowed, or out of range, change no memory and end
 
 /** An honest source is welcome after whatever came before it. */
 async function servesAnother(): Promise<void> {
-  expect(hostile.reception.state).toBe('none');
+  expect(hostile.incoming.state).toBe('none');
   hostile.heard = [];
   await hostile.hello();
   await hear('welcome');
-  hostile.reception.cancel();
-  await Promise.allSettled([hostile.reception.result]);
+  hostile.incoming.cancel();
+  await Promise.allSettled([hostile.incoming.result]);
 }
 
 /** Resolves when the destination has said this. */
@@ -359,7 +366,7 @@ describe('after ready', () => {
     await hostile.send(GO);
     await hear('running');
     void hostile.control.close();
-    const { summary } = await hostile.reception.result;
+    const { summary } = await hostile.incoming.result;
     expect(summary).toMatchObject({ rounds: 1, pages: { raw: 1, zero: 0 }, verified: false });
     expect(hostile.vm.running).toBe(true);
   });
@@ -432,7 +439,7 @@ describe('page channels', () => {
       .write(...(([frame, payload]) => [frame, [payload]] as const)(pages([0, 1], PAGE, { round: 2 })))
       .catch(() => {});
     void Promise.all([hostile.control, ...hostile.pages].map((stream) => stream.close()));
-    await hostile.reception.result;
+    await hostile.incoming.result;
     expect(hostile.vm.memory.blocks[0]?.bytes[0]).toBe(0);
   });
 });
@@ -441,8 +448,8 @@ test('a source that says nothing more can be refused at any time', async () => {
   hostile = new Hostile();
   await hostile.hello();
   await hear('welcome');
-  expect(hostile.reception.cancel('enough')).toBe(true);
-  expect(hostile.reception.cancel('enough')).toBe(false);
+  expect(hostile.incoming.cancel('enough')).toBe(true);
+  expect(hostile.incoming.cancel('enough')).toBe(false);
   expect(await hostile.refused()).toBe('GODWIT_CANCELLED');
   expect(hostile.heard.at(-1)).toMatchObject({ type: 'error', code: 'GODWIT_CANCELLED' });
 });
@@ -460,7 +467,7 @@ test('ping is answered in every phase', async () => {
   // Everything is loaded, so it waits for `go`, link or no link, until somebody decides.
   void hostile.control.close();
   await hostile.clock.sleep(1e6);
-  expect(hostile.reception.ownership).toBe('ready');
-  expect(hostile.reception.cancel()).toBe(true);
-  await Promise.allSettled([hostile.reception.result]);
+  expect(hostile.incoming.ownership).toBe('ready');
+  expect(hostile.incoming.cancel()).toBe(true);
+  await Promise.allSettled([hostile.incoming.result]);
 });

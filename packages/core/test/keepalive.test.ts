@@ -40,7 +40,7 @@ describe.each(['source', 'destination'] as const)('a link that says nothing any 
 
   /** Why the side that looks let go of the link. */
   const reasons = (toy: Toy) =>
-    [...(notices === 'source' ? toy.events : toy.receptionEvents)].flatMap((event) =>
+    [...(notices === 'source' ? toy.events : toy.incomingEvents)].flatMap((event) =>
       event.type === 'link-lost' ? [event.reason.message] : [],
     );
   const heard = expect.stringMatching(/^nothing was heard from the \w+ for silenceTimeoutMs \(10000 ms\)/);
@@ -130,7 +130,7 @@ describe('a peer that takes its time is alive', () => {
     });
     expectMoved(toy, await toy.settled());
     expect(clock.now()).toBeGreaterThanOrEqual(LONG);
-    const lost = [...toy.events, ...toy.receptionEvents].filter(({ type }) => type === 'link-lost');
+    const lost = [...toy.events, ...toy.incomingEvents].filter(({ type }) => type === 'link-lost');
     expect(lost).toEqual([]);
     expect(clock.sleepers).toBe(0);
   }

@@ -13,8 +13,7 @@ const OFF = { reconnectTimeoutMs: 0, settleTimeoutMs: 0 };
 function cancelWhenLeftAlone(toy: Toy): void {
   const cancel = async () => {
     await toy.clock.sleep(5000);
-    if (toy.reception.ownership === 'ready' || toy.reception.state === 'none')
-      toy.reception.cancel('the source is gone');
+    if (toy.incoming.ownership === 'ready' || toy.incoming.state === 'none') toy.incoming.cancel('the source is gone');
   };
   toy.migration.result.then(cancel, cancel);
 }
@@ -83,7 +82,7 @@ describe.each([0, 2])('the link dies at any frame, with %i page channels', (page
             expect(destination.running).toBe(ends.received.status === 'fulfilled');
           } else if (ends.code === undefined) {
             // `released` was the frame: the guest has moved, and the destination only never hears that the source knows.
-            expect({ at, running, ownership: toy.reception.ownership }).toEqual({
+            expect({ at, running, ownership: toy.incoming.ownership }).toEqual({
               at,
               running: [false, true],
               ownership: 'untold',
@@ -112,7 +111,7 @@ describe('go, and the end of everything at the same moment: one side owns the gu
     act();
   };
 
-  test.each(['cancel the reception', 'cut the link', 'cut the link, delivering'] as const)(
+  test.each(['cancel the incoming migration', 'cut the link', 'cut the link, delivering'] as const)(
     '%s',
     async (what) => {
       const outcomes = new Set<string>();
@@ -124,7 +123,7 @@ describe('go, and the end of everything at the same moment: one side owns the gu
             fromSource: (frame, payload) => {
               if (frame.type === 'go') {
                 void after(steps, () => {
-                  if (what === 'cancel the reception') refused = toy.reception.cancel();
+                  if (what === 'cancel the incoming migration') refused = toy.incoming.cancel();
                   else toy.link.cut({ delivered: what !== 'cut the link' });
                 });
               }

@@ -16,12 +16,12 @@ test('a guest that writes while it is migrated arrives with every byte right', a
       return { frame, payload };
     },
   });
-  const reception = receive(listener, { prepare: () => destination });
+  const incoming = receive(listener, { prepare: () => destination });
   const migration = migrate(source, connector, { verify: true });
   const events: MigrationEvent[] = [];
   migration.subscribe({ next: (event) => events.push(event), error: () => {} });
   const summary = await migration.result;
-  await reception.result;
+  await incoming.result;
   expect(summary.verified).toBe(true);
   expect(source.running).toBe(false);
   expect(destination.running).toBe(true);

@@ -79,7 +79,7 @@ function cutAt(
     },
   });
   // Where the first hello is lost, the destination never hears of a source.
-  const cancel = () => void (toy.reception.state === 'none' && toy.reception.cancel());
+  const cancel = () => void (toy.incoming.state === 'none' && toy.incoming.cancel());
   toy.migration.result.then(cancel, cancel);
   return Object.assign(toy, { watch, frames: () => frames, device, loaded });
 }
@@ -97,7 +97,7 @@ describe.each([0, 2])('a link that is lost once, at any frame, with %i page chan
           const toy = cutAt(n, direction, delivered, pageChannels);
           const ends = await toy.settled();
           const at = `cut at frame ${n} of ${total}`;
-          const { source, destination, migration, reception, link, watch } = toy;
+          const { source, destination, migration, incoming, link, watch } = toy;
           expect({ at, open: link.openStreams }).toEqual({ at, open: 0 });
           expect({ at, resent: watch.resent }).toEqual({ at, resent: [] });
           const tracker = source.trackers[0] as FaultyTracker;
@@ -107,14 +107,14 @@ describe.each([0, 2])('a link that is lost once, at any frame, with %i page chan
             expect({ at, lost: source.memory.firstDifference(destination.memory) }).toEqual({ at, lost: undefined });
             expect([source.running, destination.running]).toEqual([false, true]);
             expect(migration.ownership).toBe('released');
-            expect(['settled', 'untold']).toContain(reception.ownership);
+            expect(['settled', 'untold']).toContain(incoming.ownership);
             expect({ at, loaded: toy.loaded.loaded }).toEqual({ at, loaded: toy.device.yielded });
           } else {
             // The link was lost before the migration had begun, or with the guest paused.
             expect({ at, code: ends.code }).toEqual({ at, code: 'GODWIT_LINK_LOST' });
             expect({ at, running: [source.running, destination.running] }).toEqual({ at, running: [true, false] });
-            expect([migration.ownership, reception.ownership]).toEqual(['kept', 'abandoned']);
-            expect({ at, abandoned: reception.state === 'none' || ends.receivedCode !== undefined }).toEqual({
+            expect([migration.ownership, incoming.ownership]).toEqual(['kept', 'abandoned']);
+            expect({ at, abandoned: incoming.state === 'none' || ends.receivedCode !== undefined }).toEqual({
               at,
               abandoned: true,
             });
@@ -144,7 +144,7 @@ test('states, events and what they say', async () => {
     'handedOver',
     'released',
   ]);
-  const received = toy.receptionEvents.filter(({ type }) => type === 'reconnected' || type === 'running');
+  const received = toy.incomingEvents.filter(({ type }) => type === 'reconnected' || type === 'running');
   expect(received).toEqual([
     { type: 'reconnected', connection: 2, peer: 'memory' },
     { type: 'running', resumeMs: 0 },
@@ -166,7 +166,7 @@ test('a restarted destination gets everything again, from round 1, by itself', a
       if (++frames === n && source.running) {
         before.cut();
         link = after;
-        reception = receive(after.listener, { prepare: () => second, clock });
+        incoming = receive(after.listener, { prepare: () => second, clock });
         return undefined;
       }
       return watch.fromSource(frame, payload, channel);
@@ -174,7 +174,7 @@ test('a restarted destination gets everything again, from round 1, by itself', a
     const before = memoryLink({ clock, fromSource, fromDestination: watch.fromDestination });
     const after = memoryLink({ clock, fromSource, fromDestination: watch.fromDestination });
     let link = before;
-    let reception: Toy['reception'] | undefined;
+    let incoming: Toy['incoming'] | undefined;
     const toy = start({
       source,
       destination: first,
@@ -184,8 +184,8 @@ test('a restarted destination gets everything again, from round 1, by itself', a
       receive: { clock },
     });
     await toy.migration.result;
-    if (reception === undefined) continue;
-    await (reception as Toy['reception']).result;
+    if (incoming === undefined) continue;
+    await (incoming as Toy['incoming']).result;
     expect(source.memory.firstDifference(second.memory)).toBeUndefined();
     expect([source.running, first.running, second.running]).toEqual([false, false, true]);
     expect(loaded.loaded).toEqual(device.yielded);
@@ -208,7 +208,7 @@ test('a restarted destination whose welcome was lost with its link says it again
         before.cut();
         if (frames !== 3) {
           link = after;
-          reception = receive(after.listener, { prepare: () => second, clock });
+          incoming = receive(after.listener, { prepare: () => second, clock });
         }
         return undefined;
       }
@@ -225,7 +225,7 @@ test('a restarted destination whose welcome was lost with its link says it again
       },
     });
     let link = before;
-    let reception: Toy['reception'] | undefined;
+    let incoming: Toy['incoming'] | undefined;
     const toy = start({
       source,
       destination: first,
@@ -235,8 +235,8 @@ test('a restarted destination whose welcome was lost with its link says it again
       receive: { clock },
     });
     await toy.migration.result;
-    if (reception === undefined) continue;
-    await (reception as Toy['reception']).result;
+    if (incoming === undefined) continue;
+    await (incoming as Toy['incoming']).result;
     expect(lost).toBe(n - 2);
     expect(source.memory.firstDifference(second.memory)).toBeUndefined();
     expect([source.running, first.running, second.running]).toEqual([false, false, true]);

@@ -1,4 +1,11 @@
-import { type Frame, type MigrateOptions, migrate, type ReceiveOptions, type Reception, receive } from '@godwit/core';
+import {
+  type Frame,
+  type IncomingMigration,
+  type MigrateOptions,
+  migrate,
+  type ReceiveOptions,
+  receive,
+} from '@godwit/core';
 import { FaultyDevice, type FrameTap, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, codeOf, expectMoved, filledVm, start, states, type Toy, type ToyOptions } from './toy-migration.js';
@@ -32,7 +39,7 @@ describe('after go', () => {
     expect(states(toy.events)).toEqual(['setup', 'active', 'device', 'settling', 'completed']);
     expect(toy.source.resumes).toBe(0);
     expect(toy.destination.resumes).toBe(1);
-    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['released', 'settled']);
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['released', 'settled']);
   });
 
   test('no answer within switchoverTimeoutMs, over a link that seems alive: it is asked over a new one', async () => {
@@ -51,8 +58,8 @@ describe('after go', () => {
   test('"released" is lost: the guest has moved, and the destination says what it does not know', async () => {
     const toy = cutting('released')();
     expectMoved(toy, await toy.settled());
-    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['released', 'untold']);
-    const said = toy.receptionEvents.filter(({ type }) => type === 'running' || type === 'warning');
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['released', 'untold']);
+    const said = toy.incomingEvents.filter(({ type }) => type === 'running' || type === 'warning');
     expect(said).toEqual([
       { type: 'running', resumeMs: 0 },
       { type: 'warning', code: 'GODWIT_LINK_LOST', message: expect.stringContaining('settleTimeoutMs (30000 ms)') },
@@ -68,7 +75,7 @@ describe('after go', () => {
     const ends = await toy.settled();
     expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_VM_FAILED']);
     expect(ends.sent).toMatchObject({ reason: { message: expect.stringContaining('no vCPU') } });
-    expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['unknown', 'stranded']);
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['unknown', 'stranded']);
     expect(toy.source.resumes).toBe(0);
     // The embedder knows that it will not run there.
     await toy.migration.recover({ destinationIsDead: true });
@@ -107,10 +114,10 @@ describe('after go', () => {
         return line.down ? Promise.reject(new Error('no route to host')) : inner.connector.connect(...args);
       },
     };
-    const reception = receive(inner.listener, { prepare: () => destination, clock, ...options.receive });
+    const incoming = receive(inner.listener, { prepare: () => destination, clock, ...options.receive });
     const migration = migrate(source, connector, { clock, ...options.migrate });
     await arrived;
-    return { clock, line, source, destination, reception, migration, inner };
+    return { clock, line, source, destination, incoming, migration, inner };
   }
 
   test.each([
@@ -120,13 +127,13 @@ describe('after go', () => {
     'down for long at "%s": the source says so, and settles when it is told to',
     async (type, before, after) => {
       const run = await downAt(type);
-      const { migration, reception, clock, line, source, destination } = run;
+      const { migration, incoming, clock, line, source, destination } = run;
       await expect(migration.result).rejects.toMatchObject({
         code: 'GODWIT_OWNERSHIP_UNKNOWN',
         message: expect.stringMatching(/within settleTimeoutMs \(30000 ms\).*no route to host.*settle\(\).*recover\(/),
       });
       await clock.sleep(60_000);
-      expect([migration.ownership, reception.ownership]).toEqual(['unknown', before]);
+      expect([migration.ownership, incoming.ownership]).toEqual(['unknown', before]);
       expect(source.resumes).toBe(0);
       expect(migration.cancel()).toBe(false);
       await expect(migration.settle()).rejects.toMatchObject({ code: 'GODWIT_OWNERSHIP_UNKNOWN' });
@@ -134,8 +141,8 @@ describe('after go', () => {
       line.down = false;
       await migration.settle();
       expect(migration.ownership).toBe('released');
-      await reception.result;
-      expect(reception.ownership).toBe(after);
+      await incoming.result;
+      expect(incoming.ownership).toBe(after);
       guestAt(destination, source);
       expect(destination.resumes).toBe(1);
       expect(run.inner.openStreams).toBe(0);
@@ -148,7 +155,7 @@ describe('after go', () => {
   );
 
   test('recover while it is settling: the guest runs here at once, and the migration says why', async () => {
-    const { migration, source, clock, reception } = await downAt('go');
+    const { migration, source, clock, incoming } = await downAt('go');
     await expect(migration.recover({ destinationIsDead: true })).rejects.toMatchObject({
       code: 'GODWIT_INVALID_STATE',
     });
@@ -160,25 +167,25 @@ describe('after go', () => {
     await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_RECOVERED' });
     expect(migration.ownership).toBe('recovered');
     expect(clock.now()).toBeLessThan(7000);
-    reception.cancel();
-    await Promise.allSettled([reception.result]);
+    incoming.cancel();
+    await Promise.allSettled([incoming.result]);
   });
 
   test('recover wants to hear it in so many words', async () => {
-    const { migration, reception, clock } = await downAt('go');
+    const { migration, incoming, clock } = await downAt('go');
     await clock.sleep(5000);
     const nothing = {} as { destinationIsDead: true; sourceIsDead: true };
     await expect(migration.recover(nothing)).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
-    expect(() => reception.recover(nothing)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
-    expect([migration.ownership, reception.ownership]).toEqual(['handedOver', 'ready']);
-    reception.cancel();
-    await Promise.allSettled([migration.result, reception.result]);
+    expect(() => incoming.recover(nothing)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
+    expect([migration.ownership, incoming.ownership]).toEqual(['handedOver', 'ready']);
+    incoming.cancel();
+    await Promise.allSettled([migration.result, incoming.result]);
   });
 
   test('the destination gives up while `go` is lost: the source hears its reason, and stays paused', async () => {
-    const { migration, reception, source, line, clock } = await downAt('go');
+    const { migration, incoming, source, line, clock } = await downAt('go');
     await clock.sleep(1000);
-    expect(reception.cancel('no room')).toBe(true);
+    expect(incoming.cancel('no room')).toBe(true);
     line.down = false;
     const [sent] = await Promise.allSettled([migration.result]);
     expect(codeOf(sent as PromiseSettledResult<unknown>)).toBe('GODWIT_OWNERSHIP_UNKNOWN');
@@ -186,7 +193,7 @@ describe('after go', () => {
     expect(source.running).toBe(false);
     await migration.recover({ destinationIsDead: true });
     expect(source.running).toBe(true);
-    await Promise.allSettled([reception.result]);
+    await Promise.allSettled([incoming.result]);
   });
 
   test('a destination that knows nothing of it does not run the guest, nor begin anew', async () => {
@@ -213,14 +220,14 @@ describe('after go', () => {
     });
     expect([source.running, other.running, waiting.state]).toEqual([false, false, 'none']);
     expect(clock.now()).toBeLessThan(5000);
-    for (const reception of [lost, waiting]) reception.cancel();
+    for (const incoming of [lost, waiting]) incoming.cancel();
     await Promise.allSettled([lost.result, waiting.result]);
   });
 });
 
 describe('a destination that is ready', () => {
   /** The source's process dies, for the destination as a lost link, when it would say go. */
-  async function orphaned(): Promise<{ toy: Toy; reception: Reception }> {
+  async function orphaned(): Promise<{ toy: Toy; incoming: IncomingMigration }> {
     const toy = cutting(
       'go',
       1,
@@ -230,30 +237,30 @@ describe('a destination that is ready', () => {
     });
     await toy.migration.result.catch(() => {});
     await toy.clock.sleep(3_600_000);
-    expect(toy.reception.ownership).toBe('ready');
-    return { toy, reception: toy.reception };
+    expect(toy.incoming.ownership).toBe('ready');
+    return { toy, incoming: toy.incoming };
   }
 
   test('waits, and runs the guest on the word that the source is dead', async () => {
-    const { toy, reception } = await orphaned();
-    reception.recover({ sourceIsDead: true });
-    const { vm } = await reception.result;
+    const { toy, incoming } = await orphaned();
+    incoming.recover({ sourceIsDead: true });
+    const { vm } = await incoming.result;
     expect(vm).toBe(toy.destination);
     expect(toy.destination.running).toBe(true);
-    expect([reception.state, reception.ownership]).toEqual(['completed', 'recovered']);
-    expect(reception.cancel()).toBe(false);
+    expect([incoming.state, incoming.ownership]).toEqual(['completed', 'recovered']);
+    expect(incoming.cancel()).toBe(false);
     // Whoever asks later is told.
     await toy.migration.settle();
     expect(toy.migration.ownership).toBe('released');
-    expect(() => reception.recover({ sourceIsDead: true })).toThrow(
+    expect(() => incoming.recover({ sourceIsDead: true })).toThrow(
       expect.objectContaining({ code: 'GODWIT_INVALID_STATE' }),
     );
   }, 30_000);
 
   test('waits until it is cancelled', async () => {
-    const { toy, reception } = await orphaned();
-    expect(reception.cancel('it will not come back')).toBe(true);
-    await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+    const { toy, incoming } = await orphaned();
+    expect(incoming.cancel('it will not come back')).toBe(true);
+    await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
     expect(toy.destination.abandoned).toMatchObject({ code: 'GODWIT_CANCELLED' });
     await expect(toy.migration.settle()).rejects.toMatchObject({
       code: 'GODWIT_OWNERSHIP_UNKNOWN',
@@ -272,7 +279,7 @@ describe('a destination that is ready', () => {
       expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_LINK_LOST', 'GODWIT_LINK_LOST']);
       expect(ends.received).toMatchObject({ reason: { remote: true } });
       guestAt(source, toy.destination);
-      expect([toy.migration.ownership, toy.reception.ownership]).toEqual(['kept', 'abandoned']);
+      expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['kept', 'abandoned']);
       expect(resumedAt).toEqual([0]);
       expect(toy.destination.abandoned).toBeDefined();
       expect(toy.clock.now()).toBeLessThan(3000);
@@ -298,6 +305,6 @@ describe('a destination that is ready', () => {
     const ends = await toy.settled();
     expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_LINK_LOST', 'GODWIT_LINK_LOST']);
     guestAt(source, destination);
-    expect(toy.reception.ownership).toBe('abandoned');
+    expect(toy.incoming.ownership).toBe('abandoned');
   });
 });

@@ -36,7 +36,7 @@ function severable(link: MigrationLink) {
 }
 
 test.each([0, 2])(
-  'a link that is dead for the source only is superseded, and nothing of it is heeded any more (%i page channels)',
+  'a link that is dead for the source only is superseded, and all of it is ignored any more (%i page channels)',
   async (pageChannels) => {
     const clock = new VirtualClock();
     const watch = new ResendWatch();
@@ -66,7 +66,7 @@ test.each([0, 2])(
     expect(watch.connections).toBe(2);
     expect(watch.resent).toEqual([]);
     expect(link.openStreams).toBe(0);
-    expect(toy.receptionEvents).toContainEqual({
+    expect(toy.incomingEvents).toContainEqual({
       type: 'link-lost',
       reason: expect.objectContaining({ message: expect.stringContaining('connection 2') }),
     });
@@ -121,7 +121,7 @@ test('an equal or lower connection, and one of another VM, are refused; the migr
   expect(toy.events.some(({ type }) => type === 'link-lost')).toBe(false);
 });
 
-test('several receptions on one listener, each with lost links of its own', async () => {
+test('several incoming migrations on one listener, each with lost links of its own', async () => {
   const clock = new VirtualClock();
   const names = [0, 1, 2, 3];
   const link = memoryLink({ clock });
@@ -131,7 +131,7 @@ test('several receptions on one listener, each with lost links of its own', asyn
     return vm;
   });
   const destinations = names.map(() => new ToyVm(BLOCKS, { running: false }));
-  const receptions = names.map(() =>
+  const arrivals = names.map(() =>
     receive(link.listener, { clock, prepare: (description) => destinations[description as number] as ToyVm }),
   );
   const migrations = names.map((name) =>
@@ -153,7 +153,7 @@ test('several receptions on one listener, each with lost links of its own', asyn
       { clock, description: name, verify: true, policy: roundCap(4, 'switchover') },
     ),
   );
-  await Promise.all([...migrations, ...receptions].map(({ result }) => result));
+  await Promise.all([...migrations, ...arrivals].map(({ result }) => result));
   for (const name of names) {
     expect(sources[name]?.memory.firstDifference((destinations[name] as ToyVm).memory)).toBeUndefined();
     expect([sources[name]?.running, destinations[name]?.running]).toEqual([false, true]);

@@ -1,4 +1,6 @@
 import {
+  type IncomingEvent,
+  type IncomingMigration,
   type LinkConnector,
   type LinkListener,
   type MigratableVm,
@@ -10,8 +12,6 @@ import {
   migrate,
   type Received,
   type ReceiveOptions,
-  type Reception,
-  type ReceptionEvent,
   receive,
 } from '@godwit/core';
 import { type MemoryLink, type MemoryLinkOptions, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
@@ -48,9 +48,9 @@ export interface Toy {
   readonly destination: ToyVm;
   readonly link: MemoryLink;
   readonly migration: Migration;
-  readonly reception: Reception;
+  readonly incoming: IncomingMigration;
   readonly events: MigrationEvent[];
-  readonly receptionEvents: ReceptionEvent[];
+  readonly incomingEvents: IncomingEvent[];
   /** Ends the subscription to the migration that `events` is made of. */
   unsubscribe(): void;
   /** Waits for both ends. */
@@ -79,28 +79,28 @@ export function start(options: ToyOptions = {}): Toy {
   const destination = options.destination ?? new ToyVm(BLOCKS, { running: false });
   const link = memoryLink({ clock, ...options.link });
   const prepare = options.prepare ?? ((vm: ToyVm) => vm);
-  const reception = receive(options.listener ?? link.listener, {
+  const incoming = receive(options.listener ?? link.listener, {
     prepare: () => prepare(destination),
     clock,
     ...options.receive,
   });
   const migration = migrate(source, options.connector ?? link.connector, { clock, ...options.migrate });
   const events: MigrationEvent[] = [];
-  const receptionEvents: ReceptionEvent[] = [];
+  const incomingEvents: IncomingEvent[] = [];
   const subscription = migration.subscribe({ next: (event) => events.push(event), error: () => {} });
-  reception.subscribe({ next: (event) => receptionEvents.push(event), error: () => {} });
+  incoming.subscribe({ next: (event) => incomingEvents.push(event), error: () => {} });
   return {
     clock,
     source,
     destination,
     link,
     migration,
-    reception,
+    incoming,
     events,
-    receptionEvents,
+    incomingEvents,
     unsubscribe: () => subscription.unsubscribe(),
     async settled() {
-      const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
+      const [sent, received] = await Promise.allSettled([migration.result, incoming.result]);
       return { sent, received, code: codeOf(sent), receivedCode: codeOf(received) };
     },
   };
@@ -121,7 +121,7 @@ export function expectMoved(toy: Toy, ends: Ends): void {
   expect(toy.source.memory.firstDifference(toy.destination.memory)).toBeUndefined();
   expect([toy.source.running, toy.destination.running]).toEqual([false, true]);
   expect(toy.migration.state).toBe('completed');
-  expect(toy.reception.state).toBe('completed');
+  expect(toy.incoming.state).toBe('completed');
   expect(toy.link.openStreams).toBe(0);
 }
 

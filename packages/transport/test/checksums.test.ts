@@ -260,8 +260,8 @@ test('a source that comes back without the checksums it agreed on is refused', a
   };
   const vm = new ToyVm(BLOCKS);
   const destination = new ToyVm(BLOCKS, { running: false });
-  const reception = receive(link.listener, { prepare: () => destination });
-  reception.result.catch(() => {});
+  const incoming = receive(link.listener, { prepare: () => destination });
+  incoming.result.catch(() => {});
   const running = migrate(vm, forgetful, { checksum: true, random: () => 0 });
   running.subscribe({
     next: (event) => {
@@ -270,7 +270,7 @@ test('a source that comes back without the checksums it agreed on is refused', a
     error: () => {},
   });
   await expect(running.result).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL', remote: true });
-  await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
+  await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
   expect([vm.running, destination.running]).toEqual([true, false]);
 });
 
@@ -320,8 +320,8 @@ async function migration(faults: readonly Fault[], options: MigrateOptions, seed
   const times = { keepaliveMs: 50, silenceTimeoutMs: 1000 };
   const patience = { handshakeTimeoutMs: 3000, reconnectTimeoutMs: 3000, settleTimeoutMs: 3000, ...times };
   const listener = await listenOn(plain, { handshakeTimeoutMs: 3000, lingerMs: 1000 });
-  const reception = receive(listener, { prepare: () => destination, ...patience });
-  reception.result.catch(() => {});
+  const incoming = receive(listener, { prepare: () => destination, ...patience });
+  incoming.result.catch(() => {});
   let reconnections = 0;
   const running = migrate(source, connectTo(faulty(plain, plan), { lingerMs: 1000 }), {
     ...options,
@@ -338,8 +338,8 @@ async function migration(faults: readonly Fault[], options: MigrateOptions, seed
     error: () => {},
   });
   const [sent] = await Promise.allSettled([running.result]);
-  if (sent?.status === 'rejected') reception.cancel();
-  const [received] = await Promise.allSettled([reception.result]);
+  if (sent?.status === 'rejected') incoming.cancel();
+  const [received] = await Promise.allSettled([incoming.result]);
   await listener.close();
   const moved = received?.status === 'fulfilled';
   expect([source.running, destination.running]).toEqual([!moved, moved]);
@@ -384,9 +384,9 @@ test('without the option nothing changes on the wire', async () => {
   const transport = overheard(memory(), bytes);
   const listener = await listenOn(transport);
   const destination = new ToyVm(BLOCKS, { running: false });
-  const reception = receive(listener, { prepare: () => destination });
+  const incoming = receive(listener, { prepare: () => destination });
   await migrate(new ToyVm(BLOCKS), connectTo(transport)).result;
-  await reception.result;
+  await incoming.result;
   await listener.close();
   expect(new Set(bytes)).toEqual(new Set([0xce]));
 });

@@ -101,7 +101,7 @@ describe.each(CODECS.map((codec) => [codec.name, codec] as const))('%s', (name, 
       }
       const link = memoryLink();
       const encodings = [delta({ cacheBytes: 256 * PAGE }), codec];
-      const reception = receive(link.listener, { prepare: () => destination, encodings });
+      const incoming = receive(link.listener, { prepare: () => destination, encodings });
       const migration = migrate(source, link.connector, {
         encodings,
         adaptiveEncodings: false,
@@ -118,7 +118,7 @@ describe.each(CODECS.map((codec) => [codec.name, codec] as const))('%s', (name, 
         error: () => {},
       });
       const summary = await migration.result;
-      await reception.result;
+      await incoming.result;
       expect(destination.memory.firstDifference(source.memory)).toBeUndefined();
       expect(summary.verified).toBe(true);
       expect(summary.pages.compressed).toBeGreaterThan(300);
@@ -142,10 +142,10 @@ describe.each(CODECS.map((codec) => [codec.name, codec] as const))('%s', (name, 
         fromSource: (frame, bytes) =>
           frame.type === 'compressedPages' ? { frame, payload } : { frame, payload: bytes },
       });
-      const reception = receive(link.listener, { prepare: () => destination, encodings: [codec] });
+      const incoming = receive(link.listener, { prepare: () => destination, encodings: [codec] });
       const options = { encodings: [codec], adaptiveEncodings: false };
       await expect(migrate(source, link.connector, options).result).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
-      await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
+      await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
       expect(destination.memory.blocks[0]?.bytes.every((byte) => byte === 0)).toBe(true);
       expect(source.running).toBe(true);
     }

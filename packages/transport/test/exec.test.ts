@@ -72,7 +72,7 @@ describe('exec', () => {
     await stream.close();
   });
 
-  test('reports a pending write in the same words', async () => {
+  test('reports a peer write in the same words', async () => {
     const stream = await exec('read line; echo "no space" >&2; exit 3').connect();
     const writing = stream.write([new Uint8Array(8 * MiB).fill(10)]);
     await expect(writing).rejects.toMatchObject({ message: expect.stringMatching(/exit code 3, and said: no space/) });

@@ -68,14 +68,14 @@ const wirings: Record<string, (options?: ListenOptions) => Promise<Wiring>> = {
 };
 
 /** What a refused stream is told. */
-async function farewell(stream: FrameStream): Promise<{ code: string; message: string }> {
+async function closeWithMessage(stream: FrameStream): Promise<{ code: string; message: string }> {
   const received = await stream.read();
   if (received?.frame.type !== 'error') throw new Error(`expected an error frame, got ${received?.frame.type}`);
   await stream.close();
   return received.frame;
 }
 
-async function stranger(transport: Transport): Promise<{ carrier: ByteStream; stream: FrameStream }> {
+async function pending(transport: Transport): Promise<{ carrier: ByteStream; stream: FrameStream }> {
   const carrier = await transport.connect(never);
   return { carrier, stream: frameStream(carrier) };
 }
@@ -117,21 +117,21 @@ for (const [name, wire] of Object.entries(wirings)) {
 
     test('a silent stream, garbage and a wrong first frame do not block others, and are told why', async () => {
       const { links, transport } = await wire({ handshakeTimeoutMs: 300 });
-      const silent = await stranger(transport);
-      const garbage = await stranger(transport);
+      const silent = await pending(transport);
+      const garbage = await pending(transport);
       await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
-      const wrong = await stranger(transport);
+      const wrong = await pending(transport);
       await wrong.stream.write({ type: 'go' });
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
       await link.control.write(hello(0));
       const incoming = await links.accept(never);
       expect(await incoming.pageChannels(ID, 0, never)).toEqual([]);
-      expect(await farewell(garbage.stream)).toMatchObject({
+      expect(await closeWithMessage(garbage.stream)).toMatchObject({
         code: 'GODWIT_BAD_STREAM',
         message: expect.stringContaining('HTTP'),
       });
-      expect(await farewell(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL' });
-      expect(await farewell(silent.stream)).toMatchObject({
+      expect(await closeWithMessage(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL' });
+      expect(await closeWithMessage(silent.stream)).toMatchObject({
         code: 'GODWIT_TIMEOUT',
         message: expect.stringContaining('handshakeTimeoutMs = 300'),
       });
@@ -140,18 +140,20 @@ for (const [name, wire] of Object.entries(wirings)) {
 
     test('a page channel of an older connection never joins a newer one, whichever comes first', async () => {
       const { links, transport } = await wire({ handshakeTimeoutMs: 400 });
-      const early = await stranger(transport);
+      const early = await pending(transport);
       await early.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 2 }, never);
       await link.control.write({ ...hello(1), connection: 2 });
       const incoming = await links.accept(never);
-      const late = await stranger(transport);
+      const late = await pending(transport);
       await late.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
       const [channel] = await incoming.pageChannels(ID, 1, never);
       await link.pageChannels[0]?.write({ type: 'roundEnd', round: 7, pages: 0 });
       expect((await channel?.read())?.frame).toMatchObject({ round: 7 });
       for (const { stream } of [early, late]) {
-        expect(await farewell(stream)).toMatchObject({ message: expect.stringMatching(/claimed|attached already/) });
+        expect(await closeWithMessage(stream)).toMatchObject({
+          message: expect.stringMatching(/claimed|attached already/),
+        });
       }
       await finish(link.control, ...link.pageChannels, incoming.control, channel as FrameStream);
     });
@@ -174,24 +176,24 @@ for (const [name, wire] of Object.entries(wirings)) {
           });
         }
       };
-      const left = await stranger(transport);
+      const left = await pending(transport);
       await left.stream.close();
-      const garbage = await stranger(transport);
+      const garbage = await pending(transport);
       await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
       await hearing(1);
-      const wrong = await stranger(transport);
+      const wrong = await pending(transport);
       await wrong.stream.write({ type: 'go' });
       await hearing(2);
-      const unclaimed = await stranger(transport);
+      const unclaimed = await pending(transport);
       await unclaimed.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
       await hearing(3);
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
       await link.control.write(hello(1));
       const incoming = await links.accept(never);
-      const beyond = await stranger(transport);
+      const beyond = await pending(transport);
       await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1, connection: 1 });
       await hearing(4);
-      const silent = await stranger(transport);
+      const silent = await pending(transport);
       await hearing(5);
       expect(heard.map(({ code }) => code)).toEqual([
         ...['GODWIT_BAD_STREAM', 'GODWIT_PROTOCOL', 'GODWIT_TIMEOUT', 'GODWIT_PROTOCOL', 'GODWIT_TIMEOUT'],
@@ -199,7 +201,7 @@ for (const [name, wire] of Object.entries(wirings)) {
       expect(heard[3]?.message).toContain('page channel 1 of a migration whose hello announced 1');
       for (const { peer } of heard) expect(peer).toContain(name);
       // Whoever is there when the listener ends is dropped, not refused.
-      const waiting = await stranger(transport);
+      const waiting = await pending(transport);
       await links.close();
       expect(heard).toHaveLength(5);
       const refused = [garbage, wrong, unclaimed, beyond, silent].map(({ stream }) => stream);
@@ -209,26 +211,26 @@ for (const [name, wire] of Object.entries(wirings)) {
     test('page channels that nobody claims, are out of range or come twice are refused', async () => {
       const { links, transport } = await wire({ handshakeTimeoutMs: 400 });
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
-      const unknown = await stranger(transport);
+      const unknown = await pending(transport);
       await unknown.stream.write({ type: 'attach', migrationId: 'f'.repeat(32), index: 0, connection: 1 });
       await link.control.write(hello(1));
       const incoming = await links.accept(never);
-      const beyond = await stranger(transport);
+      const beyond = await pending(transport);
       await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1, connection: 1 });
-      const twice = await stranger(transport);
+      const twice = await pending(transport);
       await twice.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
-      expect(await farewell(beyond.stream)).toMatchObject({
+      expect(await closeWithMessage(beyond.stream)).toMatchObject({
         code: 'GODWIT_PROTOCOL',
         message: expect.stringContaining('announced 1'),
       });
-      expect(await farewell(twice.stream)).toMatchObject({
+      expect(await closeWithMessage(twice.stream)).toMatchObject({
         code: 'GODWIT_PROTOCOL',
         message: expect.stringContaining('attached already'),
       });
       const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
       await (link.pageChannels[0] as FrameStream).write({ type: 'roundEnd', round: 1, pages: 0 });
       expect((await channel.read())?.frame.type).toBe('roundEnd');
-      expect(await farewell(unknown.stream)).toMatchObject({ code: 'GODWIT_TIMEOUT' });
+      expect(await closeWithMessage(unknown.stream)).toMatchObject({ code: 'GODWIT_TIMEOUT' });
       await finish(link.control, ...link.pageChannels, incoming.control, channel);
     });
 
@@ -255,7 +257,7 @@ for (const [name, wire] of Object.entries(wirings)) {
 
     test('a channel whose peer went away while it waited makes room for the next', async () => {
       const { links, transport } = await wire();
-      const gone = await stranger(transport);
+      const gone = await pending(transport);
       await gone.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
       await gone.stream.close();
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
@@ -295,11 +297,11 @@ for (const [name, wire] of Object.entries(wirings)) {
       for (const channel of link.pageChannels) channel.abort(new GodwitError('GODWIT_CANCELLED', 'done'));
     });
 
-    test('a listener holds a bounded number of strangers', async () => {
+    test('a listener holds a bounded number of pending connections', async () => {
       const { transport } = await wire({ maximumPending: 3, handshakeTimeoutMs: 5_000 });
-      const silent = await Promise.all([1, 2, 3].map(() => stranger(transport)));
-      const refused = await stranger(transport);
-      expect(await farewell(refused.stream)).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
+      const silent = await Promise.all([1, 2, 3].map(() => pending(transport)));
+      const refused = await pending(transport);
+      expect(await closeWithMessage(refused.stream)).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
       await finish(...silent.map(({ stream }) => stream));
     });
   });

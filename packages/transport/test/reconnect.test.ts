@@ -82,7 +82,7 @@ test.each([0, 3])('over TCP, with connections reset again and again (%i page cha
   const port = await relay.listen();
   const events: MigrationEvent[] = [];
   try {
-    const reception = receive(links, { prepare: () => destination });
+    const incoming = receive(links, { prepare: () => destination });
     const migration = migrate(source, connectTo(tcp({ port })), {
       verify: true,
       pageChannels,
@@ -95,7 +95,7 @@ test.each([0, 3])('over TCP, with connections reset again and again (%i page cha
       },
       error: () => {},
     });
-    const [summary] = await Promise.all([migration.result, reception.result]);
+    const [summary] = await Promise.all([migration.result, incoming.result]);
     expect(relay.cuts).toBe(5);
     expect(source.memory.firstDifference(destination.memory)).toBeUndefined();
     expect([source.running, destination.running, summary.verified]).toEqual([false, true, true]);

@@ -70,7 +70,7 @@ export async function recordedMigration(
     return { frame, payload };
   };
   const link = memoryLink({ ...options.link, fromSource: see('source'), fromDestination: see('destination') });
-  const reception = receive(recordedAt === 'destination' ? recording.listener(link.listener) : link.listener, {
+  const incoming = receive(recordedAt === 'destination' ? recording.listener(link.listener) : link.listener, {
     prepare: async () => {
       await prepared?.();
       return destination;
@@ -80,7 +80,7 @@ export async function recordedMigration(
   const carrier = meddling(link.connector, (frame) => onHandedOver?.(frame, source));
   const connector = recordedAt === 'source' ? recording.connector(carrier) : carrier;
   const migration = migrate(source, connector, { reconnectTimeoutMs: 0, ...options.migrate });
-  const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
+  const [sent, received] = await Promise.allSettled([migration.result, incoming.result]);
   return { source, destination, seen, sent, received };
 }
 

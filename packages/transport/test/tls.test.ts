@@ -7,7 +7,7 @@ jest.setTimeout(30_000);
 
 const MiB = 2 ** 20;
 const authority = certificate('authority');
-const stranger = certificate('another authority');
+const pending = certificate('another authority');
 const server = certificate('server', { signer: authority, hosts: ['127.0.0.1', 'vm-host.example'] });
 const client = certificate('client', { signer: authority });
 const listening: TlsCredentials = { ca: authority.cert, cert: server.cert, key: server.key };
@@ -61,7 +61,7 @@ const CONNECT_FAILED = 'GODWIT_CONNECT_FAILED';
 describe('a listener refuses, tells why, and serves on:', () => {
   const expired = certificate('expired', { signer: authority, notAfter: new Date(Date.now() - 1000) });
   const early = certificate('early', { signer: authority, notBefore: new Date(Date.now() + 3_600_000) });
-  const foreign = certificate('foreign', { signer: stranger });
+  const foreign = certificate('foreign', { signer: pending });
   const self = certificate('self-signed');
   const bad: Record<string, { cert: string; key: string; told: RegExp }> = {
     'an expired certificate': { ...expired, told: /has expired; renew it.*CERT_HAS_EXPIRED/ },
@@ -152,7 +152,7 @@ describe('a listener refuses, tells why, and serves on:', () => {
 describe('a source refuses', () => {
   const bad: Record<string, { far: TlsCredentials; near?: Partial<TlsOptions>; told: RegExp }> = {
     'a listener of another authority': {
-      far: { ...certificate('x', { signer: stranger, hosts: ['127.0.0.1'] }), ca: authority.cert },
+      far: { ...certificate('x', { signer: pending, hosts: ['127.0.0.1'] }), ca: authority.cert },
       told: /not signed by any of the given ca/,
     },
     'an expired certificate': {

@@ -60,13 +60,13 @@ describe('a WebSocket listener refuses, and serves on:', () => {
     test(name, async () => {
       const refusals: GodwitError[] = [];
       const listener = await webSocket({ port: 0, path: '/vm', onRefused: (error) => refusals.push(error) }).listen();
-      const stranger = await tcp({ port: listener.port }).connect();
-      await stranger.write([Buffer.from(request)]);
+      const pending = await tcp({ port: listener.port }).connect();
+      await pending.write([Buffer.from(request)]);
       const room = new Uint8Array(1000);
-      const count = await stranger.read(room);
+      const count = await pending.read(room);
       expect(Buffer.from(room.subarray(0, count)).toString()).toMatch(answer);
       expect(refusals[0]?.message ?? 'no refusal').toMatch(told);
-      stranger.abort(over);
+      pending.abort(over);
       const near = await webSocket({ url: listener.address }).connect();
       const far = await listener.accept();
       near.abort(over);

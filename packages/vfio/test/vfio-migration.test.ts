@@ -58,11 +58,11 @@ function side(devices: readonly DeviceModelOptions[], running: boolean, kind = '
 async function move(source: Side, destination: Side, options: MigrateOptions = {}) {
   const clock = new VirtualClock();
   const link = memoryLink({ clock });
-  const reception = receive(link.listener, { prepare: () => destination.set.attachTo(destination.vm), clock });
+  const incoming = receive(link.listener, { prepare: () => destination.set.attachTo(destination.vm), clock });
   const migration = migrate(source.set.attachTo(source.vm), link.connector, { clock, ...options });
-  reception.subscribe({ error: () => {} });
+  incoming.subscribe({ error: () => {} });
   migration.subscribe({ error: () => {} });
-  const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
+  const [sent, received] = await Promise.allSettled([migration.result, incoming.result]);
   return { sent, received };
 }
 

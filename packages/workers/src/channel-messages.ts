@@ -1,8 +1,8 @@
 import type {
   EncodingRecipe,
   ErrorCode,
+  PageBoardBuffers,
   PageChannelTotals,
-  ReceptionBoardBuffers,
   SharedEncodings,
 } from '@godwit/core/pages';
 import type { GuestMemoryAttachment } from '@godwit/linux/memory';
@@ -46,7 +46,7 @@ export type ChannelOrder =
       readonly type: 'receive';
       readonly memory: GuestMemoryAttachment;
       readonly channel: number;
-      readonly board: ReceptionBoardBuffers;
+      readonly board: PageBoardBuffers;
       readonly encodings: readonly EncodingRecipe[];
     }
   | { readonly type: 'close' };

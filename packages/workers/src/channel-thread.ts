@@ -9,10 +9,10 @@ import {
   LocalPageChannel,
   MemoryWindows,
   makeEncoding,
+  PageBoard,
   PageRunList,
   PageWriter,
   pageFrames,
-  ReceptionBoard,
   readPageChannel,
   systemClock,
 } from '@godwit/core/pages';
@@ -92,7 +92,7 @@ async function senderOf({ memory, encodings, maximumPayload }: OrderOf<'send'>):
 
 async function receive(order: OrderOf<'receive'>): Promise<void> {
   const memory = attachedMemory(order.memory);
-  const board = ReceptionBoard.join(memory, order.board);
+  const board = PageBoard.join(memory, order.board);
   const encodings = await Promise.all(order.encodings.map(makeEncoding));
   const windows = new MemoryWindows(memory).open();
   const writer = new PageWriter(order.channel, windows, board, clock, encodings);

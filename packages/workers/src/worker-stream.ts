@@ -84,7 +84,7 @@ export class WorkerStream implements PageStream {
     const { fd, unread, checksums } = stream;
     this.checksums = checksums.out !== undefined || checksums.in !== undefined;
     this.#order({ type: 'connect', connection: { fd, peer, unread, checksums, received: this.#received } });
-    worker.on('message', (message: ChannelReport) => this.#heed(message));
+    worker.on('message', (message: ChannelReport) => this.#handle(message));
     worker.on('error', (error) => {
       const message = `the worker thread of page channel ${index} failed: ${String(error)}`;
       this.#failure ??= new GodwitError('GODWIT_LINK_LOST', message, { cause: error });
@@ -214,7 +214,7 @@ export class WorkerStream implements PageStream {
     this.#thread.worker.postMessage(order);
   }
 
-  #heed(message: ChannelReport): void {
+  #handle(message: ChannelReport): void {
     switch (message.type) {
       case 'sent': {
         this.#totals = message.totals;

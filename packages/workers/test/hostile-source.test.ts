@@ -128,8 +128,8 @@ function hugePayload(): Uint8Array {
 describe('a worker thread refuses', () => {
   test.each(attacks)('%s', async (_, code, attack) => {
     const hostile = new Hostile(listening);
-    const reception = receive(onWorkers(listening), { prepare: () => hostile.target, reconnectTimeoutMs: 0 });
-    const ended = reception.result.then(
+    const incoming = receive(onWorkers(listening), { prepare: () => hostile.target, reconnectTimeoutMs: 0 });
+    const ended = incoming.result.then(
       () => undefined,
       (error: unknown) => error,
     );
@@ -149,10 +149,10 @@ describe('a worker thread refuses', () => {
 
 test('pages after the switchover drop the link, and who is ready waits for another one', async () => {
   const hostile = new Hostile(listening);
-  const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
+  const incoming = receive(onWorkers(listening), { prepare: () => hostile.target });
   // A subscription that stays: the last one to go would cancel.
   const lost = new Promise<GodwitError>((resolve) => {
-    reception.subscribe({ next: (event) => event.type === 'link-lost' && resolve(event.reason), error: () => {} });
+    incoming.subscribe({ next: (event) => event.type === 'link-lost' && resolve(event.reason), error: () => {} });
   });
   await hostile.hello();
   await hostile.welcomed();
@@ -162,9 +162,9 @@ test('pages after the switchover drop the link, and who is ready waits for anoth
   expect((await hostile.control.read())?.frame).toMatchObject({ type: 'ready' });
   await hostile.pages.write(pages(0, 1, 2), full(1)).catch(() => undefined);
   expect(await lost).toMatchObject({ code: 'GODWIT_PROTOCOL' });
-  expect([reception.ownership, hostile.target.running]).toEqual(['ready', false]);
-  reception.cancel();
-  await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+  expect([incoming.ownership, hostile.target.running]).toEqual(['ready', false]);
+  incoming.cancel();
+  await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
   await hostile.answers();
   expect(threads.alive.size).toBe(0);
   hostile.target.memory.close();
@@ -172,7 +172,7 @@ test('pages after the switchover drop the link, and who is ready waits for anoth
 
 test('what a source says before it is welcome is not lost on the way to the thread', async () => {
   const hostile = new Hostile(listening);
-  const reception = receive(onWorkers(listening), { prepare: () => hostile.target });
+  const incoming = receive(onWorkers(listening), { prepare: () => hostile.target });
   await hostile.hello();
   // The first is read ahead while the channel waits for its migration, head and a part of the payload.
   await hostile.pages.write(pages(3, 2), full(2));
@@ -180,8 +180,8 @@ test('what a source says before it is welcome is not lost on the way to the thre
   await hostile.welcomed();
   await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 22 });
   expect((await hostile.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 22 });
-  reception.cancel();
-  await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+  incoming.cancel();
+  await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
   await hostile.answers();
   const ram = hostile.target.memory.blocks[0]?.view(0, 2 ** 20) as Uint8Array;
   expect(ram.reduce((sum, byte) => sum + byte, 0)).toBe(22 * PAGE * 9);
@@ -213,8 +213,8 @@ test('a reset in the middle of a payload is named, behind the bytes that came be
 test('a payload that comes a byte at a time is no silence, and comes whole', async () => {
   const hostile = new Hostile(listening);
   const options = { keepaliveMs: 500, silenceTimeoutMs: 1500, reconnectTimeoutMs: 0 };
-  const reception = receive(onWorkers(listening, { threads: 1 }), { prepare: () => hostile.target, ...options });
-  const ended = reception.result.catch((error: unknown) => error);
+  const incoming = receive(onWorkers(listening, { threads: 1 }), { prepare: () => hostile.target, ...options });
+  const ended = incoming.result.catch((error: unknown) => error);
   await hostile.hello();
   await hostile.welcomed();
   // The thread has started, and reads.
@@ -243,7 +243,7 @@ test('a payload that comes a byte at a time is no silence, and comes whole', asy
   await hostile.pages.write({ type: 'roundEnd', round: 2, pages: count });
   expect(await heard).toEqual({ type: 'roundAck', round: 2, pages: count });
   expect(hostile.target.memory.blocks[0]?.view(0, payload.length)).toEqual(payload);
-  reception.cancel();
+  incoming.cancel();
   expect(await ended).toMatchObject({ code: 'GODWIT_CANCELLED' });
   await hostile.answers();
   expect(threads.alive.size).toBe(0);

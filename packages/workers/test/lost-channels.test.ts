@@ -1,5 +1,12 @@
 import net from 'node:net';
-import { type LinkConnector, type LinkListener, type Migration, migrate, type Reception, receive } from '@godwit/core';
+import {
+  type IncomingMigration,
+  type LinkConnector,
+  type LinkListener,
+  type Migration,
+  migrate,
+  receive,
+} from '@godwit/core';
 import { connectTo, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
@@ -33,15 +40,15 @@ afterEach(async () => {
 
 interface Run {
   readonly migration: Migration;
-  readonly reception: Reception;
+  readonly incoming: IncomingMigration;
 }
 
 function start(connector: LinkConnector, listener: LinkListener, reconnectTimeoutMs = 0): Run {
-  const reception = receive(listener, { prepare: () => target, reconnectTimeoutMs });
-  reception.result.catch(() => undefined);
+  const incoming = receive(listener, { prepare: () => target, reconnectTimeoutMs });
+  incoming.result.catch(() => undefined);
   const migration = migrate(source, connector, { ...SLOWLY, reconnectTimeoutMs });
   migration.result.catch(() => undefined);
-  return { migration, reception };
+  return { migration, incoming };
 }
 
 /** Resolves when pages are on their way. */
@@ -57,8 +64,8 @@ function underWay({ migration }: Run): Promise<void> {
 }
 
 /** Both sides have failed, the guest runs on at the source, and nothing is left. */
-async function expectLost({ migration, reception }: Run, sourceError: object, targetError: object): Promise<void> {
-  const [there, here] = await Promise.allSettled([reception.result, migration.result]);
+async function expectLost({ migration, incoming }: Run, sourceError: object, targetError: object): Promise<void> {
+  const [there, here] = await Promise.allSettled([incoming.result, migration.result]);
   expect(here).toMatchObject({ status: 'rejected', reason: sourceError });
   expect(there).toMatchObject({ status: 'rejected', reason: targetError });
   expect(source.running).toBe(true);
@@ -79,10 +86,10 @@ test('a migration that is cancelled leaves no thread and no socket', async () =>
   await expectLost(run, { code: 'GODWIT_CANCELLED' }, { code: 'GODWIT_CANCELLED', remote: true });
 });
 
-test('a reception that is cancelled leaves no thread and no socket', async () => {
+test('an incoming migration that is cancelled leaves no thread and no socket', async () => {
   const run = bothOnWorkers();
   await underWay(run);
-  run.reception.cancel();
+  run.incoming.cancel();
   await expectLost(run, { code: 'GODWIT_CANCELLED', remote: true }, { code: 'GODWIT_CANCELLED' });
 });
 
@@ -136,7 +143,7 @@ test('one channel that is cut is a lost link', async () => {
   await underWay(run);
   // The control stream is the first.
   relay.cut(2);
-  const [there, here] = await Promise.allSettled([run.reception.result, run.migration.result]);
+  const [there, here] = await Promise.allSettled([run.incoming.result, run.migration.result]);
   expect(here).toMatchObject({ status: 'rejected', reason: { code: 'GODWIT_LINK_LOST' } });
   expect(there).toMatchObject({ status: 'rejected', reason: { code: 'GODWIT_LINK_LOST' } });
   expect(source.running).toBe(true);
@@ -146,9 +153,9 @@ test('one channel that is cut is a lost link', async () => {
 });
 
 describe('with time to reconnect the migration goes on, on new threads', () => {
-  async function expectMoved({ migration, reception }: Run): Promise<void> {
+  async function expectMoved({ migration, incoming }: Run): Promise<void> {
     migration.adjust({ bandwidthLimit: 0 });
-    const [summary] = await Promise.all([migration.result, reception.result]);
+    const [summary] = await Promise.all([migration.result, incoming.result]);
     expect(target.running).toBe(true);
     expect(source.running).toBe(false);
     expect(source.equals(target)).toBe(true);

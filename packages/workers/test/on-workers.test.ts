@@ -61,7 +61,7 @@ async function move({ connector, listener }: Ends, options: MigrateOptions, size
   const source = new StillGuest(true, sizes);
   const target = new StillGuest(false, sizes);
   source.fill();
-  const reception = receive(listener, { prepare: () => target });
+  const incoming = receive(listener, { prepare: () => target });
   const migration = migrate(source, connector, { verify: true, ...options });
   let rounds = 0;
   migration.subscribe({
@@ -71,7 +71,7 @@ async function move({ connector, listener }: Ends, options: MigrateOptions, size
     },
     error: () => {},
   });
-  const [summary, received] = await Promise.all([migration.result, reception.result]);
+  const [summary, received] = await Promise.all([migration.result, incoming.result]);
   expect(target.running).toBe(true);
   expect(source.running).toBe(false);
   // Before the comparison: to read a hole gives it memory.
@@ -196,14 +196,14 @@ describe('what cannot live on a worker thread is refused before a page moves', (
     const listener = await listenOn(transport);
     listeners.push(listener);
     const source = new StillGuest(true);
-    const reception = receive(listener, { prepare: () => new StillGuest(false) });
+    const incoming = receive(listener, { prepare: () => new StillGuest(false) });
     const migration = migrate(source, onWorkers(connectTo(transport)), { pageChannels: 2 });
     await expect(migration.result).rejects.toMatchObject({
       code: 'GODWIT_UNSUPPORTED',
       message: expect.stringContaining('only plain TCP and UNIX sockets can'),
     });
-    reception.cancel();
-    await expect(reception.result).rejects.toBeDefined();
+    incoming.cancel();
+    await expect(incoming.result).rejects.toBeDefined();
     expect(source.running).toBe(true);
     expect(threads.alive.size).toBe(0);
     source.memory.close();
@@ -215,9 +215,9 @@ describe('what cannot live on a worker thread is refused before a page moves', (
     listeners.push(listener);
     const source = new StillGuest(true);
     const target = new StillGuest(false);
-    const reception = receive(onWorkers(listener), { prepare: () => target });
+    const incoming = receive(onWorkers(listener), { prepare: () => target });
     const migration = migrate(source, connectTo(transport), { pageChannels: 2 });
-    await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+    await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
     await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED', remote: true });
     expect(source.running).toBe(true);
     expect(target.running).toBe(false);
@@ -235,7 +235,7 @@ describe('what cannot live on a worker thread is refused before a page moves', (
       pause: () => guest.pause(),
       resume: () => guest.resume(),
     });
-    const reception = receive(onWorkers(listener), {
+    const incoming = receive(onWorkers(listener), {
       prepare: () => (side === 'destination' ? silent(target) : target),
     });
     const migration = migrate(side === 'source' ? silent(source) : source, onWorkers(connector), { pageChannels: 1 });
@@ -243,7 +243,7 @@ describe('what cannot live on a worker thread is refused before a page moves', (
       code: 'GODWIT_UNSUPPORTED',
       message: expect.stringContaining('attachment()'),
     });
-    await expect(reception.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
+    await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
     expect(source.running).toBe(true);
     expect(threads.alive.size).toBe(0);
   });
@@ -267,7 +267,7 @@ test('a link that is lost after go is settled over one without page channels', a
       return link;
     },
   };
-  const reception = receive(onWorkers(listener), { prepare: () => target });
+  const incoming = receive(onWorkers(listener), { prepare: () => target });
   const migration = migrate(source, onWorkers(watched), { pageChannels: 2 });
   migration.subscribe({
     next: (event) => {
@@ -276,9 +276,9 @@ test('a link that is lost after go is settled over one without page channels', a
     },
     error: () => {},
   });
-  await Promise.all([migration.result, reception.result]);
+  await Promise.all([migration.result, incoming.result]);
   expect([source.running, target.running]).toEqual([false, true]);
-  expect([migration.ownership, reception.ownership]).toEqual(['released', 'settled']);
+  expect([migration.ownership, incoming.ownership]).toEqual(['released', 'settled']);
   expect(controls).toHaveLength(2);
   expect(threads.alive.size).toBe(0);
 });

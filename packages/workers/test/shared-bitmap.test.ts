@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { DirtyBitmap, DirtyBitmaps, type GuestMemory, ReceptionBoard } from '@godwit/core';
+import { DirtyBitmap, DirtyBitmaps, type GuestMemory, PageBoard } from '@godwit/core';
 import { expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(60_000);
@@ -29,9 +29,9 @@ test('threads that set bits of the same words lose none', async () => {
 test('who joins a board sees what all others do', () => {
   const block = { id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20, view: () => new Uint8Array() };
   const memory: GuestMemory = { pageSize: 4096, blocks: [block] };
-  const board = ReceptionBoard.create(memory, 2, true);
+  const board = PageBoard.create(memory, 2, true);
   if (board.buffers === undefined) throw new Error('the board is not shared');
-  const joined = ReceptionBoard.join(memory, board.buffers);
+  const joined = PageBoard.join(memory, board.buffers);
   joined.touched.at(0).setRange(7, 50);
   joined.count(1, 'raw', 50);
   expect(board.touched.at(0).count()).toBe(50);

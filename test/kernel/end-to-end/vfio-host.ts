@@ -53,16 +53,16 @@ async function source({ port, blind, text }: SourceOrder): Promise<SourceReport>
 async function destination(): Promise<DestinationReport> {
   const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
   let arriving: VfioMachine | undefined;
-  const reception = receive(listener, {
+  const incoming = receive(listener, {
     prepare: async (description) => {
       arriving = await VfioMachine.around(await Machine.fromDescription(description));
       return arriving.vm(false);
     },
   });
-  reception.subscribe({ error: () => {} });
+  incoming.subscribe({ error: () => {} });
   send({ port: listener.listener.port });
   try {
-    await reception.result;
+    await incoming.result;
     const vfio = arriving as VfioMachine;
     const { machine } = vfio;
     await firstValueFrom(machine.console.pipe(filter((line) => line.includes('writes='))));

@@ -115,12 +115,12 @@ function mtty(running: boolean, type?: MediatedDeviceType): MttyVm {
 async function move(source: MttyVm, destination: MttyVm) {
   const link = memoryLink();
   const there = await destination.vm();
-  const reception = receive(link.listener, { prepare: () => there });
+  const incoming = receive(link.listener, { prepare: () => there });
   const migration = migrate(await source.vm(), link.connector, { verify: true });
   const rounds: RoundRecord[] = [];
   migration.subscribe({ next: (event) => event.type === 'round' && rounds.push(event.round), error: () => {} });
-  reception.subscribe({ error: () => {} });
-  const [sent, received] = await Promise.allSettled([migration.result, reception.result]);
+  incoming.subscribe({ error: () => {} });
+  const [sent, received] = await Promise.allSettled([migration.result, incoming.result]);
   return { sent, received, rounds };
 }
 

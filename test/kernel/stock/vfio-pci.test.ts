@@ -77,8 +77,8 @@ test('a migration that cannot converge for it says which tracker is why', async 
   const vm = { memory, trackers: [tracker], devices: [], pause: async () => {}, resume: async () => {} };
   const other = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 300 * PAGE }] });
   const link = memoryLink();
-  const reception = receive(link.listener, { prepare: () => ({ ...vm, memory: other, trackers: [] }) });
-  reception.subscribe({ error: () => {} });
+  const incoming = receive(link.listener, { prepare: () => ({ ...vm, memory: other, trackers: [] }) });
+  incoming.subscribe({ error: () => {} });
   const migration = migrate(vm, link.connector, { downtimeLimitMs: 0, policy: roundCap(3, 'abort') });
   const trackers: unknown[] = [];
   migration.subscribe({
@@ -89,7 +89,7 @@ test('a migration that cannot converge for it says which tracker is why', async 
     code: 'GODWIT_NOT_CONVERGING',
     message: expect.stringMatching(/of 300 dirty pages the tracker "vfio-type1" reported 300/),
   });
-  await reception.result.catch(() => {});
+  await incoming.result.catch(() => {});
   expect(trackers).toEqual(Array(3).fill([{ name: 'vfio-type1', dirtyPages: 300, exact: false, failed: false }]));
   other.close();
 });

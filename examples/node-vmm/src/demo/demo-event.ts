@@ -1,10 +1,10 @@
 import type {
   ErrorCode,
+  IncomingSummary,
   MigrationEvent,
   MigrationState,
   MigrationSummary,
   Progress,
-  ReceptionSummary,
   RoundRecord,
 } from '@godwit/core';
 import type { GuestSpec } from './guest-spec.js';
@@ -53,7 +53,7 @@ export type DemoEvent =
   | { readonly event: 'compared'; readonly pages: number; readonly verifyMs: number }
   /** The guest runs at the other host. */
   | ({ readonly event: 'migrated'; readonly hop: number } & MigrationSummary)
-  | { readonly event: 'received'; readonly hop: number; readonly host: HostName; readonly summary: ReceptionSummary }
+  | { readonly event: 'received'; readonly hop: number; readonly host: HostName; readonly summary: IncomingSummary }
   /** Memory that the host has really given to the guest, and the process's own. */
   | { readonly event: 'memory'; readonly host: HostName; readonly guestBytes: number; readonly residentBytes: number }
   | { readonly event: 'gap'; readonly hop: number; readonly guestGapMs: number }

@@ -1,4 +1,4 @@
-import type { MigrationEvent, MigrationSummary, ReceptionSummary } from '@godwit/core';
+import type { IncomingSummary, MigrationEvent, MigrationSummary } from '@godwit/core';
 import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
 
@@ -52,7 +52,7 @@ export interface HostCommands {
     reply: Address;
   };
   /** Resolves when the guest that came runs here. */
-  adopt: { request: null; reply: ReceptionSummary };
+  adopt: { request: null; reply: IncomingSummary };
   /** Sends the guest away; resolves when it runs at the other side. */
   migrate: { request: MigrateRequest; reply: MigrationSummary };
   cancel: { request: null; reply: null };

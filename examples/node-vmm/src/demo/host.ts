@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import {
   firstOpinion,
   GodwitError,
+  type IncomingMigration,
   type LinkListener,
   type Migration,
   migrate,
-  type Reception,
   receive,
   roundCap,
   withinDowntimeLimit,
@@ -33,7 +33,7 @@ class Host {
   #guest: DemoGuest | undefined;
   #migration: Migration | undefined;
   #listener: LinkListener | undefined;
-  #reception: Reception | undefined;
+  #incoming: IncomingMigration | undefined;
   #arriving: DemoGuest | undefined;
   #socketDirectory: string | undefined;
   readonly handlers: Handlers = {
@@ -45,7 +45,7 @@ class Host {
     listen: async ({ transport, threads, blindTracker }) => {
       const { address, listener } = await this.#listen(transport);
       this.#listener = threads > 0 ? onWorkers(listener, { threads }) : listener;
-      this.#reception = receive(this.#listener, {
+      this.#incoming = receive(this.#listener, {
         encodings: knownEncodings(),
         prepare: async (description) => {
           this.#arriving = await DemoGuest.arriving(description, surroundings(blindTracker));
@@ -58,15 +58,15 @@ class Host {
     },
 
     adopt: async () => {
-      if (this.#reception === undefined)
+      if (this.#incoming === undefined)
         throw new GodwitError('GODWIT_INVALID_STATE', 'nobody listens here: ask to listen first');
       try {
-        const { summary } = await this.#reception.result;
+        const { summary } = await this.#incoming.result;
         this.#guest = this.#arriving;
         return summary;
       } finally {
         this.#arriving = undefined;
-        this.#reception = undefined;
+        this.#incoming = undefined;
         await this.#stopListening();
       }
     },
@@ -122,8 +122,8 @@ class Host {
   /** Frees everything, so that nothing keeps the process alive. */
   async close(): Promise<void> {
     this.#migration?.cancel('the host is shutting down');
-    this.#reception?.cancel('the host is shutting down');
-    await Promise.allSettled([this.#migration?.result, this.#reception?.result]);
+    this.#incoming?.cancel('the host is shutting down');
+    await Promise.allSettled([this.#migration?.result, this.#incoming?.result]);
     await Promise.allSettled([this.#guest?.close(), this.#arriving?.close(), this.#stopListening()]);
   }
 

@@ -2,7 +2,7 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import { farewell } from '../link/farewell.js';
+import { closeWithMessage } from '../link/closing-message.js';
 import type { HelloFrame } from '../link/frame.js';
 import type { IncomingLink, LinkListener } from '../link/migration-link.js';
 import type { DestinationOwnershipState } from '../ownership/destination-ownership.js';
@@ -10,22 +10,22 @@ import { readHello } from './handshake.js';
 import { SourceFrames } from './source-frames.js';
 
 /** Links whose first frame is awaited, and new migrations that no `receive` has taken yet; further links are refused. */
-const MOST_STRANGERS = 64;
+const MAXIMUM_PENDING = 64;
 
 /** Migrations that are over and remembered, so that a source that missed the end can be told. */
 const MOST_REMEMBERED = 64;
 
 /** A link whose source has said hello. */
-export interface Newcomer {
+export interface PendingConnection {
   readonly link: IncomingLink;
   readonly frames: SourceFrames;
   readonly hello: HelloFrame;
 }
 
-/** A reception that further links of its migration are for. */
+/** An incoming migration that further links of its migration are for. */
 export interface LinkTaker {
   /** Takes the link, or refuses it. */
-  offer(newcomer: Newcomer): void;
+  offer(pending: PendingConnection): void;
   /** No further link will come: the listener failed, or was closed. */
   noMoreLinks(error: GodwitError): void;
 }
@@ -48,13 +48,13 @@ export interface ReceiverParts {
 
 interface Waiter {
   readonly parts: ReceiverParts;
-  resolve(newcomer: Newcomer): void;
+  resolve(pending: PendingConnection): void;
   reject(error: GodwitError): void;
 }
 
 const routers = new WeakMap<LinkListener, IncomingLinks>();
 
-/** The router of `listener`, shared by all receptions on it. */
+/** The router of `listener`, shared by all incoming migrations on it. */
 export function incomingLinks(listener: LinkListener): IncomingLinks {
   let router = routers.get(listener);
   if (router === undefined) {
@@ -65,8 +65,8 @@ export function incomingLinks(listener: LinkListener): IncomingLinks {
 }
 
 /**
- * Sorts the links of a listener by their hello: further links of a known migration to its reception, new migrations to the
- * `receive` that waits longest. First frames are awaited side by side, so that a silent stranger holds up nobody.
+ * Sorts the links of a listener by their hello: further links of a known migration to its `receive`, new migrations to the
+ * `receive` that waits longest. First frames are awaited side by side, so that a silent peer holds up nobody.
  *
  * It accepts links only as long as somebody may want one.
  */
@@ -74,12 +74,12 @@ export class IncomingLinks {
   readonly #listener: LinkListener;
   readonly #waiters: Waiter[] = [];
   /** New migrations that nobody waits for yet. */
-  readonly #held: Newcomer[] = [];
+  readonly #held: PendingConnection[] = [];
   readonly #takers = new Map<string, LinkTaker>();
   readonly #outcomes = new Map<string, Outcome>();
-  /** Migrations that were handed out in this turn of the event loop: their receptions have not registered yet. */
+  /** Migrations that were handed out in this turn of the event loop: their incoming migrations have not registered yet. */
   readonly #handedOut = new Set<string>();
-  #strangers = 0;
+  #pending = 0;
   /** Ends the waiting for first frames. */
   #greeting = new AbortController();
   #parts: ReceiverParts | undefined;
@@ -90,7 +90,7 @@ export class IncomingLinks {
   }
 
   /** The next new migration. Those who wait are served in the order of their calls. */
-  async next(parts: ReceiverParts): Promise<Newcomer> {
+  async next(parts: ReceiverParts): Promise<PendingConnection> {
     parts.signal.throwIfAborted();
     this.#parts = parts;
     const held = this.#held.shift();
@@ -98,7 +98,7 @@ export class IncomingLinks {
       this.#handOut(held);
       return held;
     }
-    const waiting = new Promise<Newcomer>((resolve, reject) => {
+    const waiting = new Promise<PendingConnection>((resolve, reject) => {
       const waiter: Waiter = { parts, resolve, reject };
       this.#waiters.push(waiter);
       parts.signal.addEventListener('abort', () => this.#forget(waiter), { once: true });
@@ -161,7 +161,7 @@ export class IncomingLinks {
     if (this.#wanted) return;
     const accepting = this.#accepting;
     this.#accepting = undefined;
-    const over = new GodwitError('GODWIT_CANCELLED', 'no reception waits for a link here any more');
+    const over = new GodwitError('GODWIT_CANCELLED', 'no incoming migration waits for a link here any more');
     accepting?.abort(over);
     this.#greeting.abort(over);
     this.#greeting = new AbortController();
@@ -182,12 +182,12 @@ export class IncomingLinks {
 
   async #greet(link: IncomingLink): Promise<void> {
     const { clock, handshakeTimeoutMs } = this.#parts as ReceiverParts;
-    if (this.#strangers >= MOST_STRANGERS) {
-      const message = `${MOST_STRANGERS} links are waiting to say hello already; try again later`;
+    if (this.#pending >= MAXIMUM_PENDING) {
+      const message = `${MAXIMUM_PENDING} links are waiting to say hello already; try again later`;
       this.#refuse(link, new GodwitError('GODWIT_LIMIT_EXCEEDED', message));
       return;
     }
-    this.#strangers++;
+    this.#pending++;
     try {
       const frames = new SourceFrames(link.control);
       const { signal } = this.#greeting;
@@ -196,54 +196,54 @@ export class IncomingLinks {
     } catch (error) {
       this.#refuse(link, GodwitError.wrap(error, 'GODWIT_PROTOCOL', 'the first frame could not be read'));
     } finally {
-      this.#strangers--;
+      this.#pending--;
     }
   }
 
-  #route(newcomer: Newcomer): void {
-    const { hello, link } = newcomer;
+  #route(pending: PendingConnection): void {
+    const { hello, link } = pending;
     const { migrationId, stage } = hello;
     const taker = this.#takers.get(migrationId);
     const outcome = this.#outcomes.get(migrationId);
-    if (taker !== undefined) taker.offer(newcomer);
-    else if (outcome !== undefined) void this.#answerFor(newcomer, outcome);
+    if (taker !== undefined) taker.offer(pending);
+    else if (outcome !== undefined) void this.#answerFor(pending, outcome);
     else if (this.#handedOut.has(migrationId)) this.#refuse(link, beingTaken(hello));
     else if (stage !== 'running') this.#refuse(link, unknownMigration(hello));
     else {
       const waiter = this.#waiters.shift();
-      if (waiter === undefined) this.#hold(newcomer);
+      if (waiter === undefined) this.#hold(pending);
       else {
-        this.#handOut(newcomer);
-        waiter.resolve(newcomer);
+        this.#handOut(pending);
+        waiter.resolve(pending);
       }
     }
   }
 
-  /** Two links of one source that were waiting together must not become two receptions. */
-  #handOut({ hello: { migrationId } }: Newcomer): void {
+  /** Two links of one source that were waiting together must not become two incoming migrations. */
+  #handOut({ hello: { migrationId } }: PendingConnection): void {
     this.#handedOut.add(migrationId);
     const registered = () => void this.#handedOut.delete(migrationId);
     void (this.#parts as ReceiverParts).clock.yield().then(registered);
   }
 
   /** Nobody waits for a new migration now; somebody may, soon. The source's own patience is the limit. */
-  #hold(newcomer: Newcomer): void {
-    const { migrationId } = newcomer.hello;
+  #hold(pending: PendingConnection): void {
+    const { migrationId } = pending.hello;
     const older = this.#held.findIndex(({ hello }) => hello.migrationId === migrationId);
     if (older !== -1) {
       const [gone] = this.#held.splice(older, 1);
-      this.#refuse((gone as Newcomer).link, superseded(newcomer.hello));
+      this.#refuse((gone as PendingConnection).link, superseded(pending.hello));
     }
-    if (this.#held.length >= MOST_STRANGERS) {
-      const message = `${MOST_STRANGERS} migrations wait here already; try again later`;
-      this.#refuse(newcomer.link, new GodwitError('GODWIT_LIMIT_EXCEEDED', message));
+    if (this.#held.length >= MAXIMUM_PENDING) {
+      const message = `${MAXIMUM_PENDING} migrations wait here already; try again later`;
+      this.#refuse(pending.link, new GodwitError('GODWIT_LIMIT_EXCEEDED', message));
       return;
     }
-    this.#held.push(newcomer);
+    this.#held.push(pending);
   }
 
   /** The migration is over here; its source has missed how. */
-  async #answerFor({ link, hello, frames }: Newcomer, { state, reason }: Outcome): Promise<void> {
+  async #answerFor({ link, hello, frames }: PendingConnection, { state, reason }: Outcome): Promise<void> {
     const { migrationId, stage } = hello;
     if (state === 'abandoned' || state === 'stranded') {
       this.#refuse(link, endedHere(state, reason));
@@ -262,7 +262,7 @@ export class IncomingLinks {
     } catch {
       // It may ask again.
     }
-    await farewell([link.control], clock, undefined);
+    await closeWithMessage([link.control], clock, undefined);
   }
 
   #tell(migrationId: string, state: DestinationOwnershipState, reason: GodwitError | undefined): void {
@@ -277,7 +277,7 @@ export class IncomingLinks {
 
 /** Tells the source why its link is not taken, and lets go of it. */
 export function refuseLink({ control }: IncomingLink, error: GodwitError, clock: Clock): void {
-  void farewell([control], clock, error.remote ? undefined : error);
+  void closeWithMessage([control], clock, error.remote ? undefined : error);
 }
 
 export function superseded(by: HelloFrame): GodwitError {

@@ -8,7 +8,7 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 
 /**
  * Decodes pages into guest memory, for one channel. What came is read aside and checked to its last byte before the first
- * one of it goes into guest memory; a peer who lies writes nothing at all.
+ * one of it goes into guest memory; a peer that lies writes nothing at all.
  */
 export class PageDecoder {
   readonly #windows: MemoryWindows;

@@ -3,15 +3,15 @@ import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceivedPages } from '../migration-event.js';
+import { PageBoard } from './page-board.js';
 import { PageWriter } from './page-writer.js';
-import { ReceptionBoard } from './reception-board.js';
 
 /**
  * Brings the page channels of one connection together: a round ends when every channel has ended it. What a channel does with
  * its frames is its writer's business, here or on a thread of its own.
  */
 export class PageReceiver {
-  readonly board: ReceptionBoard;
+  readonly board: PageBoard;
   readonly windows: MemoryWindows;
   /** Those that were agreed on. */
   readonly encodings: readonly PageEncoding[];
@@ -33,7 +33,7 @@ export class PageReceiver {
   ) {
     this.windows = windows;
     this.encodings = encodings;
-    this.board = ReceptionBoard.create(windows.memory, channels, shared, before?.board);
+    this.board = PageBoard.create(windows.memory, channels, shared, before?.board);
     this.#writers = Array.from(
       { length: channels },
       (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings),

@@ -13,8 +13,8 @@ import type { FrameStream } from '../link/frame-stream.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceivedPages } from '../migration-event.js';
+import type { PageBoard } from './page-board.js';
 import { PageDecoder } from './page-decoder.js';
-import type { ReceptionBoard } from './reception-board.js';
 import { checkRuns } from './run-check.js';
 import { zeroRun } from './zero-run.js';
 
@@ -26,7 +26,7 @@ import { zeroRun } from './zero-run.js';
  */
 export class PageWriter {
   readonly channel: number;
-  readonly board: ReceptionBoard;
+  readonly board: PageBoard;
   readonly #clock: Clock;
   readonly #windows: MemoryWindows;
   readonly #memory: GuestMemory;
@@ -39,7 +39,7 @@ export class PageWriter {
   constructor(
     channel: number,
     windows: MemoryWindows,
-    board: ReceptionBoard,
+    board: PageBoard,
     clock: Clock,
     encodings: readonly PageEncoding[] = [],
   ) {

@@ -8,7 +8,7 @@ import type { PageWriter } from './page-writer.js';
 export type ChannelRoundEnd = (round: number, pages: number) => Promise<void> | void;
 
 /**
- * Reads a page channel to its end, which may come once the last page has (`ReceptionBoard.sealed`), or until the reception
+ * Reads a page channel to its end, which may come once the last page has (`PageBoard.sealed`), or until the incoming migration
  * is stopped. When it settles, nobody writes guest memory for this channel any more.
  */
 export async function readPageChannel(

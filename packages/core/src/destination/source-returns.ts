@@ -3,8 +3,8 @@ import { GodwitError } from '../errors.js';
 import type { HelloFrame, HelloStage } from '../link/frame.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
-import { type LinkTaker, type Newcomer, refuseLink, superseded, wrongStage } from './incoming-links.js';
-import type { ReceptionConnection } from './reception-connection.js';
+import type { IncomingConnection } from './incoming-connection.js';
+import { type LinkTaker, type PendingConnection, refuseLink, superseded, wrongStage } from './incoming-links.js';
 
 /** What a source can be that comes back, by where the destination's ownership stands. */
 const STAGES: Readonly<Partial<Record<DestinationOwnershipState, readonly HelloStage[]>>> = {
@@ -25,21 +25,21 @@ export interface SourceReturnsParts {
 export class SourceReturns implements LinkTaker {
   readonly #first: HelloFrame;
   readonly #parts: SourceReturnsParts;
-  readonly #current: () => ReceptionConnection | undefined;
+  readonly #current: () => IncomingConnection | undefined;
   #highest: number;
-  #coming: Newcomer | undefined;
-  #waiter: { resolve(newcomer: Newcomer): void; reject(error: GodwitError): void } | undefined;
+  #coming: PendingConnection | undefined;
+  #waiter: { resolve(pending: PendingConnection): void; reject(error: GodwitError): void } | undefined;
   #closed: GodwitError | undefined;
 
-  constructor(first: HelloFrame, parts: SourceReturnsParts, current: () => ReceptionConnection | undefined) {
+  constructor(first: HelloFrame, parts: SourceReturnsParts, current: () => IncomingConnection | undefined) {
     this.#first = first;
     this.#parts = parts;
     this.#current = current;
     this.#highest = first.connection;
   }
 
-  offer(newcomer: Newcomer): void {
-    const { hello, link } = newcomer;
+  offer(pending: PendingConnection): void {
+    const { hello, link } = pending;
     const { clock, ownership } = this.#parts;
     const refusal = this.#refusal(hello, ownership.state);
     if (refusal !== undefined) {
@@ -53,12 +53,12 @@ export class SourceReturns implements LinkTaker {
     this.#current()?.end(over);
     const waiter = this.#waiter;
     this.#waiter = undefined;
-    if (waiter === undefined) this.#coming = newcomer;
-    else waiter.resolve(newcomer);
+    if (waiter === undefined) this.#coming = pending;
+    else waiter.resolve(pending);
   }
 
   /** The next link of the source, once the one in use is lost. One call at a time. */
-  next(): Promise<Newcomer> {
+  next(): Promise<PendingConnection> {
     const { ownership } = this.#parts;
     const coming = this.#coming;
     this.#coming = undefined;
@@ -86,7 +86,7 @@ export class SourceReturns implements LinkTaker {
   }
 
   /**
-   * The guest runs here, and the reception is about to end: the router says so in a moment. What the source takes for the
+   * The guest runs here, and the incoming migration is about to end: the router says so in a moment. What the source takes for the
    * last word would leave it without knowing.
    */
   #askAgain({ stage }: HelloFrame): GodwitError | undefined {

@@ -1,5 +1,5 @@
+import type { PageBoardBuffers } from '../destination/page-board.js';
 import type { ChannelRoundEnd } from '../destination/read-page-channel.js';
-import type { ReceptionBoardBuffers } from '../destination/reception-board.js';
 import type { EncodingRecipe } from '../encoding/page-encoding.js';
 import type { SharedEncodings } from '../encoding/sent-encodings.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
@@ -10,8 +10,8 @@ import type { FrameStream } from './frame-stream.js';
 export interface RemoteReading {
   readonly channel: number;
   readonly memory: GuestMemory;
-  /** Joined by the other thread (`ReceptionBoard.join`), whose writer makes every check that ours would. */
-  readonly board: ReceptionBoardBuffers;
+  /** Joined by the other thread (`PageBoard.join`), whose writer makes every check that ours would. */
+  readonly board: PageBoardBuffers;
   /** What the pages may be encoded with: for the other thread's `PageDecoder`. */
   readonly encodings: readonly EncodingRecipe[];
   readonly onRoundEnd: ChannelRoundEnd;

@@ -126,7 +126,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
     this.#proceed();
   }
 
-  /** Changes limits of a running migration; they are heeded from the next batch and the next decision. */
+  /** Changes limits of a running migration; they apply from the next batch and the next decision. */
   adjust(options: AdjustableOptions): void {
     const { downtimeLimitMs, bandwidthLimit } = options;
     // Both or neither.

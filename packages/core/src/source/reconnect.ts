@@ -11,7 +11,7 @@ const JITTER = 0.25;
 /** What says that this attempt came to nothing, and nothing about the next one. */
 const PASSING: readonly string[] = ['GODWIT_CONNECT_FAILED', 'GODWIT_LINK_LOST', 'GODWIT_TIMEOUT'];
 
-/** What a peer says when it cannot take us now: too many strangers at its door, or we were too slow at it. */
+/** What a peer says when it cannot take us now: too many pending connections at its door, or we were too slow at it. */
 const PASSING_REMOTE: readonly string[] = ['GODWIT_LIMIT_EXCEEDED', 'GODWIT_TIMEOUT'];
 
 export interface AttemptParts {

@@ -2,7 +2,7 @@ import { checkRuns } from '../destination/run-check.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import { isLinkLost } from '../link/farewell.js';
+import { isLinkLost } from '../link/closing-message.js';
 import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import { checkWelcome } from '../link/negotiate.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';

@@ -4,8 +4,8 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
+import { CLOSING_MS, closeWithMessage, isLinkLost } from '../link/closing-message.js';
 import { ControlChannel } from '../link/control-channel.js';
-import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
 import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import { keepAlive } from '../link/keepalive.js';
@@ -150,7 +150,7 @@ export class SourceConnection {
    */
   async reasonFor(error: GodwitError): Promise<GodwitError> {
     if (!isLinkLost(error)) return error;
-    await settledWithin(this.control.ended, this.#parts.options.clock, FAREWELL_MS);
+    await settledWithin(this.control.ended, this.#parts.options.clock, CLOSING_MS);
     return this.control.failure?.remote ? this.control.failure : error;
   }
 
@@ -166,16 +166,16 @@ export class SourceConnection {
    * Tells the peer why, as far as it still listens, and lets go of every stream. Without `error`, just ends. Returns whether
    * the peer is known to have heard of it: that the carrier has taken the words says little where the cable is cut.
    */
-  async farewell(error: GodwitError | undefined): Promise<boolean> {
+  async closeWithMessage(error: GodwitError | undefined): Promise<boolean> {
     const { clock } = this.#parts.options;
     const deaf = isLinkLost(this.control.failure);
     const silent = error === undefined || error.remote || deaf;
     // What came was wrong, and nothing more of it is read: the carrier is well, and that it takes the words has to do.
     const notReading = !deaf && this.control.failure !== undefined;
     this.#end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
-    const said = await farewell(this.#streams, clock, silent ? undefined : error);
+    const said = await closeWithMessage(this.#streams, clock, silent ? undefined : error);
     await this.#idle();
-    await settledWithin(this.control.ended, clock, FAREWELL_MS);
+    await settledWithin(this.control.ended, clock, CLOSING_MS);
     return error === undefined || error.remote || (!deaf && (notReading ? said : this.control.heardOut));
   }
 
@@ -192,7 +192,7 @@ export class SourceConnection {
 
   /** Dropped streams give back what they borrowed: the embedder may free guest memory when we are done. */
   async #idle(): Promise<void> {
-    if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), this.#parts.options.clock, FAREWELL_MS);
+    if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), this.#parts.options.clock, CLOSING_MS);
   }
 
   async #acknowledged(round: number): Promise<number> {
@@ -211,7 +211,7 @@ export function featuresOf({ verify, checksum }: ResolvedOptions, encodings: Sen
 }
 
 function drop(link: MigrationLink, clock: Clock, error: GodwitError): void {
-  void farewell([link.control, ...link.pageChannels], clock, error);
+  void closeWithMessage([link.control, ...link.pageChannels], clock, error);
 }
 
 export function unanswered(handshakeTimeoutMs: number): GodwitError {

@@ -1,5 +1,5 @@
 import { GodwitError } from '../errors.js';
-import { FAREWELL_MS } from '../link/farewell.js';
+import { CLOSING_MS } from '../link/closing-message.js';
 import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { MigrationEvent } from '../migration-event.js';
 import { isPassing, keepTrying } from './reconnect.js';
@@ -91,7 +91,7 @@ export class SourceLinks {
       } catch (error) {
         const reason = await connection.reasonFor(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the handshake failed'));
         // What is final, the destination is told.
-        if (!isPassing(reason)) await connection.farewell(reason);
+        if (!isPassing(reason)) await connection.closeWithMessage(reason);
         await this.drop(reason);
         throw reason;
       }
@@ -110,8 +110,8 @@ export class SourceLinks {
   }
 
   /** Ends the connection in peace, with `error` as the last words, if there are any; false when nobody can have heard it. */
-  async farewell(error: GodwitError | undefined): Promise<boolean> {
-    return (await this.#current?.farewell(error)) ?? false;
+  async closeWithMessage(error: GodwitError | undefined): Promise<boolean> {
+    return (await this.#current?.closeWithMessage(error)) ?? false;
   }
 
   /**
@@ -131,13 +131,13 @@ export class SourceLinks {
               `the guest was never given away, but the destination says "${answer.type === 'resumed' ? answer.state : answer.type}"`,
             );
           }
-          if (await connection.farewell(error)) return;
+          if (await connection.closeWithMessage(error)) return;
           throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost before the destination can have read why');
         },
-        { clock, random, withinMs: Math.max(withinMs, FAREWELL_MS), signal: new AbortController().signal },
+        { clock, random, withinMs: Math.max(withinMs, CLOSING_MS), signal: new AbortController().signal },
       );
     } catch {
-      // It has heard of it some other way, or never will: whoever cancels the reception there decides.
+      // It has heard of it some other way, or never will: whoever cancels the incoming migration there decides.
       await this.drop(error);
     }
   }

@@ -5,7 +5,7 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
-import { FAREWELL_MS } from '../link/farewell.js';
+import { CLOSING_MS } from '../link/closing-message.js';
 import type { LinkConnector } from '../link/migration-link.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
@@ -359,8 +359,8 @@ export class SourceRun {
   async #release(): Promise<void> {
     const { clock } = this.#controls.options;
     const stream = this.#links.current?.control.stream;
-    if (stream !== undefined) await settledWithin(stream.write({ type: 'released' }), clock, FAREWELL_MS);
-    await this.#links.farewell(undefined);
+    if (stream !== undefined) await settledWithin(stream.write({ type: 'released' }), clock, CLOSING_MS);
+    await this.#links.closeWithMessage(undefined);
   }
 
   /** The way back: first the guest, then the peer, then everything that was opened. Returns the error to end with. */
@@ -385,10 +385,10 @@ export class SourceRun {
     if (connection !== undefined) error = await connection.reasonFor(error);
     await this.#stopTracking();
     await this.#releaseDevices();
-    const told = await this.#links.farewell(error);
+    const told = await this.#links.closeWithMessage(error);
     if (told || error.remote || !this.#welcomed || options.reconnectTimeoutMs === 0) return error;
     // Where the guest was running, the destination cannot be waiting for `go`: one short attempt is enough.
-    await this.#links.tellKept(error, state === 'paused' ? options.reconnectTimeoutMs : FAREWELL_MS);
+    await this.#links.tellKept(error, state === 'paused' ? options.reconnectTimeoutMs : CLOSING_MS);
     return error;
   }
 
@@ -397,7 +397,7 @@ export class SourceRun {
     const { ownership } = this.#controls;
     const reason = GodwitError.wrap(cause, 'GODWIT_INTERNAL', 'the hand-over failed');
     if (ownership.allows('giveUp')) ownership.apply('giveUp');
-    await this.#links.farewell(reason);
+    await this.#links.closeWithMessage(reason);
     return ownership.state === 'unknown' ? ownershipUnknown(reason) : reason;
   }
 
@@ -441,12 +441,12 @@ export class SourceRun {
     const stopping = this.#tracker.stop().then(() => {
       stopped = true;
     });
-    await settledWithin(stopping, this.#controls.options.clock, FAREWELL_MS);
+    await settledWithin(stopping, this.#controls.options.clock, CLOSING_MS);
     if (stopped) return;
     this.#controls.emit({
       type: 'warning',
       code: 'GODWIT_TRACKER_FAILED',
-      message: `the dirty tracker "${this.#tracker.name}" has not stopped within ${FAREWELL_MS} ms; the guest may go on paying for it`,
+      message: `the dirty tracker "${this.#tracker.name}" has not stopped within ${CLOSING_MS} ms; the guest may go on paying for it`,
     });
   }
 

@@ -86,7 +86,7 @@ describe('with deltas', () => {
       expect(summary.savedBytes).toBeGreaterThan(summary.pages.delta * PAGE * 0.5);
       expect(summary.rounds.reduce((sum, round) => sum + round.pages.delta, 0)).toBe(summary.pages.delta);
       expect(summary.rounds[0]?.pages.delta).toBe(0);
-      const { pages } = (await toy.reception.result).summary;
+      const { pages } = (await toy.incoming.result).summary;
       expect(pages.delta).toBe(summary.pages.delta);
       expect(pages.raw).toBe(summary.pages.raw);
     },
@@ -172,7 +172,7 @@ describe('agreeing', () => {
     const toy = startWith({ ...without, migrate: rounds(3, { missingEncoding: 'warn' }) });
     expectMoved(toy, await toy.settled());
     expect((await toy.migration.result).pages.delta).toBe(0);
-    for (const events of [toy.events, toy.receptionEvents]) {
+    for (const events of [toy.events, toy.incomingEvents]) {
       expect(events).toContainEqual(expect.objectContaining({ type: 'warning', code: 'GODWIT_UNSUPPORTED' }));
     }
   });

@@ -4,7 +4,7 @@ import { CHECKSUM_BYTES, crc32, damaged, INT32, wrongChecksum } from './checksum
 import { foreignBytes } from './foreign-bytes.js';
 import type { FrameLimits } from './frame-limits.js';
 
-/** A stream starts with this much of a buffer: a stranger who sends nothing costs no more. */
+/** A stream starts with this much of a buffer: a peer that sends nothing costs no more. */
 const FIRST_BUFFER = 16 * 1024;
 /** What the buffer grows to once payloads are gathered in it. */
 const FULL_BUFFER = 256 * 1024;
@@ -173,7 +173,7 @@ export class FrameReader<F extends { readonly type: string }> {
       this.#ended = true;
       return null;
     }
-    // Judged by the first byte that is there: a stranger may never send a fifth.
+    // Judged by the first byte that is there: a peer may never send a fifth.
     if (this.#buffer[this.#from] !== UINT32) {
       if (this.#sum === undefined) throw foreignBytes(this.#buffer.subarray(this.#from, this.#to));
       throw damaged(this.#stream.peer, `a frame starts with ce, not with ${this.#hexByte(this.#from)}`);

@@ -10,7 +10,7 @@ import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { makesLinks } from './link-transport.js';
-import { PageChannelPool, type Stranger } from './page-channel-pool.js';
+import { PageChannelPool, type PendingStream } from './page-channel-pool.js';
 import { PeekedFrameStream } from './peeked-frame-stream.js';
 import { refuse } from './refuse.js';
 
@@ -63,7 +63,7 @@ class IncomingLinks {
   readonly #handshakeTimeoutMs: number;
   readonly #maximumPending: number;
   readonly #pool: PageChannelPool;
-  readonly #strangers = new Set<FrameStream>();
+  readonly #pending = new Set<FrameStream>();
   readonly #links: IncomingLink[] = [];
   readonly #waiters = new Set<{ resolve(link: IncomingLink): void; reject(error: GodwitError): void }>();
   #closed: GodwitError | undefined;
@@ -73,7 +73,7 @@ class IncomingLinks {
     this.#options = options;
     this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? 10_000;
     this.#maximumPending = options.maximumPending ?? 128;
-    this.#pool = new PageChannelPool(this.#handshakeTimeoutMs, (stranger, error) => this.#refuse(stranger, error));
+    this.#pool = new PageChannelPool(this.#handshakeTimeoutMs, (pending, error) => this.#refuse(pending, error));
   }
 
   async serve(): Promise<void> {
@@ -120,7 +120,7 @@ class IncomingLinks {
       for (const waiter of this.#waiters) waiter.reject(error);
       this.#waiters.clear();
       for (const link of this.#links.splice(0)) refuse(link.control, error);
-      for (const stream of this.#strangers) stream.abort(error);
+      for (const stream of this.#pending) stream.abort(error);
       this.#pool.close(error);
     }
     await this.#listener.close();
@@ -128,19 +128,19 @@ class IncomingLinks {
 
   #greet(carrier: ByteStream): void {
     const stream = frameStream(carrier, this.#options);
-    const stranger = { stream, peer: carrier.peer };
-    if (this.#strangers.size + this.#links.length + this.#pool.size >= this.#maximumPending) {
+    const pending = { stream, peer: carrier.peer };
+    if (this.#pending.size + this.#links.length + this.#pool.size >= this.#maximumPending) {
       this.#refuse(
-        stranger,
+        pending,
         new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#maximumPending} streams wait here already; try again later`),
       );
       return;
     }
-    this.#strangers.add(stream);
+    this.#pending.add(stream);
     const late = (): void => {
-      if (!this.#strangers.delete(stream)) return;
+      if (!this.#pending.delete(stream)) return;
       const message = `no first frame came within handshakeTimeoutMs = ${this.#handshakeTimeoutMs}`;
-      this.#refuse(stranger, new GodwitError('GODWIT_TIMEOUT', message));
+      this.#refuse(pending, new GodwitError('GODWIT_TIMEOUT', message));
     };
     // After an event loop that was held up, timers come before the bytes that have been waiting: those first.
     const timer = setTimeout(() => setImmediate(late), this.#handshakeTimeoutMs);
@@ -148,19 +148,19 @@ class IncomingLinks {
       .read()
       .then(
         (received) => {
-          if (this.#strangers.has(stream)) this.#sort(carrier, stream, received);
+          if (this.#pending.has(stream)) this.#sort(carrier, stream, received);
         },
         (error: unknown) => {
-          if (!this.#strangers.has(stream)) return;
+          if (!this.#pending.has(stream)) return;
           const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame');
           // One whose first frame was damaged may try again, which it does not where it is told a reason.
           if (reason.code === 'GODWIT_LINK_LOST') stream.abort(reason);
-          else this.#refuse(stranger, reason);
+          else this.#refuse(pending, reason);
         },
       )
       .finally(() => {
         clearTimeout(timer);
-        this.#strangers.delete(stream);
+        this.#pending.delete(stream);
       });
   }
 
@@ -179,7 +179,7 @@ class IncomingLinks {
   }
 
   /** Tells the peer why, and the operator. */
-  #refuse({ stream, peer }: Stranger, error: GodwitError): void {
+  #refuse({ stream, peer }: PendingStream, error: GodwitError): void {
     refuse(stream, error);
     if (this.#closed !== undefined || error.code === 'GODWIT_LINK_LOST') return;
     try {

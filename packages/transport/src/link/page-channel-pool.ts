@@ -9,18 +9,18 @@ export interface ConnectionName {
 }
 
 /** A stream of somebody who has not been let in. */
-export interface Stranger {
+export interface PendingStream {
   readonly stream: FrameStream;
   /** For messages: `tcp://192.0.2.1:50312`. */
   readonly peer: string;
 }
 
 /** A page channel that has named its migration and waits to be claimed by it. */
-interface WaitingChannel extends Stranger {
+interface WaitingChannel extends PendingStream {
   readonly timer: NodeJS.Timeout;
 }
 
-/** Hellos that are remembered; strangers can send as many as they like. */
+/** Hellos that are remembered; pending connections can send as many as they like. */
 const MOST_ANNOUNCED = 64;
 
 interface Claim {
@@ -35,15 +35,15 @@ interface Claim {
  */
 export class PageChannelPool {
   readonly #timeoutMs: number;
-  readonly #refuse: (stranger: Stranger, error: GodwitError) => void;
+  readonly #refuse: (pending: PendingStream, error: GodwitError) => void;
   readonly #waiting = new Map<string, Map<number, WaitingChannel>>();
   readonly #claims = new Map<string, Claim>();
   /** Page channels that a hello has announced for a migration. */
   readonly #announced = new Map<string, number>();
   #size = 0;
 
-  /** Channels that nobody claims within `timeoutMs` are strangers. `refuse` drops one. */
-  constructor(timeoutMs: number, refuse: (stranger: Stranger, error: GodwitError) => void) {
+  /** Channels that nobody claims within `timeoutMs` are pending connections. `refuse` drops one. */
+  constructor(timeoutMs: number, refuse: (pending: PendingStream, error: GodwitError) => void) {
     this.#timeoutMs = timeoutMs;
     this.#refuse = refuse;
   }
@@ -64,12 +64,12 @@ export class PageChannelPool {
     }
   }
 
-  add(attach: AttachFrame, stranger: Stranger): void {
+  add(attach: AttachFrame, pending: PendingStream): void {
     const { migrationId, index, connection } = attach;
     const key = keyOf(attach);
     const count = this.#announced.get(key);
     if (count !== undefined && index >= count) {
-      this.#refuse(stranger, outOfRange(index, count));
+      this.#refuse(pending, outOfRange(index, count));
       return;
     }
     let channels = this.#waiting.get(key);
@@ -79,7 +79,7 @@ export class PageChannelPool {
     }
     if (channels.has(index)) {
       this.#refuse(
-        stranger,
+        pending,
         new GodwitError(
           'GODWIT_PROTOCOL',
           `page channel ${index} of connection ${connection} of migration ${migrationId} is attached already`,
@@ -89,7 +89,7 @@ export class PageChannelPool {
     }
     // Reading ahead one frame is how a peer that goes away while it waits is noticed: a reconnection may then take
     // its place.
-    const { stream, peer } = stranger;
+    const { stream, peer } = pending;
     const next = stream.read();
     const message = `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`;
     const late = (): void => this.#drop(key, index, channel, new GodwitError('GODWIT_TIMEOUT', message));

@@ -1,27 +1,27 @@
 import type { FrameStream, GodwitError } from '@godwit/core';
 
 /** How long a refused peer has to take the reason, in milliseconds. */
-const FAREWELL_MS = 1_000;
+const CLOSING_MS = 1_000;
 
-/** Beyond this many at a time, strangers are dropped without a word. */
-const MOST_FAREWELLS = 64;
+/** Beyond this many at a time, pending connections are dropped without a word. */
+const MAXIMUM_CLOSING = 64;
 
-let farewells = 0;
+let refusals = 0;
 
 /** Tells the peer why, if it listens, and drops the stream. Never fails, and nobody needs to wait for it. */
 export function refuse(stream: FrameStream, reason: GodwitError): void {
-  if (farewells >= MOST_FAREWELLS) {
+  if (refusals >= MAXIMUM_CLOSING) {
     stream.abort(reason);
     return;
   }
-  farewells++;
-  const timer = setTimeout(() => stream.abort(reason), FAREWELL_MS);
+  refusals++;
+  const timer = setTimeout(() => stream.abort(reason), CLOSING_MS);
   stream
     .write({ type: 'error', code: reason.code, message: reason.message })
     .then(() => stream.close())
     .catch(() => stream.abort(reason))
     .finally(() => {
-      farewells--;
+      refusals--;
       clearTimeout(timer);
     });
 }

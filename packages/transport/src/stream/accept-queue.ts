@@ -2,7 +2,7 @@ import { GodwitError } from '@godwit/core';
 import type { ByteStream } from './byte-stream.js';
 import { cancelled, throwIfCancelled } from './cancellation.js';
 
-/** Streams that nobody has accepted yet are dropped beyond this many: connecting costs a stranger nothing. */
+/** Streams that nobody has accepted yet are dropped beyond this many: connecting costs a peer nothing. */
 const MOST_WAITING = 128;
 
 interface Waiter {

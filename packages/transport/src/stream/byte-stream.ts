@@ -39,7 +39,7 @@ export interface ByteStream {
    */
   read(into: Uint8Array, wanted?: number): Promise<number>;
   /**
-   * Bytes that a pending `read` has got, where it waits for all that is `wanted`; 0 otherwise. A stream that resolves with
+   * Bytes that a peer `read` has got, where it waits for all that is `wanted`; 0 otherwise. A stream that resolves with
    * whatever has come does without it. So a peer that sends a byte at a time is known to be alive.
    */
   readonly pendingBytes?: number;
@@ -52,7 +52,7 @@ export interface ByteStream {
   abort(reason: GodwitError): void;
   /**
    * Gives the connection away, for a thread that reads and writes its descriptor by itself. `duplicate` makes a second
-   * descriptor (dup(2)): Node closes its own. Afterwards this object is dead; a pending `read` never settles. No write
+   * descriptor (dup(2)): Node closes its own. Afterwards this object is dead; a peer `read` never settles. No write
    * may be pending, and nothing may have been closed.
    *
    * Missing, or `undefined` as the answer, where a stream cannot live anywhere but here: it is encrypted or framed in this

@@ -7,12 +7,12 @@ export interface Receiver {
   readonly pendingBytes: number;
   /** The peer has ended its direction. */
   end(): void;
-  /** The carrier broke: what has arrived can still be read, then reads fail. The memory of a pending read is let go. */
+  /** The carrier broke: what has arrived can still be read, then reads fail. The memory of a peer read is let go. */
   fail(error: GodwitError): void;
   /** The stream was dropped by our side: nothing can be read any more. */
   abort(error: GodwitError): void;
   /**
-   * Gives up: what was read from the carrier and not handed out yet. Missing where that cannot be told. A pending read
+   * Gives up: what was read from the carrier and not handed out yet. Missing where that cannot be told. a peer read
    * never settles.
    */
   detach?(): Uint8Array;

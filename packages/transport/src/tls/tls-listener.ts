@@ -6,7 +6,7 @@ import type { ByteStream, Listener } from '../stream/byte-stream.js';
 import { explainHandshake } from './tls-refusal.js';
 import { tlsStream } from './tls-stream.js';
 
-/** Handshakes that may go on at once; connecting costs a stranger nothing, and a handshake costs us much. */
+/** Handshakes that may go on at once; connecting costs a peer nothing, and a handshake costs us much. */
 const MOST_HANDSHAKES = 128;
 
 /** Takes byte streams from a `tls.Server`: only peers that have proven who they are. */

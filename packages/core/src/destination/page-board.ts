@@ -2,8 +2,8 @@ import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { ReceivedPages } from '../migration-event.js';
 
-/** What another thread needs to take part in a reception; goes through `postMessage` as it is. */
-export interface ReceptionBoardBuffers {
+/** What another thread needs to take part in an incoming migration; goes through `postMessage` as it is. */
+export interface PageBoardBuffers {
   readonly words: SharedArrayBuffer;
   readonly pages: SharedArrayBuffer;
   readonly touched: readonly SharedArrayBuffer[];
@@ -28,9 +28,9 @@ enum Word {
  * `admit` and `seal` are each other's opposite (each first says what it does and then looks at what the other said), so
  * that of a frame and a seal that meet, at least one is refused.
  */
-export class ReceptionBoard {
+export class PageBoard {
   /** To be handed to other threads; undefined when the board is this thread's alone. */
-  readonly buffers: ReceptionBoardBuffers | undefined;
+  readonly buffers: PageBoardBuffers | undefined;
   /** Pages of guest memory that are not known to be zero. */
   readonly touched: DirtyBitmaps;
   /** Pages of the current round that are wholly in guest memory: what need not be sent again after a lost link. */
@@ -41,7 +41,7 @@ export class ReceptionBoard {
   /** What came over connections before. */
   #past: ReceivedPages = { raw: 0, zero: 0, delta: 0, compressed: 0 };
 
-  private constructor(memory: GuestMemory, channels: number, buffers: ReceptionBoardBuffers | undefined) {
+  private constructor(memory: GuestMemory, channels: number, buffers: PageBoardBuffers | undefined) {
     this.buffers = buffers;
     this.touched = new DirtyBitmaps(memory, buffers?.touched);
     this.received = new DirtyBitmaps(memory, buffers?.received);
@@ -53,7 +53,7 @@ export class ReceptionBoard {
    * With `shared`, other threads can join. For memory that is all zero, and round 1; or for what is in memory after
    * `before`, the board of a connection whose readers have all ended.
    */
-  static create(memory: GuestMemory, channels: number, shared: boolean, before?: ReceptionBoard): ReceptionBoard {
+  static create(memory: GuestMemory, channels: number, shared: boolean, before?: PageBoard): PageBoard {
     const buffers = shared
       ? {
           words: new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
@@ -62,7 +62,7 @@ export class ReceptionBoard {
           received: DirtyBitmaps.sharedStorage(memory),
         }
       : undefined;
-    const board = new ReceptionBoard(memory, channels, buffers);
+    const board = new PageBoard(memory, channels, buffers);
     Atomics.store(board.#words, Word.round, before?.round ?? 1);
     if (before !== undefined) {
       board.touched.or(before.touched);
@@ -74,8 +74,8 @@ export class ReceptionBoard {
   }
 
   /** The same board on another thread. */
-  static join(memory: GuestMemory, buffers: ReceptionBoardBuffers): ReceptionBoard {
-    return new ReceptionBoard(memory, 0, buffers);
+  static join(memory: GuestMemory, buffers: PageBoardBuffers): PageBoard {
+    return new PageBoard(memory, 0, buffers);
   }
 
   /** The round that is being received, from 1. */
@@ -88,7 +88,7 @@ export class ReceptionBoard {
     return Atomics.load(this.#words, Word.sealed) !== 0;
   }
 
-  /** True once the connection is over: what still arrives is not heeded. */
+  /** True once the connection is over: what still arrives is ignored. */
   get stopped(): boolean {
     return Atomics.load(this.#words, Word.stopped) !== 0;
   }

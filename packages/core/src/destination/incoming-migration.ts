@@ -7,7 +7,7 @@ import { GodwitError } from '../errors.js';
 import type { HelloFrame } from '../link/frame.js';
 import { type KeepaliveOptions, keepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
-import type { ReceptionEvent, ReceptionState } from '../migration-event.js';
+import type { IncomingEvent, IncomingState } from '../migration-event.js';
 import {
   DESTINATION_OWNERSHIP,
   type DestinationOwnershipEvent,
@@ -15,7 +15,7 @@ import {
 } from '../ownership/destination-ownership.js';
 import { Ownership } from '../ownership/ownership.js';
 import { RoleEvents } from '../role-events.js';
-import { type Received, ReceptionRun } from './reception-run.js';
+import { IncomingRun, type Received } from './incoming-run.js';
 
 export interface ReceiveOptions extends KeepaliveOptions {
   /**
@@ -41,7 +41,7 @@ export interface ReceiveOptions extends KeepaliveOptions {
   readonly reconnectTimeoutMs?: number;
   /**
    * With the guest running here: how long the source, if its link was lost, may take to come back and be told so. Then the
-   * reception completes with a warning. Milliseconds; default 30,000, at least 1,000.
+   * incoming migration completes with a warning. Milliseconds; default 30,000, at least 1,000.
    */
   readonly settleTimeoutMs?: number;
   /** Milliseconds between `progress` events; default 100; 0 for none. */
@@ -56,16 +56,16 @@ export interface ReceiveOptions extends KeepaliveOptions {
  * with a `GodwitError` otherwise; unsubscribing the last subscriber before `go` gives up.
  *
  * A source whose link is lost may come back over another one, through the same listener: keep it open until the end. Once
- * everything is loaded the reception waits for the source for as long as it takes, and ends only by `go`, by the source's
+ * everything is loaded the incoming migration waits for the source for as long as it takes, and ends only by `go`, by the source's
  * word that it keeps the guest, by `cancel`, or by `recover` (docs/switchover.md).
  */
-export class Reception extends RoleEvents<ReceptionEvent> {
+export class IncomingMigration extends RoleEvents<IncomingEvent> {
   /** Resolves when the guest runs here, with the VM that `prepare` built. */
   readonly result: Promise<Received>;
   readonly #stop = new AbortController();
-  readonly #run: ReceptionRun;
+  readonly #run: IncomingRun;
   readonly #ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
-  #state: ReceptionState = 'none';
+  #state: IncomingState = 'none';
 
   /** @internal Use `receive`. */
   constructor(listener: LinkListener, options: ReceiveOptions) {
@@ -73,7 +73,7 @@ export class Reception extends RoleEvents<ReceptionEvent> {
     this.#ownership = new Ownership(DESTINATION_OWNERSHIP, (ownership, previous) =>
       this.events.next({ type: 'ownership', ownership, previous }),
     );
-    this.#run = new ReceptionRun(listener, {
+    this.#run = new IncomingRun(listener, {
       clock: options.clock ?? systemClock,
       signal: this.#stop.signal,
       stop: (error) => this.#stop.abort(error),
@@ -93,7 +93,7 @@ export class Reception extends RoleEvents<ReceptionEvent> {
     this.result.catch(() => {});
   }
 
-  get state(): ReceptionState {
+  get state(): IncomingState {
     return this.#state;
   }
 
@@ -112,7 +112,10 @@ export class Reception extends RoleEvents<ReceptionEvent> {
       throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'recover() wants { sourceIsDead: true }: say it, and be sure');
     }
     if (this.#stop.signal.aborted) {
-      throw new GodwitError('GODWIT_INVALID_STATE', 'the reception has been cancelled: its guest never runs here');
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        'the incoming migration has been cancelled: its guest never runs here',
+      );
     }
     this.#run.recover();
   }
@@ -135,7 +138,7 @@ export class Reception extends RoleEvents<ReceptionEvent> {
       this.events.complete();
       return received;
     } catch (error) {
-      const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the reception failed');
+      const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the incoming migration failed');
       this.#setState('failed');
       this.events.error(failure);
       throw failure;
@@ -144,7 +147,7 @@ export class Reception extends RoleEvents<ReceptionEvent> {
     }
   }
 
-  #setState(state: ReceptionState): void {
+  #setState(state: IncomingState): void {
     const previous = this.#state;
     this.#state = state;
     this.events.next({ type: 'state', state, previous });
@@ -152,6 +155,6 @@ export class Reception extends RoleEvents<ReceptionEvent> {
 }
 
 /** Takes one migration from `listener`, which stays open: call again for the next one. */
-export function receive(listener: LinkListener, options: ReceiveOptions): Reception {
-  return new Reception(listener, options);
+export function receive(listener: LinkListener, options: ReceiveOptions): IncomingMigration {
+  return new IncomingMigration(listener, options);
 }

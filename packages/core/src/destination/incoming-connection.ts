@@ -4,7 +4,7 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
-import { FAREWELL_MS, farewell, isLinkLost } from '../link/farewell.js';
+import { CLOSING_MS, closeWithMessage, isLinkLost } from '../link/closing-message.js';
 import type { FrameName, HelloFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import { type KeepaliveTimes, keepAlive } from '../link/keepalive.js';
@@ -13,12 +13,12 @@ import { checkChecksums, FEATURES } from '../link/negotiate.js';
 import type { PageStream } from '../link/page-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
-import type { ReceptionEvent } from '../migration-event.js';
+import type { IncomingEvent } from '../migration-event.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
 import type { DeviceLoader } from './device-loader.js';
 import { attachChannels } from './handshake.js';
-import type { Newcomer } from './incoming-links.js';
+import type { PendingConnection } from './incoming-links.js';
 import { PageReceiver } from './page-receiver.js';
 import type { RamCheck } from './ram-check.js';
 import { checkPayload, isPageFrame, readPageChannel, takePageFrame } from './read-page-channel.js';
@@ -35,7 +35,7 @@ const ALLOWED = {
 /** Runs in one `received` frame. */
 const RUNS_PER_FRAME = 16_384;
 
-/** What a reception has got so far; it outlives the connection over which it came. */
+/** What an incoming migration has got so far; it outlives the connection over which it came. */
 export interface ReceivedState {
   readonly vm: MigratableVm;
   /** What the source was told at first. */
@@ -51,25 +51,25 @@ export interface ReceivedState {
   loadMs: number;
 }
 
-export interface ReceptionConnectionParts extends KeepaliveTimes {
+export interface IncomingConnectionParts extends KeepaliveTimes {
   readonly clock: Clock;
   readonly handshakeTimeoutMs: number;
-  readonly emit: (event: ReceptionEvent) => void;
+  readonly emit: (event: IncomingEvent) => void;
   readonly ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
-  /** Ends the reception, and with it this connection. */
+  /** Ends the incoming migration, and with it this connection. */
   readonly signal: AbortSignal;
 }
 
 /**
  * One link of a migration, at the destination: what reads its streams into guest memory. When it is over, for whatever
- * reason, nothing that it still reads is heeded, above all no `go`; and once `drop` or `farewell` has resolved, nothing of
+ * reason, all that it still reads is ignored, above all no `go`; and once `drop` or `closeWithMessage` has resolved, nothing of
  * it touches guest memory any more.
  */
-export class ReceptionConnection {
+export class IncomingConnection {
   readonly link: IncomingLink;
   readonly hello: HelloFrame;
   readonly frames: SourceFrames;
-  readonly #parts: ReceptionConnectionParts;
+  readonly #parts: IncomingConnectionParts;
   readonly #over = new AbortController();
   /** Loops that read frames, and may be writing guest memory. */
   readonly #readers: Promise<unknown>[] = [];
@@ -77,13 +77,13 @@ export class ReceptionConnection {
   #receiver: PageReceiver | undefined;
   #keptAlive = false;
 
-  constructor({ link, hello, frames }: Newcomer, parts: ReceptionConnectionParts) {
+  constructor({ link, hello, frames }: PendingConnection, parts: IncomingConnectionParts) {
     this.link = link;
     this.hello = hello;
     this.frames = frames;
     this.#parts = parts;
     const { signal } = parts;
-    // In the same tick: a `go` that is read after this is not heeded, one that was read before is.
+    // In the same tick: a `go` that is read after this is ignored, one that was read before is.
     const onStop = () => this.end(signal.reason);
     if (signal.aborted) onStop();
     else {
@@ -101,7 +101,7 @@ export class ReceptionConnection {
     return this.#streams.reduce((sum, stream) => sum + stream.bytesRead, 0);
   }
 
-  /** From now on no frame is heeded. */
+  /** From now on every frame is ignored. */
   end(reason: GodwitError): void {
     this.#over.abort(reason);
     this.#receiver?.board.stop();
@@ -169,7 +169,7 @@ export class ReceptionConnection {
     try {
       await abortable(control, this.signal);
     } catch (error) {
-      // Whatever happens at the same time: either `go` was read first, or it is never heeded.
+      // Whatever happens at the same time: either `go` was read first, or it is ignored for ever.
       if (!ownership.mayRunGuest) throw error;
     }
   }
@@ -202,12 +202,12 @@ export class ReceptionConnection {
    * Tells the source why, as far as it still listens, and lets go of every stream. Without `error`, just ends. Returns
    * whether the carrier has taken what there was to say.
    */
-  async farewell(error: GodwitError | undefined): Promise<boolean> {
+  async closeWithMessage(error: GodwitError | undefined): Promise<boolean> {
     const { clock } = this.#parts;
-    const said = await farewell(this.#streams, clock, error?.remote ? undefined : error);
+    const said = await closeWithMessage(this.#streams, clock, error?.remote ? undefined : error);
     this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
     // Only now: until the streams are dropped, pages may still be on their way into the VM's memory.
-    await settledWithin(Promise.allSettled(this.#readers), clock, FAREWELL_MS);
+    await settledWithin(Promise.allSettled(this.#readers), clock, CLOSING_MS);
     return said;
   }
 
@@ -250,7 +250,7 @@ export class ReceptionConnection {
       // When a channel breaks, the control stream has the reason, or breaks too.
       if (isLinkLost(error)) {
         if (receiver.sealed) return;
-        await settledWithin(abortable(control, this.signal), this.#parts.clock, FAREWELL_MS);
+        await settledWithin(abortable(control, this.signal), this.#parts.clock, CLOSING_MS);
       }
       this.end(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${channel} failed`));
     }

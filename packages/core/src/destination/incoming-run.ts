@@ -5,29 +5,29 @@ import { agreeOn } from '../encoding/agree-on.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import { FAREWELL_MS, isLinkLost } from '../link/farewell.js';
+import { CLOSING_MS, isLinkLost } from '../link/closing-message.js';
 import type { HelloFrame, WelcomeFrame } from '../link/frame.js';
 import type { KeepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
 import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
-import type { ReceptionEvent, ReceptionState, ReceptionSummary } from '../migration-event.js';
+import type { IncomingEvent, IncomingState, IncomingSummary } from '../migration-event.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
 import { DeviceLoader } from './device-loader.js';
-import { type IncomingLinks, incomingLinks, type Newcomer } from './incoming-links.js';
+import { IncomingConnection, type ReceivedState } from './incoming-connection.js';
+import { type IncomingLinks, incomingLinks, type PendingConnection } from './incoming-links.js';
 import { RamCheck } from './ram-check.js';
-import { type ReceivedState, ReceptionConnection } from './reception-connection.js';
 import { SourceReturns } from './source-returns.js';
 import { makePristine } from './zero-run.js';
 
-export interface ReceptionControls extends KeepaliveTimes {
+export interface IncomingControls extends KeepaliveTimes {
   readonly clock: Clock;
   readonly signal: AbortSignal;
   readonly stop: (error: GodwitError) => void;
-  readonly emit: (event: ReceptionEvent) => void;
-  readonly setState: (state: ReceptionState) => void;
+  readonly emit: (event: IncomingEvent) => void;
+  readonly setState: (state: IncomingState) => void;
   readonly ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly encodings: readonly PageEncoding[];
@@ -40,21 +40,21 @@ export interface ReceptionControls extends KeepaliveTimes {
 
 export interface Received {
   readonly vm: MigratableVm;
-  readonly summary: ReceptionSummary;
+  readonly summary: IncomingSummary;
 }
 
 /** One migration at the destination, from `hello` to `released`, over as many connections as the source makes. */
-export class ReceptionRun {
+export class IncomingRun {
   readonly #router: IncomingLinks;
-  readonly #controls: ReceptionControls;
+  readonly #controls: IncomingControls;
   #vm: MigratableVm | undefined;
   #state: ReceivedState | undefined;
   #migrationId: string | undefined;
-  #connection: ReceptionConnection | undefined;
+  #connection: IncomingConnection | undefined;
   #returns: SourceReturns | undefined;
   #linkLost = false;
   /** The last connection whose bytes are among the past ones. */
-  #counted: ReceptionConnection | undefined;
+  #counted: IncomingConnection | undefined;
   /** Bytes read from connections that are over. */
   #pastBytes = 0;
   /** The source has heard how it ended, or has said so itself. */
@@ -62,7 +62,7 @@ export class ReceptionRun {
   /** Why the migration ends without us. */
   #failed: GodwitError | undefined;
 
-  constructor(listener: LinkListener, controls: ReceptionControls) {
+  constructor(listener: LinkListener, controls: IncomingControls) {
     this.#router = incomingLinks(listener);
     this.#controls = controls;
   }
@@ -92,15 +92,15 @@ export class ReceptionRun {
 
   async #receive(): Promise<Received> {
     const { signal, setState, clock, ownership } = this.#controls;
-    const newcomer = await this.#router.next(this.#controls);
+    const pending = await this.#router.next(this.#controls);
     setState('setup');
-    const { hello } = newcomer;
-    this.#connection = new ReceptionConnection(newcomer, this.#controls);
+    const { hello } = pending;
+    this.#connection = new IncomingConnection(pending, this.#controls);
     checkHello(hello);
     this.#migrationId = hello.migrationId;
     this.#returns = new SourceReturns(hello, this.#controls, () => this.#connection);
     this.#router.register(hello.migrationId, this.#returns);
-    const state = await this.#welcome(newcomer);
+    const state = await this.#welcome(pending);
     this.#state = state;
     setState('active');
     await this.#untilOurs(state);
@@ -126,8 +126,8 @@ export class ReceptionRun {
     const resumeMs = clock.now() - start;
     this.#controls.emit({ type: 'running', resumeMs });
     if (ownership.state === 'running') await this.#tellSource(resumeMs);
-    await this.#connection.farewell(undefined);
-    const summary: ReceptionSummary = {
+    await this.#connection.closeWithMessage(undefined);
+    const summary: IncomingSummary = {
       migrationId: hello.migrationId,
       rounds: (state.receiver?.round ?? 1) - 1,
       pages: state.receiver?.totals ?? { raw: 0, zero: 0, delta: 0, compressed: 0 },
@@ -140,9 +140,9 @@ export class ReceptionRun {
   }
 
   /** Builds the VM that will become the source's, and agrees to it. */
-  async #welcome({ hello, link, frames }: Newcomer): Promise<ReceivedState> {
+  async #welcome({ hello, link, frames }: PendingConnection): Promise<ReceivedState> {
     const { emit, clock, stop, maximumDeviceState } = this.#controls;
-    const connection = this.#connection as ReceptionConnection;
+    const connection = this.#connection as IncomingConnection;
     const { signal } = connection;
     const version = chooseVersion(hello);
     emit({ type: 'hello', migrationId: hello.migrationId, peer: link.peer, description: hello.description });
@@ -218,11 +218,11 @@ export class ReceptionRun {
     const returns = this.#returns as SourceReturns;
     try {
       const coming = abortable(returns.next(), signal);
-      const newcomer = await (ownership.state === 'ready'
+      const pending = await (ownership.state === 'ready'
         ? coming
         : inTime(coming, clock, reconnectTimeoutMs, () => this.#notBack(reconnectTimeoutMs)));
       this.#linkLost = false;
-      this.#connection = new ReceptionConnection(newcomer, this.#controls);
+      this.#connection = new IncomingConnection(pending, this.#controls);
     } catch (error) {
       if (ownership.state === 'recovered') return false;
       throw error;
@@ -244,7 +244,7 @@ export class ReceptionRun {
   /** The guest runs here; says so until the source has let go of its copy, or for as long as that is worth it. */
   async #tellSource(resumeMs: number): Promise<void> {
     const { ownership, clock, settleTimeoutMs, emit } = this.#controls;
-    const within = Math.max(settleTimeoutMs, FAREWELL_MS);
+    const within = Math.max(settleTimeoutMs, CLOSING_MS);
     const giveUp = new AbortController();
     const telling = this.#untilReleased(resumeMs, giveUp.signal);
     try {
@@ -280,12 +280,12 @@ export class ReceptionRun {
         await this.#drop(connection, reason);
         this.#controls.emit({ type: 'link-lost', reason });
       }
-      const newcomer = await abortable(returns.next(), signal);
-      this.#connection = new ReceptionConnection(newcomer, this.#controls);
+      const pending = await abortable(returns.next(), signal);
+      this.#connection = new IncomingConnection(pending, this.#controls);
     }
   }
 
-  get #current(): ReceptionConnection {
+  get #current(): IncomingConnection {
     if (this.#connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no first connection');
     return this.#connection;
   }
@@ -315,7 +315,7 @@ export class ReceptionRun {
   async #fallBack(cause: unknown): Promise<GodwitError> {
     const { stop, signal, ownership } = this.#controls;
     const first: unknown = signal.aborted && !ownership.mayRunGuest ? signal.reason : cause;
-    const error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the reception failed');
+    const error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the incoming migration failed');
     this.#failed = error;
     if (ownership.allows('fail')) ownership.apply('fail');
     const connection = this.#connection;
@@ -323,7 +323,7 @@ export class ReceptionRun {
     stop(error);
     this.#state?.loader.fail(error);
     this.#returns?.close(error);
-    const said = (await connection?.farewell(error)) ?? false;
+    const said = (await connection?.closeWithMessage(error)) ?? false;
     this.#told = error.remote || (said && !this.#linkLost);
     if (ownership.state === 'abandoned') await this.#abandon(error);
     return error;
@@ -352,7 +352,7 @@ export class ReceptionRun {
     this.#router.finish(this.#migrationId, { state, reason: this.#failed, told: this.#told });
   }
 
-  async #drop(connection: ReceptionConnection, reason: GodwitError): Promise<void> {
+  async #drop(connection: IncomingConnection, reason: GodwitError): Promise<void> {
     await connection.drop(reason);
     this.#pastBytes += connection.bytesRead;
     this.#counted = connection;

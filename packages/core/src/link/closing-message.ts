@@ -4,14 +4,14 @@ import { settledWithin } from '../in-time.js';
 import type { FrameStream } from './frame-stream.js';
 
 /** How long an ending side waits: for the peer to take the reason, to say its own, and to close. Milliseconds. */
-export const FAREWELL_MS = 1000;
+export const CLOSING_MS = 1000;
 
 /**
  * Lets go of every stream: says `lastWords` on the first one (the control stream), ends all, waits a little for the peer
  * to do the same, and drops what is left. Afterwards nothing is borrowed and no handle is open. Never rejects. Returns
  * whether the carrier has taken the last words; true when there are none.
  */
-export async function farewell(
+export async function closeWithMessage(
   streams: readonly FrameStream[],
   clock: Clock,
   lastWords: GodwitError | undefined,
@@ -26,7 +26,7 @@ export async function farewell(
         })
       : undefined;
   const ending = [saying, ...streams.map((stream) => stream.close())];
-  await settledWithin(Promise.allSettled(ending), clock, FAREWELL_MS);
+  await settledWithin(Promise.allSettled(ending), clock, CLOSING_MS);
   const over = new GodwitError('GODWIT_LINK_LOST', `the migration is over${lastWords ? `: ${lastWords.message}` : ''}`);
   for (const stream of streams) stream.abort(over);
   // Without a limit: memory that the kernel still reads or fills must not be freed, however long the disk takes.
