@@ -67,11 +67,19 @@ async function listenToTheEnd(
 /** The peer is told why, once and last, although it broke the rules itself. */
 function expectLastWords(heard: readonly Frame[], source: GodwitError): void {
   const errors = heard.filter(({ type }) => type === 'error');
-  expect(errors).toEqual([{ type: 'error', code: source.code, message: source.message }]);
+  expect(errors).toEqual([{ type: 'error', code: source.code, message: source.message, retry: false }]);
   expect(heard.at(-1)).toBe(errors[0]);
 }
 
-const WELCOME: WelcomeFrame = { type: 'welcome', version: 1, features: [], software: 'a/1', maximumPayload: 2 ** 20 };
+const WELCOME: WelcomeFrame = {
+  type: 'welcome',
+  version: 2,
+  features: [],
+  software: 'a/1',
+  maximumPayload: 2 ** 20,
+  incarnation: '1'.repeat(32),
+  maximumDeviceState: 2 ** 28,
+};
 
 test.each<readonly [string, string, RegExp]>([
   ['garbage', '\x07\x99garbage', /expected a frame, which starts with ce, got 07 99 67 61/],
@@ -112,7 +120,7 @@ test('a peer that is silent', async () => {
   const { source, last } = await play((stream) => say(stream), { handshakeTimeoutMs: 200 });
   expect(source).toMatchObject({ code: 'GODWIT_TIMEOUT' });
   expect(source.message).toContain('no answer from the destination within handshakeTimeoutMs (200 ms)');
-  expect(last).toEqual({ type: 'error', code: source.code, message: source.message });
+  expect(last).toEqual({ type: 'error', code: source.code, message: source.message, retry: false });
   await guest.runsOn();
 });
 
@@ -144,14 +152,14 @@ test.each<readonly [string, ErrorCode, RegExp, Frame['type'], Frame | Uint8Array
     'GODWIT_LIMIT_EXCEEDED',
     /at most 4095 bytes in a frame: less than a page of 4096 bytes/,
     'hello',
-    { ...WELCOME, maximumPayload: 4095 },
+    { ...WELCOME, maximumPayload: 4095, incarnation: '1'.repeat(32), maximumDeviceState: 2 ** 28 },
   ],
   [
     'answers hello with something else',
     'GODWIT_PROTOCOL',
     /expected "welcome" or "resumed" from the destination, got "ready"/,
     'hello',
-    { type: 'ready', loadMs: 0 },
+    { type: 'ready', attempt: 1, loadMs: 0 },
   ],
   [
     'acknowledges pages that it did not get',
@@ -160,7 +168,13 @@ test.each<readonly [string, ErrorCode, RegExp, Frame['type'], Frame | Uint8Array
     'roundEnd',
     { type: 'roundAck', round: 1, pages: 3 },
   ],
-  ['says that it runs before it may', 'GODWIT_PROTOCOL', /"running"/, 'pages', { type: 'running', resumeMs: 0 }],
+  [
+    'says that it runs before it may',
+    'GODWIT_PROTOCOL',
+    /"running"/,
+    'pages',
+    { type: 'running', resumeMs: 0, sinceReadyMs: 0 },
+  ],
   [
     'turns to garbage in the middle',
     'GODWIT_BAD_STREAM',

@@ -76,18 +76,24 @@ function hello(): HelloFrame {
   const { memory, devices, description } = guest.vm;
   return {
     type: 'hello',
-    minimumVersion: 1,
-    maximumVersion: 1,
+    minimumVersion: 2,
+    maximumVersion: 2,
     migrationId: '0123456789abcdef0123456789abcdef',
     software: 'crafted/1',
     pageSize: memory.pageSize,
-    blocks: memory.blocks.map(({ id, guestPhysicalAddress, byteLength }) => ({ id, guestPhysicalAddress, byteLength })),
-    devices: devices.map(({ id, version }) => ({ id, version })),
+    blocks: memory.blocks.map(({ id, guestPhysicalAddress, byteLength }) => ({
+      id,
+      guestPhysicalAddress,
+      byteLength,
+      identity: '',
+    })),
+    devices: devices.map(({ id, version }) => ({ id, version, stateBytes: 0 })),
     features: [],
     pageChannels: 0,
     description,
     connection: 1,
     stage: 'running',
+    attempt: 1,
   };
 }
 
@@ -105,14 +111,14 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
   [
     'a version that is too old',
     'GODWIT_VERSION_MISMATCH',
-    /speaks protocol versions 0 to 0, this destination .* 1 to 1/,
+    /speaks protocol versions 0 to 0, this destination .* 2 to 2/,
     () => [{ ...hello(), minimumVersion: 0, maximumVersion: 0 }],
   ],
   [
     'a description of some other machine',
     'GODWIT_MEMORY_MISMATCH',
     /RAM block 0 is "ram-low" with 4096 bytes at 0x0 at the source, but "ram-low" with 33554432 bytes at 0x0 at the dest/,
-    () => [{ ...hello(), blocks: [{ id: 'ram-low', guestPhysicalAddress: 0, byteLength: PAGE }] }],
+    () => [{ ...hello(), blocks: [{ id: 'ram-low', guestPhysicalAddress: 0, byteLength: PAGE, identity: '' }] }],
   ],
   [
     'a page behind the end of a block',
@@ -154,7 +160,7 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
     'go before its time',
     'GODWIT_PROTOCOL',
     /sent "go" on the control stream in phase "receiving"/,
-    () => [{ type: 'go' }],
+    () => [{ type: 'go', attempt: 1 }],
   ],
 ])(
   'a source that sends %s is refused, and both sides know why; the next one is served',

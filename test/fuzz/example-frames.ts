@@ -10,24 +10,25 @@ export const BLOCK_PAGES = [8, 5] as const;
 export function exampleFrames(): Frame[] {
   let address = 0;
   const blocks = BLOCK_PAGES.map((pages, index) => {
-    const block = { id: `ram${index}`, guestPhysicalAddress: address, byteLength: pages * PAGE };
+    const block = { id: `ram${index}`, guestPhysicalAddress: address, byteLength: pages * PAGE, identity: '' };
     address += block.byteLength;
     return block;
   });
   return [
     {
       type: 'hello',
-      minimumVersion: 1,
-      maximumVersion: 1,
+      minimumVersion: 2,
+      maximumVersion: 2,
       migrationId: MIGRATION_ID,
       software: 'fuzz',
       pageSize: PAGE,
       blocks,
-      devices: [{ id: 'cpu', version: 1 }],
+      devices: [{ id: 'cpu', version: 1, stateBytes: 0 }],
       features: ['verify', 'encoding:delta'],
       pageChannels: 0,
       connection: 1,
       stage: 'running',
+      attempt: 1,
       description: { name: 'guest', list: [1, 2.5, 'x', null, true] },
     },
     { type: 'ping', id: 1 },
@@ -38,10 +39,10 @@ export function exampleFrames(): Frame[] {
     { type: 'zeroPages', round: 2, block: 0, runs: [0, 1] },
     { type: 'deltaPages', round: 2, block: 0, runs: [1, 1] },
     { type: 'roundEnd', round: 2, pages: 3 },
-    { type: 'device', device: 0, sequence: 0, last: false },
-    { type: 'device', device: 0, sequence: 1, last: true },
-    { type: 'switchover', round: 2 },
-    { type: 'go' },
+    { type: 'device', device: 0, sequence: 0, last: false, attempt: 0 },
+    { type: 'device', device: 0, sequence: 1, last: true, attempt: 0 },
+    { type: 'switchover', round: 2, attempt: 1, runState: 'running' },
+    { type: 'go', attempt: 1 },
     { type: 'released' },
   ];
 }

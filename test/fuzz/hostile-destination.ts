@@ -2,19 +2,45 @@ import type { Frame, FrameStream, GodwitError, ReceivedFrame } from '@godwit/cor
 import type { Decisions } from './decisions.js';
 
 const ANSWERS: readonly Frame[] = [
-  { type: 'welcome', version: 1, features: [], software: 'fuzz', maximumPayload: 2 ** 20 },
+  {
+    type: 'welcome',
+    version: 2,
+    features: [],
+    software: 'fuzz',
+    maximumPayload: 2 ** 20,
+    incarnation: '1'.repeat(32),
+    maximumDeviceState: 2 ** 28,
+  },
   { type: 'pong', id: 1 },
   { type: 'ping', id: 1 },
   { type: 'roundAck', round: 1, pages: 0 },
-  { type: 'ready', loadMs: 1 },
+  { type: 'ready', attempt: 1, loadMs: 1 },
   { type: 'verified', pagesCompared: 13, pagesDifferent: 0, differences: [] },
-  { type: 'running', resumeMs: 1 },
-  { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'fuzz' },
-  { type: 'error', code: 'NONSENSE', message: '' },
-  { type: 'go' },
+  { type: 'running', resumeMs: 1, sinceReadyMs: 0 },
+  { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'fuzz', retry: false },
+  { type: 'error', code: 'NONSENSE', message: '', retry: false },
+  { type: 'go', attempt: 1 },
   { type: 'received', block: 0, runs: [0, 2] },
-  { type: 'resumed', state: 'receiving', round: 1, deviceSequences: [0] },
-  { type: 'resumed', state: 'running', round: 1, deviceSequences: [] },
+  {
+    type: 'resumed',
+    state: 'receiving',
+    round: 1,
+    deviceSequences: [0],
+    deviceResets: [],
+    incarnation: '1'.repeat(32),
+    resumeMs: 0,
+    sinceReadyMs: 0,
+  },
+  {
+    type: 'resumed',
+    state: 'running',
+    round: 1,
+    deviceSequences: [],
+    deviceResets: [],
+    incarnation: '1'.repeat(32),
+    resumeMs: 0,
+    sinceReadyMs: 0,
+  },
 ];
 
 /** A destination's end of the control stream: answers as one should, except where its input says otherwise. */
@@ -86,17 +112,25 @@ export class HostileDestination implements FrameStream {
   #answerTo(frame: Frame): Frame | undefined {
     switch (frame.type) {
       case 'hello':
-        return { type: 'welcome', version: 1, features: frame.features, software: 'fuzz', maximumPayload: 2 ** 20 };
+        return {
+          type: 'welcome',
+          version: 2,
+          features: frame.features,
+          software: 'fuzz',
+          maximumPayload: 2 ** 20,
+          incarnation: '1'.repeat(32),
+          maximumDeviceState: 2 ** 28,
+        };
       case 'ping':
         return { type: 'pong', id: frame.id };
       case 'roundEnd':
         return { type: 'roundAck', round: frame.round, pages: this.#pages.get(frame.round) ?? 0 };
       case 'switchover':
-        return { type: 'ready', loadMs: 1 };
+        return { type: 'ready', attempt: 1, loadMs: 1 };
       case 'digestsEnd':
         return { type: 'verified', pagesCompared: 13, pagesDifferent: 0, differences: [] };
       case 'go':
-        return { type: 'running', resumeMs: 1 };
+        return { type: 'running', resumeMs: 1, sinceReadyMs: 0 };
       default:
         return undefined;
     }

@@ -63,26 +63,69 @@ export const ERROR_CODES = [
   'GODWIT_OUT_OF_MEMORY',
   /** The guest stopped in a way the VMM cannot handle. */
   'GODWIT_GUEST_CRASHED',
+  /** The VM, or memory, a tracker or a device of it, takes part in another migration. Nothing of it was touched. */
+  'GODWIT_CLAIMED',
+  /** The VM was handed over to a destination, and is not here any more. `reclaim` says that it is. */
+  'GODWIT_HANDED_OVER',
+  /** The guest has ended by itself (shut down, or crashed) before it was handed over: there is nothing to move. */
+  'GODWIT_GUEST_ENDED',
+  /** Both sides map the same memory: receiving would overwrite the guest that is sent. */
+  'GODWIT_SHARED_MEMORY',
+  /** A device, or the VM, says that it cannot be migrated now. */
+  'GODWIT_BLOCKED',
+  /** Stop-and-copy took longer than it may; the guest runs on at the source, and pre-copy goes on. */
+  'GODWIT_SWITCHOVER_OVERRAN',
+  /** The ownership authority says that the guest is not this side's. */
+  'GODWIT_NOT_OWNER',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];
+
+/** Codes of what may pass: unless an error says otherwise, the same may go better if it is tried again. */
+const MAY_PASS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'GODWIT_LINK_LOST',
+  'GODWIT_CONNECT_FAILED',
+  'GODWIT_TIMEOUT',
+  'GODWIT_CLAIMED',
+  'GODWIT_SWITCHOVER_OVERRAN',
+]);
+
+export interface GodwitErrorOptions {
+  readonly cause?: unknown;
+  readonly remote?: boolean;
+  readonly retry?: boolean;
+}
 
 const BRAND = Symbol.for('@godwit/error');
 
 /**
  * The base of all errors. `message` says what was expected, what came and what to do; `code` is stable; `cause` is the
- * error underneath; `remote` is true when it is the peer that failed and told us.
+ * error underneath; `remote` is true when it is the peer that failed and told us. `retry` tells whether the same may go
+ * better if it is tried again; of an error that the peer has told, whether this migration may go on over another connection.
+ *
+ * @example
+ * try { await migration.result } catch (error) {
+ *   if (GodwitError.is(error) && error.retry) scheduleAnotherAttempt();
+ * }
  */
 export class GodwitError extends Error {
   override readonly name: string = 'GodwitError';
   readonly code: ErrorCode;
   readonly remote: boolean;
+  readonly retry: boolean;
   readonly [BRAND] = true;
 
-  constructor(code: ErrorCode, message: string, options: { cause?: unknown; remote?: boolean } = {}) {
+  constructor(code: ErrorCode, message: string, options: GodwitErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.remote = options.remote ?? false;
+    this.retry = options.retry ?? (!this.remote && MAY_PASS.has(code));
+  }
+
+  /** For logs and other processes: an `Error` by itself has no message in JSON. */
+  toJSON(): { name: string; code: ErrorCode; message: string; retry: boolean; remote: boolean } {
+    const { name, code, message, retry, remote } = this;
+    return { name, code, message, retry, remote };
   }
 
   /** Works across duplicate copies of this package, where `instanceof` does not. */

@@ -11,10 +11,9 @@ export {
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
 export type { Received } from './destination/incoming-run.js';
 export type { MigratableDevice } from './device/migratable-device.js';
-export type { MigratableVm } from './device/migratable-vm.js';
+export type { MigratableVm, RunState } from './device/migratable-vm.js';
 export type { KeepaliveOptions } from './link/keepalive.js';
 export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
-export { FEATURES, PROTOCOL_VERSION, SOFTWARE } from './link/negotiate.js';
 export type { PageStream, RemoteReading } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
@@ -41,6 +40,7 @@ export {
   type SourceOwnershipState,
 } from './ownership/source-ownership.js';
 export * from './pages.js';
+export { FEATURES, PROTOCOL_VERSION, SOFTWARE } from './protocol/negotiate.js';
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';

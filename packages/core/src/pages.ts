@@ -19,9 +19,15 @@ export {
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
+export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
+export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
+export { MemoryWindows } from './memory/memory-windows.js';
+export { type PageRun, PageRunList } from './memory/page-run.js';
 export {
   type AnyPagesFrame,
   type AttachFrame,
+  type BackAckFrame,
+  type BackFrame,
   type BlockDescription,
   type CompressedPagesFrame,
   type DeltaPagesFrame,
@@ -38,9 +44,15 @@ export {
   HELLO_STAGES,
   type HelloFrame,
   type HelloStage,
+  type LoadedFrame,
+  MOVED_RUN_STATES,
+  type MovedRunState,
+  type OwedFrame,
   type PagesFrame,
   type PingFrame,
   type PongFrame,
+  type PreparedFrame,
+  type PrepareFrame,
   RESUMED_STATES,
   type ReadyFrame,
   type ReceivedPagesFrame,
@@ -53,11 +65,7 @@ export {
   type VerifiedFrame,
   type WelcomeFrame,
   type ZeroPagesFrame,
-} from './link/frame.js';
-export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
-export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
-export { MemoryWindows } from './memory/memory-windows.js';
-export { type PageRun, PageRunList } from './memory/page-run.js';
+} from './protocol/frame.js';
 export {
   LocalPageChannel,
   noTotals,

@@ -27,8 +27,8 @@ describe('a frame of the hand-over that arrives as another one: the two settle i
   let garbled = 0;
 
   test.each<readonly [string, 'fromSource' | 'fromDestination', Frame['type'], Frame]>([
-    ['go', 'fromSource', 'go', { type: 'running', resumeMs: 1 }],
-    ['running', 'fromDestination', 'running', { type: 'ready', loadMs: 1 }],
+    ['go', 'fromSource', 'go', { type: 'running', resumeMs: 1, sinceReadyMs: 0 }],
+    ['running', 'fromDestination', 'running', { type: 'ready', attempt: 1, loadMs: 1 }],
   ])('%s', async (_, direction, type, into) => {
     garbled = 0;
     const toy = start({ link: { [direction]: garbling(type, into) } });
@@ -114,18 +114,19 @@ test('an incoming migration that was cancelled is not recovered', async () => {
 
 const HELLO: HelloFrame = {
   type: 'hello',
-  minimumVersion: 1,
-  maximumVersion: 1,
+  minimumVersion: 2,
+  maximumVersion: 2,
   migrationId: '0123456789abcdef0123456789abcdef',
   software: 'frozen/1',
   pageSize: PAGE,
-  blocks: BLOCKS,
+  blocks: BLOCKS.map((block) => ({ ...block, identity: '' })),
   devices: [],
   features: [],
   pageChannels: 0,
   description: null,
   connection: 1,
   stage: 'running',
+  attempt: 1,
 };
 
 test('a source that comes back and freezes before it reads anything does not hold the incoming migration for ever', async () => {
@@ -152,7 +153,15 @@ test('a destination that takes a source which keeps its guest for a new one leav
       fromDestination: (frame, payload) => {
         if (frame.type === 'ready') toy.link.cut();
         else if (frame.type === 'resumed') {
-          const welcome = { type: 'welcome', version: 1, features: [], software: 'odd/1', maximumPayload: 2 ** 22 };
+          const welcome = {
+            type: 'welcome',
+            version: 2,
+            features: [],
+            software: 'odd/1',
+            maximumPayload: 2 ** 22,
+            incarnation: '1'.repeat(32),
+            maximumDeviceState: 2 ** 28,
+          };
           return { frame: welcome as Frame, payload };
         } else return { frame, payload };
         return undefined;
@@ -340,7 +349,9 @@ test('a source that reads no more, since what came was wrong, does not look for 
   const toy: Toy = start({
     link: {
       fromDestination: (frame, payload) =>
-        frame.type === 'ready' ? { frame: { type: 'running', resumeMs: 1 }, payload } : { frame, payload },
+        frame.type === 'ready'
+          ? { frame: { type: 'running', resumeMs: 1, sinceReadyMs: 0 }, payload }
+          : { frame, payload },
     },
   });
   const ends = await toy.settled();

@@ -15,10 +15,12 @@ import { BLOCKS, codeOf, filledVm } from './toy-migration.js';
 
 const WELCOME: WelcomeFrame = {
   type: 'welcome',
-  version: 1,
+  version: 2,
   features: [],
   software: 'hostile/1',
   maximumPayload: 2 ** 22,
+  incarnation: '1'.repeat(32),
+  maximumDeviceState: 2 ** 28,
 };
 
 /** What the destination answers to each frame; `undefined` for what an honest one would. */
@@ -45,11 +47,11 @@ async function play(answers: Answers, options: MigrateOptions = {}, source: ToyV
       case 'roundEnd':
         return [{ type: 'roundAck', round: frame.round, pages }];
       case 'switchover':
-        return [{ type: 'ready', loadMs: 0 }];
+        return [{ type: 'ready', attempt: 1, loadMs: 0 }];
       case 'digestsEnd':
         return [{ type: 'verified', pagesCompared: 1000, pagesDifferent: 0, differences: [] }];
       case 'go':
-        return [{ type: 'running', resumeMs: 0 }];
+        return [{ type: 'running', resumeMs: 0, sinceReadyMs: 0 }];
       default:
         return [];
     }
@@ -104,10 +106,18 @@ describe('before go: the guest runs on at the source', () => {
     ['a version that is no number', to('hello', { ...WELCOME, version: Number.NaN }), 'GODWIT_VERSION_MISMATCH'],
     ['a feature that was not offered', to('hello', { ...WELCOME, features: ['teleport'] }), 'GODWIT_PROTOCOL'],
     ['verify not taken', to('hello', WELCOME), 'GODWIT_UNSUPPORTED', { verify: true }],
-    ['frames smaller than a page', to('hello', { ...WELCOME, maximumPayload: 4095 }), 'GODWIT_LIMIT_EXCEEDED'],
-    ['frames of no size', to('hello', { ...WELCOME, maximumPayload: Number.NaN }), 'GODWIT_LIMIT_EXCEEDED'],
+    [
+      'frames smaller than a page',
+      to('hello', { ...WELCOME, maximumPayload: 4095, incarnation: '1'.repeat(32), maximumDeviceState: 2 ** 28 }),
+      'GODWIT_LIMIT_EXCEEDED',
+    ],
+    [
+      'frames of no size',
+      to('hello', { ...WELCOME, maximumPayload: Number.NaN, incarnation: '1'.repeat(32), maximumDeviceState: 2 ** 28 }),
+      'GODWIT_LIMIT_EXCEEDED',
+    ],
     ['no answer to hello', to('hello'), 'GODWIT_TIMEOUT'],
-    ['another answer to hello', to('hello', { type: 'ready', loadMs: 0 }), 'GODWIT_PROTOCOL'],
+    ['another answer to hello', to('hello', { type: 'ready', attempt: 1, loadMs: 0 }), 'GODWIT_PROTOCOL'],
     ['welcome twice', to('hello', WELCOME, WELCOME), 'GODWIT_PROTOCOL'],
     ['too few pages acknowledged', acknowledging(31), 'GODWIT_PROTOCOL'],
     ['too many pages acknowledged', acknowledging(33), 'GODWIT_PROTOCOL'],
@@ -123,11 +133,11 @@ describe('before go: the guest runs on at the source', () => {
       to('pages', { type: 'roundAck', round: 1, pages: 32 }, { type: 'roundAck', round: 1, pages: 32 }),
       'GODWIT_PROTOCOL',
     ],
-    ['ready before switchover', to('roundEnd', { type: 'ready', loadMs: 0 }), 'GODWIT_PROTOCOL'],
-    ['running before go', to('switchover', { type: 'running', resumeMs: 0 }), 'GODWIT_PROTOCOL'],
+    ['ready before switchover', to('roundEnd', { type: 'ready', attempt: 1, loadMs: 0 }), 'GODWIT_PROTOCOL'],
+    ['running before go', to('switchover', { type: 'running', resumeMs: 0, sinceReadyMs: 0 }), 'GODWIT_PROTOCOL'],
     [
       'running right after ready',
-      to('switchover', { type: 'ready', loadMs: 0 }, { type: 'running', resumeMs: 0 }),
+      to('switchover', { type: 'ready', attempt: 1, loadMs: 0 }, { type: 'running', resumeMs: 0, sinceReadyMs: 0 }),
       'GODWIT_PROTOCOL',
       { verify: true },
     ],
@@ -150,15 +160,15 @@ describe('before go: the guest runs on at the source', () => {
       'GODWIT_VERIFY_FAILED',
       { verify: true },
     ],
-    ['frames that only a source sends', to('roundEnd', { type: 'go' }), 'GODWIT_PROTOCOL'],
+    ['frames that only a source sends', to('roundEnd', { type: 'go', attempt: 1 }), 'GODWIT_PROTOCOL'],
     [
       'an error',
-      to('roundEnd', { type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no' }),
+      to('roundEnd', { type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no', retry: false }),
       'GODWIT_OUT_OF_MEMORY',
     ],
     [
       'an error with a code of the future',
-      to('roundEnd', { type: 'error', code: 'GODWIT_FLUX', message: 'no' }),
+      to('roundEnd', { type: 'error', code: 'GODWIT_FLUX', message: 'no', retry: false }),
       'GODWIT_INTERNAL',
     ],
   ])('%s', async (_, answers, code, options = {}) => {
@@ -174,8 +184,8 @@ describe('before go: the guest runs on at the source', () => {
 
 describe('after go: nobody but a person may resume the source', () => {
   test.each<readonly [string, Answers]>([
-    ['an error', to('go', { type: 'error', code: 'GODWIT_VM_FAILED', message: 'no' })],
-    ['another answer', to('go', { type: 'ready', loadMs: 0 })],
+    ['an error', to('go', { type: 'error', code: 'GODWIT_VM_FAILED', message: 'no', retry: false })],
+    ['another answer', to('go', { type: 'ready', attempt: 1, loadMs: 0 })],
     ['no answer', to('go')],
   ])('%s', async (_, answers) => {
     const run = await play(answers);
@@ -199,7 +209,7 @@ test('a page channel that breaks does not hide the reason that comes on the cont
   const [channel] = await pageChannels(migration.id, 1, new AbortController().signal);
   channel?.abort(new GodwitError('GODWIT_LINK_LOST', 'broken'));
   await clock.sleep(300);
-  await control.write({ type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no room' });
+  await control.write({ type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no room', retry: false });
   void control.close();
   await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_OUT_OF_MEMORY', remote: true });
   expect(source.running).toBe(true);
@@ -209,8 +219,8 @@ test('times that the destination makes up do not spoil the summary', async () =>
   const made = [Number.NaN, -5, 1e9];
   for (const ms of made) {
     const { result } = await play((frame) => {
-      if (frame.type === 'switchover') return [{ type: 'ready', loadMs: ms }];
-      return frame.type === 'go' ? [{ type: 'running', resumeMs: ms }] : undefined;
+      if (frame.type === 'switchover') return [{ type: 'ready', attempt: 1, loadMs: ms }];
+      return frame.type === 'go' ? [{ type: 'running', resumeMs: ms, sinceReadyMs: 0 }] : undefined;
     });
     if (result?.status !== 'fulfilled') throw new Error('expected success');
     const { downtime, downtimeMs } = result.value;

@@ -93,21 +93,22 @@ class Hostile {
 const ID = '0123456789abcdef0123456789abcdef';
 const HELLO: HelloFrame = {
   type: 'hello',
-  minimumVersion: 1,
-  maximumVersion: 1,
+  minimumVersion: 2,
+  maximumVersion: 2,
   migrationId: ID,
   software: 'hostile/1',
   pageSize: PAGE,
-  blocks: BLOCKS,
+  blocks: BLOCKS.map((block) => ({ ...block, identity: '' })),
   devices: [
-    { id: 'uart', version: 1 },
-    { id: 'rtc', version: 1 },
+    { id: 'uart', version: 1, stateBytes: 0 },
+    { id: 'rtc', version: 1, stateBytes: 0 },
   ],
   features: ['verify'],
   pageChannels: 0,
   description: null,
   connection: 1,
   stage: 'running',
+  attempt: 1,
 };
 const pages = (runs: readonly number[], bytes: number, change: object = {}) =>
   [{ type: 'pages', round: 1, block: 0, runs, ...change }, new Uint8Array(bytes).fill(7)] as unknown as readonly [
@@ -118,10 +119,10 @@ const zero = (runs: readonly unknown[], change: object = {}) =>
   ({ type: 'zeroPages', round: 1, block: 0, runs, ...change }) as unknown as Frame;
 const end = (count: number, round = 1): Frame => ({ type: 'roundEnd', round, pages: count });
 const device = (index: number, sequence: number, last: boolean, bytes = 1) =>
-  [{ type: 'device', device: index, sequence, last } as const, new Uint8Array(bytes)] as const;
+  [{ type: 'device', device: index, sequence, last, attempt: 0 } as const, new Uint8Array(bytes)] as const;
 const DEVICES = [device(0, 0, true), device(1, 0, true)] as const;
-const SWITCHOVER: Frame = { type: 'switchover', round: 1 };
-const GO: Frame = { type: 'go' };
+const SWITCHOVER: Frame = { type: 'switchover', round: 1, attempt: 1, runState: 'running' };
+const GO: Frame = { type: 'go', attempt: 1 };
 const READY = [pages([0, 1], PAGE), end(1), ...DEVICES, SWITCHOVER] as const;
 const digests = (runs: readonly number[], bytes: number) =>
   [{ type: 'digests', block: 0, runs } as const, new Uint8Array(bytes)] as const;
@@ -169,7 +170,9 @@ describe('a hello that does not fit is refused before a page moves', () => {
     await hostile.connect();
     await hostile.send(GO);
     await hear('error');
-    expect(hostile.heard).toEqual([{ type: 'error', code: 'GODWIT_PROTOCOL', message: expect.any(String) }]);
+    expect(hostile.heard).toEqual([
+      { type: 'error', code: 'GODWIT_PROTOCOL', message: expect.any(String), retry: false },
+    ]);
     await servesAnother();
   });
 
@@ -178,7 +181,12 @@ describe('a hello that does not fit is refused before a page moves', () => {
     await hostile.connect();
     await hear('error');
     expect(hostile.heard).toEqual([
-      { type: 'error', code: 'GODWIT_TIMEOUT', message: expect.stringContaining('handshakeTimeoutMs (30000 ms)') },
+      {
+        type: 'error',
+        code: 'GODWIT_TIMEOUT',
+        message: expect.stringContaining('handshakeTimeoutMs (30000 ms)'),
+        retry: false,
+      },
     ]);
     expect(hostile.clock.now()).toBeLessThan(32_000);
     await servesAnother();
@@ -211,7 +219,7 @@ describe('a hello that does not fit is refused before a page moves', () => {
     await hear('welcome');
     await hostile.send(GO);
     expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
-    expect(hostile.heard[0]).toMatchObject({ type: 'welcome', version: 1, features: ['verify'] });
+    expect(hostile.heard[0]).toMatchObject({ type: 'welcome', version: 2, features: ['verify'] });
   });
 });
 
@@ -261,8 +269,16 @@ describe('frames that are not allowed, or out of range, change no memory and end
       [device(0, 0, false, 60_000), device(0, 1, false, 60_000)],
       'GODWIT_LIMIT_EXCEEDED',
     ],
-    ['switchover before any round', [...DEVICES, { type: 'switchover', round: 0 }], 'GODWIT_PROTOCOL'],
-    ['switchover of a round to come', [...DEVICES, { type: 'switchover', round: 1 }], 'GODWIT_PROTOCOL'],
+    [
+      'switchover before any round',
+      [...DEVICES, { type: 'switchover', round: 0, attempt: 1, runState: 'running' }],
+      'GODWIT_PROTOCOL',
+    ],
+    [
+      'switchover of a round to come',
+      [...DEVICES, { type: 'switchover', round: 1, attempt: 1, runState: 'running' }],
+      'GODWIT_PROTOCOL',
+    ],
     [
       'switchover in the middle of a round',
       [pages([0, 1], PAGE), end(1), ...DEVICES, pages([0, 1], PAGE, { round: 2 }), SWITCHOVER],
@@ -280,10 +296,14 @@ describe('frames that are not allowed, or out of range, change no memory and end
     ['device state after switchover', [...READY, device(0, 1, true)], 'GODWIT_PROTOCOL'],
     ['switchover twice', [...READY, SWITCHOVER], 'GODWIT_PROTOCOL'],
     ['a second hello', [HELLO], 'GODWIT_PROTOCOL'],
-    ['what only a destination says', [{ type: 'ready', loadMs: 0 }], 'GODWIT_PROTOCOL'],
+    ['what only a destination says', [{ type: 'ready', attempt: 1, loadMs: 0 }], 'GODWIT_PROTOCOL'],
     ['attach on the control stream', [{ type: 'attach', migrationId: ID, index: 0, connection: 1 }], 'GODWIT_PROTOCOL'],
-    ['an error', [{ type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'x' }], 'GODWIT_DEVICE_FAILED'],
-    ['an error with a code of the future', [{ type: 'error', code: 'GODWIT_FLUX', message: 'x' }], 'GODWIT_INTERNAL'],
+    ['an error', [{ type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'x', retry: false }], 'GODWIT_DEVICE_FAILED'],
+    [
+      'an error with a code of the future',
+      [{ type: 'error', code: 'GODWIT_FLUX', message: 'x', retry: false }],
+      'GODWIT_INTERNAL',
+    ],
   ])('%s', async (_, frames, code) => {
     hostile = new Hostile();
     await hostile.hello();
@@ -409,7 +429,7 @@ describe('page channels', () => {
     const [first] = await twoChannels();
     void first.close();
     await hostile.clock.sleep(300);
-    await hostile.send({ type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no room' });
+    await hostile.send({ type: 'error', code: 'GODWIT_OUT_OF_MEMORY', message: 'no room', retry: false });
     expect(await hostile.refused()).toBe('GODWIT_OUT_OF_MEMORY');
   });
 

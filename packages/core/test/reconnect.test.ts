@@ -147,7 +147,7 @@ test('states, events and what they say', async () => {
   const received = toy.incomingEvents.filter(({ type }) => type === 'reconnected' || type === 'running');
   expect(received).toEqual([
     { type: 'reconnected', connection: 2, peer: 'memory' },
-    { type: 'running', resumeMs: 0 },
+    { type: 'running', resumeMs: 0, sinceReadyMs: 0 },
   ]);
 });
 

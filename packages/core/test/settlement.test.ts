@@ -61,7 +61,7 @@ describe('after go', () => {
     expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['released', 'untold']);
     const said = toy.incomingEvents.filter(({ type }) => type === 'running' || type === 'warning');
     expect(said).toEqual([
-      { type: 'running', resumeMs: 0 },
+      { type: 'running', resumeMs: 0, sinceReadyMs: 0 },
       { type: 'warning', code: 'GODWIT_LINK_LOST', message: expect.stringContaining('settleTimeoutMs (30000 ms)') },
     ]);
   });

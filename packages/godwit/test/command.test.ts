@@ -98,11 +98,11 @@ describe('godwit inspect', () => {
         0,
         hello({
           software: evil,
-          blocks: [{ id: evil, guestPhysicalAddress: 0, byteLength: 4096 }],
+          blocks: [{ id: evil, guestPhysicalAddress: 0, byteLength: 4096, identity: '' }],
           description: { [evil]: evil },
         }),
       ],
-      ['D', 0, { type: 'error', code: 'GODWIT_X', message: evil }],
+      ['D', 0, { type: 'error', code: 'GODWIT_X', message: evil, retry: false }],
     ]);
     for (const options of [[], ['--json'], ['--frames']]) {
       const { stdout, stderr } = await godwit(['inspect', ...options, hostile]);

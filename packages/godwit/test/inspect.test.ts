@@ -84,7 +84,11 @@ describe('a recording without a fault', () => {
     const outcome = async (steps: readonly Step[]) => summaryOf(await findingsOf(steps)).outcome;
     expect(await outcome(FAULTLESS.slice(0, -1))).toEqual({ type: 'handed over' });
     expect(await outcome(FAULTLESS.slice(0, -2))).toEqual({ type: 'unfinished' });
-    const error: Step = ['D', 0, { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'no such register' }];
+    const error: Step = [
+      'D',
+      0,
+      { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'no such register', retry: false },
+    ];
     expect(await outcome([...FAULTLESS.slice(0, 7), error])).toEqual({
       type: 'failed',
       by: 'destination',
@@ -94,17 +98,26 @@ describe('a recording without a fault', () => {
   });
 
   test('of a migration over two connections goes on at the round and the piece that the destination names', async () => {
-    const resumed: Frame = { type: 'resumed', state: 'receiving', round: 2, deviceSequences: [1] };
+    const resumed: Frame = {
+      type: 'resumed',
+      state: 'receiving',
+      round: 2,
+      deviceSequences: [1],
+      deviceResets: [],
+      incarnation: '1'.repeat(32),
+      resumeMs: 0,
+      sinceReadyMs: 0,
+    };
     const findings = await findingsOf([
       ...FAULTLESS.slice(0, 8),
-      ['S', 0, { type: 'device', device: 0, sequence: 0, last: false }, 100],
+      ['S', 0, { type: 'device', device: 0, sequence: 0, last: false, attempt: 0 }, 100],
       ['S', 0, hello({ connection: 2 })],
       ['D', 0, { type: 'received', block: 0, runs: [63, 1] }],
       ['D', 0, resumed],
       ['S', 1, { type: 'roundEnd', round: 2, pages: 0 }],
       ['S', 2, { type: 'roundEnd', round: 2, pages: 0 }],
       ['D', 0, { type: 'roundAck', round: 2, pages: 0 }],
-      ['S', 0, { type: 'device', device: 0, sequence: 1, last: true }, 23],
+      ['S', 0, { type: 'device', device: 0, sequence: 1, last: true, attempt: 0 }, 23],
       ...FAULTLESS.slice(13),
     ]);
     expect(only(findings, 'violation')).toEqual([]);
@@ -164,18 +177,18 @@ describe('a frame that breaks the protocol', () => {
     ['a round that was not acknowledged', replaced(6), 'of round 2 follows round 1, which is not acknowledged'],
     [
       'a piece of a device that there is not',
-      inserted(11, ['S', 0, { type: 'device', device: 1, sequence: 0, last: true }, 1]),
+      inserted(11, ['S', 0, { type: 'device', device: 1, sequence: 0, last: true, attempt: 0 }, 1]),
       'a piece of device 1',
     ],
     [
       'a piece of a device that is lost',
-      inserted(11, ['S', 0, { type: 'device', device: 0, sequence: 2, last: false }, 1]),
+      inserted(11, ['S', 0, { type: 'device', device: 0, sequence: 2, last: false, attempt: 0 }, 1]),
       'piece 2 of device "serial" follows 1',
     ],
     ['pages after the switchover', inserted(13, pages([1, 1], 1, 3)), 'a "pages" frame after "switchover"'],
     [
       'a device after go',
-      inserted(15, ['S', 0, { type: 'device', device: 0, sequence: 2, last: true }, 1]),
+      inserted(15, ['S', 0, { type: 'device', device: 0, sequence: 2, last: true, attempt: 0 }, 1]),
       'a "device" frame after "go"',
     ],
     ['a link without a hello', replaced(0), 'the first frame of link 0 is "welcome"'],
@@ -213,8 +226,8 @@ describe('other files', () => {
       [{ type: 'roundEnd', round: 1, pages: 2 }],
       [{ type: 'zeroPages', round: 2, block: 0, runs: [0, 2] }],
       [{ type: 'roundEnd', round: 2, pages: 2 }],
-      [{ type: 'switchover', round: 2 }],
-      [{ type: 'go' }],
+      [{ type: 'switchover', round: 2, attempt: 1, runState: 'running' }],
+      [{ type: 'go', attempt: 1 }],
     ]);
     const findings = await findingsIn(once(bytes));
     expect(only(findings, 'round')).toMatchObject([
@@ -234,7 +247,7 @@ describe('other files', () => {
     const answers = await bareStream([
       [WELCOME],
       [{ type: 'roundAck', round: 1, pages: 5 }],
-      [{ type: 'running', resumeMs: 1 }],
+      [{ type: 'running', resumeMs: 1, sinceReadyMs: 0 }],
     ]);
     expect(summaryOf(await findingsIn(once(answers)))).toMatchObject({ whole: true, outcome: { type: 'running' } });
   });

@@ -9,28 +9,31 @@ export type Step = readonly [from: 'S' | 'D', stream: number, frame: Frame, payl
 export function hello(more: Partial<HelloFrame> = {}): HelloFrame {
   return {
     type: 'hello',
-    minimumVersion: 1,
-    maximumVersion: 1,
+    minimumVersion: 2,
+    maximumVersion: 2,
     migrationId: '00112233445566778899aabbccddeeff',
     software: 'test/1',
     pageSize: PAGE,
-    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE }],
-    devices: [{ id: 'serial', version: 3 }],
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE, identity: '' }],
+    devices: [{ id: 'serial', version: 3, stateBytes: 0 }],
     features: [],
     pageChannels: 2,
     description: { name: 'vm1' },
     connection: 1,
     stage: 'running',
+    attempt: 1,
     ...more,
   };
 }
 
 export const WELCOME: Frame = {
   type: 'welcome',
-  version: 1,
+  version: 2,
   features: [],
   software: 'test/2',
   maximumPayload: 2 ** 20,
+  incarnation: '1'.repeat(32),
+  maximumDeviceState: 2 ** 28,
 };
 
 /** A migration without a fault, in two rounds over two page channels. */
@@ -46,12 +49,12 @@ export const FAULTLESS: readonly Step[] = [
   ['S', 1, { type: 'roundEnd', round: 2, pages: 0 }],
   ['S', 2, { type: 'roundEnd', round: 2, pages: 1 }],
   ['D', 0, { type: 'roundAck', round: 2, pages: 1 }],
-  ['S', 0, { type: 'device', device: 0, sequence: 0, last: false }, 100],
-  ['S', 0, { type: 'device', device: 0, sequence: 1, last: true }, 23],
-  ['S', 0, { type: 'switchover', round: 2 }],
-  ['D', 0, { type: 'ready', loadMs: 1.5 }],
-  ['S', 0, { type: 'go' }],
-  ['D', 0, { type: 'running', resumeMs: 0.5 }],
+  ['S', 0, { type: 'device', device: 0, sequence: 0, last: false, attempt: 0 }, 100],
+  ['S', 0, { type: 'device', device: 0, sequence: 1, last: true, attempt: 0 }, 23],
+  ['S', 0, { type: 'switchover', round: 2, attempt: 1, runState: 'running' }],
+  ['D', 0, { type: 'ready', attempt: 1, loadMs: 1.5 }],
+  ['S', 0, { type: 'go', attempt: 1 }],
+  ['D', 0, { type: 'running', resumeMs: 0.5, sinceReadyMs: 0 }],
 ];
 
 /** Records these frames as if a migration had sent them: a link that takes everything, and says what it is told to. */

@@ -44,7 +44,7 @@ interface Sent {
 const EXCHANGE: readonly Sent[] = [
   { frame: { type: 'ping', id: 7 } },
   { frame: { type: 'pages', round: 1, block: 0, runs: [0, 2] }, payload: Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8) },
-  { frame: { type: 'go' } },
+  { frame: { type: 'go', attempt: 1 } },
 ];
 
 async function written(frames: readonly Sent[], checksums: boolean): Promise<Uint8Array> {
@@ -182,8 +182,8 @@ test('memory that changes while it is sent never gives a false alarm, and overla
     source.write({ type: 'pages', round: 1, block: 0, runs: [0, 1] }, chunks),
     source.write({ type: 'ping', id: 1 }),
     source.write({ type: 'pages', round: 2, block: 0, runs: [0, 1] }, chunks),
-    source.write({ type: 'device', device: 0, sequence: 0, last: true }, []),
-    source.write({ type: 'go' }),
+    source.write({ type: 'device', device: 0, sequence: 0, last: true, attempt: 0 }, []),
+    source.write({ type: 'go', attempt: 1 }),
   ]);
   const closing = source.close();
   sending.catch(() => {});
@@ -221,11 +221,19 @@ test('a stream that is dropped touches no payload that waits for its turn', asyn
 
 test('a peer without checksums is refused; the reason of one that refuses us is heard', async () => {
   const asking = (bytes: Uint8Array): FrameStream => frameStream(playing(bytes), { checksums: true });
-  const welcome = { type: 'welcome', version: 1, features: [], software: 'old', maximumPayload: 65536 } as const;
+  const welcome = {
+    type: 'welcome',
+    version: 2,
+    features: [],
+    software: 'old',
+    maximumPayload: 65536,
+    incarnation: '1'.repeat(32),
+    maximumDeviceState: 2 ** 28,
+  } as const;
   await expect(asking(await written([{ frame: welcome }], false)).read()).rejects.toMatchObject({
     code: 'GODWIT_UNSUPPORTED',
   });
-  const error = { type: 'error', code: 'GODWIT_BAD_STREAM', message: 'what is d2?' } as const;
+  const error = { type: 'error', code: 'GODWIT_BAD_STREAM', message: 'what is d2?', retry: false } as const;
   expect((await asking(await written([{ frame: error }], false)).read())?.frame).toEqual(error);
 });
 

@@ -1,4 +1,11 @@
-import { FRAMES_WITH_PAYLOAD, type Frame, GodwitError, HELLO_STAGES, RESUMED_STATES } from '@godwit/core';
+import {
+  FRAMES_WITH_PAYLOAD,
+  type Frame,
+  GodwitError,
+  HELLO_STAGES,
+  MOVED_RUN_STATES,
+  RESUMED_STATES,
+} from '@godwit/core';
 import { frameStream } from '@godwit/transport';
 import { expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
@@ -17,6 +24,9 @@ const description = fc
   .jsonValue({ maxDepth: 4 })
   .map((value) => JSON.parse(JSON.stringify(value).replaceAll('__proto__', 'proto')));
 
+const duration = fc.double({ min: 0, max: 1e9, noNaN: true });
+const sequences = fc.array(uint, { maxLength: 4 });
+
 const frames: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({
     type: fc.constant('hello' as const),
@@ -25,27 +35,52 @@ const frames: fc.Arbitrary<Frame> = fc.oneof(
     migrationId,
     software: name,
     pageSize: uint,
-    blocks: fc.array(fc.record({ id: name, guestPhysicalAddress: uint, byteLength: uint }), { maxLength: 4 }),
-    devices: fc.array(fc.record({ id: name, version: uint }), { maxLength: 4 }),
+    blocks: fc.array(fc.record({ id: name, guestPhysicalAddress: uint, byteLength: uint, identity: name }), {
+      maxLength: 4,
+    }),
+    devices: fc.array(fc.record({ id: name, version: uint, stateBytes: uint }), { maxLength: 4 }),
     features: fc.array(name, { maxLength: 4 }),
     pageChannels: fc.nat(1024),
     description,
     connection: uint,
     stage: fc.constantFrom(...HELLO_STAGES),
+    attempt: uint,
   }),
-  fc.record({ type: fc.constant('error' as const), code: name, message: fc.string() }),
+  fc.record({ type: fc.constant('error' as const), code: name, message: fc.string(), retry: fc.boolean() }),
   fc.record({ type: fc.constant('attach' as const), migrationId, index: fc.nat(1023), connection: uint }),
   fc.record({ type: fc.constant('pages' as const), round: uint, block: uint, runs }),
   fc.record({ type: fc.constant('zeroPages' as const), round: uint, block: uint, runs }),
   fc.record({ type: fc.constant('roundEnd' as const), round: uint, pages: uint }),
-  fc.record({ type: fc.constant('device' as const), device: uint, sequence: uint, last: fc.boolean() }),
-  fc.record({ type: fc.constant('ready' as const), loadMs: fc.double({ min: 0, max: 1e9, noNaN: true }) }),
-  fc.record({ type: fc.constant('go' as const) }),
+  fc.record({ type: fc.constant('device' as const), device: uint, sequence: uint, last: fc.boolean(), attempt: uint }),
+  fc.record({ type: fc.constant('ready' as const), attempt: uint, loadMs: duration }),
+  fc.record({ type: fc.constant('running' as const), resumeMs: duration, sinceReadyMs: duration }),
+  fc.record({
+    type: fc.constant('switchover' as const),
+    round: uint,
+    attempt: uint,
+    runState: fc.constantFrom(...MOVED_RUN_STATES),
+  }),
+  fc.record({ type: fc.constant('prepare' as const), attempt: uint, deviceSequences: sequences }),
+  fc.record({
+    type: fc.constant('prepared' as const),
+    incarnation: migrationId,
+    attempt: uint,
+    deviceSequences: sequences,
+  }),
+  fc.record({ type: fc.constant('back' as const), attempt: uint }),
+  fc.record({ type: fc.constant('backAck' as const), attempt: uint, deviceResets: sequences }),
+  fc.record({ type: fc.constant('owed' as const), block: uint, runs }),
+  fc.record({ type: fc.constant('loaded' as const), device: uint, sequence: uint }),
+  fc.record({ type: fc.constant('go' as const), attempt: uint }),
   fc.record({
     type: fc.constant('resumed' as const),
     state: fc.constantFrom(...RESUMED_STATES),
     round: uint,
-    deviceSequences: fc.array(uint, { maxLength: 4 }),
+    deviceSequences: sequences,
+    deviceResets: sequences,
+    incarnation: migrationId,
+    resumeMs: duration,
+    sinceReadyMs: duration,
   }),
   fc.record({ type: fc.constant('received' as const), block: uint, runs }),
   fc.record({ type: fc.constant('released' as const) }),

@@ -167,6 +167,7 @@ describe('a frame stream', () => {
         type: 'error',
         code: 'X',
         message: 'long'.repeat(9),
+        retry: false,
       }),
     ).rejects.toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
   });
@@ -181,7 +182,7 @@ describe('a frame stream', () => {
   });
 
   test('cuts the message of an error frame to 4096 characters', async () => {
-    const wire = await encode({ type: 'error', code: 'GODWIT_INTERNAL', message: 'm'.repeat(10_000) });
+    const wire = await encode({ type: 'error', code: 'GODWIT_INTERNAL', message: 'm'.repeat(10_000), retry: false });
     const received = await frameStream(playing(wire)).read();
     expect((received as unknown as { frame: Extract<Frame, { type: 'error' }> }).frame.message).toHaveLength(4096);
   });
@@ -217,7 +218,7 @@ describe('a frame stream', () => {
     const destination = frameStream(far);
     await source.write(hello);
     const received = await destination.read();
-    await source.write({ type: 'error', code: 'X', message: 'y'.repeat(4000) });
+    await source.write({ type: 'error', code: 'X', message: 'y'.repeat(4000), retry: false });
     await destination.read();
     const { description } = (received as unknown as { frame: typeof hello }).frame;
     expect(description.every((byte) => byte === 5)).toBe(true);
@@ -249,9 +250,11 @@ describe('a frame stream', () => {
     await expect(stream.readPayload([new Uint8Array(9)])).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
     await stream.skipPayload();
     expect(await stream.read()).toBeNull();
-    await expect(frameStream(recording()).write({ type: 'go' }, [new Uint8Array(1)])).rejects.toMatchObject({
-      code: 'GODWIT_INVALID_ARGUMENT',
-    });
+    await expect(frameStream(recording()).write({ type: 'go', attempt: 1 }, [new Uint8Array(1)])).rejects.toMatchObject(
+      {
+        code: 'GODWIT_INVALID_ARGUMENT',
+      },
+    );
     await expect(frameStream(recording()).write({ type: 'nonsense' } as unknown as Frame)).rejects.toMatchObject({
       code: 'GODWIT_INVALID_ARGUMENT',
     });
@@ -281,7 +284,7 @@ describe('a frame stream', () => {
     const flooded = expect(flooding).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
     // A frame has been read, and its payload never is.
     await destination.read();
-    await destination.write({ type: 'error', code: 'GODWIT_INTERNAL', message: 'last words' });
+    await destination.write({ type: 'error', code: 'GODWIT_INTERNAL', message: 'last words', retry: false });
     const closing = destination.close();
     expect((await source.read())?.frame.type).toBe('error');
     await Promise.all([source.close(), closing]);
@@ -305,7 +308,7 @@ describe('a frame stream', () => {
     stream.abort(reason);
     await expect(reading).rejects.toBe(reason);
     await expect(writing).rejects.toBe(reason);
-    await expect(stream.write({ type: 'go' })).rejects.toBe(reason);
+    await expect(stream.write({ type: 'go', attempt: 1 })).rejects.toBe(reason);
     await stream.close();
   });
 });

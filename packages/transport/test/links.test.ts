@@ -22,18 +22,19 @@ const never = new AbortController().signal;
 function hello(pageChannels: number, migrationId = ID): HelloFrame {
   return {
     type: 'hello',
-    minimumVersion: 1,
-    maximumVersion: 1,
+    minimumVersion: 2,
+    maximumVersion: 2,
     migrationId,
     software: 'test',
     pageSize: 4096,
-    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 33 }],
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 33, identity: '' }],
     devices: [],
     features: [],
     pageChannels,
     description: { name: 'vm1' },
     connection: 1,
     stage: 'running',
+    attempt: 1,
   };
 }
 
@@ -121,7 +122,7 @@ for (const [name, wire] of Object.entries(wirings)) {
       const garbage = await pending(transport);
       await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
       const wrong = await pending(transport);
-      await wrong.stream.write({ type: 'go' });
+      await wrong.stream.write({ type: 'go', attempt: 1 });
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 0, connection: 1 }, never);
       await link.control.write(hello(0));
       const incoming = await links.accept(never);
@@ -182,7 +183,7 @@ for (const [name, wire] of Object.entries(wirings)) {
       await garbage.carrier.write([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
       await hearing(1);
       const wrong = await pending(transport);
-      await wrong.stream.write({ type: 'go' });
+      await wrong.stream.write({ type: 'go', attempt: 1 });
       await hearing(2);
       const unclaimed = await pending(transport);
       await unclaimed.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });

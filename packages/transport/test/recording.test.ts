@@ -369,7 +369,14 @@ describe('reading', () => {
     const bare = Buffer.from('ce00000002910cce0000000392116e', 'hex');
     const { items } = await itemsOf(inPieces(bare, 3));
     expect(items).toMatchObject([
-      { type: 'frame', offset: 0, byteLength: 7, frame: { type: 'go' }, track: undefined, atMicros: undefined },
+      {
+        type: 'frame',
+        offset: 0,
+        byteLength: 7,
+        frame: { type: 'go', attempt: 1 },
+        track: undefined,
+        atMicros: undefined,
+      },
       { type: 'frame', offset: 7, byteLength: 8, frame: { type: 'ping', id: 110 }, track: undefined },
     ]);
   });

@@ -34,18 +34,19 @@ class Hostile {
   async welcomed(): Promise<void> {
     const hello: HelloFrame = {
       type: 'hello',
-      minimumVersion: 1,
-      maximumVersion: 1,
+      minimumVersion: 2,
+      maximumVersion: 2,
       migrationId: ID,
       software: 'test',
       pageSize: PAGE,
-      blocks: [{ id: 'ram0', guestPhysicalAddress: 0, byteLength: 2 ** 20 }],
+      blocks: [{ id: 'ram0', guestPhysicalAddress: 0, byteLength: 2 ** 20, identity: '' }],
       devices: [],
       features: [],
       pageChannels: 1,
       description: null,
       connection: 1,
       stage: 'running',
+      attempt: 1,
     };
     await this.control.write(hello);
     expect((await this.control.read())?.frame).toMatchObject({ type: 'welcome' });
@@ -102,7 +103,7 @@ const attacks: [string, string, (hostile: Hostile) => Promise<unknown>][] = [
     (h) => h.pages.write({ type: 'roundEnd', round: 1, pages: 5 }),
   ],
   ['a payload beyond the limit', 'GODWIT_LIMIT_EXCEEDED', (h) => h.bytes.write([hugePayload()])],
-  ['a frame that belongs on the control stream', 'GODWIT_PROTOCOL', (h) => h.pages.write({ type: 'go' })],
+  ['a frame that belongs on the control stream', 'GODWIT_PROTOCOL', (h) => h.pages.write({ type: 'go', attempt: 1 })],
   [
     'bytes that are no frame',
     'GODWIT_BAD_STREAM',
@@ -158,7 +159,7 @@ test('pages after the switchover drop the link, and who is ready waits for anoth
   await hostile.welcomed();
   await hostile.pages.write({ type: 'roundEnd', round: 1, pages: 0 });
   expect((await hostile.control.read())?.frame).toEqual({ type: 'roundAck', round: 1, pages: 0 });
-  await hostile.control.write({ type: 'switchover', round: 1 });
+  await hostile.control.write({ type: 'switchover', round: 1, attempt: 1, runState: 'running' });
   expect((await hostile.control.read())?.frame).toMatchObject({ type: 'ready' });
   await hostile.pages.write(pages(0, 1, 2), full(1)).catch(() => undefined);
   expect(await lost).toMatchObject({ code: 'GODWIT_PROTOCOL' });

@@ -1,7 +1,7 @@
 import type { MigratableDevice } from '../device/migratable-device.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
-import type { DeviceDescription, DeviceFrame } from '../link/frame.js';
+import type { DeviceDescription, DeviceFrame } from '../protocol/frame.js';
 
 /** Chunks of one device's state, handed to `load` as they come. */
 class StateQueue implements AsyncIterable<Uint8Array> {

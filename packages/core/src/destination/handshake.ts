@@ -2,9 +2,9 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import type { HelloFrame } from '../link/frame.js';
 import type { IncomingLink } from '../link/migration-link.js';
 import type { PageStream } from '../link/page-stream.js';
+import type { HelloFrame } from '../protocol/frame.js';
 import type { SourceFrames } from './source-frames.js';
 
 export interface HandshakeParts {

@@ -5,17 +5,17 @@ import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
 import { CLOSING_MS, closeWithMessage, isLinkLost } from '../link/closing-message.js';
-import type { FrameName, HelloFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import { type KeepaliveTimes, keepAlive } from '../link/keepalive.js';
 import type { IncomingLink } from '../link/migration-link.js';
-import { checkChecksums, FEATURES } from '../link/negotiate.js';
 import type { PageStream } from '../link/page-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
 import type { IncomingEvent } from '../migration-event.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
+import type { FrameName, HelloFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
+import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import type { DeviceLoader } from './device-loader.js';
 import { attachChannels } from './handshake.js';
 import type { PendingConnection } from './incoming-links.js';
@@ -144,7 +144,18 @@ export class IncomingConnection {
       }
     }
     const round = receiver?.round ?? 1;
-    await this.#during(control.write({ type: 'resumed', state: name, round, deviceSequences: loader.sequences }));
+    await this.#during(
+      control.write({
+        type: 'resumed',
+        state: name,
+        round,
+        deviceSequences: loader.sequences,
+        deviceResets: [],
+        incarnation: state.welcome.incarnation,
+        resumeMs: 0,
+        sinceReadyMs: 0,
+      }),
+    );
   }
 
   /** Reads what the source sends until `go`, which moves the ownership; rejects with why it ended otherwise. */
@@ -299,7 +310,7 @@ export class IncomingConnection {
           signal.throwIfAborted();
           state.loadMs = clock.now() - start;
           ownership.apply('ready');
-          await control.write({ type: 'ready', loadMs: state.loadMs });
+          await control.write({ type: 'ready', attempt: 1, loadMs: state.loadMs });
           break;
         }
         case 'digests':
@@ -311,6 +322,7 @@ export class IncomingConnection {
         case 'go':
           check.admitGo();
           ownership.apply('go');
+          ownership.apply('granted');
           return;
         default:
           break;

@@ -3,9 +3,9 @@ import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { closeWithMessage } from '../link/closing-message.js';
-import type { HelloFrame } from '../link/frame.js';
 import type { IncomingLink, LinkListener } from '../link/migration-link.js';
 import type { DestinationOwnershipState } from '../ownership/destination-ownership.js';
+import type { HelloFrame } from '../protocol/frame.js';
 import { readHello } from './handshake.js';
 import { SourceFrames } from './source-frames.js';
 
@@ -256,7 +256,16 @@ export class IncomingLinks {
     }
     const { clock, handshakeTimeoutMs } = this.#parts as ReceiverParts;
     try {
-      await link.control.write({ type: 'resumed', state: 'running', round: 0, deviceSequences: [] });
+      await link.control.write({
+        type: 'resumed',
+        state: 'running',
+        round: 0,
+        deviceSequences: [],
+        deviceResets: [],
+        incarnation: '0'.repeat(32),
+        resumeMs: 0,
+        sinceReadyMs: 0,
+      });
       await inTime(frames.next(), clock, handshakeTimeoutMs, () => new GodwitError('GODWIT_TIMEOUT', 'no "released"'));
       this.#tell(migrationId, state, reason);
     } catch {

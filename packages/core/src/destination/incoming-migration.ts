@@ -4,7 +4,6 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { checkEncodings } from '../encoding/check-encodings.js';
 import { delta, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import type { HelloFrame } from '../link/frame.js';
 import { type KeepaliveOptions, keepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
 import type { IncomingEvent, IncomingState } from '../migration-event.js';
@@ -14,6 +13,7 @@ import {
   type DestinationOwnershipState,
 } from '../ownership/destination-ownership.js';
 import { Ownership } from '../ownership/ownership.js';
+import type { HelloFrame } from '../protocol/frame.js';
 import { RoleEvents } from '../role-events.js';
 import { IncomingRun, type Received } from './incoming-run.js';
 

@@ -6,15 +6,22 @@ import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { CLOSING_MS, isLinkLost } from '../link/closing-message.js';
-import type { HelloFrame, WelcomeFrame } from '../link/frame.js';
 import type { KeepaliveTimes } from '../link/keepalive.js';
 import type { LinkListener } from '../link/migration-link.js';
-import { checkCompatible, checkHello, chooseVersion, FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from '../link/negotiate.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import { MemoryWindows } from '../memory/memory-windows.js';
 import type { IncomingEvent, IncomingState, IncomingSummary } from '../migration-event.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
+import type { HelloFrame, WelcomeFrame } from '../protocol/frame.js';
+import {
+  checkCompatible,
+  checkHello,
+  chooseVersion,
+  FEATURES,
+  MAXIMUM_PAYLOAD,
+  SOFTWARE,
+} from '../protocol/negotiate.js';
 import { DeviceLoader } from './device-loader.js';
 import { IncomingConnection, type ReceivedState } from './incoming-connection.js';
 import { type IncomingLinks, incomingLinks, type PendingConnection } from './incoming-links.js';
@@ -85,6 +92,7 @@ export class IncomingRun {
   /** The source is dead, says the embedder: a guest that is complete here runs here. */
   recover(): void {
     this.#controls.ownership.apply('recover');
+    this.#controls.ownership.apply('granted');
     const over = new GodwitError('GODWIT_RECOVERED', 'the source was declared dead; the guest runs here');
     this.#connection?.end(over);
     this.#returns?.close(over);
@@ -160,7 +168,15 @@ export class IncomingRun {
       emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
     }
     const maximumPayload = MAXIMUM_PAYLOAD;
-    const welcome: WelcomeFrame = { type: 'welcome', version, features, software: SOFTWARE, maximumPayload };
+    const welcome: WelcomeFrame = {
+      type: 'welcome',
+      version,
+      features,
+      software: SOFTWARE,
+      maximumPayload,
+      incarnation: '0'.repeat(32),
+      maximumDeviceState,
+    };
     await abortable(link.control.write(welcome), signal);
     return {
       vm,
@@ -270,7 +286,7 @@ export class IncomingRun {
       const connection = this.#current;
       try {
         connection.signal.throwIfAborted();
-        if (first) await connection.link.control.write({ type: 'running', resumeMs });
+        if (first) await connection.link.control.write({ type: 'running', resumeMs, sinceReadyMs: 0 });
         else await connection.resumed('running', this.#state as ReceivedState);
         await connection.untilReleased();
         return;

@@ -1,10 +1,10 @@
 import { applyDelta, checkDeltas } from '../encoding/delta-format.js';
 import type { Compression, PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import type { CompressedPagesFrame, DeltaPagesFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
-import { MAXIMUM_PAYLOAD } from '../link/negotiate.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { CompressedPagesFrame, DeltaPagesFrame } from '../protocol/frame.js';
+import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 
 /**
  * Decodes pages into guest memory, for one channel. What came is read aside and checked to its last byte before the first

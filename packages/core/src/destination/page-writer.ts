@@ -1,6 +1,10 @@
 import type { Clock } from '../clock.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
+import type { FrameStream } from '../link/frame-stream.js';
+import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { ReceivedPages } from '../migration-event.js';
 import type {
   AnyPagesFrame,
   CompressedPagesFrame,
@@ -8,11 +12,7 @@ import type {
   PagesFrame,
   RoundEndFrame,
   ZeroPagesFrame,
-} from '../link/frame.js';
-import type { FrameStream } from '../link/frame-stream.js';
-import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
-import type { MemoryWindows } from '../memory/memory-windows.js';
-import type { ReceivedPages } from '../migration-event.js';
+} from '../protocol/frame.js';
 import type { PageBoard } from './page-board.js';
 import { PageDecoder } from './page-decoder.js';
 import { checkRuns } from './run-check.js';

@@ -1,8 +1,8 @@
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import type { DigestsFrame, VerifiedFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { DigestsFrame, VerifiedFrame } from '../protocol/frame.js';
 import { DigestComparison } from '../verify/compare-digests.js';
 import { DIGEST_BYTES } from '../verify/page-digest.js';
 import { checkRuns } from './run-check.js';

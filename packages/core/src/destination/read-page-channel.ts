@@ -1,7 +1,7 @@
 import { GodwitError } from '../errors.js';
-import type { FrameName } from '../link/frame.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
-import { MAXIMUM_PAYLOAD } from '../link/negotiate.js';
+import type { FrameName } from '../protocol/frame.js';
+import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 import type { PageWriter } from './page-writer.js';
 
 /** Called when a channel has ended a round, with the pages that came on it. Reading goes on when it resolves. */

@@ -1,8 +1,8 @@
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import type { HelloFrame, HelloStage } from '../link/frame.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
+import type { HelloFrame, HelloStage } from '../protocol/frame.js';
 import type { IncomingConnection } from './incoming-connection.js';
 import { type LinkTaker, type PendingConnection, refuseLink, superseded, wrongStage } from './incoming-links.js';
 

@@ -21,9 +21,11 @@ export async function closeWithMessage(
   // Queued behind what is still being written; `close` comes after it all the same.
   const saying =
     lastWords !== undefined && control !== undefined
-      ? control.write({ type: 'error', code: lastWords.code, message: lastWords.message }).then(() => {
-          said = true;
-        })
+      ? control
+          .write({ type: 'error', code: lastWords.code, message: lastWords.message, retry: lastWords.retry })
+          .then(() => {
+            said = true;
+          })
       : undefined;
   const ending = [saying, ...streams.map((stream) => stream.close())];
   await settledWithin(Promise.allSettled(ending), clock, CLOSING_MS);

@@ -1,6 +1,13 @@
 import type { Clock } from '../clock.js';
 import { ERROR_CODES, type ErrorCode, GodwitError } from '../errors.js';
-import type { Frame, FrameName, HelloFrame, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from './frame.js';
+import type {
+  Frame,
+  FrameName,
+  HelloFrame,
+  ReceivedPagesFrame,
+  ResumedFrame,
+  WelcomeFrame,
+} from '../protocol/frame.js';
 import type { FrameStream } from './frame-stream.js';
 
 type FrameOf<T extends FrameName> = Extract<Frame, { type: T }>;

@@ -1,5 +1,5 @@
 import type { GodwitError } from '../errors.js';
-import type { Frame } from './frame.js';
+import type { Frame } from '../protocol/frame.js';
 
 /** A frame that has arrived, with the size of the payload that follows it on the stream. */
 export interface ReceivedFrame {

@@ -15,6 +15,12 @@ export interface RamBlock {
   /** A multiple of the page size. */
   readonly byteLength: number;
   /**
+   * Names the memory behind the block, so that two objects over the same memory are known to be one: the host's boot id, the
+   * file's device and inode, and the offset in it, say. Two blocks with an equal identity are the same memory. Undefined where
+   * nobody else can map it, and once it is unmapped. At most 255 characters.
+   */
+  readonly identity?: string | undefined;
+  /**
    * Shared memory, never a copy: what the guest writes is seen, and writing it writes the guest's memory.
    * The engine never asks for a range that crosses a multiple of `RAM_WINDOW_BYTES`.
    */

@@ -5,11 +5,14 @@ import type { OwnershipTable } from './ownership.js';
  * that Spin checks has the same names.
  *
  * ```
- * receiving --ready--> ready --go--> running --released--> settled
- *     |                 | |             | |
- *     | fail            | | recover     | +--giveUp--> untold
- *     v                 | v             |
- * abandoned <---fail----+ recovered     +----strand--> stranded
+ *            back              recover
+ *          <------           --------> recovering --granted--> recovered
+ *                            <-denied-
+ * receiving --ready--> ready --go--> asking --granted--> running --released--> settled
+ *     |                  |             |                  | |
+ *     | fail             | fail        | denied           | +--giveUp--> untold
+ *     v                  v             v                  |
+ *     +-> abandoned <----+         stranded <---strand----+
  * ```
  */
 export type DestinationOwnershipState =
@@ -17,13 +20,17 @@ export type DestinationOwnershipState =
   | 'receiving'
   /** All is loaded and `ready` is said. Waits for `go`, with or without a link, and without a timer. */
   | 'ready'
-  /** `go` was read: this side owns the guest and starts it. */
+  /** `go` was read; the ownership authority is asked whether the guest is this side's. */
+  | 'asking'
+  /** The embedder said that the source is dead; the ownership authority is asked. */
+  | 'recovering'
+  /** This side owns the guest and starts it. */
   | 'running'
   /** The source has let go of its copy. */
   | 'settled'
   /** The guest runs here, but the source could not be told. A later connection is still answered. */
   | 'untold'
-  /** `go` was read, but the guest could not be resumed. Its memory is kept for the embedder. */
+  /** `go` was read, but the guest could not be resumed, or the authority says that it is not this side's. Its memory is kept for the embedder. */
   | 'stranded'
   /** Over before `go`; the guest will never run here. */
   | 'abandoned'
@@ -35,6 +42,12 @@ export type DestinationOwnershipEvent =
   | 'ready'
   /** `go` was read. */
   | 'go'
+  /** The source has given the attempt up: by `back`, or by a hello in stage running with a higher attempt. */
+  | 'back'
+  /** The authority says that the guest is this side's. */
+  | 'granted'
+  /** The authority says that it is not. */
+  | 'denied'
   /**
    * The source's `error` or the embedder's cancel; while `receiving` also any failure, and a lost link that was not
    * made anew in time. From `ready` never because of a timer or a lost link: `go` may be on its way.
@@ -55,6 +68,8 @@ export const DESTINATION_OWNERSHIP: OwnershipTable<DestinationOwnershipState, De
   states: {
     receiving: { final: false, mayRunGuest: false },
     ready: { final: false, mayRunGuest: false },
+    asking: { final: false, mayRunGuest: false },
+    recovering: { final: false, mayRunGuest: false },
     running: { final: false, mayRunGuest: true },
     settled: { final: true, mayRunGuest: true },
     untold: { final: true, mayRunGuest: true },
@@ -64,7 +79,9 @@ export const DESTINATION_OWNERSHIP: OwnershipTable<DestinationOwnershipState, De
   },
   transitions: {
     receiving: { ready: 'ready', fail: 'abandoned' },
-    ready: { go: 'running', fail: 'abandoned', recover: 'recovered' },
+    ready: { back: 'receiving', go: 'asking', fail: 'abandoned', recover: 'recovering' },
+    asking: { granted: 'running', denied: 'stranded' },
+    recovering: { granted: 'recovered', denied: 'ready' },
     running: { released: 'settled', giveUp: 'untold', strand: 'stranded' },
     settled: {},
     untold: {},

@@ -5,14 +5,16 @@ import type { OwnershipTable } from './ownership.js';
  * that Spin checks has the same names.
  *
  * ```
- * running --pause--> paused --go--> handedOver --running--> released
- *    |                  |             |    | ^
- *    | fail             | fail        |    | | settle
- *    v                  v             |    v |
- *    +-----> kept <-----+             |   unknown   (giveUp)
- *                                     |    |
- *                                     v    v
- *                                    recovered      (recover)
+ *            back                 refused
+ *          <------              <---------
+ * running --pause--> paused --transfer--> transferring --go--> handedOver --running--> released
+ *    |                  |                    |      ^           |    |   ^
+ *    | fail             | fail               |      | transfer  |    |   | settle
+ *    v                  v                    |      |           |    v   |
+ *    +-----> kept <-----+                    +------+-- unknown <--------+   (giveUp)
+ *                                                          |    |
+ *                                                          v    v
+ *                                                         recovered          (recover)
  * ```
  */
 export type SourceOwnershipState =
@@ -20,6 +22,8 @@ export type SourceOwnershipState =
   | 'running'
   /** The guest is paused for the switchover; `go` is not sent. */
   | 'paused'
+  /** The authority was asked to give the guest to the destination. Only its definite no leads back. */
+  | 'transferring'
   /** `go` is sent. The guest is never resumed by itself, whether the link lives, is being made anew or is lost. */
   | 'handedOver'
   /** The destination said that it runs the guest. */
@@ -34,8 +38,14 @@ export type SourceOwnershipState =
 export type SourceOwnershipEvent =
   /** The guest is about to be paused. */
   | 'pause'
-  /** Failure or cancel before `go`. */
+  /** Failure or cancel before the transfer. */
   | 'fail'
+  /** Stop-and-copy is given up, and pre-copy goes on. In the tick in which it is decided: then `go` cannot be. */
+  | 'back'
+  /** The ownership authority is asked for the transfer: the point of no return. */
+  | 'transfer'
+  /** The authority has said no, or has confirmed that the transfer is withdrawn. */
+  | 'refused'
   /** In the tick in which the `go` frame is written. */
   | 'go'
   /** `running`, or `resumed` with the state `running`, was read. */
@@ -53,6 +63,7 @@ export const SOURCE_OWNERSHIP: OwnershipTable<SourceOwnershipState, SourceOwners
   states: {
     running: { final: false, mayRunGuest: true },
     paused: { final: false, mayRunGuest: false },
+    transferring: { final: false, mayRunGuest: false },
     handedOver: { final: false, mayRunGuest: false },
     released: { final: true, mayRunGuest: false },
     kept: { final: true, mayRunGuest: true },
@@ -61,11 +72,12 @@ export const SOURCE_OWNERSHIP: OwnershipTable<SourceOwnershipState, SourceOwners
   },
   transitions: {
     running: { pause: 'paused', fail: 'kept' },
-    paused: { go: 'handedOver', fail: 'kept' },
+    paused: { back: 'running', transfer: 'transferring', fail: 'kept' },
+    transferring: { refused: 'paused', go: 'handedOver', giveUp: 'unknown' },
     handedOver: { running: 'released', giveUp: 'unknown', recover: 'recovered' },
     released: {},
     kept: {},
-    unknown: { settle: 'handedOver', recover: 'recovered' },
+    unknown: { settle: 'handedOver', transfer: 'transferring', recover: 'recovered' },
     recovered: {},
   },
 };

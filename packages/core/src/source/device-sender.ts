@@ -1,8 +1,8 @@
 import { abortable } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
-import type { DeviceFrame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
+import type { DeviceFrame } from '../protocol/frame.js';
 
 /** Largest piece of device state in one frame. */
 const PIECE_BYTES = 2 ** 20;
@@ -219,7 +219,7 @@ export class DeviceSender {
   #header(device: number, last: boolean): DeviceFrame {
     const sequence = this.#sequences[device] as number;
     this.#sequences[device] = sequence + 1;
-    return { type: 'device', device, sequence, last };
+    return { type: 'device', device, sequence, last, attempt: 0 };
   }
 
   /** A device that hangs does not keep a migration from being cancelled. */

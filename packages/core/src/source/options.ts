@@ -5,7 +5,7 @@ import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../link/keepalive.js';
-import { MAXIMUM_PAGE_CHANNELS } from '../link/negotiate.js';
+import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
 
 /** What may be changed while a migration runs. */

@@ -1,11 +1,11 @@
 import type { Clock } from '../clock.js';
 import type { ChannelEncoder } from '../encoding/channel-encoder.js';
 import type { EncodedBatch } from '../encoding/encoded-batch.js';
-import type { Frame } from '../link/frame.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
+import type { Frame } from '../protocol/frame.js';
 import { noPages, type PagesByKind } from '../round-record.js';
 
 /** A batch of page runs of one block: the unit of work that crosses a channel or a thread. Runs, never bytes. */

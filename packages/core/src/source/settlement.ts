@@ -10,7 +10,7 @@ import type { HandedOver } from './switchover.js';
 /** Says `go`, in this tick, and waits for `running`, at most `switchoverTimeoutMs`. */
 export function sayGo(control: ControlChannel, { clock, switchoverTimeoutMs }: ResolvedOptions): Promise<HandedOver> {
   return inTime(
-    control.ask({ type: 'go' }, 'running'),
+    control.ask({ type: 'go', attempt: 1 }, 'running'),
     clock,
     switchoverTimeoutMs,
     () =>

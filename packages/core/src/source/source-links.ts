@@ -1,7 +1,7 @@
 import { GodwitError } from '../errors.js';
 import { CLOSING_MS } from '../link/closing-message.js';
-import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../link/frame.js';
 import type { MigrationEvent } from '../migration-event.js';
+import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { isPassing, keepTrying } from './reconnect.js';
 import { SourceConnection, type SourceConnectionParts } from './source-connection.js';
 

@@ -333,6 +333,7 @@ export class SourceRun {
     const { options, ownership, setState, emit } = this.#controls;
     const connection = this.#links.current;
     if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'no link to say "go" on');
+    ownership.apply('transfer');
     ownership.apply('go');
     try {
       const handedOver = await sayGo(connection.control, options);

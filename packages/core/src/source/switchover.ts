@@ -93,7 +93,10 @@ export async function switchover(pending: Harvest, parts: SwitchoverParts): Prom
   else harvester.release(leftOver.bitmaps);
   const sentAgain = clock.now();
 
-  const answered = control.ask({ type: 'switchover', round: parts.lastRound() }, 'ready');
+  const answered = control.ask(
+    { type: 'switchover', round: parts.lastRound(), attempt: 1, runState: 'running' },
+    'ready',
+  );
   const { loadMs } = await abortable(
     inTime(answered, clock, timeoutMs, () => silent(timeoutMs)),
     signal,

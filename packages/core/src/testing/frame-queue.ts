@@ -1,5 +1,5 @@
 import { GodwitError } from '../errors.js';
-import type { Frame } from '../link/frame.js';
+import type { Frame } from '../protocol/frame.js';
 
 /** A frame on its way, with its payload. */
 export interface Parcel {

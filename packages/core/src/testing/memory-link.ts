@@ -1,8 +1,8 @@
 import { type Clock, systemClock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import type { Frame } from '../link/frame.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
 import type { IncomingLink, LinkConnector, LinkListener } from '../link/migration-link.js';
+import type { Frame } from '../protocol/frame.js';
 import { FrameQueue, type Parcel } from './frame-queue.js';
 import { SimulatedWire } from './simulated-wire.js';
 

@@ -197,4 +197,5 @@ const NOTHING: HelloFrame = {
   description: null,
   connection: 0,
   stage: 'running',
+  attempt: 1,
 };

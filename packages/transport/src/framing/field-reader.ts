@@ -27,6 +27,11 @@ export class FieldReader {
     return value;
   }
 
+  /** True when every field that came has been read: what is still to be read, an older peer does not know of. */
+  get ended(): boolean {
+    return this.#at >= this.#fields.length;
+  }
+
   boolean(name: string): boolean {
     const value = this.#next();
     if (typeof value !== 'boolean') throw this.bad(name, 'true or false', value);

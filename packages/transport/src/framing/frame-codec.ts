@@ -5,6 +5,7 @@ import {
   type FrameName,
   GodwitError,
   HELLO_STAGES,
+  MOVED_RUN_STATES,
   RESUMED_STATES,
 } from '@godwit/core/pages';
 import { FieldReader } from './field-reader.js';
@@ -28,6 +29,9 @@ const MOST_DEVICES = 4096;
 const MOST_PAGE_CHANNELS = 1024;
 const MOST_DIFFERENCES = 16;
 
+/** Of a destination of version 1, which is refused. */
+const NO_INCARNATION = '0'.repeat(32);
+
 /** The order of the fields is the wire format: append, never change. `docs/wire-format.md` says the same in words. */
 const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N }>> } = {
   hello: {
@@ -37,13 +41,19 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
       f.migrationId,
       f.software,
       integer(f.pageSize),
-      f.blocks.map((block) => [block.id, integer(block.guestPhysicalAddress), integer(block.byteLength)]),
-      f.devices.map((device) => [device.id, integer(device.version)]),
+      f.blocks.map((block) => [
+        block.id,
+        integer(block.guestPhysicalAddress),
+        integer(block.byteLength),
+        block.identity.slice(0, LONGEST_NAME),
+      ]),
+      f.devices.map((device) => [device.id, integer(device.version), integer(device.stateBytes)]),
       f.features,
       f.pageChannels,
       portable(f.description),
       integer(f.connection),
       f.stage,
+      integer(f.attempt),
     ],
     parse: (fields) => ({
       type: 'hello',
@@ -56,34 +66,48 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
         id: block.string('id', LONGEST_NAME),
         guestPhysicalAddress: block.uint('guestPhysicalAddress'),
         byteLength: block.uint('byteLength'),
+        identity: block.ended ? '' : block.string('identity', LONGEST_NAME),
       })),
       devices: fields.list('devices', MOST_DEVICES, (device) => ({
         id: device.string('id', LONGEST_NAME),
         version: device.uint('version'),
+        stateBytes: device.ended ? 0 : device.uint('stateBytes'),
       })),
       features: fields.list('features', MOST_FEATURES, (feature) => feature.string('name', LONGEST_FEATURE)),
       pageChannels: fields.uint('pageChannels', MOST_PAGE_CHANNELS),
       description: fields.any(),
       connection: fields.uint('connection'),
       stage: fields.oneOf('stage', HELLO_STAGES),
+      // A peer that speaks version 1 only is refused by its versions, not for a field that it does not know.
+      attempt: fields.ended ? 1 : fields.uint('attempt'),
     }),
   },
   welcome: {
-    pack: (f) => [f.version, f.features, f.software, integer(f.maximumPayload)],
+    pack: (f) => [
+      f.version,
+      f.features,
+      f.software,
+      integer(f.maximumPayload),
+      f.incarnation,
+      integer(f.maximumDeviceState),
+    ],
     parse: (fields) => ({
       type: 'welcome',
       version: fields.uint('version'),
       features: fields.list('features', MOST_FEATURES, (feature) => feature.string('name', LONGEST_FEATURE)),
       software: fields.string('software', LONGEST_NAME),
       maximumPayload: fields.uint('maximumPayload'),
+      incarnation: fields.ended ? NO_INCARNATION : fields.migrationId('incarnation'),
+      maximumDeviceState: fields.ended ? 0 : fields.uint('maximumDeviceState'),
     }),
   },
   error: {
-    pack: (f) => [f.code.slice(0, LONGEST_FEATURE), truncated(f.message, LONGEST_ERROR_MESSAGE)],
+    pack: (f) => [f.code.slice(0, LONGEST_FEATURE), truncated(f.message, LONGEST_ERROR_MESSAGE), f.retry],
     parse: (fields) => ({
       type: 'error',
       code: fields.string('code', LONGEST_FEATURE),
       message: fields.string('message', LONGEST_ERROR_MESSAGE),
+      retry: fields.ended ? false : fields.boolean('retry'),
     }),
   },
   attach: {
@@ -122,26 +146,39 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     parse: (fields) => ({ type: 'roundAck', round: fields.uint('round'), pages: fields.uint('pages') }),
   },
   device: {
-    pack: (f) => [f.device, integer(f.sequence), f.last],
+    pack: (f) => [f.device, integer(f.sequence), f.last, integer(f.attempt)],
     parse: (fields) => ({
       type: 'device',
       device: fields.uint('device'),
       sequence: fields.uint('sequence'),
       last: fields.boolean('last'),
+      attempt: fields.uint('attempt'),
     }),
   },
   switchover: {
-    pack: (f) => [integer(f.round)],
-    parse: (fields) => ({ type: 'switchover', round: fields.uint('round') }),
+    pack: (f) => [integer(f.round), integer(f.attempt), f.runState],
+    parse: (fields) => ({
+      type: 'switchover',
+      round: fields.uint('round'),
+      attempt: fields.uint('attempt'),
+      runState: fields.oneOf('runState', MOVED_RUN_STATES),
+    }),
   },
   ready: {
-    pack: (f) => [f.loadMs],
-    parse: (fields) => ({ type: 'ready', loadMs: fields.duration('loadMs') }),
+    pack: (f) => [f.loadMs, integer(f.attempt)],
+    parse: (fields) => ({ type: 'ready', loadMs: fields.duration('loadMs'), attempt: fields.uint('attempt') }),
   },
-  go: { pack: () => [], parse: () => ({ type: 'go' }) },
+  go: {
+    pack: (f) => [integer(f.attempt)],
+    parse: (fields) => ({ type: 'go', attempt: fields.uint('attempt') }),
+  },
   running: {
-    pack: (f) => [f.resumeMs],
-    parse: (fields) => ({ type: 'running', resumeMs: fields.duration('resumeMs') }),
+    pack: (f) => [f.resumeMs, f.sinceReadyMs],
+    parse: (fields) => ({
+      type: 'running',
+      resumeMs: fields.duration('resumeMs'),
+      sinceReadyMs: fields.duration('sinceReadyMs'),
+    }),
   },
   digests: {
     pack: (f) => [f.block, integers(f.runs)],
@@ -164,12 +201,24 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
   ping: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'ping', id: fields.uint('id') }) },
   pong: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'pong', id: fields.uint('id') }) },
   resumed: {
-    pack: (f) => [f.state, integer(f.round), integers(f.deviceSequences)],
+    pack: (f) => [
+      f.state,
+      integer(f.round),
+      integers(f.deviceSequences),
+      integers(f.deviceResets),
+      f.incarnation,
+      f.resumeMs,
+      f.sinceReadyMs,
+    ],
     parse: (fields) => ({
       type: 'resumed',
       state: fields.oneOf('state', RESUMED_STATES),
       round: fields.uint('round'),
       deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
+      deviceResets: fields.list('deviceResets', MOST_DEVICES, (device) => device.uint('resets')),
+      incarnation: fields.migrationId('incarnation'),
+      resumeMs: fields.duration('resumeMs'),
+      sinceReadyMs: fields.duration('sinceReadyMs'),
     }),
   },
   received: {
@@ -199,6 +248,47 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
       runs: fields.pairs('runs', limits.maximumRuns),
       encoding: fields.string('encoding', LONGEST_FEATURE),
     }),
+  },
+  prepare: {
+    pack: (f) => [integer(f.attempt), integers(f.deviceSequences)],
+    parse: (fields) => ({
+      type: 'prepare',
+      attempt: fields.uint('attempt'),
+      deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
+    }),
+  },
+  prepared: {
+    pack: (f) => [f.incarnation, integer(f.attempt), integers(f.deviceSequences)],
+    parse: (fields) => ({
+      type: 'prepared',
+      incarnation: fields.migrationId('incarnation'),
+      attempt: fields.uint('attempt'),
+      deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
+    }),
+  },
+  back: {
+    pack: (f) => [integer(f.attempt)],
+    parse: (fields) => ({ type: 'back', attempt: fields.uint('attempt') }),
+  },
+  backAck: {
+    pack: (f) => [integer(f.attempt), integers(f.deviceResets)],
+    parse: (fields) => ({
+      type: 'backAck',
+      attempt: fields.uint('attempt'),
+      deviceResets: fields.list('deviceResets', MOST_DEVICES, (device) => device.uint('resets')),
+    }),
+  },
+  owed: {
+    pack: (f) => [f.block, integers(f.runs)],
+    parse: (fields, limits) => ({
+      type: 'owed',
+      block: fields.uint('block'),
+      runs: fields.pairs('runs', limits.maximumRuns),
+    }),
+  },
+  loaded: {
+    pack: (f) => [f.device, integer(f.sequence)],
+    parse: (fields) => ({ type: 'loaded', device: fields.uint('device'), sequence: fields.uint('sequence') }),
   },
 };
 

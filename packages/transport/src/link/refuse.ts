@@ -17,7 +17,7 @@ export function refuse(stream: FrameStream, reason: GodwitError): void {
   refusals++;
   const timer = setTimeout(() => stream.abort(reason), CLOSING_MS);
   stream
-    .write({ type: 'error', code: reason.code, message: reason.message })
+    .write({ type: 'error', code: reason.code, message: reason.message, retry: reason.retry })
     .then(() => stream.close())
     .catch(() => stream.abort(reason))
     .finally(() => {

@@ -135,10 +135,10 @@ class Restore {
       );
     }
     yield* this.#devices();
-    yield said({ type: 'switchover', round: 1 });
+    yield said({ type: 'switchover', round: 1, attempt: 1, runState: 'running' });
     await this.answers.expect('ready');
     if (features.includes(FEATURES.verify)) yield* this.#digests();
-    yield said({ type: 'go' });
+    yield said({ type: 'go', attempt: 1 });
     await this.answers.expect('running');
     yield said({ type: 'released' });
     await this.over;
@@ -182,13 +182,13 @@ class Restore {
     for (const piece of this.#reader.metadata.pieces) {
       const { device, byteLength } = piece;
       yield {
-        frame: { type: 'device', device, sequence: next(device), last: false },
+        frame: { type: 'device', device, sequence: next(device), last: false, attempt: 0 },
         payloadBytes: byteLength,
         fill: (into) => this.#reader.readPiece(piece, into),
       };
     }
     for (const device of sequences.keys()) {
-      yield said({ type: 'device', device, sequence: next(device), last: true });
+      yield said({ type: 'device', device, sequence: next(device), last: true, attempt: 0 });
     }
   }
 
@@ -207,7 +207,7 @@ class Restore {
     const { pagesDifferent } = await this.answers.expect('verified');
     if (pagesDifferent === 0) return;
     const message = `${pagesDifferent} pages differ from the snapshot after all was loaded; a writer of guest memory is at work`;
-    yield said({ type: 'error', code: 'GODWIT_VERIFY_FAILED', message });
+    yield said({ type: 'error', code: 'GODWIT_VERIFY_FAILED', message, retry: false });
     await this.over;
   }
 }

@@ -195,6 +195,8 @@ class Save {
       features,
       software: SOFTWARE,
       maximumPayload: MOST_PIECE_BYTES,
+      incarnation: '1'.repeat(32),
+      maximumDeviceState: 2 ** 28,
     });
   }
 
@@ -242,7 +244,7 @@ class Save {
     await this.#written.finish();
     this.#mustBeWell();
     this.#phase = 'ready';
-    this.answers.put({ type: 'ready', loadMs: performance.now() - start });
+    this.answers.put({ type: 'ready', attempt: 1, loadMs: performance.now() - start });
   }
 
   async #commit(): Promise<void> {
@@ -250,7 +252,7 @@ class Save {
     this.#phase = 'committing';
     await this.#partial.commit();
     this.#phase = 'over';
-    this.answers.put({ type: 'running', resumeMs: performance.now() - start });
+    this.answers.put({ type: 'running', resumeMs: performance.now() - start, sinceReadyMs: 0 });
   }
 
   get #written(): SnapshotWriter {

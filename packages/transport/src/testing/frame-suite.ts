@@ -69,7 +69,7 @@ export function frameSuite({ test }: SuiteRunner, fixture: TransportFixture): vo
       const accepting = listener.accept();
       const next = await fixture.connect(listener);
       const accepted = await accepting;
-      await frameStream(next).write({ type: 'go' });
+      await frameStream(next).write({ type: 'go', attempt: 1 });
       assert.equal((await frameStream(accepted).read())?.frame.type, 'go');
       for (const stream of [next, accepted]) stream.abort(new GodwitError('GODWIT_CANCELLED', 'done'));
     }));

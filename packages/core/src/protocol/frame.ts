@@ -50,6 +50,18 @@ export const FRAME_TYPES = {
   deltaPages: 24,
   /** Pages compressed in one piece; only if `encoding:` and the name of the compression was agreed on. */
   compressedPages: 25,
+  /** Source: say `prepared` once the VM stands and its devices have loaded every piece up to these. The last one counts. */
+  prepare: 26,
+  /** Destination: loading what is still to come will be quick. */
+  prepared: 27,
+  /** Source: this stop-and-copy is given up, and the guest runs here again. Go back to receiving. */
+  back: 28,
+  /** Destination: I am receiving again; what the attempt has sent is void. */
+  backAck: 29,
+  /** Destination, before `prepared`: loading has written these pages of guest memory, so they are owed again. */
+  owed: 30,
+  /** Destination: these pieces of device state have been taken by `load`, so that further ones may come. */
+  loaded: 31,
 } as const;
 
 export type FrameName = keyof typeof FRAME_TYPES;
@@ -58,11 +70,15 @@ export interface BlockDescription {
   readonly id: string;
   readonly guestPhysicalAddress: number;
   readonly byteLength: number;
+  /** What memory it is (`RamBlock.identity`), or empty: a destination refuses to receive a guest into its own memory. */
+  readonly identity: string;
 }
 
 export interface DeviceDescription {
   readonly id: string;
   readonly version: number;
+  /** Bytes that `save` is expected to yield, as the device tells; 0 where it cannot. */
+  readonly stateBytes: number;
 }
 
 export interface HelloFrame {
@@ -87,10 +103,15 @@ export interface HelloFrame {
   readonly connection: number;
   /** Where the source's ownership stands: only a migration that is `running` may begin with this hello. */
   readonly stage: HelloStage;
+  /** From 1: the stop-and-copy that the source is in (`paused`), or makes next (`running`). */
+  readonly attempt: number;
 }
 
-/** What a source can be when it connects: in pre-copy, past `go`, or over before it. */
-export const HELLO_STAGES = ['running', 'handedOver', 'kept'] as const;
+/**
+ * What a source can be when it connects: in pre-copy, in stop-and-copy with everything sent, past `go`, or over before it;
+ * `dryRun` asks whether the migration could be made, and ends with the answer.
+ */
+export const HELLO_STAGES = ['running', 'paused', 'handedOver', 'kept', 'dryRun'] as const;
 
 export type HelloStage = (typeof HELLO_STAGES)[number];
 
@@ -102,12 +123,18 @@ export interface WelcomeFrame {
   readonly software: string;
   /** Most bytes of payload that this destination takes in one frame. */
   readonly maximumPayload: number;
+  /** 32 hex digits: this VM of this process. A destination that was restarted has another one. */
+  readonly incarnation: string;
+  /** Most bytes of device state, of all devices together, that this destination holds before they are loaded. */
+  readonly maximumDeviceState: number;
 }
 
 export interface ErrorFrame {
   readonly type: 'error';
   readonly code: string;
   readonly message: string;
+  /** Whether another attempt may go better (`GodwitError.retry`). */
+  readonly retry: boolean;
 }
 
 export interface AttachFrame {
@@ -169,30 +196,84 @@ export interface DeviceFrame {
   readonly type: 'device';
   /** Index into the hello's devices. */
   readonly device: number;
-  /** 0, 1, 2, ... per device. */
+  /** 0, 1, 2, ... per device: since its last reset while the guest runs, within the attempt while it is paused. */
   readonly sequence: number;
   readonly last: boolean;
+  /** The stop-and-copy that this piece belongs to; 0 for what is sent while the guest runs. */
+  readonly attempt: number;
 }
 
 export interface SwitchoverFrame {
   readonly type: 'switchover';
   readonly round: number;
+  readonly attempt: number;
+  /** What the guest was doing before it was paused for this: it is to do the same at the destination. */
+  readonly runState: MovedRunState;
 }
+
+/** A guest that has ended does not move. */
+export const MOVED_RUN_STATES = ['running', 'paused'] as const;
+
+export type MovedRunState = (typeof MOVED_RUN_STATES)[number];
 
 export interface ReadyFrame {
   readonly type: 'ready';
+  readonly attempt: number;
   /** How long loading device state took after the `switchover` frame, in milliseconds of the destination's clock. */
   readonly loadMs: number;
 }
 
 export interface GoFrame {
   readonly type: 'go';
+  readonly attempt: number;
 }
 
 export interface RunningFrame {
   readonly type: 'running';
   /** How long resuming the guest took at the destination, in milliseconds. */
   readonly resumeMs: number;
+  /** From `ready` to the running guest, in milliseconds of the destination's clock. */
+  readonly sinceReadyMs: number;
+}
+
+export interface PrepareFrame {
+  readonly type: 'prepare';
+  readonly attempt: number;
+  /** For each of the hello's devices, the sequence of the piece that will be sent next. */
+  readonly deviceSequences: readonly number[];
+}
+
+export interface PreparedFrame {
+  readonly type: 'prepared';
+  readonly incarnation: string;
+  readonly attempt: number;
+  /** Those of the question. */
+  readonly deviceSequences: readonly number[];
+}
+
+export interface BackFrame {
+  readonly type: 'back';
+  readonly attempt: number;
+}
+
+export interface BackAckFrame {
+  readonly type: 'backAck';
+  readonly attempt: number;
+  /** For each device, how often it has been reset here: one whose number has grown begins anew, with piece 0. */
+  readonly deviceResets: readonly number[];
+}
+
+export interface OwedFrame {
+  readonly type: 'owed';
+  readonly block: number;
+  readonly runs: readonly number[];
+}
+
+export interface LoadedFrame {
+  readonly type: 'loaded';
+  readonly device: number;
+  /** Every piece before this one has been taken. */
+  readonly sequence: number;
 }
 
 export interface DigestsFrame {
@@ -224,7 +305,7 @@ export interface PongFrame {
 }
 
 /** What a destination can be when it is found again. */
-export const RESUMED_STATES = ['receiving', 'ready', 'running'] as const;
+export const RESUMED_STATES = ['receiving', 'loading', 'ready', 'running'] as const;
 
 export interface ResumedFrame {
   readonly type: 'resumed';
@@ -233,6 +314,12 @@ export interface ResumedFrame {
   readonly round: number;
   /** For each of the hello's devices, the sequence of the piece that is expected next. */
   readonly deviceSequences: readonly number[];
+  /** For each device, how often it has been reset: see `backAck`. */
+  readonly deviceResets: readonly number[];
+  readonly incarnation: string;
+  /** With `running`: as in the `running` frame; else 0. */
+  readonly resumeMs: number;
+  readonly sinceReadyMs: number;
 }
 
 export interface ReceivedPagesFrame {
@@ -268,7 +355,13 @@ export type Frame =
   | ReceivedPagesFrame
   | ReleasedFrame
   | DeltaPagesFrame
-  | CompressedPagesFrame;
+  | CompressedPagesFrame
+  | PrepareFrame
+  | PreparedFrame
+  | BackFrame
+  | BackAckFrame
+  | OwedFrame
+  | LoadedFrame;
 
 /** Frames that are followed by a payload. All others never are. */
 export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>([

@@ -1,20 +1,22 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
+import type { FrameStream } from '../link/frame-stream.js';
 import type { HelloFrame, HelloStage, WelcomeFrame } from './frame.js';
-import type { FrameStream } from './frame-stream.js';
 
 /** Protocol versions that this engine speaks. */
-export const PROTOCOL_VERSION = { minimum: 1, maximum: 1 } as const;
+export const PROTOCOL_VERSION = { minimum: 2, maximum: 2 } as const;
 
 /** What the source and the destination call themselves in messages. */
 export const SOFTWARE = 'godwit/0.1.0';
 
-/** Optional abilities of protocol version 1. */
+/** Optional abilities of this protocol. */
 export const FEATURES = {
   /** Comparison of all RAM between `ready` and `go`. */
   verify: 'verify',
   /** Every frame of every stream is followed by its checksum. */
   checksum: 'checksum',
+  /** A stop-and-copy that was given up: the destination can go back to receiving. A file cannot. */
+  back: 'back',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */
@@ -37,17 +39,19 @@ export function helloOf(
     migrationId,
     software: SOFTWARE,
     pageSize: vm.memory.pageSize,
-    blocks: vm.memory.blocks.map(({ id, guestPhysicalAddress, byteLength }) => ({
+    blocks: vm.memory.blocks.map(({ id, guestPhysicalAddress, byteLength, identity = '' }) => ({
       id,
       guestPhysicalAddress,
       byteLength,
+      identity,
     })),
-    devices: vm.devices.map(({ id, version }) => ({ id, version })),
+    devices: vm.devices.map(({ id, version }) => ({ id, version, stateBytes: 0 })),
     features,
     pageChannels,
     description: description ?? null,
     connection,
     stage,
+    attempt: 1,
   };
 }
 
