@@ -1,3 +1,4 @@
+export { type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
 export { DowntimeModel, totalDowntime } from './convergence/downtime-model.js';
 export {
   type ConvergencePolicy,
@@ -8,22 +9,25 @@ export {
   timeBudget,
   withinDowntimeLimit,
 } from './convergence/policy.js';
+export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
-export type { Received } from './destination/incoming-run.js';
 export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm, RunState } from './device/migratable-vm.js';
-export type { KeepaliveOptions } from './link/keepalive.js';
 export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
 export type { PageStream, RemoteReading } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export type {
+  AttemptSummary,
   DowntimeTerm,
+  DryRunReport,
   IncomingEvent,
   IncomingState,
+  IncomingStatus,
   IncomingSummary,
   MigrationEvent,
   MigrationState,
+  MigrationStatus,
   MigrationSummary,
   Progress,
   ReceivedPages,
@@ -34,6 +38,7 @@ export {
   type DestinationOwnershipState,
 } from './ownership/destination-ownership.js';
 export { Ownership, type OwnershipState, type OwnershipTable } from './ownership/ownership.js';
+export { localAuthority, type OwnershipAuthority, type Transfer } from './ownership/ownership-authority.js';
 export {
   SOURCE_OWNERSHIP,
   type SourceOwnershipEvent,
@@ -42,6 +47,7 @@ export {
 export * from './pages.js';
 export { FEATURES, PROTOCOL_VERSION, SOFTWARE } from './protocol/negotiate.js';
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
+export type { KeepaliveOptions } from './session/keepalive.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';

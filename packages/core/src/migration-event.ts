@@ -1,22 +1,25 @@
 import type { ErrorCode, GodwitError } from './errors.js';
 import type { DestinationOwnershipState } from './ownership/destination-ownership.js';
 import type { SourceOwnershipState } from './ownership/source-ownership.js';
+import type { MovedRunState } from './protocol/frame.js';
 import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
 
 /**
  * States by QEMU's names where they mean the same (`MigrationStatus` in QEMU's qapi/migration.json).
  *
  * ```
- *                  reconnecting
+ *                  reconnecting <------------> device
  *                     ^ |
  *                     | v
  * none -> setup -> active -> [pre-switchover ->] device -> [settling ->] completed
+ *                    ^              |              |
+ *                    +--------------+--------------+   (went back)
  *           |         |             |             |            |
  *           +---------+-------------+-------------+------------+--> failed
  *           +---------+-------------+-------------+--> cancelling -> cancelled
  * ```
  *
- * `reconnecting`: the link was lost in pre-copy and is being made anew; the guest runs. `settling`: it was lost after
+ * `reconnecting`: the link was lost before `go` and is being made anew. From `setup` a dry run completes. `settling`: it was lost after
  * `go`, and the destination is asked over a new one. After `go` (inside `device`) there is no way to `cancelled`. Whether
  * the guest runs at the source after `failed` is what `Migration.ownership` tells: in `unknown` it is paused.
  */
@@ -62,12 +65,53 @@ export interface DowntimeTerm {
   readonly actualMs: number;
 }
 
+/** A stop-and-copy that was given up. */
+export interface AttemptSummary {
+  readonly attempt: number;
+  /** The term of the downtime that was under way. */
+  readonly term: keyof DowntimeTerms;
+  /** How long the guest was paused, in milliseconds. */
+  readonly pausedMs: number;
+  readonly code: ErrorCode;
+  readonly message: string;
+}
+
+/** What a dry run has found out: hello and welcome were exchanged, and no page. */
+export interface DryRunReport {
+  readonly peer: string;
+  /** The destination's name and version. */
+  readonly software: string;
+  readonly version: number;
+  /** What both sides would use. */
+  readonly features: readonly string[];
+  readonly ramBytes: number;
+  readonly devices: readonly { readonly id: string; readonly version: number; readonly stateBytes: number }[];
+  /** Most bytes of device state that the destination holds. */
+  readonly maximumDeviceState: number;
+  /** Why the VM cannot be migrated now, one reason each; with any, the dry run fails with `GODWIT_BLOCKED`. */
+  readonly blockers: readonly string[];
+}
+
+/** Where a migration stands. */
+export interface MigrationStatus {
+  readonly state: MigrationState;
+  readonly ownership: SourceOwnershipState;
+  readonly progress: Progress;
+  /** The last round that was acknowledged. */
+  readonly lastRound: RoundRecord | undefined;
+  /** The stop-and-copy that the source is in, or makes next; from 1. */
+  readonly attempt: number;
+  /** Why it failed, once it has. */
+  readonly error: GodwitError | undefined;
+}
+
 /** How a migration went. */
 export interface MigrationSummary {
   readonly migrationId: string;
   readonly totalMs: number;
   /**
-   * From the call of `pause` to the destination's `running`, on the source's clock, without `verifyMs` and `heldMs`.
+   * What the guest saw: from the call of `pause` at the source until it ran at the destination, without `verifyMs` and `heldMs`.
+   * Pauses that were given up are in `attempts`.
    */
   readonly downtimeMs: number;
   readonly predictedDowntimeMs: number;
@@ -88,12 +132,22 @@ export interface MigrationSummary {
   readonly wireBytes: number;
   /** Bytes that deltas and compression have taken off the contents of pages. */
   readonly savedBytes: number;
+  /** Stop-and-copies that were given up before the one that succeeded. */
+  readonly attempts: readonly AttemptSummary[];
+  /** What the guest did before it was moved, and does there, unless the destination was told otherwise. */
+  readonly runState: MovedRunState;
+  /** Of a dry run, which has moved nothing. */
+  readonly dryRun?: DryRunReport;
 }
 
 export type MigrationEvent =
+  /** First, for whoever subscribes after the start. */
+  | { readonly type: 'status'; readonly status: MigrationStatus }
   | { readonly type: 'state'; readonly state: MigrationState; readonly previous: MigrationState }
   /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
   | { readonly type: 'ownership'; readonly ownership: SourceOwnershipState; readonly previous: SourceOwnershipState }
+  /** The first connection could not be made, and is tried again within `connectTimeoutMs`. */
+  | { readonly type: 'connect-failed'; readonly reason: GodwitError; readonly attempt: number }
   | { readonly type: 'link-lost'; readonly reason: GodwitError }
   /** A lost link was made anew. With `restarted` the destination knew nothing of us: everything is sent again. */
   | {
@@ -106,11 +160,39 @@ export type MigrationEvent =
   /** A round is about to be sent. */
   | { readonly type: 'round-start'; readonly round: number; readonly dirtyPages: number }
   | { readonly type: 'round'; readonly round: RoundRecord }
+  /** The guest is about to be paused, for at most `limitMs` before `go`; 0: for as long as it takes. */
+  | { readonly type: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
+  /** A stop-and-copy was given up: the guest runs here again, and pre-copy goes on. */
+  | {
+      readonly type: 'went-back';
+      readonly attempt: number;
+      /** The term that was under way. */
+      readonly term: keyof DowntimeTerms;
+      /** How long the guest was paused, and how long it may be. Milliseconds. */
+      readonly elapsedMs: number;
+      readonly limitMs: number;
+      readonly reason: GodwitError;
+    }
+  /** A switchover waits for the destination, with the guest running, for longer than `readinessTimeoutMs`. */
+  | { readonly type: 'not-prepared'; readonly waitedMs: number }
+  /** The destination that was waited for has become ready for the switchover. */
+  | { readonly type: 'prepared'; readonly waitedMs: number }
+  /** The guest was down for longer than the limit, though the switchover was within the bound. */
+  | {
+      readonly type: 'downtime-exceeded';
+      readonly limitMs: number;
+      readonly downtimeMs: number;
+      /** The term that exceeded its prediction by most. */
+      readonly term: keyof DowntimeTerms;
+    }
+  | { readonly type: 'dry-run'; readonly report: DryRunReport }
   /** Something works less well than asked: never silent. */
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
   /** The comparison of RAM between `ready` and `go`. */
   | { readonly type: 'verified'; readonly pages: number; readonly verifyMs: number }
-  | { readonly type: 'completed'; readonly summary: MigrationSummary };
+  | { readonly type: 'completed'; readonly summary: MigrationSummary }
+  /** Last, where it did not go well; the stream then completes. */
+  | { readonly type: 'failed'; readonly error: GodwitError };
 
 /** Pages that a destination has got, by how they came; holes come as zero. */
 export type ReceivedPages = Omit<PagesByKind, 'hole'>;
@@ -127,9 +209,25 @@ export interface IncomingSummary {
   readonly loadMs: number;
   readonly resumeMs: number;
   readonly verified: boolean;
+  /** What the guest does here: it was paused by its user, or is to be by `onArrival`. */
+  readonly runState: MovedRunState;
+}
+
+/** Where an incoming migration stands. */
+export interface IncomingStatus {
+  readonly state: IncomingState;
+  readonly ownership: DestinationOwnershipState;
+  readonly migrationId: string | undefined;
+  readonly pages: ReceivedPages;
+  readonly wireBytes: number;
+  /** The round that is being received, from 1. */
+  readonly round: number;
+  readonly error: GodwitError | undefined;
 }
 
 export type IncomingEvent =
+  /** First, for whoever subscribes after the start. */
+  | { readonly type: 'status'; readonly status: IncomingStatus }
   | { readonly type: 'state'; readonly state: IncomingState; readonly previous: IncomingState }
   /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
   | {
@@ -140,10 +238,21 @@ export type IncomingEvent =
   | { readonly type: 'link-lost'; readonly reason: GodwitError }
   /** The source has come back over another connection. */
   | { readonly type: 'reconnected'; readonly connection: number; readonly peer: string }
+  /** The source has given a stop-and-copy up, and its guest runs there again. */
+  | { readonly type: 'went-back'; readonly attempt: number }
+  /** Complete, and cut off from the source, which may be running the guest: this side waits, without a timer. */
+  | { readonly type: 'source-may-run'; readonly reason: GodwitError }
   /** The guest runs here. What is left is to tell the source. */
   | { readonly type: 'running'; readonly resumeMs: number }
   /** A source has said hello; `prepare` is about to be called with its description. */
-  | { readonly type: 'hello'; readonly migrationId: string; readonly peer: string; readonly description: unknown }
+  | {
+      readonly type: 'hello';
+      readonly migrationId: string;
+      readonly peer: string;
+      readonly description: unknown;
+      /** The VM will be abandoned once the source has its answer. */
+      readonly dryRun: boolean;
+    }
   | { readonly type: 'round'; readonly round: number; readonly pages: number }
   | {
       readonly type: 'progress';
@@ -151,4 +260,6 @@ export type IncomingEvent =
       readonly wireBytes: number;
     }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
-  | { readonly type: 'completed'; readonly summary: IncomingSummary };
+  | { readonly type: 'completed'; readonly summary: IncomingSummary }
+  /** Last, where it did not go well; the stream then completes. */
+  | { readonly type: 'failed'; readonly error: GodwitError };

@@ -1,29 +1,89 @@
-import { Observable, Subject } from 'rxjs';
+import { Observable, type Observer, type Operator, Subject, Subscriber, type Subscription } from 'rxjs';
+
+type Next<E> = (value: E) => void;
 
 /**
- * The events of a role as an Observable that belongs to work under way: not replayed, and when the last subscriber
- * unsubscribes before the end, the work is cancelled. Having no subscriber at all cancels nothing.
+ * An Observable that nobody can be hurt by: an exception in a subscriber, or an error of its pipeline that it has no handler for,
+ * reaches neither the process nor the work that is observed. It goes to `onFailure`, once for each subscriber.
  */
-export abstract class RoleEvents<E> extends Observable<E> {
+class QuietObservable<E> extends Observable<E> {
+  readonly #onFailure: (error: unknown) => void;
+
+  constructor(
+    subscribe: ((subscriber: Subscriber<E>) => Subscription) | undefined,
+    onFailure: (error: unknown) => void,
+  ) {
+    super(subscribe);
+    this.#onFailure = onFailure;
+  }
+
+  /** RxJS makes every operator's Observable with this, so that what `pipe` returns is as quiet. */
+  override lift<R>(operator?: Operator<E, R>): Observable<R> {
+    const lifted = new QuietObservable<R>(undefined, this.#onFailure);
+    lifted.source = this;
+    lifted.operator = operator;
+    return lifted;
+  }
+
+  override subscribe(observerOrNext?: Partial<Observer<E>> | Next<E>): Subscription;
+  override subscribe(next?: Next<E> | null, error?: Next<unknown> | null, complete?: (() => void) | null): Subscription;
+  override subscribe(
+    observer?: Partial<Observer<E>> | Next<E> | null,
+    error?: Next<unknown> | null,
+    complete?: (() => void) | null,
+  ): Subscription {
+    // An operator, or a promise that takes the error.
+    if (observer instanceof Subscriber) return super.subscribe(observer);
+    const given: {
+      next?: Next<E> | undefined;
+      error?: Next<unknown> | undefined;
+      complete?: (() => void) | undefined;
+    } =
+      typeof observer === 'function' || observer === null || observer === undefined
+        ? { next: observer ?? undefined, error: error ?? undefined, complete: complete ?? undefined }
+        : observer;
+    let reported = false;
+    const failed = (failure: unknown): void => {
+      if (reported) return;
+      reported = true;
+      this.#onFailure(failure);
+    };
+    const quietly = (call: () => void): void => {
+      try {
+        call();
+      } catch (failure) {
+        failed(failure);
+      }
+    };
+    return super.subscribe({
+      next: (value) => quietly(() => given.next?.(value)),
+      error: (failure) => (given.error === undefined ? failed(failure) : quietly(() => given.error?.(failure))),
+      complete: () => quietly(() => given.complete?.()),
+    });
+  }
+}
+
+/**
+ * The events of a role. Observing never controls: unsubscribing ends nothing, the stream never ends with an error (a failure is
+ * its last event, and then it completes), and what subscribers throw is reported to the others as a warning.
+ *
+ * Events are not replayed; whoever subscribes after the start gets the present status first.
+ */
+export abstract class RoleEvents<E> extends QuietObservable<E> {
   /** @internal */
   protected readonly events: Subject<E>;
 
-  constructor() {
+  /**
+   * @param late the event that tells a late subscriber where things stand; `undefined` before the start
+   * @param onFailure hears of exceptions of subscribers
+   */
+  constructor(late: () => E | undefined, onFailure: (error: unknown) => void) {
     const events = new Subject<E>();
-    let subscribers = 0;
-    let cancel: () => void = () => {};
     super((subscriber) => {
-      subscribers++;
-      const subscription = events.subscribe(subscriber);
-      return () => {
-        subscription.unsubscribe();
-        if (--subscribers === 0) cancel();
-      };
-    });
-    cancel = () => void this.cancel('the last subscriber unsubscribed');
+      const present = late();
+      if (present !== undefined) subscriber.next(present);
+      return events.subscribe(subscriber);
+    }, onFailure);
     this.events = events;
   }
-
-  /** Gives up; returns whether that was still possible. */
-  abstract cancel(reason?: string): boolean;
 }

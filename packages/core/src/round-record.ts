@@ -2,8 +2,8 @@
 export type Decision =
   /** Send another round with the guest running. */
   | { readonly action: 'continue'; readonly reason: string }
-  /** Pause the guest and send what is left. */
-  | { readonly action: 'switchover'; readonly reason: string }
+  /** Pause the guest and send what is left; with `force` for as long as it takes, else within `pauseLimitMs`. */
+  | { readonly action: 'switchover'; readonly reason: string; readonly force?: boolean }
   /** Give up: the migration fails with `GODWIT_NOT_CONVERGING` and the guest runs on at the source. */
   | { readonly action: 'abort'; readonly reason: string };
 

@@ -216,6 +216,8 @@ describe('policies', () => {
     history: [],
     downtimeLimitMs: 300,
     elapsedMs: change.elapsedMs ?? 0,
+    overruns: 0,
+    unpreparedMs: 0,
   });
 
   test('withinDowntimeLimit', () => {

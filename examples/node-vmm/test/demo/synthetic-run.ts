@@ -137,6 +137,8 @@ export function syntheticRun(): readonly TimedEvent[] {
     rawBytes: 508_000_000,
     wireBytes,
     savedBytes: 0,
+    attempts: [],
+    runState: 'running',
   };
   at(1, { event: 'state', state: 'completed', previous: 'device' });
   at(1, { event: 'migrated', hop: 1, ...summary });
@@ -152,6 +154,7 @@ export function syntheticRun(): readonly TimedEvent[] {
       loadMs: 2.9,
       resumeMs: 0.4,
       verified: true,
+      runState: 'running',
     },
   });
   at(1, { event: 'memory', host: 'source', guestBytes: 210 * MIB, residentBytes: 300 * MIB });

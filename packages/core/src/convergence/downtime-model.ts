@@ -1,5 +1,7 @@
+import { type Clock, systemClock } from '../clock.js';
 import { allPages, type DowntimeTerms } from '../round-record.js';
 import type { SentRound } from '../source/round-sender.js';
+import { LearnedTerms } from './learned-terms.js';
 import { LinkRate } from './link-rate.js';
 
 /** What to assume of a term before anything was learned; milliseconds. Measured on a 2-vCPU guest over loopback. */
@@ -13,6 +15,8 @@ export interface Pending {
   readonly dirtyPages: number;
   /** Bytes of device state, as far as devices can tell. */
   readonly deviceBytes: number;
+  /** The guest is paused: nothing is written any more. */
+  readonly paused?: boolean;
 }
 
 /**
@@ -29,11 +33,30 @@ export class DowntimeModel {
   #harvestMs: number | undefined;
   /** The last few samples: the smallest counts, and one that was taken in a bad moment is soon forgotten. */
   readonly #roundTrips: number[] = [];
+  readonly #learned: LearnedTerms;
+  /** Pages that were written between the last harvest and the pause, when that was last found out. */
+  #burstPages = 0;
 
   /** `prior`: terms of an earlier migration on this host, as `MigrationSummary.downtime` reports them. */
-  constructor(prior: Partial<DowntimeTerms> = {}, pageSize = 4096) {
+  constructor(prior: Partial<DowntimeTerms> = {}, pageSize = 4096, clock: Clock = systemClock) {
     this.#prior = prior;
     this.#pageSize = pageSize;
+    this.#learned = new LearnedTerms(clock);
+  }
+
+  /** A stop-and-copy, given up or not, has shown how long a term takes. */
+  measured(term: keyof DowntimeTerms, ms: number): void {
+    this.#learned.measured(term, ms);
+  }
+
+  /** A stop-and-copy was given up while this term had been under way for `ms`. */
+  overran(term: keyof DowntimeTerms, ms: number): void {
+    this.#learned.overran(term, ms);
+  }
+
+  /** Pages that the last harvest, with the guest paused, found beyond those that were predicted. */
+  burst(pages: number): void {
+    this.#burstPages = Math.max(pages, this.#burstPages / 2);
   }
 
   /** Bytes per second while the link was busy; 0 before anything was sent. */
@@ -65,6 +88,11 @@ export class DowntimeModel {
     if (this.#roundTrips.length > ROUND_TRIPS_KEPT) this.#roundTrips.shift();
   }
 
+  /** The shortest of the last few, in milliseconds; 0 before the first. */
+  get roundTripMs(): number {
+    return this.#roundTripMs ?? 0;
+  }
+
   get #roundTripMs(): number | undefined {
     return this.#roundTrips.length === 0 ? undefined : Math.min(...this.#roundTrips);
   }
@@ -73,22 +101,25 @@ export class DowntimeModel {
     const bytesPerMs = this.linkBytesPerSecond / 1000;
     const roundTripMs = this.#roundTripMs ?? this.#prior.roundTripMs ?? FIRST_GUESS.roundTripMs;
     const { pages, bytes: seenBytes, scanMs } = this.#rewritten;
-    const bytes = pending.dirtyPages * (pages > 0 ? seenBytes / pages : this.#pageSize);
+    const dirtyPages = pending.dirtyPages + (pending.paused ? 0 : this.#burstPages);
+    const bytes = dirtyPages * (pages > 0 ? seenBytes / pages : this.#pageSize);
     const ramMs =
-      pending.dirtyPages === 0
+      dirtyPages === 0
         ? 0
-        : pending.dirtyPages * (pages > 0 ? scanMs / pages : 0) +
-          (bytesPerMs > 0 ? bytes / bytesPerMs : 0) +
-          roundTripMs;
+        : dirtyPages * (pages > 0 ? scanMs / pages : 0) + (bytesPerMs > 0 ? bytes / bytesPerMs : 0) + roundTripMs;
+    const learned = this.#learned;
     return {
-      pauseMs: this.#prior.pauseMs ?? FIRST_GUESS.pauseMs,
+      pauseMs: learned.expected('pauseMs', this.#prior.pauseMs ?? FIRST_GUESS.pauseMs),
       // Twice: before and after device state is saved.
       harvestMs: 2 * (this.#harvestMs ?? FIRST_GUESS.harvestMs),
-      ramMs,
-      deviceMs: this.#prior.deviceMs ?? FIRST_GUESS.deviceMs + (bytesPerMs > 0 ? pending.deviceBytes / bytesPerMs : 0),
-      loadMs: this.#prior.loadMs ?? FIRST_GUESS.loadMs,
+      ramMs: learned.expected('ramMs', ramMs),
+      deviceMs: learned.expected(
+        'deviceMs',
+        this.#prior.deviceMs ?? FIRST_GUESS.deviceMs + (bytesPerMs > 0 ? pending.deviceBytes / bytesPerMs : 0),
+      ),
+      loadMs: learned.expected('loadMs', this.#prior.loadMs ?? FIRST_GUESS.loadMs),
       // `switchover`/`ready` and `go`/`running`.
-      roundTripMs: 2 * roundTripMs,
+      roundTripMs: learned.expected('roundTripMs', 2 * roundTripMs),
       resumeMs: this.#prior.resumeMs ?? FIRST_GUESS.resumeMs,
     };
   }

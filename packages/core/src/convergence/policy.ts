@@ -9,7 +9,14 @@ export interface PolicyInput {
   readonly history: readonly RoundRecord[];
   readonly downtimeLimitMs: number;
   readonly elapsedMs: number;
+  /** Switchovers that were given up since the guest would have been down for too long. */
+  readonly overruns: number;
+  /** How long a switchover has been waiting for the destination to say that it is prepared; 0 while it is. Milliseconds. */
+  readonly unpreparedMs: number;
 }
+
+/** After so many overruns a policy's patience is at its end: those here then act as if their cap were reached. */
+export const PATIENCE = 3;
 
 /**
  * A convergence policy: a pure function of what happened. `undefined` means "no opinion", so that policies compose
@@ -21,7 +28,9 @@ export type ConvergencePolicy = (input: PolicyInput) => Decision | undefined;
  * Switch over when the predicted downtime is within the limit, and also when nothing is dirty: what is left of the
  * prediction then is the same after any number of rounds (QEMU, which counts RAM alone, does the same).
  */
-export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitMs }) => {
+export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitMs, overruns }) => {
+  // The predictions were wrong three times: somebody else decides, or the migration is given up.
+  if (overruns >= PATIENCE) return undefined;
   const predicted = `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms`;
   if (outcome.predictedDowntimeMs <= downtimeLimitMs) {
     return { action: 'switchover', reason: `${predicted} is within the limit of ${downtimeLimitMs} ms` };
@@ -35,16 +44,31 @@ export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitM
   return undefined;
 };
 
-/** After `rounds` rounds: switch over whatever the downtime, or give up. */
+/**
+ * After `rounds` rounds, counted over the whole migration, or after three switchovers that were given up: switch over whatever the
+ * downtime, or give up.
+ */
 export function roundCap(rounds: number, action: 'switchover' | 'abort'): ConvergencePolicy {
-  return ({ outcome }) =>
-    outcome.round >= rounds ? { action, reason: `the cap of ${rounds} rounds is reached` } : undefined;
+  return ({ outcome, overruns }) => {
+    if (outcome.round >= rounds) return atAnyPrice(action, `the cap of ${rounds} rounds is reached`);
+    return overruns >= PATIENCE ? atAnyPrice(action, outOfPatience(overruns)) : undefined;
+  };
 }
 
-/** After `ms` milliseconds: switch over whatever the downtime, or give up. */
+/** After `ms` milliseconds, or after three switchovers that were given up: switch over whatever the downtime, or give up. */
 export function timeBudget(ms: number, action: 'switchover' | 'abort'): ConvergencePolicy {
-  return ({ elapsedMs }) =>
-    elapsedMs >= ms ? { action, reason: `the time budget of ${ms} ms is used up` } : undefined;
+  return ({ elapsedMs, overruns }) => {
+    if (elapsedMs >= ms) return atAnyPrice(action, `the time budget of ${ms} ms is used up`);
+    return overruns >= PATIENCE ? atAnyPrice(action, outOfPatience(overruns)) : undefined;
+  };
+}
+
+function atAnyPrice(action: 'switchover' | 'abort', reason: string): Decision {
+  return action === 'switchover' ? { action, force: true, reason } : { action, reason };
+}
+
+function outOfPatience(overruns: number): string {
+  return `${overruns} switchovers were given up since the guest would have been down for too long`;
 }
 
 /** The first policy that has an opinion decides. */

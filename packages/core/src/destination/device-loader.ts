@@ -1,169 +1,158 @@
-import type { MigratableDevice } from '../device/migratable-device.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { DeviceDescription, DeviceFrame } from '../protocol/frame.js';
+import { IncomingDevice } from './incoming-device.js';
 
-/** Chunks of one device's state, handed to `load` as they come. */
-class StateQueue implements AsyncIterable<Uint8Array> {
-  readonly #chunks: Uint8Array[] = [];
-  #ended = false;
-  #failure: unknown;
-  #wake: (() => void) | undefined;
-  nextSequence = 0;
-  /** Bytes that wait to be loaded. */
-  pendingBytes = 0;
-
-  get ended(): boolean {
-    return this.#ended;
-  }
-
-  push(chunk: Uint8Array): void {
-    if (chunk.byteLength > 0) {
-      this.#chunks.push(chunk);
-      this.pendingBytes += chunk.byteLength;
-    }
-    this.#notify();
-  }
-
-  end(): void {
-    this.#ended = true;
-    this.#notify();
-  }
-
-  fail(error: unknown): void {
-    this.#failure ??= error;
-    this.#notify();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
-    for (;;) {
-      if (this.#failure !== undefined) throw this.#failure;
-      const chunk = this.#chunks.shift();
-      if (chunk !== undefined) {
-        this.pendingBytes -= chunk.byteLength;
-        yield chunk;
-      } else if (this.#ended) {
-        return;
-      } else {
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-        });
-      }
-    }
-  }
-
-  #notify(): void {
-    const wake = this.#wake;
-    this.#wake = undefined;
-    wake?.();
-  }
+export interface DeviceLoaderParts {
+  readonly vm: MigratableVm;
+  readonly described: readonly DeviceDescription[];
+  /** Most bytes that are held, of all devices together. */
+  readonly maximumBytes: number;
+  /** Hears of a device that fails while nobody waits for it. */
+  readonly onFailure: (error: GodwitError) => void;
+  /** Every piece of the device before this one was taken by its `load`. */
+  readonly onLoaded: (device: number, sequence: number) => void;
 }
 
+/** Report of pieces that were taken, after so many bytes or when nothing waits any more. */
+const REPORT_BYTES = 256 * 1024;
+
 /**
- * Collects device state at the destination and loads it: iterative devices as their state comes, all others after
- * `switchover`, in the order in which the destination's VM lists them.
+ * Collects device state at the destination and loads it: pieces that come while the guest runs as they come, the rest after
+ * `switchover`, in the order in which the destination's VM lists its devices.
  */
 export class DeviceLoader {
-  readonly #vm: MigratableVm;
-  readonly #described: readonly DeviceDescription[];
-  readonly #queues: readonly StateQueue[];
-  readonly #maximumBytes: number;
-  readonly #onFailure: (error: GodwitError) => void;
-  readonly #loads = new Map<string, Promise<void>>();
+  readonly #parts: DeviceLoaderParts;
+  readonly #devices: readonly IncomingDevice[];
+  readonly #inOrder: readonly IncomingDevice[];
+  /** Bytes that each device has loaded since that was reported. */
+  readonly #unreported: number[];
+  /** Pages that loads of attempts that were given up have written. */
+  readonly #owed: DirtyBitmaps;
+  #wake: (() => void)[] = [];
+  /** The last attempt that was given up. */
+  #givenUp = 0;
 
-  /** `maximumBytes` bounds what is held for each device; `onFailure` hears of a device that fails before `load`. */
-  constructor(
-    vm: MigratableVm,
-    described: readonly DeviceDescription[],
-    maximumBytes: number,
-    onFailure: (error: GodwitError) => void,
-  ) {
-    this.#vm = vm;
-    this.#described = described;
-    this.#queues = described.map(() => new StateQueue());
-    this.#maximumBytes = maximumBytes;
-    this.#onFailure = onFailure;
+  constructor(parts: DeviceLoaderParts) {
+    const { vm, described } = parts;
+    this.#parts = parts;
+    const byId = new Map(vm.devices.map((device) => [device.id, device]));
+    this.#devices = described.map(({ id, version }, index) => {
+      const device = byId.get(id);
+      if (device === undefined) throw new GodwitError('GODWIT_INTERNAL', `no device "${id}"`);
+      return new IncomingDevice(device, version, (bytes) => this.#taken(index, bytes));
+    });
+    const places = new Map(this.#devices.map((incoming) => [incoming.device.id, incoming]));
+    this.#inOrder = vm.devices.flatMap(({ id }) => places.get(id) ?? []);
+    this.#unreported = described.map(() => 0);
+    this.#owed = new DirtyBitmaps(vm.memory);
   }
 
-  /** For each device, the sequence of the piece that is expected next. */
+  /** For each device, the sequence of the piece that is expected next while the guest runs at the source. */
   get sequences(): readonly number[] {
-    return this.#queues.map((queue) => queue.nextSequence);
+    return this.#devices.map(({ nextSequence }) => nextSequence);
+  }
+
+  /** For each device, how often it was reset. */
+  get resets(): readonly number[] {
+    return this.#devices.map(({ resets }) => resets);
+  }
+
+  /** For each device, up to which piece its `load` has taken everything. */
+  get loaded(): readonly number[] {
+    return this.#devices.map(({ loadedSequence }) => loadedSequence);
+  }
+
+  /** Pages that are owed again. Complete once `prepared` has resolved. */
+  get owed(): DirtyBitmaps {
+    return this.#owed;
   }
 
   /** Checks a frame before its payload is allocated. */
   admit(frame: DeviceFrame, payloadBytes: number): void {
-    const described = this.#described[frame.device];
-    const queue = this.#queues[frame.device];
-    if (described === undefined || queue === undefined) {
+    const incoming = this.#devices[frame.device];
+    if (incoming === undefined) {
       throw new GodwitError(
         'GODWIT_OUT_OF_RANGE',
-        `a "device" frame names device ${frame.device}; there are ${this.#queues.length}`,
+        `a "device" frame names device ${frame.device}; there are ${this.#devices.length}`,
       );
     }
-    if (queue.ended || frame.sequence !== queue.nextSequence) {
+    const { id } = incoming.device;
+    const expected = incoming.expected(frame.attempt);
+    if (expected !== frame.sequence || (frame.attempt === 0 && frame.last)) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',
-        `device "${described.id}": expected ${queue.ended ? 'no further state' : `piece ${queue.nextSequence}`}, got piece ${frame.sequence}`,
+        `device "${id}": expected ${expected === undefined ? 'no further state' : `piece ${expected}`} of attempt ${frame.attempt}, got ${frame.last ? 'the last ' : ''}piece ${frame.sequence}`,
       );
     }
-    if (queue.pendingBytes + payloadBytes > this.#maximumBytes) {
+    const pending = this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, 0);
+    if (pending > 0 && pending + payloadBytes > this.#parts.maximumBytes) {
       throw new GodwitError(
         'GODWIT_LIMIT_EXCEEDED',
-        `device "${described.id}": more than ${this.#maximumBytes} bytes of state wait to be loaded; raise maximumDeviceState if that is right`,
+        `device "${id}": more than ${this.#parts.maximumBytes} bytes of state wait to be loaded; raise maximumDeviceState if that is right`,
       );
     }
   }
 
   /** Takes a piece of state that was admitted. */
-  accept(frame: DeviceFrame, chunk: Uint8Array): void {
-    const queue = this.#queues[frame.device] as StateQueue;
-    queue.nextSequence++;
-    queue.push(chunk);
-    if (frame.last) queue.end();
-    const device = this.#deviceOf(frame.device);
-    if (device.precopy !== undefined && !this.#loads.has(device.id)) {
-      const loading = this.#load(device, frame.device);
-      loading.catch((error: GodwitError) => this.#onFailure(error));
-      this.#loads.set(device.id, loading);
+  accept({ device, attempt, last }: DeviceFrame, chunk: Uint8Array): void {
+    const incoming = this.#devices[device] as IncomingDevice;
+    if (attempt > 0) {
+      incoming.hold(attempt, chunk, last);
+      return;
+    }
+    const begins = incoming.loading === undefined;
+    incoming.take(chunk);
+    if (begins) {
+      const { loading } = incoming;
+      // One that was voided since ends with an error of its own.
+      loading?.catch((error: GodwitError) => {
+        if (incoming.loading === loading) this.#parts.onFailure(error);
+      });
     }
   }
 
-  /** Loads all that is not loaded yet. Every device must have sent its last piece. */
-  async loadAll(): Promise<void> {
-    for (const [index, queue] of this.#queues.entries()) {
-      if (!queue.ended) {
-        throw new GodwitError(
-          'GODWIT_PROTOCOL',
-          `"switchover" came before the end of the state of device "${this.#described[index]?.id}"`,
-        );
-      }
+  /** Loads all that is not loaded yet. Every device must have sent its last piece of this attempt. */
+  async loadAll(attempt: number): Promise<void> {
+    const missing = this.#inOrder.find((incoming) => !incoming.isComplete(attempt));
+    if (missing !== undefined) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `"switchover" came before the end of the state of device "${missing.device.id}"`,
+      );
     }
-    for (const device of this.#vm.devices) {
-      const index = this.#described.findIndex((described) => described.id === device.id);
-      await (this.#loads.get(device.id) ?? this.#load(device, index));
+    for (const incoming of this.#inOrder) {
+      await incoming.commit();
+      // Given up meanwhile: nothing more of this attempt is loaded.
+      if (this.#givenUp >= attempt) return;
     }
+  }
+
+  /** Resolves when the devices have loaded every piece before these, and loading the rest is quick. */
+  async prepared(sequences: readonly number[]): Promise<void> {
+    const taken = () => new Promise<void>((resolve) => this.#wake.push(resolve));
+    await Promise.all(this.#devices.map((incoming, index) => incoming.prepared(sequences[index] ?? 0, taken)));
+  }
+
+  /** The attempt was given up: its state is void. Throws when a device cannot go back. */
+  goBack(attempt: number): void {
+    this.#givenUp = attempt;
+    for (const incoming of this.#devices) incoming.goBack(this.#owed, this.#parts.onFailure);
   }
 
   /** Ends loads that wait for more state. */
   fail(error: GodwitError): void {
-    for (const queue of this.#queues) queue.fail(error);
+    for (const incoming of this.#devices) incoming.fail(error);
   }
 
-  #deviceOf(index: number): MigratableDevice {
-    const id = this.#described[index]?.id;
-    return this.#vm.devices.find((device) => device.id === id) as MigratableDevice;
-  }
-
-  async #load(device: MigratableDevice, index: number): Promise<void> {
-    const version = this.#described[index]?.version as number;
-    try {
-      await device.load(this.#queues[index] as StateQueue, version);
-    } catch (error) {
-      throw new GodwitError(
-        'GODWIT_DEVICE_FAILED',
-        `device "${device.id}" failed to load its state (version ${version}): ${error instanceof Error ? error.message : String(error)}`,
-        { cause: error },
-      );
-    }
+  #taken(index: number, bytes: number): void {
+    for (const wake of this.#wake.splice(0)) wake();
+    const incoming = this.#devices[index];
+    if (incoming === undefined) return;
+    const unreported = (this.#unreported[index] ?? 0) + bytes;
+    const report = incoming.pendingBytes === 0 || unreported >= REPORT_BYTES;
+    this.#unreported[index] = report ? 0 : unreported;
+    if (report) this.#parts.onLoaded(index, incoming.loadedSequence);
   }
 }

@@ -103,6 +103,11 @@ export class PageBoard {
     return !this.sealed;
   }
 
+  /** The source has given its stop-and-copy up: frames may come again. */
+  unseal(): void {
+    Atomics.store(this.#words, Word.sealed, 0);
+  }
+
   /** Says that nothing may come any more. False when frames of this round have come already. */
   seal(): boolean {
     Atomics.store(this.#words, Word.sealed, 1);

@@ -83,6 +83,11 @@ export class PageReceiver {
     );
   }
 
+  /** The source has given its stop-and-copy up, and sends pages again. */
+  unseal(): void {
+    this.board.unseal();
+  }
+
   /** True once the last page has come: a page channel may then end. */
   get sealed(): boolean {
     return this.board.sealed;

@@ -94,7 +94,8 @@ export class PageWriter {
       let first = touched.nextDirty(frame.runs[i] as number);
       while (first !== -1 && first < end) {
         const stop = Math.min(touched.nextClean(first), end);
-        await zeroRun(this.#windows, block, frame.block, { firstPage: first, pageCount: stop - first }, this.#clock);
+        const run = { firstPage: first, pageCount: stop - first };
+        await zeroRun(this.#windows, block, frame.block, run, this.#clock, () => this.board.stopped);
         // Only now: a thread that was ended in the middle has not made them zero, and they come again.
         touched.clearRange(first, stop - first);
         if (stop >= end) break;

@@ -12,14 +12,16 @@ export class RamCheck {
   readonly #windows: MemoryWindows;
   readonly #clock: Clock;
   readonly #agreed: boolean;
+  readonly #isOver: () => boolean;
   #comparison: DigestComparison | undefined;
   #finished = false;
 
-  /** `agreed`: whether the hello offered the feature `verify`. */
-  constructor(windows: MemoryWindows, clock: Clock, agreed: boolean) {
+  /** `agreed`: whether the hello offered the feature `verify`; `isOver`: whether the connection is lost, or the migration over. */
+  constructor(windows: MemoryWindows, clock: Clock, agreed: boolean, isOver: () => boolean) {
     this.#windows = windows;
     this.#clock = clock;
     this.#agreed = agreed;
+    this.#isOver = isOver;
   }
 
   /** True when all RAM was compared and is equal. */
@@ -68,7 +70,7 @@ export class RamCheck {
         `the source sent "${type}" ${this.#finished ? 'after the comparison of RAM' : 'although "verify" was not agreed on'}`,
       );
     }
-    this.#comparison ??= new DigestComparison(this.#windows, this.#clock);
+    this.#comparison ??= new DigestComparison(this.#windows, this.#clock, this.#isOver);
     return this.#comparison;
   }
 }

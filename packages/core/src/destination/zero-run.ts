@@ -1,4 +1,5 @@
 import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
 import { pagesOf, populatedRuns, type RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { PageRun } from '../memory/page-run.js';
@@ -16,7 +17,7 @@ export async function zeroRun(
   blockIndex: number,
   run: PageRun,
   clock: Clock,
-  signal?: AbortSignal,
+  isOver: () => boolean = () => false,
 ): Promise<void> {
   if (block.discard !== undefined && run.pageCount >= DISCARD_PAGES) {
     block.discard(run);
@@ -26,7 +27,7 @@ export async function zeroRun(
   const end = run.firstPage + run.pageCount;
   for (let page = run.firstPage; page < end; page += step) {
     // The memory may be gone once the migration is over.
-    signal?.throwIfAborted();
+    if (isOver()) throw new GodwitError('GODWIT_LINK_LOST', 'the connection is over');
     const views: Uint8Array[] = [];
     windows.appendViews(views, blockIndex, page, Math.min(step, end - page));
     for (const view of views) view.fill(0);
@@ -42,7 +43,8 @@ export async function makePristine(windows: MemoryWindows, clock: Clock, signal:
       signal.throwIfAborted();
       const range = { firstPage, pageCount: Math.min(windows.pagesPerWindow, pages - firstPage) };
       // Listed before they are made holes: the list is read from what changes.
-      for (const run of [...populatedRuns(block, range)]) await zeroRun(windows, block, blockIndex, run, clock, signal);
+      for (const run of [...populatedRuns(block, range)])
+        await zeroRun(windows, block, blockIndex, run, clock, () => signal.aborted);
       await clock.yield();
     }
   }

@@ -62,6 +62,12 @@ export interface MigratableDevice {
    */
   reset?(): Promise<void>;
   /**
+   * What giving a stop-and-copy up voids. `stop-state` (the default): what `save` has yielded; what `precopy` has goes on to hold.
+   * `everything`: that too (VFIO, whose stop-and-copy state continues the stream of its pre-copy): the destination's device is reset,
+   * and the source's is told to `restart`.
+   */
+  readonly backVoids?: 'stop-state' | 'everything';
+  /**
    * Destination: pages of guest memory that the last `load` wrote, by the index of their block. They are owed again when the
    * stop-and-copy is given up. A device whose `load` writes no guest memory yields nothing; without this method every page
    * counts as written.

@@ -24,6 +24,7 @@ export class SentEncodings {
   readonly #adaptive: boolean;
   #agreed: readonly PageEncoding[] = [];
   #cache: DeltaCacheStorage | undefined;
+  #forget = false;
 
   constructor(offered: readonly PageEncoding[], adaptive: boolean) {
     this.#offered = offered;
@@ -50,9 +51,24 @@ export class SentEncodings {
     return this.#offered.filter((one) => !this.#agreed.includes(one)).map(({ name }) => name);
   }
 
+  /** Whether pages are sent as what has changed in them. */
+  get usesDeltas(): boolean {
+    return this.#cache !== undefined;
+  }
+
+  /** The destination's pages are not what was sent: from the next connection on no delta builds on them. */
+  forgetPages(): void {
+    this.#forget = true;
+  }
+
   /** A connection begins: the threads of the one before have ended, in their own time or not. */
   connectionBegins(): void {
-    if (this.#cache !== undefined) new DeltaCache(this.#cache).unlockAll();
+    if (this.#cache !== undefined) {
+      const cache = new DeltaCache(this.#cache);
+      cache.unlockAll();
+      if (this.#forget) cache.clear();
+    }
+    this.#forget = false;
   }
 
   /** For a channel on this thread; `undefined` when there is nothing to encode with. */

@@ -22,36 +22,37 @@ export const FEATURES = {
 /** Most bytes of payload in one frame that a destination of this engine takes. */
 export const MAXIMUM_PAYLOAD = 4 * 2 ** 20;
 
+/** What of a hello does not come from the VM. */
+export interface HelloParts {
+  readonly migrationId: string;
+  readonly features: readonly string[];
+  readonly pageChannels: number;
+  readonly description: unknown;
+  readonly connection: number;
+  readonly stage: HelloStage;
+  readonly attempt: number;
+  /** Bytes that each device's `save` is expected to yield; 0 where it cannot tell. */
+  readonly stateBytes: readonly number[];
+}
+
 /** The source's hello. */
-export function helloOf(
-  vm: MigratableVm,
-  migrationId: string,
-  features: readonly string[],
-  pageChannels: number,
-  description: unknown,
-  connection: number,
-  stage: HelloStage,
-): HelloFrame {
+export function helloOf({ memory, devices }: MigratableVm, parts: HelloParts): HelloFrame {
+  const { stateBytes, description, ...rest } = parts;
   return {
     type: 'hello',
     minimumVersion: PROTOCOL_VERSION.minimum,
     maximumVersion: PROTOCOL_VERSION.maximum,
-    migrationId,
     software: SOFTWARE,
-    pageSize: vm.memory.pageSize,
-    blocks: vm.memory.blocks.map(({ id, guestPhysicalAddress, byteLength, identity = '' }) => ({
+    pageSize: memory.pageSize,
+    blocks: memory.blocks.map(({ id, guestPhysicalAddress, byteLength, identity = '' }) => ({
       id,
       guestPhysicalAddress,
       byteLength,
       identity,
     })),
-    devices: vm.devices.map(({ id, version }) => ({ id, version, stateBytes: 0 })),
-    features,
-    pageChannels,
+    devices: devices.map(({ id, version }, index) => ({ id, version, stateBytes: stateBytes[index] ?? 0 })),
     description: description ?? null,
-    connection,
-    stage,
-    attempt: 1,
+    ...rest,
   };
 }
 
@@ -95,8 +96,8 @@ export function chooseVersion(hello: HelloFrame): number {
   return version;
 }
 
-/** Refuses, before a page moves, a VM that cannot become the source's: page size, RAM blocks, devices. */
-export function checkCompatible(hello: HelloFrame, vm: MigratableVm): void {
+/** Refuses, before a page moves, a VM that cannot become the source's: page size, RAM blocks, devices, their state's size. */
+export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDeviceState: number): void {
   if (hello.pageSize !== vm.memory.pageSize) {
     throw new GodwitError(
       'GODWIT_PAGE_SIZE_MISMATCH',
@@ -105,6 +106,50 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm): void {
   }
   checkBlocks(hello, vm);
   checkDevices(hello, vm);
+  checkDeviceState(
+    hello.devices.map(({ id }) => id),
+    hello.devices.map(({ stateBytes }) => stateBytes),
+    maximumDeviceState,
+  );
+}
+
+/**
+ * Refuses to receive a guest into its own memory: clearing it for what is to come would destroy it. Only memory that both owners
+ * declare shared could be left where it is, and none can yet.
+ */
+export function checkNotShared(hello: HelloFrame, vm: MigratableVm): void {
+  const mine = new Map<string, string>();
+  for (const { id, identity = '' } of vm.memory.blocks) if (identity !== '') mine.set(fileOf(identity), id);
+  for (const { id, identity } of hello.blocks) {
+    const own = identity === '' ? undefined : mine.get(fileOf(identity));
+    if (own === undefined) continue;
+    throw new GodwitError(
+      'GODWIT_SHARED_MEMORY',
+      `RAM block "${id}" of the source and "${own}" of the destination are the same memory (${identity}): receiving would overwrite the guest. Give the destination memory of its own`,
+    );
+  }
+}
+
+/** Without the offset in the file: ranges of one file that do not overlap are not worth the risk. */
+function fileOf(identity: string): string {
+  const at = identity.lastIndexOf('+');
+  return at === -1 ? identity : identity.slice(0, at);
+}
+
+/** Refuses device state that the destination would not hold: known before a page moves, rather than with the guest paused. */
+export function checkDeviceState(
+  ids: readonly string[],
+  stateBytes: readonly number[],
+  maximumDeviceState: number,
+): void {
+  const total = stateBytes.reduce((sum, bytes) => sum + bytes, 0);
+  if (total <= maximumDeviceState) return;
+  const largest = stateBytes.indexOf(Math.max(...stateBytes));
+  throw new GodwitError(
+    'GODWIT_LIMIT_EXCEEDED',
+    `the devices expect to save ${total} bytes of state (the largest, "${ids[largest]}": ${stateBytes[largest]}), and the destination ` +
+      `holds at most ${maximumDeviceState}; raise maximumDeviceState at the destination`,
+  );
 }
 
 function checkBlocks(hello: HelloFrame, vm: MigratableVm): void {

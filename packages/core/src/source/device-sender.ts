@@ -1,8 +1,8 @@
 import { abortable } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
-import type { FrameStream } from '../link/frame-stream.js';
-import type { DeviceFrame } from '../protocol/frame.js';
+import type { DeviceFrame, Frame } from '../protocol/frame.js';
+import { DeviceCalls } from './device-calls.js';
 
 /** Largest piece of device state in one frame. */
 const PIECE_BYTES = 2 ** 20;
@@ -12,8 +12,8 @@ const MOST_KEPT_BYTES = 16 * 2 ** 20;
 
 /** The connection that state is sent over. */
 export interface DeviceLink {
-  readonly control: { readonly stream: FrameStream };
   readonly signal: AbortSignal;
+  write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
   ping(): Promise<number>;
 }
 
@@ -21,121 +21,147 @@ export interface DeviceLink {
 interface KeptPiece {
   readonly header: DeviceFrame;
   readonly bytes: Uint8Array;
+  /** The connection that has carried it. */
+  sentOn: DeviceLink | undefined;
 }
 
 /**
  * Sends device state over the control stream: pieces between rounds, the rest with the guest paused.
  *
- * What a device has yielded while the guest runs it will not yield again, so each such piece is kept (a copy) until the
- * destination has answered a ping behind it: after a lost link it is sent again over the next one.
+ * A device will not yield again what it has yielded while the guest runs, so each such piece is kept (a copy) until the
+ * destination has answered a ping behind it: after a lost link it is sent again over the next one. State that `save` yields belongs
+ * to its stop-and-copy and is not kept: the next one saves anew.
  */
 export class DeviceSender {
+  readonly calls: DeviceCalls;
   readonly #devices: readonly MigratableDevice[];
+  /** Of the pieces that are sent while the guest runs. */
   readonly #sequences: number[];
-  /** Devices whose `precopy` or `save` was called. */
-  readonly #asked = new Set<MigratableDevice>();
-  /** Ends it all; each connection has a signal of its own beside it. */
-  readonly #signal: AbortSignal;
-  readonly #kept: KeptPiece[] = [];
+  /** How often the destination has reset each device, as far as is known here. */
+  readonly #resets: number[];
+  readonly #sizes: number[];
+  /** Per device: bytes of pieces that were sent and that the destination's `load` has not taken, by their sequence. */
+  readonly #waiting: Map<number, number>[];
+  #waitingBytes = 0;
+  #wakeForRoom: (() => void) | undefined;
+  /** Called when a piece has to wait for room: the round goes on without its device. */
+  #onStall: () => void = () => {};
+  /** Of a device that went on beside the rounds. */
+  #failure: { readonly error: unknown } | undefined;
+  #kept: KeptPiece[] = [];
   #keptBytes = 0;
   #link: DeviceLink | undefined;
   #pieceBytes = PIECE_BYTES;
-  #working: Promise<void> = Promise.resolve();
+  #maximumBytes = Number.POSITIVE_INFINITY;
 
-  constructor(devices: readonly MigratableDevice[], signal: AbortSignal) {
+  constructor(devices: readonly MigratableDevice[]) {
     this.#devices = devices;
+    this.calls = new DeviceCalls(devices);
     this.#sequences = devices.map(() => 0);
-    this.#signal = signal;
+    this.#resets = devices.map(() => 0);
+    this.#sizes = devices.map(() => 0);
+    this.#waiting = devices.map(() => new Map());
   }
 
-  /** From now on state goes over `link`; `maximumPayload` is the most bytes that the destination takes in one frame. */
-  use(link: DeviceLink, maximumPayload: number): void {
+  /**
+   * From now on state goes over `link`. `maximumPayload` is the most bytes that the destination takes in one frame,
+   * `maximumDeviceState` the most that it holds before they are loaded.
+   */
+  use(link: DeviceLink, maximumPayload: number, maximumDeviceState: number): void {
     this.#link = link;
     this.#pieceBytes = Math.min(PIECE_BYTES, maximumPayload);
+    this.#maximumBytes = maximumDeviceState;
   }
 
-  /** Bytes that the devices expect to send when saved now. */
-  stateBytes(): Promise<number> {
-    return this.#work(this.#signal, async () => {
-      let bytes = 0;
-      for (const device of this.#devices) {
-        try {
-          bytes += (await device.stateBytes?.()) ?? 0;
-        } catch (error) {
-          throw failed(device, 'tell the size of', error);
-        }
-      }
-      return bytes;
-    });
+  /** For each device, the sequence of the piece that will be sent next while the guest runs. */
+  get sequences(): readonly number[] {
+    return this.#sequences;
   }
 
-  /** Sends what devices offer while the guest runs. */
-  precopy(): Promise<void> {
+  /** Bytes that each device expects to send when saved now; what it said last, or 0, where it cannot tell. */
+  async sizes(signal: AbortSignal): Promise<readonly number[]> {
+    for (const [index, device] of this.#devices.entries()) {
+      if (device.stateBytes === undefined || this.calls.isBusy(device)) continue;
+      const asking = this.calls.begin(device, 'tell the size of', async () => (await device.stateBytes?.()) ?? 0);
+      const bytes = await abortable(asking, signal);
+      this.#sizes[index] = Number.isFinite(bytes) && bytes > 0 ? Math.ceil(bytes) : 0;
+    }
+    return this.#sizes;
+  }
+
+  /**
+   * Sends what devices offer while the guest runs, one after the other. One that is still busy is left out, and one whose state the
+   * destination loads more slowly than it comes goes on beside the next rounds.
+   */
+  async precopy(): Promise<void> {
     const link = this.#current;
-    return this.#work(link.signal, async () => {
-      for (const [index, device] of this.#devices.entries()) {
-        if (device.precopy === undefined) continue;
-        const write = (chunk: Uint8Array) => this.#iterative(link, index, chunk);
-        await this.#send(link, device, 'pre-copy', () => device.precopy?.(), write);
-      }
+    if (this.#failure !== undefined) throw this.#failure.error;
+    const stalled = new Promise<void>((resolve) => {
+      this.#onStall = resolve;
     });
+    await Promise.race([this.#flush(link), stalled]);
+    for (const [index, device] of this.#devices.entries()) {
+      if (device.precopy === undefined || this.calls.isBusy(device)) continue;
+      const chunks = this.calls.begin(device, 'pre-copy', (failed) =>
+        this.#each(link.signal, failed, device.precopy?.(), (chunk) => this.#iterative(link, index, chunk)),
+      );
+      chunks.catch((error: unknown) => {
+        if (!link.signal.aborted) this.#failure ??= { error };
+      });
+      await abortable(Promise.race([chunks, stalled]), link.signal);
+    }
   }
 
-  /** Saves and sends every device, with the guest paused. */
-  save(): Promise<void> {
+  /** Saves and sends every device, with the guest paused, as pieces of `attempt`; `signal` gives it up. */
+  async save(attempt: number, signal: AbortSignal): Promise<void> {
     const link = this.#current;
-    return this.#work(link.signal, async () => {
-      for (const [index, device] of this.#devices.entries()) {
-        const write = async (chunk: Uint8Array) => {
-          for (const piece of this.#pieces(chunk)) await this.#write(link, this.#header(index, false), piece);
-        };
-        await this.#send(link, device, 'save', () => device.save(), write);
-        await this.#write(link, this.#header(index, true));
-      }
-    });
-  }
-
-  /** Lets every device that was asked for state end it; failures are reported, not thrown. */
-  async release(onFailure: (device: MigratableDevice, error: unknown) => void): Promise<void> {
-    for (const device of this.#asked) {
-      this.#asked.delete(device);
-      try {
-        await device.release?.();
-      } catch (error) {
-        onFailure(device, error);
-      }
+    await this.#flush(link);
+    let total = this.#waitingBytes;
+    for (const [index, device] of this.#devices.entries()) {
+      let sequence = 0;
+      const write = async (last: boolean, bytes?: Uint8Array) => {
+        total += bytes?.byteLength ?? 0;
+        if (total > this.#maximumBytes) throw tooLarge(device, this.#maximumBytes);
+        const header: DeviceFrame = { type: 'device', device: index, sequence: sequence++, last, attempt };
+        await abortable(link.write(header, bytes === undefined ? [] : [bytes]), signal);
+      };
+      const saving = this.calls.begin(device, 'save', (failed) =>
+        this.#each(signal, failed, device.save(signal), async (chunk) => {
+          for (const piece of this.#pieces(chunk)) await write(false, piece);
+        }),
+      );
+      await abortable(saving, signal);
+      await write(true);
     }
   }
 
   /** The destination has answered a ping that was sent behind everything so far. */
   acknowledged(): void {
-    this.#kept.length = 0;
-    this.#keptBytes = 0;
+    this.#kept = this.#kept.filter(({ sentOn }) => sentOn === undefined);
+    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
   }
 
-  /** The destination goes on with these pieces: those before them have arrived, the others are sent again. */
-  resume(expected: readonly number[]): Promise<void> {
+  /** The destination's device has taken every piece before `sequence`. */
+  loaded(device: number, sequence: number): void {
+    const waiting = this.#waiting[device];
+    if (waiting === undefined || sequence > (this.#sequences[device] as number)) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `"loaded" names piece ${sequence} of device ${device}, which was not sent`,
+      );
+    }
+    for (const [piece, bytes] of waiting) {
+      if (piece >= sequence) break;
+      waiting.delete(piece);
+      this.#waitingBytes -= bytes;
+    }
+    this.#wakeForRoom?.();
+  }
+
+  /** Over a new connection the destination goes on with these pieces: those before them have arrived, the others are sent again. */
+  async resume(expected: readonly number[], resets: readonly number[]): Promise<void> {
     const link = this.#current;
-    // Behind whatever a device still does for the link before: it may keep a piece even now.
-    return this.#work(link.signal, () => this.#resume(link, expected));
-  }
-
-  /** A destination that knows nothing gets everything anew, if the devices can yield it again. */
-  restart(): Promise<void> {
-    return this.#work(this.#signal, () => this.#restart());
-  }
-
-  /** Resolves when no code of a device runs on our behalf any more: before the guest may run again. */
-  async idle(): Promise<void> {
-    await this.#working;
-  }
-
-  get #current(): DeviceLink {
-    if (this.#link === undefined) throw new GodwitError('GODWIT_INTERNAL', 'device state before there is a link');
-    return this.#link;
-  }
-
-  async #resume(link: DeviceLink, expected: readonly number[]): Promise<void> {
+    await this.restartReset(resets);
     for (const [index, next] of this.#sequences.entries()) {
       const first = this.#kept.find(({ header }) => header.device === index)?.header.sequence ?? next;
       const wanted = expected[index];
@@ -145,99 +171,146 @@ export class DeviceSender {
         `device "${this.#devices[index]?.id}": the destination expects piece ${wanted}; it has acknowledged ${first} and was sent ${next}`,
       );
     }
-    for (const { header, bytes } of this.#kept) {
-      if (header.sequence >= (expected[header.device] as number)) await this.#write(link, header, bytes);
+    for (const piece of this.#kept) {
+      piece.sentOn = piece.header.sequence < (expected[piece.header.device] as number) ? link : undefined;
+    }
+    await this.#flush(link);
+  }
+
+  /** Devices that the destination has reset since begin anew, with their first byte. */
+  async restartReset(resets: readonly number[]): Promise<void> {
+    for (const [index, known] of this.#resets.entries()) {
+      const told = resets[index] ?? 0;
+      if (told < known)
+        throw new GodwitError('GODWIT_PROTOCOL', `device ${index} was reset ${known} times, not ${told}`);
+      this.#resets[index] = told;
+      if (told > known) await this.#restart(index);
     }
   }
 
-  async #restart(): Promise<void> {
-    for (const [index, device] of this.#devices.entries()) {
-      if ((this.#sequences[index] as number) === 0) continue;
-      if (device.restart === undefined) {
-        throw new GodwitError(
-          'GODWIT_UNSUPPORTED',
-          `the destination was restarted, and device "${device.id}" cannot yield again what it has sent while the guest runs (it has no restart()); start a new migration`,
-        );
-      }
-      try {
-        await device.restart();
-      } catch (error) {
-        throw failed(device, 'begin again with', error);
-      }
-      this.#sequences[index] = 0;
-    }
-    this.acknowledged();
+  /** A destination that knows nothing gets everything anew, if the devices can yield it again. */
+  async restart(): Promise<void> {
+    this.#resets.fill(0);
+    for (const index of this.#devices.keys()) await this.#restart(index);
   }
 
-  async #send(
-    link: DeviceLink,
-    device: MigratableDevice,
-    what: string,
-    state: () => AsyncIterable<Uint8Array> | undefined,
+  /** Why the guest must not be paused now, as a device says or since one is still busy; `undefined` when it may be. */
+  async switchoverBlocker(signal: AbortSignal): Promise<string | undefined> {
+    const [busy] = this.calls.busy;
+    if (busy !== undefined) return `${busy} has not returned`;
+    for (const device of this.#devices) {
+      if (device.switchoverBlocker === undefined) continue;
+      const asking = this.calls.begin(device, 'tell what blocks', async () => device.switchoverBlocker?.());
+      const why = await abortable(asking, signal);
+      if (why !== undefined) return `device "${device.id}": ${why}`;
+    }
+    return undefined;
+  }
+
+  get #current(): DeviceLink {
+    if (this.#link === undefined) throw new GodwitError('GODWIT_INTERNAL', 'device state before there is a link');
+    return this.#link;
+  }
+
+  async #restart(index: number): Promise<void> {
+    const device = this.#devices[index] as MigratableDevice;
+    const begun = (this.#sequences[index] as number) > 0;
+    this.#sequences[index] = 0;
+    for (const bytes of this.#waiting[index]?.values() ?? []) this.#waitingBytes -= bytes;
+    this.#waiting[index]?.clear();
+    this.#kept = this.#kept.filter(({ header }) => header.device !== index);
+    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    if (device.restart !== undefined) {
+      await this.calls.begin(device, 'begin again with', async () => device.restart?.());
+      return;
+    }
+    if (!begun) return;
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `the destination has lost the state of device "${device.id}", and the device cannot yield again what it has sent while the guest runs (it has no restart()); start a new migration`,
+    );
+  }
+
+  /** Every chunk in turn. The link's failure, or the end of the attempt, is not the device's. */
+  async #each(
+    signal: AbortSignal,
+    failed: (error: unknown) => GodwitError,
+    chunks: AsyncIterable<Uint8Array> | undefined,
     write: (chunk: Uint8Array) => Promise<void>,
   ): Promise<void> {
-    this.#asked.add(device);
     let ours: { readonly error: unknown } | undefined;
     try {
-      for await (const chunk of state() ?? []) {
+      for await (const chunk of chunks ?? []) {
+        if (!(chunk instanceof Uint8Array)) throw new Error(`chunks must be Uint8Arrays, got ${typeof chunk}`);
         try {
           await write(chunk);
-          link.signal.throwIfAborted();
+          signal.throwIfAborted();
         } catch (error) {
           ours = { error };
           throw error;
         }
       }
     } catch (error) {
-      // The link's failure or a cancel is not the device's.
-      if (ours !== undefined) throw ours.error;
-      throw failed(device, what, error);
+      throw ours === undefined ? failed(error) : ours.error;
     }
   }
 
   /** The whole chunk is kept before a byte of it is written: the device has let go of it. */
   async #iterative(link: DeviceLink, index: number, chunk: Uint8Array): Promise<void> {
     const copy = chunk.slice();
-    const pieces: KeptPiece[] = [];
-    for (const bytes of this.#pieces(copy)) pieces.push({ header: this.#header(index, false), bytes });
-    this.#kept.push(...pieces);
+    for (const bytes of this.#pieces(copy)) {
+      const sequence = this.#sequences[index] as number;
+      this.#sequences[index] = sequence + 1;
+      this.#kept.push({
+        header: { type: 'device', device: index, sequence, last: false, attempt: 0 },
+        bytes,
+        sentOn: undefined,
+      });
+    }
     this.#keptBytes += copy.byteLength;
-    for (const { header, bytes } of pieces) await this.#write(link, header, bytes);
+    await this.#flush(link);
     if (this.#keptBytes < MOST_KEPT_BYTES) return;
     await link.ping();
     this.acknowledged();
   }
 
+  /** Sends what is kept and was not sent on this link: what a device has yielded when the link before it was lost already, too. */
+  async #flush(link: DeviceLink): Promise<void> {
+    for (const piece of this.#kept) {
+      if (piece.sentOn === link) continue;
+      const { device, sequence } = piece.header;
+      const bytes = piece.bytes.byteLength;
+      const waiting = this.#waiting[device] as Map<number, number>;
+      if (!waiting.has(sequence)) await this.#room(link, bytes);
+      link.signal.throwIfAborted();
+      // Another call has sent it while this one waited, or its device has been restarted.
+      if (piece.sentOn === link || !this.#kept.includes(piece)) continue;
+      if (!waiting.has(sequence)) this.#waitingBytes += bytes;
+      waiting.set(sequence, bytes);
+      piece.sentOn = link;
+      await link.write(piece.header, [piece.bytes]);
+    }
+  }
+
+  /** A destination that loads more slowly than the link carries is waited for, with the guest running. */
+  async #room(link: DeviceLink, bytes: number): Promise<void> {
+    while (this.#waitingBytes > 0 && this.#waitingBytes + bytes > this.#maximumBytes) {
+      this.#onStall();
+      const room = new Promise<void>((resolve) => {
+        this.#wakeForRoom = resolve;
+      });
+      await abortable(room, link.signal);
+    }
+  }
+
   *#pieces(chunk: Uint8Array): Generator<Uint8Array> {
     for (let at = 0; at < chunk.byteLength; at += this.#pieceBytes) yield chunk.subarray(at, at + this.#pieceBytes);
   }
-
-  #write({ control, signal }: DeviceLink, header: DeviceFrame, piece?: Uint8Array): Promise<void> {
-    return abortable(control.stream.write(header, piece === undefined ? [] : [piece]), signal);
-  }
-
-  #header(device: number, last: boolean): DeviceFrame {
-    const sequence = this.#sequences[device] as number;
-    this.#sequences[device] = sequence + 1;
-    return { type: 'device', device, sequence, last, attempt: 0 };
-  }
-
-  /** A device that hangs does not keep a migration from being cancelled. */
-  #work<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    const before = this.#working;
-    const working = before.then(work);
-    this.#working = working.then(
-      () => {},
-      () => {},
-    );
-    return abortable(working, signal);
-  }
 }
 
-function failed(device: MigratableDevice, what: string, error: unknown): GodwitError {
+function tooLarge({ id }: MigratableDevice, maximumBytes: number): GodwitError {
   return new GodwitError(
-    'GODWIT_DEVICE_FAILED',
-    `device "${device.id}" failed to ${what} its state: ${error instanceof Error ? error.message : String(error)}`,
-    { cause: error },
+    'GODWIT_LIMIT_EXCEEDED',
+    `device "${id}" saves more than the destination holds before it is loaded (${maximumBytes} bytes, of all devices together); raise maximumDeviceState there`,
   );
 }

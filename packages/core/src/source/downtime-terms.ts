@@ -1,6 +1,9 @@
 import type { DowntimeTerm } from '../migration-event.js';
 import type { DowntimeTerms } from '../round-record.js';
 
+/** The terms, in the order in which they come. */
+export const TERMS = ['pauseMs', 'harvestMs', 'ramMs', 'deviceMs', 'loadMs', 'roundTripMs', 'resumeMs'] as const;
+
 /** Predicted against actual, term by term. */
 export function compareTerms(
   predicted: DowntimeTerms,
@@ -16,4 +19,16 @@ export function compareTerms(
     roundTripMs: term('roundTripMs'),
     resumeMs: term('resumeMs'),
   };
+}
+
+/** Of a migration that has stopped nobody. */
+export function noTerms(): Record<keyof DowntimeTerms, DowntimeTerm> {
+  const none = { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 };
+  return compareTerms(none, none);
+}
+
+/** The term that has exceeded its prediction by most. */
+export function worstTerm(predicted: DowntimeTerms, actual: DowntimeTerms): keyof DowntimeTerms {
+  const excess = (name: keyof DowntimeTerms) => actual[name] - predicted[name];
+  return TERMS.reduce((worst, name) => (excess(name) > excess(worst) ? name : worst));
 }

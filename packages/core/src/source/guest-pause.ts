@@ -1,55 +1,105 @@
 import { abortable } from '../abortable.js';
+import type { Claim } from '../claim/claim.js';
 import type { Clock } from '../clock.js';
-import type { MigratableVm } from '../device/migratable-vm.js';
+import type { MigratableVm, RunState } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
+import type { MovedRunState } from '../protocol/frame.js';
 
-/** How long the way back waits for a `pause` that has not returned: a cancel is to be felt at once. Milliseconds. */
+/** How long the way back waits for a `pause` that was told to undo itself: a cancel is to be felt at once. Milliseconds. */
 const PAUSE_ENDS_MS = 40;
 
-/** Pauses the guest for the switchover, and resumes it when there is none: never the one while the other is under way. */
+/** How long a `resume` that has not returned keeps the migration from ending. Milliseconds. */
+const RESUME_ENDS_MS = 1000;
+
+/**
+ * Pauses the guest for a stop-and-copy, and resumes it when that is given up: never one while the other is under way, and never a
+ * guest that its user had paused. Both are the claim's as long as they have not returned.
+ */
 export class GuestPause {
   readonly #vm: MigratableVm;
+  readonly #claim: Claim;
+  #runState: MovedRunState = 'running';
   #pausing: Promise<void> | undefined;
-  #settled = false;
+  #settled = true;
 
-  constructor(vm: MigratableVm) {
+  constructor(vm: MigratableVm, claim: Claim) {
     this.#vm = vm;
+    this.#claim = claim;
   }
 
-  /** True once the guest may be paused. */
+  /** The guest may be paused by us. */
   get asked(): boolean {
     return this.#pausing !== undefined;
   }
 
+  /** True once `pause` has settled, whichever way. */
+  get settled(): boolean {
+    return this.#settled;
+  }
+
+  /** What the guest did before it was paused for this stop-and-copy. */
+  get runState(): MovedRunState {
+    return this.#runState;
+  }
+
+  /** Throws `GODWIT_GUEST_ENDED` when there is nothing to move any more. */
+  checkAlive(): RunState {
+    const state = this.#vm.runState?.() ?? 'running';
+    if (state !== 'ended') return state;
+    throw new GodwitError(
+      'GODWIT_GUEST_ENDED',
+      'the guest has ended (it shut down, or crashed) before it was handed over: there is nothing to migrate',
+    );
+  }
+
+  /** Pauses the guest. When `signal` aborts, `pause` is told to undo itself, and this rejects at once. */
   async pause(signal: AbortSignal): Promise<void> {
+    this.#runState = this.checkAlive() === 'paused' ? 'paused' : 'running';
+    this.#settled = false;
     this.#pausing = (async () => {
       try {
-        await this.#vm.pause();
+        await this.#vm.pause(signal);
       } catch (error) {
         throw GodwitError.wrap(error, 'GODWIT_VM_FAILED', 'the guest could not be paused');
       } finally {
         this.#settled = true;
       }
     })();
+    this.#claim.keepUntil(this.#pausing, 'pause() of the VM');
     await abortable(this.#pausing, signal);
   }
 
+  /** Resolves when `pause` has settled: until then the engine only reports. */
+  async untilSettled(signal: AbortSignal): Promise<void> {
+    await abortable(
+      Promise.resolve(this.#pausing).catch(() => {}),
+      signal,
+    );
+  }
+
   /**
-   * Runs the guest again. Rejects when that fails. A VMM whose `pause` does not come back cannot be resumed now: then
-   * this returns false, and the guest is resumed as soon as it does.
+   * Runs the guest again, as it did before. Rejects when that fails, or has not returned after a second (it is then the claim's).
+   * A VMM whose `pause` does not come back cannot be resumed now: then this returns false, and the guest is resumed as soon as it
+   * does, still under the claim.
    */
   async resume(clock: Clock): Promise<boolean> {
     const pausing = this.#pausing ?? Promise.resolve();
-    await settledWithin(pausing, clock, PAUSE_ENDS_MS);
-    if (this.#settled) {
-      await this.#vm.resume();
-      return true;
+    this.#pausing = undefined;
+    if (!this.#settled) await settledWithin(pausing, clock, PAUSE_ENDS_MS);
+    if (this.#runState === 'paused') return true;
+    if (!this.#settled) {
+      const later = pausing.catch(() => {}).then(() => this.#vm.resume());
+      this.#claim.keepUntil(later, 'pause() of the VM, to be followed by resume(),');
+      return false;
     }
-    pausing
-      .catch(() => {})
-      .then(() => this.#vm.resume())
-      .catch(() => {});
-    return false;
+    let returned = false;
+    const resuming = this.#vm.resume().finally(() => {
+      returned = true;
+    });
+    this.#claim.keepUntil(resuming, 'resume() of the VM');
+    await Promise.race([resuming, settledWithin(resuming, clock, RESUME_ENDS_MS)]);
+    if (returned) return true;
+    throw new GodwitError('GODWIT_VM_FAILED', `resume() has not returned within ${RESUME_ENDS_MS} ms`);
   }
 }

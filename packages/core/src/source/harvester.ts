@@ -1,3 +1,4 @@
+import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
@@ -20,20 +21,25 @@ export interface Harvest {
 export class Harvester {
   readonly #tracker: TrackerUnion;
   readonly #clock: Clock;
+  readonly #memory: GuestMemory;
   readonly #spare: DirtyBitmaps[];
+  /** Pages that were written where no tracker looks: by `load`, at the destination. */
+  #owed: DirtyBitmaps | undefined;
+  /** A harvest that nobody waited for to its end: what it has taken from the trackers is nowhere else. */
+  #abandoned: Abandoned | undefined;
   #lastEnd: number;
 
   constructor(memory: GuestMemory, tracker: TrackerUnion, clock: Clock) {
     this.#tracker = tracker;
     this.#clock = clock;
+    this.#memory = memory;
     this.#spare = [new DirtyBitmaps(memory), new DirtyBitmaps(memory)];
     this.#lastEnd = clock.now();
   }
 
   /** Bitmaps that are free now, cleared. */
   take(): DirtyBitmaps {
-    const bitmaps = this.#spare.pop();
-    if (bitmaps === undefined) throw new Error('both sets of dirty bitmaps are in use');
+    const bitmaps = this.#spare.pop() ?? new DirtyBitmaps(this.#memory);
     bitmaps.clearAll();
     return bitmaps;
   }
@@ -43,14 +49,43 @@ export class Harvester {
     this.#spare.push(bitmaps);
   }
 
-  /** ORs everything written since the last harvest into `bitmaps` (a free set when omitted). */
-  async harvest(bitmaps: DirtyBitmaps = this.take()): Promise<Harvest> {
+  /** These pages are owed again, from the next harvest on. */
+  owe(blockIndex: number, firstPage: number, pageCount: number): void {
+    this.#owed ??= new DirtyBitmaps(this.#memory);
+    this.#owed.at(blockIndex).setRange(firstPage, pageCount);
+  }
+
+  /**
+   * ORs everything written since the last harvest into `bitmaps` (a free set when omitted). When `signal` aborts first, it rejects,
+   * and the next harvest has what this one takes.
+   */
+  async harvest(signal: AbortSignal, bitmaps: DirtyBitmaps = this.take()): Promise<Harvest> {
+    const work = this.#harvest(bitmaps, this.#abandoned);
+    this.#abandoned = { bitmaps, work };
+    const harvest = await abortable(work, signal);
+    this.#abandoned = undefined;
+    return harvest;
+  }
+
+  async #harvest(bitmaps: DirtyBitmaps, before: Abandoned | undefined): Promise<Harvest> {
+    if (before !== undefined) {
+      await before.work.catch(() => {});
+      if (before.bitmaps !== bitmaps) bitmaps.or(before.bitmaps);
+    }
     const start = this.#clock.now();
     const sinceMs = start - this.#lastEnd;
     await this.#tracker.harvest(bitmaps);
+    const owed = this.#owed;
+    this.#owed = undefined;
+    if (owed !== undefined) bitmaps.or(owed);
     const end = this.#clock.now();
     this.#lastEnd = end;
     const { harvests: trackers } = this.#tracker;
     return { bitmaps, dirtyPages: bitmaps.count(), trackers, harvestMs: end - start, sinceMs };
   }
+}
+
+interface Abandoned {
+  readonly bitmaps: DirtyBitmaps;
+  readonly work: Promise<unknown>;
 }

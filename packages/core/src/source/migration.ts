@@ -1,9 +1,9 @@
-import { abortable } from '../abortable.js';
 import { nonNegative } from '../argument.js';
+import { Claim } from '../claim/claim.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { LinkConnector } from '../link/migration-link.js';
-import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import type { MigrationEvent, MigrationState, MigrationStatus, MigrationSummary } from '../migration-event.js';
 import { Ownership } from '../ownership/ownership.js';
 import {
   SOURCE_OWNERSHIP,
@@ -12,51 +12,63 @@ import {
 } from '../ownership/source-ownership.js';
 import { RoleEvents } from '../role-events.js';
 import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
-import { type SourceControls, SourceRun } from './source-run.js';
+import { noProgress } from './progress.js';
+import { SourceRun } from './source-run.js';
 import { checkTransition, isFinal } from './state.js';
 
 /**
  * A migration from the source's side: an Observable of its events, with controls and a promise of the result.
  *
- * - It starts by itself, one microtask after `migrate` has returned, so that a subscriber made at once sees everything.
- *   Events are not replayed to later subscribers; `state` and `result` always tell.
- * - The stream completes when the destination runs the guest; it ends with a `GodwitError` otherwise.
- * - When the last subscriber unsubscribes before the end, the migration is cancelled. Using only `result` is fine.
- * - A link that is lost while the guest runs here is made anew, and only what the destination has not acknowledged is
- *   sent again.
- * - After a failure or cancel before `go` the guest runs on at the source; after `go` it never does by itself. Whose it
+ * - It starts by itself, one microtask after `migrate` has returned, so that a subscriber made at once sees everything. Whoever
+ *   subscribes later gets the present status first; `status()` tells it at any time.
+ * - Observing never controls: unsubscribing ends nothing, and what a subscriber throws reaches neither the process nor the
+ *   migration. The stream never ends with an error: a failure is its last event (`failed`). `cancel()` and the signal control.
+ * - A link that is lost before `go` is made anew, and only what the destination has not acknowledged is sent again.
+ * - From the return of `pause` to `go` the guest stands still for at most `pauseLimitMs`; past it, it runs on here and pre-copy goes
+ *   on.
+ * - After a failure or cancel before `go` the guest is left as it was; after `go` it never runs here by itself. Whose it
  *   is, `ownership` tells (docs/switchover.md).
+ *
+ * @example
+ * const migration = migrate(vm, connectTo(tcp({ host, port })), { downtimeLimitMs: 100 });
+ * migration.subscribe((event) => event.type === 'went-back' && console.warn(event.reason.message));
+ * const { downtimeMs } = await migration.result;
  */
 export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
-  /** Resolves when the guest runs at the destination; rejects with a `GodwitError` when it will not. */
+  /** Resolves when the guest runs at the destination; rejects with a `GodwitError` when it will not. Settles in bounded time. */
   readonly result: Promise<MigrationSummary>;
   readonly #options: ResolvedOptions;
-  readonly #stop = new AbortController();
-  readonly #run: SourceRun;
+  readonly #run: SourceRun | undefined;
   readonly #ownership: Ownership<SourceOwnershipState, SourceOwnershipEvent>;
   #state: MigrationState = 'none';
-  #proceed: (() => void) | undefined;
+  #error: GodwitError | undefined;
+  #started = false;
 
   /** @internal Use `migrate`. */
   constructor(vm: MigratableVm, connector: LinkConnector, given: MigrateOptions) {
-    super();
+    super(
+      () => (this.#started ? { type: 'status', status: this.status() } : undefined),
+      (error) => this.#subscriberFailed(error),
+    );
     this.#options = resolveOptions(given);
     this.id = this.#options.migrationId;
     this.#ownership = new Ownership(SOURCE_OWNERSHIP, (ownership, previous) =>
       this.#emit({ type: 'ownership', ownership, previous }),
     );
-    const controls: SourceControls = {
-      options: this.#options,
-      signal: this.#stop.signal,
-      stop: (error) => this.#stop.abort(error),
-      emit: (event) => this.#emit(event),
-      state: () => this.#state,
-      setState: (state) => this.#setState(state),
-      hold: () => this.#hold(),
-      ownership: this.#ownership,
-    };
-    this.#run = new SourceRun(vm, connector, controls);
+    try {
+      // Before anything of the VM is touched.
+      const claim = Claim.take(vm, 'outgoing', this.id);
+      this.#run = new SourceRun(vm, connector, claim, {
+        options: this.#options,
+        emit: (event) => this.#emit(event),
+        state: () => this.#state,
+        setState: (state) => this.#setState(state),
+        ownership: this.#ownership,
+      });
+    } catch (error) {
+      this.#error = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the VM could not be claimed');
+    }
     this.result = Promise.resolve().then(() => this.#start(given.signal));
     // Whoever only subscribes hears of the failure there.
     this.result.catch(() => {});
@@ -71,18 +83,45 @@ export class Migration extends RoleEvents<MigrationEvent> {
     return this.#ownership.state;
   }
 
+  /** Where the migration stands: state, progress and the last round, at any time. */
+  status(): MigrationStatus {
+    const { meter, vm, session } = this.#parts ?? {};
+    return {
+      state: this.#state,
+      ownership: this.ownership,
+      progress: meter?.present(this.#state, vm?.memory.pageSize ?? 4096) ?? noProgress(this.#state),
+      lastRound: meter?.last,
+      attempt: session?.attempt ?? 1,
+      error: this.#error,
+    };
+  }
+
   /**
    * Gives up: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the end
-   * and once the migration is failing or being cancelled, where it does nothing. When it was, `result` and the stream end
-   * with `GODWIT_CANCELLED` (or `GODWIT_VM_FAILED`, if the guest then cannot be resumed).
+   * and once the migration is failing or being cancelled, where it does nothing. When it was, `result` rejects with
+   * `GODWIT_CANCELLED` (or `GODWIT_VM_FAILED`, if the guest then cannot be resumed).
    */
-  override cancel(reason = 'cancelled by the caller'): boolean {
+  cancel(reason = 'cancelled by the caller'): boolean {
+    const session = this.#parts?.session;
     // Aborted already: it is failing, for a reason of its own.
-    const over = !this.#ownership.allows('fail') || this.#stop.signal.aborted || isFinal(this.#state);
-    if (over || this.#state === 'cancelling') return false;
+    const over = session === undefined || !this.#ownership.allows('fail') || session.signal.aborted;
+    if (over || isFinal(this.#state) || this.#state === 'cancelling') return false;
     this.#setState('cancelling');
-    this.#stop.abort(new GodwitError('GODWIT_CANCELLED', `the migration was cancelled: ${reason}`));
+    session.end.set(new GodwitError('GODWIT_CANCELLED', `the migration was cancelled: ${reason}`));
     return true;
+  }
+
+  /**
+   * Switches over now, whatever the policy thinks: after the round that is being sent, as soon as nothing vetoes it. With `force` the
+   * guest is paused for as long as it takes (no `pauseLimitMs`), and the destination's readiness is not waited for. Throws
+   * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
+   */
+  switchOver({ force = false }: { readonly force?: boolean } = {}): void {
+    const early: readonly MigrationState[] = ['none', 'setup', 'active', 'reconnecting'];
+    if (this.#parts === undefined || !early.includes(this.#state) || this.ownership !== 'running') {
+      throw new GodwitError('GODWIT_INVALID_STATE', `nothing to switch over: the state is "${this.#state}"`);
+    }
+    this.#parts.wishes.switchOver(force);
   }
 
   /**
@@ -91,13 +130,15 @@ export class Migration extends RoleEvents<MigrationEvent> {
    * `GODWIT_OWNERSHIP_UNKNOWN` again otherwise, and with `GODWIT_INVALID_STATE` when there is nothing to settle.
    */
   async settle(): Promise<void> {
+    if (this.#run === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is nothing to settle');
     await this.#run.settleAgain();
   }
 
   /**
    * Runs the guest here again after `go`, on the caller's word that the destination is dead: in `unknown`, or while the
-   * migration is `settling` (which then ends with `GODWIT_RECOVERED`). If the word is wrong, the guest runs twice.
-   * Rejects with `GODWIT_INVALID_STATE` at any other time, and as the VM's `resume` does when that fails.
+   * migration is `settling` (which then ends with `GODWIT_RECOVERED`). The ownership authority is asked first. If the word is wrong,
+   * the guest runs twice. Rejects with `GODWIT_INVALID_STATE` at any other time, with `GODWIT_NOT_OWNER` where the authority says no,
+   * and as the VM's `resume` does when that fails.
    */
   async recover({ destinationIsDead }: { readonly destinationIsDead: true }): Promise<void> {
     if (destinationIsDead !== true) {
@@ -106,7 +147,8 @@ export class Migration extends RoleEvents<MigrationEvent> {
         'recover() wants { destinationIsDead: true }: say it, and be sure',
       );
     }
-    if (this.#ownership.state === 'handedOver' && this.#state !== 'settling' && this.#state !== 'failed') {
+    const waiting = this.#ownership.state === 'handedOver' && this.#state !== 'settling' && this.#state !== 'failed';
+    if (waiting || this.#run === undefined) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
         'the destination has not failed to answer yet: recover() is for a migration that is settling or unknown',
@@ -115,15 +157,15 @@ export class Migration extends RoleEvents<MigrationEvent> {
     await this.#run.recover();
   }
 
-  /** Goes on from `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
+  /** Lets a migration go on that waits in `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
   proceed(): void {
-    if (this.#proceed === undefined) {
+    if (this.#parts?.wishes.held !== true) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
         `nothing to proceed with: the state is "${this.#state}", not "pre-switchover"`,
       );
     }
-    this.#proceed();
+    this.#parts.wishes.proceed();
   }
 
   /** Changes limits of a running migration; they apply from the next batch and the next decision. */
@@ -135,44 +177,48 @@ export class Migration extends RoleEvents<MigrationEvent> {
     if (downtimeLimitMs !== undefined) this.#options.downtimeLimitMs = downtimeLimitMs;
     if (bandwidthLimit !== undefined) {
       this.#options.bandwidthLimit = bandwidthLimit;
-      this.#run.bandwidthLimitChanged();
+      if (this.#parts !== undefined) this.#parts.limit.bytesPerSecond = bandwidthLimit;
     }
   }
 
+  /** Cancels, where that is still possible, and resolves when the migration is over. Never rejects. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.cancel('the migration was disposed of');
+    await this.result.catch(() => {});
+  }
+
+  get #parts() {
+    return this.#run?.context;
+  }
+
   async #start(signal: AbortSignal | undefined): Promise<MigrationSummary> {
+    this.#started = true;
     const onAbort = () => this.cancel(`the signal aborted: ${String(signal?.reason)}`);
     if (signal?.aborted) onAbort();
     else signal?.addEventListener('abort', onAbort, { once: true });
     try {
+      if (this.#run === undefined) throw this.#error;
       const summary = await this.#run.execute();
       this.#setState('completed');
       this.#emit({ type: 'completed', summary });
-      this.events.complete();
       return summary;
     } catch (error) {
       const failure = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration failed');
+      this.#error = failure;
+      if (this.#state === 'none') this.#setState('setup');
       this.#setState(failure.code === 'GODWIT_CANCELLED' && this.#state === 'cancelling' ? 'cancelled' : 'failed');
-      this.events.error(failure);
+      this.#emit({ type: 'failed', error: failure });
       throw failure;
     } finally {
+      this.events.complete();
       signal?.removeEventListener('abort', onAbort);
     }
   }
 
-  #hold(): Promise<void> {
-    if (!this.#options.pauseBeforeSwitchover) return Promise.resolve();
-    // Before the state is told: whoever hears of it may proceed, or cancel, at once.
-    const proceeding = new Promise<void>((resolve) => {
-      this.#proceed = resolve;
-    });
-    this.#setState('pre-switchover');
-    return abortable(proceeding, this.#stop.signal).finally(() => {
-      this.#proceed = undefined;
-    });
-  }
-
   #setState(state: MigrationState): void {
     const previous = this.#state;
+    // A cancel is felt at once, whatever a phase is still about to say.
+    if (previous === 'cancelling' && state !== 'cancelled' && state !== 'failed') return;
     checkTransition(previous, state);
     this.#state = state;
     this.#emit({ type: 'state', state, previous });
@@ -181,12 +227,19 @@ export class Migration extends RoleEvents<MigrationEvent> {
   #emit(event: MigrationEvent): void {
     this.events.next(event);
   }
+
+  #subscriberFailed(error: unknown): void {
+    const message = `a subscriber of the migration's events failed: ${error instanceof Error ? error.message : String(error)}`;
+    this.#emit({ type: 'warning', code: 'GODWIT_INTERNAL', message });
+  }
 }
 
 /**
  * Moves a running VM to the destination that `connector` reaches. See `Migration` for what comes back.
  *
- * The VM must be running, or paused; it is left running at the source unless the destination takes it.
+ * The VM may be running, or paused by its user, which it then stays; it is left as it was at the source unless the destination takes
+ * it. A VM that takes part in another migration is refused with `GODWIT_CLAIMED`, one that was handed over with
+ * `GODWIT_HANDED_OVER`; nothing of it is touched then.
  */
 export function migrate(vm: MigratableVm, connector: LinkConnector, options: MigrateOptions = {}): Migration {
   return new Migration(vm, connector, options);

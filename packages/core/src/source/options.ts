@@ -4,9 +4,10 @@ import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/poli
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../link/keepalive.js';
+import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
+import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../session/keepalive.js';
 
 /** What may be changed while a migration runs. */
 export interface AdjustableOptions {
@@ -21,8 +22,34 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly description?: unknown;
   /** Stop in `pre-switchover`, with the guest paused, until `proceed` is called. Default false. */
   readonly pauseBeforeSwitchover?: boolean;
+  /** With `pauseBeforeSwitchover`: how long `proceed` is waited for before the guest runs on here. Milliseconds; default 0: for ever. */
+  readonly preSwitchoverTimeoutMs?: number;
   /** Compare the RAM of both sides, page by page, before the destination may run. Default false. */
   readonly verify?: boolean;
+  /**
+   * How long that comparison may take before the guest runs on here. Milliseconds; 0: for ever. Default: a minute, and a second for
+   * each 64 MiB of RAM.
+   */
+  readonly verifyTimeoutMs?: number;
+  /**
+   * Ask the destination, and everything that could keep the VM here, whether the migration could be made; no page moves. The
+   * destination builds the VM and abandons it. Default false.
+   */
+  readonly dryRun?: boolean;
+  /** Pause the guest for as long as it takes: no `pauseLimitMs`, and no wait for the destination's readiness. Default false. */
+  readonly force?: boolean;
+  /**
+   * The bound: most milliseconds from the return of `pause` to `go`, whatever hangs. Past it the guest runs on here, and pre-copy
+   * goes on. Default: twice `downtimeLimitMs`, and at least 500. `pre-switchover` and `verify` stop its clock.
+   */
+  readonly pauseLimitMs?: number;
+  /**
+   * How long a switchover waits, with the guest running, for the destination to be prepared, before the event `not-prepared` says
+   * so. The policy sees the time, and decides. Milliseconds; default 10,000.
+   */
+  readonly readinessTimeoutMs?: number;
+  /** Who decides whose the guest is. Default: the two sides, by `go`. */
+  readonly authority?: OwnershipAuthority;
   /**
    * Send a checksum (CRC-32) with every frame, in both directions and on every stream, so that a byte which is changed on
    * its way counts as a lost link, and is sent again. Costs a copy of every page. Default false.
@@ -48,7 +75,10 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly prior?: Partial<DowntimeTerms>;
   /** Cancels the migration when it aborts. */
   readonly signal?: AbortSignal;
-  /** How long each attempt to make a link may take. Milliseconds; default 10,000. */
+  /**
+   * How long the first connection is tried for, each refusal being told by the event `connect-failed`; and how long each attempt to
+   * make one again may take. Milliseconds; default 10,000.
+   */
   readonly connectTimeoutMs?: number;
   /**
    * From our `hello` to the destination's answer, its `prepare` included, on each connection. Milliseconds; default
@@ -56,7 +86,7 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    */
   readonly handshakeTimeoutMs?: number;
   /**
-   * How long a lost link is made anew while the guest runs here, before the migration fails with `GODWIT_LINK_LOST`; and,
+   * How long a lost link is made anew, in every phase before `go`, before the migration fails with `GODWIT_LINK_LOST`; and,
    * where it failed with the guest paused, how long the destination is looked for to tell it so. Milliseconds; default
    * 30,000. With 0 a lost link fails at once and nobody is told.
    */
@@ -67,9 +97,10 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    */
   readonly settleTimeoutMs?: number;
   /**
-   * With the guest paused: how long the destination may take to load all devices and answer `ready`, and to start the
-   * guest and answer `running`. Milliseconds each; default 30,000. In the first case the guest runs on at the source, in
-   * the second the link counts as lost, and the destination is asked over a new one (`settleTimeoutMs`).
+   * How long the destination may take to answer `ready`, from when it has read everything, where nothing else bounds it (`force`);
+   * to start the guest and answer `running`; and the authority to answer. Milliseconds each; default 30,000. In the first case the
+   * guest runs on at the source, in the second the link counts as lost, and the destination is asked over a new one
+   * (`settleTimeoutMs`).
    */
   readonly switchoverTimeoutMs?: number;
   /** Milliseconds between `progress` events; default 100; 0 for none. */
@@ -87,7 +118,14 @@ export interface ResolvedOptions extends KeepaliveTimes {
   bandwidthLimit: number;
   readonly description: unknown;
   readonly pauseBeforeSwitchover: boolean;
+  readonly preSwitchoverTimeoutMs: number;
   readonly verify: boolean;
+  readonly verifyTimeoutMs: number | undefined;
+  readonly dryRun: boolean;
+  readonly force: boolean;
+  readonly pauseLimitMs: number | undefined;
+  readonly readinessTimeoutMs: number;
+  readonly authority: OwnershipAuthority;
   readonly checksum: boolean;
   readonly pageChannels: number;
   readonly encodings: readonly PageEncoding[];
@@ -124,7 +162,14 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     bandwidthLimit: nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0),
     description: options.description,
     pauseBeforeSwitchover: options.pauseBeforeSwitchover ?? false,
+    preSwitchoverTimeoutMs: nonNegative('preSwitchoverTimeoutMs', options.preSwitchoverTimeoutMs ?? 0),
     verify: options.verify ?? false,
+    verifyTimeoutMs: optional('verifyTimeoutMs', options.verifyTimeoutMs),
+    dryRun: options.dryRun ?? false,
+    force: options.force ?? false,
+    pauseLimitMs: optional('pauseLimitMs', options.pauseLimitMs),
+    readinessTimeoutMs: nonNegative('readinessTimeoutMs', options.readinessTimeoutMs ?? 10_000),
+    authority: options.authority ?? localAuthority,
     checksum: options.checksum ?? false,
     pageChannels,
     encodings: checkEncodings(options.encodings ?? []),
@@ -145,6 +190,11 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
   };
 }
 
-function randomId(): string {
+function optional(name: string, value: number | undefined): number | undefined {
+  return value === undefined ? undefined : nonNegative(name, value);
+}
+
+/** 32 hex digits. */
+export function randomId(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

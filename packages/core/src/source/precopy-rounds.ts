@@ -1,31 +1,18 @@
 import { defer, EMPTY, expand, type Observable } from 'rxjs';
-import { abortable } from '../abortable.js';
-import type { Clock } from '../clock.js';
-import type { DowntimeModel } from '../convergence/downtime-model.js';
 import { totalDowntime } from '../convergence/downtime-model.js';
-import type { ConvergencePolicy, RoundOutcome } from '../convergence/policy.js';
+import type { RoundOutcome } from '../convergence/policy.js';
 import type { RoundRecord } from '../round-record.js';
-import type { Harvest, Harvester } from './harvester.js';
+import type { Switchover } from './decide.js';
+import type { Harvest } from './harvester.js';
 import type { SentRound } from './round-sender.js';
-
-/** A guest that dirties a handful of pages would otherwise keep both sides busy with thousands of rounds a second. */
-const SHORTEST_ROUND_MS = 10;
-
-/** Rounds that a policy can look back on. */
-const MOST_HISTORY = 1000;
+import { describeSent } from './sent-rounds.js';
+import type { SourceContext } from './source-context.js';
 
 export interface PrecopyParts {
-  readonly harvester: Harvester;
-  readonly model: DowntimeModel;
-  readonly clock: Clock;
-  readonly signal: AbortSignal;
-  readonly policy: ConvergencePolicy;
-  /** Milliseconds; read anew at each decision. */
-  readonly downtimeLimitMs: () => number;
-  /** Sends the pages of a round and what devices offer meanwhile; resolves when the destination has acknowledged it. */
-  readonly send: (round: number, harvest: Harvest) => Promise<SentRound>;
-  readonly deviceBytes: () => Promise<number>;
-  readonly startedAt: number;
+  readonly context: SourceContext;
+  readonly decide: Switchover;
+  /** Sends the pages of a round, and what devices offer if `offer`; resolves when the destination has acknowledged it. */
+  readonly send: (harvest: Harvest, offer: boolean, onRoundTrip: (ms: number) => void) => Promise<SentRound>;
 }
 
 export interface PrecopyRound {
@@ -42,34 +29,27 @@ export interface PrecopyRound {
  * Cold: each subscription runs the rounds, so subscribe once (a second migration needs fresh bitmaps anyway).
  */
 export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<PrecopyRound> {
-  const history: RoundRecord[] = [];
-  return defer(() => runRound(1, first, history, parts)).pipe(
-    expand((round) =>
-      round.record.decision.action === 'continue'
-        ? runRound(round.record.round + 1, round.pending, history, parts)
-        : EMPTY,
-    ),
+  return defer(() => runRound(first, parts)).pipe(
+    expand((round) => (round.record.decision.action === 'continue' ? runRound(round.pending, parts) : EMPTY)),
   );
 }
 
-async function runRound(
-  round: number,
-  harvest: Harvest,
-  history: RoundRecord[],
-  parts: PrecopyParts,
-): Promise<PrecopyRound> {
-  const { harvester, model, clock, policy } = parts;
+async function runRound(harvest: Harvest, { context, decide, send }: PrecopyParts): Promise<PrecopyRound> {
+  const { harvester, model, options, session, devices, meter } = context;
+  const { clock } = options;
   const start = clock.now();
-  const sent = await parts.send(round, harvest);
+  const sent = await send(harvest, decide.offersDevices, (ms) => model.roundTrip(ms));
   // Acknowledged by the destination: only now are these bits forgotten.
   harvester.release(harvest.bitmaps);
   // A tracker that hangs does not keep a migration from being cancelled.
-  const pending = await abortable(harvester.harvest(), parts.signal);
+  const pending = await harvester.harvest(session.signal);
   model.sent(sent);
   model.harvested(pending.harvestMs);
-  const prediction = model.predict({ dirtyPages: pending.dirtyPages, deviceBytes: await parts.deviceBytes() });
+  const sizes = await devices.sizes(session.signal);
+  const deviceBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
+  const prediction = model.predict({ dirtyPages: pending.dirtyPages, deviceBytes });
   const outcome: RoundOutcome = {
-    round,
+    round: meter.round,
     phase: 'pre-copy',
     dirtyPages: harvest.dirtyPages,
     ...describeSent(sent),
@@ -82,34 +62,8 @@ async function runRound(
     predictedDowntimeMs: totalDowntime(prediction),
     prediction,
   };
-  const decision = policy({
-    outcome,
-    history,
-    downtimeLimitMs: parts.downtimeLimitMs(),
-    elapsedMs: clock.now() - parts.startedAt,
-  }) ?? {
-    action: 'continue',
-    reason:
-      `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds ` +
-      `the limit of ${parts.downtimeLimitMs()} ms`,
-  };
+  const decision = await decide.after(outcome);
   const record: RoundRecord = { ...outcome, decision };
-  history.push(record);
-  if (history.length > MOST_HISTORY) history.shift();
-  const early = SHORTEST_ROUND_MS - outcome.totalMs;
-  if (decision.action === 'continue' && early > 0) await clock.sleep(early, parts.signal);
+  await decide.untilNext(record);
   return { record, pending };
-}
-
-/** The part of a round's record that comes from sending it. */
-export function describeSent(sent: SentRound) {
-  return {
-    pages: sent.pages,
-    rawBytes: sent.rawBytes,
-    wireBytes: sent.wireBytes,
-    savedBytes: sent.savedBytes,
-    scanMs: sent.scanMs,
-    sendMs: sent.sendMs,
-    limitMs: sent.limitMs,
-  };
 }

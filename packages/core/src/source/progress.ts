@@ -29,6 +29,7 @@ export class ProgressMeter {
   #last: RoundRecord | undefined;
   #lastBytes = 0;
   #lastAt: number;
+  #rate = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -42,15 +43,26 @@ export class ProgressMeter {
     this.#channels = channels;
   }
 
+  /** The round that is being sent, or was sent last, counted over the whole migration. */
+  get round(): number {
+    return this.#round;
+  }
+
+  get last(): RoundRecord | undefined {
+    return this.#last;
+  }
+
   get elapsedMs(): number {
     return this.#clock.now() - this.startedAt;
   }
 
-  roundStarted(round: number, pages: number): void {
-    this.#round = round;
+  /** Returns the number of the round. */
+  roundStarted(pages: number): number {
+    this.#round++;
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
     this.#roundStartedAt = this.#clock.now();
+    return this.#round;
   }
 
   batchSent(pages: number): void {
@@ -73,13 +85,22 @@ export class ProgressMeter {
     return { pages, savedBytes, wireBytes };
   }
 
+  /** Once in each interval: the rate is counted over the time since the call before. */
   snapshot(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
-    const { pages, savedBytes, wireBytes } = this.totals();
+    const { wireBytes } = this.totals();
     const intervalMs = now - this.#lastAt;
-    const wireBytesPerSecond = intervalMs > 0 ? ((wireBytes - this.#lastBytes) / intervalMs) * 1000 : 0;
+    this.#rate = intervalMs > 0 ? ((wireBytes - this.#lastBytes) / intervalMs) * 1000 : 0;
     this.#lastAt = now;
     this.#lastBytes = wireBytes;
+    return this.present(state, pageSize);
+  }
+
+  /** As things stand, with the rate of the last interval. */
+  present(state: MigrationState, pageSize: number): Progress {
+    const now = this.#clock.now();
+    const { pages, savedBytes, wireBytes } = this.totals();
+    const wireBytesPerSecond = this.#rate;
     return {
       state,
       elapsedMs: now - this.startedAt,
@@ -112,4 +133,23 @@ export class ProgressMeter {
     const wholeMs = this.#roundPages / pagesPerMs;
     return restMs + (wholeMs * factor) / (1 - factor);
   }
+}
+
+/** Of a migration that has not begun. */
+export function noProgress(state: MigrationState): Progress {
+  return {
+    state,
+    elapsedMs: 0,
+    round: 0,
+    roundPagesSent: 0,
+    roundPages: 0,
+    pages: noPages(),
+    rawBytes: 0,
+    wireBytes: 0,
+    savedBytes: 0,
+    wireBytesPerSecond: 0,
+    dirtyPagesPerSecond: 0,
+    predictedDowntimeMs: undefined,
+    remainingMs: undefined,
+  };
 }

@@ -100,6 +100,12 @@ export class RoundSender {
   #onFailure: ((error: unknown) => void) | undefined;
   #burst = { bytes: 0, at: 0, scanMs: 0 };
   #begun = { start: 0, before: noTotals() as Readonly<PageChannelTotals>, wireBefore: 0 };
+  /** Ends the round that is being sent, but not the connection. */
+  #giveUp: AbortSignal | undefined;
+  /** The round's end, once it was said on the channels. */
+  #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
+  /** Everything before this page was handed to a channel. */
+  #reached = { block: 0, page: 0 };
   /** When a channel last took a batch. */
   #lastProgress = 0;
 
@@ -125,10 +131,20 @@ export class RoundSender {
   /**
    * Sends every page that is set in `dirty`, of which there are `dirtyPages`. With `limited` false the bandwidth limit
    * does not apply (the guest is paused). The bitmaps are only read: until this resolves, they are what the destination
-   * has not acknowledged. It resolves when it has, and when no channel borrows memory any more.
+   * has not acknowledged. It resolves when it has, and when no channel borrows memory any more. When `giveUp` aborts first, it
+   * rejects with that; the round then has to be ended by `abandon` before another one begins.
    */
-  async send(round: number, dirty: DirtyBitmaps, dirtyPages: number, limited: boolean): Promise<SentRound> {
+  async send(
+    round: number,
+    dirty: DirtyBitmaps,
+    dirtyPages: number,
+    limited: boolean,
+    giveUp?: AbortSignal,
+  ): Promise<SentRound> {
     const { memory, channels, clock } = this.#parts;
+    this.#giveUp = giveUp;
+    this.#ending = undefined;
+    this.#reached = { block: 0, page: 0 };
     const before = totals(channels);
     const wireBefore = wireBytes(channels);
     const start = clock.now();
@@ -147,10 +163,12 @@ export class RoundSender {
       while (page !== -1) {
         const chunk = Math.floor(page / chunkPages) * chunkPages;
         const end = Math.min(chunk + chunkPages, bitmap.pageCount);
+        this.#reached = { block: blockIndex, page: chunk };
         await this.#sendChunk(round, dirty, blockIndex, chunk, end - chunk, limited);
         page = end < bitmap.pageCount ? bitmap.nextDirty(end) : -1;
       }
     }
+    this.#reached = { block: memory.blocks.length, page: 0 };
     if (this.#dispatched !== dirtyPages) {
       throw new GodwitError(
         'GODWIT_INTERNAL',
@@ -159,6 +177,21 @@ export class RoundSender {
     }
     await this.#barrier(round);
     return this.#sent(start, before, wireBefore, clock.now());
+  }
+
+  /**
+   * Ends a round whose `send` was given up: what is on its way arrives, every channel says that nothing more comes, and the
+   * destination acknowledges. Then the pages that it has are cleared in `dirty`, the bitmaps of that `send`. An old page never
+   * lands on a newer one, since no later round begins before.
+   */
+  async abandon(round: number, dirty: DirtyBitmaps): Promise<void> {
+    this.#giveUp = undefined;
+    await this.#unlessFailed(this.idle());
+    this.#end(round);
+    await this.#barrier(round);
+    const { block, page } = this.#reached;
+    for (let index = 0; index < Math.min(block, dirty.blocks.length); index++) dirty.at(index).clearAll();
+    if (block < dirty.blocks.length && page > 0) dirty.at(block).clearRange(0, page);
   }
 
   /** What the round that was under way when the link was lost has cost so far. */
@@ -272,8 +305,8 @@ export class RoundSender {
       await clock.yield();
       this.#lastYield = clock.now();
     }
-    const slot = this.#free.pop() ?? (await this.#nextFree());
     this.#check();
+    const slot = this.#free.pop() ?? (await this.#nextFree());
     slot.round = round;
     slot.blockIndex = blockIndex;
     slot.limit = limited ? limit.bytesPerSecond / this.#parts.channels.length : 0;
@@ -282,11 +315,20 @@ export class RoundSender {
     return slot;
   }
 
-  #nextFree(): Promise<Slot> {
+  async #nextFree(): Promise<Slot> {
+    let waiter: ((slot: Slot) => void) | undefined;
     const free = new Promise<Slot>((resolve) => {
+      waiter = resolve;
       this.#waiter = resolve;
     });
-    return this.#unlessFailed(free);
+    try {
+      return await this.#unlessFailed(free);
+    } catch (error) {
+      // A slot that comes in this moment is not lost.
+      if (this.#waiter === waiter) this.#waiter = undefined;
+      else void free.then((slot) => this.#free.push(slot));
+      throw error;
+    }
   }
 
   /** Settles as `promise` does, or rejects as soon as a channel fails or the migration is stopped. */
@@ -296,7 +338,8 @@ export class RoundSender {
       this.#onFailure = reject;
       if (this.#failure !== undefined) reject(this.#failure.error);
     });
-    return abortable(Promise.race([promise, failed]), this.#parts.signal);
+    const settling = abortable(Promise.race([promise, failed]), this.#parts.signal);
+    return this.#giveUp === undefined ? settling : abortable(settling, this.#giveUp);
   }
 
   #dispatch(slot: Slot): void {
@@ -334,18 +377,26 @@ export class RoundSender {
   #check(): void {
     if (this.#failure !== undefined) throw this.#failure.error;
     this.#parts.signal.throwIfAborted();
+    this.#giveUp?.throwIfAborted();
+  }
+
+  /** Says on every channel that the round ends, once. */
+  #end(round: number): { readonly round: number; readonly acknowledged: Promise<number> } {
+    if (this.#ending?.round === round) return this.#ending;
+    const { channels, acknowledged } = this.#parts;
+    const ack = acknowledged(round);
+    const ended = Promise.all(channels.map((channel) => channel.endRound(round)));
+    // The channels too: what they borrowed may be reused, and their counts are final, only when they say so.
+    const everything = Promise.all([ack, ended, this.idle()]).then(([pages]) => pages);
+    everything.catch(() => {});
+    this.#ending = { round, acknowledged: everything };
+    return this.#ending;
   }
 
   /** Every channel ends the round; then the destination says how many pages it has put into guest memory. */
   async #barrier(round: number): Promise<void> {
-    const { channels, acknowledged } = this.#parts;
     const expected = this.#dispatched;
-    const ack = acknowledged(round);
-    ack.catch(() => {});
-    const ended = Promise.all(channels.map((channel) => channel.endRound(round)));
-    // The channels too: what they borrowed may be reused, and their counts are final, only when they say so.
-    const everything = Promise.all([ack, ended, this.idle()]);
-    const [pages] = await this.#unlessFailed(everything);
+    const pages = await this.#unlessFailed(this.#end(round).acknowledged);
     this.#check();
     if (pages !== expected) {
       throw new GodwitError(

@@ -2,19 +2,20 @@ import { checkRuns } from '../destination/run-check.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import { isLinkLost } from '../link/closing-message.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState } from '../migration-event.js';
 import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
-import { checkWelcome } from '../protocol/negotiate.js';
+import { checkDeviceState, checkWelcome } from '../protocol/negotiate.js';
+import { isLost } from '../session/connection.js';
+import { keepTrying, mayRetry } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
 import type { Harvest } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
-import { isPassing, keepTrying } from './reconnect.js';
 import type { SentRound } from './round-sender.js';
-import { featuresOf, type SenderParts, type SourceConnection, unanswered } from './source-connection.js';
-import type { SourceLinks } from './source-links.js';
+import { addRounds } from './sent-rounds.js';
+import { type SenderParts, type SourceConnection, unanswered } from './source-connection.js';
+import type { Greeted, SourceSession } from './source-session.js';
 
 /** Thrown where a destination came back with nothing: pre-copy begins again, with round 1. */
 export class DestinationRestarted extends Error {
@@ -22,11 +23,11 @@ export class DestinationRestarted extends Error {
 }
 
 export interface RoundTransferParts {
-  readonly links: SourceLinks;
+  readonly session: SourceSession;
   readonly windows: MemoryWindows;
   readonly devices: DeviceSender;
+  readonly deviceIds: readonly string[];
   readonly options: ResolvedOptions;
-  readonly signal: AbortSignal;
   readonly encodings: SentEncodings;
   readonly sender: Omit<SenderParts, 'maximumPayload'>;
   readonly emit: (event: MigrationEvent) => void;
@@ -36,7 +37,7 @@ export interface RoundTransferParts {
 }
 
 /**
- * Sends rounds while the guest runs, over as many connections as it takes.
+ * Sends rounds over as many connections as it takes, and numbers them as the destination does.
  *
  * A lost link is made anew, and what the destination has not acknowledged goes over the next one: the two agree by the
  * number of the round and the pages of it that the destination names. Dirty bits are cleared by nothing else, and only
@@ -44,13 +45,15 @@ export interface RoundTransferParts {
  */
 export class RoundTransfer {
   readonly #parts: RoundTransferParts;
-  /** The last round that was begun. */
+  /** The last round that was begun, from 1 for each destination. */
   #round = 0;
   /** Its pages that are not acknowledged; `undefined` once the whole round is. */
   #owed: DirtyBitmaps | undefined;
   /** All pages of the round, kept from its first lost link on: what the destination may name. */
   #all: DirtyBitmaps | undefined;
-  #maximumPayload = 0;
+  /** Of a round that was given up and lost with its link: the destination is in the middle of it, and the next one has its number. */
+  #continued: DirtyBitmaps | undefined;
+  #welcome: WelcomeFrame | undefined;
   /** When the link was lost for the first time since something was acknowledged. */
   #lostSince: number | undefined;
 
@@ -58,48 +61,54 @@ export class RoundTransfer {
     this.#parts = parts;
   }
 
-  get maximumPayload(): number {
-    return this.#maximumPayload;
+  /** What the destination has agreed to. */
+  get welcome(): WelcomeFrame {
+    if (this.#welcome === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no welcome');
+    return this.#welcome;
+  }
+
+  /** The last round that was begun. */
+  get round(): number {
+    return this.#round;
   }
 
   /** Takes the connection on which the destination has said `welcome`. */
   start(connection: SourceConnection, welcome: WelcomeFrame): void {
-    const { options, windows, sender, devices, onChannels, encodings, emit } = this.#parts;
-    const dispensable = options.missingEncoding === 'warn' ? encodings.features : [];
-    checkWelcome(welcome, featuresOf(options, encodings), windows.pageSize, dispensable);
+    const { options, windows, devices, onChannels, encodings, emit, session, sender, deviceIds } = this.#parts;
+    const dispensable = [...(options.missingEncoding === 'warn' ? encodings.features : []), 'back'];
+    checkWelcome(welcome, session.features, windows.pageSize, dispensable);
+    checkDeviceState(deviceIds, session.stateBytes, welcome.maximumDeviceState);
     for (const name of encodings.welcomed(welcome.features, windows.memory)) {
       const message = `the encoding "${name}" is not used: the destination (${welcome.software}) does not have it`;
       emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
     }
-    this.#maximumPayload = welcome.maximumPayload;
+    this.#welcome = welcome;
     this.#round = 0;
     this.#owed = undefined;
+    this.#continued = undefined;
     connection.begin(windows, { ...sender, maximumPayload: welcome.maximumPayload });
-    devices.use(connection, welcome.maximumPayload);
+    devices.use(connection, welcome.maximumPayload, welcome.maximumDeviceState);
     onChannels(connection);
   }
 
   /**
-   * Sends a round, and then what devices offer; resolves when the destination has acknowledged both. The bits of what it
-   * has acknowledged on a connection that was lost are cleared.
+   * Sends a round with the guest running, and then what devices offer, if `offer` says so; resolves when the destination has
+   * acknowledged both. The bits of what it has acknowledged on a connection that was lost are cleared.
    */
-  async send(round: number, harvest: Harvest, onRoundTrip: (ms: number) => void): Promise<SentRound> {
+  async send(harvest: Harvest, offer: boolean, onRoundTrip: (ms: number) => void): Promise<SentRound> {
     const { devices } = this.#parts;
-    this.#round = round;
-    this.#owed = harvest.bitmaps;
-    this.#all = undefined;
+    let round = this.#begin(harvest.bitmaps);
     let owedPages = harvest.dirtyPages;
     let sum: SentRound | undefined;
-    let offered = false;
+    let offered = !offer;
     for (;;) {
       const connection = await this.connected();
       const sending = this.#owed;
       try {
         if (sending !== undefined) {
           const sent = await connection.sender.send(round, sending, owedPages, true);
-          this.#owed = undefined;
-          this.#lostSince = undefined;
-          sum = added(sum, sent);
+          this.#acknowledged();
+          sum = addRounds(sum, sent);
         }
         if (!offered) {
           // Once a round: what an interrupted device has not yielded comes with the next one.
@@ -111,11 +120,51 @@ export class RoundTransfer {
         this.#lostSince = undefined;
         return sum as SentRound;
       } catch (error) {
-        if (this.#owed !== undefined) sum = added(sum, connection.sender.interrupted());
+        if (this.#owed !== undefined) sum = addRounds(sum, connection.sender.interrupted());
         await this.#makeAnew(connection, error);
+        round = this.#round;
         owedPages = (this.#owed as DirtyBitmaps | undefined)?.count() ?? 0;
       }
     }
+  }
+
+  /**
+   * Sends a round with the guest paused, on the connection that is there, without the bandwidth limit. When `giveUp` aborts, or the
+   * link is lost, it rejects, and `settleAbandoned` tells what is still owed.
+   */
+  async sendPaused(connection: SourceConnection, harvest: Harvest, giveUp: AbortSignal): Promise<SentRound> {
+    const round = this.#begin(harvest.bitmaps);
+    const sent = await connection.sender.send(round, harvest.bitmaps, harvest.dirtyPages, false, giveUp);
+    this.#acknowledged();
+    return sent;
+  }
+
+  /**
+   * After a stop-and-copy was given up, with the guest running again: ends its unfinished round, if there is one, on the live
+   * connection, or drops that and makes another one, so that no page of it arrives later. The bits of what the destination has are
+   * cleared in the bitmaps of that round. Resolves with the connection to go on with.
+   */
+  async settleAbandoned(): Promise<SourceConnection> {
+    const { session, options } = this.#parts;
+    const { clock, handshakeTimeoutMs } = options;
+    const connection = session.current;
+    const owed = this.#owed;
+    if (owed !== undefined && connection !== undefined && !connection.signal.aborted) {
+      try {
+        const ending = connection.sender.abandon(this.#round, owed);
+        await inTime(ending, clock, handshakeTimeoutMs, () => unacknowledged(handshakeTimeoutMs));
+        this.#owed = undefined;
+      } catch (error) {
+        await connection.drop(await this.lost(connection, error));
+      }
+    }
+    const next = await this.connected();
+    if (this.#owed !== undefined) {
+      this.#continued = this.#all;
+      this.#round--;
+      this.#owed = undefined;
+    }
+    return next;
   }
 
   /** Measures the round trip once before the first round, over a new link if need be. */
@@ -139,42 +188,69 @@ export class RoundTransfer {
   /** The connection, after it was made anew if it is known to be lost. */
   async connected(): Promise<SourceConnection> {
     for (;;) {
-      const connection = this.#parts.links.current;
+      const connection = this.#parts.session.current;
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no first connection');
       if (!connection.signal.aborted) return connection;
       await this.#makeAnew(connection, connection.signal.reason);
     }
   }
 
-  /** Makes a lost link anew. Throws what `error` really was, if it was no lost link. */
+  /** From now on this connection is used, on which the destination has answered in the middle of a stop-and-copy. */
+  adopt(connection: SourceConnection): void {
+    const { windows, sender, devices, onChannels } = this.#parts;
+    const { maximumPayload, maximumDeviceState } = this.welcome;
+    connection.begin(windows, { ...sender, maximumPayload });
+    devices.use(connection, maximumPayload, maximumDeviceState);
+    onChannels(connection);
+  }
+
+  /** Whether `error`, from using `connection`, is a lost link that is to be made anew; throws the cause when it is not. */
+  async lost(connection: SourceConnection, error: unknown): Promise<GodwitError> {
+    const { session, options } = this.#parts;
+    session.signal.throwIfAborted();
+    const reason = await connection.cause(error);
+    session.signal.throwIfAborted();
+    if (!mayRetry(reason, 'connected') || options.reconnectTimeoutMs === 0) throw reason;
+    return reason;
+  }
+
+  #acknowledged(): void {
+    this.#owed = undefined;
+    this.#continued = undefined;
+    this.#lostSince = undefined;
+  }
+
+  #begin(bitmaps: DirtyBitmaps): number {
+    this.#owed = bitmaps;
+    this.#all = undefined;
+    return ++this.#round;
+  }
+
+  /** Makes a lost link anew. Throws the first cause, if it was no lost link. */
   async #makeAnew(lost: SourceConnection, error: unknown): Promise<void> {
-    const { links, options, signal, emit, setState, devices, onChannels } = this.#parts;
+    const { session, options, emit, setState, devices, onChannels } = this.#parts;
     const { clock, random, reconnectTimeoutMs } = options;
-    signal.throwIfAborted();
-    // The control stream may have told why in the meantime.
-    const first: unknown = lost.signal.aborted ? lost.signal.reason : error;
-    const reason = await lost.reasonFor(GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the connection failed'));
-    signal.throwIfAborted();
-    if (!isLinkLost(reason) || reconnectTimeoutMs === 0) throw reason;
+    const { signal } = session;
+    const reason = await this.lost(lost, error);
     const since = clock.now();
     // A link that is made anew and lost again, with nothing done meanwhile, has not come back.
     this.#lostSince ??= since;
     const withinMs = Math.max(0, reconnectTimeoutMs - (since - this.#lostSince));
     emit({ type: 'link-lost', reason });
     setState('reconnecting');
-    await links.drop(reason);
+    await session.drop(reason);
     onChannels(undefined);
     signal.throwIfAborted();
     let received = new DirtyBitmaps(this.#parts.windows.memory);
-    const { connection, answer } = await keepTrying(
+    const { connection, answer } = await keepTrying<Greeted>(
       (window) => {
         received = new DirtyBitmaps(this.#parts.windows.memory);
-        return links.resume(window, (frame) => this.#collect(frame, received));
+        return session.again('running', window, (frame) => this.#collect(frame, received));
       },
-      { clock, random, withinMs, signal },
+      { clock, random, withinMs, signal, stage: 'greeting' },
     ).catch((cause: unknown) => {
       signal.throwIfAborted();
-      throw isPassing(cause) ? gaveUp(reason, cause as GodwitError, reconnectTimeoutMs) : cause;
+      throw mayRetry(cause, 'greeting') ? gaveUp(reason, cause as GodwitError, reconnectTimeoutMs) : cause;
     });
     const restarted = answer.type === 'welcome';
     if (answer.type === 'welcome') this.start(connection, answer);
@@ -188,10 +264,11 @@ export class RoundTransfer {
     });
     signal.throwIfAborted();
     if (!restarted) {
+      const { deviceSequences, deviceResets } = answer as ResumedFrame;
       // A link that is lost here is lost for the next one to use it; its control stream may not have noticed yet.
-      await devices.resume((answer as ResumedFrame).deviceSequences).catch(async (cause: unknown) => {
-        if (signal.aborted || !(connection.signal.aborted || isLinkLost(cause))) throw cause;
-        if (!connection.signal.aborted) await connection.drop(await connection.reasonFor(cause as GodwitError));
+      await devices.resume(deviceSequences, deviceResets).catch(async (cause: unknown) => {
+        if (signal.aborted || !(connection.signal.aborted || isLost(cause))) throw cause;
+        if (!connection.signal.aborted) await connection.drop(await connection.cause(cause));
       });
       return;
     }
@@ -209,7 +286,6 @@ export class RoundTransfer {
 
   /** Only here are bits of an unfinished round forgotten: those that the destination names, which must be of it. */
   #resume(connection: SourceConnection, answer: ResumedFrame, received: DirtyBitmaps): void {
-    const { windows, sender, devices, onChannels } = this.#parts;
     const owed = this.#owed;
     const unfinished = owed !== undefined && answer.round === this.#round;
     if (answer.state !== 'receiving' || (!unfinished && answer.round !== this.#round + 1)) {
@@ -220,17 +296,20 @@ export class RoundTransfer {
     }
     const owedPages = owed?.count() ?? 0;
     if (unfinished) {
-      this.#all ??= copyOf(owed);
+      if (this.#all === undefined) {
+        this.#all = copyOf(owed);
+        if (this.#continued !== undefined) this.#all.or(this.#continued);
+      }
       if (!this.#all.contains(received)) throw notOfThisRound(answer.round);
       owed.andNot(received);
     } else {
       if (!received.isEmpty()) throw notOfThisRound(answer.round);
+      owed?.clearAll();
       this.#owed = undefined;
+      this.#continued = undefined;
     }
     if ((this.#owed?.count() ?? 0) < owedPages) this.#lostSince = undefined;
-    connection.begin(windows, { ...sender, maximumPayload: this.#maximumPayload });
-    devices.use(connection, this.#maximumPayload);
-    onChannels(connection);
+    this.adopt(connection);
   }
 }
 
@@ -247,35 +326,18 @@ function notOfThisRound(round: number): GodwitError {
   );
 }
 
+/** The connection is dropped then, and with it all that may still be on its way. */
+function unacknowledged(handshakeTimeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LINK_LOST',
+    `the destination has not acknowledged the end of a round that was given up within handshakeTimeoutMs (${handshakeTimeoutMs} ms): the link counts as lost`,
+  );
+}
+
 function gaveUp(lost: GodwitError, last: GodwitError, reconnectTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',
     `the link was lost (${lost.message}) and could not be made anew within reconnectTimeoutMs (${reconnectTimeoutMs} ms); the last attempt: ${last.message}`,
     { cause: lost },
   );
-}
-
-/** A round that took several connections, as one. What the link can do is what it did on the last of them. */
-function added(before: SentRound | undefined, sent: SentRound): SentRound {
-  if (before === undefined) return sent;
-  const { pages } = before;
-  const busy = sent.burstBytes > 0 ? sent : before;
-  return {
-    pages: {
-      raw: pages.raw + sent.pages.raw,
-      zero: pages.zero + sent.pages.zero,
-      hole: pages.hole + sent.pages.hole,
-      delta: pages.delta + sent.pages.delta,
-      compressed: pages.compressed + sent.pages.compressed,
-    },
-    rawBytes: before.rawBytes + sent.rawBytes,
-    wireBytes: before.wireBytes + sent.wireBytes,
-    savedBytes: before.savedBytes + sent.savedBytes,
-    scanMs: before.scanMs + sent.scanMs,
-    sendMs: before.sendMs + sent.sendMs,
-    limitMs: before.limitMs + sent.limitMs,
-    totalMs: before.totalMs + sent.totalMs,
-    burstBytes: busy.burstBytes,
-    burstMs: busy.burstMs,
-  };
 }

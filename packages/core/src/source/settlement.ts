@@ -1,16 +1,24 @@
 import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import type { ControlChannel } from '../link/control-channel.js';
+import { keepTrying, mayRetry } from '../session/retry.js';
 import type { ResolvedOptions } from './options.js';
-import { isPassing, keepTrying } from './reconnect.js';
-import type { SourceLinks } from './source-links.js';
-import type { HandedOver } from './switchover.js';
+import type { HandedOver } from './paused-times.js';
+import type { SourceConnection } from './source-connection.js';
+import type { SourceContext } from './source-context.js';
+
+/** For an embedder who asks again, but has turned off asking. */
+const SETTLE_MS = 30_000;
 
 /** Says `go`, in this tick, and waits for `running`, at most `switchoverTimeoutMs`. */
-export function sayGo(control: ControlChannel, { clock, switchoverTimeoutMs }: ResolvedOptions): Promise<HandedOver> {
-  return inTime(
-    control.ask({ type: 'go', attempt: 1 }, 'running'),
+export async function sayGo(
+  connection: SourceConnection,
+  { clock, switchoverTimeoutMs }: ResolvedOptions,
+  attempt: number,
+): Promise<HandedOver> {
+  const asking = connection.ask({ type: 'go', attempt }, 'running');
+  const { resumeMs, sinceReadyMs } = await inTime(
+    asking,
     clock,
     switchoverTimeoutMs,
     () =>
@@ -19,44 +27,62 @@ export function sayGo(control: ControlChannel, { clock, switchoverTimeoutMs }: R
         `the destination did not answer "running" within switchoverTimeoutMs (${switchoverTimeoutMs} ms)`,
       ),
   );
+  return { resumeMs, sinceReadyMs, heardAt: clock.now() };
+}
+
+/** `go` was said, and no answer came that could be believed: asks over other connections, unless that is turned off. */
+export async function settleAfterGo(
+  context: SourceContext,
+  connection: SourceConnection,
+  error: unknown,
+): Promise<HandedOver> {
+  const { options, emit, setState } = context;
+  const reason = await connection.cause(error);
+  if (!mayRetry(reason, 'after-go') || options.settleTimeoutMs === 0) throw reason;
+  emit({ type: 'link-lost', reason });
+  setState('settling');
+  return settle(context, options.settleTimeoutMs);
 }
 
 /**
- * After `go`, without an answer: asks the destination over new links, for at most `withinMs`, whether it runs the
- * guest, and says `go` again where it still waits for that. Resolves when the guest runs there; the link on which it said
+ * After `go`, without an answer: asks the destination over new connections, for at most `withinMs`, whether it runs the
+ * guest, and says `go` again where it still waits for that. Resolves when the guest runs there; the connection on which it said
  * so is then the current one. Rejects with why that could not be found out, or with what the destination says instead.
  *
  * It never resumes the guest here, whatever it hears: docs/switchover.md.
  */
 export async function settle(
-  links: SourceLinks,
-  options: ResolvedOptions,
-  withinMs: number,
-  signal: AbortSignal,
+  { session, options, ownership, settling }: SourceContext,
+  withinMs = options.settleTimeoutMs || SETTLE_MS,
 ): Promise<HandedOver> {
   const { clock, random } = options;
+  const { signal } = settling;
   try {
-    return await keepTrying(
-      async (attempt) => {
-        const { connection, answer } = await links.ask('handedOver', attempt);
-        if (answer.type !== 'resumed' || answer.state === 'receiving') {
+    const handed = await keepTrying(
+      async (window) => {
+        const { connection, answer } = await session.ask('handedOver', window);
+        if (answer.type !== 'resumed' || answer.state === 'receiving' || answer.state === 'loading') {
           throw new GodwitError(
             'GODWIT_PROTOCOL',
             `the destination had said "ready", but now it says "${answer.type === 'resumed' ? answer.state : answer.type}"`,
           );
         }
-        if (answer.state === 'running') return { resumeMs: 0 };
+        if (answer.state === 'running') {
+          return { resumeMs: answer.resumeMs, sinceReadyMs: answer.sinceReadyMs, heardAt: clock.now() };
+        }
         // Declared dead meanwhile: from then on `go` is not said, and no answer is waited for.
         signal.throwIfAborted();
-        return await abortable(sayGo(connection.control, options), signal).catch(async (error: unknown) => {
+        return await abortable(sayGo(connection, options, session.attempt), signal).catch(async (error: unknown) => {
           signal.throwIfAborted();
-          throw await connection.reasonFor(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'saying "go" failed'));
+          throw await connection.cause(error);
         });
       },
-      { clock, random, withinMs, signal },
+      { clock, random, withinMs, signal, stage: 'after-go' },
     );
+    ownership.apply('running');
+    return handed;
   } catch (error) {
-    if (signal.aborted || !isPassing(error)) throw error;
+    if (signal.aborted || !mayRetry(error, 'after-go')) throw error;
     const { message } = error as GodwitError;
     throw new GodwitError(
       'GODWIT_LINK_LOST',

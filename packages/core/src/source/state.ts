@@ -4,11 +4,11 @@ import type { MigrationState } from '../migration-event.js';
 /** The legal transitions of the source, as data: what `migration-event.ts` draws. */
 export const MIGRATION_TRANSITIONS: Readonly<Record<MigrationState, readonly MigrationState[]>> = {
   none: ['setup', 'cancelling'],
-  setup: ['active', 'failed', 'cancelling'],
+  setup: ['active', 'completed', 'failed', 'cancelling'],
   active: ['reconnecting', 'pre-switchover', 'device', 'failed', 'cancelling'],
-  reconnecting: ['active', 'failed', 'cancelling'],
-  'pre-switchover': ['device', 'failed', 'cancelling'],
-  device: ['settling', 'completed', 'failed', 'cancelling'],
+  reconnecting: ['active', 'device', 'failed', 'cancelling'],
+  'pre-switchover': ['device', 'active', 'failed', 'cancelling'],
+  device: ['reconnecting', 'active', 'settling', 'completed', 'failed', 'cancelling'],
   settling: ['completed', 'failed'],
   cancelling: ['cancelled', 'failed'],
   completed: [],

@@ -10,10 +10,10 @@ export { applyDelta, checkDeltas, encodeDelta, putVarint } from '../encoding/del
 export { Gain } from '../encoding/gain.js';
 export { LinkPace } from '../encoding/link-pace.js';
 export { SentEncodings } from '../encoding/sent-encodings.js';
-export { KEEPALIVE_ID, keepAlive, keepaliveTimes } from '../link/keepalive.js';
 export { MemoryWindows } from '../memory/memory-windows.js';
 export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';
+export { KEEPALIVE_ID, keepAlive, keepaliveTimes } from '../session/keepalive.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
 export { RoundSender, type SentRound } from '../source/round-sender.js';
 export { checkTransition, isFinal } from '../source/state.js';

@@ -1,5 +1,5 @@
 import type { MigratableDevice } from '../device/migratable-device.js';
-import type { MigratableVm } from '../device/migratable-vm.js';
+import type { MigratableVm, RunState } from '../device/migratable-vm.js';
 import type { PageRun } from '../memory/page-run.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import { SoftwareTracker } from '../tracker/software-tracker.js';
@@ -28,6 +28,8 @@ export class ToyVm implements MigratableVm {
   pauses = 0;
   resumes = 0;
   abandoned: Error | undefined;
+  /** The guest has ended by itself. */
+  ended = false;
   /** Called by `pause`, before it returns; may throw. */
   onPause: () => void | Promise<void> = () => {};
   /** Called by `resume`, before the guest runs; may throw. */
@@ -68,6 +70,11 @@ export class ToyVm implements MigratableVm {
     this.memory.blocks[blockIndex]?.discard?.(run);
     const { pageSize } = this.memory;
     for (const log of this.#logs) log.mark(blockIndex, run.firstPage * pageSize, run.pageCount * pageSize);
+  }
+
+  runState(): RunState {
+    if (this.ended) return 'ended';
+    return this.running ? 'running' : 'paused';
   }
 
   async pause(): Promise<void> {

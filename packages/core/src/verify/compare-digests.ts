@@ -1,4 +1,5 @@
 import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { pagesOf, populatedRuns } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
@@ -22,6 +23,7 @@ const NAMED = 16;
 export class DigestComparison {
   readonly #windows: MemoryWindows;
   readonly #clock: Clock;
+  readonly #isOver: () => boolean;
   #lastYield: number;
   readonly #mentioned: DirtyBitmaps;
   readonly #own = new Uint32Array(2);
@@ -30,9 +32,11 @@ export class DigestComparison {
   /** The first differing pages, flat [block, page, ...]. */
   readonly differences: number[] = [];
 
-  constructor(windows: MemoryWindows, clock: Clock) {
+  /** `isOver`: nobody waits for the outcome any more, and the memory may soon be gone. */
+  constructor(windows: MemoryWindows, clock: Clock, isOver: () => boolean = () => false) {
     this.#windows = windows;
     this.#clock = clock;
+    this.#isOver = isOver;
     this.#lastYield = clock.now();
     this.#mentioned = new DirtyBitmaps(windows.memory);
   }
@@ -93,6 +97,7 @@ export class DigestComparison {
     if (this.#clock.now() - this.#lastYield <= YIELD_AFTER_MS) return;
     await this.#clock.yield();
     this.#lastYield = this.#clock.now();
+    if (this.#isOver()) throw new GodwitError('GODWIT_LINK_LOST', 'the comparison of RAM is not wanted any more');
   }
 
   #differs(blockIndex: number, page: number): void {

@@ -1,7 +1,7 @@
 import { nonNegative } from '../argument.js';
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import type { FrameStream } from './frame-stream.js';
+import type { FrameStream } from '../link/frame-stream.js';
 
 export interface KeepaliveOptions {
   /**
@@ -10,7 +10,7 @@ export interface KeepaliveOptions {
    */
   readonly keepaliveMs?: number;
   /**
-   * A link on which not a byte has come for this long, on any stream, counts as lost. A peer that sends a byte at a time
+   * A link on which not a byte has come for this long, on any stream, while it took none of ours either, counts as lost. A peer that sends a byte at a time
    * is alive. Time in which this process did not get to look does not count. Milliseconds; default 30,000, at least twice
    * `keepaliveMs`. With 0 a silent link is waited for as long as the carrier likes.
    */
@@ -48,6 +48,12 @@ export interface KeepaliveParts extends KeepaliveTimes {
   readonly signal: AbortSignal;
 }
 
+/**
+ * Bytes that have left since the last look and say that the peer takes them: more than pings alone. A carrier takes what fits into
+ * its buffers of a peer that is gone, so its silence is noticed that much later.
+ */
+const TAKEN_BYTES = 4096;
+
 /** How often in `keepaliveMs`, and in `silenceTimeoutMs`, is looked. Both may therefore take a quarter longer. */
 const LOOKS = 4;
 
@@ -63,6 +69,7 @@ export async function keepAlive(parts: KeepaliveParts): Promise<void> {
   const pause = shortest / LOOKS;
   let written = 0;
   let read = 0;
+  let sentBefore = 0;
   let quietMs = 0;
   let silentMs = 0;
   let writing = false;
@@ -77,8 +84,11 @@ export async function keepAlive(parts: KeepaliveParts): Promise<void> {
       lookedAt = clock.now();
       const [control] = streams();
       const heard = streams().reduce((sum, stream) => sum + stream.bytesRead, 0);
-      silentMs = heard === read ? silentMs + elapsed : 0;
+      const sent = streams().reduce((sum, stream) => sum + stream.bytesWritten, 0);
+      // A link that is slow has answers behind what is still in our own buffers: that it is taken is a sign of life.
+      silentMs = heard === read && sent < sentBefore + TAKEN_BYTES ? silentMs + elapsed : 0;
       read = heard;
+      sentBefore = sent;
       quietMs = control?.bytesWritten === written ? quietMs + elapsed : 0;
       written = control?.bytesWritten ?? 0;
       if (silenceTimeoutMs > 0 && silentMs >= silenceTimeoutMs) {

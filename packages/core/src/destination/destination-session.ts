@@ -1,0 +1,103 @@
+import { GodwitError } from '../errors.js';
+import type { LinkListener } from '../link/migration-link.js';
+import { FirstCause } from '../session/first-cause.js';
+import { type ConnectionRouter, connectionRouter, type ReceiverParts } from './connection-router.js';
+import type { IncomingConnection } from './incoming-connection.js';
+import type { Outcome } from './outcomes.js';
+import { ReturningSource, type ReturningSourceParts } from './returning-source.js';
+
+/**
+ * All connections of a migration at its destination, over its whole life: one at a time, each in the place of the one before; and why
+ * it ends, once.
+ */
+export class DestinationSession {
+  readonly end = new FirstCause();
+  readonly #router: ConnectionRouter;
+  #current: IncomingConnection | undefined;
+  #returns: ReturningSource | undefined;
+  #migrationId: string | undefined;
+  /** Bytes read from connections that are over. */
+  #pastBytes = 0;
+  /** The last connection is lost, and no other has come. */
+  linkLost = false;
+  /** The source has heard how it ended, or has said so itself. */
+  told = false;
+
+  constructor(listener: LinkListener) {
+    this.#router = connectionRouter(listener);
+  }
+
+  /** Aborts when the migration ends before this side owns the guest, with the first cause. */
+  get signal(): AbortSignal {
+    return this.end.signal;
+  }
+
+  /** The connection that was made last. */
+  get current(): IncomingConnection | undefined {
+    return this.#current;
+  }
+
+  get migrationId(): string | undefined {
+    return this.#migrationId;
+  }
+
+  get bytesRead(): number {
+    return this.#pastBytes + (this.#current?.bytesRead ?? 0);
+  }
+
+  /** The next source that says hello. */
+  async first(parts: Omit<ReceiverParts, 'signal'>): Promise<IncomingConnection> {
+    const connection = await this.#router.next({ ...parts, signal: this.signal });
+    return this.#use(connection);
+  }
+
+  /** From now on further connections of this migration come here. */
+  register(connection: IncomingConnection, parts: Omit<ReturningSourceParts, 'current'>): void {
+    const { hello } = connection;
+    this.#migrationId = hello.migrationId;
+    this.#returns = new ReturningSource(hello, { ...parts, current: () => this.#current });
+    this.#router.register(hello.migrationId, this.#returns);
+  }
+
+  /** The next connection of the source. Those that are lost are dropped first. */
+  async next(signal: AbortSignal): Promise<IncomingConnection> {
+    const returns = this.#returns;
+    if (returns === undefined) throw new GodwitError('GODWIT_INTERNAL', 'nothing was registered');
+    const coming = returns.next();
+    const connection = await new Promise<IncomingConnection>((resolve, reject) => {
+      const onAbort = () => reject(signal.reason);
+      if (signal.aborted) onAbort();
+      signal.addEventListener('abort', onAbort, { once: true });
+      coming.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+    });
+    this.linkLost = false;
+    return this.#use(connection);
+  }
+
+  /** Lets go of the connection that was lost. Resolves when nothing of it touches guest memory any more. */
+  async drop(reason: GodwitError): Promise<void> {
+    const connection = this.#current;
+    this.#current = undefined;
+    if (connection === undefined) return;
+    await connection.drop(reason);
+    this.#pastBytes += connection.bytesRead;
+  }
+
+  /** No further connection is wanted. */
+  closeReturns(error: GodwitError): void {
+    this.#returns?.close(error);
+  }
+
+  /** From now on the router answers for this migration. */
+  finish(outcome: Omit<Outcome, 'told'>): void {
+    this.closeReturns(outcome.reason ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
+    if (this.#migrationId === undefined || this.#returns === undefined) return;
+    this.#router.finish(this.#migrationId, { ...outcome, told: this.told });
+  }
+
+  #use(connection: IncomingConnection): IncomingConnection {
+    this.#current = connection;
+    connection.follow(this.signal);
+    return connection;
+  }
+}

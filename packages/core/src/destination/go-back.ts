@@ -1,0 +1,28 @@
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import type { WelcomeFrame } from '../protocol/frame.js';
+import { FEATURES } from '../protocol/negotiate.js';
+import type { Arriving, DestinationContext } from './destination-context.js';
+import { RamCheck } from './ram-check.js';
+
+/** For one attempt: nothing is compared once the connection is lost, or the migration over. */
+export function ramCheck(
+  { options, session }: DestinationContext,
+  windows: MemoryWindows,
+  { features }: WelcomeFrame,
+): RamCheck {
+  const isOver = () => session.current?.signal.aborted ?? true;
+  return new RamCheck(windows, options.clock, features.includes(FEATURES.verify), isOver);
+}
+
+/** The source has given its attempt up and runs the guest: what the attempt has sent is void, in this tick. */
+export function goBackTo(context: DestinationContext, arriving: Arriving, attempt: number): void {
+  const { ownership, emit } = context;
+  const { loader, receiver, windows, welcome } = arriving;
+  const givenUp = arriving.attempt;
+  arriving.attempt = attempt;
+  if (ownership.state === 'ready') ownership.apply('back');
+  receiver?.unseal();
+  arriving.check = ramCheck(context, windows, welcome);
+  loader.goBack(attempt - 1);
+  emit({ type: 'went-back', attempt: givenUp });
+}

@@ -1,0 +1,152 @@
+import { GodwitError } from '../../errors.js';
+import { inTime } from '../../in-time.js';
+import type { ReceivedFrame } from '../../link/frame-stream.js';
+import type { HelloFrame } from '../../protocol/frame.js';
+import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
+import { goBackTo } from '../go-back.js';
+import type { IncomingConnection } from '../incoming-connection.js';
+import { checkPayload } from '../read-page-channel.js';
+import { readFrom, serve } from '../serve.js';
+import { transferOf } from '../transfer-of.js';
+import { acknowledgeBack, Receive } from './receive.js';
+import { TakeOver } from './take-over.js';
+
+/** How long the authority may take to answer a `recover`. Milliseconds. */
+const RECOVER_MS = 30_000;
+
+/**
+ * The guest is paused at the source and everything was sent: devices load, and the destination says `ready`. From then on it waits for
+ * `go`, with or without a link and without a timer; only the source's word leads back.
+ */
+export class Load implements ServingPhase {
+  readonly name = 'load';
+  readonly next: Promise<DestinationPhase>;
+  protocolPhase: 'loading' | 'ready' = 'loading';
+  #lead: (phase: DestinationPhase) => void = () => {};
+  #fail: (error: unknown) => void = () => {};
+  readonly #context: DestinationContext;
+  readonly #arriving: Arriving;
+
+  private constructor(context: DestinationContext, arriving: Arriving) {
+    this.#context = context;
+    this.#arriving = arriving;
+    this.next = new Promise((resolve, reject) => {
+      this.#lead = resolve;
+      this.#fail = reject;
+    });
+    this.next.catch(() => {});
+  }
+
+  /** From this tick on frames are taken as those of this phase. */
+  static begin(context: DestinationContext, arriving: Arriving): Load {
+    const load = new Load(context, arriving);
+    context.serving = load;
+    load.#load().catch((error: unknown) => load.#fail(error));
+    return load;
+  }
+
+  run(context: DestinationContext): Promise<DestinationPhase> {
+    return serve(context, this);
+  }
+
+  take(connection: IncomingConnection): void {
+    readFrom(this.#context, this.#arriving, connection);
+  }
+
+  returned({ stage, attempt }: HelloFrame): ServingPhase {
+    if (stage === 'running') return this.#back(attempt);
+    const known = this.#arriving.attempt;
+    if (stage === 'kept' || attempt === known) return this;
+    throw new GodwitError('GODWIT_PROTOCOL', `the source comes back in attempt ${attempt}; ${known} is loaded here`);
+  }
+
+  handle({ frame, payloadBytes }: ReceivedFrame): void | Promise<void> {
+    checkPayload(frame.type, payloadBytes);
+    const connection = this.#context.session.current as IncomingConnection;
+    const { check } = this.#arriving;
+    switch (frame.type) {
+      case 'back':
+        this.#checkAttempt('back', frame.attempt);
+        this.#back(frame.attempt + 1);
+        return acknowledgeBack(connection, this.#arriving, frame.attempt);
+      case 'digests':
+        return check.compare(connection.control, frame, payloadBytes);
+      case 'digestsEnd':
+        // Beside the reading: the source may give up meanwhile.
+        void connection.borrow(
+          check.finish().then(
+            (verified) => connection.write(verified).catch(() => {}),
+            (error: unknown) => connection.end(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the comparison failed')),
+          ),
+        );
+        return;
+      case 'go':
+        this.#checkAttempt('go', frame.attempt);
+        check.admitGo();
+        this.#context.ownership.apply('go');
+        this.#lead(TakeOver.begin(this.#context, this.#arriving));
+        return;
+      default:
+    }
+  }
+
+  /** The source is dead, says the embedder: a guest that is complete here runs here, if the authority agrees. */
+  async recover(): Promise<void> {
+    const { ownership, session, options } = this.#context;
+    ownership.apply('recover');
+    session.current?.end(new GodwitError('GODWIT_RECOVERED', 'the source was declared dead'));
+    try {
+      const asking = options.authority.mayRun(transferOf(this.#arriving), 'destination');
+      const late = () => new GodwitError('GODWIT_TIMEOUT', 'the ownership authority has not answered');
+      if (!(await inTime(asking, options.clock, RECOVER_MS, late))) {
+        throw new GodwitError(
+          'GODWIT_NOT_OWNER',
+          "the ownership authority says that the guest is not the destination's",
+        );
+      }
+    } catch (error) {
+      ownership.apply('denied');
+      throw error;
+    }
+    ownership.apply('granted');
+    session.closeReturns(new GodwitError('GODWIT_RECOVERED', 'the source was declared dead; the guest runs here'));
+    this.#lead(TakeOver.begin(this.#context, this.#arriving));
+  }
+
+  async #load(): Promise<void> {
+    const { options, ownership, session } = this.#context;
+    const arriving = this.#arriving;
+    const { attempt, loader } = arriving;
+    const start = options.clock.now();
+    const loading = loader.loadAll(attempt);
+    arriving.claim.keepUntil(loading, 'load() of a device');
+    try {
+      await loading;
+    } catch (error) {
+      // Given up meanwhile: the end of it is waited for before the next attempt.
+      if (this.#context.serving !== this) return;
+      throw error;
+    }
+    if (this.#context.serving !== this || session.signal.aborted) return;
+    arriving.loadMs = options.clock.now() - start;
+    arriving.readyAt = options.clock.now();
+    ownership.apply('ready');
+    this.protocolPhase = 'ready';
+    const { loadMs } = arriving;
+    // A source that has lost this connection is told by `resumed`.
+    await session.current?.write({ type: 'ready', attempt, loadMs }).catch(() => {});
+  }
+
+  #back(attempt: number): ServingPhase {
+    goBackTo(this.#context, this.#arriving, attempt);
+    const receive = Receive.begin(this.#context, this.#arriving);
+    this.#lead(receive);
+    return receive;
+  }
+
+  #checkAttempt(type: string, attempt: number): void {
+    const known = this.#arriving.attempt;
+    if (attempt === known) return;
+    throw new GodwitError('GODWIT_PROTOCOL', `"${type}" is for attempt ${attempt}; attempt ${known} is loaded here`);
+  }
+}

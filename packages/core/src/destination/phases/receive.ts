@@ -1,0 +1,166 @@
+import { GodwitError } from '../../errors.js';
+import type { ReceivedFrame } from '../../link/frame-stream.js';
+import { PageRunList } from '../../memory/page-run.js';
+import type { DeviceFrame, HelloFrame, PrepareFrame, SwitchoverFrame } from '../../protocol/frame.js';
+import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
+import { goBackTo } from '../go-back.js';
+import type { IncomingConnection } from '../incoming-connection.js';
+import type { PageReceiver } from '../page-receiver.js';
+import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.js';
+import { channelEnded, RUNS_PER_FRAME, readFrom, serve } from '../serve.js';
+import { Load } from './load.js';
+
+/** The guest runs at the source: pages go into memory, and devices load what has come of their state. */
+export class Receive implements ServingPhase {
+  readonly name = 'receive';
+  readonly protocolPhase = 'receiving';
+  readonly next: Promise<DestinationPhase>;
+  #lead: (phase: DestinationPhase) => void = () => {};
+  readonly #context: DestinationContext;
+  readonly #arriving: Arriving;
+  /** Only the last question is answered. */
+  #question = 0;
+  /** The connection over which the pages that loads have written were told. */
+  #owedToldOn: IncomingConnection | undefined;
+
+  private constructor(context: DestinationContext, arriving: Arriving) {
+    this.#context = context;
+    this.#arriving = arriving;
+    this.next = new Promise((resolve) => {
+      this.#lead = resolve;
+    });
+  }
+
+  /** From this tick on frames are taken as those of this phase. */
+  static begin(context: DestinationContext, arriving: Arriving): Receive {
+    const receive = new Receive(context, arriving);
+    context.arriving = arriving;
+    context.serving = receive;
+    return receive;
+  }
+
+  run(context: DestinationContext): Promise<DestinationPhase> {
+    return serve(context, this);
+  }
+
+  take(connection: IncomingConnection): void {
+    readFrom(this.#context, this.#arriving, connection);
+  }
+
+  returned(hello: HelloFrame): ServingPhase {
+    const { attempt } = this.#arriving;
+    if (hello.attempt > attempt) goBackTo(this.#context, this.#arriving, hello.attempt);
+    return this;
+  }
+
+  handle(received: ReceivedFrame): void | Promise<void> {
+    const { frame, payloadBytes } = received;
+    checkPayload(frame.type, payloadBytes);
+    const connection = this.#connection;
+    if (isPageFrame(frame.type)) return this.#pages(connection, received);
+    switch (frame.type) {
+      case 'device':
+        return this.#device(connection, frame, payloadBytes);
+      case 'prepare':
+        this.#prepare(connection, frame);
+        return;
+      case 'switchover':
+        this.#switchover(frame);
+        return;
+      case 'back':
+        this.#checkAttempt('back', frame.attempt);
+        goBackTo(this.#context, this.#arriving, frame.attempt + 1);
+        return acknowledgeBack(connection, this.#arriving, frame.attempt);
+      default:
+    }
+  }
+
+  get #connection(): IncomingConnection {
+    const { current } = this.#context.session;
+    if (current === undefined) throw new GodwitError('GODWIT_INTERNAL', 'a frame without a connection');
+    return current;
+  }
+
+  async #pages(connection: IncomingConnection, received: ReceivedFrame): Promise<void> {
+    const receiver = this.#arriving.receiver as PageReceiver;
+    if (connection.pageChannels.length > 0) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `the source sent "${received.frame.type}" on the control stream, though the migration has page channels`,
+      );
+    }
+    await takePageFrame(connection.control, received, receiver.writer(0), (round, pages) =>
+      channelEnded(this.#context, connection, receiver, 0, round, pages),
+    );
+  }
+
+  async #device(connection: IncomingConnection, frame: DeviceFrame, payloadBytes: number): Promise<void> {
+    if (frame.attempt !== 0) this.#checkAttempt('device', frame.attempt);
+    const { loader } = this.#arriving;
+    loader.admit(frame, payloadBytes);
+    const chunk = new Uint8Array(payloadBytes);
+    if (payloadBytes > 0) await connection.control.readPayload([chunk]);
+    if (!connection.signal.aborted) loader.accept(frame, chunk);
+  }
+
+  #switchover({ round, attempt, runState }: SwitchoverFrame): void {
+    this.#checkAttempt('switchover', attempt);
+    const arriving = this.#arriving;
+    (arriving.receiver as PageReceiver).seal(round);
+    arriving.runState = runState;
+    this.#question++;
+    this.#lead(Load.begin(this.#context, arriving));
+  }
+
+  /** Says `prepared` once the VM stands and its devices have loaded everything that has come; meanwhile frames are read. */
+  #prepare(connection: IncomingConnection, { attempt, deviceSequences }: PrepareFrame): void {
+    this.#checkAttempt('prepare', attempt);
+    const question = ++this.#question;
+    const { vm, loader, welcome } = this.#arriving;
+    const current = () => question === this.#question && this.#context.serving === this && !connection.signal.aborted;
+    const prepared = async (): Promise<void> => {
+      await vm.prepared?.();
+      await loader.prepared(deviceSequences);
+      if (!current()) return;
+      await this.#tellOwed(connection);
+      if (!current()) return;
+      const { incarnation } = welcome;
+      await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences });
+    };
+    prepared().catch((error: unknown) => {
+      if (!current()) return;
+      this.#context.session.end.set(
+        GodwitError.wrap(error, 'GODWIT_PREPARE_FAILED', 'the destination could not be prepared for the switchover'),
+      );
+    });
+  }
+
+  /** Pages that loads of attempts that were given up have written: owed again. Once over each connection. */
+  async #tellOwed(connection: IncomingConnection): Promise<void> {
+    const { loader, receiver } = this.#arriving;
+    if (this.#owedToldOn === connection || loader.owed.isEmpty()) return;
+    this.#owedToldOn = connection;
+    // They may not be zero where no page has come.
+    receiver?.board.touched.or(loader.owed);
+    for (const [block, bitmap] of loader.owed.blocks.entries()) {
+      const runs = bitmap.runs(new PageRunList()).toFlatArray();
+      for (let at = 0; at < runs.length; at += 2 * RUNS_PER_FRAME) {
+        await connection.write({ type: 'owed', block, runs: runs.slice(at, at + 2 * RUNS_PER_FRAME) });
+      }
+    }
+  }
+
+  #checkAttempt(type: string, attempt: number): void {
+    const known = this.#arriving.attempt;
+    if (attempt === known) return;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `"${type}" is for attempt ${attempt}, but the source is in attempt ${known}`,
+    );
+  }
+}
+
+/** The attempt is void here: the source may send pages and pieces of the next one. */
+export function acknowledgeBack(connection: IncomingConnection, { loader }: Arriving, attempt: number): Promise<void> {
+  return connection.write({ type: 'backAck', attempt, deviceResets: loader.resets });
+}

@@ -1,0 +1,98 @@
+import { abortable } from '../../abortable.js';
+import { GodwitError } from '../../errors.js';
+import { inTime } from '../../in-time.js';
+import type { IncomingSummary } from '../../migration-event.js';
+import { CLOSING_MS } from '../../session/closing-message.js';
+import { Arrived, type Arriving, type DestinationContext, type DestinationPhase } from '../destination-context.js';
+import type { IncomingConnection } from '../incoming-connection.js';
+
+/** The guest runs here: says so until the source has let go of its copy, or for as long as that is worth it. */
+export class Release implements DestinationPhase {
+  readonly name = 'release';
+  readonly #arriving: Arriving;
+
+  constructor(arriving: Arriving) {
+    this.#arriving = arriving;
+  }
+
+  async run(context: DestinationContext): Promise<Arrived> {
+    const { ownership, session } = context;
+    const { vm, hello, receiver, loadMs, resumeMs, check, runState, claim } = this.#arriving;
+    if (ownership.state === 'running') await this.#tellSource(context);
+    await session.current?.close(undefined);
+    const summary: IncomingSummary = {
+      migrationId: hello.migrationId,
+      rounds: (receiver?.round ?? 1) - 1,
+      pages: receiver?.totals ?? { raw: 0, zero: 0, delta: 0, compressed: 0 },
+      wireBytes: session.bytesRead,
+      loadMs,
+      resumeMs,
+      verified: check.passed,
+      runState,
+    };
+    claim.end();
+    return new Arrived({ vm, summary });
+  }
+
+  async #tellSource(context: DestinationContext): Promise<void> {
+    const { ownership, options, emit, session } = context;
+    const { clock, settleTimeoutMs } = options;
+    const within = Math.max(settleTimeoutMs, CLOSING_MS);
+    const giveUp = new AbortController();
+    const telling = this.#untilReleased(context, giveUp.signal);
+    try {
+      await inTime(telling, clock, within, () => new GodwitError('GODWIT_TIMEOUT', 'it has not come back'));
+      session.told = true;
+      ownership.apply('released');
+    } catch (error) {
+      giveUp.abort(error);
+      ownership.apply('giveUp');
+      emit({
+        type: 'warning',
+        code: 'GODWIT_LINK_LOST',
+        message:
+          `the guest runs here, but the source has not said within settleTimeoutMs (${settleTimeoutMs} ms) that it knows: ` +
+          `its copy may still exist, paused (${error instanceof Error ? error.message : String(error)})`,
+      });
+    }
+  }
+
+  async #untilReleased(context: DestinationContext, signal: AbortSignal): Promise<void> {
+    const { session, emit, options } = context;
+    const { resumeMs, sinceReadyMs, loader, welcome } = this.#arriving;
+    const { incarnation } = welcome;
+    let connection = session.current;
+    for (let first = true; ; first = false) {
+      try {
+        if (connection === undefined) throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost before "running"');
+        connection.signal.throwIfAborted();
+        const released = connection.expect('released');
+        const told = { resumeMs, sinceReadyMs };
+        await (first
+          ? connection.write({ type: 'running', ...told })
+          : connection.write({
+              type: 'resumed',
+              ...{ state: 'running', round: 0, deviceSequences: loader.sequences, deviceResets: loader.resets },
+              ...{ incarnation, ...told },
+            }));
+        connection.keepAlive(options);
+        await abortable(released, connection.signal);
+        return;
+      } catch (error) {
+        // Whatever it was, the guest runs here: the source may come back and ask.
+        const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'telling the source failed');
+        await session.drop(reason);
+        emit({ type: 'link-lost', reason });
+      }
+      connection = await session.next(signal);
+      serveReleased(connection);
+    }
+  }
+}
+
+function serveReleased(connection: IncomingConnection): void {
+  connection.serve(
+    () => 'taking-over',
+    ({ frame }) => void connection.answer(frame),
+  );
+}

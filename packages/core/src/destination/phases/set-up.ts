@@ -1,0 +1,182 @@
+import { abortable } from '../../abortable.js';
+import { Claim } from '../../claim/claim.js';
+import type { MigratableVm } from '../../device/migratable-vm.js';
+import { agreeOn } from '../../encoding/agree-on.js';
+import { GodwitError } from '../../errors.js';
+import { checkGuestMemory } from '../../memory/check-guest-memory.js';
+import { MemoryWindows } from '../../memory/memory-windows.js';
+import type { HelloFrame, WelcomeFrame } from '../../protocol/frame.js';
+import {
+  checkCompatible,
+  checkHello,
+  checkNotShared,
+  chooseVersion,
+  FEATURES,
+  MAXIMUM_PAYLOAD,
+  SOFTWARE,
+} from '../../protocol/negotiate.js';
+import { migrationBlockers } from '../../source/blockers.js';
+import { randomId } from '../../source/options.js';
+import { abandonVm } from '../abandon-vm.js';
+import type { DestinationContext, DestinationPhase } from '../destination-context.js';
+import { DeviceLoader } from '../device-loader.js';
+import { ramCheck } from '../go-back.js';
+import type { IncomingConnection } from '../incoming-connection.js';
+import { makePristine } from '../zero-run.js';
+import { Receive } from './receive.js';
+
+/** Waits for a source, builds the VM that it describes, and agrees to it. A dry run ends here, and the next source is waited for. */
+export class SetUp implements DestinationPhase {
+  readonly name = 'set-up';
+
+  async run(context: DestinationContext): Promise<DestinationPhase> {
+    const { session, options } = context;
+    for (;;) {
+      const connection = await session.first(options);
+      const { hello } = connection;
+      if (hello.stage !== 'dryRun') return await this.#setUp(context, connection);
+      await this.#answerDryRun(context, connection).catch((error: unknown) => {
+        session.signal.throwIfAborted();
+        void connection.close(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the dry run failed'));
+      });
+    }
+  }
+
+  async #setUp(context: DestinationContext, connection: IncomingConnection): Promise<DestinationPhase> {
+    const { session, ownership, setState, options } = context;
+    const { hello } = connection;
+    setState('setup');
+    checkHello(hello);
+    session.register(connection, { ownership, attempt: () => context.arriving?.attempt ?? hello.attempt });
+    const version = chooseVersion(hello);
+    await connection.takeChannels(options.handshakeTimeoutMs);
+    const vm = await this.#prepared(context, connection);
+    const claim = this.#claim(context, vm, hello);
+    await this.#check(context, connection, vm);
+    const windows = new MemoryWindows(vm.memory);
+    const pristine = makePristine(windows, options.clock, connection.signal);
+    claim.keepUntil(pristine, 'clearing the memory of the VM');
+    await abortable(connection.borrow(pristine), connection.signal);
+    const { encodings, welcome } = this.#agreed(context, connection, version);
+    const receive = Receive.begin(context, {
+      ...{ vm, hello, claim, windows, welcome, encodings },
+      loader: new DeviceLoader({
+        vm,
+        described: hello.devices,
+        maximumBytes: options.maximumDeviceState,
+        onFailure: (error) => session.end.set(error),
+        onLoaded: (device, sequence) => this.#report(context, device, sequence),
+      }),
+      check: ramCheck(context, windows, welcome),
+      receiver: undefined,
+      attempt: hello.attempt,
+      ...{ loadMs: 0, readyAt: 0, runState: 'running', resumeMs: 0, sinceReadyMs: 0 },
+    });
+    receive.take(connection);
+    await connection.write(welcome);
+    connection.keepAlive(options);
+    setState('active');
+    return receive;
+  }
+
+  /** Hello, blockers, sizes: everything that a migration would be refused for, and no page. */
+  async #answerDryRun(context: DestinationContext, connection: IncomingConnection): Promise<void> {
+    const { hello } = connection;
+    checkHello(hello);
+    const version = chooseVersion(hello);
+    await connection.takeChannels(context.options.handshakeTimeoutMs);
+    const vm = await this.#prepared(context, connection);
+    const claim = this.#claim(context, vm, hello);
+    try {
+      await this.#check(context, connection, vm);
+      await connection.write(this.#agreed(context, connection, version).welcome);
+      await connection.ended;
+    } finally {
+      await connection.close(undefined);
+      context.vm = undefined;
+      context.claim = undefined;
+      await abandonVm(context, vm, new GodwitError('GODWIT_CANCELLED', 'it was a dry run: the VM will never run'));
+      claim.end();
+    }
+  }
+
+  async #prepared(context: DestinationContext, connection: IncomingConnection): Promise<MigratableVm> {
+    const { hello, peer, signal } = connection;
+    const { migrationId, description, stage } = hello;
+    context.emit({ type: 'hello', migrationId, peer, description, dryRun: stage === 'dryRun' });
+    const preparing = this.#prepare(context, hello);
+    return await abortable(preparing, signal).catch((error: unknown) => {
+      // Nobody waits for it any more.
+      preparing.then(
+        (late) => abandonVm(context, late, GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration is over')),
+        () => {},
+      );
+      throw error;
+    });
+  }
+
+  /** Everything that a migration would be refused for. */
+  async #check({ options }: DestinationContext, connection: IncomingConnection, vm: MigratableVm): Promise<void> {
+    checkCompatible(connection.hello, vm, options.maximumDeviceState);
+    const blockers = await migrationBlockers(vm.devices, connection.signal);
+    if (blockers.length === 0) return;
+    throw new GodwitError('GODWIT_BLOCKED', `the destination cannot receive the VM now: ${blockers.join('; ')}`);
+  }
+
+  async #prepare({ options }: DestinationContext, hello: HelloFrame): Promise<MigratableVm> {
+    try {
+      const vm: MigratableVm | undefined = await options.prepare(hello.description, hello);
+      if (typeof vm === 'object' && vm !== null) return vm;
+      throw new Error(`prepare() must return a MigratableVm, got ${String(vm)}`);
+    } catch (error) {
+      throw GodwitError.wrap(error, 'GODWIT_PREPARE_FAILED', 'the destination could not build the VM');
+    }
+  }
+
+  /** A VM that is somebody else's, or whose memory is the source's, is neither received into nor abandoned by this call. */
+  #claim(context: DestinationContext, vm: MigratableVm, hello: HelloFrame): Claim {
+    try {
+      checkGuestMemory(vm.memory);
+      checkNotShared(hello, vm);
+      const claim = Claim.take(vm, 'arriving', hello.migrationId);
+      context.vm = vm;
+      context.claim = claim;
+      return claim;
+    } catch (error) {
+      const { code, message } = GodwitError.wrap(error, 'GODWIT_CLAIMED', 'the VM could not be claimed');
+      throw new GodwitError(code, message, { cause: error, retry: false });
+    }
+  }
+
+  #agreed({ options, emit }: DestinationContext, connection: IncomingConnection, version: number) {
+    const { hello, control } = connection;
+    const { encodings, features: agreed, missing } = agreeOn(hello.features, options.encodings);
+    const own: readonly string[] = [
+      FEATURES.verify,
+      FEATURES.back,
+      ...(control.checksums === true ? [FEATURES.checksum] : []),
+    ];
+    const features = [...hello.features.filter((feature) => own.includes(feature)), ...agreed];
+    for (const name of missing) {
+      const message = `the source offers the encoding "${name}", which receive was not given`;
+      emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+    }
+    const welcome: WelcomeFrame = {
+      type: 'welcome',
+      version,
+      features,
+      software: SOFTWARE,
+      maximumPayload: MAXIMUM_PAYLOAD,
+      incarnation: randomId(),
+      maximumDeviceState: options.maximumDeviceState,
+    };
+    return { encodings, welcome };
+  }
+
+  /** Back-pressure for device state: only while the guest runs at the source, and over a connection that is there. */
+  #report({ session, serving }: DestinationContext, device: number, sequence: number): void {
+    const { current } = session;
+    if (serving?.protocolPhase !== 'receiving' || current === undefined || current.signal.aborted) return;
+    current.write({ type: 'loaded', device, sequence }).catch(() => {});
+  }
+}

@@ -1,0 +1,95 @@
+import { GodwitError } from '../../errors.js';
+import { inTime } from '../../in-time.js';
+import type { ReceivedFrame } from '../../link/frame-stream.js';
+import type { HelloFrame } from '../../protocol/frame.js';
+import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
+import type { IncomingConnection } from '../incoming-connection.js';
+import { transferOf } from '../transfer-of.js';
+import { Release } from './release.js';
+
+/** How long one question to the authority may take, and the pause before the next. Milliseconds. */
+const ASK_MS = 30_000;
+const ASK_AGAIN_MS = 500;
+
+/** `go` was read, or the embedder has declared the source dead: asks the authority, and starts the guest. */
+export class TakeOver implements ServingPhase {
+  readonly name = 'take-over';
+  readonly protocolPhase = 'taking-over';
+  readonly #context: DestinationContext;
+  readonly #arriving: Arriving;
+
+  private constructor(context: DestinationContext, arriving: Arriving) {
+    this.#context = context;
+    this.#arriving = arriving;
+  }
+
+  /** From this tick on frames are taken as those of this phase. */
+  static begin(context: DestinationContext, arriving: Arriving): TakeOver {
+    const takeOver = new TakeOver(context, arriving);
+    context.serving = takeOver;
+    return takeOver;
+  }
+
+  async run(context: DestinationContext): Promise<DestinationPhase> {
+    const { ownership, setState, options, emit } = context;
+    const arriving = this.#arriving;
+    if (ownership.state === 'asking') await this.#ask();
+    setState('device');
+    const { clock } = options;
+    const start = clock.now();
+    if (options.onArrival === 'pause') arriving.runState = 'paused';
+    try {
+      if (arriving.runState === 'running') await arriving.vm.resume();
+    } catch (error) {
+      if (ownership.allows('strand')) ownership.apply('strand');
+      throw GodwitError.wrap(
+        error,
+        'GODWIT_VM_FAILED',
+        'the guest was handed over, but could not be started at the destination',
+      );
+    }
+    arriving.resumeMs = clock.now() - start;
+    arriving.sinceReadyMs = clock.now() - arriving.readyAt;
+    emit({ type: 'running', resumeMs: arriving.resumeMs });
+    return new Release(arriving);
+  }
+
+  take(): void {}
+
+  returned(hello: HelloFrame): ServingPhase {
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `the guest was taken over, and the source says that it is "${hello.stage}"`,
+    );
+  }
+
+  /** Answers that somebody waits for; `released` is read by the next phase. */
+  handle({ frame }: ReceivedFrame): void {
+    if ((this.#context.session.current as IncomingConnection).answer(frame)) return;
+    throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" before it got "running"`);
+  }
+
+  /** Never runs the guest without the authority's word, however long that takes. */
+  async #ask(): Promise<void> {
+    const { ownership, options, emit } = this.#context;
+    const { clock, authority } = options;
+    for (;;) {
+      try {
+        const asking = authority.mayRun(transferOf(this.#arriving), 'destination');
+        const late = () => new GodwitError('GODWIT_TIMEOUT', `it has not answered within ${ASK_MS} ms`);
+        if (await inTime(asking, clock, ASK_MS, late)) break;
+        ownership.apply('denied');
+        throw new GodwitError(
+          'GODWIT_NOT_OWNER',
+          'the source said "go", but the ownership authority says that the guest is not this side\'s; its memory is kept',
+        );
+      } catch (error) {
+        if (ownership.state !== 'asking') throw error;
+        const message = `the ownership authority could not be asked, and is asked again: ${error instanceof Error ? error.message : String(error)}`;
+        emit({ type: 'warning', code: 'GODWIT_TIMEOUT', message });
+        await clock.sleep(ASK_AGAIN_MS);
+      }
+    }
+    ownership.apply('granted');
+  }
+}

@@ -1,0 +1,222 @@
+import { GodwitError } from '../errors.js';
+import { inTime } from '../in-time.js';
+import { PageRunList } from '../memory/page-run.js';
+import type { ResumedFrame } from '../protocol/frame.js';
+import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
+import { mayRetry } from '../session/retry.js';
+import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from './destination-context.js';
+import type { IncomingConnection } from './incoming-connection.js';
+import { PageReceiver } from './page-receiver.js';
+
+/** Runs in one `received` or `owed` frame. */
+export const RUNS_PER_FRAME = 16_384;
+
+/** A phase that serves frames, and what it leads to. */
+export type Serving = ServingPhase & { readonly next: Promise<DestinationPhase> };
+
+/**
+ * Serves the source over as many connections as it makes, until the phase leads to the next one. While the state is incomplete, a
+ * source whose link was lost may take `reconnectTimeoutMs` to come back; once everything is loaded, nothing but its own word ends the
+ * wait.
+ */
+export async function serve(context: DestinationContext, phase: Serving): Promise<DestinationPhase> {
+  const { session } = context;
+  for (;;) {
+    const connection = session.current;
+    try {
+      if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no connection');
+      return await Promise.race([phase.next, ended(connection), stopped(session.signal)]);
+    } catch (error) {
+      // Whatever happens at the same time: what was read first counts.
+      if (context.serving !== phase) return phase.next;
+      await lost(context, connection, error);
+    }
+    const came = await sourceReturned(context, phase);
+    if (came !== undefined && came !== phase) return came;
+    if (context.serving !== phase) return phase.next;
+  }
+}
+
+/** Reads this connection's pages into memory, behind those of the connections before, and its frames from here on. */
+export function readFrom(context: DestinationContext, arriving: Arriving, connection: IncomingConnection): void {
+  const { options } = context;
+  const { windows, encodings, welcome } = arriving;
+  if (welcome.features.includes(FEATURES.checksum)) {
+    checkChecksums(connection.streams, connection.peer, "the source's");
+  }
+  const elsewhere = connection.pageChannels.some((channel) => channel.receivePages !== undefined);
+  const count = Math.max(1, connection.pageChannels.length);
+  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, arriving.receiver);
+  arriving.receiver = receiver;
+  connection.readPages(receiver, (channel, round, pages) =>
+    channelEnded(context, connection, receiver, channel, round, pages),
+  );
+  connection.serve(
+    () => context.serving?.protocolPhase ?? 'preparing',
+    (received) => context.serving?.handle(received),
+  );
+}
+
+/** All pages of a round are in guest memory once every channel has ended it: then it is acknowledged. */
+export async function channelEnded(
+  { emit }: DestinationContext,
+  connection: IncomingConnection,
+  receiver: PageReceiver,
+  channel: number,
+  round: number,
+  channelPages: number,
+): Promise<void> {
+  connection.signal.throwIfAborted();
+  const pages = receiver.channelEnded(channel, channelPages);
+  if (pages === undefined) return;
+  emit({ type: 'round', round, pages });
+  await connection.write({ type: 'roundAck', round, pages });
+}
+
+function ended({ signal }: IncomingConnection): Promise<never> {
+  return new Promise((_, reject) => {
+    const onEnd = () => reject(signal.reason);
+    if (signal.aborted) onEnd();
+    else signal.addEventListener('abort', onEnd, { once: true });
+  });
+}
+
+function stopped(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    else signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
+}
+
+/** Throws `error` unless it only says that the link was lost; then lets go of everything that belongs to the connection. */
+async function lost(
+  { session, ownership, emit }: DestinationContext,
+  connection: IncomingConnection | undefined,
+  error: unknown,
+): Promise<void> {
+  const recovering = ownership.state === 'recovering' || ownership.state === 'recovered';
+  if (!recovering) session.signal.throwIfAborted();
+  const reason = GodwitError.wrap(connection?.signal.reason ?? error, 'GODWIT_INTERNAL', 'the connection failed');
+  // What came to a guest that is complete may have been a `go` that the link has garbled.
+  if (!recovering && !mayRetry(reason, ownership.state === 'ready' ? 'after-go' : 'connected')) throw reason;
+  await session.drop(reason);
+  session.linkLost = true;
+  if (recovering) return;
+  session.signal.throwIfAborted();
+  emit({ type: 'link-lost', reason });
+  if (ownership.state === 'ready') emit({ type: 'source-may-run', reason });
+}
+
+/**
+ * Waits for the source to come back and tells it how far the migration is here. Returns the phase that its hello leads to; nothing
+ * when that connection is lost too.
+ */
+async function sourceReturned(context: DestinationContext, phase: Serving): Promise<ServingPhase | undefined> {
+  const { session, options, emit, ownership } = context;
+  const { clock, reconnectTimeoutMs, handshakeTimeoutMs } = options;
+  const waiting = new AbortController();
+  const stop = () => waiting.abort(session.signal.reason);
+  if (session.signal.aborted) stop();
+  session.signal.addEventListener('abort', stop, { once: true });
+  let connection: IncomingConnection | undefined;
+  try {
+    const coming = session.next(waiting.signal);
+    coming.catch(() => {});
+    const patient = ownership.state !== 'receiving';
+    const limited = patient ? coming : inTime(coming, clock, reconnectTimeoutMs, () => notBack(reconnectTimeoutMs));
+    const came = await Promise.race([limited, phase.next]);
+    if (!('hello' in came)) return undefined;
+    connection = came;
+  } catch (error) {
+    if (context.serving !== phase) return undefined;
+    throw error;
+  } finally {
+    waiting.abort(new GodwitError('GODWIT_LINK_LOST', 'nobody waits for the source any more'));
+    session.signal.removeEventListener('abort', stop);
+  }
+  const { hello, peer } = connection;
+  try {
+    await connection.takeChannels(handshakeTimeoutMs);
+    const next = phase.returned(hello);
+    const answering = answer(context, connection, next);
+    await inTime(answering, clock, handshakeTimeoutMs, () => notTaken(handshakeTimeoutMs));
+    connection.keepAlive(options);
+    emit({ type: 'reconnected', connection: hello.connection, peer });
+    return next;
+  } catch (error) {
+    if (!connection.signal.aborted) connection.end(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the answer failed'));
+    return context.serving === phase ? undefined : context.serving;
+  }
+}
+
+/** `welcome` again, as long as nothing has come: the source may know of a destination before this one. Else how far it has come. */
+async function answer(context: DestinationContext, connection: IncomingConnection, phase: ServingPhase): Promise<void> {
+  const arriving = context.arriving as Arriving;
+  const { receiver, loader, welcome, resumeMs, sinceReadyMs } = arriving;
+  const { hello } = connection;
+  const state = stateOf(phase);
+  const again = state === 'receiving' && hello.stage === 'running' && nothingCame(arriving);
+  const received = receiver?.board.received;
+  const runs = state === 'receiving' && received !== undefined ? flatRuns(received.blocks) : [];
+  const round = receiver?.round ?? 1;
+  if (hello.stage === 'kept')
+    connection.serve(
+      () => 'kept',
+      () => {},
+    );
+  else phase.take(connection);
+  if (again) {
+    await connection.write(welcome);
+    return;
+  }
+  for (const [block, flat] of runs) {
+    for (let at = 0; at < flat.length; at += 2 * RUNS_PER_FRAME) {
+      await connection.write({ type: 'received', block, runs: flat.slice(at, at + 2 * RUNS_PER_FRAME) });
+    }
+  }
+  const resumed: ResumedFrame = {
+    type: 'resumed',
+    state,
+    round,
+    deviceSequences: loader.sequences,
+    deviceResets: loader.resets,
+    incarnation: welcome.incarnation,
+    resumeMs,
+    sinceReadyMs,
+  };
+  await connection.write(resumed);
+  if (state !== 'receiving') return;
+  // What was said of it over a connection before may have been lost.
+  for (const [device, sequence] of loader.loaded.entries()) {
+    if (sequence > 0) await connection.write({ type: 'loaded', device, sequence });
+  }
+}
+
+function stateOf({ protocolPhase }: ServingPhase): ResumedFrame['state'] {
+  return protocolPhase === 'loading' || protocolPhase === 'ready' ? protocolPhase : 'receiving';
+}
+
+function flatRuns(blocks: readonly { runs(into: PageRunList): PageRunList }[]): [number, number[]][] {
+  return blocks.map((bitmap, block) => [block, bitmap.runs(new PageRunList()).toFlatArray()]);
+}
+
+/** Whether the source has not sent anything that is kept. */
+function nothingCame({ receiver, loader }: Arriving): boolean {
+  const noPages = receiver === undefined || (receiver.round === 1 && receiver.board.received.isEmpty());
+  const noState = loader.sequences.every((sequence) => sequence === 0) && loader.resets.every((count) => count === 0);
+  return noPages && noState;
+}
+
+function notTaken(handshakeTimeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LINK_LOST',
+    `the source did not take the answer to its hello within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+  );
+}
+
+function notBack(reconnectTimeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LINK_LOST',
+    `the link was lost and the source has not come back within reconnectTimeoutMs (${reconnectTimeoutMs} ms)`,
+  );
+}

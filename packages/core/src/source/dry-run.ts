@@ -1,0 +1,47 @@
+import type { DryRunReport, MigrationSummary } from '../migration-event.js';
+import type { WelcomeFrame } from '../protocol/frame.js';
+import { noPages } from '../round-record.js';
+import { noTerms } from './downtime-terms.js';
+import type { SourceContext } from './source-context.js';
+
+/** What a dry run has found out. */
+export function dryRunReport(
+  { vm, session }: SourceContext,
+  peer: string,
+  welcome: WelcomeFrame,
+  blockers: readonly string[],
+): DryRunReport {
+  return {
+    peer,
+    software: welcome.software,
+    version: welcome.version,
+    features: welcome.features,
+    ramBytes: vm.memory.blocks.reduce((sum, { byteLength }) => sum + byteLength, 0),
+    devices: vm.devices.map(({ id, version }, index) => ({ id, version, stateBytes: session.stateBytes[index] ?? 0 })),
+    maximumDeviceState: welcome.maximumDeviceState,
+    blockers,
+  };
+}
+
+/** The summary of a migration that has moved nothing. */
+export function emptySummary({ options, meter, session }: SourceContext, dryRun: DryRunReport): MigrationSummary {
+  return {
+    migrationId: options.migrationId,
+    totalMs: meter.elapsedMs,
+    downtimeMs: 0,
+    predictedDowntimeMs: 0,
+    downtime: noTerms(),
+    verifyMs: 0,
+    heldMs: 0,
+    verified: false,
+    verifiedPages: 0,
+    rounds: [],
+    pages: noPages(),
+    rawBytes: 0,
+    wireBytes: session.wireBytes,
+    savedBytes: 0,
+    attempts: [],
+    runState: 'running',
+    dryRun,
+  };
+}

@@ -1,0 +1,119 @@
+import { GodwitError } from '../errors.js';
+import { inTime, settledWithin } from '../in-time.js';
+import { FEATURES } from '../protocol/negotiate.js';
+import type { Harvest } from './harvester.js';
+import type { PauseBound } from './pause-bound.js';
+import type { SourceConnection } from './source-connection.js';
+import type { SourceContext } from './source-context.js';
+
+/** How long a device that is still saving may take to notice that it is over, before the guest runs again. Milliseconds. */
+const SAVE_ENDS_MS = 20;
+
+/** A stop-and-copy that was given up. The guest runs again; nothing of it is settled with the destination yet. */
+export interface GivenUp {
+  readonly attempt: number;
+  /** Harvests whose pages the destination may not have. */
+  readonly unsent: readonly Harvest[];
+}
+
+/**
+ * Gives a stop-and-copy up: the guest first. Leaving `paused` is one synchronous transition, as asking for the transfer is: of the
+ * two, one happens.
+ */
+export async function goBack(
+  context: SourceContext,
+  bound: PauseBound,
+  reason: GodwitError,
+  unsent: readonly Harvest[],
+): Promise<GivenUp> {
+  const { session, ownership, devices, attempts, model, options, emit, state, setState } = context;
+  const { clock } = options;
+  const { attempt } = session;
+  ownership.apply('back');
+  session.attempt++;
+  const { name: term, ms } = bound.term;
+  const pausedMs = bound.elapsedMs;
+  const { limitMs } = bound;
+  bound.giveUp(reason);
+  bound.hold();
+  await settledWithin(devices.calls.idle(), clock, SAVE_ENDS_MS);
+  if (!(await resumed(context, reason))) {
+    emit({
+      type: 'warning',
+      code: 'GODWIT_VM_FAILED',
+      message: 'pause() has not returned: the guest is resumed as soon as it does, and no other attempt is made before',
+    });
+  }
+  attempts.wentBack({ attempt, term, pausedMs, reason });
+  if (reason.code === 'GODWIT_SWITCHOVER_OVERRAN' && term !== 'ramMs') model.overran(term, ms);
+  emit({ type: 'went-back', attempt, term, elapsedMs: pausedMs, limitMs, reason });
+  if (state() !== 'active') setState('active');
+  return { attempt, unsent };
+}
+
+async function resumed({ guest, options }: SourceContext, reason: GodwitError): Promise<boolean> {
+  try {
+    return await guest.resume(options.clock);
+  } catch (error) {
+    throw new GodwitError(
+      'GODWIT_VM_FAILED',
+      `a switchover was given up (${reason.message}) and then the guest could not be resumed at the source: ${String(error)}`,
+      { cause: error },
+    );
+  }
+}
+
+/**
+ * Settles a stop-and-copy that was given up with the destination, while the guest runs: no page and no piece of it arrives later,
+ * and what the destination has of it is void. Resolves with what is owed.
+ */
+export async function settleGivenUp(context: SourceContext, { attempt, unsent }: GivenUp): Promise<Harvest> {
+  const { session, rounds, harvester, options } = context;
+  const before = session.current;
+  if (before !== undefined && !before.signal.aborted) session.phase = 'going-back';
+  let connection = await rounds.settleAbandoned();
+  if (connection === before) {
+    try {
+      await sayBack(context, connection, attempt);
+    } catch (error) {
+      await connection.drop(await rounds.lost(connection, error));
+      // A hello in stage running with the next attempt says the same.
+      connection = await rounds.connected();
+    }
+  }
+  const bitmaps = harvester.take();
+  for (const harvest of unsent) {
+    bitmaps.or(harvest.bitmaps);
+    harvester.release(harvest.bitmaps);
+  }
+  const start = options.clock.now();
+  const harvest = await harvester.harvest(session.signal, bitmaps);
+  return { ...harvest, harvestMs: options.clock.now() - start };
+}
+
+async function sayBack(
+  { session, rounds, devices, options }: SourceContext,
+  connection: SourceConnection,
+  attempt: number,
+): Promise<void> {
+  const { clock, handshakeTimeoutMs } = options;
+  if (!rounds.welcome.features.includes(FEATURES.back)) return;
+  const asking = connection.ask({ type: 'back', attempt }, 'backAck');
+  const ack = await inTime(asking, clock, handshakeTimeoutMs, () => notAcknowledged(handshakeTimeoutMs));
+  if (ack.attempt !== attempt) {
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `"backAck" is for attempt ${ack.attempt}; attempt ${attempt} was given up`,
+    );
+  }
+  connection.forget('ready', 'verified');
+  session.phase = 'pre-copy';
+  await devices.restartReset(ack.deviceResets);
+}
+
+function notAcknowledged(handshakeTimeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LINK_LOST',
+    `the destination has not acknowledged that a switchover was given up within handshakeTimeoutMs (${handshakeTimeoutMs} ms): the link counts as lost`,
+  );
+}

@@ -1,0 +1,40 @@
+import { totalDowntime } from '../convergence/downtime-model.js';
+import { GodwitError } from '../errors.js';
+import type { Harvest } from './harvester.js';
+import type { PauseBound } from './pause-bound.js';
+import type { PrecopyRound } from './precopy-rounds.js';
+import type { SourceContext } from './source-context.js';
+
+/**
+ * The last harvest, with the guest paused, is compared with the downtime limit before a device is asked for its state: a guest that
+ * wrote much between the harvest before and the pause would be down for longer than was predicted. Throws
+ * `GODWIT_SWITCHOVER_OVERRAN` then. A prediction that exceeded the limit already (nothing was dirty, so that no round could lower
+ * it) is held to the bound instead.
+ */
+export function checkLastHarvest(
+  { model, options }: SourceContext,
+  bound: PauseBound,
+  { record, pending }: PrecopyRound,
+  last: Harvest,
+  force: boolean,
+): void {
+  // The same bitmaps were counted before the pause.
+  const burst = Math.max(0, last.dirtyPages - record.newlyDirtyPages);
+  model.burst(burst);
+  if (force) return;
+  const { deviceMs, loadMs, roundTripMs, resumeMs } = record.prediction;
+  const { ramMs } = model.predict({ dirtyPages: last.dirtyPages, deviceBytes: 0, paused: true });
+  const expected = totalDowntime({
+    pauseMs: 0,
+    harvestMs: pending.harvestMs + bound.elapsedMs,
+    ...{ ramMs, deviceMs, loadMs, roundTripMs, resumeMs },
+  });
+  const promised = record.predictedDowntimeMs <= options.downtimeLimitMs;
+  const limitMs = promised ? options.downtimeLimitMs : bound.limitMs;
+  if (expected <= limitMs) return;
+  throw new GodwitError(
+    'GODWIT_SWITCHOVER_OVERRAN',
+    `${last.dirtyPages} pages are left with the guest paused, ${burst} more than were predicted: it would be down for ` +
+      `${expected.toFixed(0)} ms, and the limit is ${limitMs} ms. The guest runs on at the source, and pre-copy goes on`,
+  );
+}

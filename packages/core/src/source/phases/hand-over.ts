@@ -1,0 +1,56 @@
+import { totalDowntime } from '../../convergence/downtime-model.js';
+import type { GodwitError } from '../../errors.js';
+import type { RoundRecord } from '../../round-record.js';
+import { askForTransfer } from '../ask-for-transfer.js';
+import type { GivenUp } from '../go-back.js';
+import type { PausedTimes } from '../paused-times.js';
+import { sayGo, settleAfterGo } from '../settlement.js';
+import type { SourceConnection } from '../source-connection.js';
+import type { SourceContext, SourcePhase } from '../source-context.js';
+import { PreCopy } from './pre-copy.js';
+import { Release } from './release.js';
+
+/**
+ * Asks the ownership authority for the transfer, which is the point of no return, says `go`, and finds out whether the guest runs
+ * at the destination. Only a definite no of the authority leads back.
+ */
+export class HandOver implements SourcePhase {
+  readonly name = 'hand-over';
+  readonly #connection: SourceConnection;
+  readonly #record: RoundRecord;
+  readonly #times: PausedTimes;
+  readonly #giveUp: (reason: GodwitError) => Promise<GivenUp>;
+
+  /** `giveUp` leads back to pre-copy, with everything that is still owed. */
+  constructor(
+    connection: SourceConnection,
+    record: RoundRecord,
+    times: PausedTimes,
+    giveUp: (reason: GodwitError) => Promise<GivenUp>,
+  ) {
+    this.#connection = connection;
+    this.#record = record;
+    this.#times = times;
+    this.#giveUp = giveUp;
+  }
+
+  async run(context: SourceContext): Promise<SourcePhase> {
+    const { ownership, options, session } = context;
+    // In the tick of the last look at the bound.
+    ownership.apply('transfer');
+    const refused = await askForTransfer(context);
+    if (refused !== undefined) return new PreCopy(await this.#giveUp(refused));
+    context.transferred = true;
+    const predicted = totalDowntime(this.#record.prediction);
+    try {
+      ownership.apply('go');
+      session.phase = 'handing-over';
+      const handed = await sayGo(this.#connection, options, this.#times.attempt);
+      ownership.apply('running');
+      return new Release(this.#record, this.#times, handed, predicted);
+    } catch (error) {
+      const handed = await settleAfterGo(context, this.#connection, error);
+      return new Release(this.#record, this.#times, handed, predicted);
+    }
+  }
+}

@@ -1,0 +1,82 @@
+import { lastValueFrom, tap } from 'rxjs';
+import { GodwitError } from '../../errors.js';
+import { populatedBitmaps } from '../../memory/populated-pages.js';
+import type { RoundRecord } from '../../round-record.js';
+import { Switchover } from '../decide.js';
+import { type GivenUp, settleGivenUp } from '../go-back.js';
+import { type Harvest, Harvester } from '../harvester.js';
+import { precopyRounds } from '../precopy-rounds.js';
+import { roundEnded, roundStarted } from '../round-events.js';
+import { DestinationRestarted } from '../round-transfer.js';
+import type { SourceContext, SourcePhase } from '../source-context.js';
+import { StopAndCopy } from './stop-and-copy.js';
+
+/**
+ * Sends all populated memory, and then what the guest writes meanwhile, round by round, until it is decided to switch over. Begun
+ * with a stop-and-copy that was given up, it goes on with what that one owes.
+ */
+export class PreCopy implements SourcePhase {
+  readonly name = 'pre-copy';
+  readonly #givenUp: GivenUp | undefined;
+
+  constructor(givenUp?: GivenUp) {
+    this.#givenUp = givenUp;
+  }
+
+  async run(context: SourceContext): Promise<SourcePhase> {
+    const { session, rounds } = context;
+    let givenUp = this.#givenUp;
+    let pending: Harvest | undefined;
+    for (;;) {
+      try {
+        if (givenUp !== undefined) pending = await settleGivenUp(context, givenUp);
+        givenUp = undefined;
+        pending ??= await this.#populated(context);
+        const last = await lastValueFrom(
+          precopyRounds(pending, {
+            context,
+            decide: new Switchover(context),
+            send: (harvest, offer, onRoundTrip) => {
+              roundStarted(context, harvest.dirtyPages);
+              return rounds.send(harvest, offer, onRoundTrip);
+            },
+          }).pipe(tap(({ record }) => roundEnded(context, record))),
+        );
+        const { record } = last;
+        if (record.decision.action === 'abort') throw notConverging(record);
+        pending = last.pending;
+        const connection = session.current;
+        // A link that was lost since is made anew with the guest running, and the destination asked again.
+        if (connection !== undefined && !connection.signal.aborted) return new StopAndCopy(last, connection);
+      } catch (error) {
+        if (!(error instanceof DestinationRestarted)) throw error;
+        givenUp = undefined;
+        pending = undefined;
+        context.harvester = new Harvester(context.vm.memory, context.tracker, context.options.clock);
+      }
+    }
+  }
+
+  /** Every page is accounted for in round 1, whatever was migrated before. */
+  async #populated({ vm, options, session, harvester }: SourceContext): Promise<Harvest> {
+    const bitmaps = harvester.take();
+    const start = options.clock.now();
+    await populatedBitmaps(vm.memory, bitmaps, options.clock);
+    session.signal.throwIfAborted();
+    const harvestMs = options.clock.now() - start;
+    return { bitmaps, dirtyPages: bitmaps.count(), trackers: [], harvestMs, sinceMs: 0 };
+  }
+}
+
+/** With a tracker that takes most pages for dirty whatever is written, no policy and no link would help: say so. */
+function notConverging({ decision, newlyDirtyPages, trackers }: RoundRecord): GodwitError {
+  const culprits = trackers.filter(({ exact, dirtyPages }) => !exact && dirtyPages * 2 > newlyDirtyPages);
+  const named = culprits.map(
+    ({ name, dirtyPages }) =>
+      `; of ${newlyDirtyPages} dirty pages the tracker "${name}" reported ${dirtyPages}, and it also reports pages that nobody wrote`,
+  );
+  return new GodwitError(
+    'GODWIT_NOT_CONVERGING',
+    `the migration does not converge: ${decision.reason}${named.join('')}`,
+  );
+}

@@ -1,0 +1,73 @@
+import { settledWithin } from '../../in-time.js';
+import type { MigrationSummary } from '../../migration-event.js';
+import { allPages, type RoundRecord } from '../../round-record.js';
+import { CLOSING_MS } from '../../session/closing-message.js';
+import { compareTerms, worstTerm } from '../downtime-terms.js';
+import { letGo } from '../let-go.js';
+import { downtimeOf, type HandedOver, type PausedTimes } from '../paused-times.js';
+import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
+
+/** The guest runs at the destination: nothing that fails from here on may say otherwise. Lets go of everything here. */
+export class Release implements SourcePhase {
+  readonly name = 'release';
+  readonly #record: RoundRecord;
+  readonly #times: PausedTimes;
+  readonly #handed: HandedOver;
+  readonly #predictedMs: number;
+
+  constructor(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number) {
+    this.#record = record;
+    this.#times = times;
+    this.#handed = handed;
+    this.#predictedMs = predictedMs;
+  }
+
+  async run(context: SourceContext): Promise<Finished> {
+    context.claim.handOver();
+    const summary = this.#summary(context);
+    await letGo(context, async () => sayReleased(context));
+    return new Finished({ ...summary, wireBytes: context.session.wireBytes });
+  }
+
+  #summary(context: SourceContext): MigrationSummary {
+    const { options, meter, vm, model, records, attempts, session, emit } = context;
+    const { verify, downtimeLimitMs } = options;
+    const { prediction } = this.#record;
+    const { downtimeMs, terms, verifyMs, heldMs } = downtimeOf(this.#times, this.#handed, verify, model.roundTripMs);
+    if (downtimeMs > downtimeLimitMs) {
+      const term = worstTerm(prediction, terms);
+      emit({ type: 'downtime-exceeded', limitMs: downtimeLimitMs, downtimeMs, term });
+    }
+    const { pages, savedBytes } = meter.totals();
+    return {
+      migrationId: options.migrationId,
+      totalMs: meter.elapsedMs,
+      downtimeMs,
+      predictedDowntimeMs: this.#predictedMs,
+      downtime: compareTerms(prediction, terms),
+      verifyMs,
+      heldMs,
+      verified: verify,
+      verifiedPages: this.#times.verifiedPages,
+      rounds: records,
+      pages,
+      rawBytes: allPages(pages) * vm.memory.pageSize,
+      savedBytes,
+      wireBytes: session.wireBytes,
+      attempts: attempts.failed.map(({ attempt, term, pausedMs, reason }) => ({
+        ...{ attempt, term, pausedMs },
+        code: reason.code,
+        message: reason.message,
+      })),
+      runState: this.#times.runState,
+    };
+  }
+}
+
+/** Tells the destination that it has the only copy now, and ends the connection. */
+export async function sayReleased({ session, options }: SourceContext): Promise<void> {
+  const control = session.current?.control;
+  session.phase = 'release';
+  if (control !== undefined) await settledWithin(control.write({ type: 'released' }), options.clock, CLOSING_MS);
+  await session.close(undefined);
+}

@@ -1,0 +1,50 @@
+import { abortable } from '../../abortable.js';
+import { GodwitError } from '../../errors.js';
+import { checkGuestMemory } from '../../memory/check-guest-memory.js';
+import { migrationBlockers } from '../blockers.js';
+import { dryRunReport, emptySummary } from '../dry-run.js';
+import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
+import { PreCopy } from './pre-copy.js';
+
+/** Checks the VM, makes the first connection, agrees with the destination and starts the trackers. No page moves. */
+export class SetUp implements SourcePhase {
+  readonly name = 'set-up';
+
+  async run(context: SourceContext): Promise<SourcePhase | Finished> {
+    const { vm, session, options, rounds, tracker, model, devices, guest } = context;
+    const { signal } = session;
+    signal.throwIfAborted();
+    context.setState('setup');
+    checkGuestMemory(vm.memory);
+    if (vm.trackers.length === 0) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        'the VM has no dirty tracker: what the guest writes meanwhile would be lost',
+      );
+    }
+    guest.checkAlive();
+    const blockers = await migrationBlockers(vm.devices, signal);
+    if (blockers.length > 0 && !options.dryRun) throw blocked(blockers);
+    session.stateBytes = await devices.sizes(signal);
+    const { connection, answer } = await session.first(options.dryRun ? 'dryRun' : 'running');
+    rounds.start(connection, answer);
+    if (options.dryRun) {
+      const report = dryRunReport(context, connection.peer, answer, blockers);
+      context.emit({ type: 'dry-run', report });
+      await session.close(undefined);
+      if (blockers.length > 0) throw blocked(blockers);
+      return new Finished(emptySummary(context, report));
+    }
+    // Logging starts before the first byte is read.
+    const starting = tracker.start();
+    context.claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
+    await abortable(starting, signal);
+    model.roundTrip(await rounds.ping());
+    if (context.state() === 'setup') context.setState('active');
+    return new PreCopy();
+  }
+}
+
+function blocked(reasons: readonly string[]): GodwitError {
+  return new GodwitError('GODWIT_BLOCKED', `the VM cannot be migrated now: ${reasons.join('; ')}`);
+}

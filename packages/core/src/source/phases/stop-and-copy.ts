@@ -1,0 +1,281 @@
+import { abortable } from '../../abortable.js';
+import { GodwitError } from '../../errors.js';
+import { inTime } from '../../in-time.js';
+import type { ReadyFrame } from '../../protocol/frame.js';
+import { FEATURES } from '../../protocol/negotiate.js';
+import { isLost } from '../../session/connection.js';
+import { askToLoad, continuePaused } from '../ask-to-load.js';
+import { type GivenUp, goBack } from '../go-back.js';
+import type { Harvest } from '../harvester.js';
+import { checkLastHarvest } from '../last-harvest.js';
+import { PauseBound } from '../pause-bound.js';
+import type { PausedTimes } from '../paused-times.js';
+import type { PrecopyRound } from '../precopy-rounds.js';
+import { roundEnded, roundStarted } from '../round-events.js';
+import { describeSent } from '../sent-rounds.js';
+import type { SourceConnection } from '../source-connection.js';
+import type { SourceContext, SourcePhase } from '../source-context.js';
+import { stillAsSaved } from '../still-as-saved.js';
+import { verifyMemory } from '../verify-memory.js';
+import { HandOver } from './hand-over.js';
+import { PreCopy } from './pre-copy.js';
+
+/**
+ * Pauses the guest and sends what is left: pages, devices, pages that saving has written. The destination loads and answers `ready`;
+ * then the source hands over.
+ *
+ * ```
+ * source                                      destination
+ * pause
+ * harvest: within the limit?             no: back
+ * send                                   ->   pages into memory
+ * save devices                           ->   state kept
+ * harvest again, send (saving dirties)   ->
+ * switchover                             ->   load devices
+ *                                        <-   ready
+ * [digests of all RAM                    ->   compare]
+ * harvest: must be empty, and known to be
+ * ```
+ *
+ * One bound holds from the return of `pause` on, whatever hangs. Past it, and when the link is lost, the guest runs on here and
+ * pre-copy goes on; any other failure ends the migration.
+ */
+export class StopAndCopy implements SourcePhase {
+  readonly name = 'stop-and-copy';
+  readonly #last: PrecopyRound;
+  #connection: SourceConnection;
+  /** Bitmaps whose pages the destination does not have. */
+  readonly #unsent = new Set<Harvest>();
+
+  constructor(last: PrecopyRound, connection: SourceConnection) {
+    this.#last = last;
+    this.#connection = connection;
+    this.#unsent.add(last.pending);
+  }
+
+  async run(context: SourceContext): Promise<SourcePhase> {
+    const { options, session, ownership, rounds } = context;
+    const canGoBack = rounds.welcome.features.includes(FEATURES.back);
+    const force = options.force || (this.#last.record.decision as { force?: boolean }).force === true || !canGoBack;
+    const limitMs = options.pauseLimitMs ?? Math.max(2 * options.downtimeLimitMs, 500);
+    const bound = new PauseBound(options.clock, force ? 0 : limitMs);
+    session.phase = 'stop-and-copy';
+    context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
+    try {
+      const times = await this.#pausedSteps(context, bound, force);
+      // The last look at the bound: asking for the transfer is the point of no return.
+      bound.check();
+      session.signal.throwIfAborted();
+      context.guest.checkAlive();
+      return new HandOver(this.#connection, this.#last.record, times, (refused) =>
+        this.#giveUp(context, bound, refused),
+      );
+    } catch (error) {
+      if (!ownership.allows('back') || !canGoBack) throw error;
+      const reason = this.#reasonToGoBack(context, bound, error);
+      return new PreCopy(await this.#giveUp(context, bound, reason));
+    } finally {
+      bound.hold();
+    }
+  }
+
+  async #pausedSteps(context: SourceContext, bound: PauseBound, force: boolean): Promise<PausedTimes> {
+    const { vm, options, session, ownership, guest, devices, model } = context;
+    const { clock } = options;
+    const { signal } = this.#connection;
+    const { attempt } = session;
+    const start = clock.now();
+    ownership.apply('pause');
+    await this.#pause(context, bound);
+    const paused = clock.now();
+    bound.run();
+    await this.#hold(context, bound);
+    const held = clock.now();
+
+    bound.enter('harvestMs');
+    const last = await this.#harvest(context, bound, this.#last.pending);
+    const harvested = clock.now();
+    checkLastHarvest(context, bound, this.#last, last, force);
+    bound.enter('ramMs');
+    await this.#send(context, bound, last);
+    const sent = clock.now();
+    bound.enter('deviceMs');
+    await this.#within(bound, devices.save(attempt, bound.signal));
+    const saved = clock.now();
+    bound.enter('harvestMs');
+    const leftOver = await this.#harvest(context, bound);
+    const harvestedAgain = clock.now();
+    bound.enter('ramMs');
+    if (leftOver.dirtyPages > 0) await this.#send(context, bound, leftOver);
+    else this.#acknowledged(context, leftOver);
+    const sentAgain = clock.now();
+
+    bound.enter('loadMs');
+    const { loadMs } = await this.#load(context, bound);
+    const ready = clock.now();
+    model.measured('deviceMs', saved - sent);
+    model.measured('loadMs', loadMs);
+    const verifiedPages = options.verify ? await this.#verify(context, bound, ready) : 0;
+    const verified = clock.now();
+    session.phase = 'deciding';
+    bound.enter('harvestMs');
+    const after = await this.#harvest(context, bound);
+    stillAsSaved(vm, context.tracker, after);
+    signal.throwIfAborted();
+    const checked = clock.now();
+    return {
+      ...{ start, paused, held, harvested, sent, saved, harvestedAgain, sentAgain, ready, verified, checked },
+      ...{ loadMs, verifiedPages, runState: guest.runState, attempt, round: context.meter.round },
+    };
+  }
+
+  /** The bound counts for `pause` too, until it has returned: past it, `pause` is told to undo itself. */
+  async #pause({ options, guest, emit }: SourceContext, bound: PauseBound): Promise<void> {
+    const { signal } = this.#connection;
+    bound.enter('pauseMs');
+    const { limitMs } = bound;
+    const stop = new AbortController();
+    const onLost = () => stop.abort(signal.reason);
+    if (signal.aborted) onLost();
+    signal.addEventListener('abort', onLost, { once: true });
+    const pausing = guest.pause(stop.signal);
+    try {
+      if (limitMs === 0) await pausing;
+      else {
+        await inTime(pausing, options.clock, limitMs, () => {
+          const late = new GodwitError(
+            'GODWIT_SWITCHOVER_OVERRAN',
+            `pause() has not returned within pauseLimitMs (${limitMs} ms), and is told to undo itself`,
+          );
+          stop.abort(late);
+          emit({ type: 'warning', code: late.code, message: late.message });
+          return late;
+        });
+      }
+    } finally {
+      signal.removeEventListener('abort', onLost);
+    }
+    guest.checkAlive();
+  }
+
+  /** A person decides: the bound's clock stands still, and this wait has a limit of its own. */
+  async #hold({ options, session, wishes, setState }: SourceContext, bound: PauseBound): Promise<void> {
+    const { clock, pauseBeforeSwitchover, preSwitchoverTimeoutMs } = options;
+    if (pauseBeforeSwitchover) {
+      bound.hold();
+      const holding = wishes.hold(this.#connection.signal, () => setState('pre-switchover'));
+      await (preSwitchoverTimeoutMs === 0
+        ? holding
+        : inTime(holding, clock, preSwitchoverTimeoutMs, () => notProceeded(preSwitchoverTimeoutMs)));
+      bound.run();
+    }
+    session.signal.throwIfAborted();
+    setState('device');
+  }
+
+  async #harvest({ harvester }: SourceContext, bound: PauseBound, before?: Harvest): Promise<Harvest> {
+    const harvest = await this.#within(bound, harvester.harvest(this.#both(bound), before?.bitmaps));
+    if (before !== undefined) this.#unsent.delete(before);
+    this.#unsent.add(harvest);
+    return harvest;
+  }
+
+  async #send(context: SourceContext, bound: PauseBound, harvest: Harvest): Promise<void> {
+    const { rounds, model } = context;
+    const round = roundStarted(context, harvest.dirtyPages);
+    const sent = await this.#within(bound, rounds.sendPaused(this.#connection, harvest, bound.signal));
+    this.#acknowledged(context, harvest);
+    model.sent(sent);
+    roundEnded(context, {
+      ...this.#last.record,
+      round,
+      phase: 'stop-and-copy',
+      dirtyPages: harvest.dirtyPages,
+      ...describeSent(sent),
+      harvestMs: harvest.harvestMs,
+      totalMs: sent.totalMs,
+      linkBytesPerSecond: model.linkBytesPerSecond,
+      newlyDirtyPages: 0,
+      trackers: [],
+      dirtyPagesPerSecond: 0,
+      decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
+    });
+  }
+
+  #acknowledged({ harvester }: SourceContext, harvest: Harvest): void {
+    this.#unsent.delete(harvest);
+    harvester.release(harvest.bitmaps);
+  }
+
+  /** Says `switchover`, and waits for `ready`; over another connection, when this one is lost meanwhile. */
+  async #load(context: SourceContext, bound: PauseBound): Promise<ReadyFrame> {
+    const { session, rounds, guest } = context;
+    const { attempt } = session;
+    session.phase = 'loading';
+    let loading: Promise<ReadyFrame> | undefined;
+    for (;;) {
+      try {
+        loading ??= askToLoad(context, this.#connection, { attempt, round: rounds.round, runState: guest.runState });
+        const frame = await this.#within(bound, loading);
+        if (frame.attempt === attempt) return frame;
+        throw new GodwitError('GODWIT_PROTOCOL', `"ready" is for attempt ${frame.attempt}; this is attempt ${attempt}`);
+      } catch (error) {
+        if (bound.signal.aborted || !isLost(error)) throw error;
+        const { connection, ready } = await continuePaused(context, bound, this.#connection, error);
+        this.#connection = connection;
+        loading = ready;
+      }
+    }
+  }
+
+  /** The comparison of all RAM stops the bound's clock, and has a limit of its own. */
+  async #verify(context: SourceContext, bound: PauseBound, since: number): Promise<number> {
+    const { session, options, emit } = context;
+    bound.hold();
+    session.phase = 'verifying';
+    const pages = await verifyMemory(context, this.#connection);
+    emit({ type: 'verified', pages, verifyMs: options.clock.now() - since });
+    bound.run();
+    return pages;
+  }
+
+  /** Settles as `work` does, or as soon as the bound is passed, the link is lost or the migration ends. */
+  #within<T>(bound: PauseBound, work: Promise<T>): Promise<T> {
+    return abortable(abortable(work, this.#connection.signal), bound.signal);
+  }
+
+  #both(bound: PauseBound): AbortSignal {
+    const both = new AbortController();
+    for (const signal of [bound.signal, this.#connection.signal]) {
+      if (signal.aborted) both.abort(signal.reason);
+      else signal.addEventListener('abort', () => both.abort(signal.reason), { once: true });
+    }
+    return both.signal;
+  }
+
+  /**
+   * The reason, where it is one to go back for; throws the first cause otherwise. Of a link that was lost the peer may have told the
+   * reason: that is found out when it is made anew, with the guest running.
+   */
+  #reasonToGoBack({ session }: SourceContext, bound: PauseBound, error: unknown): GodwitError {
+    session.signal.throwIfAborted();
+    if (GodwitError.is(error) && error.code === 'GODWIT_SWITCHOVER_OVERRAN') return error;
+    const { signal } = this.#connection;
+    const cause: unknown = signal.aborted ? signal.reason : error;
+    if (isLost(cause)) return cause as GodwitError;
+    if (bound.signal.aborted) return bound.signal.reason as GodwitError;
+    throw cause;
+  }
+
+  #giveUp(context: SourceContext, bound: PauseBound, reason: GodwitError): Promise<GivenUp> {
+    bound.giveUp(reason);
+    return goBack(context, bound, reason, [...this.#unsent]);
+  }
+}
+
+function notProceeded(timeoutMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_SWITCHOVER_OVERRAN',
+    `proceed() was not called within preSwitchoverTimeoutMs (${timeoutMs} ms)`,
+  );
+}

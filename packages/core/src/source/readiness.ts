@@ -1,0 +1,96 @@
+import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
+import type { PreparedFrame } from '../protocol/frame.js';
+import type { SourceConnection } from './source-connection.js';
+
+/** The question whose answer counts. */
+interface Question {
+  readonly connection: SourceConnection;
+  readonly attempt: number;
+  readonly sequences: readonly number[];
+  readonly askedAt: number;
+}
+
+/**
+ * Whether the destination is prepared (QEMU: switchover-ack): its VM stands, and its devices have loaded everything that has come.
+ * The answer names the destination's incarnation, the attempt and the last pieces; a restart, a going back, another connection, a
+ * reset or a new piece voids it.
+ */
+export class Readiness {
+  readonly #clock: Clock;
+  readonly #changed = new Set<() => void>();
+  #question: Question | undefined;
+  #prepared: Question | undefined;
+  /** When the destination was first asked, since it was prepared last. */
+  #waitingSince: number | undefined;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** How long the destination has been waited for, in milliseconds; 0 while it is prepared. */
+  get waitedMs(): number {
+    return this.#waitingSince === undefined ? 0 : this.#clock.now() - this.#waitingSince;
+  }
+
+  /** Whether everything that was sent on this connection so far is loaded, for this attempt. */
+  isPrepared(connection: SourceConnection, attempt: number, sequences: readonly number[]): boolean {
+    return this.#prepared !== undefined && isAbout(this.#prepared, connection, attempt, sequences);
+  }
+
+  /** Asks, unless the same was asked already. Does not wait. */
+  ask(connection: SourceConnection, attempt: number, sequences: readonly number[]): void {
+    if (this.isPrepared(connection, attempt, sequences)) return;
+    if (this.#question !== undefined && isAbout(this.#question, connection, attempt, sequences)) return;
+    this.#waitingSince ??= this.#clock.now();
+    const question = { connection, attempt, sequences: [...sequences], askedAt: this.#clock.now() };
+    this.#question = question;
+    // A link that is lost is noticed by whoever reads it.
+    connection.write({ type: 'prepare', attempt, deviceSequences: question.sequences }).catch(() => {});
+  }
+
+  /** The destination's answer. One to an older question says nothing. */
+  answered(frame: PreparedFrame, incarnation: string): void {
+    if (frame.incarnation !== incarnation) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `"prepared" comes from incarnation ${frame.incarnation} of the destination; this one is ${incarnation}`,
+      );
+    }
+    const question = this.#question;
+    if (question === undefined || frame.attempt !== question.attempt) return;
+    if (!sameNumbers(frame.deviceSequences, question.sequences)) return;
+    this.#prepared = question;
+    this.#question = undefined;
+    this.#waitingSince = undefined;
+    for (const wake of this.#changed) wake();
+    this.#changed.clear();
+  }
+
+  /** Resolves at the next answer that counts, or when `signal` aborts. */
+  changed(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      this.#changed.add(resolve);
+      const enough = () => {
+        this.#changed.delete(resolve);
+        resolve();
+      };
+      signal.addEventListener('abort', enough, { once: true });
+    });
+  }
+}
+
+function isAbout(
+  question: Question,
+  connection: SourceConnection,
+  attempt: number,
+  sequences: readonly number[],
+): boolean {
+  return (
+    question.connection === connection && question.attempt === attempt && sameNumbers(question.sequences, sequences)
+  );
+}
+
+function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((value, index) => value === b[index]);
+}

@@ -1,0 +1,39 @@
+import type { SentRound } from './round-sender.js';
+
+/** A round that took several connections, as one. What the link can do is what it did on the last of them. */
+export function addRounds(before: SentRound | undefined, sent: SentRound): SentRound {
+  if (before === undefined) return sent;
+  const { pages } = before;
+  const busy = sent.burstBytes > 0 ? sent : before;
+  return {
+    pages: {
+      raw: pages.raw + sent.pages.raw,
+      zero: pages.zero + sent.pages.zero,
+      hole: pages.hole + sent.pages.hole,
+      delta: pages.delta + sent.pages.delta,
+      compressed: pages.compressed + sent.pages.compressed,
+    },
+    rawBytes: before.rawBytes + sent.rawBytes,
+    wireBytes: before.wireBytes + sent.wireBytes,
+    savedBytes: before.savedBytes + sent.savedBytes,
+    scanMs: before.scanMs + sent.scanMs,
+    sendMs: before.sendMs + sent.sendMs,
+    limitMs: before.limitMs + sent.limitMs,
+    totalMs: before.totalMs + sent.totalMs,
+    burstBytes: busy.burstBytes,
+    burstMs: busy.burstMs,
+  };
+}
+
+/** The part of a round's record that comes from sending it. */
+export function describeSent(sent: SentRound) {
+  return {
+    pages: sent.pages,
+    rawBytes: sent.rawBytes,
+    wireBytes: sent.wireBytes,
+    savedBytes: sent.savedBytes,
+    scanMs: sent.scanMs,
+    sendMs: sent.sendMs,
+    limitMs: sent.limitMs,
+  };
+}

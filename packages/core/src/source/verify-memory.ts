@@ -1,0 +1,55 @@
+import { abortable } from '../abortable.js';
+import { GodwitError } from '../errors.js';
+import { inTime } from '../in-time.js';
+import { sendDigests } from '../verify/send-digests.js';
+import type { SourceConnection } from './source-connection.js';
+import type { SourceContext } from './source-context.js';
+
+/**
+ * Compares all RAM with the destination's, page by page, with the guest paused; resolves with the number of pages that were
+ * compared. Rejects with `GODWIT_VERIFY_FAILED` when any differs, and with `GODWIT_SWITCHOVER_OVERRAN` after `verifyTimeoutMs`.
+ */
+export async function verifyMemory(context: SourceContext, connection: SourceConnection): Promise<number> {
+  const { options } = context;
+  const { clock, verifyTimeoutMs } = options;
+  const limitMs = verifyTimeoutMs ?? defaultLimit(context);
+  const comparing = compare(context, connection);
+  return limitMs === 0 ? comparing : inTime(comparing, clock, limitMs, () => tooSlow(limitMs));
+}
+
+async function compare({ vm, windows, options, rounds }: SourceContext, connection: SourceConnection): Promise<number> {
+  const { signal, control: stream } = connection;
+  const answer = connection.expect('verified');
+  const { maximumPayload } = rounds.welcome;
+  const sent = await sendDigests({ windows, stream, clock: options.clock, signal, maximumPayload });
+  const { pagesCompared, pagesDifferent, differences } = await abortable(answer, signal);
+  if (!(pagesCompared >= sent)) {
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `${sent} digests were sent, but the destination compared ${pagesCompared} pages`,
+    );
+  }
+  if (pagesDifferent === 0) return pagesCompared;
+  const named: string[] = [];
+  for (let i = 0; i + 1 < differences.length; i += 2) {
+    named.push(`${vm.memory.blocks[differences[i] as number]?.id ?? '?'}:${differences[i + 1]}`);
+  }
+  throw new GodwitError(
+    'GODWIT_VERIFY_FAILED',
+    `${pagesDifferent} of ${pagesCompared} pages differ at the destination (${named.join(', ')}${pagesDifferent > named.length ? ', ...' : ''}); ` +
+      'a writer of guest memory is seen by no dirty tracker, or the link alters bytes; the guest stays at the source',
+  );
+}
+
+/** A minute, and a second for each 64 MiB of RAM: a tenth of what either side hashes. */
+function defaultLimit({ vm }: SourceContext): number {
+  const bytes = vm.memory.blocks.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  return 60_000 + (bytes / (64 * 2 ** 20)) * 1000;
+}
+
+function tooSlow(limitMs: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_SWITCHOVER_OVERRAN',
+    `the RAM of both sides was not compared within verifyTimeoutMs (${limitMs.toFixed(0)} ms)`,
+  );
+}
