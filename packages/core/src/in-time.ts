@@ -1,5 +1,8 @@
 import type { Clock } from './clock.js';
 
+/** One for all timers that are not needed any more: `abort()` without a reason makes an exception with a stack. */
+const SETTLED = new Error('settled');
+
 /**
  * Settles as `promise` does, or rejects with what `late` makes after `ms` milliseconds. The promise itself goes on; a
  * rejection that comes too late is swallowed here. Leaves no timer behind.
@@ -13,7 +16,7 @@ export async function inTime<T>(promise: Promise<T>, clock: Clock, ms: number, l
   try {
     return await Promise.race([promise, timer]);
   } finally {
-    settled.abort();
+    settled.abort(SETTLED);
   }
 }
 
@@ -22,5 +25,5 @@ export async function settledWithin(promise: Promise<unknown>, clock: Clock, ms:
   const settled = new AbortController();
   const timer = clock.sleep(ms, settled.signal).catch(() => {});
   await Promise.race([promise.catch(() => {}), timer]);
-  settled.abort();
+  settled.abort(SETTLED);
 }

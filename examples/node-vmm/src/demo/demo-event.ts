@@ -105,9 +105,7 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
       return { event: 'compared', pages: event.pages, verifyMs: event.verifyMs };
     case 'link-lost':
       return { event: 'warning', code: event.reason.code, message: event.reason.message };
-    case 'ownership':
-    case 'reconnected':
-    case 'completed':
+    default:
       return undefined;
   }
 }

@@ -141,6 +141,11 @@ export class DeviceLoader {
     for (const incoming of this.#devices) incoming.goBack(this.#owed, this.#parts.onFailure);
   }
 
+  /** Resolves when no code of a device runs on our behalf any more. */
+  async idle(): Promise<void> {
+    await Promise.all(this.#devices.map((incoming) => incoming.idle()));
+  }
+
   /** Ends loads that wait for more state. */
   fail(error: GodwitError): void {
     for (const incoming of this.#devices) incoming.fail(error);

@@ -131,6 +131,12 @@ export class IncomingDevice {
     this.#clearing.catch((error: unknown) => onFailure(this.#failed(error, 'reset')));
   }
 
+  /** Resolves when the device was left in peace: no `load`, no `reset` under way. */
+  async idle(): Promise<void> {
+    await this.#clearing?.catch(() => {});
+    await this.#loading?.catch(() => {});
+  }
+
   /** Ends a load that waits for more state. */
   fail(error: GodwitError): void {
     this.#queue.fail(error);

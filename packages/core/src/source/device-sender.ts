@@ -21,8 +21,7 @@ export interface DeviceLink {
 interface KeptPiece {
   readonly header: DeviceFrame;
   readonly bytes: Uint8Array;
-  /** The connection that has carried it. */
-  sentOn: DeviceLink | undefined;
+  sent: boolean;
 }
 
 /**
@@ -49,6 +48,9 @@ export class DeviceSender {
   /** Of a device that went on beside the rounds. */
   #failure: { readonly error: unknown } | undefined;
   #kept: KeptPiece[] = [];
+  /** Those of them that are still to be sent over the connection that is in use, in order. */
+  #outbox: KeptPiece[] = [];
+  #flushing: Promise<void> | undefined;
   #keptBytes = 0;
   #link: DeviceLink | undefined;
   #pieceBytes = PIECE_BYTES;
@@ -99,7 +101,7 @@ export class DeviceSender {
     const stalled = new Promise<void>((resolve) => {
       this.#onStall = resolve;
     });
-    await Promise.race([this.#flush(link), stalled]);
+    if (this.#flushing === undefined) await Promise.race([this.#flush(link), stalled]);
     for (const [index, device] of this.#devices.entries()) {
       if (device.precopy === undefined || this.calls.isBusy(device)) continue;
       const chunks = this.calls.begin(device, 'pre-copy', (failed) =>
@@ -137,7 +139,7 @@ export class DeviceSender {
 
   /** The destination has answered a ping that was sent behind everything so far. */
   acknowledged(): void {
-    this.#kept = this.#kept.filter(({ sentOn }) => sentOn === undefined);
+    this.#kept = this.#kept.filter(({ sent }) => !sent);
     this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
   }
 
@@ -171,9 +173,8 @@ export class DeviceSender {
         `device "${this.#devices[index]?.id}": the destination expects piece ${wanted}; it has acknowledged ${first} and was sent ${next}`,
       );
     }
-    for (const piece of this.#kept) {
-      piece.sentOn = piece.header.sequence < (expected[piece.header.device] as number) ? link : undefined;
-    }
+    for (const piece of this.#kept) piece.sent = piece.header.sequence < (expected[piece.header.device] as number);
+    this.#outbox = this.#kept.filter(({ sent }) => !sent);
     await this.#flush(link);
   }
 
@@ -219,6 +220,7 @@ export class DeviceSender {
     for (const bytes of this.#waiting[index]?.values() ?? []) this.#waitingBytes -= bytes;
     this.#waiting[index]?.clear();
     this.#kept = this.#kept.filter(({ header }) => header.device !== index);
+    this.#outbox = this.#outbox.filter(({ header }) => header.device !== index);
     this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
     if (device.restart !== undefined) {
       await this.calls.begin(device, 'begin again with', async () => device.restart?.());
@@ -261,11 +263,10 @@ export class DeviceSender {
     for (const bytes of this.#pieces(copy)) {
       const sequence = this.#sequences[index] as number;
       this.#sequences[index] = sequence + 1;
-      this.#kept.push({
-        header: { type: 'device', device: index, sequence, last: false, attempt: 0 },
-        bytes,
-        sentOn: undefined,
-      });
+      const header: DeviceFrame = { type: 'device', device: index, sequence, last: false, attempt: 0 };
+      const piece = { header, bytes, sent: false };
+      this.#kept.push(piece);
+      this.#outbox.push(piece);
     }
     this.#keptBytes += copy.byteLength;
     await this.#flush(link);
@@ -274,20 +275,32 @@ export class DeviceSender {
     this.acknowledged();
   }
 
-  /** Sends what is kept and was not sent on this link: what a device has yielded when the link before it was lost already, too. */
-  async #flush(link: DeviceLink): Promise<void> {
-    for (const piece of this.#kept) {
-      if (piece.sentOn === link) continue;
+  /** Sends what waits to be sent: what a device has yielded when the link before was lost already, too. One call after the other. */
+  #flush(link: DeviceLink): Promise<void> {
+    const before = this.#flushing ?? Promise.resolve();
+    const flushing = before
+      .catch(() => {})
+      .then(() => this.#drain(link))
+      .finally(() => {
+        if (this.#flushing === flushing) this.#flushing = undefined;
+      });
+    this.#flushing = flushing;
+    return flushing;
+  }
+
+  async #drain(link: DeviceLink): Promise<void> {
+    for (let piece = this.#outbox[0]; piece !== undefined; piece = this.#outbox[0]) {
       const { device, sequence } = piece.header;
       const bytes = piece.bytes.byteLength;
       const waiting = this.#waiting[device] as Map<number, number>;
       if (!waiting.has(sequence)) await this.#room(link, bytes);
       link.signal.throwIfAborted();
-      // Another call has sent it while this one waited, or its device has been restarted.
-      if (piece.sentOn === link || !this.#kept.includes(piece)) continue;
+      // Its device has been restarted meanwhile.
+      if (this.#outbox[0] !== piece) continue;
+      this.#outbox.shift();
       if (!waiting.has(sequence)) this.#waitingBytes += bytes;
       waiting.set(sequence, bytes);
-      piece.sentOn = link;
+      piece.sent = true;
       await link.write(piece.header, [piece.bytes]);
     }
   }

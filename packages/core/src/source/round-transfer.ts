@@ -54,6 +54,8 @@ export class RoundTransfer {
   /** Of a round that was given up and lost with its link: the destination is in the middle of it, and the next one has its number. */
   #continued: DirtyBitmaps | undefined;
   #welcome: WelcomeFrame | undefined;
+  /** The last connection that was used; another one may have been tried since, and failed. */
+  #last: SourceConnection | undefined;
   /** When the link was lost for the first time since something was acknowledged. */
   #lostSince: number | undefined;
 
@@ -86,6 +88,7 @@ export class RoundTransfer {
     this.#round = 0;
     this.#owed = undefined;
     this.#continued = undefined;
+    this.#last = connection;
     connection.begin(windows, { ...sender, maximumPayload: welcome.maximumPayload });
     devices.use(connection, welcome.maximumPayload, welcome.maximumDeviceState);
     onChannels(connection);
@@ -188,9 +191,10 @@ export class RoundTransfer {
   /** The connection, after it was made anew if it is known to be lost. */
   async connected(): Promise<SourceConnection> {
     for (;;) {
-      const connection = this.#parts.session.current;
+      const { current } = this.#parts.session;
+      if (current !== undefined && !current.signal.aborted) return current;
+      const connection = current ?? this.#last;
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no first connection');
-      if (!connection.signal.aborted) return connection;
       await this.#makeAnew(connection, connection.signal.reason);
     }
   }
@@ -199,6 +203,7 @@ export class RoundTransfer {
   adopt(connection: SourceConnection): void {
     const { windows, sender, devices, onChannels } = this.#parts;
     const { maximumPayload, maximumDeviceState } = this.welcome;
+    this.#last = connection;
     connection.begin(windows, { ...sender, maximumPayload });
     devices.use(connection, maximumPayload, maximumDeviceState);
     onChannels(connection);

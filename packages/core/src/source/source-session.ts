@@ -228,7 +228,8 @@ export class SourceSession {
       } catch (error) {
         const reason = await connection.cause(error);
         // The destination is told what is final; a connection that is made again says nothing.
-        if (!reason.remote && !mayRetry(reason, request.connection === 1 ? 'connecting' : RETRY_STAGES[stage])) await connection.close(reason);
+        if (!reason.remote && !mayRetry(reason, request.connection === 1 ? 'connecting' : RETRY_STAGES[stage]))
+          await connection.close(reason);
         await this.drop(reason);
         throw reason;
       }

@@ -82,7 +82,6 @@ export class StopAndCopy implements SourcePhase {
   async #pausedSteps(context: SourceContext, bound: PauseBound, force: boolean): Promise<PausedTimes> {
     const { vm, options, session, ownership, guest, devices, model } = context;
     const { clock } = options;
-    const { signal } = this.#connection;
     const { attempt } = session;
     const start = clock.now();
     ownership.apply('pause');
@@ -121,7 +120,7 @@ export class StopAndCopy implements SourcePhase {
     bound.enter('harvestMs');
     const after = await this.#harvest(context, bound);
     stillAsSaved(vm, context.tracker, after);
-    signal.throwIfAborted();
+    this.#connection.signal.throwIfAborted();
     const checked = clock.now();
     return {
       ...{ start, paused, held, harvested, sent, saved, harvestedAgain, sentAgain, ready, verified, checked },
@@ -261,7 +260,8 @@ export class StopAndCopy implements SourcePhase {
     session.signal.throwIfAborted();
     if (GodwitError.is(error) && error.code === 'GODWIT_SWITCHOVER_OVERRAN') return error;
     const { signal } = this.#connection;
-    const cause: unknown = signal.aborted ? signal.reason : error;
+    const told = GodwitError.is(error) && error.remote;
+    const cause: unknown = signal.aborted && !told ? signal.reason : error;
     if (isLost(cause)) return cause as GodwitError;
     if (bound.signal.aborted) return bound.signal.reason as GodwitError;
     throw cause;
