@@ -13,7 +13,14 @@ export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
 export type { MigratableDevice } from './device/migratable-device.js';
 export type { MigratableVm, RunState } from './device/migratable-vm.js';
-export type { IncomingLink, LinkConnector, LinkListener, LinkRequest, MigrationLink } from './link/migration-link.js';
+export {
+  HANDSHAKE_TIMEOUT_MS,
+  type IncomingLink,
+  type LinkConnector,
+  type LinkListener,
+  type LinkRequest,
+  type MigrationLink,
+} from './link/migration-link.js';
 export type { PageStream, RemoteReading } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
@@ -45,7 +52,7 @@ export {
   type SourceOwnershipState,
 } from './ownership/source-ownership.js';
 export * from './pages.js';
-export { FEATURES, PROTOCOL_VERSION, SOFTWARE } from './protocol/negotiate.js';
+export { FEATURES, MAXIMUM_PAGE_CHANNELS, PROTOCOL_VERSION, SOFTWARE } from './protocol/negotiate.js';
 export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
 export type { KeepaliveOptions } from './session/keepalive.js';
 export { Migration, migrate } from './source/migration.js';

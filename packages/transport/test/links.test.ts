@@ -1,42 +1,11 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type FrameStream, GodwitError, type HelloFrame, type IncomingLink, type LinkListener } from '@godwit/core';
-import {
-  type ByteStream,
-  connectTo,
-  frameStream,
-  type ListenOptions,
-  listenOn,
-  memory,
-  type Transport,
-  tcp,
-  unix,
-} from '@godwit/transport';
+import { type FrameStream, GodwitError, type IncomingLink, type LinkListener } from '@godwit/core';
+import { connectTo, type ListenOptions, listenOn, memory, type Transport, tcp, unix } from '@godwit/transport';
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
+import { finish, hello, ID, never, pending, refusal } from './link-peers.js';
 
 jest.setTimeout(30_000);
-
-const ID = '0123456789abcdef0123456789abcdef';
-const never = new AbortController().signal;
-
-function hello(pageChannels: number, migrationId = ID): HelloFrame {
-  return {
-    type: 'hello',
-    minimumVersion: 2,
-    maximumVersion: 2,
-    migrationId,
-    software: 'test',
-    pageSize: 4096,
-    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 33, identity: '' }],
-    devices: [],
-    features: [],
-    pageChannels,
-    description: { name: 'vm1' },
-    connection: 1,
-    stage: 'running',
-    attempt: 1,
-  };
-}
 
 interface Wiring {
   readonly links: LinkListener & { readonly address: string };
@@ -67,23 +36,6 @@ const wirings: Record<string, (options?: ListenOptions) => Promise<Wiring>> = {
     return { links, transport };
   },
 };
-
-/** What a refused stream is told. */
-async function closeWithMessage(stream: FrameStream): Promise<{ code: string; message: string }> {
-  const received = await stream.read();
-  if (received?.frame.type !== 'error') throw new Error(`expected an error frame, got ${received?.frame.type}`);
-  await stream.close();
-  return received.frame;
-}
-
-async function pending(transport: Transport): Promise<{ carrier: ByteStream; stream: FrameStream }> {
-  const carrier = await transport.connect(never);
-  return { carrier, stream: frameStream(carrier) };
-}
-
-async function finish(...streams: FrameStream[]): Promise<void> {
-  await Promise.all(streams.map((stream) => stream.close()));
-}
 
 for (const [name, wire] of Object.entries(wirings)) {
   describe(`links over ${name}`, () => {
@@ -127,12 +79,12 @@ for (const [name, wire] of Object.entries(wirings)) {
       await link.control.write(hello(0));
       const incoming = await links.accept(never);
       expect(await incoming.pageChannels(ID, 0, never)).toEqual([]);
-      expect(await closeWithMessage(garbage.stream)).toMatchObject({
+      expect(await refusal(garbage.stream)).toMatchObject({
         code: 'GODWIT_BAD_STREAM',
         message: expect.stringContaining('HTTP'),
       });
-      expect(await closeWithMessage(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL' });
-      expect(await closeWithMessage(silent.stream)).toMatchObject({
+      expect(await refusal(wrong.stream)).toMatchObject({ code: 'GODWIT_PROTOCOL', retry: false });
+      expect(await refusal(silent.stream)).toMatchObject({
         code: 'GODWIT_TIMEOUT',
         message: expect.stringContaining('handshakeTimeoutMs = 300'),
       });
@@ -152,8 +104,8 @@ for (const [name, wire] of Object.entries(wirings)) {
       await link.pageChannels[0]?.write({ type: 'roundEnd', round: 7, pages: 0 });
       expect((await channel?.read())?.frame).toMatchObject({ round: 7 });
       for (const { stream } of [early, late]) {
-        expect(await closeWithMessage(stream)).toMatchObject({
-          message: expect.stringMatching(/claimed|attached already/),
+        expect(await refusal(stream)).toMatchObject({
+          message: expect.stringMatching(/no hello announced page channel 0 of connection 1|attached already/),
         });
       }
       await finish(link.control, ...link.pageChannels, incoming.control, channel as FrameStream);
@@ -220,18 +172,18 @@ for (const [name, wire] of Object.entries(wirings)) {
       await beyond.stream.write({ type: 'attach', migrationId: ID, index: 1, connection: 1 });
       const twice = await pending(transport);
       await twice.stream.write({ type: 'attach', migrationId: ID, index: 0, connection: 1 });
-      expect(await closeWithMessage(beyond.stream)).toMatchObject({
+      expect(await refusal(beyond.stream)).toMatchObject({
         code: 'GODWIT_PROTOCOL',
         message: expect.stringContaining('announced 1'),
       });
-      expect(await closeWithMessage(twice.stream)).toMatchObject({
+      expect(await refusal(twice.stream)).toMatchObject({
         code: 'GODWIT_PROTOCOL',
         message: expect.stringContaining('attached already'),
       });
       const [channel] = (await incoming.pageChannels(ID, 1, never)) as [FrameStream];
       await (link.pageChannels[0] as FrameStream).write({ type: 'roundEnd', round: 1, pages: 0 });
       expect((await channel.read())?.frame.type).toBe('roundEnd');
-      expect(await closeWithMessage(unknown.stream)).toMatchObject({ code: 'GODWIT_TIMEOUT' });
+      expect(await refusal(unknown.stream)).toMatchObject({ code: 'GODWIT_TIMEOUT' });
       await finish(link.control, ...link.pageChannels, incoming.control, channel);
     });
 
@@ -287,7 +239,7 @@ for (const [name, wire] of Object.entries(wirings)) {
     test('close refuses those who wait, and fails accept', async () => {
       const { links, transport } = await wire();
       const link = await connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never);
-      await link.control.write(hello(1));
+      await link.control.write(hello(2));
       const incoming = await links.accept(never);
       const waiting = incoming.pageChannels(ID, 2, never);
       const failed = expect(waiting).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
@@ -302,48 +254,8 @@ for (const [name, wire] of Object.entries(wirings)) {
       const { transport } = await wire({ maximumPending: 3, handshakeTimeoutMs: 5_000 });
       const silent = await Promise.all([1, 2, 3].map(() => pending(transport)));
       const refused = await pending(transport);
-      expect(await closeWithMessage(refused.stream)).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
+      expect(await refusal(refused.stream)).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED', retry: true });
       await finish(...silent.map(({ stream }) => stream));
     });
   });
 }
-
-describe('connectTo', () => {
-  test('drops the streams that it has when one fails, and says why', async () => {
-    let connections = 0;
-    const aborted: unknown[] = [];
-    const transport: Transport = {
-      connect: async () => {
-        if (++connections === 3) throw Object.assign(new Error('the cable broke'), { code: 'EIO' });
-        return {
-          peer: 'nowhere',
-          write: async () => undefined,
-          read: async () => 0,
-          close: async () => undefined,
-          abort: (reason) => void aborted.push(reason),
-        };
-      },
-      listen: async () => {
-        throw new Error('not here');
-      },
-    };
-    await expect(
-      connectTo(transport).connect({ migrationId: ID, pageChannels: 2, connection: 1 }, never),
-    ).rejects.toMatchObject({
-      code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining('the cable broke'),
-    });
-    expect(aborted).toHaveLength(2);
-  });
-
-  test('is cancelled while it connects', async () => {
-    // An address for documentation (RFC 5737): nobody answers, or there is no route.
-    const controller = new AbortController();
-    const connecting = connectTo(tcp({ host: '192.0.2.1', port: 1 })).connect(
-      { migrationId: ID, pageChannels: 0, connection: 1 },
-      controller.signal,
-    );
-    controller.abort();
-    await expect(connecting).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
-  });
-});

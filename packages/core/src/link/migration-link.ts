@@ -2,6 +2,13 @@ import type { FrameStream } from './frame-stream.js';
 import type { PageStream } from './page-stream.js';
 
 /**
+ * How long a handshake may take where nobody says otherwise, in milliseconds: the answer to a hello at the source (`prepare`
+ * included), a hello and its page channels at the destination, and the first frame of a stream at a listener. One number:
+ * a side that gave up earlier than the other would end what the other still waits for.
+ */
+export const HANDSHAKE_TIMEOUT_MS = 30_000;
+
+/**
  * What one migration talks over: a control stream, and page channels beside it. With no page channels, pages travel on
  * the control stream (a pipe, a file).
  */

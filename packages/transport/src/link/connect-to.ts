@@ -1,41 +1,43 @@
-import { type FrameStream, GodwitError, type LinkConnector, type MigrationLink } from '@godwit/core';
-import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
+import type { LinkConnector, LinkRequest, MigrationLink } from '@godwit/core';
+import type { FrameStreamOptions } from '../framing/frame-stream.js';
 import type { Transport } from '../stream/byte-stream.js';
+import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { LinkAttempt } from './link-attempt.js';
 import { makesLinks } from './link-transport.js';
 
 /**
- * The source's side: one control stream and the page channels beside it, each its own stream of `transport`. Every page
- * channel has sent its `attach` frame when `connect` resolves; the control stream has sent nothing. If one stream fails,
- * all are dropped.
+ * The source's side: one control stream and the page channels beside it, each its own stream of `transport`. All are connected
+ * side by side, at most 16 page channels at a time, so that a link of 64 channels over a long path takes four connects and not
+ * 64. Every page channel has sent its `attach` frame when `connect` resolves; the control stream has sent nothing.
+ *
+ * If one stream fails, or the signal aborts, all are dropped: `connect` rejects with that first reason, `retry` telling whether
+ * another attempt may go better. What the destination says when it refuses a page channel is that reason; said later, it is
+ * what reading the control stream fails with.
+ *
+ * @example
+ * const link = await connectTo(tcp({ host: 'vm-host', port: 4444 })).connect(
+ *   { migrationId, pageChannels: 8, connection: 1 },
+ *   AbortSignal.timeout(10_000),
+ * );
  */
 export function connectTo(transport: Transport, options: FrameStreamOptions = {}): LinkConnector {
   if (makesLinks(transport)) return transport.links.connector;
   return {
     async connect(request, signal): Promise<MigrationLink> {
-      const streams: FrameStream[] = [];
-      const framing = request.checksums === true ? { ...options, checksums: true } : options;
+      const what = `making a link of ${request.pageChannels + 1} streams`;
+      throwIfCancelled(signal, what);
+      const attempt = new LinkAttempt(transport, framingOf(request, options), request);
+      const onAbort = (): void => attempt.fail(cancelled(signal, what));
+      signal.addEventListener('abort', onAbort, { once: true });
       try {
-        const carrier = await transport.connect(signal);
-        const control = frameStream(carrier, framing);
-        streams.push(control);
-        const pageChannels: FrameStream[] = [];
-        for (let index = 0; index < request.pageChannels; index++) {
-          const channel = frameStream(await transport.connect(signal), framing);
-          streams.push(channel);
-          pageChannels.push(channel);
-          await channel.write({
-            type: 'attach',
-            migrationId: request.migrationId,
-            index,
-            connection: request.connection,
-          });
-        }
-        return { control, pageChannels, peer: carrier.peer };
-      } catch (error) {
-        const failure = GodwitError.wrap(error, 'GODWIT_CONNECT_FAILED', 'making the link failed');
-        for (const stream of streams) stream.abort(failure);
-        throw failure;
+        return await attempt.link();
+      } finally {
+        signal.removeEventListener('abort', onAbort);
       }
     },
   };
+}
+
+function framingOf({ checksums }: LinkRequest, options: FrameStreamOptions): FrameStreamOptions {
+  return checksums === true ? { ...options, checksums: true } : options;
 }

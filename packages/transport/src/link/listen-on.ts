@@ -1,6 +1,8 @@
 import {
+  type AttachFrame,
   type FrameStream,
   GodwitError,
+  HANDSHAKE_TIMEOUT_MS,
   type HelloFrame,
   type IncomingLink,
   type LinkListener,
@@ -9,27 +11,49 @@ import {
 import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { WatchedStream } from '../stream/watched-stream.js';
+import type { Announcement } from './announcement.js';
+import { ControlStream } from './control-stream.js';
 import { makesLinks } from './link-transport.js';
-import { PageChannelPool, type PendingStream } from './page-channel-pool.js';
-import { PeekedFrameStream } from './peeked-frame-stream.js';
+import { PageChannelPool, superseded } from './page-channel-pool.js';
+import type { ConnectionName, PendingStream } from './pending-stream.js';
 import { refuse } from './refuse.js';
 
 export interface ListenOptions extends FrameStreamOptions {
   /**
-   * How long a new stream has to say who it is, and a page channel to be claimed by its migration, in milliseconds.
-   * Default: 10 000.
+   * How long a new stream has to say who it is, and a page channel to be announced by the hello of its migration, in
+   * milliseconds. Once announced, a page channel lives as long as the control stream of its hello: how long the migration may
+   * take to begin is for `receive` and `migrate` to say. Default: `HANDSHAKE_TIMEOUT_MS` (30 000), as theirs.
    */
   readonly handshakeTimeoutMs?: number;
   /**
-   * Streams that have not said who they are, wait to be accepted, or wait for their migration; further ones are refused.
-   * Each holds at most 16 KiB and one header. Default: 128, of which one migration may need 65.
+   * Streams that have not said who they are; further ones are refused, and may try again. Each holds at most 32 KiB and one
+   * header. A source connects up to 65 at a time, and where the event loop was held up, they are all new at the same moment.
+   * Default: 512.
    */
   readonly maximumPending?: number;
   /**
    * Hears of every peer that was refused and why, `peer` being its name (`tcp://192.0.2.1:50312`); what it throws is
-   * ignored. Peers that left by themselves, and those that the end of the listener drops, are not refused.
+   * ignored. Peers that left by themselves, and those that the end of the listener or of their link drops, are not refused.
    */
   readonly onRefused?: (error: GodwitError, peer: string) => void;
+}
+
+/** Links that wait to be accepted; further ones are refused, and may try again. */
+const MOST_LINKS = 64;
+
+/** An attach that is larger than this has made its stream's buffer grow for good. */
+const LARGEST_ATTACH = 16 * 1024;
+
+interface WaitingLink {
+  readonly name: ConnectionName;
+  readonly link: IncomingLink;
+  readonly control: FrameStream;
+}
+
+/** A stream that was accepted, with the carrier that `stream` reads from. */
+interface NewStream extends PendingStream {
+  readonly carrier: WatchedStream;
 }
 
 /** A `LinkListener`, where it listens, and the transport's own listener (the port that the system chose, say). */
@@ -64,15 +88,16 @@ class IncomingLinks {
   readonly #maximumPending: number;
   readonly #pool: PageChannelPool;
   readonly #pending = new Set<FrameStream>();
-  readonly #links: IncomingLink[] = [];
+  /** Links that nobody has accepted. */
+  readonly #links: WaitingLink[] = [];
   readonly #waiters = new Set<{ resolve(link: IncomingLink): void; reject(error: GodwitError): void }>();
   #closed: GodwitError | undefined;
 
   constructor(listener: Listener, options: ListenOptions) {
     this.#listener = listener;
     this.#options = options;
-    this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? 10_000;
-    this.#maximumPending = options.maximumPending ?? 128;
+    this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
+    this.#maximumPending = options.maximumPending ?? 512;
     this.#pool = new PageChannelPool(this.#handshakeTimeoutMs, (pending, error) => this.#refuse(pending, error));
   }
 
@@ -88,7 +113,7 @@ class IncomingLinks {
     const what = `accepting on ${this.#listener.address}`;
     throwIfCancelled(signal, what);
     const first = this.#links.shift();
-    if (first !== undefined) return first;
+    if (first !== undefined) return first.link;
     if (this.#closed !== undefined) throw this.#closed;
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
@@ -119,21 +144,20 @@ class IncomingLinks {
       this.#closed = error;
       for (const waiter of this.#waiters) waiter.reject(error);
       this.#waiters.clear();
-      for (const link of this.#links.splice(0)) refuse(link.control, error);
+      for (const { link } of this.#links.splice(0)) refuse(link.control, error);
       for (const stream of this.#pending) stream.abort(error);
       this.#pool.close(error);
     }
     await this.#listener.close();
   }
 
-  #greet(carrier: ByteStream): void {
+  #greet(accepted: ByteStream): void {
+    const carrier = new WatchedStream(accepted);
     const stream = frameStream(carrier, this.#options);
-    const pending = { stream, peer: carrier.peer };
-    if (this.#pending.size + this.#links.length + this.#pool.size >= this.#maximumPending) {
-      this.#refuse(
-        pending,
-        new GodwitError('GODWIT_LIMIT_EXCEEDED', `${this.#maximumPending} streams wait here already; try again later`),
-      );
+    const pending: NewStream = { stream, carrier, peer: accepted.peer };
+    if (this.#pending.size >= this.#maximumPending) {
+      const message = `${this.#maximumPending} streams wait here already; try again later`;
+      this.#refuse(pending, new GodwitError('GODWIT_LIMIT_EXCEEDED', message, { retry: true }));
       return;
     }
     this.#pending.add(stream);
@@ -148,34 +172,67 @@ class IncomingLinks {
       .read()
       .then(
         (received) => {
-          if (this.#pending.has(stream)) this.#sort(carrier, stream, received);
+          if (this.#pending.delete(stream)) this.#sort(pending, received);
         },
         (error: unknown) => {
-          if (!this.#pending.has(stream)) return;
+          if (!this.#pending.delete(stream)) return;
           const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the first frame');
           // One whose first frame was damaged may try again, which it does not where it is told a reason.
           if (reason.code === 'GODWIT_LINK_LOST') stream.abort(reason);
           else this.#refuse(pending, reason);
         },
       )
-      .finally(() => {
-        clearTimeout(timer);
-        this.#pending.delete(stream);
-      });
+      .finally(() => clearTimeout(timer));
   }
 
-  #sort(carrier: ByteStream, stream: FrameStream, received: ReceivedFrame | null): void {
+  #sort(pending: NewStream, received: ReceivedFrame | null): void {
     if (this.#closed !== undefined || received === null) {
-      void stream.close();
+      void pending.stream.close();
       return;
     }
     const { frame } = received;
-    if (frame.type === 'attach') this.#pool.add(frame, { stream, peer: carrier.peer });
-    else if (frame.type === 'hello') this.#deliver(this.#link(carrier, stream, frame, received));
+    if (frame.type === 'attach') this.#attach(pending, frame);
+    else if (frame.type === 'hello') this.#link(pending, frame, received);
     else {
       const error = new GodwitError('GODWIT_PROTOCOL', `a stream starts with hello or attach, got ${frame.type}`);
-      this.#refuse({ stream, peer: carrier.peer }, error);
+      this.#refuse(pending, error);
     }
+  }
+
+  #attach(pending: NewStream, attach: AttachFrame): void {
+    const { stream, peer, carrier } = pending;
+    if (stream.bytesRead > LARGEST_ATTACH) {
+      const message = `an attach frame has at most ${LARGEST_ATTACH} bytes`;
+      this.#refuse(pending, new GodwitError('GODWIT_LIMIT_EXCEEDED', message));
+      return;
+    }
+    this.#pool.add(attach, { stream, peer, left: carrier.watch() });
+  }
+
+  #link(pending: NewStream, hello: HelloFrame, received: ReceivedFrame): void {
+    const { stream, peer, carrier } = pending;
+    const { migrationId, connection } = hello;
+    let announcement: Announcement;
+    try {
+      announcement = this.#pool.announce(hello);
+    } catch (error) {
+      this.#refuse(pending, GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the hello'));
+      return;
+    }
+    const control = new ControlStream(stream, received, (reason) => announcement.end(reason));
+    const link: IncomingLink = {
+      control,
+      peer,
+      pageChannels: (_migrationId, count, signal) => announcement.claim(count, signal),
+    };
+    void carrier.watch().then((left) => {
+      announcement.end(left);
+      const at = this.#links.findIndex((waiting) => waiting.link === link);
+      if (at === -1) return;
+      this.#links.splice(at, 1);
+      void control.close();
+    });
+    this.#deliver({ name: { migrationId, connection }, link, control });
   }
 
   /** Tells the peer why, and the operator. */
@@ -189,22 +246,31 @@ class IncomingLinks {
     }
   }
 
-  #link(carrier: ByteStream, stream: FrameStream, hello: HelloFrame, received: ReceivedFrame): IncomingLink {
-    const { connection } = hello;
-    this.#pool.announce({ migrationId: hello.migrationId, connection }, hello.pageChannels);
-    return {
-      control: new PeekedFrameStream(stream, Promise.resolve(received)),
-      peer: carrier.peer,
-      pageChannels: (migrationId, count, signal) => this.#pool.claim({ migrationId, connection }, count, signal),
-    };
-  }
-
-  #deliver(link: IncomingLink): void {
+  /** Hands the link to whoever waits for one, or keeps it. */
+  #deliver(waiting: WaitingLink): void {
+    this.#supersede(waiting.name);
     for (const waiter of this.#waiters) {
       this.#waiters.delete(waiter);
-      waiter.resolve(link);
+      waiter.resolve(waiting.link);
       return;
     }
-    this.#links.push(link);
+    if (this.#links.length >= MOST_LINKS) {
+      const message = `${MOST_LINKS} links wait here already; try again later`;
+      const { control, link } = waiting;
+      const error = new GodwitError('GODWIT_LIMIT_EXCEEDED', message, { retry: true });
+      this.#refuse({ stream: control, peer: link.peer }, error);
+      return;
+    }
+    this.#links.push(waiting);
+  }
+
+  /** A link that nobody has accepted is void once a later one of its migration has come. */
+  #supersede({ migrationId, connection }: ConnectionName): void {
+    for (let at = this.#links.length - 1; at >= 0; at--) {
+      const { name, link } = this.#links[at] as WaitingLink;
+      if (name.migrationId !== migrationId || name.connection >= connection) continue;
+      this.#links.splice(at, 1);
+      refuse(link.control, superseded(name, connection));
+    }
   }
 }

@@ -1,176 +1,178 @@
-import { type AttachFrame, type FrameStream, GodwitError } from '@godwit/core';
-import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
-import { PeekedFrameStream } from './peeked-frame-stream.js';
+import { type AttachFrame, GodwitError, type HelloFrame, MAXIMUM_PAGE_CHANNELS } from '@godwit/core';
+import { Announcement, attachedAlready } from './announcement.js';
+import { type ConnectionName, keyOf, nameOf, type PendingStream, type WaitingChannel } from './pending-stream.js';
 
-/** One connection of a migration: channels of an older one never join a newer one. */
-export interface ConnectionName {
-  readonly migrationId: string;
-  readonly connection: number;
-}
+/** Hellos whose page channels have not been taken, and those that were refused or given up; peers can send as many as they like. */
+const MOST_ANNOUNCED = 64;
 
-/** A stream of somebody who has not been let in. */
-export interface PendingStream {
-  readonly stream: FrameStream;
-  /** For messages: `tcp://192.0.2.1:50312`. */
-  readonly peer: string;
-}
+/** Page channels of all migrations that have come before their hello, and those that hellos have announced: sixteen times 64. */
+const MOST_CHANNELS = 1024;
 
-/** A page channel that has named its migration and waits to be claimed by it. */
-interface WaitingChannel extends PendingStream {
+interface EarlyChannel extends WaitingChannel {
   readonly timer: NodeJS.Timeout;
 }
 
-/** Hellos that are remembered; pending connections can send as many as they like. */
-const MOST_ANNOUNCED = 64;
-
-interface Claim {
-  readonly count: number;
-  check(): void;
-  fail(error: GodwitError): void;
-}
-
 /**
- * Brings page channels and the connections they name together. Either may come first: the source attaches its channels
- * before its hello has been read.
+ * Brings page channels and the hellos that announce them together, whichever comes first. A source attaches its channels
+ * before it says hello; until then they are pending connections, with `timeoutMs` and a bounded number.
  */
 export class PageChannelPool {
   readonly #timeoutMs: number;
   readonly #refuse: (pending: PendingStream, error: GodwitError) => void;
-  readonly #waiting = new Map<string, Map<number, WaitingChannel>>();
-  readonly #claims = new Map<string, Claim>();
-  /** Page channels that a hello has announced for a migration. */
-  readonly #announced = new Map<string, number>();
-  #size = 0;
+  readonly #early = new Map<string, Map<number, EarlyChannel>>();
+  readonly #announced = new Map<string, Announcement>();
+  /** Connections that ended before their channels were taken: some of these may still be on their way. */
+  readonly #ended = new Map<string, GodwitError>();
+  #earlyCount = 0;
+  /** Page channels of all announcements, whether they have come or not. */
+  #announcedCount = 0;
 
-  /** Channels that nobody claims within `timeoutMs` are pending connections. `refuse` drops one. */
   constructor(timeoutMs: number, refuse: (pending: PendingStream, error: GodwitError) => void) {
     this.#timeoutMs = timeoutMs;
     this.#refuse = refuse;
   }
 
-  /** Channels that wait now. */
-  get size(): number {
-    return this.#size;
-  }
-
-  /** A hello of this connection has come, with `count` page channels. */
-  announce(name: ConnectionName, count: number): void {
-    const key = keyOf(name);
-    this.#announced.delete(key);
-    this.#announced.set(key, count);
-    if (this.#announced.size > MOST_ANNOUNCED) this.#announced.delete(this.#announced.keys().next().value as string);
-    for (const [index, channel] of this.#waiting.get(key) ?? []) {
-      if (index >= count) this.#drop(key, index, channel, outOfRange(index, count));
+  /**
+   * A hello has come. From now on its page channels are no pending connections. Throws why the hello is refused, and drops
+   * the channels that came before it.
+   */
+  announce(hello: HelloFrame): Announcement {
+    const { migrationId, connection, pageChannels } = hello;
+    const key = keyOf(hello);
+    let refusal = this.#contradiction(hello);
+    if (refusal === undefined) {
+      this.#supersede(hello);
+      refusal = this.#lackOfRoom(pageChannels);
     }
+    if (refusal !== undefined) {
+      for (const [index, { stream }] of this.#early.get(key) ?? []) {
+        this.#takeEarly(key, index);
+        stream.abort(refusal);
+      }
+      if (!this.#announced.has(key)) this.#remember(key, refusal);
+      throw refusal;
+    }
+    this.#ended.delete(key);
+    const announcement = new Announcement({ migrationId, connection }, pageChannels, (reason) => {
+      if (this.#announced.get(key) !== announcement) return;
+      this.#announced.delete(key);
+      this.#announcedCount -= pageChannels;
+      if (reason !== undefined) this.#remember(key, reason);
+    });
+    if (pageChannels > 0) {
+      this.#announced.set(key, announcement);
+      this.#announcedCount += pageChannels;
+    }
+    for (const [index, channel] of this.#early.get(key) ?? []) {
+      this.#takeEarly(key, index);
+      const error = announcement.add(index, channel);
+      if (error !== undefined) this.#refuse(channel, error);
+    }
+    return announcement;
   }
 
-  add(attach: AttachFrame, pending: PendingStream): void {
-    const { migrationId, index, connection } = attach;
+  /** A page channel has named its connection. */
+  add(attach: AttachFrame, channel: WaitingChannel): void {
     const key = keyOf(attach);
-    const count = this.#announced.get(key);
-    if (count !== undefined && index >= count) {
-      this.#refuse(pending, outOfRange(index, count));
+    const ended = this.#ended.get(key);
+    if (ended !== undefined) {
+      channel.stream.abort(ended);
       return;
     }
-    let channels = this.#waiting.get(key);
-    if (channels === undefined) {
-      channels = new Map();
-      this.#waiting.set(key, channels);
-    }
-    if (channels.has(index)) {
-      this.#refuse(
-        pending,
-        new GodwitError(
-          'GODWIT_PROTOCOL',
-          `page channel ${index} of connection ${connection} of migration ${migrationId} is attached already`,
-        ),
-      );
-      return;
-    }
-    // Reading ahead one frame is how a peer that goes away while it waits is noticed: a reconnection may then take
-    // its place.
-    const { stream, peer } = pending;
-    const next = stream.read();
-    const message = `no migration ${migrationId} claimed page channel ${index} within ${this.#timeoutMs} ms`;
-    const late = (): void => this.#drop(key, index, channel, new GodwitError('GODWIT_TIMEOUT', message));
-    const timer = setTimeout(() => setImmediate(late), this.#timeoutMs);
-    const channel: WaitingChannel = { stream: new PeekedFrameStream(stream, next), peer, timer };
-    next.then(
-      (received) => {
-        if (received === null) this.#drop(key, index, channel, endedEarly());
-      },
-      (error: unknown) => this.#drop(key, index, channel, GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'reading')),
-    );
-    channels.set(index, channel);
-    this.#size++;
-    this.#claims.get(key)?.check();
+    const announcement = this.#announced.get(key);
+    const error =
+      announcement === undefined ? this.#addEarly(attach, channel) : announcement.add(attach.index, channel);
+    if (error !== undefined) this.#refuse(channel, error);
   }
 
-  /** Resolves with channels 0 to `count` - 1 of this connection, once all have come. */
-  async claim(name: ConnectionName, count: number, signal: AbortSignal): Promise<readonly FrameStream[]> {
-    const { migrationId, connection } = name;
-    const key = keyOf(name);
-    const what = `waiting for ${count} page channels`;
-    throwIfCancelled(signal, what);
-    if (this.#claims.has(key)) {
-      throw new GodwitError(
-        'GODWIT_INVALID_STATE',
-        `the page channels of connection ${connection} of migration ${migrationId} are waited for already`,
-      );
-    }
-    this.announce(name, count);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        const onAbort = (): void => reject(cancelled(signal, what));
-        const claim: Claim = {
-          count,
-          check: () => {
-            if ((this.#waiting.get(key)?.size ?? 0) < count) return;
-            signal.removeEventListener('abort', onAbort);
-            resolve();
-          },
-          fail: reject,
-        };
-        this.#claims.set(key, claim);
-        signal.addEventListener('abort', onAbort, { once: true });
-        claim.check();
-      });
-    } finally {
-      this.#claims.delete(key);
-    }
-    const channels = this.#waiting.get(key) ?? new Map<number, WaitingChannel>();
-    this.#waiting.delete(key);
-    this.#size -= channels.size;
-    for (const channel of channels.values()) clearTimeout(channel.timer);
-    return Array.from({ length: count }, (_, index) => (channels.get(index) as WaitingChannel).stream);
-  }
-
+  /** No stream comes any more. Channels that are complete wait on for their migration. */
   close(error: GodwitError): void {
-    for (const claim of this.#claims.values()) claim.fail(error);
-    for (const [key, channels] of this.#waiting) {
-      for (const [index, channel] of channels) this.#drop(key, index, channel, error);
+    for (const [key, channels] of this.#early) {
+      for (const [index, channel] of channels) {
+        this.#takeEarly(key, index);
+        this.#refuse(channel, error);
+      }
+    }
+    for (const announcement of this.#announced.values()) if (!announcement.isWhole) announcement.end(error);
+  }
+
+  #remember(key: string, reason: GodwitError): void {
+    this.#ended.set(key, reason);
+    if (this.#ended.size > MOST_ANNOUNCED) this.#ended.delete(this.#ended.keys().next().value as string);
+  }
+
+  #contradiction(hello: HelloFrame): GodwitError | undefined {
+    const { pageChannels } = hello;
+    if (pageChannels > MAXIMUM_PAGE_CHANNELS) {
+      return new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `the source wants ${pageChannels} page channels; there may be from 0 to ${MAXIMUM_PAGE_CHANNELS}`,
+      );
+    }
+    if (this.#announced.has(keyOf(hello))) {
+      return new GodwitError('GODWIT_PROTOCOL', `${nameOf(hello)} has said hello already`);
+    }
+    return undefined;
+  }
+
+  #lackOfRoom(pageChannels: number): GodwitError | undefined {
+    if (pageChannels === 0) return undefined;
+    if (this.#announced.size < MOST_ANNOUNCED && this.#announcedCount + pageChannels <= MOST_CHANNELS) return undefined;
+    const message = `${this.#announced.size} migrations with ${this.#announcedCount} page channels wait here already; try again later`;
+    return new GodwitError('GODWIT_LIMIT_EXCEEDED', message, { retry: true });
+  }
+
+  /** Everything of older connections of this migration is void. */
+  #supersede({ migrationId, connection }: ConnectionName): void {
+    for (const announcement of this.#announced.values()) {
+      const { name } = announcement;
+      if (name.migrationId !== migrationId || name.connection >= connection) continue;
+      announcement.end(superseded(name, connection));
     }
   }
 
-  #drop(key: string, index: number, channel: WaitingChannel, error: GodwitError): void {
-    const channels = this.#waiting.get(key);
-    if (channels?.get(index) !== channel) return;
+  #addEarly(attach: AttachFrame, channel: WaitingChannel): GodwitError | undefined {
+    const { index } = attach;
+    const key = keyOf(attach);
+    if (index >= MAXIMUM_PAGE_CHANNELS) {
+      return new GodwitError(
+        'GODWIT_PROTOCOL',
+        `page channel ${index}; a migration has at most ${MAXIMUM_PAGE_CHANNELS}, from 0 on`,
+      );
+    }
+    const channels = this.#early.get(key) ?? new Map<number, EarlyChannel>();
+    if (channels.has(index)) return attachedAlready(index, attach);
+    if (this.#earlyCount >= MOST_CHANNELS) {
+      const message = `${MOST_CHANNELS} page channels wait for their hello here already; try again later`;
+      return new GodwitError('GODWIT_LIMIT_EXCEEDED', message, { retry: true });
+    }
+    const message = `no hello announced page channel ${index} of ${nameOf(attach)} within handshakeTimeoutMs = ${this.#timeoutMs}`;
+    const late = (): void => {
+      if (this.#takeEarly(key, index, early)) this.#refuse(channel, new GodwitError('GODWIT_TIMEOUT', message));
+    };
+    const timer = setTimeout(() => setImmediate(late), this.#timeoutMs);
+    const early = { ...channel, timer };
+    this.#early.set(key, channels.set(index, early));
+    this.#earlyCount++;
+    void channel.left.then(() => {
+      if (this.#takeEarly(key, index, early)) void channel.stream.close();
+    });
+    return undefined;
+  }
+
+  /** Removes a channel (this one, if one is given) from those without a hello; false when it is not there any more. */
+  #takeEarly(key: string, index: number, channel?: EarlyChannel): boolean {
+    const channels = this.#early.get(key);
+    const found = channels?.get(index);
+    if (channels === undefined || found === undefined || (channel ?? found) !== found) return false;
+    clearTimeout(found.timer);
     channels.delete(index);
-    if (channels.size === 0) this.#waiting.delete(key);
-    this.#size--;
-    clearTimeout(channel.timer);
-    this.#refuse(channel, error);
+    if (channels.size === 0) this.#early.delete(key);
+    this.#earlyCount--;
+    return true;
   }
 }
 
-function keyOf({ migrationId, connection }: ConnectionName): string {
-  return `${migrationId} ${connection}`;
-}
-
-function outOfRange(index: number, count: number): GodwitError {
-  return new GodwitError('GODWIT_PROTOCOL', `page channel ${index} of a migration whose hello announced ${count}`);
-}
-
-function endedEarly(): GodwitError {
-  return new GodwitError('GODWIT_LINK_LOST', 'the page channel ended before its migration started');
+export function superseded(name: ConnectionName, by: number): GodwitError {
+  return new GodwitError('GODWIT_LINK_LOST', `connection ${by} of the source takes the place of ${nameOf(name)}`);
 }
