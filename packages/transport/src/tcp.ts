@@ -37,8 +37,8 @@ export function tcp(options: TcpOptions): Transport<TcpListener> {
   };
   return {
     connect(signal?: AbortSignal): Promise<ByteStream> {
-      const where = { host, port, ...socketOptions };
-      return connectSocket(where, address(host, port), options.connectTimeoutMs ?? 10_000, signal);
+      const timeoutMs = options.connectTimeoutMs ?? 10_000;
+      return connectSocket({ host, port, ...socketOptions }, { peer: address(host, port), timeoutMs, signal });
     },
     async listen(signal?: AbortSignal): Promise<TcpListener> {
       const server = net.createServer({ ...socketOptions, allowHalfOpen: true, pauseOnConnect: true });

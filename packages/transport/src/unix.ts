@@ -31,7 +31,7 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
   }
   return {
     connect(signal?: AbortSignal): Promise<ByteStream> {
-      return connectSocket({ path }, address, options.connectTimeoutMs ?? 10_000, signal);
+      return connectSocket({ path }, { peer: address, timeoutMs: options.connectTimeoutMs ?? 10_000, signal });
     },
     async listen(signal?: AbortSignal): Promise<SocketListener> {
       await removeDeadSocket(path);

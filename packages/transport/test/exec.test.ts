@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { GodwitError } from '@godwit/core';
-import { type ByteStream, exec, unix } from '@godwit/transport';
+import { type ByteStream, connectTo, exec, unix } from '@godwit/transport';
 import { transportSuite } from '@godwit/transport/testing';
 import { afterAll, describe, expect, jest, test } from '@jest/globals';
 
@@ -125,5 +125,19 @@ describe('exec', () => {
     const pid = Number(await text(stream));
     await stream.close();
     await gone(pid);
+  });
+
+  test('what a shell prints at login is shown as the words that it is', async () => {
+    const connector = connectTo(exec('echo "Welcome to host b"; cat'));
+    const link = await connector.connect(
+      { migrationId: '0'.repeat(32), pageChannels: 0, connection: 1 },
+      AbortSignal.timeout(10_000),
+    );
+    await expect(link.control.read()).rejects.toMatchObject({
+      code: 'GODWIT_BAD_STREAM',
+      message: expect.stringContaining('this looks like text: "Welcome to host b"; if a shell prints that at login'),
+      retry: false,
+    });
+    link.control.abort(over);
   });
 });

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { GodwitError } from '@godwit/core';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { mayPass } from '../stream/connect-failure.js';
 import { ChildStream } from './child-stream.js';
 
 export interface ExecOptions {
@@ -65,9 +66,10 @@ function started(child: ChildProcess, shown: string): Promise<void> {
     child.once('spawn', resolve);
     child.once('error', (error: NodeJS.ErrnoException) => {
       const hint = error.code === 'ENOENT' ? ': there is no such program in PATH, or no such working directory' : '';
-      reject(
-        new GodwitError('GODWIT_CONNECT_FAILED', `cannot start "${shown}": ${error.message}${hint}`, { cause: error }),
-      );
+      const message = `cannot start "${shown}": ${error.message}${hint}`;
+      // A program that is not there will not be there the next time; processes or memory that are short may be.
+      const retry = error.code !== 'ENOENT' && mayPass(error);
+      reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry }));
     });
   });
 }

@@ -1,6 +1,7 @@
 import { GodwitError } from '@godwit/core/errors';
 
 const MOST_SHOWN = 16;
+const LONGEST_TEXT = 64;
 
 /** The error for bytes at a frame's start that are none: shows them, and guesses who is talking. */
 export function foreignBytes(bytes: Uint8Array): GodwitError {
@@ -8,8 +9,16 @@ export function foreignBytes(bytes: Uint8Array): GodwitError {
   const hex = Array.from(shown, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
   const text = String.fromCharCode(...shown);
   const guess = guessProtocol(text, shown);
-  const hint = guess === undefined ? '' : `; this looks like ${guess}`;
+  const words = guess === undefined ? textOf(bytes) : undefined;
+  const looks = guess ?? (words && `text: ${words}; if a shell prints that at login, let it be silent`);
+  const hint = looks === undefined ? '' : `; this looks like ${looks}`;
   return new GodwitError('GODWIT_BAD_STREAM', `expected a frame, which starts with ce, got ${hex}${hint}`);
+}
+
+/** What the bytes say, if they are words. */
+function textOf(bytes: Uint8Array): string | undefined {
+  const line = String.fromCharCode(...bytes.subarray(0, LONGEST_TEXT)).trim();
+  return /^[\x20-\x7e\s]{4,}$/.test(line) ? JSON.stringify(line) : undefined;
 }
 
 function guessProtocol(text: string, bytes: Uint8Array): string | undefined {

@@ -5,7 +5,7 @@ import type { ByteStream, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { startServer } from '../stream/socket-listener.js';
 import { checkCredentials, clientOptions, type TlsCredentials } from '../tls/tls-credentials.js';
-import { explainHandshake } from '../tls/tls-refusal.js';
+import { explainHandshake, handshakeMayPass } from '../tls/tls-refusal.js';
 import { WebSocketListener } from './web-socket-listener.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
@@ -32,6 +32,9 @@ export interface WebSocketOptions {
   /** Told of every peer that a listener refuses, and why. */
   readonly onRefused?: (error: GodwitError) => void;
 }
+
+/** How long each address of a name has, milliseconds. */
+const ADDRESS_MS = 2_500;
 
 /**
  * WebSocket, for paths that only let HTTP through. Not compressed. `ws:` is for trusted networks only; `wss:` with `tls`
@@ -61,6 +64,8 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
         perMessageDeflate: false,
         maxPayload: MAXIMUM_MESSAGE,
         handshakeTimeout: options.connectTimeoutMs ?? 10_000,
+        // What Node gives each address of a name but the last, before it drops it for the next: 250 ms unless told otherwise.
+        ...({ autoSelectFamilyAttemptTimeout: ADDRESS_MS } as object),
         ...(options.tls && clientOptions(options.tls, host)),
       });
       let onAbort: (() => void) | undefined;
@@ -69,7 +74,8 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
           socket.once('open', resolve);
           socket.on('error', (error: NodeJS.ErrnoException) => {
             const message = `cannot connect to ${url.href}: ${explainHandshake(error, 'source')}`;
-            reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error }));
+            const retry = upgradeMayPass(error);
+            reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry }));
           });
           if (signal !== undefined) {
             onAbort = () => reject(cancelled(signal, what));
@@ -93,6 +99,13 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
       return listener;
     },
   };
+}
+
+/** An HTTP server's answer in the place of a WebSocket is final, unless it says that it cannot now (RFC 9110: 429, 5xx). */
+function upgradeMayPass(error: NodeJS.ErrnoException): boolean {
+  if (error.code !== undefined) return handshakeMayPass(error);
+  const status = Number(/^Unexpected server response: (\d+)/.exec(error.message)?.[1]);
+  return status === 429 || status >= 500 || error.message.endsWith('timed out');
 }
 
 function urlOf(options: WebSocketOptions): URL {

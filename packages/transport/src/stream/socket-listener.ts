@@ -3,6 +3,7 @@ import { GodwitError } from '@godwit/core';
 import { AcceptQueue } from './accept-queue.js';
 import type { ByteStream, Listener } from './byte-stream.js';
 import { cancelled, throwIfCancelled } from './cancellation.js';
+import { explain, mayPass } from './connect-failure.js';
 import { adoptSocket } from './socket-stream.js';
 
 /** Takes byte streams from a `net.Server`. */
@@ -47,7 +48,8 @@ export async function startServer(
   throwIfCancelled(signal, `listening on ${what}`);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
-      reject(new GodwitError('GODWIT_CONNECT_FAILED', `cannot listen on ${what}: ${explain(error)}`, { cause: error }));
+      const message = `cannot listen on ${what}: ${explain(error)}`;
+      reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry: mayPass(error) }));
     });
     server.listen(where, resolve);
   });
@@ -59,20 +61,3 @@ export async function startServer(
   // Accept errors (EMFILE and the like) concern one connection, which is gone; the listener goes on.
   server.on('error', () => undefined);
 }
-
-/** The error's own message and what can be done about it. */
-export function explain(error: NodeJS.ErrnoException): string {
-  const hint = error.code === undefined ? undefined : HINTS.get(error.code);
-  return hint === undefined ? error.message : `${error.message}: ${hint}`;
-}
-
-const HINTS: ReadonlyMap<string, string> = new Map([
-  ['ECONNREFUSED', 'nothing listens there; start the destination first and compare the address'],
-  ['ENOENT', 'there is no such socket; start the destination first and compare the path'],
-  ['EADDRINUSE', 'something listens there already; stop it or choose another address'],
-  ['EADDRNOTAVAIL', 'this host has no such address'],
-  ['EACCES', 'no permission; check the rights of the path, or take a port of 1024 or more'],
-  ['ENOTFOUND', 'the name does not resolve'],
-  ['ETIMEDOUT', 'no answer; check the route and the firewalls between the hosts'],
-  ['EHOSTUNREACH', 'no route to that host'],
-]);

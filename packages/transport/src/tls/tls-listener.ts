@@ -3,7 +3,7 @@ import type tls from 'node:tls';
 import { GodwitError } from '@godwit/core';
 import { AcceptQueue } from '../stream/accept-queue.js';
 import type { ByteStream, Listener } from '../stream/byte-stream.js';
-import { explainHandshake } from './tls-refusal.js';
+import { explainHandshake, handshakeMayPass } from './tls-refusal.js';
 import { tlsStream } from './tls-stream.js';
 
 /** Handshakes that may go on at once; connecting costs a peer nothing, and a handshake costs us much. */
@@ -93,10 +93,15 @@ export class TlsListener implements Listener {
     // Node refuses a certificate by closing, and tells only that it was closed; the reason is beside it.
     const verdict = secure.authorizationError as unknown as string | null | undefined;
     const cause = verdict ? Object.assign(new Error(`certificate verification: ${verdict}`), { code: verdict }) : error;
-    const message = `${this.#address} refused ${nameOf(secure)}: ${explainHandshake(cause, 'listener')}`;
+    const message = `${this.#address} refused ${nameOf(rawOf(secure))}: ${explainHandshake(cause, 'listener')}`;
     secure.destroy();
-    this.#onRefused(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause }));
+    this.#onRefused(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause, retry: handshakeMayPass(cause) }));
   }
+}
+
+/** The TCP socket below, which knows its peer after it was closed too, where this version of Node tells. */
+function rawOf(secure: tls.TLSSocket): net.Socket {
+  return (secure as unknown as { _parent?: net.Socket | null })._parent ?? secure;
 }
 
 function nameOf(socket: net.Socket): string {

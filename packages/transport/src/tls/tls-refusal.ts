@@ -1,4 +1,4 @@
-import { explain } from '../stream/socket-listener.js';
+import { explainAll, mayPass } from '../stream/connect-failure.js';
 
 /**
  * What a failed handshake means and what can be done, in the words of the side that refuses (`listener` or `source`) or
@@ -15,7 +15,14 @@ export function explainHandshake(error: NodeJS.ErrnoException, side: 'listener' 
   }
   // OpenSSL's own messages carry addresses and file names of its sources.
   const reason = /SSL routines:[^:]*:([^:]+)/.exec(error.message)?.[1];
-  return reason === undefined ? explain(error) : `${reason} (${code})`;
+  return reason === undefined ? explainAll(error) : `${reason} (${code})`;
+}
+
+/** Whether another handshake may go better: not where a certificate, a key or a version is wrong, which OpenSSL's codes say. */
+export function handshakeMayPass(error: NodeJS.ErrnoException): boolean {
+  const { code } = error;
+  if (code === undefined || code === 'ERR_TLS_HANDSHAKE_TIMEOUT') return true;
+  return /^E(AI_)?[A-Z0-9]+$/.test(code) && mayPass(error);
 }
 
 const FOREIGN_CA = "the peer's certificate is not signed by any of the given ca; compare the authorities of both sides";

@@ -3,11 +3,12 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import nodeTls from 'node:tls';
 import { GodwitError } from '@godwit/core';
 import type { ByteStream, Transport } from '../stream/byte-stream.js';
-import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { cancelled } from '../stream/cancellation.js';
+import { dial } from '../stream/dial.js';
 import { startServer } from '../stream/socket-listener.js';
 import { checkCredentials, clientOptions, serverOptions, type TlsCredentials } from './tls-credentials.js';
 import { TlsListener } from './tls-listener.js';
-import { explainHandshake } from './tls-refusal.js';
+import { explainHandshake, handshakeMayPass } from './tls-refusal.js';
 import { tlsStream } from './tls-stream.js';
 
 export interface TlsOptions extends TlsCredentials {
@@ -51,13 +52,17 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
   const peer = addressOf(host, port);
   return {
     async connect(signal?: AbortSignal): Promise<ByteStream> {
-      throwIfCancelled(signal, `connecting to ${peer}`);
-      const raw = net.connect({ host, port, ...socketOptions, allowHalfOpen: true });
+      const timeoutMs = options.connectTimeoutMs ?? 10_000;
+      const began = performance.now();
+      const begin = (address: string) => ({
+        socket: net.connect({ host: address, port, ...socketOptions, allowHalfOpen: true }),
+      });
+      const { socket: raw } = await dial({ host }, begin, { peer, timeoutMs, signal });
       let socket: nodeTls.TLSSocket | undefined;
       try {
-        await within(options.connectTimeoutMs ?? 10_000, peer, signal, async (fail) => {
+        const left = Math.max(0, timeoutMs - (performance.now() - began));
+        await within({ left, of: timeoutMs }, peer, signal, async (fail) => {
           raw.once('error', fail);
-          await once(raw, 'connect');
           const secure = nodeTls.connect({ ...clientOptions(options, host), socket: raw });
           socket = secure;
           secure.on('error', fail);
@@ -97,9 +102,9 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
     },
   };
 
-  /** Runs the steps of a connection; the first of error, time and signal ends them. */
+  /** Runs the steps of a handshake; the first of error, time and signal ends them. */
   async function within(
-    timeoutMs: number,
+    { left, of: timeoutMs }: { readonly left: number; readonly of: number },
     what: string,
     signal: AbortSignal | undefined,
     steps: (fail: (error: Error) => void) => Promise<void>,
@@ -110,12 +115,12 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
       await new Promise<void>((resolve, reject) => {
         const fail = (error: NodeJS.ErrnoException): void => {
           const message = `cannot connect to ${what}: ${explainHandshake(error, 'source')}`;
-          reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error }));
+          reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry: handshakeMayPass(error) }));
         };
         timer = setTimeout(() => {
           const message = `no TLS answer from ${what} within connectTimeoutMs = ${timeoutMs}; does a tls(...) listen there?`;
           reject(new GodwitError('GODWIT_CONNECT_FAILED', message));
-        }, timeoutMs);
+        }, left);
         if (signal !== undefined) {
           onAbort = () => reject(cancelled(signal, `connecting to ${what}`));
           signal.addEventListener('abort', onAbort, { once: true });
