@@ -1,9 +1,9 @@
-import { lstat, unlink } from 'node:fs/promises';
 import net from 'node:net';
 import { GodwitError } from '@godwit/core';
 import type { ByteStream, Transport } from './stream/byte-stream.js';
 import { connectSocket } from './stream/socket-connect.js';
-import { SocketListener, startServer } from './stream/socket-listener.js';
+import { SocketListener } from './stream/socket-listener.js';
+import { LONGEST_PATH, listenAtPath } from './stream/unix-path.js';
 
 export interface UnixOptions {
   /** Path of the socket; at most 107 bytes (`sun_path` of unix(7)). */
@@ -12,12 +12,10 @@ export interface UnixOptions {
   readonly connectTimeoutMs?: number;
 }
 
-const LONGEST_PATH = 107;
-
 /**
  * A UNIX stream socket: both VMMs on one host. Who may connect is decided by the rights of the path. A listener removes
- * its socket file when it closes; a file left by a process that died is replaced, a living one or another kind of file
- * is refused.
+ * its socket file when it closes, and nobody else's that has taken its place; a file left by a process that died is replaced, a
+ * living one or another kind of file is refused.
  */
 export function unix(options: UnixOptions): Transport<SocketListener> {
   const { path } = options;
@@ -34,42 +32,17 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
       return connectSocket({ path }, { peer: address, timeoutMs: options.connectTimeoutMs ?? 10_000, signal });
     },
     async listen(signal?: AbortSignal): Promise<SocketListener> {
-      await removeDeadSocket(path);
       const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
-      await startServer(server, { path }, address, signal);
-      return new SocketListener(server, address, () => address);
+      let remove = (): void => undefined;
+      // First: from the moment that the path is there, connections may come.
+      const listener = new SocketListener(
+        server,
+        address,
+        () => address,
+        () => remove(),
+      );
+      remove = await listenAtPath(server, path, signal);
+      return listener;
     },
   };
-}
-
-async function removeDeadSocket(path: string): Promise<void> {
-  const found = await lstat(path).catch(() => undefined);
-  if (found === undefined) return;
-  if (!found.isSocket()) {
-    throw new GodwitError(
-      'GODWIT_CONNECT_FAILED',
-      `cannot listen on unix:${path}: there is a file of another kind; remove it or choose another path`,
-    );
-  }
-  if (await isAlive(path)) {
-    throw new GodwitError(
-      'GODWIT_CONNECT_FAILED',
-      `cannot listen on unix:${path}: a living process listens there; stop it or choose another path`,
-    );
-  }
-  await unlink(path).catch(() => undefined);
-}
-
-/** Only a refused connection proves that nobody listens. */
-function isAlive(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const probe = net.connect({ path });
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once('error', (error: NodeJS.ErrnoException) => {
-      resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT');
-    });
-  });
 }

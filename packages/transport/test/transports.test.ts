@@ -1,4 +1,4 @@
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { Duplex } from 'node:stream';
 import { GodwitError } from '@godwit/core';
 import { fromDuplex, memory, memoryPair, type TcpListener, tcp, unix } from '@godwit/transport';
 import { transportSuite } from '@godwit/transport/testing';
-import { describe, expect, jest, test } from '@jest/globals';
+import { afterAll, describe, expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(30_000);
 
@@ -65,47 +65,7 @@ transportSuite('any Duplex', runner, {
   capabilities: { shortConnections: 100 },
 });
 
-describe('unix', () => {
-  test('removes its socket file when it closes', async () => {
-    const path = join(directory, 'own.sock');
-    const listener = await unix({ path }).listen();
-    expect((await stat(path)).isSocket()).toBe(true);
-    await listener.close();
-    await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
-  });
-
-  test('refuses a living socket, another kind of file and a path that is too long', async () => {
-    const path = join(directory, 'living.sock');
-    const listener = await unix({ path }).listen();
-    await expect(unix({ path }).listen()).rejects.toMatchObject({
-      code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining('a living process listens there'),
-    });
-    await listener.close();
-    const file = join(directory, 'file');
-    await writeFile(file, 'precious');
-    await expect(unix({ path: file }).listen()).rejects.toMatchObject({
-      code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining('a file of another kind'),
-    });
-    expect((await stat(file)).size).toBe(8);
-    expect(() => unix({ path: `/tmp/${'x'.repeat(110)}` })).toThrow(/1 to 107 bytes/);
-  });
-
-  test('replaces the socket file of a process that died', async () => {
-    const path = join(directory, 'dead.sock');
-    const { execFileSync } = await import('node:child_process');
-    const script = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`;
-    expect(() => execFileSync(process.execPath, ['-e', script], { stdio: 'ignore' })).toThrow();
-    expect((await stat(path)).isSocket()).toBe(true);
-    const listener = await unix({ path }).listen();
-    const stream = await unix({ path }).connect();
-    await stream.close();
-    stream.abort(new GodwitError('GODWIT_CANCELLED', 'done'));
-    await listener.close();
-    await rm(directory, { recursive: true });
-  });
-});
+afterAll(() => rm(directory, { recursive: true }));
 
 describe('connecting', () => {
   test('says what to do when nobody listens', async () => {

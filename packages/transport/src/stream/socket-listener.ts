@@ -11,11 +11,19 @@ export class SocketListener implements Listener {
   readonly address: string;
   readonly #server: net.Server;
   readonly #queue: AcceptQueue;
+  readonly #onClose: () => void;
   #closed: Promise<void> | undefined;
 
-  constructor(server: net.Server, address: string, nameOf: (socket: net.Socket) => string) {
+  /** `onClose` is called once, while the server still listens. */
+  constructor(
+    server: net.Server,
+    address: string,
+    nameOf: (socket: net.Socket) => string,
+    onClose: () => void = () => undefined,
+  ) {
     this.address = address;
     this.#server = server;
+    this.#onClose = onClose;
     this.#queue = new AcceptQueue(address);
     server.on('connection', (socket) => {
       // Until it is adopted: a peer that is gone already is not an uncaught error.
@@ -32,6 +40,7 @@ export class SocketListener implements Listener {
   close(): Promise<void> {
     this.#closed ??= new Promise((resolve) => {
       this.#queue.close();
+      this.#onClose();
       this.#server.close(() => resolve());
     });
     return this.#closed;

@@ -1,0 +1,145 @@
+import { lstatSync, unlinkSync } from 'node:fs';
+import { link, lstat, rename, stat, unlink } from 'node:fs/promises';
+import net from 'node:net';
+import { basename, dirname, join } from 'node:path';
+import { GodwitError } from '@godwit/core';
+import { startServer } from './socket-listener.js';
+
+/** What `sun_path` of unix(7) takes, in bytes, without the zero at its end. */
+export const LONGEST_PATH = 107;
+
+/** Bytes of the name that a socket is bound under before it gets its own; shorter where the folder's path leaves less. */
+const LONGEST_NAME = 12;
+const SHORTEST_NAME = 4;
+
+/** Names that are tried: a short one may be taken. */
+const ATTEMPTS = 8;
+
+/**
+ * Lets `server` listen at `path`. Resolves with what removes the socket file, and only this one: whoever listens at the path by
+ * then, after the file was removed or replaced, keeps theirs.
+ *
+ * libuv removes the path that it bound, whatever is there by then. So it binds another name in the same folder, and the
+ * socket gets its own by link(2), which also fails where somebody was faster.
+ */
+export async function listenAtPath(
+  server: net.Server,
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<() => void> {
+  const address = `unix:${path}`;
+  // A name of the abstract namespace is no file.
+  if (path.startsWith('\0')) {
+    await startServer(server, { path }, address, signal);
+    return () => undefined;
+  }
+  await mustHaveFolder(path);
+  await removeDeadSocket(path);
+  const room = LONGEST_PATH - (Buffer.byteLength(path) - Buffer.byteLength(basename(path)));
+  if (room < SHORTEST_NAME) {
+    await startServer(server, { path }, address, signal);
+    return () => undefined;
+  }
+  const bound = await bindBeside(server, path, Math.min(room, LONGEST_NAME), signal);
+  try {
+    await publish(bound, path);
+    const own = await lstat(path);
+    return () => {
+      // While the socket is open its inode is not given to another file.
+      const found = lstatSync(path, { throwIfNoEntry: false });
+      if (found?.ino === own.ino && found.dev === own.dev) unlinkSync(path);
+    };
+  } catch (error) {
+    server.close();
+    throw error;
+  }
+}
+
+async function bindBeside(
+  server: net.Server,
+  path: string,
+  length: number,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  for (let attempt = 1; ; attempt++) {
+    const name = `.${Array.from({ length: length - 1 }, () => Math.floor(Math.random() * 36).toString(36)).join('')}`;
+    const bound = join(dirname(path), name);
+    try {
+      await startServer(server, { path: bound }, `unix:${path}`, signal);
+      return bound;
+    } catch (error) {
+      if (!GodwitError.is(error)) throw error;
+      const { code, retry, cause } = error;
+      if ((cause as NodeJS.ErrnoException | undefined)?.code === 'EADDRINUSE' && attempt < ATTEMPTS) continue;
+      throw new GodwitError(code, error.message.replaceAll(bound, path), { cause, retry });
+    }
+  }
+}
+
+/** Gives the bound socket its name. */
+async function publish(bound: string, path: string): Promise<void> {
+  try {
+    await link(bound, path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') throw takenMeanwhile(path, error);
+    // A file system without hard links.
+    await rename(bound, path);
+    return;
+  }
+  await unlink(bound);
+}
+
+async function mustHaveFolder(path: string): Promise<void> {
+  const folder = dirname(path);
+  try {
+    await stat(folder);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = code === 'ENOENT' ? `there is no folder ${folder}; make it first` : message;
+    throw new GodwitError('GODWIT_CONNECT_FAILED', `cannot listen on unix:${path}: ${why}`, {
+      cause: error,
+      retry: false,
+    });
+  }
+}
+
+async function removeDeadSocket(path: string): Promise<void> {
+  const found = await lstat(path, { bigint: true }).catch(() => undefined);
+  if (found === undefined) return;
+  if (!found.isSocket()) {
+    throw new GodwitError(
+      'GODWIT_CONNECT_FAILED',
+      `cannot listen on unix:${path}: there is a file of another kind; remove it or choose another path`,
+      { retry: false },
+    );
+  }
+  if (await isAlive(path)) {
+    throw new GodwitError(
+      'GODWIT_CONNECT_FAILED',
+      `cannot listen on unix:${path}: a living process listens there; stop it or choose another path`,
+    );
+  }
+  // Whoever found the dead socket too may have put its own there, with the same inode number: that of the dead one is free.
+  const still = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+  if (still?.ino === found.ino && still.dev === found.dev && still.ctimeNs === found.ctimeNs) unlinkSync(path);
+}
+
+/** Only a refused connection proves that nobody listens. */
+function isAlive(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = net.connect({ path });
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', (error: NodeJS.ErrnoException) => {
+      resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT');
+    });
+  });
+}
+
+function takenMeanwhile(path: string, cause: unknown): GodwitError {
+  const message = `cannot listen on unix:${path}: somebody else has begun to listen there; choose another path`;
+  return new GodwitError('GODWIT_CONNECT_FAILED', message, { cause });
+}
