@@ -150,7 +150,7 @@ describe('connectTo', () => {
         return {
           peer: 'nowhere',
           write: async () => undefined,
-          read: async () => 0,
+          read: () => new Promise<number>(() => undefined),
           close: async () => undefined,
           abort: (reason) => void aborted.push(reason),
         };
@@ -278,6 +278,27 @@ describe('a page channel that the destination refuses', () => {
     await expect(
       connectTo(transport).connect({ migrationId: ID, pageChannels: 1, connection: 1 }, never),
     ).rejects.toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED', message: expect.stringContaining('later'), retry: true });
+    await close();
+  });
+
+  test('without a word, as by a destination that has no descriptor left, ends the attempt and says what may be', async () => {
+    const { transport: below, close } = await refusing('GODWIT_INTERNAL', false);
+    let connects = 0;
+    const transport: Transport = {
+      ...below,
+      async connect(signal) {
+        if (++connects > 3) return new Promise<ByteStream>(() => undefined);
+        const stream = await below.connect(signal);
+        return connects < 3 ? stream : { ...stream, read: async () => 0 };
+      },
+    };
+    await expect(
+      connectTo(transport).connect({ migrationId: ID, pageChannels: 4, connection: 1 }, never),
+    ).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringMatching(/closed page channel \d before the link stood.*ulimit -n/),
+      retry: true,
+    });
     await close();
   });
 });

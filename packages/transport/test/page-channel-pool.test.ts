@@ -164,7 +164,11 @@ for (const [name, wire] of Object.entries(wirings)) {
         message: expect.stringContaining('connection 2 of the source takes the place of connection 1'),
         retry: true,
       });
-      drop(first.control, first.incoming.control, third, other.control);
+      // One that comes late has no part in what is newer; what becomes of it is for the engine to say.
+      const { stream: late } = await pending(transport);
+      await late.write(hello(0));
+      const lateLink = await links.accept(never);
+      drop(first.control, first.incoming.control, third, other.control, late, lateLink.control);
       drop(...(await carries(second)), second.control, second.incoming.control, ...second.pageChannels);
       expect(refused).toEqual([]);
     });
@@ -195,6 +199,17 @@ for (const [name, wire] of Object.entries(wirings)) {
       await met.pageChannels[0]?.write({ type: 'roundEnd', round: 5, pages: 0 });
       expect((await taken[0]?.read())?.frame).toMatchObject({ round: 5 });
       drop(met.control, ...met.pageChannels, ...taken);
+    });
+
+    test('may end, when the migration is over, without ending the control stream', async () => {
+      const { links, transport } = await wire();
+      const met = await meet(links, transport, 2);
+      const taken = await carries(met);
+      for (const stream of taken) void stream.close();
+      for (const channel of met.pageChannels) expect(await channel.read()).toBeNull();
+      await met.incoming.control.write({ type: 'running', resumeMs: 1, sinceReadyMs: 1 });
+      expect((await met.control.read())?.frame).toMatchObject({ type: 'running' });
+      await finish(...met.pageChannels, met.control, met.incoming.control);
     });
 
     test('that are complete outlive the listener; others are waited for no longer', async () => {
@@ -299,6 +314,9 @@ describe('what peers can make a listener hold', () => {
     await control.write(hello(64, idOf(100)));
     const incoming = await links.accept(never);
     const next = await attached(transport, 0);
+    const other = await meet(links, transport, 1, { migrationId: idOf(7) });
+    expect(refused).toHaveLength(1);
+    drop(other.control, other.incoming.control, ...other.pageChannels);
     drop(...((await incoming.pageChannels(idOf(100), 64, never)) as readonly FrameStream[]), incoming.control);
     drop(control, next, ...early);
     expect(refused).toEqual(['1024 page channels wait for their hello here already; try again later']);

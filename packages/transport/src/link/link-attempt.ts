@@ -32,6 +32,7 @@ export class LinkAttempt {
   readonly #streams = new Set<FrameStream>();
   readonly #failed: Promise<never>;
   #reject: (error: GodwitError) => void = () => undefined;
+  #stands = false;
 
   constructor(transport: Transport, framing: FrameStreamOptions, request: LinkRequest) {
     this.#transport = transport;
@@ -57,6 +58,7 @@ export class LinkAttempt {
   async link(): Promise<MigrationLink> {
     const making = Promise.all([this.#dial(), this.#pageChannels()]);
     const [{ stream: control, peer }, pageChannels] = await Promise.race([this.#failed, making]);
+    this.#stands = true;
     return { control, pageChannels, peer };
   }
 
@@ -82,8 +84,11 @@ export class LinkAttempt {
     const refused = heard.then(
       (received) => {
         if (received?.frame.type === 'error') this.fail(refusedChannel(received.frame, index));
+        else if (received === null && !this.#stands) this.fail(closedChannel(index));
       },
-      () => undefined,
+      (error: unknown) => {
+        if (!this.#stands) this.fail(closedChannel(index, error));
+      },
     );
     try {
       await stream.write({ type: 'attach', migrationId, index, connection });
@@ -121,6 +126,16 @@ async function settledWithin(promise: Promise<void>, ms: number): Promise<void> 
   });
   await Promise.race([promise, late]);
   clearTimeout(timer);
+}
+
+/** A listener that has no file descriptor left accepts, and closes at once: nothing there is told of it. */
+function closedChannel(index: number, cause?: unknown): GodwitError {
+  const how = cause instanceof Error ? `: ${cause.message}` : '';
+  return new GodwitError(
+    'GODWIT_CONNECT_FAILED',
+    `the destination closed page channel ${index} before the link stood${how}; it may have too many open files: raise its limit (ulimit -n), or take fewer page channels`,
+    { cause },
+  );
 }
 
 /** An unknown code, of a newer destination, is named in the message. */
