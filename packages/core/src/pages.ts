@@ -67,6 +67,18 @@ export {
   type ZeroPagesFrame,
 } from './protocol/frame.js';
 export {
+  ALWAYS,
+  DESTINATION_PHASES,
+  type DestinationPhaseName,
+  isLegal,
+  PAGE_CHANNEL_FRAMES,
+  type PhaseName,
+  PROTOCOL,
+  type Role,
+  SOURCE_PHASES,
+  type SourcePhaseName,
+} from './protocol/protocol-table.js';
+export {
   LocalPageChannel,
   noTotals,
   type PageBatch,

@@ -13,6 +13,7 @@ export { type MessagePortOptions, messagePort } from './message/message-port.js'
 export { type WebSocketOptions, webSocket } from './message/web-socket.js';
 export type { WebSocketListener } from './message/web-socket-listener.js';
 export type { ReadableBytes } from './recording/byte-source.js';
+export { LinkPhases } from './recording/link-phases.js';
 export {
   type BrokenRecording,
   type RecordedFrame,

@@ -1,5 +1,14 @@
 import { readFileSync } from 'node:fs';
-import { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type Frame, type FrameStream, GodwitError } from '@godwit/core';
+import {
+  FRAME_TYPES,
+  FRAMES_WITH_PAYLOAD,
+  type Frame,
+  type FrameStream,
+  GodwitError,
+  HELLO_STAGES,
+  MOVED_RUN_STATES,
+  RESUMED_STATES,
+} from '@godwit/core';
 import { frameStream, memoryPair } from '@godwit/transport';
 import { describe, expect, test } from '@jest/globals';
 import { playing, recording } from './byte-streams.js';
@@ -22,6 +31,7 @@ const load = (file: string): unknown =>
   JSON.parse(readFileSync(new URL(`../test/vectors/${file}`, import.meta.url), 'utf8'));
 const VECTORS = load('frames.json') as Vector[];
 const MALFORMED = load('malformed.json') as Malformed[];
+const isString = (value: unknown): value is string => typeof value === 'string';
 const bytesOf = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
 
 async function encode(frame: Frame, payload?: readonly Uint8Array[]): Promise<Uint8Array> {
@@ -64,12 +74,26 @@ describe('the wire format', () => {
       released: 21,
       deltaPages: 24,
       compressedPages: 25,
+      prepare: 26,
+      prepared: 27,
+      back: 28,
+      backAck: 29,
+      owed: 30,
+      loaded: 31,
     });
     expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['compressedPages', 'deltaPages', 'device', 'digests', 'pages']);
   });
 
   test('has a vector for every frame type', () => {
     expect(new Set(VECTORS.map((vector) => vector.frame.type))).toEqual(new Set(Object.keys(FRAME_TYPES)));
+  });
+
+  test('has a vector for every word that a field may have', () => {
+    const words = (field: string) =>
+      new Set(VECTORS.map(({ frame }) => (frame as unknown as Record<string, unknown>)[field]).filter(isString));
+    expect(words('stage')).toEqual(new Set(HELLO_STAGES));
+    expect(words('state')).toEqual(new Set(RESUMED_STATES));
+    expect(words('runState')).toEqual(new Set(MOVED_RUN_STATES));
   });
 
   for (const vector of VECTORS) {
@@ -112,6 +136,19 @@ describe('the wire format', () => {
   test('ignores further fields of a frame: a later version may append some', async () => {
     const stream = frameStream(playing(bytesOf('ce00000004' + '931105a0')));
     expect((await stream.read())?.frame).toEqual({ type: 'ping', id: 5 });
+  });
+
+  test('refuses an identity that is too long: cut, it would name another memory', async () => {
+    const hello = VECTORS[0]?.frame as Extract<Frame, { type: 'hello' }>;
+    const named = (length: number): Frame => ({
+      ...hello,
+      blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 0, identity: 'x'.repeat(length) }],
+    });
+    await expect(encode(named(256))).rejects.toMatchObject({
+      code: 'GODWIT_INVALID_ARGUMENT',
+      message: expect.stringContaining('the identity of RAM block "ram" has 256 characters'),
+    });
+    expect((await frameStream(playing(await encode(named(255)))).read())?.frame).toEqual(named(255));
   });
 
   test('takes an integer in any of the forms that MessagePack has for it', async () => {

@@ -1,4 +1,5 @@
 import {
+  type BlockDescription,
   FRAME_TYPES,
   FRAMES_WITH_PAYLOAD,
   type Frame,
@@ -29,7 +30,7 @@ const MOST_DEVICES = 4096;
 const MOST_PAGE_CHANNELS = 1024;
 const MOST_DIFFERENCES = 16;
 
-/** Of a destination of version 1, which is refused. */
+/** In the place of what a destination of version 1 does not say: its version is refused. */
 const NO_INCARNATION = '0'.repeat(32);
 
 /** The order of the fields is the wire format: append, never change. `docs/wire-format.md` says the same in words. */
@@ -45,7 +46,7 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
         block.id,
         integer(block.guestPhysicalAddress),
         integer(block.byteLength),
-        block.identity.slice(0, LONGEST_NAME),
+        identity(block),
       ]),
       f.devices.map((device) => [device.id, integer(device.version), integer(device.stateBytes)]),
       f.features,
@@ -331,6 +332,15 @@ export function parseFields(header: readonly unknown[], limits: FrameLimits): Fr
 
 /** The frames of a migration, for a `FrameReader`. */
 export const FRAME_HEADERS: HeaderKind<Frame> = { parse: parseHeader, hasPayload };
+
+/** Never cut: two different memories would then seem to be one, or the one that both sides map two. */
+function identity(block: BlockDescription): string {
+  if (block.identity.length <= LONGEST_NAME) return block.identity;
+  throw new GodwitError(
+    'GODWIT_INVALID_ARGUMENT',
+    `the identity of RAM block "${block.id}" has ${block.identity.length} characters; there may be ${LONGEST_NAME}: give a digest of it`,
+  );
+}
 
 function truncated(text: string, longest: number): string {
   return text.length <= longest ? text : `${text.slice(0, longest - 3)}...`;

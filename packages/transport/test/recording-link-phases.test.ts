@@ -1,0 +1,264 @@
+import {
+  ALWAYS,
+  DESTINATION_PHASES,
+  type DestinationPhaseName,
+  FRAME_TYPES,
+  type Frame,
+  type FrameName,
+  type HelloFrame,
+  isLegal,
+  PAGE_CHANNEL_FRAMES,
+  SOURCE_PHASES,
+  type SourcePhaseName,
+} from '@godwit/core';
+import { LinkPhases, type Sender } from '@godwit/transport';
+import { describe, expect, test } from '@jest/globals';
+
+const INCARNATION = '1'.repeat(32);
+
+function hello(more: Partial<HelloFrame> = {}): HelloFrame {
+  return {
+    type: 'hello',
+    minimumVersion: 2,
+    maximumVersion: 2,
+    migrationId: '0'.repeat(32),
+    software: 'test',
+    pageSize: 4096,
+    blocks: [],
+    devices: [],
+    features: [],
+    pageChannels: 0,
+    description: null,
+    connection: 1,
+    stage: 'running',
+    attempt: 1,
+    ...more,
+  };
+}
+
+type Resumed = Extract<Frame, { type: 'resumed' }>;
+
+function resumed(state: Resumed['state']): Frame {
+  return {
+    type: 'resumed',
+    state,
+    round: 1,
+    deviceSequences: [],
+    deviceResets: [],
+    incarnation: INCARNATION,
+    resumeMs: 0,
+    sinceReadyMs: 0,
+  };
+}
+
+/** One frame of each type, with nothing in it that matters. */
+const FRAMES: { readonly [N in FrameName]: Extract<Frame, { type: N }> } = {
+  hello: hello(),
+  welcome: {
+    type: 'welcome',
+    version: 2,
+    features: [],
+    software: 'test',
+    maximumPayload: 2 ** 20,
+    incarnation: INCARNATION,
+    maximumDeviceState: 0,
+  },
+  error: { type: 'error', code: 'GODWIT_CANCELLED', message: '', retry: false },
+  attach: { type: 'attach', migrationId: '0'.repeat(32), index: 0, connection: 1 },
+  pages: { type: 'pages', round: 1, block: 0, runs: [0, 1] },
+  zeroPages: { type: 'zeroPages', round: 1, block: 0, runs: [0, 1] },
+  roundEnd: { type: 'roundEnd', round: 1, pages: 0 },
+  roundAck: { type: 'roundAck', round: 1, pages: 0 },
+  device: { type: 'device', device: 0, sequence: 0, last: false, attempt: 1 },
+  switchover: { type: 'switchover', round: 1, attempt: 1, runState: 'running' },
+  ready: { type: 'ready', attempt: 1, loadMs: 0 },
+  go: { type: 'go', attempt: 1 },
+  running: { type: 'running', resumeMs: 0, sinceReadyMs: 0 },
+  digests: { type: 'digests', block: 0, runs: [0, 1] },
+  digestsEnd: { type: 'digestsEnd' },
+  verified: { type: 'verified', pagesCompared: 0, pagesDifferent: 0, differences: [] },
+  ping: { type: 'ping', id: 0 },
+  pong: { type: 'pong', id: 0 },
+  resumed: resumed('receiving') as Resumed,
+  received: { type: 'received', block: 0, runs: [0, 1] },
+  released: { type: 'released' },
+  deltaPages: { type: 'deltaPages', round: 1, block: 0, runs: [0, 1] },
+  compressedPages: { type: 'compressedPages', round: 1, block: 0, runs: [0, 1], encoding: 'zstd' },
+  prepare: { type: 'prepare', attempt: 1, deviceSequences: [] },
+  prepared: { type: 'prepared', incarnation: INCARNATION, attempt: 1, deviceSequences: [] },
+  back: { type: 'back', attempt: 1 },
+  backAck: { type: 'backAck', attempt: 1, deviceResets: [] },
+  owed: { type: 'owed', block: 0, runs: [0, 1] },
+  loaded: { type: 'loaded', device: 0, sequence: 1 },
+};
+const NAMES = Object.keys(FRAME_TYPES) as FrameName[];
+const from = (sender: Sender, ...frames: (Frame | FrameName)[]): [Sender, Frame][] =>
+  frames.map((frame) => [sender, typeof frame === 'string' ? FRAMES[frame] : frame]);
+const S = (...frames: (Frame | FrameName)[]): [Sender, Frame][] => from('source', ...frames);
+const D = (...frames: (Frame | FrameName)[]): [Sender, Frame][] => from('destination', ...frames);
+
+function phasesBehind(frames: readonly [Sender, Frame][], oneWay = false): LinkPhases {
+  const phases = new LinkPhases({ oneWay });
+  for (const [sender, frame] of frames) {
+    const objection = phases.take(frame, sender);
+    if (objection !== undefined) throw new Error(objection);
+  }
+  return phases;
+}
+
+const ASKED = [...S('hello'), ...D('welcome')];
+const STOPPED = [...ASKED, ...S('roundEnd'), ...D('roundAck'), ...S('device')];
+const LOADING = [...STOPPED, ...S('switchover')];
+const READY = [...LOADING, ...D('loaded', 'ready')];
+const VERIFYING = [...READY, ...S('digests', 'digestsEnd')];
+const again = (stage: HelloFrame['stage'], state: Resumed['state']): [Sender, Frame][] => [
+  ...S(hello({ stage, connection: 2 })),
+  ...D(resumed(state)),
+];
+
+/** Ways into every phase of both roles. */
+const WAYS: readonly (readonly [string, [Sender, Frame][], SourcePhaseName | undefined, DestinationPhaseName])[] = [
+  ['nothing yet', [], undefined, 'greeting'],
+  ['hello', S('hello'), 'greeting', 'preparing'],
+  ['welcome', ASKED, 'pre-copy', 'receiving'],
+  ['prepare and its answer', [...ASKED, ...S('prepare'), ...D('owed', 'prepared')], 'pre-copy', 'receiving'],
+  ['a piece of pre-copy', [...ASKED, ...S({ ...FRAMES.device, attempt: 0 })], 'pre-copy', 'receiving'],
+  ['a piece of an attempt', STOPPED, 'stop-and-copy', 'receiving'],
+  ['switchover', LOADING, 'loading', 'loading'],
+  ['ready', READY, 'deciding', 'ready'],
+  ['digests', [...READY, ...S('digests')], 'verifying', 'ready'],
+  ['digestsEnd', VERIFYING, 'verifying', 'ready'],
+  ['verified', [...VERIFYING, ...D('verified')], 'deciding', 'ready'],
+  ['go', [...READY, ...S('go')], 'handing-over', 'taking-over'],
+  ['running', [...READY, ...S('go'), ...D('running')], 'release', 'taking-over'],
+  ['released', [...READY, ...S('go'), ...D('running'), ...S('released')], 'release', 'taking-over'],
+  ['back while pages are sent', [...STOPPED, ...S('back'), ...D('roundAck')], 'going-back', 'receiving'],
+  ['back while devices load', [...LOADING, ...S('back'), ...D('ready')], 'going-back', 'receiving'],
+  ['back while memory is compared', [...VERIFYING, ...S('back'), ...D('verified')], 'going-back', 'receiving'],
+  ['backAck', [...READY, ...S('back'), ...D('owed', 'backAck')], 'pre-copy', 'receiving'],
+  ['the next attempt', [...READY, ...S('back'), ...D('backAck'), ...S('device', 'switchover')], 'loading', 'loading'],
+  ['further: running', again('running', 'receiving'), 'pre-copy', 'receiving'],
+  ['further: paused, receiving', again('paused', 'receiving'), 'stop-and-copy', 'receiving'],
+  ['further: paused, loading', again('paused', 'loading'), 'loading', 'loading'],
+  ['further: paused, ready', again('paused', 'ready'), 'deciding', 'ready'],
+  ['further: handed over, ready', again('handedOver', 'ready'), 'deciding', 'ready'],
+  ['further: handed over, running', again('handedOver', 'running'), 'release', 'taking-over'],
+  ['further: kept', again('kept', 'ready'), 'release', 'kept'],
+  ['a question only', [...S(hello({ stage: 'dryRun' })), ...D('welcome')], 'release', 'preparing'],
+];
+
+describe('the phases of a connection', () => {
+  test('are all reached here', () => {
+    expect(new Set(WAYS.map(([, , source]) => source))).toEqual(new Set([undefined, ...SOURCE_PHASES]));
+    expect(new Set(WAYS.map(([, , , destination]) => destination))).toEqual(new Set(DESTINATION_PHASES));
+  });
+
+  test.each(WAYS)('follow from the frames: %s', (_name, frames, source, destination) => {
+    const phases = phasesBehind(frames);
+    expect([phases.source, phases.destination]).toEqual([source, destination]);
+  });
+
+  test.each(WAYS)('decide which frame may come next, as the table says: %s', (_name, frames, source, destination) => {
+    const legal = (sender: Sender): FrameName[] =>
+      NAMES.filter((name) => phasesBehind(frames).take(FRAMES[name], sender) === undefined);
+    const first = frames.length === 0;
+    expect(legal('source')).toEqual(
+      NAMES.filter((name) => (first ? ['hello', 'error'].includes(name) : isLegal('destination', destination, name))),
+    );
+    if (source === undefined) return;
+    expect(legal('destination')).toEqual(NAMES.filter((name) => isLegal('source', source, name)));
+  });
+
+  test('that a frame breaks are told with what would have been legal', () => {
+    expect(phasesBehind(LOADING).take(FRAMES.pages, 'source')).toBe(
+      '"pages" from the source while the destination is in phase "loading"; legal there: back',
+    );
+    expect(phasesBehind(READY).take(FRAMES.prepared, 'destination')).toBe(
+      '"prepared" from the destination while the source is in phase "deciding"; legal there: nothing but ping, pong and error',
+    );
+  });
+
+  test('go on after a lapse: one objection for each', () => {
+    const phases = phasesBehind(LOADING);
+    expect(phases.take(FRAMES.pages, 'source')).toBeDefined();
+    expect(phases.take(FRAMES.zeroPages, 'source')).toBeUndefined();
+    expect(phases.take(FRAMES.ready, 'destination')).toBeUndefined();
+    expect(phases.take(FRAMES.go, 'source')).toBeUndefined();
+    // A role cannot say what the other one says, and nothing follows from it.
+    expect(phases.take(FRAMES.hello, 'destination')).toMatch(/^"hello" from the destination/);
+    expect([phases.source, phases.destination]).toEqual(['handing-over', 'taking-over']);
+  });
+
+  test('begin with a hello; who joins later is told once', () => {
+    const phases = new LinkPhases();
+    expect(phases.take(FRAMES.roundAck, 'destination')).toBe(
+      'the first frame is "roundAck"; a "hello" begins a connection',
+    );
+    for (const frame of [FRAMES.pages, FRAMES.prepare]) expect(phases.take(frame, 'source')).toBeUndefined();
+    expect(phases.take(FRAMES.switchover, 'source')).toBeUndefined();
+    expect(phases.take(FRAMES.pages, 'source')).toMatch(/phase "loading"/);
+    expect(new LinkPhases().take(FRAMES.error, 'destination')).toBeUndefined();
+  });
+
+  test('keep page channels and the control stream apart', () => {
+    const channels = [...S(hello({ pageChannels: 2 })), ...D('welcome')];
+    for (const name of NAMES) {
+      const pages = PAGE_CHANNEL_FRAMES.includes(name);
+      expect([name, phasesBehind(channels).take(FRAMES[name], 'source', true) === undefined]).toEqual([
+        name,
+        pages || name === 'error',
+      ]);
+      expect([name, phasesBehind(channels).take(FRAMES[name], 'source') === undefined]).toEqual([
+        name,
+        !pages && isLegal('destination', 'receiving', name),
+      ]);
+      expect([name, phasesBehind(channels).take(FRAMES[name], 'destination', true) === undefined]).toEqual([
+        name,
+        name === 'error',
+      ]);
+    }
+    const late = [...channels, ...S('switchover')];
+    expect(phasesBehind(late).take(FRAMES.pages, 'source', true)).toMatch(/phase "loading"/);
+  });
+});
+
+describe('one direction of a stream, captured', () => {
+  test('counts answers that are not to be seen as given', () => {
+    const said = S('hello', 'pages', 'roundEnd', 'device', 'switchover', 'digests', 'digestsEnd', 'go', 'released');
+    expect(phasesBehind(said, true).destination).toBe('taking-over');
+    const settled = S(hello({ stage: 'handedOver' }), 'go', 'released');
+    expect(phasesBehind(settled, true).destination).toBe('taking-over');
+    const back = S('hello', 'device', 'switchover', 'back', 'pages', 'roundEnd', 'device', 'switchover', 'go');
+    expect(phasesBehind(back, true).destination).toBe('taking-over');
+  });
+
+  test('is still held to what no answer makes legal', () => {
+    expect(phasesBehind(S('hello', 'switchover'), true).take(FRAMES.pages, 'source')).toMatch(/phase "loading"/);
+    expect(phasesBehind(S('hello', 'switchover', 'go'), true).take(FRAMES.device)).toMatch(/phase "taking-over"/);
+    expect(phasesBehind(S('switchover'), true).take(FRAMES.pages)).toMatch(/phase "loading"/);
+  });
+
+  test('of a destination is not held to what the source has asked', () => {
+    const phases = new LinkPhases({ oneWay: true });
+    for (const name of ['welcome', 'roundAck', 'prepared', 'ready', 'verified', 'running'] as const) {
+      expect(phases.take(FRAMES[name])).toBeUndefined();
+    }
+  });
+
+  test('of a page channel carries pages only', () => {
+    const phases = new LinkPhases({ oneWay: true });
+    for (const name of ['attach', 'pages', 'zeroPages', 'roundEnd'] as const) {
+      expect(phases.take(FRAMES[name])).toBeUndefined();
+    }
+    expect(phases.take(FRAMES.device)).toBe('"device" on a page channel, which carries pages only');
+  });
+});
+
+test('ping, pong and error are legal at any time', () => {
+  for (const [, frames] of WAYS.slice(1)) {
+    for (const name of ALWAYS) {
+      expect(phasesBehind(frames).take(FRAMES[name], 'source')).toBeUndefined();
+      expect(phasesBehind(frames).take(FRAMES[name], 'destination')).toBeUndefined();
+    }
+  }
+});
