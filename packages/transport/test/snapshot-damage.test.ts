@@ -242,7 +242,12 @@ describe('a hostile file with the right checksums is refused before anything of 
     ['pieces that overlap', (f) => f.pieces[1]?.splice(1, 1, f.pieces[0]?.[1] ?? 0), /device piece 1 at/],
     ['a piece of no device', (f) => f.pieces[0]?.splice(0, 1, 2), /device must be/],
     ['a checksum that is too short', (f) => f.pieces[0]?.splice(3, 1, new Uint8Array(3)), /no 32 bytes/],
-    ['no hello', (f) => Object.assign(f, { hello: [12] }), /a hello should be first, found "go"/],
+    ['no hello', (f) => Object.assign(f, { hello: [12, 1] }), /a hello should be first, found "go"/],
+    [
+      'a run state that there is not',
+      (f) => Object.assign(f, { runState: 'ended' }),
+      /runState must be one of running, paused/,
+    ],
     ['what is no header', (f) => Object.assign(f, { hello: [1, 2] }), /hello/],
   ];
   test.each(cases)('%s', async (_, change, message) => {

@@ -12,6 +12,8 @@ export interface Forged {
   indexOffset: number;
   indexSha256: Uint8Array;
   pieces: [device: number, offset: number, byteLength: number, sha256: Uint8Array][];
+  /** Snapshots of before there were run states end with the pieces. */
+  runState?: unknown;
 }
 
 export interface ForgedHeader {
@@ -37,7 +39,7 @@ export function readHeader(file: Buffer): ForgedHeader {
 export function readMetadata(file: Buffer): Forged {
   const { metadataOffset } = readHeader(file);
   const fields = packr.unpack(Uint8Array.from(file.subarray(metadataOffset))) as unknown[];
-  const [hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces] = fields;
+  const [hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState] = fields;
   return {
     hello: packr.unpack(hello as Uint8Array) as unknown[],
     blockOffsets: blockOffsets as number[],
@@ -45,6 +47,7 @@ export function readMetadata(file: Buffer): Forged {
     indexOffset: Number(indexOffset),
     indexSha256: Uint8Array.from(indexSha256 as Uint8Array),
     pieces: (pieces as Forged['pieces']).map(([a, b, c, d]) => [a, b, c, Uint8Array.from(d)]),
+    runState,
   };
 }
 
@@ -58,6 +61,7 @@ export function forge(file: Buffer, metadata: Forged, header: Partial<ForgedHead
     exact(metadata.indexOffset),
     metadata.indexSha256,
     metadata.pieces.map((piece) => piece.map((value) => (typeof value === 'number' ? exact(value) : value))),
+    ...(metadata.runState === undefined ? [] : [metadata.runState]),
   ]);
   const made = Buffer.concat([file.subarray(0, metadataOffset), packed]);
   const fields = {
@@ -82,7 +86,11 @@ function exact(value: number): number | bigint {
 }
 
 /** The guest's RAM, block by block, and its devices' state; throws when a checksum is wrong. */
-export function readSnapshot(file: Buffer): { readonly ram: Buffer[]; readonly devices: Map<string, Buffer> } {
+export function readSnapshot(file: Buffer): {
+  readonly ram: Buffer[];
+  readonly devices: Map<string, Buffer>;
+  readonly runState: unknown;
+} {
   if (file.toString('latin1', 0, 16) !== 'godwit snapshot\n') throw new Error('no snapshot');
   const { fileBytes, metadataOffset, metadataBytes } = readHeader(file);
   const equal = (what: string, got: Uint8Array, wanted: Uint8Array): void => {
@@ -91,7 +99,7 @@ export function readSnapshot(file: Buffer): { readonly ram: Buffer[]; readonly d
   equal('header', file.subarray(80, 112), sha256(file.subarray(0, 80)));
   if (fileBytes !== file.length || metadataOffset + metadataBytes !== fileBytes) throw new Error('wrong length');
   equal('metadata', file.subarray(48, 80), sha256(file.subarray(metadataOffset)));
-  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces } = readMetadata(file);
+  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState } = readMetadata(file);
   equal('index', indexSha256, sha256(file.subarray(indexOffset, metadataOffset)));
 
   const pageSize = Number(hello[5]);
@@ -125,7 +133,7 @@ export function readSnapshot(file: Buffer): { readonly ram: Buffer[]; readonly d
     equal(`device ${id}`, sum, sha256(bytes));
     devices.set(id, Buffer.concat([devices.get(id) as Buffer, bytes]));
   }
-  return { ram, devices };
+  return { ram, devices, runState: runState ?? 'running' };
 }
 
 /** Section 7 of docs/wire-format.md, word for word and slow. */

@@ -9,6 +9,7 @@ import {
   PROTOCOL_VERSION,
   type ReceivedFrame,
 } from '@godwit/core';
+import { LinkPhases } from '../recording/link-phases.js';
 import { FrameMailbox } from './frame-mailbox.js';
 import { byteCount, digestBytes } from './page-segments.js';
 import type { BlockIndex } from './snapshot-metadata.js';
@@ -33,6 +34,9 @@ export interface RestoreOptions {
   readonly verify?: boolean | undefined;
 }
 
+/** The only stop-and-copy of a restore. */
+const ATTEMPT = 1;
+
 /** A frame for the destination, with what fills its payload. */
 interface Outgoing {
   readonly frame: Frame;
@@ -53,6 +57,8 @@ export async function restoreFrom(path: string, options: RestoreOptions): Promis
 /**
  * The source's part of a migration, spoken by a file: one round of all pages that are not zero, the devices, `go`. The
  * file stays what it is: whoever restores it twice has two guests.
+ *
+ * No guest waits paused meanwhile, so nobody asks the destination to be prepared, and nothing is given up and tried again.
  */
 class Restore {
   readonly control: RestoreStream;
@@ -60,6 +66,7 @@ class Restore {
   readonly answers = new FrameMailbox();
   readonly #reader: SnapshotReader;
   readonly #hello: HelloFrame;
+  readonly #phases = new LinkPhases();
   /** Known once the destination has agreed to the blocks: only then is an index of their size worth its memory. */
   readonly #index: Promise<readonly BlockIndex[]>;
   #readIndex: () => void = () => {};
@@ -71,7 +78,9 @@ class Restore {
 
   constructor(reader: SnapshotReader, { pageChannels, verify = false }: RestoreOptions) {
     this.#reader = reader;
-    const saved = reader.metadata.hello;
+    const { hello: saved, pieces } = reader.metadata;
+    const stateBytes = saved.devices.map(() => 0);
+    for (const { device, byteLength } of pieces) stateBytes[device] = (stateBytes[device] as number) + byteLength;
     this.#hello = {
       ...saved,
       minimumVersion: PROTOCOL_VERSION.minimum,
@@ -80,6 +89,9 @@ class Restore {
       migrationId: randomBytes(16).toString('hex'),
       connection: 1,
       stage: 'running',
+      attempt: ATTEMPT,
+      blocks: saved.blocks.map((block) => ({ ...block, identity: '' })),
+      devices: saved.devices.map((device, i) => ({ ...device, stateBytes: stateBytes[i] as number })),
       features: verify ? [FEATURES.verify] : [],
       pageChannels: pageChannels ?? saved.pageChannels,
     };
@@ -92,20 +104,44 @@ class Restore {
     this.over = new Promise((resolve) => {
       this.#markOver = resolve;
     });
-    this.control = new RestoreStream(this, this.#script());
+    this.control = new RestoreStream(this, this.#script(), false);
     const channels = Math.min(this.#hello.pageChannels, 1024);
-    this.channels = Array.from({ length: channels }, () => new RestoreStream(this, this.#channel()));
+    this.channels = Array.from({ length: channels }, () => new RestoreStream(this, this.#channel(), true));
   }
 
-  /** Takes what the destination says. */
-  heard(frame: Frame): void {
-    if (frame.type === 'welcome') {
-      this.#maximumPayload = frame.maximumPayload;
-      this.#readIndex();
+  /** Takes what the destination says. Throws `GODWIT_PROTOCOL` for what it may not say now. */
+  heard(frame: Frame, onPageChannel: boolean): void {
+    const objection = this.#phases.take(frame, 'destination', onPageChannel);
+    if (objection !== undefined) {
+      const error = new GodwitError('GODWIT_PROTOCOL', `restoring from a file: ${objection}`);
+      this.fail(error);
+      throw error;
     }
-    if (frame.type === 'error') this.end();
-    else if (frame.type === 'ping') this.control.interject({ type: 'pong', id: frame.id });
-    else this.answers.put(frame);
+    switch (frame.type) {
+      case 'welcome':
+        this.#maximumPayload = frame.maximumPayload;
+        this.#readIndex();
+        this.answers.put(frame);
+        break;
+      case 'error':
+        this.end();
+        break;
+      case 'ping':
+        this.control.interject({ type: 'pong', id: frame.id });
+        break;
+      // Nothing here goes back or is loaded while a guest runs: these say nothing that a file would act on.
+      case 'pong':
+      case 'owed':
+      case 'loaded':
+        break;
+      default:
+        this.answers.put(frame);
+    }
+  }
+
+  /** The destination has taken this frame. */
+  handed(frame: Frame, onPageChannel: boolean): void {
+    this.#phases.take(frame, 'source', onPageChannel);
   }
 
   end(): void {
@@ -125,7 +161,14 @@ class Restore {
 
   async *#script(): AsyncGenerator<Outgoing, void> {
     yield said(this.#hello);
-    const { features } = await this.answers.expect('welcome');
+    const { features, maximumDeviceState } = await this.answers.expect('welcome');
+    const state = this.#hello.devices.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
+    if (state > maximumDeviceState) {
+      const message = `the devices in the snapshot have ${state} bytes of state, the destination takes ${maximumDeviceState}; raise its maximumDeviceState`;
+      yield said({ type: 'error', code: 'GODWIT_LIMIT_EXCEEDED', message, retry: false });
+      await this.over;
+      return;
+    }
     if (this.channels.length === 0) yield* this.#round();
     const { pages } = await this.answers.expect('roundAck');
     if (pages !== this.#pages) {
@@ -135,10 +178,14 @@ class Restore {
       );
     }
     yield* this.#devices();
-    yield said({ type: 'switchover', round: 1, attempt: 1, runState: 'running' });
-    await this.answers.expect('ready');
+    const { runState } = this.#reader.metadata;
+    yield said({ type: 'switchover', round: 1, attempt: ATTEMPT, runState });
+    const { attempt } = await this.answers.expect('ready');
+    if (attempt !== ATTEMPT) {
+      throw new GodwitError('GODWIT_PROTOCOL', `"ready" came for stop-and-copy ${attempt} of a restore, which has one`);
+    }
     if (features.includes(FEATURES.verify)) yield* this.#digests();
-    yield said({ type: 'go', attempt: 1 });
+    yield said({ type: 'go', attempt: ATTEMPT });
     await this.answers.expect('running');
     yield said({ type: 'released' });
     await this.over;
@@ -182,13 +229,13 @@ class Restore {
     for (const piece of this.#reader.metadata.pieces) {
       const { device, byteLength } = piece;
       yield {
-        frame: { type: 'device', device, sequence: next(device), last: false, attempt: 0 },
+        frame: { type: 'device', device, sequence: next(device), last: false, attempt: ATTEMPT },
         payloadBytes: byteLength,
         fill: (into) => this.#reader.readPiece(piece, into),
       };
     }
     for (const device of sequences.keys()) {
-      yield said({ type: 'device', device, sequence: next(device), last: true, attempt: 0 });
+      yield said({ type: 'device', device, sequence: next(device), last: true, attempt: ATTEMPT });
     }
   }
 
@@ -242,19 +289,21 @@ class RestoreStream implements FrameStream {
   bytesRead = 0;
   readonly #restore: Restore;
   readonly #script: AsyncGenerator<Outgoing, void>;
+  readonly #onPageChannel: boolean;
   /** The script's next frame, which may be long in coming. */
   #step: Promise<IteratorResult<Outgoing, void>> | undefined;
   readonly #interjected: Frame[] = [];
   #wake: () => void = () => {};
   #last: Outgoing | undefined;
 
-  constructor(restore: Restore, script: AsyncGenerator<Outgoing, void>) {
+  constructor(restore: Restore, script: AsyncGenerator<Outgoing, void>, onPageChannel: boolean) {
     this.#restore = restore;
     this.#script = script;
+    this.#onPageChannel = onPageChannel;
   }
 
   async write(frame: Frame): Promise<void> {
-    this.#restore.heard(frame);
+    this.#restore.heard(frame, this.#onPageChannel);
   }
 
   /** Says something between the script's frames. */
@@ -276,6 +325,7 @@ class RestoreStream implements FrameStream {
       this.#step = undefined;
       if (step.done) return null;
       this.#last = step.value;
+      this.#restore.handed(step.value.frame, this.#onPageChannel);
       return { frame: step.value.frame, payloadBytes: step.value.payloadBytes };
     }
   }

@@ -1,25 +1,27 @@
+import { randomBytes } from 'node:crypto';
 import {
+  type DeviceFrame,
   FEATURES,
   type Frame,
-  type FrameStream,
   GodwitError,
+  type GoFrame,
   type HelloFrame,
   type LinkConnector,
   type MigrationLink,
   PROTOCOL_VERSION,
-  type ReceivedFrame,
   SOFTWARE,
+  type SwitchoverFrame,
 } from '@godwit/core';
+import { LinkPhases } from '../recording/link-phases.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { FrameMailbox } from './frame-mailbox.js';
-import { pageCount } from './page-segments.js';
+import { byteCount, pageCount } from './page-segments.js';
 import { PartialFile } from './partial-file.js';
 import { SaveCheck } from './save-check.js';
+import { CONTROL, SaveStream, type SaveTarget } from './save-stream.js';
+import { SavedDevices } from './saved-devices.js';
 import { MOST_PIECE_BYTES } from './snapshot-metadata.js';
-import { SnapshotWriter } from './snapshot-writer.js';
-
-/** The control stream's index; page channels count from 0. */
-const CONTROL = -1;
+import { MOST_DEVICE_STATE, SnapshotWriter } from './snapshot-writer.js';
 
 /** Saves to `path`: the source migrates to a destination that is this file. */
 export function saveTo(path: string): LinkConnector {
@@ -62,23 +64,31 @@ export function saveTo(path: string): LinkConnector {
  * Until `go` the source may resume, and does on any failure: so until then nothing may bear the snapshot's name, and an
  * older snapshot keeps it. After `go` the source never resumes by itself: so by then nothing may be left that can
  * reasonably fail. Whatever fails before `go` removes the file; after it, the file is the guest, and stays.
+ *
+ * A file is always prepared, and never goes back: it does not agree to the feature `back`.
  */
-class Save {
+class Save implements SaveTarget {
+  readonly answers = new FrameMailbox();
+  readonly over: Promise<void>;
   readonly #partial: PartialFile;
   readonly #channels: number;
-  readonly answers = new FrameMailbox();
-  /** Resolves when the save has ended, whichever way. */
-  readonly over: Promise<void>;
+  readonly #incarnation = randomBytes(16).toString('hex');
+  readonly #phases = new LinkPhases();
   #markOver: () => void = () => {};
   readonly #pending = new Set<Promise<unknown>>();
-  #phase: 'greeting' | 'receiving' | 'finishing' | 'ready' | 'committing' | 'over' = 'greeting';
   #failure: GodwitError | undefined;
   #ending: Promise<void> | undefined;
   #writer: SnapshotWriter | undefined;
+  #devices: SavedDevices | undefined;
   #check: SaveCheck | undefined;
+  /** For each device, when the pieces of pre-copy that have come so far are in the file. */
+  readonly #taken = new Map<number, Promise<unknown>>();
   #round = 1;
   #roundPages: number[];
   readonly #ended = new Set<number>();
+  #readyAt = 0;
+  /** `go` has come: the file is the guest. */
+  #gone = false;
 
   constructor(partial: PartialFile, channels: number) {
     this.#partial = partial;
@@ -95,7 +105,7 @@ class Save {
       void this.end();
       return 0;
     }
-    if (frame.type === 'released') return 0;
+    if (frame.type === 'released' && this.#gone) return 0;
     this.#mustBeWell();
     const working = this.#work(stream, frame, payload);
     this.#pending.add(working);
@@ -117,8 +127,7 @@ class Save {
   }
 
   async #end(): Promise<void> {
-    const committed = this.#phase === 'committing' || this.#phase === 'over';
-    if (!committed) this.#phase = 'over';
+    const committed = this.#gone;
     this.answers.end();
     this.#markOver();
     while (this.#pending.size > 0) await Promise.allSettled(this.#pending);
@@ -127,7 +136,7 @@ class Save {
   }
 
   abort(reason: GodwitError): void {
-    if (this.#phase !== 'committing' && this.#phase !== 'over') this.#failure ??= reason;
+    if (!this.#gone) this.#failure ??= reason;
     this.answers.fail(reason);
     void this.end();
   }
@@ -138,65 +147,73 @@ class Save {
   }
 
   async #work(stream: number, frame: Frame, payload: readonly Uint8Array[]): Promise<number> {
+    const objection = this.#phases.take(frame, 'source', stream !== CONTROL);
+    if (objection !== undefined) throw new GodwitError('GODWIT_PROTOCOL', `saving to a file: ${objection}`);
     switch (frame.type) {
       case 'hello':
-        this.#allow(frame, 'greeting');
         this.#begin(frame);
         return 0;
       case 'ping':
-        this.answers.put({ type: 'pong', id: frame.id });
+        this.#say({ type: 'pong', id: frame.id });
+        return 0;
+      case 'pong':
         return 0;
       case 'pages':
       case 'zeroPages':
-        this.#allow(frame, 'receiving');
         return this.#pages(stream, frame, payload);
       case 'roundEnd':
-        this.#allow(frame, 'receiving');
         await this.#endRound(stream, frame.round, frame.pages);
         return 0;
       case 'device':
-        this.#allow(frame, 'receiving');
-        return this.#written.writeDevice(frame.device, payload);
+        return this.#device(frame, payload);
+      case 'prepare':
+        this.#written.devices.admitPrepare(frame);
+        this.#say({ ...frame, type: 'prepared', incarnation: this.#incarnation });
+        return 0;
       case 'switchover':
-        this.#allow(frame, 'receiving');
-        await this.#finish();
+        await this.#finish(frame);
         return 0;
       case 'digests':
-        this.#allow(frame, 'ready');
         await this.#checking.compare(frame.block, frame.runs, payload);
         return 0;
       case 'digestsEnd':
-        this.#allow(frame, 'ready');
-        this.answers.put(await this.#checking.finish());
+        this.#say(await this.#checking.finish());
         return 0;
       case 'go':
-        this.#allow(frame, 'ready');
-        await this.#commit();
+        await this.#commit(frame);
         return 0;
       default:
-        throw new GodwitError('GODWIT_PROTOCOL', `a snapshot has no use for a "${frame.type}" frame`);
+        throw new GodwitError('GODWIT_PROTOCOL', `a snapshot takes no "${frame.type}" frame: that was not agreed on`);
     }
   }
 
-  #allow(frame: Frame, phase: 'greeting' | 'receiving' | 'ready'): void {
-    if (this.#phase === phase) return;
-    throw new GodwitError('GODWIT_PROTOCOL', `a "${frame.type}" frame came in phase "${this.#phase}" of saving`);
+  #say(frame: Frame): void {
+    this.#phases.take(frame, 'destination');
+    this.answers.put(frame);
   }
 
   #begin(hello: HelloFrame): void {
     const version = Math.min(hello.maximumVersion, PROTOCOL_VERSION.maximum);
     const features = hello.features.filter((feature) => feature === FEATURES.verify);
-    this.#writer = new SnapshotWriter(this.#partial, hello);
+    if (hello.stage !== 'running' && hello.stage !== 'dryRun') {
+      throw new GodwitError(
+        'GODWIT_UNKNOWN_MIGRATION',
+        `a file knows no migration that began before; this one is "${hello.stage}"`,
+      );
+    }
+    // What memory it was means nothing to whoever reads the file.
+    const kept = { ...hello, blocks: hello.blocks.map((block) => ({ ...block, identity: '' })) };
+    this.#writer = new SnapshotWriter(this.#partial, kept);
+    this.#devices = new SavedDevices(kept);
     if (features.length > 0) this.#check = new SaveCheck(this.#writer, hello.pageSize);
-    this.#phase = 'receiving';
-    this.answers.put({
+    this.#say({
       type: 'welcome',
       version,
       features,
       software: SOFTWARE,
       maximumPayload: MOST_PIECE_BYTES,
-      incarnation: '1'.repeat(32),
-      maximumDeviceState: 2 ** 28,
+      incarnation: this.#incarnation,
+      maximumDeviceState: MOST_DEVICE_STATE,
     });
   }
 
@@ -205,10 +222,11 @@ class Save {
     frame: Extract<Frame, { type: 'pages' | 'zeroPages' }>,
     payload: readonly Uint8Array[],
   ): Promise<number> {
+    const { writer } = this.#written;
     const channel = this.#channel(stream, frame.round);
     this.#roundPages[channel] = (this.#roundPages[channel] as number) + pageCount(frame.runs);
-    if (frame.type === 'pages') return this.#written.writePages(frame.block, frame.runs, payload);
-    this.#written.clearPages(frame.block, frame.runs);
+    if (frame.type === 'pages') return writer.writePages(frame.block, frame.runs, payload);
+    writer.clearPages(frame.block, frame.runs);
     return 0;
   }
 
@@ -227,36 +245,58 @@ class Save {
     // On the disk, and not only in the page cache: the engine predicts the downtime from what a round takes, and the
     // flush that is left for the switchover is short.
     await before;
-    await this.#written.sync();
+    await this.#written.writer.sync();
     this.#round++;
     this.#roundPages.fill(0);
     this.#ended.clear();
-    this.answers.put({ type: 'roundAck', round, pages: total });
+    this.#say({ type: 'roundAck', round, pages: total });
   }
 
-  async #finish(): Promise<void> {
+  async #device(frame: DeviceFrame, payload: readonly Uint8Array[]): Promise<number> {
+    const { writer, devices } = this.#written;
+    const { device, sequence } = frame;
+    devices.admit(frame, byteCount(payload));
+    const writing = writer.writeDevice(device, payload);
+    if (frame.attempt === 0) {
+      // Writes overlap: a piece counts once those before it are there too.
+      const taken = Promise.all([this.#taken.get(device), writing]);
+      this.#taken.set(device, taken);
+      await taken;
+      this.#say({ type: 'loaded', device, sequence: sequence + 1 });
+    }
+    return writing;
+  }
+
+  async #finish({ round, attempt, runState }: SwitchoverFrame): Promise<void> {
+    const { writer, devices } = this.#written;
     const start = performance.now();
     if (this.#ended.size > 0 || this.#roundPages.some((pages) => pages > 0)) {
       throw new GodwitError('GODWIT_PROTOCOL', `"switchover" came in the middle of round ${this.#round}`);
     }
-    this.#phase = 'finishing';
+    if (round !== this.#round - 1) {
+      throw new GodwitError('GODWIT_PROTOCOL', `"switchover" of round ${round} came after round ${this.#round - 1}`);
+    }
+    devices.admitAttempt(attempt);
+    devices.mustBeWhole();
     await Promise.all(this.#pending);
-    await this.#written.finish();
+    await writer.finish(runState);
     this.#mustBeWell();
-    this.#phase = 'ready';
-    this.answers.put({ type: 'ready', attempt: 1, loadMs: performance.now() - start });
+    this.#readyAt = performance.now();
+    this.#say({ type: 'ready', attempt, loadMs: this.#readyAt - start });
   }
 
-  async #commit(): Promise<void> {
+  async #commit({ attempt }: GoFrame): Promise<void> {
+    this.#written.devices.admitAttempt(attempt);
     const start = performance.now();
-    this.#phase = 'committing';
+    this.#gone = true;
     await this.#partial.commit();
-    this.#phase = 'over';
-    this.answers.put({ type: 'running', resumeMs: performance.now() - start, sinceReadyMs: 0 });
+    const end = performance.now();
+    this.#say({ type: 'running', resumeMs: end - start, sinceReadyMs: end - this.#readyAt });
   }
 
-  get #written(): SnapshotWriter {
-    return this.#writer as SnapshotWriter;
+  /** Both are there from the hello on, and every other frame comes after it. */
+  get #written(): { readonly writer: SnapshotWriter; readonly devices: SavedDevices } {
+    return { writer: this.#writer as SnapshotWriter, devices: this.#devices as SavedDevices };
   }
 
   get #checking(): SaveCheck {
@@ -271,55 +311,5 @@ class Save {
       'GODWIT_PROTOCOL',
       `a frame of round ${round} came on channel ${channel} in round ${this.#round}`,
     );
-  }
-}
-
-/** One stream of a save, as the source sees it. What a frame does has been done when its `write` resolves. */
-class SaveStream implements FrameStream {
-  /** Answers, rather than bytes: enough to tell that the save goes on. */
-  bytesRead = 0;
-  readonly #save: Save;
-  readonly #index: number;
-  #bytesWritten = 0;
-
-  constructor(save: Save, index: number) {
-    this.#save = save;
-    this.#index = index;
-  }
-
-  /** Bytes that went into the file for this stream's frames. */
-  get bytesWritten(): number {
-    return this.#bytesWritten;
-  }
-
-  async write(frame: Frame, payload: readonly Uint8Array[] = []): Promise<void> {
-    // Not `+= await`: writes overlap, and it would add to what the sum was before.
-    const bytes = await this.#save.take(this.#index, frame, payload);
-    this.#bytesWritten += bytes;
-  }
-
-  async read(): Promise<ReceivedFrame | null> {
-    // On a page channel a destination says nothing.
-    const frame = this.#index === CONTROL ? await this.#save.answers.take() : await this.#save.over.then(() => null);
-    if (frame === null) return null;
-    this.bytesRead++;
-    return { frame, payloadBytes: 0 };
-  }
-
-  async readPayload(): Promise<void> {}
-
-  async skipPayload(): Promise<void> {}
-
-  async close(): Promise<void> {
-    // The control stream is the migration; a page channel ends with it.
-    if (this.#index === CONTROL) await this.#save.end();
-  }
-
-  abort(reason: GodwitError): void {
-    this.#save.abort(reason);
-  }
-
-  settled(): Promise<void> {
-    return this.#save.end();
   }
 }

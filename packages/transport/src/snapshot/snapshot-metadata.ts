@@ -1,4 +1,4 @@
-import { type DirtyBitmap, GodwitError, type HelloFrame } from '@godwit/core';
+import { type DirtyBitmap, GodwitError, type HelloFrame, MOVED_RUN_STATES, type MovedRunState } from '@godwit/core';
 import { FieldReader } from '../framing/field-reader.js';
 import { packHeader, parseHeader } from '../framing/frame-codec.js';
 import { DEFAULT_FRAME_LIMITS } from '../framing/frame-limits.js';
@@ -13,7 +13,7 @@ const BLOCK_ALIGNMENT = 2 ** 20;
 export const MOST_PIECE_BYTES = 4 * 2 ** 20;
 
 /** Device pieces in one snapshot. */
-const MOST_PIECES = 2 ** 18;
+export const MOST_PIECES = 2 ** 18;
 
 /** A piece of a device's state. A device's state is the concatenation of its pieces in the order of the list. */
 export interface DevicePiece {
@@ -35,6 +35,8 @@ export interface SnapshotMetadata {
   readonly indexOffset: number;
   readonly indexSha256: Uint8Array;
   readonly pieces: readonly DevicePiece[];
+  /** What the guest was doing before it was paused for the snapshot: it does the same where it is restored. */
+  readonly runState: MovedRunState;
 }
 
 /** Pages of each block of a hello. */
@@ -65,7 +67,7 @@ export function indexBytes({ hello, presentPages }: Pick<SnapshotMetadata, 'hell
 }
 
 export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
-  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces } = metadata;
+  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState } = metadata;
   if (pieces.length > MOST_PIECES) {
     throw new GodwitError(
       'GODWIT_LIMIT_EXCEEDED',
@@ -79,6 +81,7 @@ export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
     integer(indexOffset),
     indexSha256,
     pieces.map((piece) => [piece.device, integer(piece.offset), piece.byteLength, piece.sha256]),
+    runState,
   ]);
 }
 
@@ -112,7 +115,9 @@ function parse(bytes: Uint8Array, metadataOffset: number): SnapshotMetadata {
     byteLength: piece.uint('byteLength', MOST_PIECE_BYTES),
     sha256: checksum(piece.any()),
   }));
-  const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces };
+  // Snapshots of before there were run states are of guests that ran.
+  const runState = fields.ended ? 'running' : fields.oneOf('runState', MOVED_RUN_STATES);
+  const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState };
   checkPlaces(metadata, metadataOffset);
   return metadata;
 }

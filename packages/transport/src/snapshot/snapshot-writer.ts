@@ -1,13 +1,23 @@
 import { createHash, type Hash } from 'node:crypto';
-import { DIGEST_BYTES, DirtyBitmap, GodwitError, type HelloFrame } from '@godwit/core';
+import { DIGEST_BYTES, DirtyBitmap, GodwitError, type HelloFrame, type MovedRunState } from '@godwit/core';
 import { byteCount, digestBytes, eachSegment, holdWholePages, PageDigester, pageCount } from './page-segments.js';
 import type { PartialFile } from './partial-file.js';
 import type { PositionedFile } from './positioned-file.js';
 import { encodeHeader, sha256 } from './snapshot-header.js';
-import { type BlockIndex, blockPages, type DevicePiece, packMetadata, placeBlocks } from './snapshot-metadata.js';
+import {
+  type BlockIndex,
+  blockPages,
+  type DevicePiece,
+  MOST_PIECES,
+  packMetadata,
+  placeBlocks,
+} from './snapshot-metadata.js';
 
 /** Pieces of device state are joined up to this size: a device may give its state by the byte. */
 const PIECE_BYTES = 2 ** 20;
+
+/** Most bytes of device state: two pieces of a device in a row hold more than `PIECE_BYTES`, or they would be one. */
+export const MOST_DEVICE_STATE = (MOST_PIECES * PIECE_BYTES) / 2;
 
 /** The index is gathered, and hashed, in steps of this size: half a millisecond. */
 const STEP_BYTES = 2 ** 20;
@@ -99,9 +109,10 @@ export class SnapshotWriter {
 
   /**
    * Makes the file whole, and durable: index, metadata, header, fsync. Everything that can fail for want of room or of a
-   * disk that works has been done when this resolves; only the name is missing.
+   * disk that works has been done when this resolves; only the name is missing. `runState` is what the guest does wherever
+   * the snapshot is restored.
    */
-  async finish(): Promise<void> {
+  async finish(runState: MovedRunState): Promise<void> {
     this.#closePiece();
     const indexOffset = this.#end;
     const { indexSha256, end } = await this.#writeIndex(indexOffset);
@@ -112,6 +123,7 @@ export class SnapshotWriter {
       indexOffset,
       indexSha256,
       pieces: this.#pieces,
+      runState,
     });
     const header = { metadataOffset: end, metadataBytes: metadata.length, metadataSha256: sha256(metadata) };
     // Both at once, and one flush for all: what the header says of the rest is checked by what is there, not by its age.
