@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { COMMAND, godwit } from './godwit-command.js';
-import { FAULTLESS, hello, record, type Step } from './scripted-recording.js';
+import { FAULTLESS, GOES_BACK, hello, record, type Step } from './scripted-recording.js';
 
 jest.setTimeout(60_000);
 
@@ -33,8 +33,26 @@ describe('godwit inspect', () => {
     expect(text).toContain('description: {"name":"vm1"}');
     expect(text).toMatch(/round 1: 53 pages \(3 raw, 50 zero\), 12.0 KiB in 2 frames, [\d.]+ ms, acknowledged\n/);
     expect(text).toContain('device serial: 123 B in 2 pieces');
-    expect(text).toContain('go source, link 0, control\n');
+    expect(text).toContain('go source, link 0, control: {"attempt":1}\n');
+    expect(text).toMatch(/attempt 1: go after [\d.]+ ms, 23 B of device state\n/);
+    expect(text).toContain('attempts 1, none given up\n');
     expect(text).toContain('outcome the guest runs at the destination\n file whole\n');
+  });
+
+  test('prints what a migration has given up, and what it was asked', async () => {
+    const back = join(folder, 'back.godwit');
+    await record(back, GOES_BACK);
+    const { status, stdout, stderr } = await godwit(['inspect', back]);
+    expect([status, stderr]).toEqual([0, '']);
+    const text = stdout.replaceAll(/ +/g, ' ');
+    expect(text).toContain('prepare source, link 0, control: {"attempt":1,"deviceSequences":[1]}\n');
+    expect(text).toMatch(/back source, link 0, control: attempt 1 is given up, pre-copy goes on\n/);
+    expect(text).toContain('device serial: 124 B in 3 pieces, for attempt 2\n');
+    expect(text).toMatch(/attempt 1: given up after [\d.]+ ms, 23 B of device state\n/);
+    expect(text).toMatch(/attempt 2: go after [\d.]+ ms, 24 B of device state\n/);
+    expect(text).toContain('attempts 2, 1 given up\n outcome the guest is at the destination, paused as it was\n');
+    const { stdout: json } = await godwit(['inspect', '--json', back]);
+    expect(JSON.parse(json.trimEnd().split('\n').at(-1) as string)).toMatchObject({ attempts: 2, wentBack: 1 });
   });
 
   test('reads standard input, and prints JSON lines', async () => {

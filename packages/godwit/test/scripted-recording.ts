@@ -36,7 +36,7 @@ export const WELCOME: Frame = {
   maximumDeviceState: 2 ** 28,
 };
 
-/** A migration without a fault, in two rounds over two page channels. */
+/** A migration without a fault, in two rounds over two page channels, with a piece of state while the guest runs. */
 export const FAULTLESS: readonly Step[] = [
   ['S', 0, hello()],
   ['D', 0, WELCOME],
@@ -50,11 +50,42 @@ export const FAULTLESS: readonly Step[] = [
   ['S', 2, { type: 'roundEnd', round: 2, pages: 1 }],
   ['D', 0, { type: 'roundAck', round: 2, pages: 1 }],
   ['S', 0, { type: 'device', device: 0, sequence: 0, last: false, attempt: 0 }, 100],
-  ['S', 0, { type: 'device', device: 0, sequence: 1, last: true, attempt: 0 }, 23],
+  ['S', 0, { type: 'device', device: 0, sequence: 0, last: true, attempt: 1 }, 23],
   ['S', 0, { type: 'switchover', round: 2, attempt: 1, runState: 'running' }],
   ['D', 0, { type: 'ready', attempt: 1, loadMs: 1.5 }],
   ['S', 0, { type: 'go', attempt: 1 }],
   ['D', 0, { type: 'running', resumeMs: 0.5, sinceReadyMs: 0 }],
+];
+
+const PREPARED = { type: 'prepared', incarnation: '1'.repeat(32), deviceSequences: [1] } as const;
+
+/** One whose first stop-and-copy is given up when all of it is loaded, with the answer to it under way. */
+export const GOES_BACK: readonly Step[] = [
+  ['S', 0, hello({ features: ['back'] })],
+  ['D', 0, { ...WELCOME, features: ['back'] } as Frame],
+  ...FAULTLESS.slice(2, 12),
+  ['D', 0, { type: 'loaded', device: 0, sequence: 1 }],
+  ['S', 0, { type: 'prepare', attempt: 1, deviceSequences: [1] }],
+  ['D', 0, { ...PREPARED, attempt: 1 }],
+  ['S', 0, { type: 'device', device: 0, sequence: 0, last: true, attempt: 1 }, 23],
+  ['S', 0, { type: 'switchover', round: 2, attempt: 1, runState: 'paused' }],
+  ['S', 0, { type: 'back', attempt: 1 }],
+  ['D', 0, { type: 'ready', attempt: 1, loadMs: 900 }],
+  ['D', 0, { type: 'backAck', attempt: 1, deviceResets: [0] }],
+  ['S', 0, { type: 'prepare', attempt: 2, deviceSequences: [1] }],
+  ['D', 0, { type: 'owed', block: 0, runs: [3, 1] }],
+  ['D', 0, { ...PREPARED, attempt: 2 }],
+  ['S', 1, { type: 'pages', round: 3, block: 0, runs: [3, 1] }, PAGE],
+  ['S', 1, { type: 'roundEnd', round: 3, pages: 1 }],
+  ['S', 2, { type: 'roundEnd', round: 3, pages: 0 }],
+  ['D', 0, { type: 'roundAck', round: 3, pages: 1 }],
+  ['S', 0, { type: 'device', device: 0, sequence: 0, last: false, attempt: 2 }, 20],
+  ['S', 0, { type: 'device', device: 0, sequence: 1, last: true, attempt: 2 }, 4],
+  ['S', 0, { type: 'switchover', round: 3, attempt: 2, runState: 'paused' }],
+  ['D', 0, { type: 'ready', attempt: 2, loadMs: 1.5 }],
+  ['S', 0, { type: 'go', attempt: 2 }],
+  ['D', 0, { type: 'running', resumeMs: 0.5, sinceReadyMs: 0.75 }],
+  ['S', 0, { type: 'released' }],
 ];
 
 /** Records these frames as if a migration had sent them: a link that takes everything, and says what it is told to. */

@@ -70,6 +70,7 @@ describe('a snapshot', () => {
       {
         event: 'snapshot',
         hello: { pageSize: PAGE, description: { name: 'vm1' } },
+        runState: 'running',
         fileBytes: readFileSync(path).length,
       },
       { event: 'block', id: 'low', pages: PAGES, present: 258 },

@@ -1,4 +1,4 @@
-import type { ErrorCode, Frame, FrameName, HelloFrame } from '@godwit/core';
+import type { ErrorCode, Frame, FrameName, HelloFrame, MovedRunState } from '@godwit/core';
 import type { RecordedTrack, Sender } from '@godwit/transport';
 
 /** Pages of a round by how they were sent. */
@@ -15,10 +15,13 @@ export interface FrameTally {
   bytes: number;
 }
 
+/** How a stop-and-copy ended: by `go`, by `back`, with its connection; or the file does not tell. */
+export type AttemptEnd = 'go' | 'back' | 'connection' | 'none';
+
 /** What happened to the guest, as far as the file tells. */
 export type Outcome =
-  /** The destination said that the guest runs there. */
-  | { readonly type: 'running' }
+  /** The destination said that the guest is there; whether it was to run or to stay paused, where the file tells. */
+  | { readonly type: 'running'; readonly runState: MovedRunState | undefined }
   /** `go` was sent; what the destination made of it is not in the file. */
   | { readonly type: 'handed over' }
   /** One side gave up. */
@@ -35,7 +38,13 @@ export type Outcome =
 export type Finding =
   | { readonly event: 'recording'; readonly offset: number; readonly startedAt: string; readonly software: string }
   /** The file is a snapshot; what the source said of itself. `offset` is where its metadata starts. */
-  | { readonly event: 'snapshot'; readonly offset: number; readonly fileBytes: number; readonly hello: HelloFrame }
+  | {
+      readonly event: 'snapshot';
+      readonly offset: number;
+      readonly fileBytes: number;
+      readonly hello: HelloFrame;
+      readonly runState: MovedRunState;
+    }
   /** Where the pages of a snapshot's RAM block start; all but the present ones are zero. */
   | {
       readonly event: 'block';
@@ -81,12 +90,24 @@ export type Finding =
       readonly acknowledged: number | undefined;
       readonly durationMs: number | undefined;
     }
+  /** A device has sent its last piece. Pieces and bytes of pre-copy and of this attempt, on this link. */
   | {
       readonly event: 'device';
       readonly link: number;
       readonly id: string;
+      /** 0 in a snapshot. */
+      readonly attempt: number;
       readonly pieces: number;
       readonly bytes: number;
+    }
+  /** A stop-and-copy. It lasts from its first frame to its `go`, or to what gave it up. */
+  | {
+      readonly event: 'attempt';
+      readonly link: number;
+      readonly attempt: number;
+      readonly end: AttemptEnd;
+      readonly durationMs: number | undefined;
+      readonly deviceBytes: number;
     }
   /** One direction of a stream ended otherwise than in order. */
   | {
@@ -115,5 +136,9 @@ export interface InspectionSummary {
   readonly frames: Readonly<Partial<Record<FrameName, FrameTally>>>;
   readonly pages: Readonly<PagesBySort>;
   readonly bytes: number;
+  /** Stop-and-copies of which something was sent. */
+  readonly attempts: number;
+  /** Those of them that the source has given up, to go on with pre-copy. */
+  readonly wentBack: number;
   readonly outcome: Outcome;
 }

@@ -1,7 +1,8 @@
-import type { FrameName } from '@godwit/core';
+import type { FrameName, MovedRunState } from '@godwit/core';
 import { type ReadableBytes, type RecordedFrame, type RecordedItem, readRecording } from '@godwit/transport';
 import type { Finding, FrameTally, InspectionSummary, Outcome } from './finding.js';
 import { LinkAudit } from './link-audit.js';
+import { MigrationAudit } from './migration-audit.js';
 import { noPages } from './round-tally.js';
 
 export interface InspectOptions {
@@ -12,7 +13,7 @@ export interface InspectOptions {
 /** Violations that are reported one by one; the rest are only counted. */
 const MOST_VIOLATIONS = 100;
 
-/** Links whose state is kept. A migration has one for each connection. */
+/** Links whose state is kept, and migrations. A migration has a link for each connection. */
 const MOST_LINKS = 64;
 
 /** Frames that come by the thousand: counted, and added up in rounds. Every other one is a finding of its own. */
@@ -26,6 +27,8 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
   'device',
   'digests',
   'received',
+  'owed',
+  'loaded',
   'ping',
   'pong',
 ]);
@@ -50,6 +53,7 @@ export async function* inspectRecording(
 class Inspection {
   readonly #options: InspectOptions;
   readonly #links = new Map<number, LinkAudit>();
+  readonly #migrations = new Map<string, MigrationAudit>();
   readonly #frames: Partial<Record<FrameName, FrameTally>> = {};
   readonly #pages = noPages();
   #findings: Finding[] = [];
@@ -57,6 +61,12 @@ class Inspection {
   #broken = false;
   #bytes = 0;
   #outcome: Outcome = { type: 'unfinished' };
+  /** The last error says that the migration may go on. */
+  #mayGoOn = false;
+  #runState: MovedRunState | undefined;
+  /** Of migrations that are not kept any more. */
+  #attempts = 0;
+  #wentBack = 0;
 
   constructor(options: InspectOptions) {
     this.#options = options;
@@ -106,6 +116,7 @@ class Inspection {
 
   end(): void {
     for (const audit of this.#links.values()) audit.end();
+    for (const migration of this.#migrations.values()) this.#over(migration);
     const summary: InspectionSummary = {
       event: 'summary',
       whole: !this.#broken && this.#violations === 0,
@@ -114,6 +125,8 @@ class Inspection {
       frames: this.#frames,
       pages: this.#pages,
       bytes: this.#bytes,
+      attempts: this.#attempts,
+      wentBack: this.#wentBack,
       outcome: this.#outcome,
     };
     this.#add(summary);
@@ -132,11 +145,16 @@ class Inspection {
     } else if (!ADDED_UP.has(frame.type)) {
       this.#add({ event: 'message', offset, atMs, track, frame });
     }
+    if (frame.type === 'switchover') this.#runState = frame.runState;
     if (frame.type === 'go') this.#outcome = { type: 'handed over' };
-    if (frame.type === 'running') this.#outcome = { type: 'running' };
-    if (frame.type === 'error' && this.#outcome.type === 'unfinished') {
+    if (frame.type === 'running') this.#outcome = { type: 'running', runState: this.#runState };
+    if (frame.type === 'resumed' && frame.state === 'running') {
+      this.#outcome = { type: 'running', runState: this.#runState };
+    }
+    if (frame.type === 'error' && (this.#outcome.type === 'unfinished' || this.#mayGoOn)) {
       this.#outcome = { type: 'failed', by: track?.sender, code: frame.code, message: frame.message };
     }
+    this.#mayGoOn = this.#outcome.type === 'failed' && (frame.type === 'error' ? frame.retry : this.#mayGoOn);
     const carried = this.#audit(track?.link ?? 0).frame(item);
     if (carried !== undefined) this.#pages[carried.sort] += carried.pages;
   }
@@ -144,15 +162,31 @@ class Inspection {
   #audit(link: number): LinkAudit {
     let audit = this.#links.get(link);
     if (audit === undefined) {
-      audit = new LinkAudit(link, (finding) => this.#add(finding));
+      audit = new LinkAudit(
+        link,
+        (finding) => this.#add(finding),
+        (migrationId) => this.#migration(migrationId),
+      );
       this.#links.set(link, audit);
-      const oldest = this.#links.keys().next().value as number;
-      if (this.#links.size > MOST_LINKS) {
-        this.#links.get(oldest)?.end();
-        this.#links.delete(oldest);
-      }
+      oldestBeyond(this.#links)?.end();
     }
     return audit;
+  }
+
+  #migration(migrationId: string): MigrationAudit {
+    const known = this.#migrations.get(migrationId);
+    if (known !== undefined) return known;
+    const migration = new MigrationAudit((finding) => this.#add(finding));
+    this.#migrations.set(migrationId, migration);
+    const forgotten = oldestBeyond(this.#migrations);
+    if (forgotten !== undefined) this.#over(forgotten);
+    return migration;
+  }
+
+  #over(migration: MigrationAudit): void {
+    migration.end();
+    this.#attempts += migration.attempts;
+    this.#wentBack += migration.wentBack;
   }
 
   #recordingEnd({ offset, frames, error }: Extract<RecordedItem, { type: 'recordingEnd' }>): void {
@@ -172,6 +206,14 @@ class Inspection {
     if (finding.event === 'violation' && ++this.#violations > MOST_VIOLATIONS) return;
     this.#findings.push(finding);
   }
+}
+
+/** Takes out what came first, where there is more than is kept. */
+function oldestBeyond<K, V>(kept: Map<K, V>): V | undefined {
+  if (kept.size <= MOST_LINKS) return undefined;
+  const [[key, value]] = kept as unknown as [[K, V]];
+  kept.delete(key);
+  return value;
 }
 
 /** A hostile number is no date. */

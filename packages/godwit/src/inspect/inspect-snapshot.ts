@@ -19,7 +19,7 @@ export async function* inspectSnapshot(path: string): AsyncGenerator<Finding, vo
       metadata = item.metadata;
       bytes = item.fileBytes;
       const { offset, fileBytes } = item;
-      yield { event: 'snapshot', offset, fileBytes, hello: metadata.hello };
+      yield { event: 'snapshot', offset, fileBytes, hello: metadata.hello, runState: metadata.runState };
       yield* contentsOf(metadata);
     } else if (item.fatal) {
       broken = true;
@@ -36,6 +36,8 @@ export async function* inspectSnapshot(path: string): AsyncGenerator<Finding, vo
     frames: {},
     pages: pagesOf(metadata),
     bytes,
+    attempts: 0,
+    wentBack: 0,
     outcome: metadata === undefined ? { type: 'unfinished' } : { type: 'saved' },
   };
 }
@@ -52,7 +54,7 @@ function* contentsOf({ hello, blockOffsets, presentPages, pieces }: SnapshotMeta
     sum.pieces++;
     sum.bytes += byteLength;
   }
-  for (const device of devices) yield { event: 'device', link: 0, ...device };
+  for (const device of devices) yield { event: 'device', link: 0, attempt: 0, ...device };
 }
 
 function pagesOf(metadata: SnapshotMetadata | undefined): PagesBySort {

@@ -1,65 +1,83 @@
-import type { DeviceFrame, Frame, HelloFrame } from '@godwit/core';
-import type { RecordedFrame } from '@godwit/transport';
+import { DIGEST_BYTES, type Frame, type HelloFrame } from '@godwit/core';
+import { LinkPhases, type RecordedFrame } from '@godwit/transport';
+import { DeviceAudit } from './device-audit.js';
 import type { Finding, PagesBySort } from './finding.js';
-import { carriesPages, RoundTally } from './round-tally.js';
+import type { MigrationAudit } from './migration-audit.js';
+import { RoundTally } from './round-tally.js';
 import { checkRuns } from './run-audit.js';
-
-/** Bytes of a digest: docs/wire-format.md, section 7. */
-const DIGEST_BYTES = 8;
 
 /** Reads along the frames of one link, adds up its rounds and devices, and holds every frame to the protocol. */
 export class LinkAudit {
   readonly #link: number;
   readonly #report: (finding: Finding) => void;
+  readonly #migrationOf: (migrationId: string) => MigrationAudit;
+  #migration: MigrationAudit | undefined;
+  #phases: LinkPhases | undefined;
   #hello: HelloFrame | undefined;
+  #devices: DeviceAudit | undefined;
   #tally: RoundTally | undefined;
-  /** The last round that is over. */
-  #lastRound = 0;
-  readonly #devices = new Map<number, { pieces: number; bytes: number }>();
-  #switchover = false;
-  #go = false;
+  /** The last round that is over; `undefined` where the file does not tell. */
+  #lastRound: number | undefined;
 
-  constructor(link: number, report: (finding: Finding) => void) {
+  /** `migrationOf` finds what is known of a migration from its other links. */
+  constructor(link: number, report: (finding: Finding) => void, migrationOf: (migrationId: string) => MigrationAudit) {
     this.#link = link;
     this.#report = report;
+    this.#migrationOf = migrationOf;
   }
 
   /** Returns the kind and number of pages that the frame carries. */
   frame(item: RecordedFrame): { readonly sort: keyof PagesBySort; readonly pages: number } | undefined {
-    const { frame } = item;
-    this.#checkOrder(item);
+    const { frame, track } = item;
+    this.#phases ??= new LinkPhases({ oneWay: track === undefined });
+    this.#violation(item, this.#phases.take(frame, track?.sender, (track?.stream ?? 0) > 0));
+    if (frame.type === 'hello') this.#begin(frame);
+    this.#migration ??= this.#migrationOf('');
+    this.#violation(item, this.#migration.take(item, this.#link));
     switch (frame.type) {
-      case 'hello':
-        this.#hello = frame;
+      case 'welcome':
+        this.#devices?.welcome();
         break;
       case 'resumed':
         this.#lastRound = Math.max(0, frame.round - 1);
+        this.#violation(item, this.#devices?.resumed(frame.deviceSequences, frame.deviceResets));
         break;
       case 'pages':
       case 'zeroPages':
       case 'deltaPages':
       case 'compressedPages':
         return this.#pages(item, frame);
+      case 'received':
+      case 'owed':
+        this.#runs(item, frame.block, frame.runs);
+        break;
       case 'roundEnd':
         this.#roundEnd(item, frame.round, frame.pages);
         break;
       case 'roundAck':
         this.#acknowledged(item, frame.round, frame.pages);
         break;
-      case 'device':
-        this.#device(item, frame);
+      case 'device': {
+        const { wrong, total } = this.#devices?.piece(frame, item.payloadBytes) ?? {};
+        this.#violation(item, wrong);
+        if (total !== undefined) this.#report({ event: 'device', link: this.#link, ...total });
+        break;
+      }
+      case 'prepare':
+      case 'prepared':
+        this.#violation(item, this.#devices?.asked(frame.type, frame.deviceSequences));
+        break;
+      case 'backAck':
+        this.#violation(item, this.#devices?.backAck(frame.deviceResets));
+        break;
+      case 'loaded':
+        this.#violation(item, this.#devices?.loaded(frame.device, frame.sequence));
         break;
       case 'digests': {
         const pages = this.#runs(item, frame.block, frame.runs);
         this.#checkPayload(item, pages * DIGEST_BYTES, `${pages} digests of ${DIGEST_BYTES} bytes`);
         break;
       }
-      case 'switchover':
-        this.#switchover = true;
-        break;
-      case 'go':
-        this.#go = true;
-        break;
       default:
     }
     return undefined;
@@ -70,19 +88,11 @@ export class LinkAudit {
     this.#endRound(undefined, undefined);
   }
 
-  #checkOrder(item: RecordedFrame): void {
-    const { frame, track } = item;
-    if (this.#hello === undefined && track !== undefined && frame.type !== 'hello' && frame.type !== 'error') {
-      // Once; then the inspection goes on with what it has.
-      this.#hello = NOTHING;
-      this.#violation(item, `the first frame of link ${this.#link} is "${frame.type}"; a "hello" begins it`);
-    }
-    if (this.#go && (frame.type === 'switchover' || frame.type === 'device')) {
-      this.#violation(item, `a "${frame.type}" frame after "go"`);
-    }
-    if (this.#switchover && (carriesPages(frame.type) || frame.type === 'roundEnd')) {
-      this.#violation(item, `a "${frame.type}" frame after "switchover"`);
-    }
+  #begin(hello: HelloFrame): void {
+    this.#hello = hello;
+    this.#migration = this.#migrationOf(hello.migrationId);
+    this.#devices = new DeviceAudit(hello);
+    this.#lastRound = 0;
   }
 
   #pages(
@@ -124,8 +134,9 @@ export class LinkAudit {
     const tally = this.#tally;
     if (tally === undefined || tally.round !== round) {
       // A capture of the destination's direction alone has no rounds to compare with.
-      if (item.track !== undefined && round !== this.#lastRound + 1) {
-        this.#violation(item, `round ${round} is acknowledged, but round ${this.#lastRound} was the last`);
+      const last = item.track === undefined ? undefined : this.#lastRound;
+      if (last !== undefined && round !== last + 1) {
+        this.#violation(item, `round ${round} is acknowledged, but round ${last} was the last`);
       }
       this.#lastRound = round;
       return;
@@ -138,11 +149,11 @@ export class LinkAudit {
 
   #round(item: RecordedFrame, round: number): RoundTally {
     if (this.#tally?.round === round) return this.#tally;
-    const expected = (this.#tally?.round ?? this.#lastRound) + 1;
+    const before = this.#tally?.round ?? this.#lastRound;
     // A bare stream has no acknowledgements, so that the round before ends here.
     const unacknowledged = this.#tally !== undefined && item.track !== undefined;
-    if (this.#hello !== undefined && (round !== expected || unacknowledged)) {
-      const state = unacknowledged ? `round ${expected - 1}, which is not acknowledged` : `round ${expected - 1}`;
+    if (before !== undefined && (round !== before + 1 || unacknowledged)) {
+      const state = unacknowledged ? `round ${before}, which is not acknowledged` : `round ${before}`;
       this.#violation(item, `a "${item.frame.type}" frame of round ${round} follows ${state}`);
     }
     this.#endRound(undefined, item.atMicros);
@@ -158,44 +169,7 @@ export class LinkAudit {
     this.#report(tally.result(acknowledged, atMicros));
   }
 
-  #device(item: RecordedFrame, { device, sequence, last }: DeviceFrame): void {
-    const id = this.#hello?.devices[device]?.id;
-    if (id === undefined) {
-      if (this.#hello !== undefined && this.#hello !== NOTHING) {
-        this.#violation(item, `a piece of device ${device}; the hello lists ${this.#hello.devices.length} devices`);
-      }
-      return;
-    }
-    const state = this.#devices.get(device) ?? { pieces: 0, bytes: 0 };
-    // Over a further connection, pieces go on where the destination asks for them.
-    if (sequence !== state.pieces && state.pieces > 0) {
-      this.#violation(item, `piece ${sequence} of device "${id}" follows ${state.pieces} pieces`);
-    }
-    state.pieces = sequence + 1;
-    state.bytes += item.payloadBytes;
-    this.#devices.set(device, state);
-    if (last) this.#report({ event: 'device', link: this.#link, id, ...state });
-  }
-
-  #violation(item: RecordedFrame, message: string): void {
-    this.#report({ event: 'violation', offset: item.offset, message });
+  #violation(item: RecordedFrame, message: string | undefined): void {
+    if (message !== undefined) this.#report({ event: 'violation', offset: item.offset, message });
   }
 }
-
-/** In the place of a hello that is missing. */
-const NOTHING: HelloFrame = {
-  type: 'hello',
-  minimumVersion: 0,
-  maximumVersion: 0,
-  migrationId: '',
-  software: '',
-  pageSize: 0,
-  blocks: [],
-  devices: [],
-  features: [],
-  pageChannels: 0,
-  description: null,
-  connection: 0,
-  stage: 'running',
-  attempt: 1,
-};

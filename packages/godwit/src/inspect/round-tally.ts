@@ -67,8 +67,3 @@ export class RoundTally {
     };
   }
 }
-
-/** True for frames of pages, of any kind. */
-export function carriesPages(type: FrameName): boolean {
-  return PAGE_FRAMES[type] !== undefined;
-}

@@ -1,6 +1,6 @@
 import type { Frame, HelloFrame, WelcomeFrame } from '@godwit/core';
 import type { RecordedTrack } from '@godwit/transport';
-import type { Finding, InspectionSummary, Outcome } from './finding.js';
+import type { AttemptEnd, Finding, InspectionSummary, Outcome } from './finding.js';
 import { count, milliseconds, plainText, size, toJson } from './plain-text.js';
 
 /** Characters of a description or of a frame's fields that are shown. */
@@ -32,9 +32,9 @@ function linesOf(finding: Finding): Line[] {
         [finding.offset, finding.atMs, 'link', `${finding.link}: ${finding.peer}, recorded at the ${finding.side}`],
       ];
     case 'snapshot': {
-      const { offset, fileBytes, hello } = finding;
+      const { offset, fileBytes, hello, runState } = finding;
       return [
-        [0, undefined, 'snapshot', `${size(fileBytes)}, less where it is sparse`],
+        [0, undefined, 'snapshot', `${size(fileBytes)}, less where it is sparse; of a guest that was ${runState}`],
         ...helloLines(offset, undefined, hello),
       ];
     }
@@ -51,9 +51,13 @@ function linesOf(finding: Finding): Line[] {
     case 'round':
       return [[undefined, undefined, 'round', roundText(finding)]];
     case 'device': {
-      const { id, pieces, bytes } = finding;
-      return [[undefined, undefined, 'device', `${id}: ${size(bytes)} in ${count(pieces)} ${plural('piece', pieces)}`]];
+      const { id, attempt, pieces, bytes } = finding;
+      const again = attempt > 1 ? `, for attempt ${attempt}` : '';
+      const text = `${id}: ${size(bytes)} in ${count(pieces)} ${plural('piece', pieces)}${again}`;
+      return [[undefined, undefined, 'device', text]];
     }
+    case 'attempt':
+      return [[undefined, undefined, 'attempt', attemptText(finding)]];
     case 'lost': {
       const { offset, atMs, track, code, message } = finding;
       return [[offset, atMs, 'LOST', joined(from(track), code, message)]];
@@ -77,7 +81,13 @@ function messageLines(
 ): Line[] {
   if (frame.type === 'hello') return helloLines(offset, atMs, frame);
   if (frame.type === 'welcome') return [[offset, atMs, 'welcome', welcomeText(frame)]];
-  if (frame.type === 'error') return [[offset, atMs, 'ERROR', joined(from(track), frame.code, frame.message)]];
+  if (frame.type === 'error') {
+    const more = frame.retry ? 'the migration may go on over another connection' : '';
+    return [[offset, atMs, 'ERROR', joined(from(track), frame.code, frame.message, more)]];
+  }
+  if (frame.type === 'back') {
+    return [[offset, atMs, 'back', joined(from(track), `attempt ${frame.attempt} is given up, pre-copy goes on`)]];
+  }
   return [[offset, atMs, frame.type, joined(from(track), fieldsOf(frame))]];
 }
 
@@ -86,21 +96,43 @@ function helloLines(offset: number, atMs: number | undefined, hello: HelloFrame)
   const versions = `protocol ${hello.minimumVersion} to ${hello.maximumVersion}`;
   const more = (text: string): Line => [undefined, undefined, '', text];
   return [
-    [offset, atMs, 'hello', `migration ${hello.migrationId}, connection ${hello.connection} (${hello.stage})`],
+    [
+      offset,
+      atMs,
+      'hello',
+      `migration ${hello.migrationId}, connection ${hello.connection} (${hello.stage}), attempt ${hello.attempt}`,
+    ],
     more(`${hello.software}, ${versions}, pages of ${hello.pageSize} bytes, ${channels}`),
-    ...listed(hello.blocks, ({ id, byteLength, guestPhysicalAddress }) =>
-      more(`block ${id}: ${size(byteLength)} at 0x${guestPhysicalAddress.toString(16)}`),
+    ...listed(hello.blocks, ({ id, byteLength, guestPhysicalAddress, identity }) => {
+      const memory = identity === '' ? '' : `, memory ${identity}`;
+      return more(`block ${id}: ${size(byteLength)} at 0x${guestPhysicalAddress.toString(16)}${memory}`);
+    }),
+    ...listed(hello.devices, ({ id, version, stateBytes }) =>
+      more(`device ${id}: version ${version}${stateBytes === 0 ? '' : `, about ${size(stateBytes)}`}`),
     ),
-    ...listed(hello.devices, ({ id, version }) => more(`device ${id}: version ${version}`)),
     more(`features: ${hello.features.join(', ') || 'none'}`),
     more(`description: ${shortened(toJson(hello.description))}`),
   ];
 }
 
-function welcomeText({ software, version, features, maximumPayload }: WelcomeFrame): string {
+function welcomeText(welcome: WelcomeFrame): string {
+  const { software, version, features, maximumPayload, maximumDeviceState, incarnation } = welcome;
   const agreed = features.join(', ') || 'none';
-  return `${software}, protocol ${version}, features: ${agreed}, payloads of at most ${size(maximumPayload)}`;
+  const limits = `payloads of at most ${size(maximumPayload)}, device state of at most ${size(maximumDeviceState)}`;
+  return `${software}, protocol ${version}, features: ${agreed}, ${limits}, incarnation ${incarnation}`;
 }
+
+function attemptText({ attempt, end, durationMs, deviceBytes }: Extract<Finding, { event: 'attempt' }>): string {
+  const after = durationMs === undefined ? '' : ` after ${milliseconds(durationMs)}`;
+  return `${attempt}: ${ATTEMPT_ENDS[end]}${after}, ${size(deviceBytes)} of device state`;
+}
+
+const ATTEMPT_ENDS: Readonly<Record<AttemptEnd, string>> = {
+  go: 'go',
+  back: 'given up',
+  connection: 'given up with its connection',
+  none: 'the file has no end of it',
+};
 
 function roundText(round: Extract<Finding, { event: 'round' }>): string {
   const total = Object.values(round.pages).reduce((sum, pages) => sum + pages, 0);
@@ -125,6 +157,7 @@ function summaryLines(summary: InspectionSummary): Line[] {
   return [
     ...(summary.outcome.type === 'saved' ? [] : [line('frames', tallies.join(', ') || 'none')]),
     line('pages', `${kinds(summary.pages)}; ${size(summary.bytes)} in all`),
+    ...(summary.attempts === 0 ? [] : [line('attempts', `${count(summary.attempts)}, ${given(summary.wentBack)}`)]),
     line('outcome', outcomeText(summary.outcome)),
     line('file', state),
   ];
@@ -133,7 +166,9 @@ function summaryLines(summary: InspectionSummary): Line[] {
 function outcomeText(outcome: Outcome): string {
   switch (outcome.type) {
     case 'running':
-      return 'the guest runs at the destination';
+      return outcome.runState === 'paused'
+        ? 'the guest is at the destination, paused as it was'
+        : 'the guest runs at the destination';
     case 'handed over':
       return 'the guest was handed over; the file does not say that it runs at the destination';
     case 'failed':
@@ -143,6 +178,10 @@ function outcomeText(outcome: Outcome): string {
     case 'unfinished':
       return 'the file does not show an end of the migration';
   }
+}
+
+function given(wentBack: number): string {
+  return wentBack === 0 ? 'none given up' : `${count(wentBack)} given up`;
 }
 
 /** Encoded pages only where there are any. */

@@ -1,0 +1,180 @@
+import { FEATURES, type Frame, type FrameName, type HelloFrame } from '@godwit/core';
+import type { RecordedFrame } from '@godwit/transport';
+import type { AttemptEnd, Finding } from './finding.js';
+
+/** Questions that are remembered until they are answered. A source asks once or twice. */
+const MOST_QUESTIONS = 64;
+
+/** Features without which a frame is not sent. */
+const NEEDS: Partial<Record<FrameName, string>> = {
+  back: FEATURES.back,
+  backAck: FEATURES.back,
+  digests: FEATURES.verify,
+  digestsEnd: FEATURES.verify,
+  verified: FEATURES.verify,
+  deltaPages: 'encoding:delta',
+};
+
+/** A stop-and-copy that is under way. */
+interface OpenAttempt {
+  readonly attempt: number;
+  link: number;
+  readonly from: number | undefined;
+  deviceBytes: number;
+}
+
+/**
+ * What holds for a migration over all of its connections: which attempt is under way and which were given up, which
+ * destination answers, and what was agreed on.
+ */
+export class MigrationAudit {
+  readonly #report: (finding: Finding) => void;
+  /** Stop-and-copies that have begun. */
+  attempts = 0;
+  /** Those of them that the source has given up, to go on with pre-copy. */
+  wentBack = 0;
+  #features: readonly string[] | undefined;
+  #incarnation: string | undefined;
+  #open: OpenAttempt | undefined;
+  #givenUp = 0;
+  readonly #questions = new Set<string>();
+
+  constructor(report: (finding: Finding) => void) {
+    this.#report = report;
+  }
+
+  /** Takes a frame of link `link`. Returns what is wrong with it. */
+  take(item: RecordedFrame, link: number): string | undefined {
+    const { frame } = item;
+    const needed = frame.type === 'compressedPages' ? `encoding:${frame.encoding}` : NEEDS[frame.type];
+    if (needed !== undefined && this.#features?.includes(needed) === false) {
+      return `a "${frame.type}" frame, though "${needed}" was not agreed on`;
+    }
+    switch (frame.type) {
+      case 'hello':
+        return this.#hello(frame, item, link);
+      case 'welcome':
+        this.#features = frame.features;
+        this.#incarnation = frame.incarnation;
+        break;
+      case 'resumed':
+        return this.#same(frame);
+      case 'prepare':
+        if (this.#questions.size < MOST_QUESTIONS) this.#questions.add(questionOf(frame));
+        return this.#mustBeNew(frame);
+      case 'prepared':
+        // What a destination alone has said is there without the questions.
+        if (
+          item.track !== undefined &&
+          this.#questions.size < MOST_QUESTIONS &&
+          !this.#questions.has(questionOf(frame))
+        ) {
+          return 'a "prepared" frame answers what was not asked';
+        }
+        return this.#same(frame);
+      case 'device':
+        if (frame.attempt === 0) break;
+        return this.#belongs(frame, item, link) ?? this.#add(item.payloadBytes);
+      case 'switchover':
+        return this.#belongs(frame, item, link);
+      case 'go': {
+        const wrong = this.#belongs(frame, item, link);
+        this.#close('go', item.atMicros);
+        return wrong;
+      }
+      case 'back': {
+        const wrong = this.#belongs(frame, item, link);
+        // One that was given up before anything of it was sent.
+        if (wrong === undefined && this.#open === undefined) this.#begin(frame.attempt, link, item.atMicros);
+        this.#givenUp = Math.max(this.#givenUp, frame.attempt);
+        this.#close('back', item.atMicros);
+        return wrong;
+      }
+      case 'backAck':
+        this.#questions.clear();
+        if (item.track === undefined || frame.attempt === this.#givenUp) break;
+        return `"backAck" of attempt ${frame.attempt}; the last one that was given up is ${this.#givenUp}`;
+      case 'ready':
+        return this.#answers(frame);
+      default:
+    }
+    return undefined;
+  }
+
+  /** The file has nothing more of this migration. */
+  end(): void {
+    this.#close('none', undefined);
+  }
+
+  #hello({ stage, attempt }: HelloFrame, item: RecordedFrame, link: number): string | undefined {
+    this.#questions.clear();
+    const open = this.#open;
+    if (open !== undefined && stage === 'running' && attempt > open.attempt) {
+      this.#givenUp = Math.max(this.#givenUp, open.attempt);
+      this.#close('connection', item.atMicros);
+    }
+    if (this.#open !== undefined && stage === 'paused') this.#open.link = link;
+    if (attempt === 0) return 'a hello of attempt 0; the first is 1';
+    if (stage === 'running' && attempt <= this.#givenUp) {
+      return `a hello that makes attempt ${attempt} next; ${this.#givenUp} was given up`;
+    }
+    if (stage === 'paused' && this.#open !== undefined && attempt !== this.#open.attempt) {
+      return `a hello that goes on with attempt ${attempt}, where ${this.#open.attempt} is under way`;
+    }
+    return undefined;
+  }
+
+  /** The frame belongs to the stop-and-copy that is under way, or begins one. */
+  #belongs(frame: Extract<Frame, { attempt: number }>, { atMicros }: RecordedFrame, link: number): string | undefined {
+    const { type, attempt } = frame;
+    if (this.#open === undefined) {
+      const wrong = this.#mustBeNew(frame);
+      if (wrong !== undefined) return wrong;
+      // What is left of one that began over another link, or of a stream that was not captured from its start.
+      if (type === 'device' || type === 'switchover') this.#begin(attempt, link, atMicros);
+      return undefined;
+    }
+    if (attempt === this.#open.attempt) return undefined;
+    return `a "${type}" frame of attempt ${attempt}, where ${this.#open.attempt} is under way`;
+  }
+
+  #mustBeNew({ type, attempt }: Extract<Frame, { attempt: number }>): string | undefined {
+    if (attempt === 0) return `a "${type}" frame of attempt 0; the first is 1`;
+    return attempt > this.#givenUp
+      ? undefined
+      : `a "${type}" frame of attempt ${attempt}; ${this.#givenUp} was given up`;
+  }
+
+  /** Answers to an attempt that was given up meanwhile still come. */
+  #answers({ attempt }: Extract<Frame, { type: 'ready' }>): string | undefined {
+    const asked = this.#open?.attempt ?? this.#givenUp;
+    return asked === 0 || attempt === asked ? undefined : `"ready" of attempt ${attempt}; it was asked for ${asked}`;
+  }
+
+  #same({ type, incarnation }: Extract<Frame, { incarnation: string }>): string | undefined {
+    if (this.#incarnation === undefined || incarnation === this.#incarnation) return undefined;
+    return `a "${type}" frame of the incarnation ${incarnation}; the welcome was that of ${this.#incarnation}`;
+  }
+
+  #begin(attempt: number, link: number, from: number | undefined): void {
+    this.attempts++;
+    this.#open = { attempt, link, from, deviceBytes: 0 };
+  }
+
+  #add(bytes: number): undefined {
+    if (this.#open !== undefined) this.#open.deviceBytes += bytes;
+  }
+
+  #close(end: AttemptEnd, atMicros: number | undefined): void {
+    if (this.#open === undefined) return;
+    const { attempt, link, from, deviceBytes } = this.#open;
+    this.#open = undefined;
+    if (end === 'back' || end === 'connection') this.wentBack++;
+    const durationMs = from === undefined || atMicros === undefined ? undefined : (atMicros - from) / 1000;
+    this.#report({ event: 'attempt', link, attempt, end, durationMs, deviceBytes });
+  }
+}
+
+function questionOf({ attempt, deviceSequences }: Extract<Frame, { type: 'prepare' | 'prepared' }>): string {
+  return `${attempt}: ${deviceSequences.join()}`;
+}
