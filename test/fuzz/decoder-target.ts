@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { FRAMES_WITH_PAYLOAD, type Frame, GodwitError } from '@godwit/core';
 import { frameStream, memoryPair } from '@godwit/transport';
-import { encodeFrames, exampleFrames } from './example-frames.js';
+import { encodeFrames, exampleAnswers, exampleMigrations } from './example-frames.js';
 import type { FuzzTarget } from './fuzz-target.js';
 import { scriptedStream } from './scripted-stream.js';
 
@@ -17,8 +17,8 @@ export const decoderTarget: FuzzTarget = {
   description: 'bytes into the frame decoder',
   longest: 4096,
   async seeds() {
-    const frames = exampleFrames();
-    return [await encodeFrames(frames), ...(await Promise.all(frames.map((one) => encodeFrames([one]))))];
+    const streams = [...exampleMigrations(), exampleAnswers()];
+    return Promise.all([...streams, ...streams.flat().map((one) => [one])].map((frames) => encodeFrames(frames)));
   },
   async run(input) {
     const stream = frameStream(scriptedStream(input, 1 + (input[0] ?? 0) * 4), LIMITS);

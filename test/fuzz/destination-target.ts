@@ -1,33 +1,47 @@
-import { type FrameStream, GodwitError, type IncomingLink, type MigratableVm, receive } from '@godwit/core';
+import {
+  type Frame,
+  type FrameStream,
+  GodwitError,
+  type IncomingLink,
+  type MigratableDevice,
+  type MigratableVm,
+  PAGE_CHANNEL_FRAMES,
+  receive,
+} from '@godwit/core';
 import { frameStream } from '@godwit/transport';
 import { Decisions } from './decisions.js';
-import { BLOCK_PAGES, encodeFrames, exampleFrames, MIGRATION_ID } from './example-frames.js';
+import { BLOCK_PAGES, DEVICES, encodeFrames, exampleMigrations, MIGRATION_ID, PAGE } from './example-frames.js';
 import { fastClock } from './fast-clock.js';
 import { type FuzzTarget, mustSettle } from './fuzz-target.js';
 import { GuardedMemory } from './guarded-memory.js';
 import { HostileSource } from './hostile-source.js';
+import { Judge } from './judge.js';
 import { scriptedStream } from './scripted-stream.js';
 
 /** Turns of the event loop that a destination is given to see that its link is gone. */
 const PATIENCE = 1000;
 
 /** Bytes of a `go` frame, and of `released` behind it: before each of them the source waits for an answer. */
-const SHORTEST_FRAME = 7;
+const GO_BYTES = 8;
+const RELEASED_BYTES = 7;
+
+/** The page that `nic` writes when it loads. */
+const LOAD_WRITES = { block: 0, firstPage: 4, pageCount: 1 } as const;
 
 /** Bytes of a source, well-formed or not, into the destination. */
 export const destinationBytesTarget: FuzzTarget = {
   name: 'destination-bytes',
   description: 'bytes of a source into the destination',
   longest: 64 * 1024,
-  seeds: async () => [await encodeFrames(exampleFrames())],
+  seeds: () => Promise.all(exampleMigrations().map((frames) => encodeFrames(frames))),
   async run(input) {
     const hello = input.length < 5 ? 0 : 5 + Buffer.from(input.buffer, input.byteOffset).readUInt32BE(1);
     const carrier = scriptedStream(input, 1 + (input.length % 5) * 1000, [
       hello,
-      input.length - 2 * SHORTEST_FRAME,
-      input.length - SHORTEST_FRAME,
+      input.length - GO_BYTES - RELEASED_BYTES,
+      input.length - RELEASED_BYTES,
     ]);
-    await attempt(frameStream(carrier), [], () => true);
+    await attempt(frameStream(carrier), [], undefined);
   },
 };
 
@@ -36,55 +50,92 @@ export const destinationFramesTarget: FuzzTarget = {
   name: 'destination-frames',
   description: 'a hostile source, frame by frame, with page channels, into the destination',
   longest: 512,
-  seeds: async () => [new Uint8Array(64).fill(255), new Uint8Array(8)],
+  // Each begins with the example that it follows, and the number of page channels. Then nothing deviates, or some things do.
+  seeds: async () => {
+    const begin = exampleMigrations().flatMap((_, script) => [0, 2].map((channels) => [script, channels]));
+    const deviating = [new Array<number>(62).fill(255), new Array<number>(6).fill(0)];
+    return begin.flatMap((bytes) => [[], ...deviating].map((more) => Uint8Array.of(...bytes, ...more)));
+  },
   async run(input) {
     const decisions = new Decisions(input);
+    const example = decisions.pick(exampleMigrations());
     const pageChannels = decisions.below(3);
-    const script = exampleFrames().map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels } : frame));
-    const isPage = (type: string) => type.endsWith('ages') || type === 'roundEnd';
-    const control = new HostileSource(
-      decisions,
-      pageChannels === 0 ? script : script.filter((frame) => !isPage(frame.type)),
-      true,
-    );
+    const script = example.map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels } : frame));
+    const isPage = ({ type }: Frame) => PAGE_CHANNEL_FRAMES.includes(type);
+    const judge = new Judge('source');
+    const control = pageChannels === 0 ? script : script.filter((frame) => !isPage(frame));
     const channels = Array.from({ length: pageChannels }, (_, index) => {
-      const share = script.filter(({ type }) => isPage(type) && (index === 0 || type === 'roundEnd'));
-      return new HostileSource(
-        decisions,
-        share.map((frame) => (frame.type === 'roundEnd' && index > 0 ? { ...frame, pages: 0 } : frame)),
-        false,
-      );
+      const share = script.filter((frame) => isPage(frame) && (index === 0 || frame.type === 'roundEnd'));
+      const frames = share.map((frame) => (frame.type === 'roundEnd' && index > 0 ? { ...frame, pages: 0 } : frame));
+      return new HostileSource(decisions, frames, judge, true);
     });
-    await attempt(control, channels, () => control.sent.some((frame) => frame.type === 'go'));
+    await attempt(new HostileSource(decisions, control, judge), channels, judge);
   },
 };
 
-/** One incoming migration: it ends, with a reason; nothing outside RAM is written; nobody runs a guest that was not handed over. */
-async function attempt(control: FrameStream, channels: readonly FrameStream[], goSent: () => boolean): Promise<void> {
+/** Devices that notice when they are loaded twice at a time. */
+function devicesOf(memory: GuardedMemory, onLapse: (lapse: string) => void, onBytes: (bytes: number) => void) {
+  return DEVICES.map((id): MigratableDevice => {
+    let loads = 0;
+    const device: MigratableDevice = {
+      id,
+      version: 1,
+      async *save() {},
+      async load(state) {
+        if (++loads > 1) onLapse(`device "${id}" is loaded while it loads`);
+        try {
+          for await (const chunk of state) onBytes(chunk.byteLength);
+          if (id === 'nic') memory.blocks[LOAD_WRITES.block]?.view(LOAD_WRITES.firstPage * PAGE, PAGE).fill(0x77);
+        } finally {
+          loads--;
+        }
+      },
+    };
+    if (id === 'cpu') return device;
+    return Object.assign(device, {
+      async *precopy() {},
+      reset: async () => {},
+      loadWrites: () => [LOAD_WRITES],
+    });
+  });
+}
+
+/**
+ * One incoming migration: it ends, with a reason; nothing outside RAM is written; nobody runs a guest that was not handed over,
+ * or whose source has broken the protocol, as far as a `judge` can tell.
+ */
+async function attempt(
+  control: FrameStream,
+  channels: readonly FrameStream[],
+  judge: Judge | undefined,
+): Promise<void> {
   const memory = new GuardedMemory(BLOCK_PAGES);
   let resumed = 0;
   let abandoned = 0;
   let prepared = 0;
   let stateBytes = 0;
+  let lapse: string | undefined;
+  let left: readonly Uint8Array[] | undefined;
+  const ram = () => memory.blocks.map((block) => block.view(0, block.byteLength).slice());
   const vm: MigratableVm = {
     memory,
     trackers: [],
-    devices: [
-      {
-        id: 'cpu',
-        version: 1,
-        async *save() {},
-        async load(state) {
-          for await (const chunk of state) stateBytes += chunk.byteLength;
-        },
+    devices: devicesOf(
+      memory,
+      (said) => {
+        lapse ??= said;
       },
-    ],
+      (bytes) => {
+        stateBytes += bytes;
+      },
+    ),
     pause: async () => {},
     resume: async () => {
       resumed++;
     },
     abandon: async () => {
       abandoned++;
+      left = ram();
     },
   };
   let letGo: () => void = () => {};
@@ -140,10 +191,13 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
   const outcome = await mustSettle(ending, 'the incoming migration');
   memory.check();
   if (stateBytes > 2 ** 20) throw new Error(`${stateBytes} bytes of device state were loaded`);
+  if (lapse !== undefined) throw new Error(lapse);
+  if (left?.some((block, index) => Buffer.compare(block, ram()[index] as Uint8Array) !== 0)) {
+    throw new Error('guest memory was written after the VM was abandoned');
+  }
   if (outcome === 'runs') {
-    if (!goSent() || resumed !== 1 || abandoned !== 0) {
-      throw new Error(`completed: go sent ${goSent()}, resumed ${resumed} times, abandoned ${abandoned} times`);
-    }
+    if (abandoned !== 0 || resumed > 1) throw new Error(`completed: resumed ${resumed} times, abandoned ${abandoned}`);
+    if (judge !== undefined) mustBeHandedOver(judge, resumed);
     return;
   }
   if (!GodwitError.is(outcome)) throw new Error('it ended with something else than a GodwitError', { cause: outcome });
@@ -151,6 +205,23 @@ async function attempt(control: FrameStream, channels: readonly FrameStream[], g
   if (resumed !== 0 || abandoned !== prepared) {
     throw new Error(`failed with ${outcome.code}: resumed ${resumed} times, abandoned ${abandoned} of ${prepared}`);
   }
+}
+
+/** The guest is here: by a `go` that belongs to the `ready` that was said last, without a frame before it that is illegal. */
+function mustBeHandedOver(judge: Judge, resumed: number): void {
+  judge.settled();
+  const { illegal, seen } = judge;
+  const lastReady = seen.findLastIndex(({ type }) => type === 'ready');
+  const ready = seen[lastReady];
+  const behind = seen.slice(lastReady + 1);
+  const go = behind.find((frame) => frame.type === 'go' && ready?.type === 'ready' && frame.attempt === ready.attempt);
+  if (go === undefined || behind.slice(0, behind.indexOf(go)).some(({ type }) => type === 'back')) {
+    throw new Error(`runs the guest without a "go" for its last "ready": ${seen.map(({ type }) => type).join(' ')}`);
+  }
+  const switchover = seen.findLast((frame) => frame.type === 'switchover');
+  const runs = switchover?.type === 'switchover' && switchover.runState === 'running';
+  if ((resumed === 1) !== runs) throw new Error(`resumed ${resumed} times, where it ${runs ? 'ran' : 'was paused'}`);
+  if (illegal.length > 0) throw new Error(`runs the guest in spite of ${illegal.join(', ')}`);
 }
 
 /** The same stream; `letGo` hears when the destination has done with it. */

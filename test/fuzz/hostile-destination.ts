@@ -1,54 +1,28 @@
-import type { Frame, FrameStream, GodwitError, ReceivedFrame } from '@godwit/core';
+import {
+  type Frame,
+  type FrameName,
+  type FrameStream,
+  type GodwitError,
+  RESUMED_STATES,
+  type ReceivedFrame,
+} from '@godwit/core';
 import type { Decisions } from './decisions.js';
+import { EXAMPLE_WELCOME, exampleAnswers, INCARNATION } from './example-frames.js';
+import { Judge } from './judge.js';
 
-const ANSWERS: readonly Frame[] = [
-  {
-    type: 'welcome',
-    version: 2,
-    features: [],
-    software: 'fuzz',
-    maximumPayload: 2 ** 20,
-    incarnation: '1'.repeat(32),
-    maximumDeviceState: 2 ** 28,
-  },
-  { type: 'pong', id: 1 },
-  { type: 'ping', id: 1 },
-  { type: 'roundAck', round: 1, pages: 0 },
-  { type: 'ready', attempt: 1, loadMs: 1 },
-  { type: 'verified', pagesCompared: 13, pagesDifferent: 0, differences: [] },
-  { type: 'running', resumeMs: 1, sinceReadyMs: 0 },
-  { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'fuzz', retry: false },
-  { type: 'error', code: 'NONSENSE', message: '', retry: false },
-  { type: 'go', attempt: 1 },
-  { type: 'received', block: 0, runs: [0, 2] },
-  {
-    type: 'resumed',
-    state: 'receiving',
-    round: 1,
-    deviceSequences: [0],
-    deviceResets: [],
-    incarnation: '1'.repeat(32),
-    resumeMs: 0,
-    sinceReadyMs: 0,
-  },
-  {
-    type: 'resumed',
-    state: 'running',
-    round: 1,
-    deviceSequences: [],
-    deviceResets: [],
-    incarnation: '1'.repeat(32),
-    resumeMs: 0,
-    sinceReadyMs: 0,
-  },
-];
+/** What a source waits for only so long. Then it gives the stop-and-copy up. */
+const MAY_BE_SILENT: readonly FrameName[] = ['switchover', 'digestsEnd', 'prepare'];
 
 /** A destination's end of the control stream: answers as one should, except where its input says otherwise. */
 export class HostileDestination implements FrameStream {
   readonly bytesWritten = 0;
   readonly bytesRead = 0;
+  readonly judge = new Judge('destination');
   /** Whether `go` was written to it. */
   gone = false;
+  /** The source said `go` for what this end had not said `ready` for. */
+  goUnasked: string | undefined;
+  #ready: number | undefined;
   readonly #decisions: Decisions;
   readonly #answers: (ReceivedFrame | null)[] = [];
   readonly #pages = new Map<number, number>();
@@ -68,19 +42,25 @@ export class HostileDestination implements FrameStream {
 
   async write(frame: Frame): Promise<void> {
     if (this.#aborted !== undefined) throw this.#aborted;
-    if (frame.type === 'go') this.gone = true;
+    this.judge.written(frame);
+    if (frame.type === 'go') {
+      this.gone = true;
+      if (frame.attempt !== this.#ready) this.goUnasked ??= `go ${frame.attempt}, ready ${this.#ready}`;
+    }
+    if (frame.type === 'back' && frame.attempt === this.#ready) this.#ready = undefined;
     if ('runs' in frame && 'round' in frame) {
       for (let i = 1; i < frame.runs.length; i += 2) this.took(frame.round, frame.runs[i] as number);
     }
     const answer = this.#answerTo(frame);
     const decisions = this.#decisions;
-    if (decisions.odds(12)) this.#push(this.#twisted(decisions.pick(ANSWERS)));
+    if (decisions.odds(12)) this.#push(this.#twisted(decisions.pick(exampleAnswers())));
     if (answer === undefined) return;
+    if (MAY_BE_SILENT.includes(frame.type) && decisions.odds(24)) return;
     if (++this.#asked > 60 || decisions.odds(4)) {
       this.#end();
     } else if (decisions.odds(24)) {
       // A peer that is asked and never answers is a matter of timeouts: one that answers wrongly ends here.
-      this.#push(this.#twisted(decisions.odds(128) ? answer : decisions.pick(ANSWERS)));
+      this.#push(this.#twisted(decisions.odds(128) ? answer : decisions.pick(exampleAnswers())));
       this.#end();
     } else {
       this.#push(answer);
@@ -88,9 +68,10 @@ export class HostileDestination implements FrameStream {
   }
 
   read(): Promise<ReceivedFrame | null> {
+    this.judge.settled();
     if (this.#aborted !== undefined) return Promise.reject(this.#aborted);
     const next = this.#answers.shift();
-    if (next !== undefined) return Promise.resolve(next);
+    if (next !== undefined) return Promise.resolve(next === null ? null : this.#handed(next));
     return new Promise((resolve, reject) => {
       this.#reader = { resolve, reject };
     });
@@ -112,25 +93,24 @@ export class HostileDestination implements FrameStream {
   #answerTo(frame: Frame): Frame | undefined {
     switch (frame.type) {
       case 'hello':
-        return {
-          type: 'welcome',
-          version: 2,
-          features: frame.features,
-          software: 'fuzz',
-          maximumPayload: 2 ** 20,
-          incarnation: '1'.repeat(32),
-          maximumDeviceState: 2 ** 28,
-        };
+        return { ...EXAMPLE_WELCOME, features: frame.features };
       case 'ping':
         return { type: 'pong', id: frame.id };
       case 'roundEnd':
         return { type: 'roundAck', round: frame.round, pages: this.#pages.get(frame.round) ?? 0 };
+      case 'device':
+        if (frame.attempt > 0) return undefined;
+        return { type: 'loaded', device: frame.device, sequence: frame.sequence + 1 };
+      case 'prepare':
+        return { ...frame, type: 'prepared', incarnation: INCARNATION };
       case 'switchover':
-        return { type: 'ready', attempt: 1, loadMs: 1 };
+        return { type: 'ready', attempt: frame.attempt, loadMs: 1 };
+      case 'back':
+        return { type: 'backAck', attempt: frame.attempt, deviceResets: [0, 0] };
       case 'digestsEnd':
         return { type: 'verified', pagesCompared: 13, pagesDifferent: 0, differences: [] };
       case 'go':
-        return { type: 'running', resumeMs: 1, sinceReadyMs: 0 };
+        return { type: 'running', resumeMs: 1, sinceReadyMs: 1 };
       default:
         return undefined;
     }
@@ -142,7 +122,14 @@ export class HostileDestination implements FrameStream {
     const reader = this.#reader;
     this.#reader = undefined;
     if (reader === undefined) this.#answers.push(received);
-    else reader.resolve(received);
+    else reader.resolve(this.#handed(received));
+  }
+
+  #handed(received: ReceivedFrame): ReceivedFrame {
+    const { frame } = received;
+    this.judge.handed(frame);
+    if (frame.type === 'ready') this.#ready = frame.attempt;
+    return received;
   }
 
   #end(): void {
@@ -157,6 +144,7 @@ export class HostileDestination implements FrameStream {
   #twisted(frame: Frame): Frame {
     const copy: Record<string, unknown> = { ...frame };
     for (const [key, value] of Object.entries(copy)) {
+      if (key === 'state' && this.#decisions.odds(64)) copy[key] = this.#decisions.pick(RESUMED_STATES);
       if (typeof value !== 'number') continue;
       const changed = this.#decisions.number(value);
       // Durations may be fractions, all else is a whole number; neither is negative: a frame stream sees to that.

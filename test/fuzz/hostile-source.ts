@@ -1,24 +1,21 @@
-import type { Frame, FrameName, FrameStream, GodwitError, ReceivedFrame } from '@godwit/core';
+import {
+  type Frame,
+  type FrameStream,
+  type GodwitError,
+  HELLO_STAGES,
+  isLegal,
+  MOVED_RUN_STATES,
+  type ReceivedFrame,
+} from '@godwit/core';
 import type { Decisions } from './decisions.js';
-import { BLOCK_PAGES, exampleFrames, PAGE } from './example-frames.js';
+import { BLOCK_PAGES, exampleMigrations, PAGE, ROUNDS_BEFORE } from './example-frames.js';
+import type { Judge } from './judge.js';
 
 /** Turns of the event loop after which the source goes on without an answer. */
 const PATIENCE = 50;
 
-/** What a source waits for before it sends a frame. */
-const GATES: Partial<Record<FrameName, FrameName>> = {
-  pages: 'welcome',
-  zeroPages: 'welcome',
-  deltaPages: 'welcome',
-  compressedPages: 'welcome',
-  roundEnd: 'welcome',
-  device: 'welcome',
-  switchover: 'welcome',
-  digests: 'ready',
-  digestsEnd: 'ready',
-  go: 'ready',
-  released: 'running',
-};
+/** Phases of a source in which it waits for an answer before it says anything else that matters. */
+const WAITING: readonly unknown[] = ['greeting', 'verifying', 'going-back', 'handing-over'];
 
 /**
  * A source's end of a stream that mostly does what a source does, and deviates where its input says so: frames left out,
@@ -27,36 +24,34 @@ const GATES: Partial<Record<FrameName, FrameName>> = {
 export class HostileSource implements FrameStream {
   readonly bytesWritten = 0;
   bytesRead = 0;
-  /** Frames handed out. */
-  readonly sent: Frame[] = [];
   readonly #decisions: Decisions;
   readonly #script: Frame[];
+  readonly #judge: Judge;
+  readonly #onPageChannel: boolean;
   #payloadLeft = 0;
   #aborted: GodwitError | undefined;
   #budget = 200;
-  readonly #gated: boolean;
-  readonly #answers = new Set<FrameName>();
 
-  /** `gated`: whether the answers that it waits for come on this stream. */
-  constructor(decisions: Decisions, script: readonly Frame[], gated: boolean) {
+  constructor(decisions: Decisions, script: readonly Frame[], judge: Judge, onPageChannel = false) {
     this.#decisions = decisions;
-    this.#gated = gated;
     this.#script = [...script];
+    this.#judge = judge;
+    this.#onPageChannel = onPageChannel;
   }
 
   async write(frame: Frame): Promise<void> {
     if (this.#aborted !== undefined) throw this.#aborted;
-    this.#answers.add(frame.type);
+    this.#judge.written(frame, this.#onPageChannel);
   }
 
   async read(): Promise<ReceivedFrame | null> {
+    if (!this.#onPageChannel) this.#judge.settled();
     const frame = this.#next();
     // A source speaks when it was answered; a hostile one does not always wait.
-    const gate = frame === undefined ? undefined : GATES[frame.type];
-    if (gate !== undefined && this.#gated && !this.#decisions.odds(6)) await this.#answered(gate);
+    if (frame !== undefined && !this.#decisions.odds(6)) await this.#answered(frame);
     if (this.#aborted !== undefined) throw this.#aborted;
     if (frame === undefined || this.#budget-- === 0) return null;
-    this.sent.push(frame);
+    this.#judge.handed(frame, this.#onPageChannel);
     let payloadBytes = 0;
     if (frame.type === 'pages') {
       for (let i = 1; i < frame.runs.length; i += 2) payloadBytes += (frame.runs[i] as number) * PAGE;
@@ -89,10 +84,25 @@ export class HostileSource implements FrameStream {
   }
 
   /** Not for ever: silence is a matter of timeouts, which are tested elsewhere. */
-  async #answered(type: FrameName): Promise<void> {
-    for (let turn = 0; turn < PATIENCE && !this.#answers.has(type) && this.#aborted === undefined; turn++) {
+  async #answered(frame: Frame): Promise<void> {
+    for (let turn = 0; turn < PATIENCE && !this.#isTurn(frame) && this.#aborted === undefined; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
+  }
+
+  /** Whether a source would say this now: when the table allows it, and nothing else is waited for. */
+  #isTurn(frame: Frame): boolean {
+    const { type } = frame;
+    const { source, destination } = this.#judge.phases;
+    const acknowledged = this.#judge.last('roundAck')?.round ?? 0;
+    // A round follows the one before; those of later attempts come once the first one was given up.
+    if (this.#onPageChannel && 'round' in frame) {
+      return frame.round <= acknowledged + 1 && (frame.round <= ROUNDS_BEFORE || this.#judge.saw('back'));
+    }
+    if (type === 'hello' || type === 'ping' || type === 'error') return true;
+    if (type === 'switchover' && acknowledged < frame.round) return false;
+    if (WAITING.includes(source) && !(source === 'verifying' && type.startsWith('digests'))) return false;
+    return destination !== undefined && isLegal('destination', destination, type);
   }
 
   #next(): Frame | undefined {
@@ -107,7 +117,7 @@ export class HostileSource implements FrameStream {
         case 2:
           return undefined;
         case 3:
-          return this.#twisted(decisions.pick(exampleFrames()));
+          return this.#twisted(decisions.pick(decisions.pick(exampleMigrations())));
         case 4:
           this.#script.reverse();
           break;
@@ -128,6 +138,8 @@ export class HostileSource implements FrameStream {
       else if (Array.isArray(value) && value.every((one) => typeof one === 'number')) {
         copy[key] = value.map((one: number) => natural(decisions.number(one), one));
       } else if (typeof value === 'boolean' && decisions.odds(64)) copy[key] = !value;
+      else if (key === 'stage' && decisions.odds(64)) copy[key] = decisions.pick(HELLO_STAGES);
+      else if (key === 'runState' && decisions.odds(64)) copy[key] = decisions.pick(MOVED_RUN_STATES);
     }
     return copy as unknown as Frame;
   }

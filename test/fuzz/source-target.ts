@@ -1,10 +1,35 @@
-import { GodwitError, type LinkConnector, type MigratableVm, migrate, SoftwareTracker } from '@godwit/core';
+import {
+  GodwitError,
+  type LinkConnector,
+  type MigratableDevice,
+  type MigratableVm,
+  migrate,
+  SoftwareTracker,
+} from '@godwit/core';
 import { Decisions } from './decisions.js';
 import { BLOCK_PAGES, PAGE } from './example-frames.js';
 import { fastClock } from './fast-clock.js';
 import { type FuzzTarget, mustSettle } from './fuzz-target.js';
 import { GuardedMemory } from './guarded-memory.js';
 import { HostileDestination } from './hostile-destination.js';
+
+/** A device that notices when it is saved twice at a time. */
+function device(id: string, onLapse: (lapse: string) => void): MigratableDevice {
+  let saves = 0;
+  return {
+    id,
+    version: 1,
+    async *save() {
+      if (++saves > 1) onLapse(`device "${id}" is saved while it is being saved`);
+      try {
+        yield new Uint8Array(24).fill(1);
+      } finally {
+        saves--;
+      }
+    },
+    load: async () => {},
+  };
+}
 
 /** A hostile destination: the guest runs on at the source, unless it was handed over. */
 export const sourceTarget: FuzzTarget = {
@@ -20,17 +45,23 @@ export const sourceTarget: FuzzTarget = {
     const before = memory.blocks.map((block) => block.view(0, block.byteLength).slice());
     const tracker = new SoftwareTracker(memory);
     let running = true;
+    let precopied = 0;
+    let lapse: string | undefined;
+    const onLapse = (said: string) => {
+      lapse ??= said;
+    };
     const vm: MigratableVm = {
       memory,
       trackers: [tracker],
       devices: [
+        device('cpu', onLapse),
         {
-          id: 'cpu',
-          version: 1,
-          async *save() {
-            yield new Uint8Array(24).fill(1);
+          ...device('nic', onLapse),
+          // State while the guest runs, of all sizes down to nothing.
+          async *precopy() {
+            if (precopied++ < 3) yield new Uint8Array(24 * precopied);
           },
-          load: async () => {},
+          restart: async () => {},
         },
       ],
       pause: async () => {
@@ -68,7 +99,14 @@ export const sourceTarget: FuzzTarget = {
         throw new Error(`the source's own RAM block ${index} was changed`);
       }
     }
+    const { goUnasked, judge } = destination;
+    judge.settled();
+    if (lapse !== undefined) throw new Error(lapse);
+    if (goUnasked !== undefined)
+      throw new Error(`the guest was handed over for an attempt that is not ready: ${goUnasked}`);
+    if (judge.lapses.length > 0) throw new Error(`the source broke the protocol: ${judge.lapses.join(', ')}`);
     if (outcome === 'handed over') {
+      if (judge.illegal.length > 0) throw new Error(`handed over in spite of ${judge.illegal.join(', ')}`);
       if (running || !destination.gone) throw new Error(`completed: go ${destination.gone}, runs here ${running}`);
       return;
     }

@@ -3,6 +3,6 @@
  */
 export * from '@godwit/core';
 export * from '@godwit/transport';
-export type { Finding, FrameTally, InspectionSummary, Outcome, PagesBySort } from './inspect/finding.js';
+export type { AttemptEnd, Finding, FrameTally, InspectionSummary, Outcome, PagesBySort } from './inspect/finding.js';
 export { type InspectOptions, inspectRecording } from './inspect/inspect-recording.js';
 export { inspectSnapshot } from './inspect/inspect-snapshot.js';

@@ -12,7 +12,8 @@ export const USAGE = `Usage: godwit inspect [--json] [--frames] FILE
 
 Reads a recorded migration, the captured bytes of one of its streams, or a snapshot, and prints what is in it: hello,
 rounds, pages by kind, devices, attempts to switch over, how it ended, and errors with the byte at which they start. Every
-page of a snapshot is compared with its checksum. FILE may be of any size; - is standard input (but a snapshot has to be a file).
+page of a snapshot is compared with its checksum. FILE may be of any size; - is standard input (but a snapshot has to be
+a file).
 
   --json    one JSON object a line; the last one has "event":"summary"
   --frames  every frame, not only those that matter by themselves

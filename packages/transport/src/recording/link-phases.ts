@@ -1,4 +1,5 @@
 import {
+  ALWAYS,
   type DestinationPhaseName,
   type Frame,
   type FrameName,
@@ -84,13 +85,13 @@ export class LinkPhases {
     const from = sender ?? (SAID_BY.destination.has(type) ? 'destination' : 'source');
     if (type === 'attach' && this.#oneWay && !this.#begun) this.#attached = true;
     const objection = this.#objection(type, from, onPageChannel || this.#attached);
-    this.#begun = true;
+    this.#begun ||= !ALWAYS.includes(type);
     if (SAID_BY[from].has(type)) this.#move(frame);
     return objection;
   }
 
   #objection(type: FrameName, sender: Sender, onPageChannel: boolean): string | undefined {
-    if (!this.#begun && !this.#oneWay && type !== 'hello' && type !== 'error') {
+    if (!this.#begun && !this.#oneWay && type !== 'hello' && !ALWAYS.includes(type)) {
       // Nothing is known of a connection that is joined later.
       this.#destination = undefined;
       return `the first frame is "${type}"; a "hello" begins a connection`;

@@ -1,0 +1,82 @@
+import { type Frame, type FrameName, isLegal, PAGE_CHANNEL_FRAMES, type Role } from '@godwit/core';
+import { LinkPhases } from '@godwit/transport';
+
+/**
+ * Reads along a connection at its hostile end, and says by the protocol's table what was wrong: which frames the engine
+ * should have refused, and which ones it should not have sent itself.
+ */
+export class Judge {
+  /** Frames of the hostile end that were never legal while the engine dealt with them, up to `go`. */
+  readonly illegal: string[] = [];
+  /** Frames of the engine that were illegal, though its peer had done nothing illegal before. */
+  readonly lapses: string[] = [];
+  /** Frames that either end has sent. */
+  readonly seen: Frame[] = [];
+  readonly #phases = new LinkPhases();
+  readonly #hostile: Role;
+  #pageChannels = 0;
+  /** A frame that was illegal when it was read. An engine that reads ahead may deal with it once it is legal. */
+  #early: { readonly frame: Frame; readonly phase: string | undefined } | undefined;
+
+  constructor(hostile: Role) {
+    this.#hostile = hostile;
+  }
+
+  get phases(): LinkPhases {
+    return this.#phases;
+  }
+
+  /** Whether either end has sent such a frame. */
+  saw(type: FrameName): boolean {
+    return this.seen.some((frame) => frame.type === type);
+  }
+
+  /** The last frame of a type. */
+  last<T extends FrameName>(type: T): Extract<Frame, { type: T }> | undefined {
+    return this.seen.findLast((frame): frame is Extract<Frame, { type: T }> => frame.type === type);
+  }
+
+  /** The engine reads a frame of the hostile end. What comes on page channels races with the control stream. */
+  handed(frame: Frame, onPageChannel = false): void {
+    this.seen.push(frame);
+    if (frame.type === 'hello') this.#pageChannels = frame.pageChannels;
+    if (onPageChannel) return;
+    if (this.#allows(frame)) {
+      this.#phases.take(frame, this.#hostile);
+      return;
+    }
+    // Past `go` nothing that the peer does can take it back.
+    if (this.#past) return;
+    const phase = this.#hostile === 'source' ? this.#phases.destination : this.#phases.source;
+    this.#early = { frame, phase };
+  }
+
+  /** The engine reads on, or has ended: it has dealt with what came before. */
+  settled(): void {
+    if (this.#early === undefined) return;
+    const { frame, phase } = this.#early;
+    this.#early = undefined;
+    if (this.#allows(frame)) this.#phases.take(frame, this.#hostile);
+    else this.illegal.push(`"${frame.type}" in phase "${phase}"`);
+  }
+
+  /** The engine has written a frame. */
+  written(frame: Frame, onPageChannel = false): void {
+    this.seen.push(frame);
+    if (frame.type === 'hello') this.#pageChannels = frame.pageChannels;
+    const objection = this.#phases.take(frame, this.#hostile === 'source' ? 'destination' : 'source', onPageChannel);
+    if (objection !== undefined && this.illegal.length === 0 && this.#early === undefined) this.lapses.push(objection);
+  }
+
+  get #past(): boolean {
+    const { source, destination } = this.#phases;
+    return destination === 'taking-over' || source === 'handing-over' || source === 'release';
+  }
+
+  #allows({ type }: Frame): boolean {
+    const { source, destination } = this.#phases;
+    if (this.#hostile === 'destination') return source !== undefined && isLegal('source', source, type);
+    const onControl = this.#pageChannels === 0 || !PAGE_CHANNEL_FRAMES.includes(type);
+    return destination !== undefined && onControl && isLegal('destination', destination, type);
+  }
+}
