@@ -1,11 +1,11 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createReadStream, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ConvergencePolicy, delta, type MigratableVm, migrate, receive } from '@godwit/core';
 import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
 import { GuestLineParser } from '@godwit/example-node-vmm/guest';
-import { connectTo, listenOn, recordTo, tcp } from '@godwit/transport';
+import { connectTo, LinkPhases, listenOn, readRecording, recordTo, tcp } from '@godwit/transport';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { forBothGuests } from './guest-kinds.js';
 
@@ -73,6 +73,21 @@ async function warmUp(machine: VirtualMachine): Promise<void> {
   await written;
 }
 
+/** What the protocol's table has against the frames of a recording. */
+async function objectionsIn(path: string): Promise<string[]> {
+  const links = new Map<number, LinkPhases>();
+  const objections: string[] = [];
+  for await (const item of readRecording(createReadStream(path))) {
+    if (item.type !== 'frame' || item.track === undefined) continue;
+    const { link, stream, sender } = item.track;
+    const phases = links.get(link) ?? new LinkPhases();
+    links.set(link, phases);
+    const objection = phases.take(item.frame, sender, stream > 0);
+    if (objection !== undefined) objections.push(objection);
+  }
+  return objections;
+}
+
 /** So that pages are sent again. */
 const threeRounds: ConvergencePolicy = ({ outcome }) => ({
   action: outcome.round < 3 ? 'continue' : 'switchover',
@@ -124,6 +139,7 @@ withPython((python, kind) => {
       const { frames } = await recording.close();
       await links.close();
 
+      expect(await objectionsIn(path)).toEqual([]);
       const { status, stdout, stderr } = spawnSync(python, [DECODER, path, join(folder, 'ram')], { encoding: 'utf8' });
       expect(stderr).toBe('');
       expect(status).toBe(0);

@@ -52,7 +52,7 @@ def rebuild(objects, folder):
             hello = fields
         elif number == WELCOME:  # Everything is zero; over a further connection it would be "resumed".
             ram = [open(f"{folder}/{index}", "w+b") for index in range(len(hello[5]))]
-            for block, (_id, _address, byte_length) in zip(ram, hello[5]):
+            for block, (_id, _address, byte_length, *_more) in zip(ram, hello[5]):
                 block.truncate(byte_length)
         elif number in (PAGES, ZERO_PAGES, DELTA_PAGES):
             block, runs, size, at = ram[fields[1]], fields[2], hello[4], 0
