@@ -73,7 +73,7 @@ async function warmUp(machine: VirtualMachine): Promise<void> {
   await written;
 }
 
-/** What the protocol's table has against the frames of a recording. */
+/** Frames of a recording that the protocol's table forbids. */
 async function objectionsIn(path: string): Promise<string[]> {
   const links = new Map<number, LinkPhases>();
   const objections: string[] = [];

@@ -10,7 +10,7 @@ import type { Decisions } from './decisions.js';
 import { EXAMPLE_WELCOME, exampleAnswers, INCARNATION } from './example-frames.js';
 import { Judge } from './judge.js';
 
-/** What a source waits for only so long. Then it gives the stop-and-copy up. */
+/** Questions without an answer to which a source gives its stop-and-copy up, after a while. */
 const MAY_BE_SILENT: readonly FrameName[] = ['switchover', 'digestsEnd', 'prepare'];
 
 /** A destination's end of the control stream: answers as one should, except where its input says otherwise. */

@@ -36,7 +36,7 @@ function tableBelow(line: string): string[][] {
   );
 }
 
-/** What stands between backticks. */
+/** The words between backticks. */
 function quoted(text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, name]) => name as string);
 }

@@ -128,6 +128,7 @@ const WAYS: readonly (readonly [string, [Sender, Frame][], SourcePhaseName | und
   ['ready', READY, 'deciding', 'ready'],
   ['digests', [...READY, ...S('digests')], 'verifying', 'ready'],
   ['digestsEnd', VERIFYING, 'verifying', 'ready'],
+  ['digestsEnd alone', [...READY, ...S('digestsEnd')], 'verifying', 'ready'],
   ['verified', [...VERIFYING, ...D('verified')], 'deciding', 'ready'],
   ['go', [...READY, ...S('go')], 'handing-over', 'taking-over'],
   ['running', [...READY, ...S('go'), ...D('running')], 'release', 'taking-over'],

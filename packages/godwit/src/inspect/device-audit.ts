@@ -11,7 +11,7 @@ interface DeviceTally {
   bytes: number;
 }
 
-/** What a device has sent up to its last piece. */
+/** The sum of a device's pieces up to its last one. */
 export interface DeviceTotal {
   readonly id: string;
   readonly attempt: number;

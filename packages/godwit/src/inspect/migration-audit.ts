@@ -63,7 +63,7 @@ export class MigrationAudit {
         if (this.#questions.size < MOST_QUESTIONS) this.#questions.add(questionOf(frame));
         return this.#mustBeNew(frame);
       case 'prepared':
-        // What a destination alone has said is there without the questions.
+        // A captured stream of the destination's has the answers without the questions.
         if (
           item.track !== undefined &&
           this.#questions.size < MOST_QUESTIONS &&
@@ -130,7 +130,7 @@ export class MigrationAudit {
     if (this.#open === undefined) {
       const wrong = this.#mustBeNew(frame);
       if (wrong !== undefined) return wrong;
-      // What is left of one that began over another link, or of a stream that was not captured from its start.
+      // `go` and `back` are all that is there of an attempt that began before the file did.
       if (type === 'device' || type === 'switchover') this.#begin(attempt, link, atMicros);
       return undefined;
     }

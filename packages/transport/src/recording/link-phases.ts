@@ -27,7 +27,6 @@ const LEADS_TO: Partial<
   backAck: { source: 'pre-copy' },
   go: { source: 'handing-over', destination: 'taking-over' },
   running: { source: 'release' },
-  released: { source: 'release' },
 };
 
 const DESTINATION_PHASES = Object.keys(PROTOCOL.destination) as DestinationPhaseName[];

@@ -201,7 +201,7 @@ class Save implements SaveTarget {
         `a file knows no migration that began before; this one is "${hello.stage}"`,
       );
     }
-    // What memory it was means nothing to whoever reads the file.
+    // An identity names memory of this host: in the file it would mean nothing.
     const kept = { ...hello, blocks: hello.blocks.map((block) => ({ ...block, identity: '' })) };
     this.#writer = new SnapshotWriter(this.#partial, kept);
     this.#devices = new SavedDevices(kept);
@@ -294,7 +294,7 @@ class Save implements SaveTarget {
     this.#say({ type: 'running', resumeMs: end - start, sinceReadyMs: end - this.#readyAt });
   }
 
-  /** Both are there from the hello on, and every other frame comes after it. */
+  /** There from the hello on; every other frame comes after it. */
   get #written(): { readonly writer: SnapshotWriter; readonly devices: SavedDevices } {
     return { writer: this.#writer as SnapshotWriter, devices: this.#devices as SavedDevices };
   }

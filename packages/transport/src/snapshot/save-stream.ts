@@ -4,7 +4,7 @@ import type { FrameMailbox } from './frame-mailbox.js';
 /** The control stream's index; page channels count from 0. */
 export const CONTROL = -1;
 
-/** What plays the destination behind the streams of a save. */
+/** The destination behind the streams of a save. */
 export interface SaveTarget {
   readonly answers: FrameMailbox;
   /** Resolves when the save has ended, whichever way. */

@@ -35,7 +35,7 @@ export interface SnapshotMetadata {
   readonly indexOffset: number;
   readonly indexSha256: Uint8Array;
   readonly pieces: readonly DevicePiece[];
-  /** What the guest was doing before it was paused for the snapshot: it does the same where it is restored. */
+  /** The guest's state before it was paused for the snapshot: it is the same again where it is restored. */
   readonly runState: MovedRunState;
 }
 
