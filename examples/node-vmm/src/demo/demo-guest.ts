@@ -119,8 +119,10 @@ function blinded(machine: VirtualMachine, name: string): MigratableVm {
     memory: machine.memory,
     devices: machine.devices,
     trackers: machine.trackers.map((tracker) => (tracker.name === name ? blind(tracker) : tracker)),
-    pause: () => machine.pause(),
+    runState: () => machine.runState(),
+    pause: (signal) => machine.pause(signal),
     resume: () => machine.resume(),
+    prepared: () => machine.prepared(),
     throttle: (fraction) => machine.throttle(fraction),
     abandon: (reason) => machine.abandon(reason),
   };

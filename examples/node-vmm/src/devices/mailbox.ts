@@ -70,4 +70,9 @@ export class Mailbox implements MigratableDevice {
     const last = new DataView(reader.required('LAST', 4).buffer).getUint32(0, true);
     this.#writer = new MailboxWriter(this.#ram, last);
   }
+
+  /** The pages came with the RAM; only the number of the last message is loaded. */
+  loadWrites(): readonly [] {
+    return [];
+  }
 }

@@ -93,4 +93,9 @@ export class PauseClockState implements MigratableDevice {
       this.#board.words[word + 1] = latches.getInt32(i * 8 + 4, true);
     }
   }
+
+  /** Everything is on the board. */
+  loadWrites(): readonly [] {
+    return [];
+  }
 }

@@ -120,6 +120,11 @@ export class SerialPortState implements MigratableDevice {
     const reader = await StateReader.read(this.id, state, ['UART']);
     this.#registers.set(reader.required('UART', REGISTERS));
   }
+
+  /** Everything is on the board. */
+  loadWrites(): readonly [] {
+    return [];
+  }
 }
 
 /** Console text of a ring as strings; a character of several bytes may arrive in two pieces. */

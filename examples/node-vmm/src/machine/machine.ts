@@ -1,4 +1,10 @@
-import { type DirtyTracker, GodwitError, type MigratableDevice, SoftwareTracker } from '@godwit/core';
+import {
+  type DirtyTracker,
+  GodwitError,
+  type RunState as GuestRunState,
+  type MigratableDevice,
+  SoftwareTracker,
+} from '@godwit/core';
 import { createGuestMemory, installWakeSignal, type MappedGuestMemory, probeKvm } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import { Chipset } from '../devices/chipset.js';
@@ -77,13 +83,17 @@ export class Machine implements VirtualMachine {
     this.#mailbox = new Mailbox(this.ram, mailboxTracker);
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
-    this.#run = new RunState({ stop: () => this.#stop(), start: () => this.#start(), free: () => this.#free() });
+    this.#run = new RunState({
+      stop: (signal) => this.#stop(signal),
+      start: () => this.#start(),
+      free: () => this.#free(),
+    });
     this.console = this.#output.text.asObservable();
     this.events = this.#run.events.asObservable();
     this.trackers = [hardware.dirtyLog(), mailboxTracker];
     this.devices = [
       new Chipset(hardware.vm),
-      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, () => this.#started)),
+      ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#started)),
       new SerialPortState(this.#board, () => this.#output.drain()),
       this.#clock,
       this.#mailbox,
@@ -162,13 +172,29 @@ export class Machine implements VirtualMachine {
     return this.#clock.microseconds;
   }
 
+  runState(): GuestRunState {
+    return this.#run.guest;
+  }
+
+  /**
+   * Resolves when every vCPU's thread stands and waits for orders: 100 to 500 ms after the machine was made.
+   *
+   * @throws GodwitError GODWIT_GUEST_CRASHED when a thread could not start, GODWIT_INVALID_STATE when closed
+   */
+  async prepared(): Promise<void> {
+    await this.#started;
+    this.#run.requireAlive();
+  }
+
   /**
    * Stops the mailbox and all vCPUs, completes I/O that they have begun and delivers all console text. About 0.5 ms.
    *
-   * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop
+   * @param signal takes the pause back: see `RunState.pause`
+   * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop, GODWIT_CANCELLED when `signal` aborted; the guest
+   * runs on
    */
-  pause(): Promise<void> {
-    return this.#run.pause();
+  pause(signal?: AbortSignal): Promise<void> {
+    return this.#run.pause(signal);
   }
 
   /** @throws GodwitError GODWIT_GUEST_CRASHED when the guest has crashed, GODWIT_INVALID_STATE when closed */
@@ -195,16 +221,16 @@ export class Machine implements VirtualMachine {
     this.#mailbox.start();
   }
 
-  async #stop(): Promise<void> {
+  async #stop(signal?: AbortSignal): Promise<void> {
     this.#mailbox.stop();
-    await this.#parked('leave the guest', PARK_MS);
+    await this.#parked('leave the guest', PARK_MS, signal);
     this.#output.drain();
   }
 
-  async #parked(what: string, milliseconds: number): Promise<void> {
+  async #parked(what: string, milliseconds: number, signal?: AbortSignal): Promise<void> {
     await Promise.all(
       this.#runners.map((runner) =>
-        withinMilliseconds(milliseconds, `vCPU ${runner.index} did not ${what}`, runner.park()),
+        withinMilliseconds(milliseconds, `vCPU ${runner.index} did not ${what}`, runner.park(), signal),
       ),
     );
   }

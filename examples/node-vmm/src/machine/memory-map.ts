@@ -1,4 +1,4 @@
-import { GodwitError, type GuestMemory, RAM_WINDOW_BYTES } from '@godwit/core';
+import { GodwitError, type GuestMemory, RAM_WINDOW_BYTES } from '@godwit/core/pages';
 import type { BlockPlacement } from '@godwit/linux';
 import type { GuestRam } from '../guest/guest-ram.js';
 import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';

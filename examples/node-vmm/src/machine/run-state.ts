@@ -1,11 +1,11 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError, type RunState as GuestRunState } from '@godwit/core';
 import { Subject } from 'rxjs';
 import type { MachineEvent } from './virtual-machine.js';
 
 /** What a kind of machine does at each transition. */
 export interface RunActions {
-  /** Stops every writer of guest memory. */
-  stop(): Promise<void>;
+  /** Stops every writer of guest memory. When `signal` aborts it rejects, and `start` takes back what was begun. */
+  stop(signal?: AbortSignal): Promise<void>;
   start(): void;
   /** Frees everything; the guest does not run. */
   free(): Promise<void>;
@@ -36,17 +36,34 @@ export class RunState {
     return this.#state;
   }
 
+  /** As the guest's user sees it. A crash counts from the moment that it is known, not once the rest has stopped. */
+  get guest(): GuestRunState {
+    if (this.#crash !== undefined || this.#closing !== undefined || this.#state === 'closed') return 'ended';
+    return this.#state === 'running' ? 'running' : 'paused';
+  }
+
+  /** @throws GodwitError the crash, or GODWIT_INVALID_STATE when closed */
+  requireAlive(): void {
+    if (this.#closing !== undefined) throw closed();
+    if (this.#crash !== undefined) throw this.#crash;
+  }
+
   /**
-   * Idempotent. A crashed or closed machine is as stopped as it gets. When it fails the machine runs on.
+   * Idempotent. A crashed or closed machine is as stopped as it gets. When it fails, or `signal` aborts before it has
+   * resolved, the machine runs on by the time that it rejects: nothing is left over to start it later.
+   *
+   * @throws GodwitError GODWIT_CANCELLED when `signal` aborted
    */
-  pause(): Promise<void> {
+  pause(signal?: AbortSignal): Promise<void> {
     return this.#next(async () => {
       if (this.#state !== 'running') return;
+      if (isAborted(signal)) throw givenUp(signal);
       try {
-        await this.#actions.stop();
+        await this.#actions.stop(signal);
+        signal?.throwIfAborted();
       } catch (error) {
         this.#runOn();
-        throw error;
+        throw isAborted(signal) ? givenUp(signal) : error;
       }
       // It may have crashed while it was being stopped.
       if (this.#crash !== undefined) return;
@@ -58,7 +75,7 @@ export class RunState {
   /** Idempotent. @throws GodwitError the crash, or GODWIT_INVALID_STATE when closed */
   resume(): Promise<void> {
     return this.#next(async () => {
-      if (this.#state === 'closed') throw new GodwitError('GODWIT_INVALID_STATE', 'the machine is closed');
+      if (this.#state === 'closed') throw closed();
       if (this.#crash !== undefined) throw this.#crash;
       if (this.#state === 'running') return;
       this.#actions.start();
@@ -119,4 +136,18 @@ export class RunState {
     this.#transition = done.catch(() => undefined);
     return done;
   }
+}
+
+function closed(): GodwitError {
+  return new GodwitError('GODWIT_INVALID_STATE', 'the machine is closed');
+}
+
+function isAborted(signal: AbortSignal | undefined): boolean {
+  return signal?.aborted === true;
+}
+
+function givenUp(signal: AbortSignal | undefined): GodwitError {
+  return new GodwitError('GODWIT_CANCELLED', 'the pause was given up before the guest stood still; the guest runs on', {
+    cause: signal?.reason,
+  });
 }

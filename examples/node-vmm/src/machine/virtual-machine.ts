@@ -1,4 +1,4 @@
-import type { GodwitError, MigratableVm } from '@godwit/core';
+import type { GodwitError, MigratableVm, RunState } from '@godwit/core';
 import type { MappedGuestMemory } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import type { GuestRam } from '../guest/guest-ram.js';
@@ -31,6 +31,9 @@ export interface VirtualMachine extends MigratableVm {
   readonly ram: GuestRam;
   /** The pause clock: microseconds since the guest's start, wherever it was. */
   readonly guestMicroseconds: number;
+  runState(): RunState;
+  /** Resolves when all threads of the machine stand: from here on its devices load in about a millisecond. */
+  prepared(): Promise<void>;
   throttle(fraction: number): void;
   abandon(reason: Error): Promise<void>;
   /** Stops the guest and frees everything. Idempotent. */

@@ -23,6 +23,8 @@ export interface SoftwareCpuListener {
 export class SoftwareCpu implements MigratableDevice {
   readonly id = 'software-cpu';
   readonly version = SOFTWARE_GUEST_STATE_VERSION;
+  /** Resolves when the thread stands, or has ended without ever doing so. */
+  readonly started: Promise<void>;
   readonly #vcpus: number;
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #worker: Worker;
@@ -35,9 +37,14 @@ export class SoftwareCpu implements MigratableDevice {
     this.#words = board.words;
     const workerData: SoftwareThreadData = { board: board.buffer, memory };
     this.#worker = new Worker(new URL('./software-thread.js', import.meta.url), { workerData, name: 'software-guest' });
+    let standing = (): void => undefined;
+    this.started = new Promise((resolve) => {
+      standing = resolve;
+    });
     this.#worker.on('message', (message: SoftwareMessage) => {
       if (message.type === 'console') listener.onConsole();
       else if (message.type === 'defect') listener.onDefect(message.value);
+      else if (message.type === 'started') standing();
       else {
         this.#state = message.state;
         this.#stopped?.resolve();
@@ -49,6 +56,7 @@ export class SoftwareCpu implements MigratableDevice {
       this.#worker.once('exit', () => {
         this.#stopped?.resolve();
         this.#stopped = undefined;
+        standing();
         resolve();
       });
     });
@@ -110,6 +118,11 @@ export class SoftwareCpu implements MigratableDevice {
     } catch (error) {
       throw GodwitError.wrap(error, 'GODWIT_DEVICE_FAILED', `the state of ${this.id} cannot be loaded`);
     }
+  }
+
+  /** All that it loads is beside guest memory. */
+  loadWrites(): readonly [] {
+    return [];
   }
 
   #tell(order: SoftwareOrder): void {

@@ -1,4 +1,4 @@
-import { type DirtyTracker, GodwitError, type MigratableDevice } from '@godwit/core';
+import { type DirtyTracker, GodwitError, type RunState as GuestRunState, type MigratableDevice } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory, PagemapTracker } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import { Mailbox } from '../devices/mailbox.js';
@@ -23,6 +23,8 @@ import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
 import { throttleWord } from '../vcpu/throttle.js';
 import { SoftwareCpu } from './software-cpu.js';
 
+/** Threads that load this program on a busy host take seconds to start. */
+const START_MS = 60_000;
 /** The guest looks about every millisecond whether it should stop, but its thread takes a while to start. */
 const STOP_MS = 30_000;
 
@@ -103,8 +105,19 @@ export class SoftwareMachine implements VirtualMachine {
     return this.#clock.microseconds;
   }
 
-  pause(): Promise<void> {
-    return this.#run.pause();
+  runState(): GuestRunState {
+    return this.#run.guest;
+  }
+
+  /** Resolves when the guest's thread stands. See `Machine.prepared`. */
+  async prepared(): Promise<void> {
+    await withinMilliseconds(START_MS, 'the thread of the software guest did not start', this.#cpu.started);
+    this.#run.requireAlive();
+  }
+
+  /** @param signal takes the pause back, once the guest has stopped: see `RunState.pause` */
+  pause(signal?: AbortSignal): Promise<void> {
+    return this.#run.pause(signal);
   }
 
   /** @throws GodwitError GODWIT_GUEST_CRASHED when the guest has failed, GODWIT_INVALID_STATE when closed */
@@ -130,6 +143,7 @@ export class SoftwareMachine implements VirtualMachine {
     this.#mailbox.start();
   }
 
+  /** Does not end early: a guest that has seen the request stops, and can only then be started again. */
   async #stop(): Promise<void> {
     this.#mailbox.stop();
     await withinMilliseconds(STOP_MS, 'the software guest did not stop', this.#cpu.stop());

@@ -12,6 +12,8 @@ export type SoftwareOrder =
   { readonly type: 'run'; readonly state: Uint8Array | undefined } | { readonly type: 'end' };
 
 export type SoftwareMessage =
+  /** The thread stands, and takes orders. */
+  | { readonly type: 'started' }
   /** The guest has stopped, with this state. */
   | { readonly type: 'stopped'; readonly state: Uint8Array }
   | { readonly type: 'console' }

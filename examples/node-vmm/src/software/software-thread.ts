@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
-import { attachGuestMemory } from '@godwit/linux';
+import { attachGuestMemory } from '@godwit/linux/memory';
 import { ConsoleRing } from '../devices/console-ring.js';
 import { monotonicMicroseconds } from '../devices/monotonic-clock.js';
 import { BOOT_PARAMS_BYTES, decodeBootParams } from '../guest/boot-params.js';
@@ -61,3 +61,4 @@ port.on('message', (order: SoftwareOrder) => {
   const { state } = runSoftwareGuest(ram, params, control, hooks, before);
   post({ type: 'stopped', state: encodeSoftwareGuestState(state) });
 });
+post({ type: 'started' });

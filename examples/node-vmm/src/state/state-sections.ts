@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 
 /*
  * The state of one device as bytes: "GDS1", then sections, each a tag of four ASCII characters, a length and that many

@@ -1,6 +1,7 @@
-import { GodwitError, type MigratableDevice } from '@godwit/core';
+import { GodwitError, type GuestMemory, type MigratableDevice } from '@godwit/core';
 import { Cpuid, type KvmVcpu, Msr, type MsrValue, VcpuState, type VcpuStatePart } from '@godwit/linux';
 import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+import { pagesWrittenByMsrs } from './msr-memory.js';
 
 /**
  * Pieces of state in the order in which they are saved. KVM_GET_MP_STATE comes first because it makes pending
@@ -46,29 +47,37 @@ const MSR_BYTES = 12;
  */
 const LAST_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter, Msr.tscDeadline];
 
+/** Minutes of any processor's time-stamp counter: far more than the second in which KVM matches two values. */
+const FAR_AWAY = 2n ** 42n;
+
 /**
  * A vCPU as a device that moves: everything that KVM keeps of it. Only while its thread is parked.
  *
  * The time-stamp counter goes on from its value at the save when it is loaded: it never goes back, and it does not count
  * the time in flight (that is the pause clock's business). KVM matches the counters of vCPUs that are loaded within a
- * second of each other, so they stay together.
+ * second of each other, so they stay together. State may be loaded again, of a guest that has run on since: vCPU 0, which
+ * comes first, sees to it that its counter is not matched with the ones of the load before.
  */
 export class VcpuDevice implements MigratableDevice {
   readonly id: string;
   readonly version = 1;
   readonly #vcpu: KvmVcpu;
   readonly #msrIndices: readonly number[];
+  readonly #memory: GuestMemory;
   readonly #offered: Cpuid;
   readonly #parked: () => Promise<void>;
+  #loadedMsrs: readonly MsrValue[] = [];
 
   /**
    * @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it
+   * @param memory the guest's: some registers make KVM write it
    * @param parked resolves when the vCPU's thread is there and parked: awaited before anything is loaded
    */
-  constructor(vcpu: KvmVcpu, msrIndices: readonly number[], parked: () => Promise<void>) {
+  constructor(vcpu: KvmVcpu, msrIndices: readonly number[], memory: GuestMemory, parked: () => Promise<void>) {
     this.id = `vcpu${vcpu.id}`;
     this.#vcpu = vcpu;
     this.#msrIndices = msrIndices;
+    this.#memory = memory;
     this.#parked = parked;
     // Not KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds to what it was told.
     this.#offered = vcpu.cpuid();
@@ -111,10 +120,29 @@ export class VcpuDevice implements MigratableDevice {
     // Before anything that counts in it.
     if (tscKhz !== 0 && tscKhz !== this.#vcpu.tscKhz()) this.#setTscKhz(tscKhz);
     this.#load(reader, LOADED_BEFORE_MSRS);
+    // Before they are set: a load that fails half-way has written some.
+    this.#loadedMsrs = msrs;
     this.#vcpu.writeMsrs(msrs.filter(({ index }) => !LAST_MSRS.includes(index)));
+    this.#forgetLastCounter(msrs);
     this.#vcpu.writeMsrs(LAST_MSRS.flatMap((last) => msrs.filter(({ index }) => index === last)));
     this.#refuseTimeGoingBack(msrs);
     this.#load(reader, LOADED_AFTER_MSRS);
+  }
+
+  loadWrites(): ReturnType<typeof pagesWrittenByMsrs> {
+    return pagesWrittenByMsrs(this.#memory, this.#loadedMsrs);
+  }
+
+  /**
+   * KVM takes a value within a second of what the last one has become for an attempt to synchronize two vCPUs, and lets the
+   * counter go on from the earlier one (`kvm_synchronize_tsc`, arch/x86/kvm/x86.c). A second load is always that close, and
+   * the counter could be behind what the guest has seen meanwhile. A value in between that is far away ends the matching.
+   */
+  #forgetLastCounter(msrs: readonly MsrValue[]): void {
+    const saved = msrs.find(({ index }) => index === Msr.timeStampCounter);
+    if (this.#vcpu.id !== 0 || saved === undefined) return;
+    const value = BigInt.asUintN(64, saved.value + FAR_AWAY);
+    this.#vcpu.writeMsrs([{ index: Msr.timeStampCounter, value }]);
   }
 
   /** Some KVMs (PVM) take a write of the counter and ignore it, because the guest reads the host's own. */

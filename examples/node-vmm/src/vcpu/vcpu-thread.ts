@@ -1,16 +1,8 @@
 import { performance } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
-import {
-  attachGuestMemory,
-  Errno,
-  getThreadId,
-  KvmExit,
-  KvmRun,
-  KvmValue,
-  kvmExitName,
-  runVcpu,
-  SliceTimer,
-} from '@godwit/linux';
+import { KvmExit, KvmRun, KvmValue, kvmExitName, runVcpu, SliceTimer } from '@godwit/linux/kvm';
+import { Errno, getThreadId } from '@godwit/linux/libc';
+import { attachGuestMemory } from '@godwit/linux/memory';
 import { ConsoleRing } from '../devices/console-ring.js';
 import { DefectPort } from '../devices/defect-port.js';
 import { LinePort } from '../devices/line-port.js';
@@ -122,17 +114,21 @@ function handleExit(): string | undefined {
  * Completes I/O that the guest has begun: after an exit for port I/O or MMIO the instruction is only finished by the
  * next KVM_RUN, and state read before that would repeat it or lose its result. `immediateExit` is set by whoever gave
  * the order, so KVM_RUN does that and no more; a string instruction may need several rounds.
+ *
+ * An order that is taken back clears `immediateExit`, and KVM_RUN may then enter the guest: the next exit finds the
+ * other order, and `entered` still says that there is I/O to complete.
  */
-function completeIo(): string | undefined {
-  if (!entered) return undefined;
-  entered = false;
-  for (;;) {
+function completeIo(order: number): string | undefined {
+  while (entered && Atomics.load(words, commandWord) === order) {
     const result = runVcpu(vcpuFd);
-    if (result === -Errno.EINTR) return undefined;
-    if (result < 0) return `KVM_RUN failed with errno ${-result}`;
-    const failure = handleExit();
-    if (failure !== undefined) return failure;
+    if (result === -Errno.EINTR) entered = false;
+    else if (result < 0) return `KVM_RUN failed with errno ${-result}`;
+    else {
+      const failure = handleExit();
+      if (failure !== undefined) return failure;
+    }
   }
+  return undefined;
 }
 
 /** Waits until the command is no longer the order that was obeyed. */
@@ -181,7 +177,7 @@ function main(): void {
     const command = commandOf(order);
     if (command === VcpuCommand.end) break;
     if (failure === undefined) {
-      failure = command === VcpuCommand.run ? runGuest(order) : completeIo();
+      failure = command === VcpuCommand.run ? runGuest(order) : completeIo(order);
       if (failure !== undefined) post({ type: 'failed', reason: failure });
     }
     if (command === VcpuCommand.park) park(order);
