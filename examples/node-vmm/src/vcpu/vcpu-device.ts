@@ -145,11 +145,15 @@ export class VcpuDevice implements MigratableDevice {
     this.#vcpu.writeMsrs([{ index: Msr.timeStampCounter, value }]);
   }
 
-  /** Some KVMs (PVM) take a write of the counter and ignore it, because the guest reads the host's own. */
+  /**
+   * Some KVMs (PVM) take a write of the counter and ignore it, because the guest reads the host's own. Others go on from vCPU
+   * 0's, which was saved a moment before this one's with the guest stopped: up to a second, what is missing was never seen.
+   */
   #refuseTimeGoingBack(msrs: readonly MsrValue[]): void {
     const saved = msrs.find(({ index }) => index === Msr.timeStampCounter);
     const [now] = this.#vcpu.readMsrs([Msr.timeStampCounter]);
-    if (saved === undefined || now === undefined || now.value >= saved.value) return;
+    const unseen = this.#vcpu.id === 0 ? 0n : BigInt(this.#vcpu.tscKhz()) * 1000n;
+    if (saved === undefined || now === undefined || now.value + unseen >= saved.value) return;
     throw new GodwitError(
       'GODWIT_UNSUPPORTED',
       `the time-stamp counter of ${this.id} would go back from ${saved.value} to ${now.value}: this host's KVM does not set it`,
