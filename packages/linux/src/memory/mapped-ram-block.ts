@@ -2,6 +2,7 @@ import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@god
 import { closeFd, munmap, punchHole, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
 import { dataExtents } from './data-extent.js';
+import { fileIdentity } from './file-identity.js';
 
 /** What a block is made of, and which parts of it the block lets go of when it closes. */
 export interface BlockBacking {
@@ -25,6 +26,7 @@ export class MappedRamBlock implements RamBlock {
   readonly fd: number | null;
   readonly #pageSize: number;
   readonly #backing: BlockBacking;
+  readonly #identity: string | undefined;
   readonly #windows: (Uint8Array | undefined)[];
   #closed = false;
 
@@ -36,7 +38,18 @@ export class MappedRamBlock implements RamBlock {
     this.fd = backing.fd;
     this.#pageSize = pageSize;
     this.#backing = backing;
+    // Now: an attached descriptor is its owner's, who may close it, and its number may be another file's then.
+    const file = backing.fd === null ? undefined : fileIdentity(backing.fd);
+    this.#identity = file === undefined ? undefined : `${file}+0`;
     this.#windows = new Array(Math.ceil(placement.byteLength / RAM_WINDOW_BYTES));
+  }
+
+  /**
+   * `bootId/device:inode+offset` of the memory file: the same for every block over this memory, in any process of this host,
+   * whichever way the file got there. Undefined when the block was attached by address alone, and after `close`.
+   */
+  get identity(): string | undefined {
+    return this.#closed ? undefined : this.#identity;
   }
 
   /**
