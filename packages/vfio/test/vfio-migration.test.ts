@@ -1,61 +1,18 @@
 import { type GodwitError, type MigrateOptions, migrate, receive, roundCap } from '@godwit/core';
-import { memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
-import {
-  DeviceMigration,
-  Type1Container,
-  VfioDevice,
-  VfioDeviceSet,
-  VfioGroup,
-  VfioMigratableDevice,
-} from '@godwit/vfio';
+import { memoryLink, VirtualClock } from '@godwit/core/testing';
+import { DeviceMigration, Type1Container, VfioDevice, VfioGroup, type VfioMigratableDevice } from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, VfioModel } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
+import { closeSides, type ModelSide, modelSide, STATE } from './model-side.js';
 
-const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 8 * 4096 }];
-const STATE = Uint8Array.from({ length: 50 }, (_, i) => i + 1);
+afterEach(closeSides);
 
-interface Side {
-  readonly vm: ToyVm;
-  readonly set: VfioDeviceSet;
-  readonly models: readonly DeviceModel[];
-  readonly kernel: VfioModel;
-  close(): void;
+function side(devices: readonly DeviceModelOptions[], running: boolean, kind?: string): ModelSide {
+  return modelSide(devices, { running, ...(kind === undefined ? {} : { kind }) });
 }
 
-const sides: Side[] = [];
-afterEach(() => {
-  for (const side of sides.splice(0)) {
-    side.close();
-    // Sessions, devices, groups and containers alike.
-    expect(side.kernel.openDescriptors).toBe(0);
-  }
-});
-
-function side(devices: readonly DeviceModelOptions[], running: boolean, kind = 'mdev:model'): Side {
-  const kernel = new VfioModel([
-    { number: 1, devices: Object.fromEntries(devices.map((options, i) => [`d${i}`, options])) },
-  ]);
-  const group = VfioGroup.open(1, kernel);
-  const container = Type1Container.open([group], kernel);
-  const opened = devices.map((_, i) => VfioDevice.open(group, `d${i}`, kernel));
-  const set = new VfioDeviceSet(opened.map((device) => new VfioMigratableDevice({ device, kind })));
-  const made: Side = {
-    vm: new ToyVm(BLOCKS, { running }),
-    set,
-    kernel,
-    models: devices.map((_, i) => kernel.devices.get(`d${i}`) as DeviceModel),
-    close() {
-      for (const device of opened) device.close();
-      container.close();
-      group.close();
-    },
-  };
-  sides.push(made);
-  return made;
-}
-
-async function move(source: Side, destination: Side, options: MigrateOptions = {}) {
+async function move(source: ModelSide, destination: ModelSide, options: MigrateOptions = {}) {
   const clock = new VirtualClock();
   const link = memoryLink({ clock });
   const incoming = receive(link.listener, { prepare: () => destination.set.attachTo(destination.vm), clock });

@@ -84,17 +84,22 @@ export class VfioMachine {
     );
     const vfio: readonly DirtyTracker[] = blind ? [] : trackersOf(choices);
     const set = new VfioDeviceSet([this.#serialState]);
-    return set.attachTo({
-      memory: machine.memory,
-      trackers: [...machine.trackers, ...vfio],
-      devices: machine.devices,
-      pause: async () => {
-        await machine.pause();
-        this.stopDma();
+    return set.attachTo(
+      {
+        memory: machine.memory,
+        trackers: machine.trackers,
+        devices: machine.devices,
+        runState: () => machine.runState(),
+        prepared: () => machine.prepared(),
+        pause: async (signal) => {
+          await machine.pause(signal);
+          this.stopDma();
+        },
+        resume: () => machine.resume(),
+        abandon: (reason) => machine.abandon(reason),
       },
-      resume: () => machine.resume(),
-      abandon: (reason) => machine.abandon(reason),
-    });
+      vfio,
+    );
   }
 
   get writes(): number {

@@ -162,6 +162,61 @@ test('pre-copy gives the header, stop-copy the ports; in between the estimate sh
   await source.migratable.release();
 });
 
+test('a stop-and-copy that is given up: before its save nothing is void, after it everything moves anew', async () => {
+  const source = mtty(true);
+  const destination = mtty(false);
+  const vm = await source.vm();
+  await destination.vm();
+  const { migratable: from } = source;
+  const { migratable: to } = destination;
+  const state: Uint8Array[] = [];
+  const round = async (): Promise<void> => {
+    for await (const piece of from.precopy?.() ?? []) state.push(Uint8Array.from(piece));
+  };
+  const loaded = async function* (cut: Error | undefined): AsyncGenerator<Uint8Array> {
+    yield* state.splice(0);
+    if (cut !== undefined) throw cut;
+  };
+  expect(from.switchoverBlocker()).toMatch(/has not begun/);
+  await round();
+  expect(from.switchoverBlocker()).toBeUndefined();
+  await vm.pause();
+  expect(from.migration.state()).toBe('PRE_COPY_P2P');
+  await vm.resume();
+  expect(from.migration.state()).toBe('PRE_COPY');
+  await round();
+  expect(state).toHaveLength(2);
+
+  await vm.pause();
+  const giveUp = new AbortController();
+  const pieces = from.save(giveUp.signal);
+  expect((await pieces.next()).value?.byteLength).toBe(36);
+  giveUp.abort();
+  expect((await pieces.next()).done).toBe(true);
+  await vm.resume();
+  expect(from.migration.state()).toBe('RUNNING');
+  await expect(to.load(loaded(new Error('given up')), 1)).rejects.toThrow('given up');
+  await to.reset();
+  await from.restart();
+
+  // Twice more: the first one is given up when the destination had all of it.
+  for (const text of ['once', 'more']) {
+    source.type(text);
+    await round();
+    await vm.pause();
+    for await (const piece of from.save()) state.push(Uint8Array.from(piece));
+    await to.load(loaded(undefined), 1);
+    expect(to.migration.state()).toBe('STOP');
+    if (text === 'more') break;
+    await vm.resume();
+    await to.reset();
+    await from.restart();
+  }
+  await destination.set.resume();
+  expect(destination.answer()).toBe('oncemore');
+  await from.release();
+});
+
 test('a destination with another device: both say why, and the port goes on at the source', async () => {
   const source = mtty(true);
   const destination = mtty(false, 'mtty-2');

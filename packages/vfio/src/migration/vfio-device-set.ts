@@ -1,14 +1,24 @@
-import { GodwitError, type MigratableVm } from '@godwit/core';
+import { type DirtyTracker, GodwitError, type MigratableVm } from '@godwit/core';
 import { type Observable, Subject } from 'rxjs';
+import { savedAfter } from './saved-after.js';
+import { Turns } from './turns.js';
 import type { DeviceReset, VfioMigratableDevice } from './vfio-migratable-device.js';
 
 /**
  * The VFIO devices of one VM, which stop and start together: as long as one of them may still write into another (peer-to-peer
  * DMA), neither may be stopped. So all reach their P2P state before any goes on to stop, and the same on the way back.
+ *
+ * ```
+ *              holdBack                 pause
+ *   running ------------> held back ------------> stopped        resume, from everywhere: running
+ * ```
  */
 export class VfioDeviceSet {
   readonly devices: readonly VfioMigratableDevice[];
   readonly #resets = new Subject<DeviceReset>();
+  readonly #turns = new Turns();
+  /** The stop that the first `save` has begun, for all of them. */
+  #stopping: Promise<void> | null = null;
 
   constructor(devices: readonly VfioMigratableDevice[]) {
     this.devices = devices;
@@ -19,19 +29,32 @@ export class VfioDeviceSet {
     return this.#resets.asObservable();
   }
 
+  /**
+   * Call it when the vCPUs stand still. Devices start no DMA into each other any more; into guest memory they still do, which
+   * their trackers see. A device that streams its state goes on with it, and comes back from here with nothing lost. Idempotent.
+   */
+  holdBack(): Promise<void> {
+    return this.#turns.take(() => this.#holdBack());
+  }
+
   /** Call it when the vCPUs stand still. Once resolved no device does DMA. Idempotent. */
-  async pause(): Promise<void> {
-    await this.#all('hold back its peer-to-peer DMA', (device) => device.holdPeerDma());
-    await this.#all('stop', (device) => device.stop());
+  pause(): Promise<void> {
+    return this.#turns.take(async () => {
+      await this.#holdBack();
+      await this.#all('stop', (device) => device.stop());
+    });
   }
 
   /**
    * Call it before the vCPUs run. Devices run again whatever state they are in: one that does not come back by itself, or is
    * in ERROR, is reset (see `resets`). Idempotent.
    */
-  async resume(): Promise<void> {
-    await this.#all('start', async (device) => this.#report(await device.startWithoutPeers()));
-    await this.#all('start', async (device) => this.#report(await device.start()));
+  resume(): Promise<void> {
+    this.#stopping = null;
+    return this.#turns.take(async () => {
+      await this.#all('start', async (device) => this.#report(await device.startWithoutPeers()));
+      await this.#all('start', async (device) => this.#report(await device.start()));
+    });
   }
 
   /** For a destination that will never run. */
@@ -39,22 +62,36 @@ export class VfioDeviceSet {
     await this.#all('let go of its state', (device) => device.abandon());
   }
 
-  /** A VM with these devices: they are saved and loaded after its own, stop after its vCPUs and start before them. */
-  attachTo(vm: MigratableVm): MigratableVm {
-    const { throttle } = vm;
+  /**
+   * A VM with these devices: they are saved and loaded after its own, and start before its vCPUs. Its `pause` holds them back;
+   * the first `save` of any device stops them all. So a stop-and-copy that is given up before it, because too much is dirty, costs
+   * no device the state that it has streamed; what they write until then their trackers see.
+   *
+   * @param trackers further ones, as a rule those of the devices: `trackersOf(await chooseTrackers(...))`
+   */
+  attachTo(vm: MigratableVm, trackers: readonly DirtyTracker[] = []): MigratableVm {
+    const stopped = () => {
+      this.#stopping ??= this.pause();
+      return this.#stopping;
+    };
     return {
       memory: vm.memory,
-      trackers: vm.trackers,
-      devices: [...vm.devices, ...this.devices],
-      pause: async () => {
-        await vm.pause();
-        await this.pause();
+      trackers: [...vm.trackers, ...trackers],
+      // Before a vCPU or an interrupt chip is saved: a device that runs may still raise an interrupt.
+      devices: [...vm.devices, ...this.devices].map((device) => savedAfter(device, stopped)),
+      ...(vm.runState === undefined ? {} : { runState: vm.runState.bind(vm) }),
+      ...(vm.prepared === undefined ? {} : { prepared: vm.prepared.bind(vm) }),
+      ...(vm.throttle === undefined ? {} : { throttle: vm.throttle.bind(vm) }),
+      pause: async (signal) => {
+        this.#stopping = null;
+        await vm.pause(signal);
+        // A pause that resolves although it was given up is followed by `resume`.
+        if (signal?.aborted !== true) await this.holdBack();
       },
       resume: async () => {
         await this.resume();
         await vm.resume();
       },
-      ...(throttle === undefined ? {} : { throttle: (fraction: number) => throttle.call(vm, fraction) }),
       abandon: async (reason) => {
         try {
           await this.abandon();
@@ -63,6 +100,10 @@ export class VfioDeviceSet {
         }
       },
     };
+  }
+
+  #holdBack(): Promise<void> {
+    return this.#all('hold back its peer-to-peer DMA', (device) => device.holdPeerDma());
   }
 
   #report(reset: DeviceReset | null): void {

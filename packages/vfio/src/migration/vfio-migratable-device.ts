@@ -3,7 +3,9 @@ import type { VfioDevice } from '../device/vfio-device.js';
 import { DataSession } from './data-session.js';
 import { DeviceMigration } from './device-migration.js';
 import type { MigrationState } from './migration-state.js';
-import { STATE_VERSION, StateHeaderReader, stateHeader } from './state-header.js';
+import { STATE_VERSION, stateHeader } from './state-header.js';
+import { StateLoading } from './state-loading.js';
+import { Turns } from './turns.js';
 
 export interface VfioMigratableDeviceOptions {
   readonly device: VfioDevice;
@@ -19,28 +21,50 @@ export interface DeviceReset {
   readonly cause: unknown;
 }
 
+/** Where a device without a session goes to stream its state; others stand still, and all of their state comes with `save`. */
+const STREAMS_IN: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
+  RUNNING: 'PRE_COPY',
+  PRE_COPY: 'PRE_COPY',
+  RUNNING_P2P: 'PRE_COPY_P2P',
+  PRE_COPY_P2P: 'PRE_COPY_P2P',
+};
+
+/** Where a device goes from a state of saving when its session ends and it is to run, or stand still, as before. */
+const WITHOUT_SESSION: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
+  PRE_COPY: 'RUNNING',
+  PRE_COPY_P2P: 'RUNNING_P2P',
+  STOP_COPY: 'STOP',
+};
+
 /**
  * The state of a VFIO device, for the engine.
  *
  * ```
- * source       precopy ...            pause (VfioDeviceSet)         save            resume, after a failure
- *              RUNNING -> PRE_COPY -> PRE_COPY_P2P -> STOP_COPY ->  read to 0    -> RUNNING_P2P -> RUNNING
- *              RUNNING             -> RUNNING_P2P  -> STOP ->       STOP_COPY       (a device without pre-copy)
- * destination  load: RUNNING -> RESUMING, write, -> STOP            resume: RUNNING_P2P -> RUNNING
+ * source       precopy ...            pause           first save       resume
+ *              RUNNING -> PRE_COPY -> PRE_COPY_P2P -> STOP_COPY     -> RUNNING_P2P -> RUNNING
+ *                              ^------------+ resume before it
+ *              RUNNING             -> RUNNING_P2P  -> STOP -> STOP_COPY       (a device without pre-copy)
+ * destination  load: RUNNING or STOP -> RESUMING, write, -> STOP     resume: RUNNING_P2P -> RUNNING
  * ```
  *
- * `precopy` is there when the device can stream its state while it runs. All devices of a VM belong into one
- * `VfioDeviceSet`, whose `pause` and `resume` take them through the P2P states together.
+ * `precopy` is there when the device can stream its state while it runs. STOP_COPY goes on with that stream and leads back only
+ * by its end, so a stop-and-copy that is given up after it voids everything (`backVoids`). All devices of a VM belong into one
+ * `VfioDeviceSet`, which takes them through the P2P states together.
  */
 export class VfioMigratableDevice implements MigratableDevice {
   readonly id: string;
   readonly version = STATE_VERSION;
   readonly kind: string;
+  readonly backVoids: 'stop-state' | 'everything';
   readonly migration: DeviceMigration;
   readonly precopy?: () => AsyncIterable<Uint8Array>;
   readonly #device: VfioDevice;
+  readonly #turns = new Turns();
+  readonly #loading: StateLoading;
   /** Of state being saved. */
   #session: DataSession | null = null;
+  /** A session that the destination has followed is over, and a new one makes no sense to it before it was told. */
+  #mustRestart = false;
 
   /** @throws GodwitError GODWIT_UNSUPPORTED when the device cannot migrate */
   constructor({ device, id = device.name, kind }: VfioMigratableDeviceOptions) {
@@ -49,7 +73,10 @@ export class VfioMigratableDevice implements MigratableDevice {
     stateHeader(kind);
     this.#device = device;
     this.migration = new DeviceMigration(device);
-    if (this.migration.capabilities.preCopy) this.precopy = () => this.#precopy();
+    this.#loading = new StateLoading(id, kind, device, this.migration);
+    const { preCopy } = this.migration.capabilities;
+    this.backVoids = preCopy ? 'everything' : 'stop-state';
+    if (preCopy) this.precopy = () => this.#precopy();
   }
 
   /** What is still to come if the device were stopped now: by its own estimates, both of them. */
@@ -61,73 +88,90 @@ export class VfioMigratableDevice implements MigratableDevice {
     return stopCopy + initialBytes + dirtyBytes;
   }
 
-  async *save(): AsyncGenerator<Uint8Array> {
-    // Already there when pre-copy was used and the set has paused.
-    const { session, begun } = await this.#enter('STOP_COPY');
+  /** A device in ERROR has no state to save, and takes none. */
+  migrationBlocker(): string | undefined {
+    return this.migration.state() === 'ERROR' ? `${this.id} is in ERROR, which only a reset of it ends` : undefined;
+  }
+
+  /**
+   * As long as initial bytes are left the destination cannot have made ready for the rest, and the device is slow to stop
+   * (VFIO_MIG_GET_PRECOPY_INFO, linux/vfio.h).
+   */
+  switchoverBlocker(): string | undefined {
+    const state = this.migration.state();
+    if (this.precopy === undefined || STREAMS_IN[state] === undefined) return undefined;
+    if (this.#session === null) return `${this.id} has not begun to stream its state`;
+    const { initialBytes } = this.migration.precopyInfo(this.#session.fd);
+    return initialBytes > 0 ? `${this.id} still has ${initialBytes} initial bytes of its state to stream` : undefined;
+  }
+
+  async *save(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+    // Already there when pre-copy was used and the set has stopped its devices.
+    const entered = await this.#enter('STOP_COPY', signal);
+    if (entered === null) return;
+    const { session, begun } = entered;
     if (begun) yield stateHeader(this.kind);
-    for (let piece = await session.read('stop-copy'); piece !== null; piece = await session.read('stop-copy')) {
+    for (;;) {
+      const piece = await unlessAborted(session, signal);
+      if (piece === null) return;
       yield piece;
     }
   }
 
   /**
    * @throws GodwitError GODWIT_VERSION_MISMATCH, GODWIT_DEVICE_MISMATCH, GODWIT_BAD_STREAM for state that is not for this
-   * device, GODWIT_DEVICE_FAILED for state that the device refuses; the device is reset then
+   * device, GODWIT_DEVICE_FAILED for state that the device refuses; the device is reset then. GODWIT_CANCELLED when `reset`
+   * was called meanwhile
    */
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
     if (version !== STATE_VERSION) {
       throw new GodwitError('GODWIT_VERSION_MISMATCH', `version ${version} of a VFIO device's state cannot be read`);
     }
-    const header = new StateHeaderReader(this.kind);
-    let session: DataSession | null = null;
-    try {
-      for await (const chunk of state) {
-        const own = header.take(chunk);
-        if (!header.done) continue;
-        session ??= await this.#begin('RESUMING');
-        await session.write(own);
-      }
-      if (session === null) {
-        throw new GodwitError('GODWIT_BAD_STREAM', `the state of ${this.id} ends before the device's own part begins`);
-      }
-      // Here the driver takes it in, and says whether it makes sense.
-      await this.migration.moveTo('STOP');
-    } catch (error) {
-      await session?.close();
-      session = null;
-      // RESUMING is left with complete state or by a reset, not otherwise.
-      if (this.migration.state() === 'RESUMING') await this.#device.reset();
-      throw error;
-    } finally {
-      await session?.close();
-    }
+    await this.#loading.load(state);
   }
 
-  /** The migration is over, whatever became of it: ends what pre-copy began. A device that is stopped stays so. */
-  async release(): Promise<void> {
-    if (this.#session === null) return;
-    const stopped = this.migration.state() === 'STOP_COPY';
-    await this.#endSaving(() => this.migration.moveTo(stopped ? 'STOP' : 'RUNNING'));
+  /** Destination: what was loaded is void. A device with part of a state in it is reset; `load` then begins anew. */
+  reset(): Promise<void> {
+    return this.#loading.reset();
   }
 
-  /** The destination has lost what it had: the next `precopy` begins with the first byte, in a session of its own. */
+  /** The device's state is its own; what it wrote by DMA came with the guest's memory. */
+  loadWrites(): readonly [] {
+    return [];
+  }
+
+  /** The migration is over, whatever became of it: ends what pre-copy began. A device that stands still goes on doing so. */
+  release(): Promise<void> {
+    return this.#turns.take(async () => {
+      this.#mustRestart = false;
+      if (this.#session === null) return;
+      const to = WITHOUT_SESSION[this.migration.state()] ?? 'RUNNING';
+      await this.#endSaving(() => this.migration.moveTo(to));
+    });
+  }
+
+  /** The destination has nothing, or what it had is void: the next `precopy` begins with the first byte, in a new session. */
   restart(): Promise<void> {
     return this.release();
   }
 
   /** No DMA into other devices any more; nothing to do for a device that has no such state. */
-  async holdPeerDma(): Promise<void> {
-    if (!this.migration.capabilities.p2p) return;
-    const state = this.migration.state();
-    if (state === 'PRE_COPY') await this.migration.moveTo('PRE_COPY_P2P');
-    else if (state === 'RUNNING') await this.migration.moveTo('RUNNING_P2P');
+  holdPeerDma(): Promise<void> {
+    return this.#turns.take(async () => {
+      if (!this.migration.capabilities.p2p) return;
+      const state = this.migration.state();
+      if (state === 'PRE_COPY') await this.migration.moveTo('PRE_COPY_P2P');
+      else if (state === 'RUNNING') await this.migration.moveTo('RUNNING_P2P');
+    });
   }
 
   /** No DMA at all any more. A pre-copy session goes on. */
-  async stop(): Promise<void> {
-    const state = this.migration.state();
-    if (state === 'PRE_COPY' || state === 'PRE_COPY_P2P') await this.migration.moveTo('STOP_COPY');
-    else if (state === 'RUNNING' || state === 'RUNNING_P2P') await this.migration.moveTo('STOP');
+  stop(): Promise<void> {
+    return this.#turns.take(async () => {
+      const state = this.migration.state();
+      if (state === 'PRE_COPY' || state === 'PRE_COPY_P2P') await this.migration.moveTo('STOP_COPY');
+      else if (state === 'RUNNING' || state === 'RUNNING_P2P') await this.migration.moveTo('STOP');
+    });
   }
 
   /**
@@ -136,24 +180,41 @@ export class VfioMigratableDevice implements MigratableDevice {
    * @returns why it had to be reset; null as a rule
    */
   startWithoutPeers(): Promise<DeviceReset | null> {
-    return this.#towards(this.migration.capabilities.p2p ? 'RUNNING_P2P' : 'STOP');
+    return this.#turns.take(async () => {
+      if (this.#streams()) return null;
+      return this.#towards(this.migration.capabilities.p2p ? 'RUNNING_P2P' : 'STOP');
+    });
   }
 
-  /** Runs as before. The same way out as `startWithoutPeers`. */
+  /** Runs as before, and streams on if it did. The same way out as `startWithoutPeers`. */
   start(): Promise<DeviceReset | null> {
-    return this.#towards('RUNNING');
+    return this.#turns.take(async () => {
+      if (!this.#streams()) return this.#towards('RUNNING');
+      try {
+        await this.#persistently('PRE_COPY');
+        return null;
+      } catch {
+        // The stream is lost; the device may still be brought to run.
+        return this.#towards('RUNNING');
+      }
+    });
   }
 
   /** Lets go of everything; a device with half a state in it is reset. For a destination that will never run. */
-  async abandon(): Promise<void> {
-    await this.#session?.close();
-    this.#session = null;
-    const state = this.migration.state();
-    if (state === 'RESUMING' || state === 'ERROR') await this.#device.reset();
+  abandon(): Promise<void> {
+    return this.#turns.take(async () => {
+      await this.#session?.close();
+      this.#session = null;
+      await this.#loading.reset();
+    });
   }
 
   async *#precopy(): AsyncGenerator<Uint8Array> {
-    const { session, begun } = await this.#enter('PRE_COPY');
+    const state = this.migration.state();
+    if (state === 'STOP' || state === 'STOP_COPY') return;
+    const entered = await this.#enter(STREAMS_IN[state] ?? 'PRE_COPY');
+    if (entered === null) return;
+    const { session, begun } = entered;
     if (begun) yield stateHeader(this.kind);
     // As much as there is now, and no more: a busy device would keep the round from ending.
     const { initialBytes, dirtyBytes } = this.migration.precopyInfo(session.fd);
@@ -165,19 +226,40 @@ export class VfioMigratableDevice implements MigratableDevice {
     }
   }
 
-  /** Into a state of saving, with the session that belongs to it. */
-  async #enter(state: MigrationState): Promise<{ readonly session: DataSession; readonly begun: boolean }> {
-    if (this.#session === null) {
-      this.#session = await this.#begin(state);
-      return { session: this.#session, begun: true };
-    }
-    await this.migration.moveTo(state);
-    return { session: this.#session, begun: false };
+  /** Whether it is in pre-copy with a session that the destination has followed. */
+  #streams(): boolean {
+    const state = this.migration.state();
+    return this.#session !== null && (state === 'PRE_COPY' || state === 'PRE_COPY_P2P');
+  }
+
+  /** Into a state of saving, with the session that belongs to it; null when that was given up before it began. */
+  #enter(
+    state: MigrationState,
+    signal?: AbortSignal,
+  ): Promise<{ readonly session: DataSession; readonly begun: boolean } | null> {
+    return this.#turns.take(async () => {
+      if (signal?.aborted === true) return null;
+      if (this.#mustRestart) {
+        const why =
+          'its data session ended when a stop-and-copy was given up, and another one begins with its first byte';
+        throw new GodwitError(
+          'GODWIT_INVALID_STATE',
+          `${this.id} must be told to restart before it is saved again: ${why}`,
+        );
+      }
+      if (this.#session === null) {
+        this.#session = await this.#begin(state);
+        return { session: this.#session, begun: true };
+      }
+      await this.migration.moveTo(state);
+      return { session: this.#session, begun: false };
+    });
   }
 
   async #begin(state: MigrationState): Promise<DataSession> {
     // A session that somebody left behind: its descriptor is lost, so it has to end first.
-    if (this.migration.state() === state) await this.migration.moveTo(state === 'PRE_COPY' ? 'RUNNING' : 'STOP');
+    const without = WITHOUT_SESSION[state];
+    if (without !== undefined && this.migration.state() === state) await this.migration.moveTo(without);
     const fd = await this.migration.moveTo(state);
     if (fd === null) {
       throw new GodwitError('GODWIT_DEVICE_FAILED', `${this.id} went to ${state} without a descriptor for its state`);
@@ -188,6 +270,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   async #towards(state: MigrationState): Promise<DeviceReset | null> {
     // A reset has taken it further already.
     if (this.migration.state() === 'RUNNING') return null;
+    this.#mustRestart ||= this.#session !== null && this.backVoids === 'everything';
     try {
       await this.#endSaving(() => this.#persistently(state));
       return null;
@@ -216,5 +299,25 @@ export class VfioMigratableDevice implements MigratableDevice {
     } finally {
       await session?.close();
     }
+  }
+}
+
+/**
+ * The next piece; null at the end, and once `signal` aborts. A read that waits for the device is left to itself then: it ends
+ * when the device leaves STOP_COPY, and the session is closed after it.
+ */
+async function unlessAborted(session: DataSession, signal: AbortSignal | undefined): Promise<Uint8Array | null> {
+  if (signal?.aborted === true) return null;
+  const reading = session.read('stop-copy');
+  if (signal === undefined) return reading;
+  let onAbort = (): void => undefined;
+  const aborted = new Promise<null>((resolve) => {
+    onAbort = () => resolve(null);
+    signal.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([reading, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
   }
 }

@@ -1,0 +1,106 @@
+import { GodwitError } from '@godwit/core';
+import type { VfioDevice } from '../device/vfio-device.js';
+import { DataSession } from './data-session.js';
+import type { DeviceMigration } from './device-migration.js';
+import { StateHeaderReader } from './state-header.js';
+
+/** One stream of state on its way into the device. */
+interface Load {
+  /** The session that it is written to, once its header has been read. */
+  opening: Promise<DataSession> | null;
+  /** RESUMING -> STOP: the driver takes in what was written. */
+  completing: Promise<unknown> | null;
+}
+
+/**
+ * The destination's side of a device: state that comes as one stream is written into RESUMING, and taken in on the way to STOP.
+ * A device in STOP can be loaded again. RESUMING itself is left with complete state, or by a reset of the device, not otherwise,
+ * and takes the output of one session of the source's only (`enum vfio_device_mig_state`, linux/vfio.h).
+ */
+export class StateLoading {
+  readonly #id: string;
+  readonly #kind: string;
+  readonly #device: VfioDevice;
+  readonly #migration: DeviceMigration;
+  /** What is written now; whoever finds another one here has been voided. */
+  #load: Load | null = null;
+
+  constructor(id: string, kind: string, device: VfioDevice, migration: DeviceMigration) {
+    this.#id = id;
+    this.#kind = kind;
+    this.#device = device;
+    this.#migration = migration;
+  }
+
+  /** @throws GodwitError see `VfioMigratableDevice.load`; GODWIT_CANCELLED when `reset` came first */
+  async load(state: AsyncIterable<Uint8Array>): Promise<void> {
+    const load: Load = { opening: null, completing: null };
+    this.#load = load;
+    try {
+      await this.#write(state, load);
+    } catch (error) {
+      if (this.#load !== load) throw this.#voided();
+      await closed(load);
+      await this.#leaveResuming();
+      throw error;
+    } finally {
+      await closed(load);
+      if (this.#load === load) this.#load = null;
+    }
+  }
+
+  /** Everything that was loaded is void: a load under way fails, and the device takes state from its first byte again. */
+  async reset(): Promise<void> {
+    const load = this.#load;
+    this.#load = null;
+    if (load !== null) {
+      await closed(load);
+      await load.completing?.catch(() => undefined);
+    }
+    await this.#leaveResuming();
+  }
+
+  async #write(state: AsyncIterable<Uint8Array>, load: Load): Promise<void> {
+    const header = new StateHeaderReader(this.#kind);
+    for await (const chunk of state) {
+      this.#requireCurrent(load);
+      const own = header.take(chunk);
+      if (!header.done) continue;
+      load.opening ??= this.#open();
+      await (await load.opening).write(own);
+    }
+    this.#requireCurrent(load);
+    if (load.opening === null) {
+      throw new GodwitError('GODWIT_BAD_STREAM', `the state of ${this.#id} ends before the device's own part begins`);
+    }
+    // Here the driver takes it in, and says whether it makes sense.
+    load.completing = this.#migration.moveTo('STOP');
+    await load.completing;
+    this.#requireCurrent(load);
+  }
+
+  async #open(): Promise<DataSession> {
+    const fd = await this.#migration.moveTo('RESUMING');
+    if (fd !== null) return new DataSession(this.#device.port, fd, this.#id);
+    throw new GodwitError('GODWIT_DEVICE_FAILED', `${this.#id} went to RESUMING without a descriptor for its state`);
+  }
+
+  async #leaveResuming(): Promise<void> {
+    const state = this.#migration.state();
+    if (state === 'RESUMING' || state === 'ERROR') await this.#device.reset();
+  }
+
+  #requireCurrent(load: Load): void {
+    if (this.#load !== load) throw this.#voided();
+  }
+
+  #voided(): GodwitError {
+    return new GodwitError('GODWIT_CANCELLED', `the state that ${this.#id} was being loaded with is void`);
+  }
+}
+
+/** Its session is closed, after the write under way. */
+async function closed({ opening }: Load): Promise<void> {
+  const session = await opening?.catch(() => null);
+  await session?.close();
+}
