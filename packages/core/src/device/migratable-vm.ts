@@ -18,8 +18,9 @@ export interface MigratableVm {
   runState?(): RunState;
   /**
    * Stops all vCPUs and every other writer of guest memory. Once resolved nothing writes guest memory but devices'
-   * `save`, and, until the first of these, an assigned device whose writes a tracker sees. When `signal` aborts first, undo what was begun and settle: the guest then runs on as before (a `pause` that
-   * resolves all the same is followed by `resume`). Nothing else is called before it has settled. Idempotent.
+   * `save`, and, until the first of these, an assigned device whose writes a tracker sees. When `signal` aborts first, undo
+   * what was begun and settle: the guest then runs on as before (a `pause` that resolves all the same is followed by
+   * `resume`). Nothing else is called before it has settled. Idempotent.
    */
   pause(signal?: AbortSignal): Promise<void>;
   /**
