@@ -153,7 +153,8 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
       stream.fail(new GodwitError('GODWIT_LINK_LOST', 'given up'));
       await failed;
       await to.reset();
-      await from.restart();
+      // The engine tells it where the destination's device was reset.
+      if (streams) await from.restart();
     }
     const stream = new PushedStream();
     const loading = to.load(stream, 1);
@@ -166,15 +167,19 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
   });
 });
 
-test('a stream that has ended is not begun anew behind the engine’s back', async () => {
+test.each([
+  ['runs again', (vm: MigratableVm) => vm.resume()],
+  ['stays paused', async () => {}],
+])('a stream that has ended is not begun anew behind the engine’s back, when the guest %s', async (_, goBack) => {
   const { vm, from } = ends({});
   await round(from, new PushedStream());
   await vm.pause();
   await from.save().next();
-  await vm.resume();
+  await goBack(vm);
   const expected = { code: 'GODWIT_INVALID_STATE', message: expect.stringMatching(/d0 must be told to restart/) };
-  await expect(from.precopy?.()[Symbol.asyncIterator]().next()).rejects.toMatchObject(expected);
   await expect(from.save().next()).rejects.toMatchObject(expected);
+  await vm.resume();
+  await expect(from.precopy?.()[Symbol.asyncIterator]().next()).rejects.toMatchObject(expected);
   await from.restart();
   await round(from, new PushedStream());
   await from.release();

@@ -20,17 +20,10 @@ export interface MigratableDevice {
    */
   precopy?(): AsyncIterable<Uint8Array>;
   /**
-   * The destination has nothing, because it was restarted or its device was `reset`: the next `precopy` begins with the first
-   * byte of the state. A device without it, that has sent something while the guest runs, cannot follow; the migration fails.
+   * The destination was restarted and has nothing: the next `precopy` begins with the first byte of the state. A device
+   * without it, that has sent something while the guest runs, cannot follow; the migration fails.
    */
   restart?(): Promise<void>;
-  /**
-   * What going back from a stop-and-copy in which `save` was called voids: what that `save` has yielded (`stop-state`, the
-   * default), or `everything` since the last `restart`, because the stream ends with it (VFIO: leaving STOP_COPY ends the data
-   * session, and RESUMING takes the output of one session only). With `everything` the destination's device is `reset` and the
-   * source's told to `restart`, whether `load` was handed the end or not; a device that says so has both. The same on both sides.
-   */
-  readonly backVoids?: 'stop-state' | 'everything';
   /**
    * Source: why the guest must not be paused now, in words for a person (a VFIO device whose initial bytes have not been
    * taken); `undefined` when it may be. Asked before each stop-and-copy, while the guest runs.
@@ -63,8 +56,8 @@ export interface MigratableDevice {
   prepared?(): Promise<void>;
   /**
    * Destination: everything that was loaded is void, and the state comes anew from its first byte, with another call of `load`
-   * (VFIO: RESUMING ends only by completion or reset). Called when a stop-and-copy is given up after `load` was handed its end,
-   * or by a device whose `backVoids` is `everything`; the source's device is then told to `restart`. A device with `precopy` that lacks it cannot go back: the migration ends, and
+   * (VFIO: RESUMING ends only by completion or reset). Called when a stop-and-copy is given up after `load` was handed its end;
+   * the source's device is then told to `restart`. A device with `precopy` that lacks it cannot go back: the migration ends, and
    * the guest stays at the source.
    */
   reset?(): Promise<void>;

@@ -63,6 +63,10 @@ export class VfioMigratableDevice implements MigratableDevice {
   readonly #loading: StateLoading;
   /** Of state being saved. */
   #session: DataSession | null = null;
+  /** `precopy` has yielded state since the last `restart`: the destination may have followed. */
+  #streamed = false;
+  /** A `save` has read from the session: what it did not yield is gone with it. */
+  #saved = false;
   /** A session that the destination has followed is over, and a new one makes no sense to it before it was told. */
   #mustRestart = false;
 
@@ -110,6 +114,7 @@ export class VfioMigratableDevice implements MigratableDevice {
     const entered = await this.#enter('STOP_COPY', signal);
     if (entered === null) return;
     const { session, begun } = entered;
+    this.#saved = true;
     if (begun) yield stateHeader(this.kind);
     for (;;) {
       const piece = await unlessAborted(session, signal);
@@ -144,6 +149,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   release(): Promise<void> {
     return this.#turns.take(async () => {
       this.#mustRestart = false;
+      this.#streamed = false;
       if (this.#session === null) return;
       const to = WITHOUT_SESSION[this.migration.state()] ?? 'RUNNING';
       await this.#endSaving(() => this.migration.moveTo(to));
@@ -215,6 +221,7 @@ export class VfioMigratableDevice implements MigratableDevice {
     const entered = await this.#enter(STREAMS_IN[state] ?? 'PRE_COPY');
     if (entered === null) return;
     const { session, begun } = entered;
+    this.#streamed = true;
     if (begun) yield stateHeader(this.kind);
     // As much as there is now, and no more: a busy device would keep the round from ending.
     const { initialBytes, dirtyBytes } = this.migration.precopyInfo(session.fd);
@@ -239,14 +246,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   ): Promise<{ readonly session: DataSession; readonly begun: boolean } | null> {
     return this.#turns.take(async () => {
       if (signal?.aborted === true) return null;
-      if (this.#mustRestart) {
-        const why =
-          'its data session ended when a stop-and-copy was given up, and another one begins with its first byte';
-        throw new GodwitError(
-          'GODWIT_INVALID_STATE',
-          `${this.id} must be told to restart before it is saved again: ${why}`,
-        );
-      }
+      await this.#endGivenUpSave();
       if (this.#session === null) {
         this.#session = await this.#begin(state);
         return { session: this.#session, begun: true };
@@ -254,6 +254,18 @@ export class VfioMigratableDevice implements MigratableDevice {
       await this.migration.moveTo(state);
       return { session: this.#session, begun: false };
     });
+  }
+
+  /** What a `save` that was given up has read is not read again: a new session has it, unless the destination followed this one. */
+  async #endGivenUpSave(): Promise<void> {
+    this.#mustRestart ||= this.#saved && this.#streamed;
+    if (this.#mustRestart) {
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `${this.id} must be told to restart before it is saved again: its data session ended when a stop-and-copy was given up, and another one begins with its first byte`,
+      );
+    }
+    if (this.#saved) await this.#endSaving(() => this.migration.moveTo('STOP'));
   }
 
   async #begin(state: MigrationState): Promise<DataSession> {
@@ -270,7 +282,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   async #towards(state: MigrationState): Promise<DeviceReset | null> {
     // A reset has taken it further already.
     if (this.migration.state() === 'RUNNING') return null;
-    this.#mustRestart ||= this.#session !== null && this.backVoids === 'everything';
+    this.#mustRestart ||= this.#session !== null && this.#streamed;
     try {
       await this.#endSaving(() => this.#persistently(state));
       return null;
@@ -294,6 +306,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   async #endSaving(move: () => Promise<unknown>): Promise<void> {
     const session = this.#session;
     this.#session = null;
+    this.#saved = false;
     try {
       await move();
     } finally {
