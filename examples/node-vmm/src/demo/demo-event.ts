@@ -1,5 +1,7 @@
 import type {
+  DowntimeTerms,
   ErrorCode,
+  GodwitError,
   IncomingSummary,
   MigrationEvent,
   MigrationState,
@@ -7,6 +9,7 @@ import type {
   Progress,
   RoundRecord,
 } from '@godwit/core';
+import type { Distribution } from './distribution.js';
 import type { GuestSpec } from './guest-spec.js';
 
 /** The two host processes, by the part that each plays in the first migration. */
@@ -49,6 +52,33 @@ export type DemoEvent =
   | { readonly event: 'round-start'; readonly round: number; readonly dirtyPages: number }
   | ({ readonly event: 'round' } & RoundRecord)
   | { readonly event: 'warning'; readonly code: ErrorCode; readonly message: string }
+  /** Where a migration stood when the demo began to look. */
+  | { readonly event: 'status'; readonly state: MigrationState; readonly round: number; readonly attempt: number }
+  /** The destination could not be reached, and is tried again. */
+  | { readonly event: 'connect-failed'; readonly attempt: number; readonly code: ErrorCode; readonly message: string }
+  /** The guest is about to be paused, for at most `limitMs`; 0: for as long as it takes. */
+  | { readonly event: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
+  /** A stop-and-copy was given up: the guest runs where it was, and pre-copy goes on. */
+  | {
+      readonly event: 'went-back';
+      readonly attempt: number;
+      readonly term: keyof DowntimeTerms;
+      readonly elapsedMs: number;
+      readonly limitMs: number;
+      readonly code: ErrorCode;
+      readonly message: string;
+    }
+  /** A switchover waits for the destination, with the guest running. */
+  | { readonly event: 'not-prepared'; readonly waitedMs: number }
+  | { readonly event: 'prepared'; readonly waitedMs: number }
+  | {
+      readonly event: 'downtime-exceeded';
+      readonly limitMs: number;
+      readonly downtimeMs: number;
+      readonly term: keyof DowntimeTerms;
+    }
+  /** The engine's last word on a migration that did not happen. */
+  | { readonly event: 'migration-failed'; readonly code: ErrorCode; readonly message: string }
   /** Every page of both sides was compared while the guest was paused. */
   | { readonly event: 'compared'; readonly pages: number; readonly verifyMs: number }
   /** The guest runs at the other host. */
@@ -83,14 +113,65 @@ export interface Result {
   readonly pagesCompared: number;
   readonly beats: number;
   readonly defects: number;
+  readonly distribution: Distribution;
 }
 
 /** An event with the moment at which it reached the controller, milliseconds from the start. */
 export type TimedEvent = DemoEvent & { readonly atMs: number };
 
-/** What the engine says, in the demo's words; nothing for what its states and its summary say too. */
-export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
+/** What the engine of protocol 2 says beside the events of the one before it. */
+type FurtherEvent =
+  | {
+      readonly type: 'status';
+      readonly status: { readonly state: MigrationState; readonly progress: Progress; readonly attempt: number };
+    }
+  | { readonly type: 'connect-failed'; readonly reason: GodwitError; readonly attempt: number }
+  | { readonly type: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
+  | {
+      readonly type: 'went-back';
+      readonly attempt: number;
+      readonly term: keyof DowntimeTerms;
+      readonly elapsedMs: number;
+      readonly limitMs: number;
+      readonly reason: GodwitError;
+    }
+  | { readonly type: 'not-prepared' | 'prepared'; readonly waitedMs: number }
+  | {
+      readonly type: 'downtime-exceeded';
+      readonly limitMs: number;
+      readonly downtimeMs: number;
+      readonly term: keyof DowntimeTerms;
+    }
+  | { readonly type: 'dry-run' }
+  | { readonly type: 'failed'; readonly error: GodwitError };
+
+/**
+ * What the engine says, in the demo's words; nothing for what its states and its summary say too. Called in the host, since
+ * an error loses its code on the way to another process.
+ */
+export function demoEvent(event: MigrationEvent | FurtherEvent): DemoEvent | undefined {
   switch (event.type) {
+    case 'status': {
+      const { state, progress, attempt } = event.status;
+      return { event: 'status', state, round: progress.round, attempt };
+    }
+    case 'connect-failed':
+      return { event: 'connect-failed', attempt: event.attempt, ...codeAndMessage(event.reason) };
+    case 'switchover-start':
+      return { event: 'switchover-start', attempt: event.attempt, limitMs: event.limitMs };
+    case 'went-back': {
+      const { attempt, term, elapsedMs, limitMs, reason } = event;
+      return { event: 'went-back', attempt, term, elapsedMs, limitMs, ...codeAndMessage(reason) };
+    }
+    case 'not-prepared':
+    case 'prepared':
+      return { event: event.type, waitedMs: event.waitedMs };
+    case 'downtime-exceeded': {
+      const { limitMs, downtimeMs, term } = event;
+      return { event: 'downtime-exceeded', limitMs, downtimeMs, term };
+    }
+    case 'failed':
+      return { event: 'migration-failed', ...codeAndMessage(event.error) };
     case 'state':
       return { event: 'state', state: event.state, previous: event.previous };
     case 'progress':
@@ -104,8 +185,15 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
     case 'verified':
       return { event: 'compared', pages: event.pages, verifyMs: event.verifyMs };
     case 'link-lost':
-      return { event: 'warning', code: event.reason.code, message: event.reason.message };
-    default:
+      return { event: 'warning', ...codeAndMessage(event.reason) };
+    case 'ownership':
+    case 'reconnected':
+    case 'completed':
+    case 'dry-run':
       return undefined;
   }
+}
+
+function codeAndMessage({ code, message }: GodwitError): { readonly code: ErrorCode; readonly message: string } {
+  return { code, message };
 }

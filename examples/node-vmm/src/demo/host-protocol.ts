@@ -1,4 +1,5 @@
-import type { IncomingSummary, MigrationEvent, MigrationSummary } from '@godwit/core';
+import type { IncomingSummary, MigrationSummary } from '@godwit/core';
+import type { DemoEvent } from './demo-event.js';
 import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
 
@@ -81,4 +82,4 @@ export type HostMessage =
   | { readonly type: 'error'; readonly id: number; readonly error: WireError }
   | { readonly type: 'console'; readonly text: string }
   | { readonly type: 'defect'; readonly message: string }
-  | { readonly type: 'migration'; readonly event: MigrationEvent };
+  | { readonly type: 'migration'; readonly event: DemoEvent };

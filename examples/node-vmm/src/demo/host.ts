@@ -15,6 +15,7 @@ import {
 } from '@godwit/core';
 import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
+import { demoEvent } from './demo-event.js';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import { encodingsOf, knownEncodings } from './encodings.js';
 import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
@@ -78,7 +79,7 @@ class Host {
       const connector = pages.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
       // A recording that fails is told, and never keeps the guest from moving.
       const onFailure = ({ code, message }: GodwitError): void =>
-        send({ type: 'migration', event: { type: 'warning', code, message } });
+        send({ type: 'migration', event: { event: 'warning', code, message } });
       const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
       const migration = migrate(guest.vm, recording?.connector(connector) ?? connector, {
         description: guest.description,
@@ -92,8 +93,14 @@ class Host {
         settleTimeoutMs: RECONNECT_MS,
       });
       this.#migration = migration;
-      // Failures are told by `result`.
-      migration.subscribe({ next: (event) => send({ type: 'migration', event }), error: () => {} });
+      migration.subscribe({
+        next: (event) => {
+          const told = demoEvent(event);
+          if (told !== undefined) send({ type: 'migration', event: told });
+        },
+        // Failures are told by `result`.
+        error: () => {},
+      });
       try {
         return await migration.result;
       } finally {

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { MigrationSummary } from '@godwit/core';
 import { PAGE_SIZE } from '../guest/layout.js';
 import { ConsoleLines } from './console-lines.js';
-import { type DemoEvent, demoEvent, type HostName, type Result } from './demo-event.js';
+import type { DemoEvent, HostName, Result } from './demo-event.js';
+import { DistributionCount } from './distribution.js';
 import type { GuestSpec } from './guest-spec.js';
 import { HeartbeatWatch } from './heartbeat-watch.js';
 import { HostProcess } from './host-process.js';
@@ -16,6 +17,8 @@ const ROUND_TRIP_HEARTBEAT_MS = 50;
 const SILENCE_MS = 20_000;
 /** A guest that is slower than it was told to be does not keep a person waiting. */
 const LONGEST_WARM_UP_MS = 5000;
+/** After these no guest runs on at the source: it has ended, or what became of it after `go` is not known here. */
+const STANDS_STILL: ReadonlySet<unknown> = new Set(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_GUEST_ENDED']);
 
 /** Of one migration; a hundred of them are kept. */
 type Figures = Omit<MigrationSummary, 'rounds'>;
@@ -52,6 +55,7 @@ export class DemoRun {
   /** Aborts when the run is not to go on, and with it every wait: a person has cancelled, or a defect has shown. */
   readonly #over = new AbortController();
   readonly #summaries: Figures[] = [];
+  readonly #distribution: DistributionCount;
   #rounds = 0;
   #gapMs = 0;
   #defects = 0;
@@ -66,6 +70,7 @@ export class DemoRun {
     emit: (event: DemoEvent) => void,
   ) {
     this.#options = options;
+    this.#distribution = new DistributionCount(options.downtimeLimitMs);
     this.#emit = emit;
     this.#note = note === undefined ? {} : { note };
     this.#spec = {
@@ -194,8 +199,7 @@ export class DemoRun {
       });
     } catch (error) {
       this.#console.release();
-      // After `go` the source stays paused; what became of the guest is not known here.
-      if ((error as { code?: unknown }).code !== 'GODWIT_OWNERSHIP_UNKNOWN') await this.#runsOn(from);
+      if (!STANDS_STILL.has((error as { code?: unknown }).code)) await this.#runsOn(from);
       throw error;
     } finally {
       this.#migrating = false;
@@ -204,6 +208,7 @@ export class DemoRun {
     this.#console.release();
     const { rounds, ...figures } = summary;
     this.#summaries.push(figures);
+    this.#distribution.migrated(figures);
     this.#rounds = Math.max(this.#rounds, rounds.length);
     this.#emit({ event: 'migrated', hop, ...summary });
     this.#emit({ event: 'received', hop, host: to, summary: await adopted });
@@ -286,6 +291,7 @@ export class DemoRun {
       pagesCompared: sum(({ verifiedPages }) => verifiedPages),
       beats: this.#watch.beats,
       defects: this.#defects,
+      distribution: this.#distribution.result(),
     };
   }
 
@@ -293,8 +299,8 @@ export class DemoRun {
     if (message.type === 'console') this.#console.push(host, message.text);
     else if (message.type === 'defect') this.#defect(host, message.message);
     else if (message.type === 'migration') {
-      const event = demoEvent(message.event);
-      if (event !== undefined) this.#emit(event);
+      this.#distribution.see(message.event.event);
+      this.#emit(message.event);
     }
   }
 

@@ -179,6 +179,14 @@ export function syntheticRun(): readonly TimedEvent[] {
     pagesCompared: 49_500,
     beats: beat,
     defects: 0,
+    distribution: {
+      loadMs: { median: 2.9, p95: 2.9, max: 2.9 },
+      downtimeMs: { median: 38.2, p95: 38.2, max: 38.2 },
+      downtimeLimitMs: 100,
+      overLimit: 0,
+      unannounced: 0,
+      events: { 'went-back': 0, 'not-prepared': 0, 'downtime-exceeded': 0 },
+    },
   });
   return events;
 }

@@ -89,6 +89,24 @@ describe('the terminal view', () => {
     expect(picture).toContain('455 ms as the guest');
   });
 
+  test('after many migrations: how downtime and loading were spread, and what was told of those above the limit', () => {
+    const last = syntheticRun().at(-1);
+    if (last?.event !== 'completed') throw new Error('the run has no result');
+    const distribution = {
+      loadMs: { median: 0.8, p95: 2.1, max: 6 },
+      downtimeMs: { median: 14, p95: 31, max: 130 },
+      downtimeLimitMs: 100,
+      overLimit: 3,
+      unannounced: 1,
+      events: { 'went-back': 2, 'not-prepared': 0, 'downtime-exceeded': 1 },
+    };
+    const picture = text(render(reduce(EMPTY_VIEW, { ...last, migrations: 200, distribution }), 80, 24, 0));
+    expect(picture).toMatch(/spread +downtime median 14 ms, 95 % within 31 ms, at most 130 ms/);
+    expect(picture).toContain('loading  median 0.80 ms, 95 % within 2.10 ms, at most 6 ms');
+    expect(picture).toMatch(/limit +100 ms: 3 above it, 1 of them without an event/);
+    expect(picture).toMatch(/events +went-back 2, not-prepared 0, downtime-exceeded 1/);
+  });
+
   test('a failure says its code and message', () => {
     const view = reduce(EMPTY_VIEW, {
       event: 'failed',

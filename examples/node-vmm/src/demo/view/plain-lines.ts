@@ -1,5 +1,6 @@
 import type { TimedEvent } from '../demo-event.js';
 import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
+import { newsText } from './news.js';
 import { summaryLines } from './summary.js';
 import type { ViewState } from './view-state.js';
 
@@ -50,6 +51,16 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
           ];
     case 'warning':
       return [`warning: ${event.code}: ${event.message}`];
+    case 'status':
+    case 'switchover-start':
+    case 'prepared':
+      return many ? [] : [newsText(event)];
+    case 'connect-failed':
+    case 'went-back':
+    case 'not-prepared':
+    case 'downtime-exceeded':
+    case 'migration-failed':
+      return [newsText(event)];
     case 'defect':
       return [`DEFECT at the ${event.host}: ${event.message}`];
     case 'cancelling':

@@ -1,18 +1,10 @@
 import type { DowntimeTerms } from '@godwit/core';
+import { ANNOUNCEMENTS, type Distribution, type Spread } from '../distribution.js';
 import { formatBytes, formatCount, formatMs } from '../quantity.js';
 import { bar } from './chart.js';
+import { TERMS } from './news.js';
 import { type StyledLine, span, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
-
-const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
-  pauseMs: 'stop the vCPUs',
-  harvestMs: 'last harvest',
-  ramMs: 'last dirty pages',
-  deviceMs: 'save device state',
-  loadMs: 'load device state',
-  roundTripMs: 'messages to and fro',
-  resumeMs: 'start the vCPUs',
-};
 
 /** How it went: the verdict, the downtime term by term, predicted against actual. */
 export function summaryLines(view: ViewState, width: number): StyledLine[] {
@@ -58,7 +50,8 @@ export function summaryLines(view: ViewState, width: number): StyledLine[] {
       `${many ? 'at most ' : ''}${formatMs(result.verifyMs)} with the guest paused, not counted in the downtime`,
     ),
   ];
-  if (last === undefined || many) return lines;
+  if (many) return [...lines, ...distributionLines(result.distribution)];
+  if (last === undefined) return lines;
   const longest = Math.max(...Object.values(last.downtime).map(({ actualMs }) => actualMs), 0.001);
   const barWidth = Math.max(4, Math.min(30, width - 50));
   lines.push(
@@ -80,6 +73,28 @@ export function summaryLines(view: ViewState, width: number): StyledLine[] {
     ),
   ]);
   return lines;
+}
+
+/** Of many migrations: what a person would ask about the worst of them. */
+function distributionLines({
+  loadMs,
+  downtimeMs,
+  downtimeLimitMs,
+  overLimit,
+  unannounced,
+  events,
+}: Distribution): StyledLine[] {
+  const told = ANNOUNCEMENTS.map((name) => `${name} ${formatCount(events[name])}`).join(', ');
+  return [
+    fact('spread', `downtime ${spreadText(downtimeMs)}`),
+    fact('', `loading  ${spreadText(loadMs)}`),
+    fact('limit', `${formatMs(downtimeLimitMs)}: ${overLimit} above it, ${unannounced} of them without an event`),
+    fact('events', told),
+  ];
+}
+
+function spreadText({ median, p95, max }: Spread): string {
+  return `median ${formatMs(median)}, 95 % within ${formatMs(p95)}, at most ${formatMs(max)}`;
 }
 
 function fact(name: string, text: string): StyledLine {

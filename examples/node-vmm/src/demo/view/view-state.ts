@@ -2,6 +2,7 @@ import type { MigrationState, MigrationSummary, Progress, RoundRecord } from '@g
 import { PAGE_SIZE } from '../../guest/layout.js';
 import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
 import type { GuestSpec } from '../guest-spec.js';
+import { newsText } from './news.js';
 
 const HISTORY = 120;
 const CONSOLE_LINES = 400;
@@ -120,6 +121,13 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
       );
     case 'warning':
       return noticed(view, [{ text: `${event.code}: ${event.message}`, bad: false }]);
+    case 'went-back':
+    case 'not-prepared':
+    case 'prepared':
+    case 'downtime-exceeded':
+    case 'connect-failed':
+    case 'migration-failed':
+      return noticed(view, [{ text: newsText(event), bad: false }]);
     case 'defect':
       return noticed(view, [{ text: `${event.host}: ${event.message}`, bad: true }]);
     case 'cancelling':
@@ -137,9 +145,12 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
     }
     case 'failed':
       return { ...view, failure: { code: event.code, message: event.message }, phase: 'done' };
+    case 'status':
+      return { ...view, state: event.state };
     case 'hosts':
     case 'received':
     case 'memory':
+    case 'switchover-start':
       return view;
   }
 }

@@ -1,0 +1,52 @@
+import type { DowntimeTerms } from '@godwit/core';
+import type { DemoEvent } from '../demo-event.js';
+import { formatMs } from '../quantity.js';
+
+/** Terms of the downtime, in a person's words. */
+export const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
+  pauseMs: 'stop the vCPUs',
+  harvestMs: 'last harvest',
+  ramMs: 'last dirty pages',
+  deviceMs: 'save device state',
+  loadMs: 'load device state',
+  roundTripMs: 'messages to and fro',
+  resumeMs: 'start the vCPUs',
+};
+
+/** Events that say how a switchover goes, or why it does not yet. */
+export type News = Extract<
+  DemoEvent,
+  {
+    readonly event:
+      | 'status'
+      | 'connect-failed'
+      | 'switchover-start'
+      | 'went-back'
+      | 'not-prepared'
+      | 'prepared'
+      | 'downtime-exceeded'
+      | 'migration-failed';
+  }
+>;
+
+/** One line. */
+export function newsText(news: News): string {
+  switch (news.event) {
+    case 'status':
+      return `the migration is in state ${news.state}, round ${news.round}, attempt ${news.attempt}`;
+    case 'connect-failed':
+      return `attempt ${news.attempt} to connect failed: ${news.code}: ${news.message}`;
+    case 'switchover-start':
+      return `switchover, attempt ${news.attempt}: the guest is paused ${news.limitMs === 0 ? 'for as long as it takes' : `for at most ${formatMs(news.limitMs)}`}`;
+    case 'went-back':
+      return `switchover, attempt ${news.attempt}, given up after ${formatMs(news.elapsedMs)} (${TERMS[news.term]}): ${news.code}: ${news.message}`;
+    case 'not-prepared':
+      return `the destination is not prepared yet: waited ${formatMs(news.waitedMs)} with the guest running`;
+    case 'prepared':
+      return `the destination is prepared, after ${formatMs(news.waitedMs)}`;
+    case 'downtime-exceeded':
+      return `the guest was down for ${formatMs(news.downtimeMs)}, the limit is ${formatMs(news.limitMs)}: mostly ${TERMS[news.term]}`;
+    case 'migration-failed':
+      return `the migration failed: ${news.code}: ${news.message}`;
+  }
+}

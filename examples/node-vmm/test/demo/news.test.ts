@@ -1,0 +1,98 @@
+import { GodwitError } from '@godwit/core';
+import { expect, test } from '@jest/globals';
+import { type DemoEvent, demoEvent } from '../../dist/demo/demo-event.js';
+import { newsText } from '../../dist/demo/view/news.js';
+import { plainLines } from '../../dist/demo/view/plain-lines.js';
+import { EMPTY_VIEW, reduce } from '../../dist/demo/view/view-state.js';
+import { SPEC } from './synthetic-run.js';
+
+const OVERRAN = new GodwitError('GODWIT_SWITCHOVER_OVERRAN', 'it took too long');
+
+/** What the engine says, and the line that a person reads. */
+const NEWS = [
+  [
+    { type: 'went-back', attempt: 2, term: 'loadMs', elapsedMs: 512, limitMs: 500, reason: OVERRAN },
+    'switchover, attempt 2, given up after 512 ms (load device state): GODWIT_SWITCHOVER_OVERRAN: it took too long',
+  ],
+  [
+    { type: 'not-prepared', waitedMs: 1500 },
+    'the destination is not prepared yet: waited 1.5 s with the guest running',
+  ],
+  [
+    { type: 'downtime-exceeded', limitMs: 100, downtimeMs: 130, term: 'ramMs' },
+    'the guest was down for 130 ms, the limit is 100 ms: mostly last dirty pages',
+  ],
+  [
+    { type: 'connect-failed', attempt: 3, reason: new GodwitError('GODWIT_CONNECT_FAILED', 'refused') },
+    'attempt 3 to connect failed: GODWIT_CONNECT_FAILED: refused',
+  ],
+  [{ type: 'failed', error: OVERRAN }, 'the migration failed: GODWIT_SWITCHOVER_OVERRAN: it took too long'],
+] as const;
+
+/** Of interest in one migration, and too much in a hundred. */
+const SMALL_NEWS = [
+  [{ type: 'prepared', waitedMs: 90 }, 'the destination is prepared, after 90 ms'],
+  [
+    { type: 'switchover-start', attempt: 1, limitMs: 500 },
+    'switchover, attempt 1: the guest is paused for at most 500 ms',
+  ],
+  [
+    { type: 'switchover-start', attempt: 1, limitMs: 0 },
+    'switchover, attempt 1: the guest is paused for as long as it takes',
+  ],
+] as const;
+
+function seen(event: Parameters<typeof demoEvent>[0]): DemoEvent {
+  const told = demoEvent(event);
+  if (told === undefined) throw new Error(`nothing is told of ${event.type}`);
+  // As it comes from another process: an Error would arrive without its code.
+  return structuredClone(told);
+}
+
+const roundTrips = (count: number) =>
+  reduce(EMPTY_VIEW, {
+    event: 'guest',
+    host: 'source',
+    spec: SPEC,
+    settings: { transport: 'tcp', downtimeLimitMs: 100, maxBandwidth: 0, roundTrips: count, verify: true },
+    atMs: 0,
+  });
+
+test.each(NEWS)('$type is a line, in one migration and in a hundred', (event, line) => {
+  const timed = { ...seen(event), atMs: 5 };
+  for (const trips of [0, 100]) expect(plainLines(timed, roundTrips(trips))).toEqual([line]);
+  // The live view shows the last few.
+  expect(reduce(EMPTY_VIEW, timed).notices).toEqual([{ text: line, bad: false }]);
+});
+
+test.each(SMALL_NEWS)('$type is a line in one migration, and none in a hundred', (event, line) => {
+  const timed = { ...seen(event), atMs: 5 };
+  expect(plainLines(timed, roundTrips(0))).toEqual([line]);
+  expect(plainLines(timed, roundTrips(100))).toEqual([]);
+});
+
+test('the status that a late subscriber gets is the state that the view shows', () => {
+  const progress = {
+    state: 'active',
+    elapsedMs: 5,
+    round: 3,
+    roundPagesSent: 1,
+    roundPages: 2,
+    pages: { raw: 1, zero: 0, hole: 0, delta: 0, compressed: 0 },
+    rawBytes: 4096,
+    wireBytes: 4100,
+    savedBytes: 0,
+    wireBytesPerSecond: 1,
+    dirtyPagesPerSecond: 1,
+    predictedDowntimeMs: undefined,
+    remainingMs: undefined,
+  } as const;
+  const event = seen({ type: 'status', status: { state: 'active', progress, attempt: 2 } });
+  expect(event.event === 'status' && newsText(event)).toBe('the migration is in state active, round 3, attempt 2');
+  expect(reduce(EMPTY_VIEW, { ...event, atMs: 1 }).state).toBe('active');
+});
+
+test('a link that was lost is a warning with its code, also from another process', () => {
+  const event = seen({ type: 'link-lost', reason: new GodwitError('GODWIT_LINK_LOST', 'reset by peer') });
+  expect(event).toEqual({ event: 'warning', code: 'GODWIT_LINK_LOST', message: 'reset by peer' });
+});
