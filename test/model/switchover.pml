@@ -1,29 +1,32 @@
 /*
  * Who may run the guest: the protocol of docs/switchover.md, for Spin. `npm run model` runs it.
  *
- * Both roles on a link that is lost and made anew at any step, with both processes dying at any step, the destination's
- * restarted, either side cancelling at any step, timers firing whenever they may, and people who do what docs/switchover.md
- * asks of them. A test compares the SOURCE(...) and DESTINATION(...) lines with the tables that the engine obeys.
- */
-
-/*
- * Wrong on purpose, one at a time with -D; Spin has to refuse each (test/model/variants.ts says by which claim):
- * SOURCE_RESUMES_AFTER_GO, SOURCE_RECOVERS_BY_A_TIMER, SOURCE_RESUMES_WHEN_ANOTHER_ANSWERS, SOURCE_FORGETS_AT_GO,
- * KEPT_IS_NOT_TOLD, GO_IS_SAID_ONCE, ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION, WELCOME_IS_SAID_ONCE,
- * DESTINATION_ABANDONS_READY_ON_A_LOST_LINK, DESTINATION_RUNS_ON_A_LOST_LINK, OLD_CONNECTION_IS_READ.
+ * Two roles on a link that is lost and made anew at any step, with either process dying at any step, the destination's
+ * restarted, a stop-and-copy given up at any step, an ownership authority whose answers are late or lost, either side
+ * cancelling at any step, timers firing whenever they may, and people who do what docs/switchover.md asks of them, or get it
+ * wrong. A test compares the SOURCE(...) and DESTINATION(...) lines with the tables of packages/core/src/ownership, and
+ * SOURCE_READS(...) and DESTINATION_READS(...) with packages/core/src/protocol/protocol-table.ts.
+ *
+ * With -D and a name, the protocol is wrong on purpose, and Spin has to refuse it: test/model/variants.ts lists the names, and
+ * which claim finds each.
  */
 
 /* Bounds. Everything else is finite. */
-#define LOSSES 2     /* connections lost, beside those that a death takes along */
-#define DEATHS 2     /* processes that die */
+#ifndef TROUBLES
+#define TROUBLES 6   /* of any kind, together: `troubles--` marks each */
+#endif
 #define RESTARTS 1   /* destination processes started in place of a dead one: they know nothing */
-#define PENDING 1  /* connections that somebody else answers, say another process behind the same address */
-#define SETTLES 1    /* calls of settle() that were of no use */
-#define ROUNDS 2     /* rounds of pages, before the last pages and the devices, which go with the switchover */
+#ifndef ATTEMPTS
+#define ATTEMPTS 2   /* stop-and-copies; the last one does not go back, its failure keeps the guest */
+#endif
+#define ROUNDS 2     /* rounds of pages while the guest runs, before the one of each stop-and-copy */
 
-mtype = { s_running, s_paused, s_handedOver, s_released, s_kept, s_unknown, s_recovered };
-mtype = { d_receiving, d_ready, d_running, d_settled, d_untold, d_stranded, d_abandoned, d_recovered };
-mtype = { m_hello, m_welcome, m_resumed, m_round, m_roundAck, m_switchover, m_ready, m_go, m_running, m_released, m_error };
+mtype = { s_running, s_paused, s_transferring, s_handedOver, s_released, s_kept, s_unknown, s_recovered };
+mtype = { d_receiving, d_ready, d_asking, d_recovering, d_running, d_settled, d_untold, d_stranded, d_abandoned, d_recovered };
+mtype = { m_hello, m_welcome, m_resumed, m_round, m_roundAck, m_switchover, m_ready, m_go, m_running, m_released, m_back, m_backAck, m_error };
+mtype = { r_receiving, r_loading, r_ready, r_running };  /* the state that `resumed` names */
+mtype = { e_unknown, e_over };                           /* why an `error`: the migration is not known, or over */
+mtype = { c_idle, c_outgoing, c_handedOver };            /* the claim on the source's VM */
 
 mtype sOwn = s_running;
 mtype dOwn = d_receiving;
@@ -32,64 +35,105 @@ mtype dOwn = d_receiving;
 #define SOURCE(from, event, to) assert(sOwn == s_##from); sOwn = s_##to
 #define DESTINATION(from, event, to) assert(dOwn == d_##from); dOwn = d_##to
 
-/* The link. Only the newest connection can carry bytes; what was written while it did may be read, or not. */
-byte conn;                                    /* the number of the newest connection */
-bool wire;                                    /* it carries bytes */
-chan toD = [8] of { byte, mtype, mtype, byte };  /* connection, message, stage, round */
-chan toS = [8] of { mtype, mtype, byte };        /* message, the destination's state, round */
+/*
+ * The newest connection. While it carries bytes they are read; what is left when it is lost is read, or not. Nothing of it is
+ * kept past the next hello: whatever is read of a lost connection can as well be read before that hello is written.
+ */
+bool wire;
+chan toD = [6] of { mtype, mtype, byte, byte };  /* message, stage of a hello, round, attempt */
+chan toS = [6] of { mtype, mtype, byte };        /* message, r_ or e_, round, attempt or incarnation */
 
 /* The source's process. */
 bool sAlive = true;
+bool sCalled;    /* has connected once */
 bool sUp;        /* has a connection, as far as it knows */
-byte sRound = 1; /* the first one that is not acknowledged; ROUNDS + 1: all are */
-bool sHeard;     /* the answer to `hello` was read on this connection */
-bool sReady;     /* `ready` was read */
+bool sHeard;     /* the answer to `hello` was read on it */
+byte sRound = 1; /* the first one that is not acknowledged */
+byte sAttempt = 1;
+byte sStep;      /* how far the stop-and-copy is */
+bool sBack;      /* `back` is written on this connection, and not answered */
+byte sIncarnation; /* the destination's, as its `welcome` said */
+bool sDeaf;      /* while transferring: the destination says that it is over there, so it is not asked again */
+bool sGranted;   /* the authority has said yes */
 bool sTelling;   /* kept the guest, and has not heard that the destination knows */
 bool sDone;      /* nothing more is to be said or heard */
+mtype claim = c_outgoing;
+bool sSecond;    /* a later migration has the VM, and may run its guest */
+#ifdef STALE_READY_COUNTS
+bool sStale;     /* a `ready` was read after going back */
+#endif
+
+/* sStep */
+#define NOTHING 0
+#define SENT 1      /* the last round is written */
+#define ALL_THERE 2 /* and acknowledged */
+#define SWITCHED 3  /* `switchover` is written */
+#define READY 4     /* `ready` was read */
 
 /* The destination's process. */
 bool dAlive = true;
-bool dUp;
-byte dConn;      /* the newest connection that said hello */
+bool dUp;        /* has a connection, as far as it knows */
+bool dThis;      /* that is the newest one: its hello was read */
 bool dKnows;     /* has heard of this migration */
 byte dRound;     /* the round that comes next */
-byte dHave;      /* one bit for each round that is in guest memory; the lowest one for what came with the switchover */
+byte dMemory;    /* the attempt whose last round is in guest memory */
+byte dLoaded;    /* the attempt whose `switchover` was read and not given up; 0: none */
 bool dStarted;   /* the VM's `resume` has succeeded */
 #ifdef OLD_CONNECTION_IS_READ
-bool dStale;     /* a `go` is still to be read from a dropped connection */
+byte dStale;     /* a `go` is still to be read from a dropped connection */
 #endif
+
+/* The ownership authority. */
+byte aOwner;     /* 0: the source; else 1 + the incarnation of the destination that the guest was given to */
+bool aAsked;     /* a call of `transfer` is on its way */
+bool aVoid;      /* the transfer of this attempt is refused, for ever */
 
 /* For the claims alone: no decision hangs on these. */
 bool stable;     /* from here on the link stays, nobody dies, nobody changes their mind */
 bool disturbed;  /* something that no protocol can settle by itself: a death, a time limit, a person */
-bool helped;     /* a person had to settle it */
+bool helped;     /* a person had to settle something, and it was not that */
 bool lost;       /* the last holder of the state died, or threw it away */
 
-byte losses = LOSSES;
-byte deaths = DEATHS;
+byte troubles = TROUBLES;
 byte restarts = RESTARTS;
-byte pending connections = PENDING;
-byte settles = SETTLES;
-
-#define ALL ((1 << (ROUNDS + 1)) - 1)
 
 #define S_FINAL (sOwn == s_released || sOwn == s_kept || sOwn == s_recovered)
 #define D_FINAL (dOwn == d_settled || dOwn == d_untold || dOwn == d_stranded || dOwn == d_abandoned || dOwn == d_recovered)
-#define S_RUNS (sAlive && (sOwn == s_running || sOwn == s_kept || sOwn == s_recovered))
+#define S_RUNS (sAlive && (sOwn == s_running || sOwn == s_kept || sOwn == s_recovered || sSecond))
 #define D_RUNS (dAlive && (dOwn == d_running || dOwn == d_settled || dOwn == d_untold || dOwn == d_recovered))
 #ifdef SOURCE_FORGETS_AT_GO
 #define S_HOLDS (sAlive && sOwn != s_released && sOwn != s_handedOver && sOwn != s_unknown)
 #else
 #define S_HOLDS (sAlive && sOwn != s_released)
 #endif
-#define D_HOLDS (dAlive && dOwn != d_receiving && dOwn != d_abandoned && sOwn != s_kept)
+/* An attempt that was given up leaves no state of the guest: it has run on. */
+#define D_IN_TIME (dLoaded == sAttempt && sOwn != s_running && sOwn != s_kept)
+#define D_WAITS (dOwn == d_ready || dOwn == d_asking || dOwn == d_recovering)
+#define D_HOLDS (dAlive && (D_RUNS || dOwn == d_stranded || D_WAITS && D_IN_TIME))
 
-/* A timer may fire whenever what it waits for does not come; once all is stable, only if it never will. */
+#define INCARNATION (RESTARTS - restarts)
+
+/* Phases of packages/core/src/protocol/protocol-table.ts, where anything modelled may come. */
+#define S_greeting (!sHeard)
+#define S_pre_copy (sHeard && sOwn == s_running && !sBack)
+#define S_going_back (sHeard && sOwn == s_running && sBack)
+#define S_stop_and_copy (sHeard && sOwn == s_paused && sStep < SWITCHED)
+#define S_loading (sHeard && sOwn == s_paused && sStep == SWITCHED)
+#define S_handing_over (sHeard && sOwn == s_handedOver)
+#define D_greeting (!dThis)
+#define D_receiving (dOwn == d_receiving && dLoaded == 0)
+#define D_loading (dOwn == d_receiving && dLoaded != 0)
+#define D_ready (dOwn == d_ready)
+#define D_taking_over (dOwn == d_running || dOwn == d_untold || dOwn == d_recovered)
+#define SOURCE_READS(phase, frame) (S_##phase && message == m_##frame)
+#define DESTINATION_READS(phase, frame) (D_##phase && message == m_##frame)
+
+/* A timer may fire whenever something that it waits for does not come; once all is stable, only if it never will. */
 #define S_TIMER (!stable || !dAlive)
 #define S_COMES (sAlive && !sDone)
 #define D_TIMER (!stable || !S_COMES)
 
-/* What a person can know for certain: the destination that had the state is dead, or will never run the guest. */
+/* People know for certain: the destination that had the state is dead, or will never run the guest. */
 #define DESTINATION_IS_DEAD (!dAlive || !dKnows || dOwn == d_abandoned || dOwn == d_stranded)
 
 /* At most one side runs the guest. */
@@ -99,119 +143,274 @@ ltl neverTwoRunners { [] !(S_RUNS && D_RUNS) }
 ltl stateIsSomewhere { [] (S_HOLDS || D_HOLDS || lost) }
 
 /* Where only links were lost, and came back in time, nobody has to help. */
-ltl noHelpIsNeeded { [] (helped -> disturbed) }
+ltl noHelpIsNeeded { !(!disturbed U helped) }
 
 /*
  * Once the link stays and nobody dies any more, somebody runs the guest and nobody waits. No fairness is assumed: every
- * run comes to an end. With the source dead and the VM's `resume` failed, the destination's embedder has the memory.
+ * run comes to an end. With the source dead and a guest that could not be started, the destination's embedder has the memory.
  */
 #define NOBODY_CAN (lost || !sAlive && dOwn == d_stranded)
 #define NOBODY_WAITS ((!sAlive || S_FINAL) && (!dAlive || !dKnows || D_FINAL))
 ltl somebodyRuns { <> [] ((S_RUNS || D_RUNS || NOBODY_CAN) && NOBODY_WAITS) }
 
-inline sourceSays(message, round) {
+inline help() {
+  helped = helped || !disturbed
+}
+
+inline sourceSays(what, r, a) {
   if
-  :: wire -> assert(nfull(toD)); toD!conn, message, sOwn, round
+  :: wire -> assert(nfull(toD)); toD!what, 0, r, a
   :: else
   fi
 }
 
-inline destinationSays(message) {
+inline destinationSays(what, s, n) {
   if
-  :: wire && dConn == conn -> assert(nfull(toS)); toS!message, dOwn, dRound
+  :: wire && dThis -> assert(nfull(toS)); toS!what, s, n
   :: else
   fi
 }
+
+/* --- The source --- */
 
 inline hangUp() {
   sUp = false;
+  sHeard = false;
   wire = false
 }
 
-/* After SOURCE(..., fail, kept): whoever may have heard of the switchover has to hear that it is off. */
-#ifndef KEPT_IS_NOT_TOLD
-#define TELL sTelling = conn > 0
-#else
-#define TELL skip
-#endif
+/* Nothing of the stop-and-copy is asked for any more. */
+inline overAtSource() {
+  sRound = 0;
+  sStep = NOTHING;
+  sBack = false;
+  sDeaf = false
+}
 
+/* After SOURCE(..., fail, kept): a destination that may have heard of the migration has to hear that it is off. */
 inline callOff() {
-  TELL;
+  overAtSource();
+#ifndef KEPT_IS_NOT_TOLD
+  sTelling = sCalled;
+#endif
+#ifdef CLAIM_ENDS_WITH_THE_CANCEL
+  claim = c_idle;
+#endif
+  skip
+}
+
+inline callOffAndTell() {
+  callOff();
   if
-  :: sUp -> sourceSays(m_error, 0)
+  :: sUp -> sourceSays(m_error, 0, 0)
   :: else
+  fi
+}
+
+inline nextAttempt() {
+  sStep = NOTHING;
+  sDeaf = false;
+  aVoid = false;
+#ifndef ATTEMPTS_ARE_NOT_COUNTED
+  sAttempt++;
+#endif
+  skip
+}
+
+/* Pre-copy goes on: the guest runs. `back` follows all that was sent; or the connection is dropped, and the next hello says it. */
+inline goBack() {
+  SOURCE(paused, back, running);
+  nextAttempt();
+  if
+#ifndef BACK_IS_NOT_SAID
+  :: sUp && sHeard ->
+#ifndef BACK_ACK_IS_NOT_WAITED_FOR
+    sBack = true;
+#endif
+    sourceSays(m_back, 0, sAttempt - 1)
+#else
+  :: sUp && sHeard
+#endif
+  :: sUp -> hangUp()
+  :: !sUp
+  fi
+}
+
+/* The same, where there is no connection over which to say it. */
+inline goBackUntold() {
+  if
+  :: sAttempt < ATTEMPTS -> SOURCE(paused, back, running); nextAttempt()
+  :: else -> SOURCE(paused, fail, kept); callOff()
   fi
 }
 
 inline nextRound() {
   if
-  :: sRound <= ROUNDS -> sourceSays(m_round, sRound)
+  :: sRound <= ROUNDS -> sourceSays(m_round, sRound, 0)
   :: else
   fi
 }
 
-inline sourceReads() {
-  toS?message, state, round;
+inline acknowledged() {
+  assert(number == sRound + 1);
+  sRound = number
+}
+
+inline granted() {
+  SOURCE(transferring, go, handedOver);
+  overAtSource();
+  sGranted = true;
+  claim = c_handedOver;
+  if
+  :: sUp && sHeard -> sourceSays(m_go, 0, sAttempt)
+  :: else
+  fi
+}
+
+/* A definite no, or `withdrawn`: nothing of this attempt is asked again. */
+inline refused() {
+  SOURCE(transferring, refused, paused);
+  if
+  :: sAttempt < ATTEMPTS -> goBack()
+  :: else -> SOURCE(paused, fail, kept); callOffAndTell()
+  fi
+}
+
+inline release() {
+  lost = lost || !D_HOLDS;  /* its process may have died since, with the guest that it ran */
+  SOURCE(handedOver, running, released);
+#ifdef CLAIM_ENDS_WITH_THE_HAND_OVER
+  claim = c_idle;
+#endif
+  sourceSays(m_released, 0, 0)
+}
+
+inline sourceHearsError() {
+  if
+  :: sOwn == s_kept -> sTelling = false
+  :: sOwn == s_running -> SOURCE(running, fail, kept); overAtSource()
+  /* A process that was started anew has nothing of the guest: everything is sent again. */
+  :: sOwn == s_paused && state == e_unknown -> goBackUntold()
+  :: sOwn == s_paused && state == e_over -> SOURCE(paused, fail, kept); overAtSource()
+  :: sOwn == s_transferring -> sDeaf = true
+  :: sOwn == s_handedOver -> SOURCE(handedOver, giveUp, unknown)
+  fi;
+  hangUp()
+}
+
+inline sourceIsAnswered() {
   sHeard = true;
   if
-  :: sOwn == s_kept ->
-    if
-    :: message == m_resumed -> sourceSays(m_error, 0)
-    :: message == m_error -> sTelling = false; hangUp()
-    :: else  /* said before it read that it is off */
-    fi
-  :: sOwn == s_running && message == m_welcome ->
-#ifndef ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION
-    sRound = 1;
-#endif
+  :: sOwn == s_running ->
+    assert(state == r_receiving && (number == sRound || number == sRound + 1));
+    sRound = number;
     nextRound()
-  :: sOwn == s_running && message == m_resumed ->
-    assert(state == d_receiving && (round == sRound || round == sRound + 1));
-    sRound = round;
-    nextRound()
-  :: sOwn == s_running && message == m_roundAck ->
-    assert(round == sRound + 1);
-    sRound = round;
-    nextRound()
-  :: sOwn == s_running && message == m_error -> SOURCE(running, fail, kept); hangUp()
-  :: sOwn == s_paused && message == m_ready -> sReady = true
-  :: sOwn == s_paused && message == m_error -> SOURCE(paused, fail, kept); hangUp()
-  :: sOwn == s_handedOver && (message == m_running || message == m_resumed && state != d_ready) ->
-    /* It may have died since: with the guest that it ran. */
-    lost = lost || !D_HOLDS;
-    SOURCE(handedOver, running, released);
-    sourceSays(m_released, 0)
-  :: sOwn == s_handedOver && message == m_resumed && state == d_ready ->
+  :: sOwn == s_paused && state == r_receiving ->
+    assert(number == sRound);
+    sourceSays(m_switchover, 0, sAttempt)
+  :: sOwn == s_paused && state == r_loading
+  :: sOwn == s_paused && state == r_ready -> sStep = READY
+  :: sOwn == s_transferring -> assert(state == r_ready)
+  :: sOwn == s_handedOver && state == r_running -> release()
+  :: sOwn == s_handedOver && state == r_ready ->
+    assert(sGranted);
 #ifndef GO_IS_SAID_ONCE
-    sourceSays(m_go, 0)
+    sourceSays(m_go, 0, sAttempt)
 #else
     skip
 #endif
-  :: sOwn == s_handedOver && message == m_error -> SOURCE(handedOver, giveUp, unknown); hangUp()
   fi
+}
+
+inline sourceReads() {
+  toS?message, state, number;
+  if
+  :: message == m_error -> sourceHearsError()
+  :: sOwn == s_kept && message != m_error ->
+    if
+    :: message == m_resumed -> sHeard = true; sourceSays(m_error, 0, 0)
+    :: else  /* written before the destination read that it is off */
+    fi
+  :: sOwn != s_kept && message != m_error ->
+    if
+    :: SOURCE_READS(greeting, welcome) ->
+      assert(sOwn == s_running);
+      sHeard = true;
+      sIncarnation = number;
+#ifndef ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION
+      sRound = 1;
+#endif
+      nextRound()
+    :: SOURCE_READS(greeting, resumed) -> sourceIsAnswered()
+    :: SOURCE_READS(pre_copy, roundAck) -> acknowledged(); nextRound()
+    :: SOURCE_READS(stop_and_copy, roundAck) -> acknowledged(); sStep = ALL_THERE
+    :: SOURCE_READS(loading, ready) -> assert(number == sAttempt); sStep = READY
+    :: SOURCE_READS(going_back, roundAck) -> acknowledged()
+    :: SOURCE_READS(going_back, ready) ->
+#ifdef STALE_READY_COUNTS
+      sStale = true;
+#endif
+      skip  /* of the attempt that was given up */
+    :: SOURCE_READS(going_back, backAck) -> assert(number == sAttempt - 1); sBack = false
+    :: SOURCE_READS(handing_over, running) -> release()
+#ifdef STALE_READY_COUNTS
+    :: message == m_ready && sStale && sOwn != s_running  /* the attempt's own is not missed */
+#endif
+    :: else -> assert(false)
+    fi
+  fi;
+  message = 0; state = 0; number = 0
+}
+
+/* Called while the other process lives: the authority decides, not the caller's word. */
+inline sourceAsksToRecover() {
+  troubles--;
+  disturbed = true;
+  if
+#ifndef RECOVER_DOES_NOT_WITHDRAW
+  :: !sGranted && aOwner == 0 -> aVoid = true  /* `transfer` was not answered, so it is withdrawn first */
+#endif
+  :: else
+  fi;
+#ifdef SOURCE_RECOVERS_WITHOUT_ASKING
+  aOwner = 0;
+#endif
+  skip
 }
 
 active proctype Source() {
   mtype message, state;
-  byte round;
+  byte number;
   do
-  :: atomic { !sAlive || S_FINAL && !sTelling -> sDone = true; sUp = false; break }
-
-  /* Connects, and connects again: also where another connection was lost. */
-  :: atomic { sAlive && dAlive && !sUp && (sOwn == s_running || sOwn == s_handedOver || sTelling) ->
-      conn++;
-      assert(conn < 100);
-      do
-      :: nempty(toS) -> toS?message, state, round
-      :: empty(toS) -> break
-      od;
-      wire = true;
-      sUp = true;
-      sHeard = false;
-      sourceSays(m_hello, 0)
+  :: atomic { !sAlive || S_FINAL && !sTelling ->
+      sDone = true;
+      sUp = false;
+      if
+      :: sOwn == s_kept || sOwn == s_recovered -> claim = c_idle
+      :: else
+      fi;
+      break
     }
-  :: atomic { sAlive && !sUp && sOwn == s_handedOver && pending connections > 0 && !stable ->
-      pending connections--;
+
+  /* Connects, and connects again: also where another connection was lost. In mid-way of stop-and-copy it goes back first. */
+  :: atomic { sAlive && dAlive && !sUp &&
+      (sOwn == s_running || sOwn == s_paused && sStep >= SWITCHED || sOwn == s_transferring && !sDeaf ||
+       sOwn == s_handedOver || sTelling) ->
+      do
+      :: nempty(toS) -> toS?_, _, _
+      :: nempty(toD) -> toD?_, _, _, _
+      :: empty(toS) && empty(toD) -> break
+      od;
+      sCalled = true;
+      sUp = true;
+      sBack = false;
+      wire = true;
+      dThis = false;
+      toD!m_hello, (sOwn == s_transferring -> s_paused : sOwn), 0, sAttempt
+    }
+  /* Another process answers, say one behind the same address. */
+  :: atomic { sAlive && !sUp && sOwn == s_handedOver && troubles > 0 && !stable ->
+      troubles--;
       disturbed = true;
 #ifndef SOURCE_RESUMES_WHEN_ANOTHER_ANSWERS
       SOURCE(handedOver, giveUp, unknown)
@@ -222,26 +421,79 @@ active proctype Source() {
 
   :: atomic { sAlive && sUp && nempty(toS) && (!S_FINAL || sTelling) -> sourceReads() }
 
-  /* Every round is acknowledged: the switchover. */
-  :: atomic { sAlive && sUp && sHeard && sOwn == s_running && sRound > ROUNDS ->
+  /* Every round is acknowledged: stop-and-copy. */
+  :: atomic { sAlive && sUp && S_pre_copy && sRound > ROUNDS ->
       SOURCE(running, pause, paused);
-      sourceSays(m_switchover, 0)
+      sStep = SENT;
+#ifdef LAST_ROUND_IS_NOT_OWED_AGAIN
+      if
+      :: sAttempt > 1 -> sStep = ALL_THERE
+      :: else -> sourceSays(m_round, sRound, sAttempt)
+      fi
+#else
+      sourceSays(m_round, sRound, sAttempt)
+#endif
     }
-  :: atomic { sAlive && sUp && sOwn == s_paused && sReady ->
+  :: atomic { sAlive && sUp && sOwn == s_paused && sStep == ALL_THERE ->
+#ifdef STALE_READY_COUNTS
+      sStep = (sStale -> READY : SWITCHED);
+#else
+      sStep = SWITCHED;
+#endif
+      sourceSays(m_switchover, 0, sAttempt)
+    }
+
+  /* The authority is asked, and answers; an answer that is lost is the Environment's. */
+  :: atomic { sAlive && sUp && sOwn == s_paused && sStep == READY ->
+      assert(DESTINATION_IS_DEAD || dLoaded == sAttempt && dOwn != d_receiving);
       disturbed = disturbed || dOwn == d_abandoned;  /* crossed with the cancel of its embedder */
-      SOURCE(paused, go, handedOver);
-      sourceSays(m_go, 0)
+      SOURCE(paused, transfer, transferring);
+      aAsked = true
     }
+  :: atomic { sAlive && sOwn == s_transferring && aAsked ->
+      aAsked = false;
+      if
+      :: !aVoid -> aOwner = 1 + sIncarnation; granted()
+      :: aOwner == 0 -> aVoid = true; refused()
+      fi
+    }
+  /* `withdraw`, where no answer has come: the transfer has happened, or never will. */
+  :: atomic { sAlive && sOwn == s_transferring && !(aAsked && stable) ->
+      if
+      :: aOwner != 0 -> aAsked = false; granted()
+      :: else ->
+        aVoid = true;
+#ifndef WITHDRAWN_IS_NOT_FINAL
+        aAsked = false;
+#endif
+        refused()
+      fi
+    }
+  :: atomic { sAlive && sOwn == s_transferring && !stable ->
+      disturbed = true;
+      SOURCE(transferring, giveUp, unknown);
+      hangUp()
+    }
+
+  /* The bound of stop-and-copy has passed, whatever hangs. */
+  :: atomic { sAlive && !stable && sOwn == s_paused && sAttempt < ATTEMPTS -> goBack() }
+#ifdef SOURCE_RESUMES_WHILE_TRANSFERRING
+  :: atomic { sAlive && !stable && sOwn == s_transferring && sAttempt < ATTEMPTS -> sOwn = s_paused; goBack() }
+#endif
+#ifdef SOURCE_GOES_BACK_AFTER_GO
+  :: atomic { sAlive && !stable && sOwn == s_handedOver && sAttempt < ATTEMPTS -> sOwn = s_paused; goBack() }
+#endif
 
   /* A cancel, or anything of its own that fails. */
-  :: atomic { sAlive && !stable && sOwn == s_running -> SOURCE(running, fail, kept); callOff() }
-  :: atomic { sAlive && !stable && sOwn == s_paused -> SOURCE(paused, fail, kept); callOff() }
+  :: atomic { sAlive && !stable && sOwn == s_running -> SOURCE(running, fail, kept); callOffAndTell() }
+  :: atomic { sAlive && !stable && sOwn == s_paused -> SOURCE(paused, fail, kept); callOffAndTell() }
 
-  /* Notices that the link is gone. What was still to be read is not read any more. */
+  /* Notices that the link is gone. Nothing that was still to be read is read any more. */
   :: atomic { sAlive && sUp && !wire ->
       sUp = false;
+      sHeard = false;
       if
-      :: sOwn == s_paused -> SOURCE(paused, fail, kept); TELL
+      :: sOwn == s_paused && sStep < SWITCHED -> goBackUntold()
 #ifdef SOURCE_RESUMES_AFTER_GO
       :: sOwn == s_handedOver -> sOwn = s_kept
 #endif
@@ -249,11 +501,13 @@ active proctype Source() {
       fi
     }
 
-  /* reconnectTimeoutMs, also without any connection at all; then settleTimeoutMs. */
+  /* reconnectTimeoutMs, also without any connection at all; the bound of stop-and-copy; settleTimeoutMs. */
   :: atomic { sAlive && !sUp && S_TIMER && sOwn == s_running ->
       disturbed = true;
-      SOURCE(running, fail, kept)
+      SOURCE(running, fail, kept);
+      overAtSource()
     }
+  :: atomic { sAlive && !sUp && S_TIMER && sOwn == s_paused -> goBackUntold() }
   :: atomic { sAlive && !sUp && S_TIMER && sTelling ->
       disturbed = true;
       sTelling = false
@@ -267,24 +521,45 @@ active proctype Source() {
 #endif
     }
 
-  /* The embedder. */
-  :: atomic { sAlive && sOwn == s_unknown && (settles > 0 || stable && !DESTINATION_IS_DEAD) ->
+  /* The embedder calls settle(): of use, or in vain. */
+  :: atomic { sAlive && sOwn == s_unknown && (troubles > 0 || stable && !DESTINATION_IS_DEAD) ->
       if
-      :: DESTINATION_IS_DEAD || !stable -> settles--
+      :: DESTINATION_IS_DEAD || !stable -> troubles--
       :: else
       fi;
-      helped = true;
-      SOURCE(unknown, settle, handedOver)
+      help();
+      if
+#ifdef SETTLE_DOES_NOT_ASK_THE_AUTHORITY
+      :: true -> SOURCE(unknown, settle, handedOver)
+#endif
+      :: sGranted -> SOURCE(unknown, settle, handedOver)
+      :: !sGranted -> SOURCE(unknown, transfer, transferring); aAsked = true
+      fi
     }
-  :: atomic { sAlive && sOwn == s_unknown && DESTINATION_IS_DEAD ->
-      helped = true;
-      SOURCE(unknown, recover, recovered)
-    }
-  :: atomic { sAlive && sOwn == s_handedOver && DESTINATION_IS_DEAD ->
-      helped = true;
-      SOURCE(handedOver, recover, recovered)
+  /* recover(): the destination is dead, and the authority knows, or is the caller's word; or the caller is wrong. */
+  :: atomic { sAlive && (sOwn == s_unknown || sOwn == s_handedOver) && (DESTINATION_IS_DEAD || troubles > 0 && !stable) ->
+      if
+      :: DESTINATION_IS_DEAD -> help(); aOwner = 0; aVoid = true
+      :: else -> sourceAsksToRecover()
+      fi;
+      if
+      :: aOwner != 0  /* GODWIT_NOT_OWNER */
+      :: aOwner == 0 && sOwn == s_unknown -> SOURCE(unknown, recover, recovered); hangUp()
+      :: aOwner == 0 && sOwn == s_handedOver -> SOURCE(handedOver, recover, recovered); hangUp()
+      fi
     }
   od
+}
+
+/* --- The destination --- */
+
+inline destinationDrops() {
+  if
+  :: dThis -> wire = false
+  :: else
+  fi;
+  dUp = false;
+  dThis = false
 }
 
 inline destinationAnswers() {
@@ -292,30 +567,53 @@ inline destinationAnswers() {
   :: stage == s_running && !dKnows ->
     dKnows = true;
     dRound = 1;
-    destinationSays(m_welcome)
+    destinationSays(m_welcome, 0, INCARNATION)
   /* The source may not have read the first one: then it knows of a destination before this one. */
   :: stage == s_running && dKnows && dOwn == d_receiving && dRound == 1 ->
 #ifndef WELCOME_IS_SAID_ONCE
-    destinationSays(m_welcome)
+    destinationSays(m_welcome, 0, INCARNATION)
 #else
-    destinationSays(m_resumed)
+    destinationSays(m_resumed, r_receiving, dRound)
 #endif
-  :: dKnows && dOwn == d_receiving && (stage == s_kept || stage == s_running && dRound > 1) -> destinationSays(m_resumed)
-  :: dKnows && dOwn == d_ready && stage != s_running -> destinationSays(m_resumed)
-  :: stage == s_handedOver && (dOwn == d_running || dOwn == d_untold || dOwn == d_settled) -> destinationSays(m_resumed)
-  /* An unknown migration, or one that is over here. */
-  :: !dKnows && stage != s_running || dOwn == d_abandoned || dOwn == d_stranded || dOwn == d_recovered -> destinationSays(m_error)
+  :: stage == s_running && dOwn == d_receiving && dRound > 1 ->
+    assert(attempt > dLoaded);
+    dLoaded = 0;
+    destinationSays(m_resumed, r_receiving, dRound)
+  :: stage == s_running && dOwn == d_ready ->
+    assert(attempt > dLoaded);
+#ifndef HELLO_RUNNING_DOES_NOT_VOID_READY
+    DESTINATION(ready, back, receiving);
+    dLoaded = 0;
+#endif
+    destinationSays(m_resumed, r_receiving, dRound)
+  :: (stage == s_paused || stage == s_kept) && dKnows && D_receiving -> destinationSays(m_resumed, r_receiving, dRound)
+  :: (stage == s_paused || stage == s_kept) && dKnows && D_loading ->
+    assert(stage == s_kept || attempt == dLoaded);
+    destinationSays(m_resumed, r_loading, dRound)
+  :: stage != s_running && dOwn == d_ready ->
+    assert(stage == s_kept || attempt == dLoaded);
+    destinationSays(m_resumed, r_ready, dRound)
+  :: stage == s_handedOver && (D_taking_over || dOwn == d_settled) -> destinationSays(m_resumed, r_running, dRound)
+  :: stage != s_running && !dKnows -> destinationSays(m_error, e_unknown, 0)
+  :: dOwn == d_abandoned || dOwn == d_stranded -> destinationSays(m_error, e_over, 0)
+  /* A source that is dead by now, or that has not heard the authority's answer yet. */
+  :: stage != s_handedOver && dOwn == d_recovered -> destinationSays(m_error, e_over, 0)
+  :: else -> assert(false)
   fi
 }
 
-inline destinationGoes() {
-  if
-  :: dOwn == d_abandoned  /* crossed with the embedder's cancel */
-  :: else ->
-    assert(dHave == ALL);
-    DESTINATION(ready, go, running)
-  fi
+inline destinationGoes(a) {
+  /* Memory, devices and `go` are of one attempt, and the source has not gone back since. */
+  assert(a == dLoaded && dMemory == dLoaded && dLoaded == sAttempt);
+  assert(sOwn != s_running && sOwn != s_paused && sOwn != s_kept);
+  DESTINATION(ready, go, asking)
 }
+
+#ifndef GO_OF_ANY_ATTEMPT_IS_ACCEPTED
+#define IS_ACCEPTED (attempt == dLoaded)
+#else
+#define IS_ACCEPTED (attempt == dLoaded || D_ready)
+#endif
 
 inline destinationReads() {
   if
@@ -325,70 +623,118 @@ inline destinationReads() {
     :: dOwn == d_ready -> DESTINATION(ready, fail, abandoned)
     :: else
     fi;
-    destinationSays(m_error)
-  :: message == m_go -> destinationGoes()
-  :: message == m_round && dOwn == d_receiving ->
+    destinationSays(m_error, e_over, 0)
+  /* Of an attempt that was given up: GODWIT_PROTOCOL, and the link is dropped. */
+  :: message == m_go && !IS_ACCEPTED -> destinationDrops()
+  :: DESTINATION_READS(ready, go) && IS_ACCEPTED -> destinationGoes(attempt)
+  :: DESTINATION_READS(receiving, round) ->
     assert(round == dRound);
-    dHave = dHave | (1 << round);
     dRound++;
-    destinationSays(m_roundAck)
-  :: message == m_switchover && dOwn == d_receiving ->
-    assert(dRound == ROUNDS + 1);
-    dHave = dHave | 1;
-    DESTINATION(receiving, ready, ready);
-    destinationSays(m_ready)
-  :: message == m_released && dOwn == d_running -> DESTINATION(running, released, settled)
+    if
+    :: attempt > 0 -> dMemory = attempt
+    :: else
+    fi;
+    destinationSays(m_roundAck, 0, dRound)
+  :: DESTINATION_READS(receiving, switchover) -> dLoaded = attempt
+  :: DESTINATION_READS(receiving, back) -> destinationSays(m_backAck, 0, attempt)
+  :: DESTINATION_READS(loading, back) ->
+    assert(attempt == dLoaded);
+    dLoaded = 0;
+    destinationSays(m_backAck, 0, attempt)
+  :: DESTINATION_READS(ready, back) ->
+    assert(attempt == dLoaded);
+#ifndef BACK_DOES_NOT_VOID_READY
+    DESTINATION(ready, back, receiving);
+    dLoaded = 0;
+#endif
+    destinationSays(m_backAck, 0, attempt)
+  :: DESTINATION_READS(taking_over, released) ->
+    if
+    :: dOwn == d_running -> DESTINATION(running, released, settled)
+    :: else
+    fi
   /* Crossed with something that ended it here. */
-  :: else -> assert(dOwn == d_abandoned || dOwn == d_untold && message == m_released)
+  :: else -> assert(dOwn == d_abandoned)
   fi
 }
 
 active proctype Destination() {
   mtype message, stage;
-  byte from, round;
+  byte round, attempt;
   do
   :: atomic { stable && (!dAlive || sDone && empty(toD) && (!dKnows || D_FINAL)) -> dUp = false; break }
 
-  /* While the guest is being started nothing is read. */
-  :: atomic { dAlive && nempty(toD) && !(dOwn == d_running && !dStarted) ->
-      toD?from, message, stage, round;
+  /* While the authority is asked and the guest is being started nothing is read. */
+  :: atomic { dAlive && nempty(toD) && dOwn != d_asking && dOwn != d_recovering && !(dOwn == d_running && !dStarted) ->
+      toD?message, stage, round, attempt;
       if
-      /* What a dropped connection has left over. */
-      :: message != m_hello && !(from == dConn && dUp)
+      /* Left over from a dropped connection. */
+      :: message != m_hello && !(dThis && dUp)
       /* The loss comes before it, and before all that is behind it. */
-      :: !(wire && from == conn) ->
+      :: !wire ->
+#ifdef OLD_CONNECTION_IS_READ
         if
-        :: from == dConn -> dUp = false
+        :: message == m_go && dThis -> dStale = attempt
         :: else
         fi;
-#ifdef OLD_CONNECTION_IS_READ
-        dStale = dStale || message == m_go && from == dConn
 #endif
-      :: message == m_hello ->
-        assert(from > dConn);
-        dConn = from;
+        if
+        :: dThis -> dUp = false; dThis = false
+        :: else
+        fi
+      :: DESTINATION_READS(greeting, hello) ->
+        dThis = true;
         dUp = true;
         destinationAnswers()
-      :: message != m_hello && from == dConn && dUp -> destinationReads()
-      fi
+      :: message != m_hello && dThis && dUp -> destinationReads()
+      fi;
+      message = 0; stage = 0; round = 0; attempt = 0
     }
 #ifdef OLD_CONNECTION_IS_READ
-  :: atomic { dAlive && dStale -> dStale = false; destinationGoes() }
+  :: atomic { dAlive && dStale > 0 -> destinationGoes(dStale); dStale = 0 }
 #endif
+
+  /* Everything is loaded. */
+  :: atomic { dAlive && dUp && D_loading ->
+      DESTINATION(receiving, ready, ready);
+      destinationSays(m_ready, 0, dLoaded)
+    }
+
+  /* The authority's answer. */
+  :: atomic { dAlive && dOwn == d_asking ->
+      if
+#ifdef DESTINATION_RUNS_WITHOUT_ASKING
+      :: true -> DESTINATION(asking, granted, running)
+#endif
+      :: aOwner == 1 + INCARNATION -> DESTINATION(asking, granted, running)
+      :: else -> DESTINATION(asking, denied, stranded); destinationSays(m_error, e_over, 0)
+      fi
+    }
+  :: atomic { dAlive && dOwn == d_recovering ->
+      if
+#ifdef DESTINATION_RECOVERS_WITHOUT_ASKING
+      :: true -> DESTINATION(recovering, granted, recovered)
+#endif
+      :: aOwner == 1 + INCARNATION || !sAlive -> DESTINATION(recovering, granted, recovered)
+      :: aOwner != 1 + INCARNATION && sAlive -> DESTINATION(recovering, denied, ready)
+      :: troubles > 0 && !stable -> troubles--; DESTINATION(recovering, denied, ready)  /* no answer */
+      fi
+    }
 
   :: atomic { dAlive && dOwn == d_running && !dStarted ->
       dStarted = true;
-      destinationSays(m_running)
+      destinationSays(m_running, 0, 0)
     }
   :: atomic { dAlive && dOwn == d_running && !dStarted && !stable ->
       disturbed = true;
       DESTINATION(running, strand, stranded);
-      destinationSays(m_error)
+      destinationSays(m_error, e_over, 0)
     }
 
   /* Notices that the link is gone. */
-  :: atomic { dAlive && dUp && !(wire && dConn == conn) ->
+  :: atomic { dAlive && dUp && !(wire && dThis) ->
       dUp = false;
+      dThis = false;
       if
 #ifdef DESTINATION_ABANDONS_READY_ON_A_LOST_LINK
       :: dOwn == d_ready -> DESTINATION(ready, fail, abandoned)
@@ -412,40 +758,51 @@ active proctype Destination() {
   /* A cancel by the embedder, or anything of its own that fails. From `ready` it may cross with `go`. */
   :: atomic { dAlive && dKnows && !stable && dOwn == d_receiving ->
       DESTINATION(receiving, fail, abandoned);
-      destinationSays(m_error)
+      destinationSays(m_error, e_over, 0)
     }
   :: atomic { dAlive && !stable && dOwn == d_ready ->
-      disturbed = disturbed || sOwn == s_handedOver;
+      disturbed = disturbed || sOwn == s_transferring || sOwn == s_handedOver;
       lost = lost || !S_HOLDS;
       DESTINATION(ready, fail, abandoned);
-      destinationSays(m_error)
+      destinationSays(m_error, e_over, 0)
     }
 
-  /* The embedder, where nobody comes to say more. */
-  :: atomic { dAlive && dOwn == d_ready && !sAlive ->
-      helped = true;
-      dUp = false;
-      DESTINATION(ready, recover, recovered)
+  /* The embedder, where nobody comes to say more; or who believes so, and is wrong. */
+  :: atomic { dAlive && dOwn == d_ready && (!sAlive || troubles > 0 && !stable) ->
+      if
+      :: sAlive -> troubles--; disturbed = true
+      :: else -> help()
+      fi;
+      destinationDrops();
+      DESTINATION(ready, recover, recovering)
     }
   :: atomic { dAlive && dOwn == d_ready && stable && sAlive && sDone && empty(toD) ->
-      helped = true;
+      help();
       DESTINATION(ready, fail, abandoned)
     }
   od
 }
 
+/* --- Everything else --- */
+
+#ifndef CLAIM_IS_NOT_TAKEN
+#define MAY_CLAIM (claim == c_idle)
+#else
+#define MAY_CLAIM true
+#endif
+
 active proctype Environment() {
   do
-  :: atomic { wire && losses > 0 -> losses--; wire = false }
-  :: atomic { sAlive && deaths > 0 ->
-      deaths--;
+  :: atomic { wire && troubles > 0 -> troubles--; wire = false }
+  :: atomic { sAlive && troubles > 0 ->
+      troubles--;
       disturbed = true;
       sAlive = false;
       wire = false;
       lost = lost || !D_HOLDS
     }
-  :: atomic { dAlive && deaths > 0 ->
-      deaths--;
+  :: atomic { dAlive && troubles > 0 ->
+      troubles--;
       disturbed = true;
       dAlive = false;
       wire = false;
@@ -455,19 +812,52 @@ active proctype Environment() {
       restarts--;
       dOwn = d_receiving;
       dUp = false;
-      dConn = 0;
+      dThis = false;
       dKnows = false;
       dRound = 0;
-      dHave = 0;
+      dMemory = 0;
+      dLoaded = 0;
       dStarted = false;
       do
       :: nempty(toD) -> toD?_, _, _, _
       :: empty(toD) -> break
       od;
 #ifdef OLD_CONNECTION_IS_READ
-      dStale = false;
+      dStale = 0;
 #endif
       dAlive = true
+    }
+
+  /* `transfer` and `withdraw`, late or with answers that nobody hears. */
+  :: atomic { aAsked ->
+      aAsked = false;
+      if
+#ifdef WITHDRAWN_IS_NOT_FINAL
+      :: true -> aOwner = 1 + sIncarnation
+#endif
+      :: !aVoid -> aOwner = 1 + sIncarnation
+      :: aOwner == 0 -> aVoid = true
+      fi
+    }
+  :: atomic { sAlive && sOwn == s_transferring && aOwner == 0 && !aVoid -> aVoid = true }
+  /* The authority's operator gives the guest back to the source, having seen there that the destination does not run it. */
+  :: atomic { troubles > 0 && aOwner != 0 && !D_RUNS ->
+      troubles--;
+      disturbed = true;
+      aOwner = 0;
+      aVoid = true
+    }
+
+  /* A source that is in error says `go` once more for an attempt that was given up. */
+  :: atomic { wire && dThis && troubles > 0 && len(toD) < 2 && sAttempt > 1 && dLoaded != sAttempt - 1 ->
+      troubles--;
+      toD!m_go, 0, 0, sAttempt - 1
+    }
+
+  /* migrate() of the same VM once more: refused unless its claim is free. From then on it may run the guest at any time. */
+  :: atomic { sAlive && MAY_CLAIM && !sSecond ->
+      assert(sDone && S_RUNS);
+      sSecond = true
     }
   :: stable = true -> break
   od
