@@ -119,37 +119,11 @@ export interface Result {
 /** An event with the moment at which it reached the controller, milliseconds from the start. */
 export type TimedEvent = DemoEvent & { readonly atMs: number };
 
-/** What the engine of protocol 2 says beside the events of the one before it. */
-type FurtherEvent =
-  | {
-      readonly type: 'status';
-      readonly status: { readonly state: MigrationState; readonly progress: Progress; readonly attempt: number };
-    }
-  | { readonly type: 'connect-failed'; readonly reason: GodwitError; readonly attempt: number }
-  | { readonly type: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
-  | {
-      readonly type: 'went-back';
-      readonly attempt: number;
-      readonly term: keyof DowntimeTerms;
-      readonly elapsedMs: number;
-      readonly limitMs: number;
-      readonly reason: GodwitError;
-    }
-  | { readonly type: 'not-prepared' | 'prepared'; readonly waitedMs: number }
-  | {
-      readonly type: 'downtime-exceeded';
-      readonly limitMs: number;
-      readonly downtimeMs: number;
-      readonly term: keyof DowntimeTerms;
-    }
-  | { readonly type: 'dry-run' }
-  | { readonly type: 'failed'; readonly error: GodwitError };
-
 /**
  * What the engine says, in the demo's words; nothing for what its states and its summary say too. Called in the host, since
  * an error loses its code on the way to another process.
  */
-export function demoEvent(event: MigrationEvent | FurtherEvent): DemoEvent | undefined {
+export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
   switch (event.type) {
     case 'status': {
       const { state, progress, attempt } = event.status;

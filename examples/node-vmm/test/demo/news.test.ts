@@ -87,7 +87,15 @@ test('the status that a late subscriber gets is the state that the view shows', 
     predictedDowntimeMs: undefined,
     remainingMs: undefined,
   } as const;
-  const event = seen({ type: 'status', status: { state: 'active', progress, attempt: 2 } });
+  const status = {
+    state: 'active',
+    ownership: 'running',
+    progress,
+    lastRound: undefined,
+    attempt: 2,
+    error: undefined,
+  } as const;
+  const event = seen({ type: 'status', status });
   expect(event.event === 'status' && newsText(event)).toBe('the migration is in state active, round 3, attempt 2');
   expect(reduce(EMPTY_VIEW, { ...event, atMs: 1 }).state).toBe('active');
 });
