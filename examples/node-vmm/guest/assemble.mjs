@@ -1,11 +1,12 @@
 /**
- * Assembles memory-guest.S into src/guest/image.ts: the image's bytes, their SHA-256 and the symbols.
+ * Assembles the guests: memory-guest.S into src/guest/image.ts, sweep.S into src/guest/sweep-bytes.ts. Each gets the
+ * image's bytes, their SHA-256 and the symbols.
  *
- *     node guest/assemble.mjs           writes src/guest/image.ts
- *     node guest/assemble.mjs --check   writes nothing; exit code 1 when image.ts is not what the source gives
+ *     node guest/assemble.mjs           writes both files
+ *     node guest/assemble.mjs --check   writes nothing; exit code 1 when one is not what the source gives
  *
- * Needs GNU as and ld (binutils) on an x86-64 machine, or a cross binutils named by AS, LD and NM. The image is committed,
- * so that nobody needs an assembler to run the example. Exit code 2: there is no assembler.
+ * Needs GNU as and ld (binutils) on an x86-64 machine, or a cross binutils named by AS, LD and NM. The images are
+ * committed, so that nobody needs an assembler to run the example. Exit code 2: there is no assembler.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -14,24 +15,45 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** Must equal IMAGE_ADDRESS in src/guest/layout.ts; a test compares them. */
-const IMAGE_ADDRESS = 0x10_0000;
+/** The addresses must equal IMAGE_ADDRESS in src/guest/layout.ts and BOOT_IMAGE_ADDRESS; tests compare them. */
+const PROGRAMS = [
+  {
+    source: 'memory-guest.S',
+    target: 'image.ts',
+    from: 'guest/*.S',
+    address: 0x10_0000,
+    format: { as: '--64', ld: 'elf_x86_64' },
+    name: 'GUEST',
+    use: `/** A fresh copy of the image, to be placed at IMAGE_ADDRESS. The guest never writes inside it. */
+export function guestImage(): Uint8Array {`,
+  },
+  {
+    source: 'sweep.S',
+    target: 'sweep-bytes.ts',
+    from: 'guest/sweep.S',
+    address: 0x7c00,
+    format: { as: '--32', ld: 'elf_i386' },
+    name: 'SWEEP',
+    use: `/** A fresh copy of the image with the parameters of the source. */
+export function sweepBytes(): Uint8Array {`,
+  },
+];
 
 const sourceDirectory = fileURLToPath(new URL('.', import.meta.url));
-const target = fileURLToPath(new URL('../src/guest/image.ts', import.meta.url));
+const targetOf = ({ target }) => fileURLToPath(new URL(`../src/guest/${target}`, import.meta.url));
 const tools = { as: process.env.AS ?? 'as', ld: process.env.LD ?? 'ld', nm: process.env.NM ?? 'nm' };
 
-function assemble() {
+function assemble({ source, address: number, format }) {
   const scratch = mkdtempSync(join(tmpdir(), 'godwit-guest-'));
   try {
     const object = join(scratch, 'guest.o');
     const elf = join(scratch, 'guest.elf');
     const binary = join(scratch, 'guest.bin');
-    const address = `0x${IMAGE_ADDRESS.toString(16)}`;
+    const address = `0x${number.toString(16)}`;
     const run = (tool, ...args) => execFileSync(tool, args, { cwd: sourceDirectory, encoding: 'utf8' });
-    run(tools.as, '--64', '--fatal-warnings', '-o', object, 'memory-guest.S');
-    run(tools.ld, '-m', 'elf_x86_64', `-Ttext=${address}`, '-o', elf, object);
-    run(tools.ld, '-m', 'elf_x86_64', `-Ttext=${address}`, '--oformat', 'binary', '-o', binary, object);
+    run(tools.as, format.as, '--fatal-warnings', '-o', object, source);
+    run(tools.ld, '-m', format.ld, `-Ttext=${address}`, '-o', elf, object);
+    run(tools.ld, '-m', format.ld, `-Ttext=${address}`, '--oformat', 'binary', '-o', binary, object);
     const symbols = run(tools.nm, '--defined-only', '--numeric-sort', elf)
       .split('\n')
       .map((row) => /^([0-9a-f]+) [Tt] (\w+)$/.exec(row))
@@ -43,34 +65,33 @@ function assemble() {
   }
 }
 
-function toTypeScript({ bytes, symbols }) {
+function toTypeScript({ from, name, use }, { bytes, symbols }) {
   const base64 = bytes.toString('base64').match(/.{1,108}/g) ?? [];
-  return `// Generated from guest/*.S by guest/assemble.mjs. Do not edit: change the source and run that again.
+  return `// Generated from ${from} by guest/assemble.mjs. Do not edit: change the source and run that again.
 
 /** SHA-256 of the image. */
-export const GUEST_IMAGE_SHA256 = '${createHash('sha256').update(bytes).digest('hex')}';
+export const ${name}_IMAGE_SHA256 = '${createHash('sha256').update(bytes).digest('hex')}';
 
 /** Length of the image in bytes. */
-export const GUEST_IMAGE_BYTES = ${bytes.length};
+export const ${name}_IMAGE_BYTES = ${bytes.length};
 
 /** Guest-physical addresses of the labels, for reading a vCPU's RIP. */
-export const GUEST_SYMBOLS: Readonly<Record<string, number>> = {
-${symbols.map(([name, address]) => `  ${name}: 0x${address.toString(16)},`).join('\n')}
+export const ${name}_SYMBOLS: Readonly<Record<string, number>> = {
+${symbols.map(([label, address]) => `  ${label}: 0x${address.toString(16)},`).join('\n')}
 };
 
 const BASE64 =
 ${base64.map((row) => `  '${row}'`).join(' +\n')};
 
-/** A fresh copy of the image, to be placed at IMAGE_ADDRESS. The guest never writes inside it. */
-export function guestImage(): Uint8Array {
+${use}
   return Uint8Array.from(atob(BASE64), (character) => character.charCodeAt(0));
 }
 `;
 }
 
-let text;
+let texts;
 try {
-  text = toTypeScript(assemble());
+  texts = PROGRAMS.map((program) => ({ program, text: toTypeScript(program, assemble(program)) }));
 } catch (error) {
   if (error?.code === 'ENOENT') {
     console.error(`No assembler: ${error.path} not found. Install binutils, or set AS, LD and NM to a cross binutils.`);
@@ -79,14 +100,14 @@ try {
   throw error;
 }
 
-if (process.argv.includes('--check')) {
-  const current = readFileSync(target, 'utf8');
-  if (current !== text) {
-    console.error('src/guest/image.ts is not what guest/*.S assembles to. Run: node guest/assemble.mjs');
-    process.exit(1);
+for (const { program, text } of texts) {
+  if (!process.argv.includes('--check')) {
+    writeFileSync(targetOf(program), text);
+    console.log(`wrote ${targetOf(program)}`);
+  } else if (readFileSync(targetOf(program), 'utf8') === text) {
+    console.log(`src/guest/${program.target} is what ${program.from} assembles to.`);
+  } else {
+    console.error(`src/guest/${program.target} is not what ${program.from} assembles to. Run: node guest/assemble.mjs`);
+    process.exitCode = 1;
   }
-  console.log('src/guest/image.ts is what guest/*.S assembles to.');
-} else {
-  writeFileSync(target, text);
-  console.log(`wrote ${target}`);
 }

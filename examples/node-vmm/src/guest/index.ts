@@ -1,5 +1,6 @@
 export * from './boot-params.js';
 export * from './check-memory.js';
+export * from './check-sweep.js';
 export * from './guest-ram.js';
 export * from './heartbeat.js';
 export * from './image.js';
@@ -9,4 +10,6 @@ export * from './page-stamp.js';
 export * from './ports.js';
 export * from './software-guest.js';
 export * from './software-guest-state.js';
+export * from './sweep-bytes.js';
+export * from './sweep-image.js';
 export * from './working-set.js';

@@ -16,6 +16,8 @@ export interface MachineDescription {
   readonly memoryBytes: number;
   /** 1 to 8. */
   readonly vcpus: number;
+  /** A machine that was booted from an image has no mailbox: its guest has not set those pages aside. */
+  readonly boot?: 'image';
 }
 
 /** What the bundled guest does. */
@@ -41,10 +43,12 @@ export interface GuestProgram {
   readonly bytes: Uint8Array;
 }
 
-export interface MachineConfig extends Omit<MachineDescription, 'kind'> {
+export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'> {
   readonly workload?: GuestWorkload;
   /** Instead of the bundled guest; KVM only. */
   readonly program?: GuestProgram;
+  /** Instead of the bundled guest: booted in real mode, see `bootFromImage`. KVM and one vCPU only. */
+  readonly bootImage?: Uint8Array;
   /** Let RAM be larger than the host's memory: a sparse guest. Default false. */
   readonly overcommit?: boolean;
 }
@@ -64,15 +68,17 @@ export function checkShape({ memoryBytes, vcpus }: Pick<MachineDescription, 'mem
  */
 export function parseDescription(description: unknown, kind: MachineKind): MachineDescription {
   const given = (typeof description === 'object' && description !== null ? description : {}) as Record<string, unknown>;
-  const { kind: givenKind, memoryBytes, vcpus } = given;
-  if (givenKind !== kind || typeof memoryBytes !== 'number' || typeof vcpus !== 'number') {
+  const { kind: givenKind, memoryBytes, vcpus, boot } = given;
+  const knownBoot = boot === undefined || (boot === 'image' && kind === 'kvm');
+  if (givenKind !== kind || typeof memoryBytes !== 'number' || typeof vcpus !== 'number' || !knownBoot) {
+    const boots = kind === 'kvm' ? ", boot: nothing or 'image'" : '';
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `a machine's description is { kind: '${kind}', memoryBytes, vcpus }, got ${JSON.stringify(description)}`,
+      `a machine's description is { kind: '${kind}', memoryBytes, vcpus${boots} }, got ${JSON.stringify(description)}`,
     );
   }
   checkShape({ memoryBytes, vcpus });
-  return { kind, memoryBytes, vcpus };
+  return { kind, memoryBytes, vcpus, ...(boot === 'image' ? { boot } : {}) };
 }
 
 /** The guest's boot parameters for a workload, with its pages placed in RAM. */

@@ -5,7 +5,7 @@ import {
   type MigratableDevice,
   SoftwareTracker,
 } from '@godwit/core';
-import { createGuestMemory, installWakeSignal, type MappedGuestMemory, probeKvm } from '@godwit/linux';
+import { createGuestMemory, installWakeSignal, type KvmVcpu, type MappedGuestMemory, probeKvm } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import { Chipset } from '../devices/chipset.js';
 import { Mailbox } from '../devices/mailbox.js';
@@ -20,6 +20,7 @@ import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
 import { throttleWord } from '../vcpu/throttle.js';
 import { VcpuDevice } from '../vcpu/vcpu-device.js';
 import { VcpuRunner } from '../vcpu/vcpu-runner.js';
+import { bootFromImage, checkBootImage } from './boot-image.js';
 import { ConsoleOutput } from './console-output.js';
 import { withinMilliseconds } from './deadline.js';
 import { KvmHardware } from './kvm-hardware.js';
@@ -63,7 +64,7 @@ export class Machine implements VirtualMachine {
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
   readonly #runners: readonly VcpuRunner[];
-  readonly #mailbox: Mailbox;
+  readonly #mailbox: Mailbox | undefined;
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
   readonly #run: RunState;
@@ -79,8 +80,8 @@ export class Machine implements VirtualMachine {
     this.memory = memory;
     this.ram = ramOf(memory);
     this.#hardware = hardware;
-    const mailboxTracker = new SoftwareTracker(memory, 'mailbox');
-    this.#mailbox = new Mailbox(this.ram, mailboxTracker);
+    const mailboxTracker = description.boot === 'image' ? undefined : new SoftwareTracker(memory, 'mailbox');
+    this.#mailbox = mailboxTracker && new Mailbox(this.ram, mailboxTracker);
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
     this.#run = new RunState({
@@ -90,13 +91,13 @@ export class Machine implements VirtualMachine {
     });
     this.console = this.#output.text.asObservable();
     this.events = this.#run.events.asObservable();
-    this.trackers = [hardware.dirtyLog(), mailboxTracker];
+    this.trackers = [hardware.dirtyLog(), ...(mailboxTracker ? [mailboxTracker] : [])];
     this.devices = [
       new Chipset(hardware.vm),
       ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#started)),
       new SerialPortState(this.#board, () => this.#output.drain()),
       this.#clock,
-      this.#mailbox,
+      ...(this.#mailbox ? [this.#mailbox] : []),
     ];
     installWakeSignal();
     this.#runners = hardware.vcpus.map(
@@ -114,7 +115,7 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * A new machine with the bundled guest (or `config.program`) loaded. It is paused: `resume` starts it.
+   * A new machine with the bundled guest (or `config.program`, or `config.bootImage`) loaded. It is paused: `resume` starts it.
    *
    * @throws GodwitError GODWIT_INVALID_ARGUMENT, GODWIT_OUT_OF_MEMORY; GODWIT_UNSUPPORTED or GODWIT_PERMISSION when
    * there is no KVM to be used
@@ -122,6 +123,7 @@ export class Machine implements VirtualMachine {
   static async create(config: MachineConfig): Promise<Machine> {
     const { memoryBytes, vcpus, program } = config;
     checkShape(config);
+    if (config.bootImage !== undefined) return Machine.#fromImage(config, config.bootImage);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
     const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
     const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false);
@@ -134,6 +136,19 @@ export class Machine implements VirtualMachine {
       for (const vcpu of machine.#hardware.vcpus) {
         enterLongMode(vcpu, { rip: image.address, rdi: PARAMS_ADDRESS, rsi: vcpu.id });
       }
+      return machine;
+    } catch (error) {
+      await machine.close();
+      throw error;
+    }
+  }
+
+  static async #fromImage({ memoryBytes, vcpus, overcommit }: MachineConfig, image: Uint8Array): Promise<Machine> {
+    checkBootImage(image, vcpus);
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, overcommit ?? false);
+    try {
+      await machine.#started;
+      bootFromImage(machine.ram, machine.#hardware.vcpus[0] as KvmVcpu, image);
       return machine;
     } catch (error) {
       await machine.close();
@@ -218,11 +233,11 @@ export class Machine implements VirtualMachine {
 
   #start(): void {
     for (const runner of this.#runners) runner.run();
-    this.#mailbox.start();
+    this.#mailbox?.start();
   }
 
   async #stop(signal?: AbortSignal): Promise<void> {
-    this.#mailbox.stop();
+    this.#mailbox?.stop();
     await this.#parked('leave the guest', PARK_MS, signal);
     this.#output.drain();
   }
@@ -242,7 +257,7 @@ export class Machine implements VirtualMachine {
       ),
     );
     process.removeListener('exit', this.#onExit);
-    this.#mailbox.stop();
+    this.#mailbox?.stop();
     // A tracker that fails to stop takes nothing with it that closing the VM would not free.
     await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
     this.#output.close();

@@ -1,0 +1,34 @@
+import { once } from 'node:events';
+import { Machine } from '../machine/machine.js';
+
+export interface ImageToRun {
+  readonly memoryBytes: number;
+  readonly image: Uint8Array;
+}
+
+/**
+ * Boots an image and hands on what it prints, until the signal aborts. A guest that has halted is waited for too: it
+ * may be looked at from outside.
+ *
+ * @throws GodwitError GODWIT_GUEST_CRASHED when the guest cannot go on, and what `Machine.create` throws
+ */
+export async function runImage(
+  { memoryBytes, image }: ImageToRun,
+  print: (text: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const machine = await Machine.create({ memoryBytes, vcpus: 1, bootImage: image });
+  try {
+    machine.console.subscribe(print);
+    const crashed = new Promise<never>((_, reject) => {
+      machine.events.subscribe((event) => event.type === 'crashed' && reject(event.error));
+    });
+    // Whoever interrupts a machine that has not started yet gets none.
+    if (signal.aborted) return;
+    const interrupted = once(signal, 'abort');
+    await machine.resume();
+    await Promise.race([interrupted, crashed]);
+  } finally {
+    await machine.close();
+  }
+}
