@@ -5,7 +5,10 @@
 export default {
   testEnvironment: '<rootDir>/tools/jest/open-handles-environment.js',
   reporters: ['default', '<rootDir>/tools/jest/skip-reporter.js'],
-  testMatch: ['<rootDir>/{packages,examples}/*/dist-test/**/*.test.js', '<rootDir>/test/dist/unit/**/*.test.js'],
+  testMatch: [
+    '<rootDir>/{packages,examples}/*/dist-test/**/*.test.js',
+    '<rootDir>/{test/dist/unit,bench/dist/test}/**/*.test.js',
+  ],
   transform: {},
   modulePathIgnorePatterns: ['<rootDir>/.*/dist/package.json', '<rootDir>/.cache/'],
   maxWorkers: '100%',

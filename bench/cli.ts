@@ -1,8 +1,10 @@
-import { Command } from 'commander';
+import { Argument, Command, InvalidArgumentError } from 'commander';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
+import { CASE_NAMES, type CaseName } from './qemu/cases.js';
+import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
@@ -59,5 +61,26 @@ benchmark(
   ({ size, runs }) => vfioHarvestBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   String(64 * 1024),
 );
+
+program
+  .command('qemu')
+  .description(
+    'QEMU and Godwit move the same guest on this machine, in turns; QEMU comes from Debian, unpacked in a cache',
+  )
+  .addArgument(new Argument('[case...]', 'what to do (default: all of it)').choices(CASE_NAMES))
+  .option('--rounds <n>', 'how often each does it', atLeastOne, 5)
+  .option('--only <text>', 'only those whose name has this in it, such as Godwit or multifd', '')
+  .option('--all', "Debian 12's QEMU 7.2 too", false)
+  .option('--json', 'one JSON object instead of tables', false)
+  .option('--readme', 'write the tables into README.md too', false)
+  .option('--prepare', 'only see to it that QEMU is there', false)
+  .option('--never-rearm', 'with a defect in the dirty log: the check of memory must notice', false)
+  .action((cases: CaseName[], options: JudgeOptions) => judge(cases, options));
+
+function atLeastOne(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('It is a whole number from 1.');
+  return value;
+}
 
 await program.parseAsync();

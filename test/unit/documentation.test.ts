@@ -13,6 +13,7 @@ const ROOT = join(import.meta.dirname, '..', '..', '..');
  */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm run format': 'it rewrites the sources; its checking half is `npm run lint`, which runs',
+  'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };
 
 interface Block {

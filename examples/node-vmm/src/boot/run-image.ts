@@ -23,7 +23,7 @@ export async function runImage(
     const crashed = new Promise<never>((_, reject) => {
       machine.events.subscribe((event) => event.type === 'crashed' && reject(event.error));
     });
-    // Whoever interrupts a machine that has not started yet gets none.
+    // An interrupt before the start leaves nothing to run.
     if (signal.aborted) return;
     const interrupted = once(signal, 'abort');
     await machine.resume();

@@ -2,7 +2,7 @@ import type { GuestRam } from './guest-ram.js';
 import { PAGE_SIZE } from './layout.js';
 import { DEFAULT_SWEEP, type Sweep } from './sweep-image.js';
 
-/** What the first bytes of the sweep guest's pages tell. */
+/** The state of a sweep, from the first bytes of its pages. */
 export interface SweepReport {
   readonly pages: number;
   /** The value of the first page: increments so far, modulo 256. */
@@ -15,6 +15,7 @@ export interface SweepReport {
 }
 
 const MOST_LISTED = 10;
+const MOST_DESCRIBED = 3;
 
 /**
  * Checks the first bytes of all pages of a sweep, in order, while the guest stands still: all are equal, or those from
@@ -66,6 +67,9 @@ export function sweptBytes(ram: GuestRam, sweep: Sweep = {}): Uint8Array {
 /** One line for a person. */
 export function describeSweep({ pages, value, front, wrong, wrongCount }: SweepReport): string {
   if (wrongCount === 0) return `${pages} pages right: ${value} up to page ${front}`;
-  const listed = wrong.map(({ page, expected, found }) => `page ${page} is ${found}, not ${expected}`).join('; ');
-  return `${wrongCount} of ${pages} pages wrong: ${listed}${wrongCount > wrong.length ? '; ...' : ''}`;
+  const described = wrong
+    .slice(0, MOST_DESCRIBED)
+    .map(({ page, expected, found }) => `page ${page} is ${found}, not ${expected}`);
+  if (wrongCount > described.length) described.push('...');
+  return `${wrongCount} of ${pages} pages wrong: ${described.join('; ')}`;
 }

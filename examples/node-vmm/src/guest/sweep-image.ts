@@ -2,7 +2,7 @@ import { GodwitError } from '@godwit/core';
 import { PAGE_SIZE } from './layout.js';
 import { SWEEP_SYMBOLS, sweepBytes } from './sweep-bytes.js';
 
-/** What the sweep guest does. Addresses are guest-physical, multiples of 4 KiB, from 1 MiB to below 3 GiB. */
+/** The parameters of the sweep guest. Addresses are guest-physical, multiples of 4 KiB, from 1 MiB to below 3 GiB. */
 export interface Sweep {
   /** Address of the first page. Default 1 MiB. */
   readonly first?: number;

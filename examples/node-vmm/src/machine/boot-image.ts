@@ -8,7 +8,7 @@ export const BOOT_IMAGE_ADDRESS = 0x7c00;
 const CONVENTIONAL_MEMORY_END = 0xa_0000;
 export const BOOT_IMAGE_MAXIMUM_BYTES = CONVENTIONAL_MEMORY_END - BOOT_IMAGE_ADDRESS;
 
-/** What a BIOS leaves in DL: the number of the first hard disk. */
+/** The number of the first hard disk, which a BIOS leaves in DL. */
 const FIRST_HARD_DISK = 0x80;
 /** Bit 1 of RFLAGS is always set. Interrupts are off: there is no BIOS to take them. */
 const RFLAGS = 0x2;

@@ -1,0 +1,127 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { hasKvm } from '@godwit/example-node-vmm';
+import { cacheFolder } from './cache-folder.js';
+import { CASE_NAMES, type CaseName, type Contestants, caseOf } from './cases.js';
+import { godwitVmm } from './godwit/godwit-vmm.js';
+import { qemuVmm } from './qemu/qemu-vmm.js';
+import { DEBIAN_12, NEWEST, NoQemu, type UnpackedQemu, unpackedQemu } from './qemu/unpacked-qemu.js';
+import { type CaseResult, isSound, thisMachine, type Verdict } from './result.js';
+import { playCase } from './rounds.js';
+import { markdown, withVerdict } from './table.js';
+
+/** Where memory files are: a guest's memory must not wait for a disk. */
+const MEMORY_FOLDER = '/dev/shm';
+/** The repository; this file runs compiled, in bench/dist/qemu. */
+const ROOT = join(import.meta.dirname, '..', '..', '..');
+/** The exit status that says: not here, for the reason that was told. */
+const CANNOT_RUN_HERE = 3;
+
+export interface JudgeOptions {
+  readonly rounds: number;
+  /** Entrants whose names have this in them. */
+  readonly only: string;
+  readonly all: boolean;
+  readonly json: boolean;
+  readonly readme: boolean;
+  readonly prepare: boolean;
+  readonly neverRearm: boolean;
+}
+
+/**
+ * `npm run bench -- qemu [CASE...]`: QEMU and Godwit move the same guest on the same machine, in turns. Exit status 1
+ * when a run failed or a guest's memory was wrong, 3 when there is no KVM or no QEMU to be had.
+ */
+export async function judge(names: readonly CaseName[], options: JudgeOptions): Promise<void> {
+  const chosen = names.length === 0 ? CASE_NAMES : names;
+  const report = (text: string): void => void process.stderr.write(`judge: ${text}\n`);
+  let qemus: { readonly newest: UnpackedQemu; readonly older: UnpackedQemu | undefined };
+  try {
+    if (!hasKvm()) throw new NoQemu('no access to /dev/kvm');
+    qemus = {
+      newest: await unpackedQemu(NEWEST, report),
+      older: options.all ? await unpackedQemu(DEBIAN_12, report) : undefined,
+    };
+  } catch (error) {
+    if (!(error instanceof NoQemu)) throw error;
+    report(`cannot run here: ${error.message}`);
+    process.exitCode = CANNOT_RUN_HERE;
+    return;
+  }
+  if (options.prepare) return;
+  const verdict = await withFolders((memory, disk) => {
+    const contestants: Contestants = {
+      newest: qemuVmm(qemus.newest, memory),
+      older: qemus.older && qemuVmm(qemus.older, memory),
+      godwit: godwitVmm(`Godwit${options.neverRearm ? ' with a dirty log that is never re-armed' : ''}`, options),
+      disk,
+    };
+    return play(chosen, contestants, { rounds: options.rounds, only: options.only }, report);
+  });
+  process.stdout.write(options.json ? `${JSON.stringify(verdict)}\n` : `${markdown(verdict)}\n`);
+  if (options.readme) {
+    const page = join(ROOT, 'README.md');
+    writeFileSync(page, withVerdict(readFileSync(page, 'utf8'), verdict));
+  }
+  if (!isSound(verdict)) process.exitCode = 1;
+}
+
+async function play(
+  names: readonly CaseName[],
+  contestants: Contestants,
+  { rounds, only }: { readonly rounds: number; readonly only: string },
+  report: (text: string) => void,
+): Promise<Verdict> {
+  const cases: CaseResult[] = [];
+  for (const name of names) {
+    const all = caseOf(name, contestants);
+    const entrants = all.entrants.filter((entrant) => entrant.name.includes(only));
+    cases.push(await playCase({ ...all, entrants }, rounds, report));
+  }
+  const { older, newest, godwit } = contestants;
+  return {
+    benchmark: 'qemu',
+    date: new Date().toISOString().slice(0, 10),
+    machine: thisMachine(),
+    versions: [
+      ...(older === undefined ? [] : [older.name]),
+      newest.name,
+      `${godwit.name} ${revision()}`,
+      `Node ${process.versions.node}`,
+    ],
+    rounds,
+    cases,
+  };
+}
+
+/** The commit that is measured, with a plus for what is not committed. */
+function revision(): string {
+  try {
+    const git = (...args: string[]): string => execFileSync('git', ['-C', ROOT, ...args], { encoding: 'utf8' }).trim();
+    return git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain') === '' ? '' : '+');
+  } catch {
+    return 'of no repository';
+  }
+}
+
+/** A folder in memory and one on a disk, for as long as the work takes. */
+async function withFolders<T>(work: (memory: string, disk: string) => Promise<T>): Promise<T> {
+  const memory = mkdtempSync(join(existsSync(MEMORY_FOLDER) ? MEMORY_FOLDER : tmpdir(), 'godwit-judge-'));
+  const disk = mkdtempSync(join(cacheFolder('judge'), 'disk-'));
+  const remove = (): void => {
+    for (const folder of [memory, disk]) rmSync(folder, { recursive: true, force: true });
+  };
+  // Files in memory outlive the process that made them.
+  process.once('exit', remove);
+  const onSignal = (): void => process.exit(1);
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, onSignal);
+  try {
+    return await work(memory, disk);
+  } finally {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
+    process.off('exit', remove);
+    remove();
+  }
+}

@@ -1,0 +1,191 @@
+/** A process with a machine of node-vmm, for the judge: carries out the parent's commands, and ends with it. */
+import {
+  delta,
+  type IncomingMigration,
+  type LinkListener,
+  type MigratableVm,
+  type Migration,
+  migrate,
+  receive,
+} from '@godwit/core';
+import { Machine } from '@godwit/example-node-vmm';
+import { sweepImage, sweptBytes } from '@godwit/example-node-vmm/guest';
+import { connectTo, file, listenOn, tcp } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
+import { randomMemory } from '../memory/random-memory.js';
+import { type Departure, type GuestSpec, now } from '../vmm.js';
+import type { CommandName, HostCommands, HostMessage, HostRequest } from './host-messages.js';
+import { neverRearmed } from './never-rearmed.js';
+
+const MIB = 2 ** 20;
+
+type Handlers = {
+  [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']>;
+};
+
+class Host {
+  #machine: Machine | undefined;
+  #vm: MigratableVm | undefined;
+  #spec: GuestSpec | undefined;
+  #listener: LinkListener | undefined;
+  #incoming: IncomingMigration | undefined;
+  /** Milliseconds since 1970, in order. */
+  readonly #pausedAtMs: number[] = [];
+  readonly #resumedAtMs: number[] = [];
+
+  readonly handlers: Handlers = {
+    start: async ({ spec, role, neverRearm }) => {
+      this.#spec = spec;
+      const { memoryBytes, sweep } = spec;
+      // A guest of 8 GiB that touches a sixteenth of it.
+      const overcommit = !spec.random;
+      const machine =
+        role === 'source'
+          ? await Machine.create({ memoryBytes, vcpus: 1, bootImage: sweepImage(sweep), overcommit })
+          : await Machine.fromDescription({ kind: 'kvm', memoryBytes, vcpus: 1, boot: 'image' }, { overcommit });
+      this.#machine = machine;
+      this.#vm = neverRearm ? withoutRearming(machine) : machine;
+      machine.console.subscribe((text) => send({ type: 'printed', text }));
+      machine.events.subscribe(({ type }) => {
+        if (type === 'paused') this.#pausedAtMs.push(now());
+        if (type === 'resumed') this.#resumedAtMs.push(now());
+      });
+      if (role === 'destination') return null;
+      if (spec.random) fill(machine, memoryBytes);
+      await machine.resume();
+      return null;
+    },
+
+    listen: async ({ settings: { channels } }) => {
+      const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+      this.#listener = channels > 0 ? onWorkers(listening, { threads: channels }) : listening;
+      this.#receive(this.#listener);
+      return listening.listener.port;
+    },
+
+    send: async ({ port, settings, patience }) => {
+      const { channels, deltas, downtimeLimitMs, bytesPerSecond } = settings;
+      const connector = connectTo(tcp({ host: '127.0.0.1', port }));
+      const startedAtMs = now();
+      const pausesBefore = this.#pausedAtMs.length;
+      const migration = migrate(this.#guest(), channels > 0 ? onWorkers(connector) : connector, {
+        description: this.#theMachine().description,
+        pageChannels: channels,
+        downtimeLimitMs,
+        bandwidthLimit: bytesPerSecond,
+        ...(deltas ? { encodings: [delta()] } : {}),
+      });
+      const watched = watch(migration);
+      const impatience = setTimeout(() => {
+        watched.raised = true;
+        migration.adjust({ downtimeLimitMs: patience.thenDowntimeLimitMs });
+      }, patience.budgetMs);
+      try {
+        const summary = await migration.result;
+        return {
+          startedAtMs,
+          pausedAtMs: this.#pausedAtMs.at(-1) ?? Number.NaN,
+          pauses: this.#pausedAtMs.length - pausesBefore,
+          endedByItself: !watched.raised,
+          saidTotalMs: summary.totalMs,
+          saidDowntimeMs: summary.downtimeMs,
+          predictedDowntimeMs: watched.raised ? watched.predictedDowntimeMs : summary.predictedDowntimeMs,
+          wireBytes: summary.wireBytes,
+        } satisfies Departure;
+      } finally {
+        clearTimeout(impatience);
+      }
+    },
+
+    arrival: async () => {
+      await this.#incoming?.result;
+      return this.#resumedAtMs[0] ?? Number.NaN;
+    },
+
+    save: async ({ path }) => {
+      await migrate(this.#guest(), connectTo(file({ path })), { description: this.#theMachine().description }).result;
+      return null;
+    },
+
+    restore: async ({ path }) => {
+      this.#listener = await listenOn(file({ path }));
+      this.#receive(this.#listener);
+      return null;
+    },
+
+    firstBytes: async () => {
+      const machine = this.#theMachine();
+      await machine.pause();
+      return sweptBytes(machine.ram, this.#spec?.sweep);
+    },
+  };
+
+  /** Frees everything, so that nothing keeps the process alive. */
+  async close(): Promise<void> {
+    this.#incoming?.cancel('the process ends');
+    await Promise.allSettled([this.#incoming?.result, this.#listener?.close()]);
+    await this.#machine?.close();
+  }
+
+  #receive(listener: LinkListener): void {
+    const vm = this.#guest();
+    // The machine is there before the source connects, as in a QEMU that waits for a guest.
+    this.#incoming = receive(listener, { prepare: () => vm });
+  }
+
+  #guest(): MigratableVm {
+    if (this.#vm === undefined) throw new Error('there is no machine yet');
+    return this.#vm;
+  }
+
+  #theMachine(): Machine {
+    if (this.#machine === undefined) throw new Error('there is no machine yet');
+    return this.#machine;
+  }
+}
+
+/** Notes the expected downtime of each round, until the limit is raised. */
+function watch(migration: Migration): { raised: boolean; predictedDowntimeMs: number | undefined } {
+  const watched = { raised: false, predictedDowntimeMs: undefined as number | undefined };
+  migration.subscribe({
+    next: (event) => {
+      if (event.type === 'round' && !watched.raised) watched.predictedDowntimeMs = event.round.predictedDowntimeMs;
+    },
+    // Failures are told by `result`.
+    error: () => {},
+  });
+  return watched;
+}
+
+function withoutRearming(machine: Machine): MigratableVm {
+  return {
+    memory: machine.memory,
+    devices: machine.devices,
+    trackers: machine.trackers.map((tracker) => neverRearmed(tracker, machine.memory)),
+    pause: () => machine.pause(),
+    resume: () => machine.resume(),
+  };
+}
+
+function fill(machine: Machine, memoryBytes: number): void {
+  for (const { address, bytes } of randomMemory(MIB, memoryBytes)) machine.ram.view(address, bytes.length).set(bytes);
+}
+
+function send(message: HostMessage): void {
+  // A parent that is gone is noticed by `disconnect`.
+  if (process.connected) process.send?.(message, undefined, undefined, () => {});
+}
+
+const host = new Host();
+
+async function answer({ id, command, request }: HostRequest): Promise<void> {
+  try {
+    const handler = host.handlers[command] as (request: unknown) => Promise<unknown>;
+    send({ type: 'reply', id, value: await handler(request) });
+  } catch (error) {
+    send({ type: 'error', id, message: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+process.on('message', (message) => void answer(message as HostRequest));
+process.once('disconnect', () => void host.close().finally(() => process.exit()));

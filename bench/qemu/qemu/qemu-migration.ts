@@ -1,0 +1,110 @@
+import { type Departure, type MoveSettings, now, type Patience } from '../vmm.js';
+import type { Qmp, QmpEvent } from './qmp.js';
+
+/** Between two looks at a running migration. */
+const LOOK_MS = 50;
+/** A power of two that holds all pages that the guest writes. */
+const XBZRLE_CACHE_BYTES = 256 * 2 ** 20;
+
+/** The fields of `query-migrate` that are used here (qapi/migration.json). */
+interface MigrationInfo {
+  readonly status?: string;
+  readonly 'error-desc'?: string;
+  readonly 'total-time'?: number;
+  readonly downtime?: number;
+  readonly 'expected-downtime'?: number;
+  readonly ram?: { readonly transferred: number };
+}
+
+/**
+ * Sets QEMU's capabilities and parameters, at either side. With a return path the source knows when the guest runs at the
+ * destination, so that its own times mean what Godwit's do.
+ */
+export async function setUp(qmp: Qmp, settings: MoveSettings, to: 'socket' | 'file' = 'socket'): Promise<void> {
+  const { channels, deltas, downtimeLimitMs, bytesPerSecond } = settings;
+  const wanted = [
+    'events',
+    ...(to === 'socket' ? ['return-path'] : ['mapped-ram']),
+    ...(channels > 0 ? ['multifd'] : []),
+    ...(deltas ? ['xbzrle'] : []),
+  ];
+  await qmp.execute('migrate-set-capabilities', {
+    capabilities: wanted.map((capability) => ({ capability, state: true })),
+  });
+  await qmp.execute('migrate-set-parameters', {
+    'downtime-limit': downtimeLimitMs,
+    'max-bandwidth': bytesPerSecond,
+    ...(channels > 0 ? { 'multifd-channels': channels } : {}),
+    ...(deltas ? { 'xbzrle-cache-size': XBZRLE_CACHE_BYTES } : {}),
+    ...(to === 'file' && channels > 0 ? { 'direct-io': true } : {}),
+  });
+}
+
+const isEnd = ({ event, data }: QmpEvent): boolean =>
+  event === 'MIGRATION' && ['completed', 'failed', 'cancelled'].includes(String(data['status']));
+
+/** One migration at the source. */
+export class QemuMigration {
+  readonly #qmp: Qmp;
+  #over = false;
+  #predictedDowntimeMs: number | undefined;
+  #endedByItself = true;
+
+  constructor(qmp: Qmp) {
+    this.#qmp = qmp;
+  }
+
+  /** @throws Error with QEMU's words when it fails */
+  async run(uri: string, patience?: Patience): Promise<Departure> {
+    const qmp = this.#qmp;
+    const before = qmp.events.length;
+    const startedAtMs = now();
+    await qmp.execute('migrate', { uri });
+    const end = qmp.event(isEnd).finally(() => {
+      this.#over = true;
+    });
+    await Promise.all([end, this.#watch(end, startedAtMs, patience)]);
+    const info = await qmp.execute<MigrationInfo>('query-migrate');
+    if (info.status !== 'completed') {
+      throw new Error(`QEMU's migration is ${info.status}: ${info['error-desc'] ?? 'without a reason'}`);
+    }
+    const stops = qmp.events.slice(before).filter(({ event }) => event === 'STOP');
+    return {
+      startedAtMs,
+      pausedAtMs: stops.at(-1)?.atMs ?? Number.NaN,
+      pauses: stops.length,
+      endedByItself: this.#endedByItself,
+      saidTotalMs: info['total-time'] ?? Number.NaN,
+      saidDowntimeMs: info.downtime ?? Number.NaN,
+      predictedDowntimeMs: this.#predictedDowntimeMs,
+      wireBytes: info.ram?.transferred ?? Number.NaN,
+    };
+  }
+
+  /** Notes the expected downtime until the migration ends, and raises the limit of one that does not end. */
+  async #watch(end: Promise<unknown>, startedAtMs: number, patience: Patience | undefined): Promise<void> {
+    while (!this.#over) {
+      const info = await this.#qmp.execute<MigrationInfo>('query-migrate');
+      if (this.#endedByItself && info.status === 'active') this.#predictedDowntimeMs = info['expected-downtime'];
+      if (patience !== undefined && this.#endedByItself && now() - startedAtMs > patience.budgetMs) {
+        this.#endedByItself = info.status !== 'active';
+        if (this.#endedByItself) continue;
+        await this.#qmp.execute('migrate-set-parameters', { 'downtime-limit': patience.thenDowntimeLimitMs });
+      }
+      await withinLook(end);
+    }
+  }
+}
+
+/** Resolves when the migration ends or the next look is due. */
+async function withinLook(end: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const due = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, LOOK_MS);
+  });
+  try {
+    await Promise.race([end, due]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
