@@ -34,7 +34,7 @@ function tableOf(one: CaseResult): string {
 function cell(spread: Spread | undefined): string {
   if (spread === undefined) return '';
   const { median, least, most } = spread;
-  const digits = most < 10 ? 1 : 0;
+  const digits = most < 10 && ![median, least, most].every(Number.isInteger) ? 1 : 0;
   const text = (value: number): string =>
     value.toLocaleString('en-US', { minimumFractionDigits: digits, maximumFractionDigits: digits });
   return least === most ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`;

@@ -118,13 +118,19 @@ async function download(release: QemuRelease, scratch: string): Promise<string> 
   return root;
 }
 
-/** The archive that this machine's own packages come from. */
+/**
+ * The archive that this machine's own packages come from: the one whose package lists say so, or, before any list was
+ * fetched, the one with the usual name. Its signatures are checked in either case.
+ */
 async function debianArchive(): Promise<string> {
-  const criteria = ['Created-By: Packages', 'Origin: Debian', 'Label: Debian'];
-  const { stdout } = await run('apt-get', ['indextargets', '--format', '$(REPO_URI)', ...criteria]);
-  const [first] = stdout.split('\n').filter((line) => line !== '');
-  if (first === undefined) throw new NoQemu('apt has no package lists of Debian: run `apt-get update`');
-  return first;
+  const repositories = async (...criteria: string[]): Promise<string[]> => {
+    const { stdout } = await run('apt-get', ['indextargets', '--format', '$(REPO_URI)', ...criteria]);
+    return stdout.split('\n').filter((line) => line !== '');
+  };
+  const [listed] = await repositories('Created-By: Packages', 'Origin: Debian', 'Label: Debian');
+  const archive = listed ?? (await repositories('--no-release-info')).find((uri) => /\/debian\/?$/.test(uri));
+  if (archive === undefined) throw new NoQemu("this machine's package sources have no Debian archive");
+  return archive;
 }
 
 function describe(root: string, version = readFileSync(join(root, VERSION_FILE), 'utf8')): UnpackedQemu {
