@@ -1,4 +1,4 @@
-import { type LinkConnector, type MigrationState, roundCap } from '@godwit/core';
+import { type LinkConnector, type MigrationEvent, type MigrationState, roundCap } from '@godwit/core';
 import { FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import {
@@ -48,16 +48,17 @@ const atFrame = (type: string, direction: 'fromSource' | 'fromDestination', opti
   };
 };
 
-const atState = (state: MigrationState) => (toy: Toy, arrived: () => void) => {
-  const subscription = toy.migration.subscribe({
-    next: (event) => {
-      if (event.type !== 'state' || event.state !== state) return;
-      arrived();
-      subscription.unsubscribe();
-    },
-    error: () => {},
+const when = (matches: (event: MigrationEvent) => boolean) => (toy: Toy, arrived: () => void) => {
+  const subscription = toy.migration.subscribe((event) => {
+    if (!matches(event)) return;
+    subscription.unsubscribe();
+    arrived();
   });
 };
+
+const atState = (state: MigrationState) => when((event) => event.type === 'state' && event.state === state);
+
+const atEvent = (type: MigrationEvent['type']) => when((event) => event.type === type);
 
 const device =
   (faults: ConstructorParameters<typeof FaultyDevice>[2], load: ConstructorParameters<typeof FaultyDevice>[2] = {}) =>
@@ -148,13 +149,36 @@ const PLACES: Record<string, Place> = {
   },
   'while a device hangs in save': {
     options: device({ hangSave: true }),
-    when: (toy, arrived) => atState('device')(toy, () => void toy.clock.sleep(1000).then(arrived)),
+    when: (toy, arrived) => atState('device')(toy, () => void toy.clock.sleep(300).then(arrived)),
     states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
   },
   'while a device hangs in load': {
     options: device({}, { hangLoad: true }),
-    when: (toy, arrived) => atState('device')(toy, () => void toy.clock.sleep(1000).then(arrived)),
+    when: (toy, arrived) => atState('device')(toy, () => void toy.clock.sleep(300).then(arrived)),
     states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'when it hears that it went back': {
+    options: device({ hangSave: true }),
+    when: atEvent('went-back'),
+    states: ['setup', 'active', 'device', 'cancelling', 'cancelled'],
+  },
+  'long after it went back, while a save hangs': {
+    options: device({ hangSave: true }),
+    when: (toy, arrived) => atEvent('went-back')(toy, () => void toy.clock.sleep(20_000).then(arrived)),
+    states: ['setup', 'active', 'device', 'active', 'cancelling', 'cancelled'],
+  },
+  'long after it went back, while a load hangs': {
+    options: device({}, { hangLoad: true }),
+    when: (toy, arrived) => atEvent('went-back')(toy, () => void toy.clock.sleep(20_000).then(arrived)),
+    states: ['setup', 'active', 'device', 'active', 'cancelling', 'cancelled'],
+  },
+  'when "back" is on its way': {
+    ...atFrame('back', 'fromSource', device({ hangSave: true })),
+    states: ['setup', 'active', 'device', 'active', 'cancelling', 'cancelled'],
+  },
+  'when "backAck" is on its way': {
+    ...atFrame('backAck', 'fromDestination', device({ hangSave: true })),
+    states: ['setup', 'active', 'device', 'active', 'cancelling', 'cancelled'],
   },
   'when the destination is ready': {
     ...atFrame('ready', 'fromDestination'),
@@ -215,15 +239,31 @@ describe.each(Object.entries(PLACES))('cancelled %s', (_, place) => {
     expect(ends.sent).toMatchObject({ reason: { message: expect.stringContaining('shutdown') } });
   });
 
-  test('by unsubscribing', async () => {
+  test('not by unsubscribing, which controls nothing', async () => {
     const toy = start(place.options());
-    // The kit's own subscription is the first; both have to go.
-    const second = toy.migration.subscribe({ error: () => {} });
+    const second = toy.migration.subscribe();
+    const accepted: boolean[] = [];
     place.when(toy, () => {
+      const { state } = toy.migration;
       second.unsubscribe();
       toy.unsubscribe();
+      expect(toy.migration.state).toBe(state);
+      accepted.push(toy.migration.cancel());
     });
     await check(toy);
+    expect(accepted[0]).toBe(true);
+  });
+
+  test('by disposing of it, which resolves when it is over', async () => {
+    const toy = start(place.options());
+    let disposed: MigrationState | undefined;
+    place.when(toy, () => {
+      void toy.migration[Symbol.asyncDispose]().then(() => {
+        disposed = toy.migration.state;
+      });
+    });
+    await check(toy);
+    expect(disposed).toBe('cancelled');
   });
 
   test('by the destination', async () => {
@@ -322,7 +362,7 @@ test('a cancelled guest that cannot be resumed', async () => {
 
 test('a silent subscriber does not keep the result from being known', async () => {
   const toy = start({});
-  toy.migration.subscribe({ error: () => {} });
+  toy.migration.subscribe();
   expectMoved(toy, await toy.settled());
 });
 

@@ -40,24 +40,34 @@ test('the frame numbers of the wire are frozen', () => {
     released: 21,
     deltaPages: 24,
     compressedPages: 25,
+    prepare: 26,
+    prepared: 27,
+    back: 28,
+    backAck: 29,
+    owed: 30,
+    loaded: 31,
   });
   expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['compressedPages', 'deltaPages', 'device', 'digests', 'pages']);
 });
 
 test('the protocol versions and features are frozen', () => {
-  expect(PROTOCOL_VERSION).toEqual({ minimum: 1, maximum: 1 });
-  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum' });
+  expect(PROTOCOL_VERSION).toEqual({ minimum: 2, maximum: 2 });
+  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum', back: 'back' });
 });
 
 test('the error codes are frozen', () => {
   expect([...ERROR_CODES].sort()).toEqual([
     'GODWIT_BAD_STREAM',
+    'GODWIT_BLOCKED',
     'GODWIT_CANCELLED',
+    'GODWIT_CLAIMED',
     'GODWIT_CONNECT_FAILED',
     'GODWIT_DEVICE_BUSY',
     'GODWIT_DEVICE_FAILED',
     'GODWIT_DEVICE_MISMATCH',
     'GODWIT_GUEST_CRASHED',
+    'GODWIT_GUEST_ENDED',
+    'GODWIT_HANDED_OVER',
     'GODWIT_INTERNAL',
     'GODWIT_INVALID_ARGUMENT',
     'GODWIT_INVALID_STATE',
@@ -65,6 +75,7 @@ test('the error codes are frozen', () => {
     'GODWIT_LINK_LOST',
     'GODWIT_MEMORY_MISMATCH',
     'GODWIT_NOT_CONVERGING',
+    'GODWIT_NOT_OWNER',
     'GODWIT_OUT_OF_MEMORY',
     'GODWIT_OUT_OF_RANGE',
     'GODWIT_OWNERSHIP_UNKNOWN',
@@ -74,6 +85,8 @@ test('the error codes are frozen', () => {
     'GODWIT_PROTOCOL',
     'GODWIT_RECORDING_FAILED',
     'GODWIT_RECOVERED',
+    'GODWIT_SHARED_MEMORY',
+    'GODWIT_SWITCHOVER_OVERRAN',
     'GODWIT_SYSCALL',
     'GODWIT_TIMEOUT',
     'GODWIT_TRACKER_FAILED',
@@ -91,11 +104,11 @@ describe('the states of a migration', () => {
   test('the transitions are those that are drawn', () => {
     expect(MIGRATION_TRANSITIONS).toEqual({
       none: ['setup', 'cancelling'],
-      setup: ['active', 'failed', 'cancelling'],
+      setup: ['active', 'completed', 'failed', 'cancelling'],
       active: ['reconnecting', 'pre-switchover', 'device', 'failed', 'cancelling'],
-      reconnecting: ['active', 'failed', 'cancelling'],
-      'pre-switchover': ['device', 'failed', 'cancelling'],
-      device: ['settling', 'completed', 'failed', 'cancelling'],
+      reconnecting: ['active', 'device', 'failed', 'cancelling'],
+      'pre-switchover': ['device', 'active', 'failed', 'cancelling'],
+      device: ['reconnecting', 'active', 'settling', 'completed', 'failed', 'cancelling'],
       settling: ['completed', 'failed'],
       cancelling: ['cancelled', 'failed'],
       completed: [],
@@ -104,13 +117,23 @@ describe('the states of a migration', () => {
     });
   });
 
-  test('every state is reached, every state has an end, only a link that is made anew leads back', () => {
+  /** Transitions that lead to a state that was left before: a link made anew, a switchover that was given up. */
+  const BACK: readonly (readonly [MigrationState, MigrationState])[] = [
+    ['reconnecting', 'active'],
+    ['reconnecting', 'device'],
+    ['pre-switchover', 'active'],
+    ['device', 'active'],
+    ['device', 'reconnecting'],
+  ];
+
+  test('every state is reached, every state has an end, only a lost link and going back lead back', () => {
     const paths: MigrationState[][] = [];
     const walk = (path: MigrationState[]) => {
-      const next = MIGRATION_TRANSITIONS[path.at(-1) as MigrationState];
+      const from = path.at(-1) as MigrationState;
+      const next = MIGRATION_TRANSITIONS[from];
       if (next.length === 0) paths.push(path);
       for (const state of next) {
-        if (path.at(-1) === 'reconnecting' && state === 'active') continue;
+        if (BACK.some(([a, b]) => a === from && b === state)) continue;
         expect(path).not.toContain(state);
         walk([...path, state]);
       }
@@ -119,10 +142,13 @@ describe('the states of a migration', () => {
     expect(new Set(paths.flat())).toEqual(new Set(states));
     expect(new Set(paths.map((path) => path.at(-1)))).toEqual(new Set(['completed', 'failed', 'cancelled']));
     for (const path of paths) {
-      // Nothing is handed over but through `device`, and nothing is cancelled but through `cancelling`.
-      if (path.at(-1) === 'completed') expect(path.filter((state) => state !== 'settling').at(-2)).toBe('device');
+      // Nothing is handed over but through `device` (a dry run, which completes from `setup`, hands nothing over), and nothing is
+      // cancelled but through `cancelling`.
+      if (path.at(-1) === 'completed')
+        expect(['device', 'setup']).toContain(path.filter((state) => state !== 'settling').at(-2));
       if (path.at(-1) === 'cancelled') expect(path.at(-2)).toBe('cancelling');
     }
+    for (const [from, to] of BACK) expect(MIGRATION_TRANSITIONS[from]).toContain(to);
   });
 
   test('all others are refused', () => {
@@ -157,5 +183,28 @@ describe('GodwitError', () => {
     });
     expect(GodwitError.wrap('odd', 'GODWIT_INTERNAL', 'context').message).toBe('context: odd');
     expect('cause' in new GodwitError('GODWIT_INTERNAL', 'x')).toBe(false);
+  });
+
+  test('says whether the same may go better when it is tried again', () => {
+    const mayPass = ERROR_CODES.filter((code) => new GodwitError(code, 'x').retry);
+    expect([...mayPass].sort()).toEqual([
+      'GODWIT_CLAIMED',
+      'GODWIT_CONNECT_FAILED',
+      'GODWIT_LINK_LOST',
+      'GODWIT_SWITCHOVER_OVERRAN',
+      'GODWIT_TIMEOUT',
+    ]);
+    expect(new GodwitError('GODWIT_LINK_LOST', 'x', { retry: false }).retry).toBe(false);
+    expect(new GodwitError('GODWIT_INTERNAL', 'x', { retry: true }).retry).toBe(true);
+    // The peer says so itself.
+    expect(new GodwitError('GODWIT_LINK_LOST', 'x', { remote: true }).retry).toBe(false);
+    expect(new GodwitError('GODWIT_INTERNAL', 'x', { remote: true, retry: true }).retry).toBe(true);
+  });
+
+  test('has its message in JSON, for logs and other processes', () => {
+    const error = new GodwitError('GODWIT_CLAIMED', 'taken', { cause: new Error('why') });
+    expect(JSON.parse(JSON.stringify({ error }))).toEqual({
+      error: { name: 'GodwitError', code: 'GODWIT_CLAIMED', message: 'taken', retry: true, remote: false },
+    });
   });
 });

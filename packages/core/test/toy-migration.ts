@@ -31,7 +31,12 @@ export function random(seed: number): () => number {
 export const PAGE = 4096;
 export const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE }];
 
+/** Milliseconds of virtual time after which a migration that has not ended is given up: it would spin for ever. */
+const PATIENCE_MS = 1_800_000;
+
 export interface ToyOptions {
+  /** Default: that of `migrate`, else a new one. */
+  readonly clock?: VirtualClock;
   readonly source?: ToyVm;
   readonly destination?: ToyVm;
   readonly link?: MemoryLinkOptions;
@@ -53,7 +58,7 @@ export interface Toy {
   readonly incomingEvents: IncomingEvent[];
   /** Ends the subscription to the migration that `events` is made of. */
   unsubscribe(): void;
-  /** Waits for both ends. */
+  /** Waits for both ends; cancels them, and rejects, when they do not come within half an hour of virtual time. */
   settled(): Promise<Ends>;
 }
 
@@ -74,7 +79,8 @@ export function filledVm(blocks = BLOCKS): ToyVm {
 
 /** Starts a migration between two toy VMs over memory, under a virtual clock. */
 export function start(options: ToyOptions = {}): Toy {
-  const clock = new VirtualClock();
+  const { clock: given } = options.migrate ?? {};
+  const clock = options.clock ?? (given instanceof VirtualClock ? given : new VirtualClock());
   const source = options.source ?? filledVm();
   const destination = options.destination ?? new ToyVm(BLOCKS, { running: false });
   const link = memoryLink({ clock, ...options.link });
@@ -87,8 +93,8 @@ export function start(options: ToyOptions = {}): Toy {
   const migration = migrate(source, options.connector ?? link.connector, { clock, ...options.migrate });
   const events: MigrationEvent[] = [];
   const incomingEvents: IncomingEvent[] = [];
-  const subscription = migration.subscribe({ next: (event) => events.push(event), error: () => {} });
-  incoming.subscribe({ next: (event) => incomingEvents.push(event), error: () => {} });
+  const subscription = migration.subscribe((event) => events.push(event));
+  incoming.subscribe((event) => incomingEvents.push(event));
   return {
     clock,
     source,
@@ -100,7 +106,15 @@ export function start(options: ToyOptions = {}): Toy {
     incomingEvents,
     unsubscribe: () => subscription.unsubscribe(),
     async settled() {
-      const [sent, received] = await Promise.allSettled([migration.result, incoming.result]);
+      const over = new AbortController();
+      const late = clock.sleep(PATIENCE_MS, over.signal).then(() => {
+        migration.cancel('it does not end');
+        incoming.cancel('it does not end');
+        throw new Error(`it does not end: ${migration.state}, ${migration.ownership}; ${incoming.ownership}`);
+      });
+      late.catch(() => {});
+      const [sent, received] = await Promise.race([Promise.allSettled([migration.result, incoming.result]), late]);
+      over.abort();
       return { sent, received, code: codeOf(sent), receivedCode: codeOf(received) };
     },
   };

@@ -22,6 +22,7 @@ export class GuestPause {
   #runState: MovedRunState = 'running';
   #pausing: Promise<void> | undefined;
   #settled = true;
+  #stuck = false;
 
   constructor(vm: MigratableVm, claim: Claim) {
     this.#vm = vm;
@@ -31,6 +32,11 @@ export class GuestPause {
   /** The guest may be paused by us. */
   get asked(): boolean {
     return this.#pausing !== undefined;
+  }
+
+  /** The last `resume` has failed, or has not returned: the guest stands still. */
+  get stuck(): boolean {
+    return this.#stuck;
   }
 
   /** True once `pause` has settled, whichever way. */
@@ -93,13 +99,13 @@ export class GuestPause {
       this.#claim.keepUntil(later, 'pause() of the VM, to be followed by resume(),');
       return false;
     }
-    let returned = false;
-    const resuming = this.#vm.resume().finally(() => {
-      returned = true;
+    this.#stuck = true;
+    const resuming = this.#vm.resume().then(() => {
+      this.#stuck = false;
     });
     this.#claim.keepUntil(resuming, 'resume() of the VM');
     await Promise.race([resuming, settledWithin(resuming, clock, RESUME_ENDS_MS)]);
-    if (returned) return true;
+    if (!this.#stuck) return true;
     throw new GodwitError('GODWIT_VM_FAILED', `resume() has not returned within ${RESUME_ENDS_MS} ms`);
   }
 }

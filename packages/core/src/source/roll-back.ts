@@ -15,8 +15,7 @@ const SAVE_ENDS_MS = 40;
 export async function rollBack(context: SourceContext, error: unknown): Promise<GodwitError> {
   const { session, ownership, guest, options, claim } = context;
   const connection = session.current;
-  const lost = connection?.signal.aborted === true && !session.signal.aborted ? connection.signal.reason : undefined;
-  const first = session.end.cause ?? GodwitError.wrap(lost ?? error, 'GODWIT_INTERNAL', 'the migration failed');
+  const first = firstCause(context, error);
   if (!ownership.allows('fail')) {
     const reason = await giveUp(context, first);
     await letGo(context, async () => {});
@@ -25,9 +24,10 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
   const wasPaused = ownership.state === 'paused';
   ownership.apply('fail');
   // Ends what is still under way, and makes a later `cancel` say that it comes too late.
-  let reason = session.end.set(first);
-  if (guest.asked) reason = await resume(context, reason);
-  if (connection !== undefined) reason = await connection.cause(reason);
+  const ended = session.end.set(first);
+  // That the guest stands still is more than why it was to run again.
+  const stuck = guest.asked ? await resume(context, ended) : guest.stuck ? first : undefined;
+  const reason = stuck ?? (await connection?.cause(ended)) ?? ended;
   let told = false;
   await letGo(context, async () => {
     told = await session.close(reason);
@@ -50,17 +50,28 @@ export async function giveUp({ ownership, session, claim }: SourceContext, reaso
   return ownershipUnknown(reason);
 }
 
-/** Nothing of ours touches the guest any more when it runs again. */
-async function resume({ devices, guest, options, emit }: SourceContext, error: GodwitError): Promise<GodwitError> {
+/** A connection that is over says why better than what failed by using it; that the guest could not be resumed comes first. */
+function firstCause({ session, guest }: SourceContext, error: unknown): GodwitError {
+  const { signal } = session.current ?? {};
+  const lost: unknown = signal?.aborted === true && !session.signal.aborted ? signal.reason : undefined;
+  const cause = guest.stuck ? error : (session.end.cause ?? lost ?? error);
+  return GodwitError.wrap(cause, 'GODWIT_INTERNAL', 'the migration failed');
+}
+
+/** Nothing of ours touches the guest any more when it runs again. Resolves with why it does not, if it could not be resumed. */
+async function resume(
+  { devices, guest, options, emit }: SourceContext,
+  error: GodwitError,
+): Promise<GodwitError | undefined> {
   await settledWithin(devices.calls.idle(), options.clock, SAVE_ENDS_MS);
   try {
-    if (await guest.resume(options.clock)) return error;
+    if (await guest.resume(options.clock)) return undefined;
     emit({
       type: 'warning',
       code: 'GODWIT_VM_FAILED',
       message: 'pause() has not returned: the guest is resumed as soon as it does',
     });
-    return error;
+    return undefined;
   } catch (resumeError) {
     return new GodwitError(
       'GODWIT_VM_FAILED',
