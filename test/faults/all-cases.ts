@@ -1,4 +1,5 @@
-import type { FaultCase, FaultKind } from './fault-case.js';
+import { caseName, type FaultCase, type FaultKind } from './fault-case.js';
+import { type DeathCase, deathName } from './run-death.js';
 
 /** Few rounds for faults in what the source sends; many for those in the destination's answers, which are short. */
 export const FEW_ROUNDS = 3;
@@ -7,26 +8,67 @@ export const MANY_ROUNDS = 26;
 /** Cases of one kind, which are counted together. */
 export interface CaseSeries {
   readonly name: string;
-  /** The case number `n`, from 0; `undefined` after the last one. */
-  readonly at: (n: number) => FaultCase | undefined;
-  /** Ends by itself once a run is over before the place is reached. */
+  /** The name of case number `n`, from 0, as `--only` takes it; `undefined` after the last one. */
+  readonly at: (n: number) => string | undefined;
+  /** Ends by itself once runs are over before their places are reached. */
   readonly untilNotStruck: boolean;
 }
 
+/** How many cases there are where there could be any number. */
+export interface PlanSize {
+  /** Byte offsets to cut at, in each direction. */
+  readonly offsets: number;
+  /** Bytes that cross in each direction when nothing goes wrong: out in few rounds, in in many. */
+  readonly bytes: { readonly out: number; readonly in: number };
+  readonly random: () => number;
+}
+
+/** What CI takes of the byte offsets. Of everything else it takes all. */
+export const SAMPLED_OFFSETS = 100;
+
 const ON_CONTROL = { stream: 0, pageChannels: 0, checksum: false, rounds: FEW_ROUNDS } as const;
+
+/** An uncut migration is one whose fault has no place to strike. */
+const NOWHERE = { ...ON_CONTROL, kind: 'cut', at: { frame: 1_000_000 } } as const;
+export const UNCUT = {
+  out: caseName({ ...NOWHERE, direction: 'out' }),
+  in: caseName({ ...NOWHERE, direction: 'in', rounds: MANY_ROUNDS }),
+} as const;
+
+/** Cases that are many migrations, and tell figures of their own. */
+export const WHOLE_NAMES = ['cut-ten-times', 'failed-migrations'] as const;
+export type WholeName = (typeof WHOLE_NAMES)[number];
+
+/** All there is, in the order in which it is printed. */
+export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
+  return [
+    ...cutsAtFrames(),
+    cutsAtBytes('out', offsets, bytes.out, random),
+    cutsAtBytes('in', offsets, bytes.in, random),
+    ...otherFaults(),
+    ...deathsAtFrames(),
+    ...WHOLE_NAMES.map(
+      (name): CaseSeries => ({
+        name: name.replaceAll('-', ' '),
+        at: (n) => (n === 0 ? name : undefined),
+        untilNotStruck: false,
+      }),
+    ),
+  ];
+}
 
 function everyFrame(one: Omit<FaultCase, 'at'>): CaseSeries {
   const where = one.pageChannels === 0 ? 'one stream' : one.stream === 0 ? 'control' : `page channel ${one.stream}`;
   const way = one.direction === 'out' ? 'source to destination' : 'destination to source';
   return {
     name: `${one.kind} before every frame, ${way}, ${where}`,
-    at: (frame) => ({ ...one, at: { frame } }),
+    at: (frame) => caseName({ ...one, at: { frame } }),
     untilNotStruck: true,
   };
 }
 
 /** The link is cut before every frame, in each direction: of one stream that carries all, and of each of three. */
-export function cutsAtFrames(): CaseSeries[] {
+function cutsAtFrames(): CaseSeries[] {
   const kind = 'cut';
   return [
     everyFrame({ ...ON_CONTROL, kind, direction: 'out' }),
@@ -37,7 +79,7 @@ export function cutsAtFrames(): CaseSeries[] {
 }
 
 /** The link is cut at `count` byte offsets (or at each, if there are fewer) of the `bytes` that cross in a direction. */
-export function cutsAtBytes(direction: 'out' | 'in', count: number, bytes: number, random: () => number): CaseSeries {
+function cutsAtBytes(direction: 'out' | 'in', count: number, bytes: number, random: () => number): CaseSeries {
   const rounds = direction === 'out' ? FEW_ROUNDS : MANY_ROUNDS;
   const cases = Math.min(count, bytes);
   const step = bytes / cases;
@@ -47,17 +89,40 @@ export function cutsAtBytes(direction: 'out' | 'in', count: number, bytes: numbe
     name: `cut at ${cases} byte offsets, ${direction === 'out' ? 'source to destination' : 'destination to source'}`,
     at: (n) => {
       const byte = offsets[n];
-      return byte === undefined ? undefined : { ...ON_CONTROL, kind: 'cut', direction, at: { byte }, rounds };
+      return byte === undefined ? undefined : caseName({ ...ON_CONTROL, kind: 'cut', direction, at: { byte }, rounds });
     },
     untilNotStruck: false,
   };
 }
 
-/** Every other kind of fault, before every frame of each direction. Where bytes change, a checksum watches over them. */
-export function otherFaults(): CaseSeries[] {
-  const kinds: readonly FaultKind[] = ['half-close', 'stall', 'delay', 'trickle', 'corrupt', 'duplicate', 'truncate'];
-  return kinds.flatMap((kind) => {
-    const checksum = kind === 'corrupt' || kind === 'duplicate' || kind === 'truncate';
-    return (['out', 'in'] as const).map((direction) => everyFrame({ ...ON_CONTROL, kind, direction, checksum }));
-  });
+/** Faults besides the cut, and whether a checksum watches over the bytes, because the fault changes them. */
+const OTHER_KINDS: Readonly<Record<Exclude<FaultKind, 'cut'>, { readonly checksum: boolean }>> = {
+  'half-close': { checksum: false },
+  stall: { checksum: false },
+  delay: { checksum: false },
+  trickle: { checksum: false },
+  corrupt: { checksum: true },
+  duplicate: { checksum: true },
+  truncate: { checksum: true },
+};
+
+/** Every other kind of fault, before every frame of each direction. */
+function otherFaults(): CaseSeries[] {
+  return (Object.keys(OTHER_KINDS) as (keyof typeof OTHER_KINDS)[]).flatMap((kind) =>
+    (['out', 'in'] as const).map((direction) =>
+      everyFrame({ ...ON_CONTROL, kind, direction, checksum: OTHER_KINDS[kind].checksum }),
+    ),
+  );
+}
+
+/** Either process kills itself before every frame that it writes or takes. */
+function deathsAtFrames(): CaseSeries[] {
+  const places = (['source', 'destination'] as const).flatMap((victim) =>
+    (['out', 'in'] as const).map((direction): Omit<DeathCase, 'frame'> => ({ victim, direction })),
+  );
+  return places.map(({ victim, direction }) => ({
+    name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}`,
+    at: (frame) => deathName({ victim, direction, frame }),
+    untilNotStruck: true,
+  }));
 }

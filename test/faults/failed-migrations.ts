@@ -4,7 +4,7 @@ import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, type ListeningLinks, listenOn, type TcpListener, tcp } from '@godwit/transport';
 import { faulty } from '@godwit/transport/testing';
 import type { LiveGuest } from '../guest/live-guest.js';
-import { describeLeftovers, type Leftovers, leftovers } from './leftovers.js';
+import { describeLeftovers, growth, type Leftovers, leftovers, settledLeftovers } from './leftovers.js';
 import { atLeastRounds, TIMEOUTS } from './run-case.js';
 
 const HOST = '127.0.0.1';
@@ -154,20 +154,8 @@ function leave(
   });
 }
 
-/** Sockets and threads are let go of a little after the promises have settled. */
-async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
-  for (let attempt = 0; ; attempt++) {
-    const now = await leftovers();
-    const grown = (['fileDescriptors', 'handles', 'threads'] as const).some((what) => now[what] > before[what]);
-    if (!grown || attempt === 50) return now;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-}
-
 function compare(before: Leftovers, after: Leftovers, problems: string[]): void {
-  for (const what of ['fileDescriptors', 'handles', 'threads'] as const) {
-    if (after[what] > before[what]) problems.push(`${what} grew from ${before[what]} to ${after[what]}`);
-  }
+  problems.push(...growth(before, after));
   // The heap after a collection is what can be told from noise; pages that an allocator keeps vary by some MiB.
   if (after.heapBytes > before.heapBytes + 4 * 2 ** 20) {
     problems.push(`the heap grew from ${before.heapBytes} to ${after.heapBytes} bytes`);

@@ -24,19 +24,30 @@ export function caseName({ kind, direction, stream, at, pageChannels, rounds, ch
 
 /** The case that a name stands for; throws when it stands for none. */
 export function parseCase(name: string): FaultCase {
-  const match = /^([a-z-]+):(out|in):(\d+):(frame|byte|below)=(\d+):channels=(\d+):rounds=(\d+)(:checksum)?$/.exec(
-    name,
-  );
-  if (match === null) throw new Error(`"${name}" is no case; they look like cut:out:0:frame=7:channels=0:rounds=3`);
-  const [, kind, direction, stream, place, number, channels, rounds, checksum] = match;
-  const at = { [place as string]: Number(number) } as unknown as FaultPlace;
-  return {
+  const [kind, direction, stream, place = '', ...options] = name.split(':');
+  const [unit, number] = place.split('=');
+  const values = new Map(options.map((option) => option.split('=') as [string, string | undefined]));
+  const one = {
     kind: kind as FaultKind,
     direction: direction as 'out' | 'in',
     stream: Number(stream),
-    at,
-    pageChannels: Number(channels),
-    rounds: Number(rounds),
-    checksum: checksum !== undefined,
+    at: { [unit as string]: Number(number) } as unknown as FaultPlace,
+    pageChannels: Number(values.get('channels')),
+    rounds: Number(values.get('rounds')),
+    checksum: values.has('checksum'),
   };
+  if (caseName(one) !== name) {
+    throw new Error(`"${name}" is no case; they look like ${caseName(EXAMPLE)}`);
+  }
+  return one;
 }
+
+const EXAMPLE: FaultCase = {
+  kind: 'cut',
+  direction: 'out',
+  stream: 0,
+  at: { frame: 7 },
+  pageChannels: 0,
+  rounds: 3,
+  checksum: false,
+};

@@ -35,3 +35,19 @@ export function describeLeftovers(left: Leftovers): string {
     `${mib(left.residentBytes)} resident, ${mib(left.heapBytes)} of heap`
   );
 }
+
+/** Sockets and threads are let go of a little after the promises have settled. */
+export async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
+  for (let attempt = 0; ; attempt++) {
+    const now = await leftovers();
+    if (growth(before, now).length === 0 || attempt === 50) return now;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** What there is more of than before, of all that is counted exactly. Memory is not: a heap grows as it likes. */
+export function growth(before: Leftovers, after: Leftovers): string[] {
+  return (['fileDescriptors', 'handles', 'threads'] as const)
+    .filter((what) => after[what] > before[what])
+    .map((what) => `${what} grew from ${before[what]} to ${after[what]}`);
+}

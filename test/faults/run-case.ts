@@ -1,20 +1,20 @@
 import {
   type ConvergencePolicy,
   firstOpinion,
-  GodwitError,
   type IncomingMigration,
   type Migration,
   migrate,
   receive,
   withinDowntimeLimit,
 } from '@godwit/core';
-import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { type Fault, faulty } from '@godwit/transport/testing';
 import type { Observable } from 'rxjs';
 import type { LiveGuest } from '../guest/live-guest.js';
+import type { CaseResult } from './case-messages.js';
 import { type ByteCount, counting } from './counting.js';
 import type { FaultCase } from './fault-case.js';
+import { judge, type Outcome } from './judge.js';
 
 /** Short, so that faults which are only noticed by their silence do not take half a minute each. */
 export const TIMEOUTS = {
@@ -24,16 +24,17 @@ export const TIMEOUTS = {
   settleTimeoutMs: 20_000,
 } as const;
 
+/**
+ * A destination that a source has given up waits for it in vain, and for so long in every such case: much longer than
+ * the silence by which the loss of a link is noticed at the latest.
+ */
+const DESTINATION_RECONNECT_MS = 5000;
+
 /** Longer than anything that a case may take: beyond it somebody hangs. */
 const HANGS_MS = 90_000;
 
-export interface CaseResult {
-  /** Whether the place was reached: a run may end before it. */
-  readonly struck: boolean;
-  /** How the case ended, for counting: `moved`, `moved, reconnected`, `stayed: GODWIT_LINK_LOST`, ... */
-  readonly ending: string;
-  /** What must not be; empty when all is well. */
-  readonly problems: readonly string[];
+/** How a case with a fault in the link went. */
+export interface FaultResult extends CaseResult {
   /** Bytes of the first connection's control stream. */
   readonly bytes: Readonly<ByteCount>;
 }
@@ -46,7 +47,7 @@ export function atLeastRounds(rounds: number): ConvergencePolicy {
 }
 
 /** Migrates the guest with one fault in the way, and looks at everything afterwards. The guest runs when it resolves. */
-export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number): Promise<CaseResult> {
+export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number): Promise<FaultResult> {
   const source = guest.machine;
   const links = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
   const problems: string[] = [];
@@ -59,6 +60,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
   try {
     const incoming = receive(links, {
       ...TIMEOUTS,
+      reconnectTimeoutMs: DESTINATION_RECONNECT_MS,
       prepare: (description) => guest.blank(description),
     });
     const { kind, direction, stream, at } = fault;
@@ -97,8 +99,6 @@ function plannedFault(kind: FaultCase['kind'], place: Pick<Fault, 'direction' | 
   return { ...place, kind };
 }
 
-type Outcome<T> = PromiseSettledResult<T> | undefined;
-
 async function settled(migration: Migration, incoming: IncomingMigration, problems: string[]) {
   let here: Outcome<unknown>;
   let there: Outcome<{ readonly vm: unknown }>;
@@ -134,37 +134,6 @@ async function settled(migration: Migration, incoming: IncomingMigration, proble
   return [here, there] as const;
 }
 
-/** Who has the guest, and whether everybody knows why. */
-async function judge(
-  guest: LiveGuest,
-  source: VirtualMachine,
-  here: Outcome<unknown>,
-  there: Outcome<{ readonly vm: unknown }>,
-  seen: { readonly paused: () => boolean; readonly states: ReadonlySet<string>; readonly problems: string[] },
-): Promise<string> {
-  const { problems, states } = seen;
-  const again = states.has('settling') ? ', settled' : states.has('reconnecting') ? ', reconnected' : '';
-  if (there?.status === 'fulfilled') {
-    const machine = there.value.vm as VirtualMachine;
-    if (machine.state === 'running' && source.state === 'running') problems.push('BOTH SIDES RUN THE GUEST');
-    if (here?.status !== 'fulfilled') problems.push(`the destination runs the guest, the source says ${reason(here)}`);
-    await guest.moved(machine);
-    return `moved${again}`;
-  }
-  if (here?.status === 'fulfilled') {
-    problems.push(`the source says that it is done, the destination ${reason(there)}`);
-    return 'lost';
-  }
-  if (source.state !== 'running') problems.push(`nobody runs the guest: ${reason(here)}`);
-  if (states.has('active') && !seen.paused() && isLink(here)) {
-    problems.push(`a link that was lost in pre-copy ended the migration: ${reason(here)}`);
-  }
-  if (there !== undefined && here !== undefined && !knows(here, there)) {
-    problems.push(`the source says ${reason(here)}; the destination does not know: ${reason(there)}`);
-  }
-  return `stayed: ${here === undefined ? '?' : codeOf(here.reason)}${again}`;
-}
-
 /** Both ends of an Observable are watched: it must end exactly when its promise does. */
 function follow(
   role: Observable<{ readonly type: string; readonly state?: string }> & { readonly result: Promise<unknown> },
@@ -190,25 +159,4 @@ function follow(
   };
   role.result.then(check, check);
   return states;
-}
-
-/** The same code on both sides, or the destination's own view of a link that was lost. */
-function knows(here: PromiseRejectedResult, there: PromiseRejectedResult): boolean {
-  const [source, destination] = [codeOf(here.reason), codeOf(there.reason)];
-  return source === destination || isLink(here) || isLink(there);
-}
-
-function isLink(outcome: Outcome<unknown>): boolean {
-  if (outcome?.status !== 'rejected') return false;
-  return ['GODWIT_LINK_LOST', 'GODWIT_TIMEOUT', 'GODWIT_CONNECT_FAILED'].includes(codeOf(outcome.reason));
-}
-
-function codeOf(error: unknown): string {
-  return GodwitError.is(error) ? error.code : `not a GodwitError: ${String(error)}`;
-}
-
-function reason(outcome: Outcome<unknown>): string {
-  if (outcome === undefined) return 'nothing';
-  if (outcome.status === 'fulfilled') return 'that all is well';
-  return GodwitError.is(outcome.reason) ? `${outcome.reason.code}: ${outcome.reason.message}` : String(outcome.reason);
 }

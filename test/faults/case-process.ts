@@ -1,0 +1,62 @@
+/** One of the processes among which the cases are shared out: it has a guest of its own and runs one case at a time. */
+import { LiveGuest } from '../guest/live-guest.js';
+import { UNCUT } from './all-cases.js';
+import type { CaseOrder, CaseReport, CaseResult } from './case-messages.js';
+import { parseCase } from './fault-case.js';
+import { leftovers, settledLeftovers } from './leftovers.js';
+import { runCase } from './run-case.js';
+import { parseDeath, runDeath } from './run-death.js';
+import { parseWhole, runWhole } from './whole-case.js';
+
+process.on('unhandledRejection', (error) => fail('an error that nobody handled', error));
+process.on('message', (order: CaseOrder) => {
+  carryOut(order).catch((error: unknown) => fail('a case threw', error));
+});
+// The process that gave the orders is gone.
+process.on('disconnect', () => process.exit(1));
+
+const guest = await LiveGuest.boot();
+// The first runs make the process warm: what they leave is what a process has.
+const short = await runCase(guest, parseCase(UNCUT.out), 1);
+const long = await runCase(guest, parseCase(UNCUT.in), 1);
+const before = await leftovers();
+// A guest that nobody migrates takes no processor time from the cases beside it.
+await guest.machine.pause();
+tell({
+  report: 'ready',
+  bytes: { out: short.bytes.out, in: long.bytes.in },
+  problems: [...short.problems, ...long.problems],
+});
+
+async function carryOut(order: CaseOrder): Promise<void> {
+  if (order.order === 'run') {
+    tell({ report: 'done', result: await run(order.name, order.seed) });
+    return;
+  }
+  tell({ report: 'ended', before, after: await settledLeftovers(before) });
+  await guest.close();
+  process.disconnect();
+}
+
+async function run(name: string, seed: number): Promise<CaseResult> {
+  const death = parseDeath(name);
+  if (death !== undefined) return runDeath(death);
+  await guest.machine.resume();
+  try {
+    const whole = parseWhole(name);
+    if (whole !== undefined) return await runWhole(whole, guest);
+    const { struck, ending, problems } = await runCase(guest, parseCase(name), seed);
+    return { struck, ending, problems };
+  } finally {
+    if (guest.here) await guest.machine.pause();
+  }
+}
+
+function tell(report: CaseReport): void {
+  process.send?.(report);
+}
+
+function fail(what: string, error: unknown): void {
+  process.stderr.write(`${what}: ${error instanceof Error ? error.stack : String(error)}\n`);
+  process.exit(1);
+}

@@ -1,0 +1,58 @@
+import { GodwitError } from '@godwit/core';
+import type { VirtualMachine } from '@godwit/example-node-vmm';
+import type { LiveGuest } from '../guest/live-guest.js';
+
+/** How the promise of one side ended; `undefined` when it did not. */
+export type Outcome<T> = PromiseSettledResult<T> | undefined;
+
+/** Who has the guest, and whether everybody knows why. */
+export async function judge(
+  guest: LiveGuest,
+  source: VirtualMachine,
+  here: Outcome<unknown>,
+  there: Outcome<{ readonly vm: unknown }>,
+  seen: { readonly paused: () => boolean; readonly states: ReadonlySet<string>; readonly problems: string[] },
+): Promise<string> {
+  const { problems, states } = seen;
+  const again = states.has('settling') ? ', settled' : states.has('reconnecting') ? ', reconnected' : '';
+  if (there?.status === 'fulfilled') {
+    const machine = there.value.vm as VirtualMachine;
+    if (machine.state === 'running' && source.state === 'running') problems.push('BOTH SIDES RUN THE GUEST');
+    if (here?.status !== 'fulfilled') problems.push(`the destination runs the guest, the source says ${reason(here)}`);
+    await guest.moved(machine);
+    return `moved${again}`;
+  }
+  if (here?.status === 'fulfilled') {
+    problems.push(`the source says that it is done, the destination ${reason(there)}`);
+    return 'lost';
+  }
+  if (source.state !== 'running') problems.push(`nobody runs the guest: ${reason(here)}`);
+  if (states.has('active') && !seen.paused() && isLink(here)) {
+    problems.push(`a link that was lost in pre-copy ended the migration: ${reason(here)}`);
+  }
+  if (there !== undefined && here !== undefined && !knows(here, there)) {
+    problems.push(`the source says ${reason(here)}; the destination does not know: ${reason(there)}`);
+  }
+  return `stayed: ${here === undefined ? '?' : codeOf(here.reason)}${again}`;
+}
+
+/** The same code on both sides, or the destination's own view of a link that was lost. */
+function knows(here: PromiseRejectedResult, there: PromiseRejectedResult): boolean {
+  const [source, destination] = [codeOf(here.reason), codeOf(there.reason)];
+  return source === destination || isLink(here) || isLink(there);
+}
+
+function isLink(outcome: Outcome<unknown>): boolean {
+  if (outcome?.status !== 'rejected') return false;
+  return ['GODWIT_LINK_LOST', 'GODWIT_TIMEOUT', 'GODWIT_CONNECT_FAILED'].includes(codeOf(outcome.reason));
+}
+
+function codeOf(error: unknown): string {
+  return GodwitError.is(error) ? error.code : `not a GodwitError: ${String(error)}`;
+}
+
+function reason(outcome: Outcome<unknown>): string {
+  if (outcome === undefined) return 'nothing';
+  if (outcome.status === 'fulfilled') return 'that all is well';
+  return GodwitError.is(outcome.reason) ? `${outcome.reason.code}: ${outcome.reason.message}` : String(outcome.reason);
+}

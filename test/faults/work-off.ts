@@ -1,0 +1,77 @@
+import type { CaseQueue } from './case-queue.js';
+import { CaseWorker } from './case-worker.js';
+import type { FaultReport } from './fault-report.js';
+
+interface WorkOptions {
+  readonly seed: number;
+  /** Cases at a time. */
+  readonly parallel: number;
+  readonly report: FaultReport;
+  /** A process that runs already. */
+  readonly first: CaseWorker;
+}
+
+/** Starts a process for cases; `undefined` when it cannot even migrate uncut, which the report then says. */
+export async function startWorker(report: FaultReport) {
+  try {
+    const { worker, ready } = await CaseWorker.start();
+    report.besides('an uncut migration', ready.problems);
+    return { worker, bytes: ready.bytes };
+  } catch (error) {
+    report.besides('a process for cases did not start', [textOf(error)]);
+    return undefined;
+  }
+}
+
+/** Runs all cases of the queue, several at a time, each process one after the other. Resolves when every process is gone. */
+export async function workOff(queue: CaseQueue, { seed, parallel, report, first }: WorkOptions): Promise<void> {
+  let more: () => void = () => {};
+  let changed: Promise<void>;
+  const change = () => {
+    more();
+    changed = new Promise((resolve) => {
+      more = resolve;
+    });
+  };
+  change();
+
+  async function work(number: number, started: CaseWorker | undefined): Promise<void> {
+    let worker = started;
+    while (!queue.over) {
+      const one = queue.next();
+      if (one === undefined) {
+        await changed;
+        continue;
+      }
+      worker ??= (await startWorker(report))?.worker;
+      const start = performance.now();
+      const result = (await worker?.run(one.name, seed)) ?? {
+        struck: false,
+        ending: 'not run',
+        problems: ['no process to run it'],
+      };
+      report.case(one.name, result, performance.now() - start);
+      queue.settle(one, result);
+      for (const end of queue.ended()) report.series(end);
+      change();
+      // Whatever went wrong may have spoilt its guest: the next case gets another.
+      if (result.problems.length > 0) {
+        worker?.kill();
+        worker = undefined;
+      }
+    }
+    if (worker === undefined) return;
+    try {
+      const { before, after } = await worker.end();
+      report.worker(number, before, after);
+    } catch (error) {
+      report.besides(`process ${number} did not end`, [textOf(error)]);
+    }
+  }
+
+  await Promise.all(Array.from({ length: parallel }, (_, n) => work(n + 1, n === 0 ? first : undefined)));
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

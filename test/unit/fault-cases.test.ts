@@ -1,0 +1,179 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from '@jest/globals';
+import { allSeries, type CaseSeries, SAMPLED_OFFSETS, UNCUT, WHOLE_NAMES } from '../faults/all-cases.js';
+import type { CaseResult } from '../faults/case-messages.js';
+import { CaseQueue, type HandedOut, MISSES } from '../faults/case-queue.js';
+import { caseName, type FaultKind, parseCase } from '../faults/fault-case.js';
+import { parseDeath } from '../faults/run-death.js';
+import { seeded } from '../faults/seeded.js';
+
+const ROOT = join(import.meta.dirname, '..', '..', '..');
+const BYTES = { out: 1_000_000, in: 580 };
+/** Exhaustive: the compiler asks for a kind that is not here. */
+const KINDS: Readonly<Record<FaultKind, true>> = {
+  cut: true,
+  'half-close': true,
+  stall: true,
+  delay: true,
+  trickle: true,
+  corrupt: true,
+  duplicate: true,
+  truncate: true,
+};
+
+const full = allSeries({ offsets: 500, bytes: BYTES, random: seeded(1) });
+const sample = allSeries({ offsets: SAMPLED_OFFSETS, bytes: BYTES, random: seeded(0xdeadbeef) });
+const isBytes = ({ name }: CaseSeries): boolean => name.startsWith('cut at ');
+
+/** The names of the first cases: more than any migration of the suite has frames. */
+function casesOf(series: CaseSeries, most = 200): string[] {
+  return Array.from({ length: most }, (_, n) => series.at(n)).filter((name) => name !== undefined);
+}
+
+describe("CI's sample of the fault cases", () => {
+  test('has every series of the whole list but those of byte offsets, case for case', () => {
+    const cases = (plan: readonly CaseSeries[]) =>
+      plan.filter((one) => !isBytes(one)).map((one) => [one.name, one.untilNotStruck, casesOf(one)]);
+    expect(cases(sample)).toEqual(cases(full));
+  });
+
+  test('has as many series of byte offsets, of a hundred each, every one in its own stretch', () => {
+    expect(full.filter(isBytes)).toHaveLength(2);
+    const bytes = sample.filter(isBytes);
+    expect(bytes).toHaveLength(2);
+    for (const series of bytes) {
+      const cases = casesOf(series).map(parseCase);
+      expect(cases).toHaveLength(100);
+      const total = BYTES[cases[0]?.direction ?? 'out'];
+      cases.forEach(({ at }, n) => {
+        const byte = 'byte' in at ? at.byte : Number.NaN;
+        expect(byte).toBeGreaterThanOrEqual(Math.floor((n * total) / 100));
+        expect(byte).toBeLessThanOrEqual(((n + 1) * total) / 100);
+      });
+    }
+    expect(new Set(bytes.map((series) => parseCase(series.at(0) ?? '').direction))).toEqual(new Set(['out', 'in']));
+  });
+
+  test('takes other offsets with another seed, and the same ones with the same', () => {
+    const offsets = (seed: number) =>
+      casesOf(allSeries({ offsets: SAMPLED_OFFSETS, bytes: BYTES, random: seeded(seed) }).find(isBytes) as CaseSeries);
+    expect(offsets(7)).toEqual(offsets(7));
+    expect(offsets(7)).not.toEqual(offsets(8));
+  });
+
+  test('has every kind of fault before every frame, both ways', () => {
+    const frames = sample
+      .filter(({ untilNotStruck }) => untilNotStruck)
+      .map((one) => one.at(0) ?? '')
+      .filter((name) => parseDeath(name) === undefined)
+      .map(parseCase);
+    for (const direction of ['out', 'in'] as const) {
+      const kinds = new Set(frames.filter((one) => one.direction === direction).map(({ kind }) => kind));
+      expect(kinds).toEqual(new Set(Object.keys(KINDS)));
+    }
+    expect(frames.filter(({ pageChannels }) => pageChannels === 2).map(({ stream }) => stream)).toEqual([0, 1, 2, 0]);
+  });
+
+  test('has either process die at every step, and the cases that are many migrations', () => {
+    const deaths = sample.flatMap((one) => parseDeath(one.at(17) ?? '') ?? []);
+    expect(deaths.map(({ victim, direction, frame }) => `${victim} ${direction} ${frame}`)).toEqual([
+      'source out 17',
+      'source in 17',
+      'destination out 17',
+      'destination in 17',
+    ]);
+    expect(sample.flatMap((one) => WHOLE_NAMES.filter((name) => name === one.at(0)))).toEqual([...WHOLE_NAMES]);
+  });
+
+  test('is what .ci/run runs, with no option that takes something away', () => {
+    expect(readFileSync(join(ROOT, '.ci', 'run'), 'utf8')).toMatch(
+      /^step 'faults' .* -- npm run test:faults -- --sample$/m,
+    );
+  });
+});
+
+describe('the name of a case', () => {
+  test('stands for the case', () => {
+    for (const series of full.filter(({ at }) => at(0)?.startsWith('kill:') === false)) {
+      const name = series.at(3);
+      if (name !== undefined) expect(caseName(parseCase(name))).toBe(name);
+    }
+    expect(parseCase(UNCUT.in)).toMatchObject({ kind: 'cut', direction: 'in', pageChannels: 0, checksum: false });
+  });
+
+  test.each(['', 'cut', 'cut:out:0:frame=x:channels=0:rounds=3', 'cut:out:0:frame=7:rounds=3', 'cut:up'])(
+    '"%s" stands for none',
+    (name) => {
+      expect(() => parseCase(name)).toThrow('is no case; they look like cut:out:0:frame=7:channels=0:rounds=3');
+    },
+  );
+});
+
+describe('cases that are shared out', () => {
+  const STRUCK: CaseResult = { struck: true, ending: 'moved', problems: [] };
+  const MISSED: CaseResult = { struck: false, ending: 'moved', problems: [] };
+
+  /** A series without a known end. */
+  function open(name: string): CaseSeries {
+    return { name, at: (n) => `${name}:${n}`, untilNotStruck: true };
+  }
+
+  function fixed(name: string, count: number): CaseSeries {
+    return { name, at: (n) => (n < count ? `${name}:${n}` : undefined), untilNotStruck: false };
+  }
+
+  /** Runs a queue with `takers` at a time; of those under way, `choose` says which one ends next. */
+  function workOff(
+    series: readonly CaseSeries[],
+    reached: Readonly<Record<string, number>>,
+    takers: number,
+    choose: () => number,
+  ) {
+    const queue = new CaseQueue(series);
+    const ran: string[] = [];
+    const told: string[] = [];
+    const underWay: HandedOut[] = [];
+    while (!queue.over) {
+      for (let one = underWay.length < takers ? queue.next() : undefined; one !== undefined; ) {
+        ran.push(one.name);
+        underWay.push(one);
+        one = underWay.length < takers ? queue.next() : undefined;
+      }
+      const [ended] = underWay.splice(Math.floor(choose() * underWay.length), 1);
+      if (ended === undefined) throw new Error('nobody runs anything, and the queue is not over');
+      const [name = '', n] = ended.name.split(':');
+      queue.settle(ended, Number(n) < (reached[name] ?? Number.POSITIVE_INFINITY) ? STRUCK : MISSED);
+      for (const { name: over, endings } of queue.ended()) told.push(`${over} ${endings.get('moved') ?? 0}`);
+    }
+    return { ran, told };
+  }
+
+  test.each([1, 2, 6, 50])('are the same ones with %d takers, whoever is first', (takers) => {
+    const series = [open('a'), fixed('f', 20), open('b'), open('none'), fixed('one', 1)];
+    const reached = { a: 5, b: 9, none: 0 };
+    for (let seed = 1; seed <= 20; seed++) {
+      const { ran, told } = workOff(series, reached, takers, seeded(seed));
+      expect(told).toEqual(['a 5', 'f 20', 'b 9', 'none 0', 'one 1']);
+      expect(ran).toHaveLength(new Set(ran).size);
+      expect(ran).toHaveLength(5 + 9 + 0 + 3 * MISSES + 20 + 1);
+    }
+  });
+
+  test('that are single come first, those that can fill in last', () => {
+    const queue = new CaseQueue([fixed('f', 3), open('a'), fixed('one', 1)]);
+    const names = Array.from({ length: 6 }, () => queue.next()?.name);
+    expect(names).toEqual(['one:0', 'a:0', 'a:1', 'f:0', 'f:1', 'f:2']);
+    expect(queue.next()).toBeUndefined();
+    expect(queue.over).toBe(false);
+  });
+
+  test('go on after one miss, and end after two in a row', () => {
+    const queue = new CaseQueue([open('a')]);
+    const results = [STRUCK, MISSED, STRUCK, MISSED, MISSED];
+    for (const result of results) queue.settle(queue.next() as HandedOut, result);
+    expect(queue.over).toBe(true);
+    expect(queue.next()).toBeUndefined();
+    expect([...queue.ended()]).toMatchObject([{ endings: new Map([['moved', 2]]) }]);
+  });
+});
