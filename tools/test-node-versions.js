@@ -1,15 +1,18 @@
 /**
  * Runs the built tests and a short demo under every Node version that Godwit supports, one line a version. The binaries
- * are those of the `node` package on npm and are kept in .cache/node.
+ * are those of the `node` package on npm and are kept in .cache/node. With --others the version that runs this is left
+ * out, if it is exactly one of them: for .ci/run, where all that is here has been run under it by then.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { delimiter, join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
 
 const VERSIONS = ['20', '22', '24'];
 
 const root = resolve(import.meta.dirname, '..');
 const cache = join(root, '.cache', 'node');
+const { values } = parseArgs({ options: { others: { type: 'boolean', default: false } } });
 const outerTally = process.env['TALLY_FILE'];
 
 for (const version of VERSIONS) {
@@ -17,6 +20,10 @@ for (const version of VERSIONS) {
   const binaries = install(version);
   const environment = { ...process.env, PATH: `${binaries}${delimiter}${process.env['PATH']}` };
   const exact = execFileSync('node', ['--version'], { env: environment, encoding: 'utf8' }).trim();
+  if (values.others && exact === process.version) {
+    process.stdout.write(`Node ${exact}: left out, it runs this\n`);
+    continue;
+  }
 
   const tallyFile = join(cache, `${version}.jsonl`);
   rmSync(tallyFile, { force: true });

@@ -12,6 +12,7 @@ const ROOT = join(import.meta.dirname, '..', '..', '..');
  * be a step of .ci/run, or the same script with fewer options.
  */
 const NOT_RUN: Readonly<Record<string, string>> = {
+  'npm install': '.ci/run has `npm ci`, which installs the same and refuses a lock file that does not fit',
   'npm run format': 'it rewrites the sources; its checking half is `npm run lint`, which runs',
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };
@@ -160,10 +161,10 @@ function commandsOf(text: string): string[] {
     .filter((command) => command !== '');
 }
 
-/** What the steps of .ci/run run: all that follows ` -- ` in a line that starts with `step`. */
+/** What the steps of .ci/run run: all that follows ` -- ` in a line that starts with `step` or `beside`. */
 function stepsOfCi(): string[] {
   const script = readFileSync(join(ROOT, '.ci', 'run'), 'utf8').replace(/\\\n\s*/g, ' ');
-  return [...script.matchAll(/^\s*step .*? -- (.+)$/gm)].map((match) =>
+  return [...script.matchAll(/^\s*(?:step|beside) .*? -- (.+)$/gm)].map((match) =>
     (match[1] as string).trim().replace(/\s+/g, ' '),
   );
 }

@@ -7,5 +7,5 @@ const skipped = [`${name} (skipped: ${reason})`];
 process.stdout.write(`\n== ${name}: skipped: ${reason}\n`);
 appendFileSync(
   join(process.env['CI_RESULTS'] ?? '', 'steps.jsonl'),
-  `${JSON.stringify({ name, passed: 0, failed: 0, skipped, seconds: 0 })}\n`,
+  `${JSON.stringify({ name, passed: 0, failed: 0, skipped, started: Date.now(), seconds: 0, takes: 0 })}\n`,
 );

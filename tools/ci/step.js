@@ -1,10 +1,13 @@
 /**
- * One step of .ci/run: `node tools/ci/step.js NAME [--timeout SECONDS] [--expect JSON] -- COMMAND [ARGUMENT...]`
+ * One step of .ci/run: `node tools/ci/step.js NAME --takes SECONDS [--timeout SECONDS] [--expect JSON] -- COMMAND...`
  *
  * Runs the command, shows what it prints, and appends what it counted to $CI_RESULTS. A command that runs Jest counts
  * Jest's tests (tools/jest/skip-reporter.js reports them); any other counts as one case. With --expect the last line
- * of JSON on the command's standard output must hold these fields. A command over its time is ended with everything
- * it started, and so is one that runs past $CI_DEADLINE (seconds since 1970).
+ * of JSON on the command's standard output must hold these fields.
+ *
+ * --takes is what the step may take on two idle cores. The summary says when it took more; a slower machine does not make
+ * it fail. After three times that (or --timeout) it is ended with everything it started, and so is one that runs past
+ * $CI_DEADLINE (seconds since 1970). Several steps may run at the same time.
  */
 import { spawn } from 'node:child_process';
 import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
@@ -13,18 +16,21 @@ import { parseArgs, stripVTControlCharacters } from 'node:util';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { timeout: { type: 'string', default: '600' }, expect: { type: 'string' } },
+  options: { takes: { type: 'string' }, timeout: { type: 'string' }, expect: { type: 'string' } },
 });
 const [name, command, ...commandArguments] = positionals;
 const results = process.env['CI_RESULTS'];
-if (name === undefined || command === undefined || results === undefined) {
-  throw new Error('usage: CI_RESULTS=FOLDER node tools/ci/step.js NAME [--timeout S] [--expect JSON] -- COMMAND...');
+const takes = Number(values.takes);
+if (name === undefined || command === undefined || results === undefined || !(takes > 0)) {
+  throw new Error('usage: CI_RESULTS=FOLDER node tools/ci/step.js NAME --takes S [--timeout S] [--expect JSON] -- ...');
 }
 
 const started = Date.now();
 const deadline = Number(process.env['CI_DEADLINE'] ?? Number.POSITIVE_INFINITY) * 1000;
-const limit = Math.min(Number(values.timeout) * 1000, deadline - started);
-const tally = join(results, 'tally.jsonl');
+/** Machines differ, and a short step waits for a disk or a download longer than it works. */
+const timeout = Number(values.timeout ?? Math.max(300, 3 * takes));
+const limit = Math.min(timeout * 1000, deadline - started);
+const tally = join(results, `tally-${process.pid}.jsonl`);
 /** What the summary shows of a step that failed: its log may be far above, or not kept. */
 const DETAIL_LINES = 30;
 /** The end of what the command printed, both ways: without colours. */
@@ -34,9 +40,10 @@ rmSync(tally, { force: true });
 process.stdout.write(`\n== ${name}: ${[command, ...commandArguments].join(' ')}\n`);
 const problem = limit > 0 ? await run(command, commandArguments) : 'there was no time left to start it';
 const detail = problem === undefined ? undefined : detailOf(printed);
-const counts = { name, ...countCases(problem !== undefined), problem, detail, seconds: (Date.now() - started) / 1000 };
+const seconds = (Date.now() - started) / 1000;
+const counts = { name, ...countCases(problem !== undefined), problem, detail, started, seconds, takes };
 appendFileSync(join(results, 'steps.jsonl'), `${JSON.stringify(counts)}\n`);
-process.stdout.write(`== ${name}: ${problem ?? 'ok'} (${counts.seconds.toFixed(1)} s)\n`);
+process.stdout.write(`== ${name}: ${problem ?? 'ok'} (${seconds.toFixed(1)} s)\n`);
 if (problem !== undefined) process.exitCode = 1;
 
 /**
@@ -67,6 +74,13 @@ function run(file, args) {
       end('SIGTERM');
       setTimeout(end, 10_000, 'SIGKILL').unref();
     }, limit);
+    // Its group is not that of .ci/run: an interruption there does not reach it.
+    for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
+      process.once(signal, () => {
+        end('SIGKILL');
+        process.kill(process.pid, signal);
+      });
+    }
     child.stdout.on('data', (chunk) => {
       process.stdout.write(chunk);
       tail = (tail + chunk).slice(-65_536);

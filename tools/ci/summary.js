@@ -8,6 +8,7 @@ const steps = existsSync(file)
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line))
+      .sort((one, other) => one.started - other.started)
   : [];
 
 process.stdout.write('\n== summary\n');
@@ -20,15 +21,18 @@ for (const step of steps) {
   failed += step.failed;
   skipped.push(...step.skipped.map((/** @type {string} */ name) => `${step.name}: ${name}`));
   const counts = `${step.passed} passed, ${step.failed} failed, ${step.skipped.length} skipped`;
-  process.stdout.write(
-    `${step.problem === undefined ? '  ' : '✗ '}${step.name}: ${counts}, ${step.seconds.toFixed(1)} s${step.problem === undefined ? '' : `: ${step.problem}`}\n`,
-  );
+  const late = step.seconds > step.takes ? ` (may take ${step.takes})` : '';
+  const mark = step.problem === undefined ? '  ' : '✗ ';
+  const problem = step.problem === undefined ? '' : `: ${step.problem}`;
+  process.stdout.write(`${mark}${step.name}: ${counts}, ${step.seconds.toFixed(1)} s${late}${problem}\n`);
 }
 for (const step of steps.filter(({ problem }) => problem !== undefined)) {
   process.stdout.write(
     `\n✗ ${step.name}:\n${step.detail.map((/** @type {string} */ line) => `    ${line}\n`).join('')}`,
   );
 }
+const begun = Number(process.env['CI_STARTED'] ?? Number.NaN);
+if (begun > 0) process.stdout.write(`in all ${(Date.now() / 1000 - begun).toFixed(0)} s\n`);
 for (const name of skipped) process.stdout.write(`○ skipped  ${name}\n`);
 process.stdout.write(`${passed} passed, ${failed} failed, ${skipped.length} skipped\n`);
 if (failed > 0 || passed === 0) process.exitCode = 1;
