@@ -53,7 +53,6 @@ byte sAttempt = 1;
 byte sStep;      /* how far the stop-and-copy is */
 bool sBack;      /* `back` is written on this connection, and not answered */
 byte sIncarnation; /* the destination's, as its `welcome` said */
-bool sDeaf;      /* while transferring: the destination says that it is over there, so it is not asked again */
 bool sGranted;   /* the authority has said yes */
 bool sTelling;   /* kept the guest, and has not heard that the destination knows */
 bool sDone;      /* nothing more is to be said or heard */
@@ -183,8 +182,7 @@ inline hangUp() {
 inline overAtSource() {
   sRound = 0;
   sStep = NOTHING;
-  sBack = false;
-  sDeaf = false
+  sBack = false
 }
 
 /* After SOURCE(..., fail, kept): a destination that may have heard of the migration has to hear that it is off. */
@@ -209,7 +207,6 @@ inline callOffAndTell() {
 
 inline nextAttempt() {
   sStep = NOTHING;
-  sDeaf = false;
   aVoid = false;
 #ifndef ATTEMPTS_ARE_NOT_COUNTED
   sAttempt++;
@@ -260,7 +257,6 @@ inline granted() {
   SOURCE(transferring, go, handedOver);
   overAtSource();
   sGranted = true;
-  claim = c_handedOver;
   if
   :: sUp && sHeard -> sourceSays(m_go, 0, sAttempt)
   :: else
@@ -276,12 +272,18 @@ inline refused() {
   fi
 }
 
+inline notHere() {
+#ifndef CLAIM_ENDS_WITH_THE_HAND_OVER
+  claim = c_handedOver
+#else
+  claim = c_idle
+#endif
+}
+
 inline release() {
   lost = lost || !D_HOLDS;  /* its process may have died since, with the guest that it ran */
   SOURCE(handedOver, running, released);
-#ifdef CLAIM_ENDS_WITH_THE_HAND_OVER
-  claim = c_idle;
-#endif
+  notHere();
   sourceSays(m_released, 0, 0)
 }
 
@@ -292,8 +294,8 @@ inline sourceHearsError() {
   /* A process that was started anew has nothing of the guest: everything is sent again. */
   :: sOwn == s_paused && state == e_unknown -> goBackUntold()
   :: sOwn == s_paused && state == e_over -> SOURCE(paused, fail, kept); overAtSource()
-  :: sOwn == s_transferring -> sDeaf = true
-  :: sOwn == s_handedOver -> SOURCE(handedOver, giveUp, unknown)
+  :: sOwn == s_transferring  /* the authority has the word */
+  :: sOwn == s_handedOver -> SOURCE(handedOver, giveUp, unknown); notHere()
   fi;
   hangUp()
 }
@@ -307,10 +309,10 @@ inline sourceIsAnswered() {
     nextRound()
   :: sOwn == s_paused && state == r_receiving ->
     assert(number == sRound);
-    sourceSays(m_switchover, 0, sAttempt)
+    goBackUntold();  /* `switchover` was lost */
+    hangUp()
   :: sOwn == s_paused && state == r_loading
   :: sOwn == s_paused && state == r_ready -> sStep = READY
-  :: sOwn == s_transferring -> assert(state == r_ready)
   :: sOwn == s_handedOver && state == r_running -> release()
   :: sOwn == s_handedOver && state == r_ready ->
     assert(sGranted);
@@ -392,10 +394,12 @@ active proctype Source() {
       break
     }
 
-  /* Connects, and connects again: also where another connection was lost. In mid-way of stop-and-copy it goes back first. */
+  /*
+   * Connects, and connects again: also where another connection was lost. In the middle of stop-and-copy it goes back first, and
+   * while the authority is asked that comes first.
+   */
   :: atomic { sAlive && dAlive && !sUp &&
-      (sOwn == s_running || sOwn == s_paused && sStep >= SWITCHED || sOwn == s_transferring && !sDeaf ||
-       sOwn == s_handedOver || sTelling) ->
+      (sOwn == s_running || sOwn == s_paused && sStep >= SWITCHED || sOwn == s_handedOver || sTelling) ->
       do
       :: nempty(toS) -> toS?_, _, _
       :: nempty(toD) -> toD?_, _, _, _
@@ -406,14 +410,14 @@ active proctype Source() {
       sBack = false;
       wire = true;
       dThis = false;
-      toD!m_hello, (sOwn == s_transferring -> s_paused : sOwn), 0, sAttempt
+      toD!m_hello, sOwn, 0, sAttempt
     }
   /* Another process answers, say one behind the same address. */
   :: atomic { sAlive && !sUp && sOwn == s_handedOver && troubles > 0 && !stable ->
       troubles--;
       disturbed = true;
 #ifndef SOURCE_RESUMES_WHEN_ANOTHER_ANSWERS
-      SOURCE(handedOver, giveUp, unknown)
+      SOURCE(handedOver, giveUp, unknown); notHere()
 #else
       sOwn = s_kept
 #endif
@@ -444,7 +448,7 @@ active proctype Source() {
     }
 
   /* The authority is asked, and answers; an answer that is lost is the Environment's. */
-  :: atomic { sAlive && sUp && sOwn == s_paused && sStep == READY ->
+  :: atomic { sAlive && sUp && sHeard && sOwn == s_paused && sStep == READY ->
       assert(DESTINATION_IS_DEAD || dLoaded == sAttempt && dOwn != d_receiving);
       disturbed = disturbed || dOwn == d_abandoned;  /* crossed with the cancel of its embedder */
       SOURCE(paused, transfer, transferring);
@@ -472,6 +476,7 @@ active proctype Source() {
   :: atomic { sAlive && sOwn == s_transferring && !stable ->
       disturbed = true;
       SOURCE(transferring, giveUp, unknown);
+      notHere();
       hangUp()
     }
 
@@ -515,7 +520,7 @@ active proctype Source() {
   :: atomic { sAlive && !sUp && S_TIMER && sOwn == s_handedOver ->
       disturbed = true;
 #ifndef SOURCE_RECOVERS_BY_A_TIMER
-      SOURCE(handedOver, giveUp, unknown)
+      SOURCE(handedOver, giveUp, unknown); notHere()
 #else
       sOwn = s_recovered
 #endif
@@ -596,8 +601,8 @@ inline destinationAnswers() {
   :: stage == s_handedOver && (D_taking_over || dOwn == d_settled) -> destinationSays(m_resumed, r_running, dRound)
   :: stage != s_running && !dKnows -> destinationSays(m_error, e_unknown, 0)
   :: dOwn == d_abandoned || dOwn == d_stranded -> destinationSays(m_error, e_over, 0)
-  /* A source that is dead by now, or that has not heard the authority's answer yet. */
-  :: stage != s_handedOver && dOwn == d_recovered -> destinationSays(m_error, e_over, 0)
+  /* A source that is dead by now. */
+  :: stage != s_handedOver && dOwn == d_recovered
   :: else -> assert(false)
   fi
 }
@@ -695,7 +700,7 @@ active proctype Destination() {
 #endif
 
   /* Everything is loaded. */
-  :: atomic { dAlive && dUp && D_loading ->
+  :: atomic { dAlive && D_loading ->
       DESTINATION(receiving, ready, ready);
       destinationSays(m_ready, 0, dLoaded)
     }

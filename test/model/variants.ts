@@ -43,7 +43,10 @@ export const VARIANTS: readonly Variant[] = [
   // Going back.
   { macro: 'GO_OF_ANY_ATTEMPT_IS_ACCEPTED', assertion: 'assert(a == dLoaded && dMemory == dLoaded' },
   { macro: 'LAST_ROUND_IS_NOT_OWED_AGAIN', assertion: 'assert(a == dLoaded && dMemory == dLoaded' },
-  { macro: 'STALE_READY_COUNTS', assertion: 'assert(DESTINATION_IS_DEAD || dLoaded == sAttempt && dOwn != d_receiving)' },
+  {
+    macro: 'STALE_READY_COUNTS',
+    assertion: 'assert(DESTINATION_IS_DEAD || dLoaded == sAttempt && dOwn != d_receiving)',
+  },
   { macro: 'ATTEMPTS_ARE_NOT_COUNTED', assertion: 'assert(attempt == dLoaded)' },
   { macro: 'HELLO_RUNNING_DOES_NOT_VOID_READY', assertion: ILLEGAL_AT_DESTINATION },
   { macro: 'BACK_DOES_NOT_VOID_READY', assertion: ILLEGAL_AT_DESTINATION },

@@ -1,11 +1,24 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { DESTINATION_OWNERSHIP, type OwnershipTable, SOURCE_OWNERSHIP } from '@godwit/core';
+import {
+  ALWAYS,
+  DESTINATION_OWNERSHIP,
+  FRAME_TYPES,
+  type FrameName,
+  HELLO_STAGES,
+  type OwnershipTable,
+  PAGE_CHANNEL_FRAMES,
+  PROTOCOL,
+  RESUMED_STATES,
+  SOURCE_OWNERSHIP,
+} from '@godwit/core';
 import { describe, expect, test } from '@jest/globals';
 import { CLAIMS, VARIANTS } from '../model/variants.js';
-import { passed, refused } from '../model/verdict.js';
+import { failedLine, passed, refused } from '../model/verdict.js';
 
 const MODEL = readFileSync(join(import.meta.dirname, '..', '..', 'model', 'switchover.pml'), 'utf8');
+/** The model without what is wrong on purpose. */
+const RIGHT = withoutVariants(MODEL);
 const PAGE = readFileSync(join(import.meta.dirname, '..', '..', '..', 'docs', 'switchover.md'), 'utf8');
 
 describe.each([
@@ -13,17 +26,15 @@ describe.each([
   { role: 'DESTINATION', prefix: 'd_', variable: 'dOwn', heading: '2. The destination', table: DESTINATION_OWNERSHIP },
 ])('the $role of the model and of docs/switchover.md', ({ role, prefix, variable, heading, table }) => {
   const inCode = transitionsOf(table as OwnershipTable<string, string>);
-  /** What the protocol does, without what is wrong on purpose. */
-  const protocol = withoutVariants(MODEL);
 
   test('the model has the transitions of the code and no other', () => {
-    const found = [...protocol.matchAll(new RegExp(`^(?!#).*\\b${role}\\((\\w+), (\\w+), (\\w+)\\)`, 'gm'))];
+    const found = [...RIGHT.matchAll(new RegExp(`^(?!#).*\\b${role}\\((\\w+), (\\w+), (\\w+)\\)`, 'gm'))];
     const inModel = new Set(found.map(([, from, event, to]) => `${from} --${event}--> ${to}`));
     expect([...inModel].sort()).toEqual([...inCode].sort());
   });
 
   test('the model changes the state in no other way, but for a process that is started anew', () => {
-    const assigned = protocol.split('\n').filter((line) => new RegExp(`^(?!#).*\\b${variable} = `).test(line));
+    const assigned = RIGHT.split('\n').filter((line) => new RegExp(`^(?!#).*\\b${variable} = `).test(line));
     const expected = [`mtype ${variable} = ${prefix}${table.initial};`];
     if (role === 'DESTINATION') expected.push('dOwn = d_receiving;');
     expect(assigned.map((line) => line.trim())).toEqual(expected);
@@ -66,14 +77,84 @@ describe.each([
   });
 });
 
+/** Pages come in many frames; for the model a round of them is one message. */
+const FRAMES_OF: Readonly<Record<string, readonly FrameName[]>> = { round: PAGE_CHANNEL_FRAMES };
+
+/** No decision about the guest hangs on these: the model does without them. */
+const LEFT_OUT: readonly FrameName[] = [
+  ...(['attach', 'device', 'received', 'digests', 'digestsEnd', 'verified', 'ping', 'pong'] as const),
+  ...(['prepare', 'prepared', 'owed', 'loaded'] as const),
+];
+
+describe('the frames of the model and those of the protocol', () => {
+  const messages = wordsOf('mtype = { m_', 'm_');
+  const modelled = messages.flatMap(framesOf);
+
+  test('every frame is in the model, or left out by name', () => {
+    expect([...modelled, ...LEFT_OUT].sort()).toEqual(Object.keys(FRAME_TYPES).sort());
+  });
+
+  test.each([
+    { role: 'source', macro: 'SOURCE_READS', prefix: 'S_' },
+    { role: 'destination', macro: 'DESTINATION_READS', prefix: 'D_' },
+  ] as const)('the $role reads in each phase what the table has there, and nothing else', ({ role, macro, prefix }) => {
+    const read = new Map<string, string[]>();
+    for (const [, phase = '', message = ''] of RIGHT.matchAll(
+      new RegExp(`^(?!#).*?\\b${macro}\\((\\w+), (\\w+)\\)`, 'gm'),
+    )) {
+      expect(messages).toContain(message);
+      expect(RIGHT).toMatch(new RegExp(`^#define ${prefix}${phase} \\(`, 'm'));
+      read.set(phase, [...(read.get(phase) ?? []), ...framesOf(message)]);
+    }
+    const phases: Readonly<Record<string, readonly FrameName[]>> = PROTOCOL[role];
+    const inTable = Object.entries(phases).map(([phase, frames]) => [
+      phase,
+      frames.filter((frame) => modelled.includes(frame)).sort(),
+    ]);
+    expect([...read.keys()].filter((phase) => phases[phase.replaceAll('_', '-')] === undefined)).toEqual([]);
+    expect(Object.keys(phases).map((phase) => [phase, (read.get(phase.replaceAll('-', '_')) ?? []).sort()])).toEqual(
+      inTable,
+    );
+  });
+
+  test.each([
+    { role: 'source', says: 'sourceSays', reader: 'destination' },
+    { role: 'destination', says: 'destinationSays', reader: 'source' },
+  ] as const)('whatever the $role says, the $reader may read in some phase', ({ says, reader }) => {
+    const said = [...RIGHT.matchAll(new RegExp(`\\b${says}\\(m_(\\w+)`, 'g'))].flatMap(([, name = '']) =>
+      framesOf(name),
+    );
+    if (reader === 'destination') said.push('hello');
+    const legal = new Set([...ALWAYS, ...Object.values(PROTOCOL[reader]).flat()]);
+    expect(said.length).toBeGreaterThan(4);
+    expect(said.filter((frame) => !legal.has(frame))).toEqual([]);
+    const heard = new Set(said);
+    const read = [...Object.values(PROTOCOL[reader]).flat()].filter((frame) => modelled.includes(frame));
+    expect(read.filter((frame) => !heard.has(frame))).toEqual([]);
+  });
+
+  test('the states of "resumed" and the stages of a hello are those of the frames', () => {
+    expect(wordsOf('mtype = { r_', 'r_').sort()).toEqual([...RESUMED_STATES].sort());
+    const stages = new Set([...RIGHT.matchAll(/\bstage [!=]= s_(\w+)/g)].map((match) => match[1]));
+    expect([...stages, 'dryRun'].sort()).toEqual([...HELLO_STAGES].sort());
+  });
+});
+
 test('every claim of the model is searched', () => {
   const named = [...MODEL.matchAll(/^ltl (\w+)/gm)].map((match) => match[1]);
   expect(named.sort()).toEqual(Object.keys(CLAIMS).sort());
 });
 
-test('every variant of the model is tried', () => {
+test('every variant of the model is tried, and has one reason to be refused', () => {
+  const bounds = [...MODEL.matchAll(/^#ifndef (\w+)\n#define \1 /gm)].map((match) => match[1]);
+  expect(bounds).toEqual(['TROUBLES', 'ATTEMPTS']);
   const used = new Set([...MODEL.matchAll(/^#ifn?def (\w+)/gm)].map((match) => match[1]));
-  expect([...used].sort()).toEqual(VARIANTS.map(({ macro }) => macro).sort());
+  expect([...used].sort()).toEqual([...bounds, ...VARIANTS.map(({ macro }) => macro)].sort());
+  for (const { macro, claim, assertion } of VARIANTS) {
+    expect([macro, (claim === undefined) !== (assertion === undefined)]).toEqual([macro, true]);
+    if (claim !== undefined) expect(Object.keys(CLAIMS)).toContain(claim);
+    if (assertion !== undefined) expect(RIGHT).toContain(assertion);
+  }
 });
 
 describe('the reading of what Spin printed', () => {
@@ -112,6 +193,18 @@ unreached in proctype Destination
     expect(passed(ofClaim, 'neverTwoRunners')).toMatchObject({ states: 1408759 });
   });
 
+  test('a line that only an illegal frame would reach is not code', () => {
+    const illegal = good.replace('(0 of 199', '\tx.pml:7, state 4, "assert(0)"\n\t(1 of 199');
+    expect(passed(illegal, undefined).errors).toBe(0);
+  });
+
+  test('the line whose assertion fails is found', () => {
+    const trail = 'spin: /a/x.pml:2, Error: assertion violated\nspin: text of failed assertion: assert(sGranted)\n';
+    expect(failedLine(trail, 'one\n  assert(sGranted);\nthree')).toBe('assert(sGranted);');
+    expect(() => failedLine(trail, 'one')).toThrow('line 2');
+    expect(() => failedLine('spin: trail ends after 3 steps\n', 'one')).toThrow('an assertion that fails');
+  });
+
   test.each([
     ['nothing at all', ''],
     ['an error', good.replace('errors: 0', 'errors: 1')],
@@ -124,6 +217,7 @@ unreached in proctype Destination
     ['a search that ended early', good.replace('\t+ Partial', 'Warning: Search not completed\n\t+ Partial')],
     ['a search of a part of the states', good.replace('Full statespace search', 'Bit statespace search')],
     ['code that is never reached', good.replace('(0 of 199', '\tx.pml:7, state 4, "skip"\n\t(1 of 199')],
+    ['more code than is named', good.replace('(0 of 199', '\tx.pml:7, state 4, "assert(0)"\n\t(2 of 199')],
     ['nothing about code', good.replaceAll('unreached in proctype', 'unreached')],
     ['deadlocks that are not looked for', good.replace('invalid end states\t+', 'invalid end states\t- (disabled)')],
     ['assertions that are not looked at', good.replace('violations\t+', 'violations\t- (disabled)')],
@@ -160,6 +254,16 @@ function transitionsOf(table: OwnershipTable<string, string>): string[] {
   return Object.keys(table.states).flatMap((from) =>
     Object.entries(table.transitions[from] ?? {}).map(([event, to]) => `${from} --${event}--> ${to}`),
   );
+}
+
+function framesOf(message: string): readonly FrameName[] {
+  return FRAMES_OF[message] ?? [message as FrameName];
+}
+
+/** The names behind `prefix` in the line of the model that begins with `start`. */
+function wordsOf(start: string, prefix: string): string[] {
+  const line = MODEL.split('\n').find((text) => text.startsWith(start)) ?? '';
+  return [...line.matchAll(new RegExp(`\\b${prefix}(\\w+)`, 'g'))].map((match) => match[1] ?? '');
 }
 
 /** The lines that are there when no macro is defined. */

@@ -15,28 +15,52 @@ import { describe, expect, test } from '@jest/globals';
 const SOURCE_LEGAL = [
   'running pause paused',
   'running fail kept',
-  'paused go handedOver',
+  'paused back running',
+  'paused transfer transferring',
   'paused fail kept',
+  'transferring refused paused',
+  'transferring go handedOver',
+  'transferring giveUp unknown',
   'handedOver running released',
   'handedOver giveUp unknown',
   'handedOver recover recovered',
   'unknown settle handedOver',
+  'unknown transfer transferring',
   'unknown recover recovered',
 ];
 const DESTINATION_LEGAL = [
   'receiving ready ready',
   'receiving fail abandoned',
-  'ready go running',
+  'ready back receiving',
+  'ready go asking',
   'ready fail abandoned',
-  'ready recover recovered',
+  'ready recover recovering',
+  'asking granted running',
+  'asking denied stranded',
+  'recovering granted recovered',
+  'recovering denied ready',
   'running released settled',
   'running giveUp untold',
   'running strand stranded',
 ];
-const SOURCE_EVENTS: SourceOwnershipEvent[] = ['pause', 'fail', 'go', 'running', 'giveUp', 'settle', 'recover'];
+const SOURCE_EVENTS: SourceOwnershipEvent[] = [
+  'pause',
+  'fail',
+  'back',
+  'transfer',
+  'refused',
+  'go',
+  'running',
+  'giveUp',
+  'settle',
+  'recover',
+];
 const DESTINATION_EVENTS: DestinationOwnershipEvent[] = [
   'ready',
   'go',
+  'back',
+  'granted',
+  'denied',
   'fail',
   'released',
   'giveUp',
@@ -108,91 +132,223 @@ describe.each([
 });
 
 /**
- * Both tables side by side, joined by what one must have said before the other may believe it: `ready` before `go`,
- * `go` sent before `go` read, and so on. A message once sent may be read at any later time, or never: that is wider than
- * any link. `recover` needs the other side to be dead, as its caller promises.
+ * The two tables side by side, joined by what one must have said before the other may believe it: `switchover` before `ready`,
+ * `ready` before the transfer, `go` sent before `go` read, each of the same attempt; and by an authority whose answers may be late
+ * or lost. A message once sent may be read at any later time, again, or never: that is wider than any link. `recover` may be called
+ * by somebody who is wrong: then the authority decides.
  */
 describe('both sides together', () => {
+  /** More attempts only repeat what three show. */
+  const ATTEMPTS = 3;
+
   interface Joint {
     readonly source: SourceOwnershipState;
     readonly destination: DestinationOwnershipState;
     readonly alive: 'both' | 'source' | 'destination';
-    /** Events that were announced to the other side. */
-    readonly said: string;
+    /** The source's attempt, and the one that the destination takes part in. */
+    readonly attempt: number;
+    readonly known: number;
+    /** The source was told `granted`. */
+    readonly told: boolean;
+    /** A call of `transfer` is on its way to the authority. */
+    readonly asked: boolean;
+    readonly owner: 'source' | 'destination';
+    /** The transfer of the source's attempt is refused for ever. */
+    readonly refused: boolean;
+    /** What either side has said, each with its attempt. */
+    readonly said: readonly string[];
   }
 
-  const BELIEVED: Readonly<Record<string, string>> = {
-    'source go': 'destination ready',
-    'source running': 'destination go',
-    'destination go': 'source go',
-    'destination released': 'source running',
+  interface Tables {
+    readonly source: OwnershipTable<SourceOwnershipState, SourceOwnershipEvent>;
+    readonly destination: OwnershipTable<DestinationOwnershipState, DestinationOwnershipEvent>;
+  }
+
+  const TABLES: Tables = { source: SOURCE_OWNERSHIP, destination: DESTINATION_OWNERSHIP };
+  const FIRST: Joint = {
+    ...{ source: 'running', destination: 'receiving', alive: 'both', attempt: 1, known: 1 },
+    ...{ told: false, asked: false, owner: 'source', refused: false, said: [] },
   };
 
-  function nexts(joint: Joint): Joint[] {
-    const next: Joint[] = [];
-    const step = (role: 'source' | 'destination', event: string, change: Partial<Joint>) => {
-      const other = role === 'source' ? 'destination' : 'source';
-      const needs = BELIEVED[`${role} ${event}`];
-      if (joint.alive === other) return;
-      if (event === 'recover' && joint.alive !== role) return;
-      if (needs !== undefined && !joint.said.split(',').includes(needs)) return;
-      const said = [...new Set([...joint.said.split(','), `${role} ${event}`])].sort().join(',');
-      next.push({ ...joint, ...change, said });
+  function sourceSteps(joint: Joint, { source: table }: Tables): Joint[] {
+    const { attempt, said, owner, refused, alive } = joint;
+    const taken: Partial<Record<SourceOwnershipEvent, Partial<Joint> | false>> = {
+      pause: { said: [...said, `switchover ${attempt}`] },
+      back: attempt < ATTEMPTS && { attempt: attempt + 1, refused: false, said: [...said, `back ${attempt}`] },
+      transfer: (joint.source === 'unknown' ? !joint.told : said.includes(`ready ${attempt}`)) && { asked: true },
+      // Answers of the authority, to `transfer` or to `withdraw`.
+      refused: owner === 'source' && { refused: true, asked: false },
+      go: owner === 'destination' && { told: true, asked: false, said: [...said, `go ${attempt}`] },
+      running: said.includes('running') && { said: [...said, 'released'] },
+      settle: joint.told && {},
+      // Where no answer has come, the transfer is withdrawn first.
+      recover:
+        (alive === 'source' || (owner === 'source' && (refused || !joint.told))) &&
+        ({ owner: 'source', refused: true, asked: false } as const),
     };
-    for (const [event, to] of Object.entries(SOURCE_OWNERSHIP.transitions[joint.source])) {
-      step('source', event, { source: to });
+    const events = Object.entries(table.transitions[joint.source]) as [SourceOwnershipEvent, SourceOwnershipState][];
+    return events.flatMap(([event, source]) => {
+      const change = taken[event] ?? {};
+      return change === false ? [] : [{ ...joint, ...change, source }];
+    });
+  }
+
+  function destinationSteps(joint: Joint, { destination: table }: Tables): Joint[] {
+    const { known, said, owner, alive } = joint;
+    const recovering = joint.destination === 'recovering';
+    const taken: Partial<Record<DestinationOwnershipEvent, Partial<Joint> | false>> = {
+      ready: said.includes(`switchover ${known}`) && { said: [...said, `ready ${known}`] },
+      back: said.includes(`back ${known}`) && { known: known + 1 },
+      go: said.includes(`go ${known}`) && {},
+      granted: (owner === 'destination' || (recovering && alive === 'destination')) && { said: [...said, 'running'] },
+      denied: (owner === 'source' || recovering) && {},
+      released: said.includes('released') && {},
+    };
+    const events = Object.entries(table.transitions[joint.destination]) as [
+      DestinationOwnershipEvent,
+      DestinationOwnershipState,
+    ][];
+    const back = joint.destination === 'receiving' && taken.back ? [{ ...joint, ...taken.back }] : [];
+    return events
+      .flatMap(([event, destination]) => {
+        const change = taken[event] ?? {};
+        return change === false ? [] : [{ ...joint, ...change, destination } as Joint];
+      })
+      .concat(back);
+  }
+
+  function authoritySteps(joint: Joint): Joint[] {
+    const { asked, owner, refused, destination } = joint;
+    const next: Joint[] = [];
+    if (asked && !refused) next.push({ ...joint, asked: false, owner: 'destination' });
+    if (owner === 'source' && joint.source === 'transferring') next.push({ ...joint, refused: true });
+    // Its operator gives the guest back, having seen there that the destination has not been granted it.
+    if (owner === 'destination' && !DESTINATION_OWNERSHIP.states[destination].mayRunGuest) {
+      next.push({ ...joint, owner: 'source', refused: true, asked: false });
     }
-    for (const [event, to] of Object.entries(DESTINATION_OWNERSHIP.transitions[joint.destination])) {
-      step('destination', event, { destination: to });
-    }
-    if (joint.alive === 'both') next.push({ ...joint, alive: 'source' }, { ...joint, alive: 'destination' });
     return next;
   }
 
-  function walk(): Map<string, Joint> {
-    const first: Joint = { source: 'running', destination: 'receiving', alive: 'both', said: '' };
-    const seen = new Map([[JSON.stringify(first), first]]);
-    for (const joint of seen.values()) {
-      for (const next of nexts(joint)) {
-        const key = JSON.stringify(next);
-        if (!seen.has(key)) seen.set(key, next);
-      }
-    }
-    return seen;
+  function nexts(joint: Joint, tables: Tables): Joint[] {
+    const next = authoritySteps(joint);
+    if (joint.alive !== 'destination') next.push(...sourceSteps(joint, tables));
+    if (joint.alive !== 'source') next.push(...destinationSteps(joint, tables));
+    if (joint.alive === 'both') next.push({ ...joint, alive: 'source' }, { ...joint, alive: 'destination' });
+    return next.map((one) => ({ ...one, said: [...new Set(one.said)].sort() }));
   }
 
-  test('never do both live in a state that may run the guest', () => {
-    const all = [...walk().values()];
-    expect(all.length).toBeGreaterThan(100);
-    const both = all.filter(
-      ({ source, destination, alive }) =>
-        alive === 'both' &&
-        SOURCE_OWNERSHIP.states[source].mayRunGuest &&
-        DESTINATION_OWNERSHIP.states[destination].mayRunGuest,
-    );
-    expect(both).toEqual([]);
-  });
-
-  test('the source runs the guest again after "go" only when the destination is dead', () => {
-    for (const { source, alive, said } of walk().values()) {
-      if (said.split(',').includes('source go') && SOURCE_OWNERSHIP.states[source].mayRunGuest) {
-        expect([source, alive]).toEqual(['recovered', 'source']);
+  /** Everything that can come to be, with the joint state from which it was reached. */
+  function walk(tables: Tables = TABLES): { readonly joint: Joint; readonly from: Joint | undefined }[] {
+    const seen = new Map([[JSON.stringify(FIRST), { joint: FIRST, from: undefined as Joint | undefined }]]);
+    for (const { joint } of seen.values()) {
+      for (const next of nexts(joint, tables)) {
+        const key = JSON.stringify(next);
+        if (!seen.has(key)) seen.set(key, { joint: next, from: joint });
       }
     }
+    return [...seen.values()];
+  }
+
+  function bothRun({ source, destination, alive }: Joint): boolean {
+    return (
+      alive === 'both' &&
+      SOURCE_OWNERSHIP.states[source].mayRunGuest &&
+      DESTINATION_OWNERSHIP.states[destination].mayRunGuest
+    );
+  }
+
+  const all = walk();
+
+  test('never do both live in a state that may run the guest', () => {
+    expect(all.length).toBeGreaterThan(1000);
+    expect(all.filter(({ joint }) => bothRun(joint))).toEqual([]);
+  });
+
+  test('the source runs the guest again after "go" only when the destination is dead, or the authority has given it back', () => {
+    const after = all.filter(
+      ({ joint: { said, source } }) =>
+        said.some((what) => what.startsWith('go ')) && SOURCE_OWNERSHIP.states[source].mayRunGuest,
+    );
+    expect(after.length).toBeGreaterThan(10);
+    for (const { joint } of after) {
+      expect(joint.source).toBe('recovered');
+      expect([joint.owner, joint.refused]).toEqual(['source', true]);
+    }
+  });
+
+  test('a "go" that is taken is of the attempt that is loaded, and the source has not gone back from it', () => {
+    const taken = all.filter(({ joint, from }) => joint.destination === 'asking' && from?.destination === 'ready');
+    expect(taken.length).toBeGreaterThan(10);
+    expect(new Set(taken.map(({ joint }) => joint.known))).toEqual(new Set([1, 2, 3]));
+    for (const { joint } of taken) {
+      expect(joint.known).toBe(joint.attempt);
+      expect(joint.said).not.toContain(`back ${joint.known}`);
+    }
+  });
+
+  test('of an attempt, the source has gone back or said "go", never both', () => {
+    for (const { joint } of all) {
+      for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+        const both = joint.said.includes(`back ${attempt}`) && joint.said.includes(`go ${attempt}`);
+        expect(both).toBe(false);
+      }
+    }
+  });
+
+  test('once the transfer is asked for, the destination has everything', () => {
+    const given: readonly SourceOwnershipState[] = ['transferring', 'handedOver', 'unknown', 'released'];
+    const asked = all.filter(({ joint }) => given.includes(joint.source));
+    expect(asked.length).toBeGreaterThan(100);
+    expect(asked.filter(({ joint }) => joint.destination === 'receiving')).toEqual([]);
+  });
+
+  test('the destination never takes part in a later attempt than the source', () => {
+    expect(all.filter(({ joint }) => joint.known > joint.attempt)).toEqual([]);
   });
 
   test('each pair of the states below is met', () => {
-    const met = new Set([...walk().values()].map(({ source, destination }) => `${source} ${destination}`));
+    const met = new Set(all.map(({ joint }) => `${joint.source} ${joint.destination}`));
     for (const pair of [
+      'running ready',
+      'paused ready',
+      'transferring ready',
+      'transferring recovered',
+      'handedOver asking',
+      'unknown asking',
+      'unknown recovering',
       'released settled',
+      'released recovered',
       'handedOver untold',
       'unknown stranded',
       'unknown abandoned',
+      'recovered stranded',
+      'recovered ready',
       'kept abandoned',
       'kept ready',
     ]) {
       expect(met).toContain(pair);
     }
+  });
+
+  /** What the tables do not have, and why. */
+  test.each([
+    { role: 'source', from: 'transferring', event: 'back', to: 'running' },
+    { role: 'source', from: 'transferring', event: 'fail', to: 'kept' },
+    { role: 'source', from: 'handedOver', event: 'back', to: 'running' },
+    { role: 'source', from: 'handedOver', event: 'fail', to: 'kept' },
+    { role: 'source', from: 'handedOver', event: 'giveUp', to: 'recovered' },
+    { role: 'source', from: 'unknown', event: 'fail', to: 'kept' },
+    { role: 'destination', from: 'receiving', event: 'giveUp', to: 'running' },
+    { role: 'destination', from: 'ready', event: 'giveUp', to: 'running' },
+    { role: 'destination', from: 'ready', event: 'recover', to: 'recovered' },
+    { role: 'destination', from: 'ready', event: 'go', to: 'running' },
+    { role: 'destination', from: 'asking', event: 'denied', to: 'running' },
+    { role: 'destination', from: 'recovering', event: 'denied', to: 'recovered' },
+  ] as const)('with "$event" from "$from" to "$to" at the $role both would run it', ({ role, from, event, to }) => {
+    const table = TABLES[role] as OwnershipTable<string, string>;
+    const row = { ...table.transitions[from], [event]: to };
+    const wrong = { ...table, transitions: { ...table.transitions, [from]: row } };
+    expect(walk({ ...TABLES, [role]: wrong }).some(({ joint }) => bothRun(joint))).toBe(true);
   });
 });
 
