@@ -22,6 +22,8 @@ export const TIMEOUTS = {
   silenceTimeoutMs: 1500,
   reconnectTimeoutMs: 20_000,
   settleTimeoutMs: 20_000,
+  /** Several cases share the processors: what is tried here is the fault, and not the bound. */
+  pauseLimitMs: 10_000,
 } as const;
 
 /**

@@ -20,6 +20,8 @@ export class DestinationSession {
   #pastBytes = 0;
   /** The last connection is lost, and no other has come. */
   linkLost = false;
+  /** Why the last connection that was lost was. */
+  lastLoss: GodwitError | undefined;
   /** The source has heard how it ended, or has said so itself. */
   told = false;
 

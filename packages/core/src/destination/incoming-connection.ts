@@ -23,6 +23,8 @@ export class IncomingConnection extends Connection<'destination'> {
   #greeted: (hello: HelloFrame) => void = () => {};
   readonly #greeting: Promise<HelloFrame>;
   #hello: HelloFrame | undefined;
+  /** Why a page channel broke, while the control stream was still to say why, or to break too. */
+  #channelLost: GodwitError | undefined;
 
   constructor(link: IncomingLink, clock: Clock) {
     super({
@@ -58,6 +60,11 @@ export class IncomingConnection extends Connection<'destination'> {
         `no "hello" from the source within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
       );
     return abortable(inTime(this.#greeting, this.#clock, handshakeTimeoutMs, late), this.signal);
+  }
+
+  /** A page channel that broke first is the first cause, unless the peer tells another. */
+  override end(reason: GodwitError): void {
+    super.end(isLost(reason) ? (this.#channelLost ?? reason) : reason);
   }
 
   /** Takes the page channels that the hello announces. Those that come too late are dropped. */
@@ -118,6 +125,7 @@ export class IncomingConnection extends Connection<'destination'> {
       // When a channel breaks, the control stream has the reason, or breaks too.
       if (isLost(error)) {
         if (receiver.sealed) return;
+        this.#channelLost ??= GodwitError.wrap(error, 'GODWIT_LINK_LOST', `page channel ${channel} failed`);
         await settledWithin(abortable(this.ended, this.signal), this.#clock, CLOSING_MS);
       }
       this.end(GodwitError.wrap(error, 'GODWIT_INTERNAL', `page channel ${channel} failed`));

@@ -101,6 +101,7 @@ async function lost(
   if (!recovering && !mayRetry(reason, ownership.state === 'ready' ? 'after-go' : 'connected')) throw reason;
   await session.drop(reason);
   session.linkLost = true;
+  session.lastLoss = reason;
   if (recovering) return;
   session.signal.throwIfAborted();
   emit({ type: 'link-lost', reason });
@@ -123,7 +124,9 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
     const coming = session.next(waiting.signal);
     coming.catch(() => {});
     const patient = ownership.state !== 'receiving';
-    const limited = patient ? coming : inTime(coming, clock, reconnectTimeoutMs, () => notBack(reconnectTimeoutMs));
+    const limited = patient
+      ? coming
+      : inTime(coming, clock, reconnectTimeoutMs, () => notBack(session.lastLoss, reconnectTimeoutMs));
     const came = await Promise.race([limited, phase.next]);
     if (!('hello' in came)) return undefined;
     connection = came;
@@ -214,9 +217,10 @@ function notTaken(handshakeTimeoutMs: number): GodwitError {
   );
 }
 
-function notBack(reconnectTimeoutMs: number): GodwitError {
+function notBack(loss: GodwitError | undefined, reconnectTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',
-    `the link was lost and the source has not come back within reconnectTimeoutMs (${reconnectTimeoutMs} ms)`,
+    `the link was lost (${loss?.message ?? 'for a reason that is not known'}) and the source has not come back within reconnectTimeoutMs (${reconnectTimeoutMs} ms)`,
+    loss === undefined ? {} : { cause: loss },
   );
 }

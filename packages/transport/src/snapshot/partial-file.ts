@@ -101,6 +101,7 @@ async function refuseSpecial(path: string): Promise<void> {
   throw new GodwitError(
     'GODWIT_CONNECT_FAILED',
     `a snapshot cannot be written to ${path}: that is ${what}; name a file, new or to be replaced`,
+    { retry: false },
   );
 }
 
@@ -152,5 +153,8 @@ async function isWhole(path: string): Promise<boolean> {
 }
 
 function cannot(what: string, error: unknown): GodwitError {
-  return new GodwitError('GODWIT_CONNECT_FAILED', `${what}: ${(error as Error).message}`, { cause: error });
+  return new GodwitError('GODWIT_CONNECT_FAILED', `${what}: ${(error as Error).message}`, {
+    cause: error,
+    retry: false,
+  });
 }
