@@ -79,7 +79,7 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
   });
   void Promise.all([peerDied, ready]).then(() => {
     if (incoming.ownership !== 'ready') return;
-    incoming.recover({ sourceIsDead: true });
+    void incoming.recover({ sourceIsDead: true });
     tell({ report: 'recovered', from: 'ready' });
   });
   // One that has heard nothing of the migration waits for another.

@@ -57,8 +57,17 @@ export interface Arriving {
   sinceReadyMs: number;
 }
 
+/** What a phase can lead to. A phase that serves frames takes them from the tick on in which it is made. */
+export interface DestinationPhases {
+  receive(arriving: Arriving): ServingPhase;
+  load(arriving: Arriving): ServingPhase;
+  takeOver(arriving: Arriving): ServingPhase;
+  release(arriving: Arriving): DestinationPhase;
+}
+
 /** Everything of a migration at its destination that outlives a phase. */
 export interface DestinationContext {
+  readonly phases: DestinationPhases;
   readonly options: IncomingOptions;
   readonly ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
   readonly session: DestinationSession;

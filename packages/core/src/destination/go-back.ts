@@ -2,6 +2,7 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { WelcomeFrame } from '../protocol/frame.js';
 import { FEATURES } from '../protocol/negotiate.js';
 import type { Arriving, DestinationContext } from './destination-context.js';
+import type { IncomingConnection } from './incoming-connection.js';
 import { RamCheck } from './ram-check.js';
 
 /** For one attempt: nothing is compared once the connection is lost, or the migration over. */
@@ -25,4 +26,9 @@ export function goBackTo(context: DestinationContext, arriving: Arriving, attemp
   arriving.check = ramCheck(context, windows, welcome);
   loader.goBack(attempt - 1);
   emit({ type: 'went-back', attempt: givenUp });
+}
+
+/** The attempt is void here: the source may send pages and pieces of the next one. */
+export function acknowledgeBack(connection: IncomingConnection, { loader }: Arriving, attempt: number): Promise<void> {
+  return connection.write({ type: 'backAck', attempt, deviceResets: loader.resets });
 }

@@ -4,7 +4,7 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { checkEncodings } from '../encoding/check-encodings.js';
 import { delta, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
-import type { LinkListener } from '../link/migration-link.js';
+import { HANDSHAKE_TIMEOUT_MS, type LinkListener } from '../link/migration-link.js';
 import type { IncomingEvent, IncomingState, IncomingStatus } from '../migration-event.js';
 import {
   DESTINATION_OWNERSHIP,
@@ -19,7 +19,10 @@ import { type KeepaliveOptions, keepaliveTimes } from '../session/keepalive.js';
 import { Arrived, type DestinationContext, type DestinationPhase, type Received } from './destination-context.js';
 import { DestinationSession } from './destination-session.js';
 import { Load } from './phases/load.js';
+import { Receive } from './phases/receive.js';
+import { Release } from './phases/release.js';
 import { SetUp } from './phases/set-up.js';
+import { TakeOver } from './phases/take-over.js';
 import { rollBack } from './roll-back.js';
 
 export interface ReceiveOptions extends KeepaliveOptions {
@@ -96,6 +99,12 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     );
     const emit = (event: IncomingEvent) => this.events.next(event);
     this.#context = {
+      phases: {
+        receive: (arriving) => Receive.begin(this.#context, arriving),
+        load: (arriving) => Load.begin(this.#context, arriving),
+        takeOver: (arriving) => TakeOver.begin(this.#context, arriving),
+        release: (arriving) => new Release(arriving),
+      },
       options: resolve(options),
       ownership: new Ownership<DestinationOwnershipState, DestinationOwnershipEvent>(
         DESTINATION_OWNERSHIP,
@@ -265,7 +274,7 @@ function resolve(options: ReceiveOptions) {
     authority: options.authority ?? localAuthority,
     encodings: checkEncodings(options.encodings ?? [delta()]),
     maximumDeviceState: nonNegative('maximumDeviceState', options.maximumDeviceState ?? 256 * 2 ** 20),
-    handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+    handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
     reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
     settleTimeoutMs: nonNegative('settleTimeoutMs', options.settleTimeoutMs ?? 30_000),
     ...keepaliveTimes(options),

@@ -1,6 +1,7 @@
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
 import { FEATURES } from '../protocol/negotiate.js';
+import type { GivenUp } from './given-up.js';
 import type { Harvest } from './harvester.js';
 import type { PauseBound } from './pause-bound.js';
 import type { SourceConnection } from './source-connection.js';
@@ -8,13 +9,6 @@ import type { SourceContext } from './source-context.js';
 
 /** How long a device that is still saving may take to notice that it is over, before the guest runs again. Milliseconds. */
 const SAVE_ENDS_MS = 20;
-
-/** A stop-and-copy that was given up. The guest runs again; nothing of it is settled with the destination yet. */
-export interface GivenUp {
-  readonly attempt: number;
-  /** Harvests whose pages the destination may not have. */
-  readonly unsent: readonly Harvest[];
-}
 
 /**
  * Gives a stop-and-copy up: the guest first. Leaving `paused` is one synchronous transition, as asking for the transfer is: of the

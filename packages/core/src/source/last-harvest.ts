@@ -2,7 +2,7 @@ import { totalDowntime } from '../convergence/downtime-model.js';
 import { GodwitError } from '../errors.js';
 import type { Harvest } from './harvester.js';
 import type { PauseBound } from './pause-bound.js';
-import type { PrecopyRound } from './precopy-rounds.js';
+import type { PrecopyRound } from './precopy-round.js';
 import type { SourceContext } from './source-context.js';
 
 /**

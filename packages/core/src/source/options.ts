@@ -4,6 +4,7 @@ import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/poli
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
+import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
 import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
@@ -178,7 +179,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
-    handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 30_000),
+    handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
     reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
     settleTimeoutMs: nonNegative('settleTimeoutMs', options.settleTimeoutMs ?? 30_000),
     switchoverTimeoutMs: nonNegative('switchoverTimeoutMs', options.switchoverTimeoutMs ?? 30_000),

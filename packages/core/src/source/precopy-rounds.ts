@@ -4,6 +4,7 @@ import type { RoundOutcome } from '../convergence/policy.js';
 import type { RoundRecord } from '../round-record.js';
 import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
+import type { PrecopyRound } from './precopy-round.js';
 import type { SentRound } from './round-sender.js';
 import { describeSent } from './sent-rounds.js';
 import type { SourceContext } from './source-context.js';
@@ -13,12 +14,6 @@ export interface PrecopyParts {
   readonly decide: Switchover;
   /** Sends the pages of a round, and what devices offer if `offer`; resolves when the destination has acknowledged it. */
   readonly send: (harvest: Harvest, offer: boolean, onRoundTrip: (ms: number) => void) => Promise<SentRound>;
-}
-
-export interface PrecopyRound {
-  readonly record: RoundRecord;
-  /** What the guest wrote meanwhile: the next round, or the beginning of stop-and-copy. */
-  readonly pending: Harvest;
 }
 
 /**

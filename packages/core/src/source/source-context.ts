@@ -2,6 +2,7 @@ import type { Claim } from '../claim/claim.js';
 import type { DowntimeModel } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
+import type { GodwitError } from '../errors.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
 import type { Ownership } from '../ownership/ownership.js';
@@ -11,17 +12,36 @@ import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { Attempts } from './attempts.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import type { DeviceSender } from './device-sender.js';
+import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { Harvester } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
+import type { HandedOver, PausedTimes } from './paused-times.js';
+import type { PrecopyRound } from './precopy-round.js';
 import type { ProgressMeter } from './progress.js';
 import type { Readiness } from './readiness.js';
 import type { RoundTransfer } from './round-transfer.js';
+import type { SourceConnection } from './source-connection.js';
 import type { SourceSession } from './source-session.js';
 import type { Wishes } from './wishes.js';
 
+/** What a phase can lead to: each is made of what only the phase before it has. The list itself is in `source-run.ts`. */
+export interface SourcePhases {
+  preCopy(givenUp?: GivenUp): SourcePhase;
+  stopAndCopy(last: PrecopyRound, connection: SourceConnection): SourcePhase;
+  /** `giveUp` leads back to pre-copy, with everything that is still owed. */
+  handOver(
+    connection: SourceConnection,
+    record: RoundRecord,
+    times: PausedTimes,
+    giveUp: (reason: GodwitError) => Promise<GivenUp>,
+  ): SourcePhase;
+  release(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
+}
+
 /** Everything of a migration at its source that outlives a phase. */
 export interface SourceContext {
+  readonly phases: SourcePhases;
   readonly vm: MigratableVm;
   readonly options: ResolvedOptions;
   readonly claim: Claim;

@@ -18,14 +18,18 @@ import { GuestPause } from './guest-pause.js';
 import { Harvester } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
-import { sayReleased } from './phases/release.js';
+import { HandOver } from './phases/hand-over.js';
+import { PreCopy } from './phases/pre-copy.js';
+import { Release } from './phases/release.js';
 import { SetUp } from './phases/set-up.js';
+import { StopAndCopy } from './phases/stop-and-copy.js';
 import { ProgressMeter } from './progress.js';
 import { Readiness } from './readiness.js';
 import { giveUp, rollBack } from './roll-back.js';
 import { RoundTransfer } from './round-transfer.js';
+import { sayReleased } from './say-released.js';
 import { settle } from './settlement.js';
-import { Finished, type SourceContext, type SourcePhase } from './source-context.js';
+import { Finished, type SourceContext, type SourcePhase, type SourcePhases } from './source-context.js';
 import { SourceSession } from './source-session.js';
 import { Wishes } from './wishes.js';
 
@@ -40,6 +44,14 @@ export interface SourceControls {
 
 /** How often a guest that ends by itself is looked for, in milliseconds. */
 const LOOK_MS = 100;
+
+/** The phases after `SetUp`. */
+const PHASES: SourcePhases = {
+  preCopy: (givenUp) => new PreCopy(givenUp),
+  stopAndCopy: (last, connection) => new StopAndCopy(last, connection),
+  handOver: (connection, record, times, giveUp) => new HandOver(connection, record, times, giveUp),
+  release: (record, times, handed, predictedMs) => new Release(record, times, handed, predictedMs),
+};
 
 /** One migration at its source: the phases one after the other, and the way back from each. */
 export class SourceRun {
@@ -204,6 +216,7 @@ function makeContext(
     },
   });
   const context: SourceContext = {
+    phases: PHASES,
     ...{
       vm,
       options,

@@ -3,13 +3,11 @@ import { inTime } from '../../in-time.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
 import type { HelloFrame } from '../../protocol/frame.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
-import { goBackTo } from '../go-back.js';
+import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { checkPayload } from '../read-page-channel.js';
 import { readFrom, serve } from '../serve.js';
 import { transferOf } from '../transfer-of.js';
-import { acknowledgeBack, Receive } from './receive.js';
-import { TakeOver } from './take-over.js';
 
 /** How long the authority may take to answer a `recover`. Milliseconds. */
 const RECOVER_MS = 30_000;
@@ -84,7 +82,7 @@ export class Load implements ServingPhase {
         this.#checkAttempt('go', frame.attempt);
         check.admitGo();
         this.#context.ownership.apply('go');
-        this.#lead(TakeOver.begin(this.#context, this.#arriving));
+        this.#lead(this.#context.phases.takeOver(this.#arriving));
         return;
       default:
     }
@@ -110,7 +108,7 @@ export class Load implements ServingPhase {
     }
     ownership.apply('granted');
     session.closeReturns(new GodwitError('GODWIT_RECOVERED', 'the source was declared dead; the guest runs here'));
-    this.#lead(TakeOver.begin(this.#context, this.#arriving));
+    this.#lead(this.#context.phases.takeOver(this.#arriving));
   }
 
   async #load(): Promise<void> {
@@ -139,7 +137,7 @@ export class Load implements ServingPhase {
 
   #back(attempt: number): ServingPhase {
     goBackTo(this.#context, this.#arriving, attempt);
-    const receive = Receive.begin(this.#context, this.#arriving);
+    const receive = this.#context.phases.receive(this.#arriving);
     this.#lead(receive);
     return receive;
   }

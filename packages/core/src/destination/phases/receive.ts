@@ -3,12 +3,11 @@ import type { ReceivedFrame } from '../../link/frame-stream.js';
 import { PageRunList } from '../../memory/page-run.js';
 import type { DeviceFrame, HelloFrame, PrepareFrame, SwitchoverFrame } from '../../protocol/frame.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
-import { goBackTo } from '../go-back.js';
+import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import type { PageReceiver } from '../page-receiver.js';
 import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.js';
 import { channelEnded, RUNS_PER_FRAME, readFrom, serve } from '../serve.js';
-import { Load } from './load.js';
 
 /** The guest runs at the source: pages go into memory, and devices load what has come of their state. */
 export class Receive implements ServingPhase {
@@ -109,7 +108,7 @@ export class Receive implements ServingPhase {
     (arriving.receiver as PageReceiver).seal(round);
     arriving.runState = runState;
     this.#question++;
-    this.#lead(Load.begin(this.#context, arriving));
+    this.#lead(this.#context.phases.load(arriving));
   }
 
   /** Says `prepared` once the VM stands and its devices have loaded everything that has come; meanwhile frames are read. */
@@ -158,9 +157,4 @@ export class Receive implements ServingPhase {
       `"${type}" is for attempt ${attempt}, but the source is in attempt ${known}`,
     );
   }
-}
-
-/** The attempt is void here: the source may send pages and pieces of the next one. */
-export function acknowledgeBack(connection: IncomingConnection, { loader }: Arriving, attempt: number): Promise<void> {
-  return connection.write({ type: 'backAck', attempt, deviceResets: loader.resets });
 }

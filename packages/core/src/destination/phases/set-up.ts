@@ -23,7 +23,6 @@ import { DeviceLoader } from '../device-loader.js';
 import { ramCheck } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { makePristine } from '../zero-run.js';
-import { Receive } from './receive.js';
 
 /** Waits for a source, builds the VM that it describes, and agrees to it. A dry run ends here, and the next source is waited for. */
 export class SetUp implements DestinationPhase {
@@ -58,7 +57,7 @@ export class SetUp implements DestinationPhase {
     claim.keepUntil(pristine, 'clearing the memory of the VM');
     await abortable(connection.borrow(pristine), connection.signal);
     const { encodings, welcome } = this.#agreed(context, connection, version);
-    const receive = Receive.begin(context, {
+    const receive = context.phases.receive({
       ...{ vm, hello, claim, windows, welcome, encodings },
       loader: new DeviceLoader({
         vm,

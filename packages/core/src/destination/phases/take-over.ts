@@ -5,7 +5,6 @@ import type { HelloFrame } from '../../protocol/frame.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { transferOf } from '../transfer-of.js';
-import { Release } from './release.js';
 
 /** How long one question to the authority may take, and the pause before the next. Milliseconds. */
 const ASK_MS = 30_000;
@@ -51,7 +50,7 @@ export class TakeOver implements ServingPhase {
     arriving.resumeMs = clock.now() - start;
     arriving.sinceReadyMs = clock.now() - arriving.readyAt;
     emit({ type: 'running', resumeMs: arriving.resumeMs });
-    return new Release(arriving);
+    return context.phases.release(arriving);
   }
 
   take(): void {}

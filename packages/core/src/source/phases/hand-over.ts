@@ -2,13 +2,11 @@ import { totalDowntime } from '../../convergence/downtime-model.js';
 import type { GodwitError } from '../../errors.js';
 import type { RoundRecord } from '../../round-record.js';
 import { askForTransfer } from '../ask-for-transfer.js';
-import type { GivenUp } from '../go-back.js';
+import type { GivenUp } from '../given-up.js';
 import type { PausedTimes } from '../paused-times.js';
 import { sayGo, settleAfterGo } from '../settlement.js';
 import type { SourceConnection } from '../source-connection.js';
 import type { SourceContext, SourcePhase } from '../source-context.js';
-import { PreCopy } from './pre-copy.js';
-import { Release } from './release.js';
 
 /**
  * Asks the ownership authority for the transfer, which is the point of no return, says `go`, and finds out whether the guest runs
@@ -39,7 +37,7 @@ export class HandOver implements SourcePhase {
     // In the tick of the last look at the bound.
     ownership.apply('transfer');
     const refused = await askForTransfer(context);
-    if (refused !== undefined) return new PreCopy(await this.#giveUp(refused));
+    if (refused !== undefined) return context.phases.preCopy(await this.#giveUp(refused));
     context.transferred = true;
     const predicted = totalDowntime(this.#record.prediction);
     try {
@@ -47,10 +45,10 @@ export class HandOver implements SourcePhase {
       session.phase = 'handing-over';
       const handed = await sayGo(this.#connection, options, this.#times.attempt);
       ownership.apply('running');
-      return new Release(this.#record, this.#times, handed, predicted);
+      return context.phases.release(this.#record, this.#times, handed, predicted);
     } catch (error) {
       const handed = await settleAfterGo(context, this.#connection, error);
-      return new Release(this.#record, this.#times, handed, predicted);
+      return context.phases.release(this.#record, this.#times, handed, predicted);
     }
   }
 }

@@ -3,13 +3,13 @@ import { GodwitError } from '../../errors.js';
 import { populatedBitmaps } from '../../memory/populated-pages.js';
 import type { RoundRecord } from '../../round-record.js';
 import { Switchover } from '../decide.js';
-import { type GivenUp, settleGivenUp } from '../go-back.js';
+import type { GivenUp } from '../given-up.js';
+import { settleGivenUp } from '../go-back.js';
 import { type Harvest, Harvester } from '../harvester.js';
 import { precopyRounds } from '../precopy-rounds.js';
 import { roundEnded, roundStarted } from '../round-events.js';
 import { DestinationRestarted } from '../round-transfer.js';
 import type { SourceContext, SourcePhase } from '../source-context.js';
-import { StopAndCopy } from './stop-and-copy.js';
 
 /**
  * Sends all populated memory, and then what the guest writes meanwhile, round by round, until it is decided to switch over. Begun
@@ -47,7 +47,9 @@ export class PreCopy implements SourcePhase {
         pending = last.pending;
         const connection = session.current;
         // A link that was lost since is made anew with the guest running, and the destination asked again.
-        if (connection !== undefined && !connection.signal.aborted) return new StopAndCopy(last, connection);
+        if (connection !== undefined && !connection.signal.aborted) {
+          return context.phases.stopAndCopy(last, connection);
+        }
       } catch (error) {
         if (!(error instanceof DestinationRestarted)) throw error;
         givenUp = undefined;

@@ -1,10 +1,9 @@
-import { settledWithin } from '../../in-time.js';
 import type { MigrationSummary } from '../../migration-event.js';
 import { allPages, type RoundRecord } from '../../round-record.js';
-import { CLOSING_MS } from '../../session/closing-message.js';
 import { compareTerms, worstTerm } from '../downtime-terms.js';
 import { letGo } from '../let-go.js';
 import { downtimeOf, type HandedOver, type PausedTimes } from '../paused-times.js';
+import { sayReleased } from '../say-released.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
 /** The guest runs at the destination: nothing that fails from here on may say otherwise. Lets go of everything here. */
@@ -62,12 +61,4 @@ export class Release implements SourcePhase {
       runState: this.#times.runState,
     };
   }
-}
-
-/** Tells the destination that it has the only copy now, and ends the connection. */
-export async function sayReleased({ session, options }: SourceContext): Promise<void> {
-  const control = session.current?.control;
-  session.phase = 'release';
-  if (control !== undefined) await settledWithin(control.write({ type: 'released' }), options.clock, CLOSING_MS);
-  await session.close(undefined);
 }

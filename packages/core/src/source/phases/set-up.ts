@@ -4,7 +4,6 @@ import { checkGuestMemory } from '../../memory/check-guest-memory.js';
 import { migrationBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
-import { PreCopy } from './pre-copy.js';
 
 /** Checks the VM, makes the first connection, agrees with the destination and starts the trackers. No page moves. */
 export class SetUp implements SourcePhase {
@@ -41,7 +40,7 @@ export class SetUp implements SourcePhase {
     await abortable(starting, signal);
     model.roundTrip(await rounds.ping());
     if (context.state() === 'setup') context.setState('active');
-    return new PreCopy();
+    return context.phases.preCopy();
   }
 }
 

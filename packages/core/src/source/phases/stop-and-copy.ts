@@ -5,20 +5,19 @@ import type { ReadyFrame } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
 import { isLost } from '../../session/connection.js';
 import { askToLoad, continuePaused } from '../ask-to-load.js';
-import { type GivenUp, goBack } from '../go-back.js';
+import type { GivenUp } from '../given-up.js';
+import { goBack } from '../go-back.js';
 import type { Harvest } from '../harvester.js';
 import { checkLastHarvest } from '../last-harvest.js';
 import { PauseBound } from '../pause-bound.js';
 import type { PausedTimes } from '../paused-times.js';
-import type { PrecopyRound } from '../precopy-rounds.js';
+import type { PrecopyRound } from '../precopy-round.js';
 import { roundEnded, roundStarted } from '../round-events.js';
 import { describeSent } from '../sent-rounds.js';
 import type { SourceConnection } from '../source-connection.js';
 import type { SourceContext, SourcePhase } from '../source-context.js';
 import { stillAsSaved } from '../still-as-saved.js';
 import { verifyMemory } from '../verify-memory.js';
-import { HandOver } from './hand-over.js';
-import { PreCopy } from './pre-copy.js';
 
 /**
  * Pauses the guest and sends what is left: pages, devices, pages that saving has written. The destination loads and answers `ready`;
@@ -67,13 +66,14 @@ export class StopAndCopy implements SourcePhase {
       bound.check();
       session.signal.throwIfAborted();
       context.guest.checkAlive();
-      return new HandOver(this.#connection, this.#last.record, times, (refused) =>
+      const { record } = this.#last;
+      return context.phases.handOver(this.#connection, record, times, (refused) =>
         this.#giveUp(context, bound, refused),
       );
     } catch (error) {
       if (!ownership.allows('back') || !canGoBack) throw error;
       const reason = this.#reasonToGoBack(context, bound, error);
-      return new PreCopy(await this.#giveUp(context, bound, reason));
+      return context.phases.preCopy(await this.#giveUp(context, bound, reason));
     } finally {
       bound.hold();
     }

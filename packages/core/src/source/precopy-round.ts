@@ -1,0 +1,9 @@
+import type { RoundRecord } from '../round-record.js';
+import type { Harvest } from './harvester.js';
+
+/** A round of pre-copy that the destination has acknowledged. */
+export interface PrecopyRound {
+  readonly record: RoundRecord;
+  /** What the guest wrote meanwhile: the next round, or the beginning of stop-and-copy. */
+  readonly pending: Harvest;
+}
