@@ -105,6 +105,19 @@ for (const [name, wire] of Object.entries(wirings)) {
       drop(control, incoming.control, ...pageChannels, ...taken);
     });
 
+    test('whose peer has left make room for the next, after the hello too', async () => {
+      const { links, transport, refused } = await wire();
+      const { stream: control } = await pending(transport);
+      await control.write(hello(2));
+      const incoming = await links.accept(never);
+      const gone = await attached(transport, 0);
+      // Resolves when the listener has ended its direction too.
+      await gone.close();
+      const pageChannels = [await attached(transport, 0), await attached(transport, 1)];
+      drop(...(await carries({ control, pageChannels, incoming })), control, incoming.control, ...pageChannels);
+      expect(refused).toEqual([]);
+    });
+
     test('bring all that was sent while they waited, frames and payloads', async () => {
       const { links, transport } = await wire();
       const met = await meet(links, transport, 2);
@@ -141,6 +154,12 @@ for (const [name, wire] of Object.entries(wirings)) {
       test(`are dropped when their link ${how}, and the reason is on the control stream alone`, async () => {
         const { links, transport, refused } = await wire();
         const met = await meet(links, transport, 3);
+        if (how === 'is refused' || how === 'is dropped') {
+          // Whoever has read on notices by itself when the source leaves, and says so by letting go of the stream.
+          await met.control.write({ type: 'ping', id: 1 });
+          await met.incoming.control.read();
+          expect((await met.incoming.control.read())?.frame).toMatchObject({ type: 'ping' });
+        }
         const ending = end(met);
         await Promise.all(met.pageChannels.map((channel) => dropped(channel)));
         await expect(met.incoming.pageChannels(ID, 3, never)).rejects.toMatchObject({ message: expect.anything() });
@@ -154,9 +173,7 @@ for (const [name, wire] of Object.entries(wirings)) {
     test('of an older connection are dropped when a later hello of the migration comes', async () => {
       const { links, transport, refused } = await wire();
       const first = await meet(links, transport, 2);
-      const { stream: third } = await pending(transport);
-      await third.write(hello(3, idOf(9)));
-      const other = await links.accept(never);
+      const other = await meet(links, transport, 2, { migrationId: idOf(9) });
       const second = await meet(links, transport, 2, { connection: 2 });
       await Promise.all(first.pageChannels.map((channel) => dropped(channel)));
       await expect(first.incoming.pageChannels(ID, 2, never)).rejects.toMatchObject({
@@ -168,7 +185,9 @@ for (const [name, wire] of Object.entries(wirings)) {
       const { stream: late } = await pending(transport);
       await late.write(hello(0));
       const lateLink = await links.accept(never);
-      drop(first.control, first.incoming.control, third, other.control, late, lateLink.control);
+      drop(first.control, first.incoming.control, late, lateLink.control);
+      // Nor has another migration.
+      drop(...(await carries(other, idOf(9))), other.control, other.incoming.control, ...other.pageChannels);
       drop(...(await carries(second)), second.control, second.incoming.control, ...second.pageChannels);
       expect(refused).toEqual([]);
     });

@@ -1,8 +1,17 @@
 import { createServer, connect as dial, type Socket } from 'node:net';
-import { type MigrationEvent, migrate, receive, roundCap } from '@godwit/core';
+import {
+  type GodwitError,
+  type IncomingMigration,
+  type MigrateOptions,
+  type MigrationEvent,
+  type MigrationSummary,
+  migrate,
+  receive,
+  roundCap,
+} from '@godwit/core';
 import { FaultyDevice, ToyVm } from '@godwit/core/testing';
-import { connectTo, listenOn, tcp } from '@godwit/transport';
-import { expect, jest, test } from '@jest/globals';
+import { connectTo, frameStream, type ListeningLinks, listenOn, type TcpListener, tcp } from '@godwit/transport';
+import { describe, expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(120_000);
 
@@ -106,4 +115,75 @@ test.each([0, 3])('over TCP, with connections reset again and again (%i page cha
     await links.close();
     await relay.close();
   }
+});
+
+/** What the migration of a guest of 64 MiB over `links` ends with. */
+async function outcomeOf(
+  links: ListeningLinks<TcpListener>,
+  pageChannels: number,
+  incoming: IncomingMigration,
+  options: MigrateOptions = {},
+): Promise<MigrationSummary | GodwitError> {
+  const source = new ToyVm(BLOCKS);
+  const contents = new Uint8Array(PAGE).fill(7);
+  for (let page = 0; page < PAGES; page++) source.write(0, page * PAGE, contents);
+  incoming.result.catch(() => undefined);
+  const migration = migrate(source, connectTo(tcp({ port: links.listener.port })), { pageChannels, ...options });
+  const outcome = await migration.result.catch((error: GodwitError) => error);
+  expect(source.running).toBe(outcome instanceof Error);
+  return outcome;
+}
+
+/** Resolves when the listener's patience with a silent stream, which began now, has come to its end. */
+async function patienceEnds({ listener }: ListeningLinks<TcpListener>): Promise<void> {
+  const silent = frameStream(await tcp({ port: listener.port }).connect());
+  expect((await silent.read())?.frame).toMatchObject({ type: 'error', code: 'GODWIT_TIMEOUT' });
+  await silent.close();
+}
+
+describe.each([0, 4])('with %i page channels', (pageChannels) => {
+  test('a VM that takes longer to build than a listener waits for a first frame', async () => {
+    const links = await listenOn(tcp({ port: 0 }), { handshakeTimeoutMs: 300 });
+    const incoming = receive(links, {
+      prepare: async () => {
+        await patienceEnds(links);
+        return new ToyVm(BLOCKS, { running: false });
+      },
+    });
+    expect(await outcomeOf(links, pageChannels, incoming)).toMatchObject({ totalMs: expect.any(Number) });
+    await incoming.result;
+    await links.close();
+  });
+
+  test('a destination that refuses late is heard, and not the streams that break', async () => {
+    const links = await listenOn(tcp({ port: 0 }), { handshakeTimeoutMs: 300 });
+    const incoming = receive(links, {
+      prepare: async () => {
+        await patienceEnds(links);
+        throw new Error('no room for this guest');
+      },
+    });
+    expect(await outcomeOf(links, pageChannels, incoming)).toMatchObject({
+      code: 'GODWIT_PREPARE_FAILED',
+      message: expect.stringContaining('no room for this guest'),
+      remote: true,
+    });
+    await links.close();
+  });
+
+  test.each([0, 20, 200])('a destination that gives up after %i turns of pages is heard', async (turns) => {
+    const links = await listenOn(tcp({ port: 0 }));
+    const incoming = receive(links, { prepare: () => new ToyVm(BLOCKS, { running: false }) });
+    incoming.subscribe({
+      next: async (event) => {
+        if (event.type !== 'state' || event.state !== 'active') return;
+        for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve));
+        incoming.cancel();
+      },
+      error: () => {},
+    });
+    const outcome = outcomeOf(links, pageChannels, incoming, { pauseBeforeSwitchover: true });
+    expect(await outcome).toMatchObject({ code: 'GODWIT_CANCELLED', remote: true });
+    await links.close();
+  });
 });
