@@ -71,10 +71,11 @@ async function refused(work: Promise<unknown>): Promise<GodwitError> {
   return outcome.reason;
 }
 
-/** What the listener tells its operator of the next peer that it refuses. */
-async function told(from: number): Promise<string> {
-  while (refusals.length <= from) await new Promise((resolve) => setImmediate(resolve));
-  return (refusals[from] as GodwitError).message;
+/** Resolves once the listener has told its operator this of a peer that it refused; a source comes with several streams. */
+async function told(from: number, message: RegExp): Promise<void> {
+  while (!refusals.slice(from).some((error) => message.test(error.message))) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
 }
 
 /** All that a peer says to raw bytes, to the end of the connection. */
@@ -96,14 +97,14 @@ describe('the destination refuses', () => {
     const at = refusals.length;
     const error = await refused(leave(secure.listener.port, wrong).result);
     expect(error).toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
-    expect(await told(at)).toMatch(message);
+    await told(at, message);
   });
 
   test('a source without a certificate', async () => {
     const at = refusals.length;
     const socket = nodeTls.connect({ host, port: secure.listener.port, ca: authority.cert });
     socket.on('error', () => {});
-    expect(await told(at)).toMatch(/no certificate/);
+    await told(at, /no certificate/);
     socket.destroy();
   });
 
@@ -113,7 +114,7 @@ describe('the destination refuses', () => {
     const link = connectTo(tcp({ host, port: secure.listener.port }));
     const error = await refused(migrate(machine, link, { description: machine.description }).result);
     expect(['GODWIT_BAD_STREAM', 'GODWIT_LINK_LOST', 'GODWIT_CONNECT_FAILED']).toContain(error.code);
-    expect(await told(at)).toMatch(/does not speak TLS/);
+    await told(at, /does not speak TLS/);
   });
 
   test('TLS at a plain port', async () => {
