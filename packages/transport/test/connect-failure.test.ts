@@ -11,7 +11,7 @@ jest.setTimeout(30_000);
 
 const authority = certificate('authority');
 const server = certificate('server', { signer: authority, hosts: ['127.0.0.1'] });
-const stranger = certificate('server', { signer: certificate('another authority'), hosts: ['127.0.0.1'] });
+const foreign = certificate('server', { signer: certificate('another authority'), hosts: ['127.0.0.1'] });
 const credentials: TlsCredentials = { ca: authority.cert, cert: server.cert, key: server.key };
 
 afterEach(() => {
@@ -115,7 +115,7 @@ describe('whether another attempt to connect may go better', () => {
       told = resolve;
     });
     const listener = await tls({ port: 0, ...credentials, onRefused: told }).listen();
-    const wrong = { ca: authority.cert, cert: stranger.cert, key: stranger.key };
+    const wrong = { ca: authority.cert, cert: foreign.cert, key: foreign.key };
     await expect(tls({ port: listener.port, ...wrong }).connect()).rejects.toMatchObject({
       message: expect.stringContaining('refused our certificate'),
       retry: false,

@@ -28,7 +28,7 @@ export function idOf(number: number): string {
   return number.toString(16).padStart(32, '0');
 }
 
-/** What a refused stream is told. */
+/** The error frame of a stream that is refused. */
 export async function refusal(stream: FrameStream): Promise<ErrorFrame> {
   const received = await stream.read();
   if (received?.frame.type !== 'error') throw new Error(`expected an error frame, got ${received?.frame.type}`);
@@ -59,7 +59,7 @@ export async function attached(
   return stream;
 }
 
-/** Both ends of a link whose source has said hello. */
+/** The two ends of a link whose source has said hello. */
 export interface Met {
   readonly control: FrameStream;
   readonly pageChannels: readonly FrameStream[];

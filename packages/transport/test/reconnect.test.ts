@@ -117,7 +117,7 @@ test.each([0, 3])('over TCP, with connections reset again and again (%i page cha
   }
 });
 
-/** What the migration of a guest of 64 MiB over `links` ends with. */
+/** The outcome of the migration of a guest of 64 MiB over `links`. */
 async function outcomeOf(
   links: ListeningLinks<TcpListener>,
   pageChannels: number,

@@ -15,7 +15,7 @@ export function foreignBytes(bytes: Uint8Array): GodwitError {
   return new GodwitError('GODWIT_BAD_STREAM', `expected a frame, which starts with ce, got ${hex}${hint}`);
 }
 
-/** What the bytes say, if they are words. */
+/** The bytes as text, if they are words. */
 function textOf(bytes: Uint8Array): string | undefined {
   const line = String.fromCharCode(...bytes.subarray(0, LONGEST_TEXT)).trim();
   return /^[\x20-\x7e\s]{4,}$/.test(line) ? JSON.stringify(line) : undefined;

@@ -64,7 +64,7 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
         perMessageDeflate: false,
         maxPayload: MAXIMUM_MESSAGE,
         handshakeTimeout: options.connectTimeoutMs ?? 10_000,
-        // What Node gives each address of a name but the last, before it drops it for the next: 250 ms unless told otherwise.
+        // Node drops each address of a name but the last after this time, for the next one: 250 ms unless told otherwise.
         ...({ autoSelectFamilyAttemptTimeout: ADDRESS_MS } as object),
         ...(options.tls && clientOptions(options.tls, host)),
       });

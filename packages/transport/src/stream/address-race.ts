@@ -63,14 +63,14 @@ export class AddressRace<T extends Attempt> {
     for (const socket of sockets) socket.destroy();
   }
 
-  /** What has become of each address so far, when the time is up. */
+  /** The error when the time is up: each address, with what has become of it so far. */
   timedOut(timeoutMs: number): Error {
-    const silent = [...this.#trying.values(), ...this.#waiting].map((address) =>
-      Object.assign(new Error(`no answer from ${address} within connectTimeoutMs = ${timeoutMs}`), {
-        code: 'ETIMEDOUT',
-      }),
-    );
-    return asOne([...this.#errors, ...silent]);
+    const within = `within connectTimeoutMs = ${timeoutMs}`;
+    const late = [
+      ...[...this.#trying.values()].map((address) => `no answer from ${address} ${within}`),
+      ...this.#waiting.map((address) => `${address} had no turn ${within}`),
+    ].map((message) => Object.assign(new Error(message), { code: 'ETIMEDOUT' }));
+    return asOne([...this.#errors, ...late]);
   }
 }
 

@@ -18,7 +18,7 @@ const LASTING: ReadonlySet<string> = new Set([
   'ELOOP',
 ]);
 
-/** What can be done about it. */
+/** Advice by code: things that a person can do. */
 const HINTS: ReadonlyMap<string, string> = new Map([
   ['ECONNREFUSED', 'nothing listens there; start the destination first and compare the address'],
   ['ENOENT', 'there is no such socket; start the destination first and compare the path'],

@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { GodwitError } from '@godwit/core';
 import { startServer } from './socket-listener.js';
 
-/** What `sun_path` of unix(7) takes, in bytes, without the zero at its end. */
+/** The longest path that fits `sun_path` of unix(7), in bytes, without the zero at its end. */
 export const LONGEST_PATH = 107;
 
 /** Bytes of the name that a socket is bound under before it gets its own; shorter where the folder's path leaves less. */

@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core';
 import type { ByteStream, DetachedDescriptor } from './byte-stream.js';
 
-/** What is read ahead of a stream that is watched, in bytes. */
+/** The most that is read ahead of a stream that is watched, in bytes. */
 const AHEAD_BYTES = 1024;
 
 /**
@@ -78,7 +78,7 @@ export class WatchedStream implements ByteStream {
 
   async #readAhead(reading: Promise<number>, into: Uint8Array): Promise<number> {
     await reading;
-    // What was read ahead is lost with the stream: the reader gets the reason.
+    // Bytes that were read ahead are lost with the stream: the reader gets the reason.
     if (this.#aborted) return this.#stream.read(into);
     const count = Math.min(this.#to - this.#from, into.length);
     into.set(this.#ahead.subarray(this.#from, this.#from + count));
