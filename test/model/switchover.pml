@@ -321,6 +321,7 @@ inline sourceIsAnswered() {
 #else
     skip
 #endif
+  :: else -> assert(false)
   fi
 }
 
