@@ -1,6 +1,7 @@
 import { getEventListeners } from 'node:events';
 import {
   type ConvergencePolicy,
+  claimOf,
   type DirtyBitmaps,
   type DirtyTracker,
   GodwitError,
@@ -57,7 +58,6 @@ describe('whatever fails before go, the guest runs at the source and both sides 
     ],
     ['a device that does not save', () => devices({ failSave: 1 }, {}), 'GODWIT_DEVICE_FAILED', 'GODWIT_DEVICE_FAILED'],
     ['a device that does not load', () => devices({}, { failLoad: 1 }), 'GODWIT_DEVICE_FAILED', 'GODWIT_DEVICE_FAILED'],
-    ['a device that never ends loading', () => devices({}, { hangLoad: true }), 'GODWIT_TIMEOUT', 'GODWIT_TIMEOUT'],
     [
       'a device that does not know its size',
       () => {
@@ -66,13 +66,24 @@ describe('whatever fails before go, the guest runs at the source and both sides 
         return options;
       },
       'GODWIT_DEVICE_FAILED',
-      'GODWIT_DEVICE_FAILED',
+      // Sizes go with the hello.
+      'GODWIT_CANCELLED',
     ],
     [
       'a device that fails while the guest runs',
       () => {
         const options = devices({}, {});
         options.source.devices = [Object.assign(options.source.devices[0] as FaultyDevice, { precopy: boom })];
+        return options;
+      },
+      'GODWIT_DEVICE_FAILED',
+      'GODWIT_DEVICE_FAILED',
+    ],
+    [
+      'a device that fails before it saves',
+      () => {
+        const options = devices({}, {});
+        options.source.devices = [Object.assign(options.source.devices[0] as FaultyDevice, { save: boom })];
         return options;
       },
       'GODWIT_DEVICE_FAILED',
@@ -115,7 +126,8 @@ describe('whatever fails before go, the guest runs at the source and both sides 
       'memory that cannot be viewed',
       () => ({ source: withView(filledVm(), boom) }),
       'GODWIT_INTERNAL',
-      'GODWIT_INTERNAL',
+      // Its memory cannot be claimed.
+      'GODWIT_CANCELLED',
     ],
     [
       'a view that is too short',
@@ -286,31 +298,33 @@ describe('a tracker that fails', () => {
 });
 
 describe('a tracker that reports every page each time, beside an exact one', () => {
-  const all: DirtyTracker = {
+  const all = (): DirtyTracker => ({
     name: 'vfio-type1',
     exact: false,
     start: async () => {},
     stop: async () => {},
     harvest: async (into) => into.setAll(),
-  };
+  });
 
   test('cannot prove that memory stood still, and is not asked to', async () => {
     const source = filledVm();
-    source.trackers = [source.software, all];
+    source.trackers = [source.software, all()];
     const toy = start({ source, migrate: { verify: true, policy: roundCap(2, 'switchover') } });
     expectMoved(toy, await toy.settled());
   });
 
   test('the exact one still proves that memory did not', async () => {
     const source = filledVm();
-    source.trackers = [all, source.software];
+    source.trackers = [all(), source.software];
     const late = new FaultyDevice('late', new Uint8Array(1));
     source.devices = [late];
     const destination = new ToyVm(BLOCKS, { running: false });
     // Loading begins when all memory is sent: what is written now would be lost.
     destination.devices = [
       Object.assign(new FaultyDevice('late'), {
-        load: async () => source.deviceWrite(0, 3 * PAGE, new Uint8Array([1])),
+        load: async (state: AsyncIterable<Uint8Array>) => {
+          for await (const _ of state) source.deviceWrite(0, 3 * PAGE, new Uint8Array([1]));
+        },
       }),
     ];
     const toy = start({ source, destination, migrate: { policy: roundCap(1, 'switchover') } });
@@ -319,7 +333,7 @@ describe('a tracker that reports every page each time, beside an exact one', () 
 
   test('the record of a round says who reported how much, and the failure says who keeps it from converging', async () => {
     const source = filledVm();
-    source.trackers = [source.software, all];
+    source.trackers = [source.software, all()];
     const toy = start({ source, migrate: { policy: roundCap(2, 'abort') } });
     const ends = await toy.settled();
     expectStayed(toy, ends, 'GODWIT_NOT_CONVERGING');
@@ -383,6 +397,17 @@ describe('memory that the engine cannot move', () => {
     expectStayed(toy, await toy.settled(), 'GODWIT_INVALID_ARGUMENT');
   });
 
+  test('at the destination: its VM is abandoned', async () => {
+    const memory = new BufferMemory([...BLOCKS, { id: 'ram', guestPhysicalAddress: 2 ** 32, byteLength: PAGE }]);
+    const destination = Object.assign(new ToyVm(BLOCKS, { running: false }), { memory });
+    const toy = start({ destination });
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_INVALID_ARGUMENT');
+    expect(ends.receivedCode).toBe('GODWIT_INVALID_ARGUMENT');
+    expect(destination.abandoned).toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
+    expect(claimOf(destination).state).toBe('idle');
+  });
+
   test('populated runs that do not ascend: a page taken for a hole would be lost', async () => {
     const source = filledVm();
     const [block] = source.memory.blocks;
@@ -396,7 +421,8 @@ describe('memory that the engine cannot move', () => {
       },
     ];
     Object.assign(source, { memory: Object.assign(Object.create(source.memory), { blocks }) });
-    expectStayed(start({ source }), await start({ source }).settled(), 'GODWIT_INVALID_ARGUMENT');
+    const toy = start({ source });
+    expectStayed(toy, await toy.settled(), 'GODWIT_INVALID_ARGUMENT');
   });
 });
 

@@ -33,21 +33,22 @@ export class DeviceCalls {
     if (what === 'save' || what === 'pre-copy') this.#asked.add(device);
     const failed = (error: unknown) => deviceFailed(device, what, error);
     const wraps = what !== 'save' && what !== 'pre-copy';
-    const working = (async () => {
+    let settle: () => void = () => {};
+    const settled = new Promise<void>((resolve) => {
+      settle = resolve;
+    });
+    // Before the call: one that throws at once is over at once.
+    this.#busy.set(device, { what, settled });
+    return (async () => {
       try {
         return await work(failed);
       } catch (error) {
         throw wraps ? failed(error) : error;
       } finally {
         this.#busy.delete(device);
+        settle();
       }
     })();
-    const settled = working.then(
-      () => {},
-      () => {},
-    );
-    this.#busy.set(device, { what, settled });
-    return working;
   }
 
   /** Resolves when no code of a device runs on our behalf any more: before the guest may run again. */

@@ -105,7 +105,12 @@ export class DeviceSender {
     for (const [index, device] of this.#devices.entries()) {
       if (device.precopy === undefined || this.calls.isBusy(device)) continue;
       const chunks = this.calls.begin(device, 'pre-copy', (failed) =>
-        this.#each(link.signal, failed, device.precopy?.(), (chunk) => this.#iterative(link, index, chunk)),
+        this.#each(
+          link.signal,
+          failed,
+          () => device.precopy?.(),
+          (chunk) => this.#iterative(link, index, chunk),
+        ),
       );
       chunks.catch((error: unknown) => {
         if (!link.signal.aborted) this.#failure ??= { error };
@@ -128,9 +133,14 @@ export class DeviceSender {
         await abortable(link.write(header, bytes === undefined ? [] : [bytes]), signal);
       };
       const saving = this.calls.begin(device, 'save', (failed) =>
-        this.#each(signal, failed, device.save(signal), async (chunk) => {
-          for (const piece of this.#pieces(chunk)) await write(false, piece);
-        }),
+        this.#each(
+          signal,
+          failed,
+          () => device.save(signal),
+          async (chunk) => {
+            for (const piece of this.#pieces(chunk)) await write(false, piece);
+          },
+        ),
       );
       await abortable(saving, signal);
       await write(true);
@@ -237,12 +247,12 @@ export class DeviceSender {
   async #each(
     signal: AbortSignal,
     failed: (error: unknown) => GodwitError,
-    chunks: AsyncIterable<Uint8Array> | undefined,
+    chunks: () => AsyncIterable<Uint8Array> | undefined,
     write: (chunk: Uint8Array) => Promise<void>,
   ): Promise<void> {
     let ours: { readonly error: unknown } | undefined;
     try {
-      for await (const chunk of chunks ?? []) {
+      for await (const chunk of chunks() ?? []) {
         if (!(chunk instanceof Uint8Array)) throw new Error(`chunks must be Uint8Arrays, got ${typeof chunk}`);
         try {
           await write(chunk);

@@ -116,6 +116,7 @@ export class SetUp implements DestinationPhase {
 
   /** Everything that a migration would be refused for. */
   async #check({ options }: DestinationContext, connection: IncomingConnection, vm: MigratableVm): Promise<void> {
+    checkGuestMemory(vm.memory);
     checkCompatible(connection.hello, vm, options.maximumDeviceState);
     const blockers = await migrationBlockers(vm.devices, connection.signal);
     if (blockers.length === 0) return;
@@ -135,14 +136,13 @@ export class SetUp implements DestinationPhase {
   /** A VM that is somebody else's, or whose memory is the source's, is neither received into nor abandoned by this call. */
   #claim(context: DestinationContext, vm: MigratableVm, hello: HelloFrame): Claim {
     try {
-      checkGuestMemory(vm.memory);
       checkNotShared(hello, vm);
       const claim = Claim.take(vm, 'arriving', hello.migrationId);
       context.vm = vm;
       context.claim = claim;
       return claim;
     } catch (error) {
-      const { code, message } = GodwitError.wrap(error, 'GODWIT_CLAIMED', 'the VM could not be claimed');
+      const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the VM could not be claimed');
       throw new GodwitError(code, message, { cause: error, retry: false });
     }
   }
