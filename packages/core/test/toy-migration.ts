@@ -1,4 +1,5 @@
 import {
+  type ConvergencePolicy,
   type IncomingEvent,
   type IncomingMigration,
   type LinkConnector,
@@ -68,6 +69,12 @@ export interface Ends {
   /** Code of the source's failure; `undefined` when it succeeded. */
   readonly code: string | undefined;
   readonly receivedCode: string | undefined;
+}
+
+/** Switches over after so many rounds, whatever is predicted, and within the bound: unlike `roundCap`, at no price. */
+export function after(rounds: number): ConvergencePolicy {
+  return ({ outcome }) =>
+    outcome.round >= rounds ? { action: 'switchover', reason: `${rounds} rounds are enough` } : undefined;
 }
 
 /** A source with every second page of its first block filled. */
