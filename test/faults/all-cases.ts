@@ -23,7 +23,7 @@ export interface PlanSize {
   readonly random: () => number;
 }
 
-/** What CI takes of the byte offsets. Of everything else it takes all. */
+/** Byte offsets each way of CI's sample, which has all of everything else. */
 export const SAMPLED_OFFSETS = 100;
 
 const ON_CONTROL = { stream: 0, pageChannels: 0, checksum: false, rounds: FEW_ROUNDS } as const;
@@ -39,7 +39,7 @@ export const UNCUT = {
 export const WHOLE_NAMES = ['cut-ten-times', 'failed-migrations'] as const;
 export type WholeName = (typeof WHOLE_NAMES)[number];
 
-/** All there is, in the order in which it is printed. */
+/** Every series of cases, in the order in which they are printed. */
 export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
   return [
     ...cutsAtFrames(),

@@ -7,7 +7,7 @@ export interface CaseResult {
   readonly struck: boolean;
   /** How the case ended, for counting: `moved`, `moved, reconnected`, `stayed: GODWIT_LINK_LOST`, ... */
   readonly ending: string;
-  /** Anything that must not be; empty when all is well. */
+  /** Findings that must not be; empty when all is well. */
   readonly problems: readonly string[];
   /** Printed instead of the endings. */
   readonly summary?: string;
@@ -20,7 +20,7 @@ export type CaseOrder =
   | { readonly order: 'run'; readonly name: string; readonly seed: number }
   | { readonly order: 'end' };
 
-/** What such a process reports. */
+/** Reports of such a process. */
 export type CaseReport =
   | {
       /** The guest runs, and has been migrated uncut. */

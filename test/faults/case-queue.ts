@@ -16,7 +16,7 @@ export interface SeriesEnd {
   readonly name: string;
   /** How often each ending came, of the cases whose fault struck. */
   readonly endings: ReadonlyMap<string, number>;
-  /** What its cases had to say of themselves. */
+  /** Printed instead of the endings, by cases that tell figures of their own. */
   readonly summaries: readonly string[];
 }
 
@@ -44,7 +44,14 @@ export class CaseQueue {
   #told = 0;
 
   constructor(series: readonly CaseSeries[]) {
-    this.#all = series.map((one) => ({ series: one, results: [], next: 0, seen: 0, misses: 0, over: false }));
+    this.#all = series.map((one) => ({
+      series: one,
+      results: [],
+      next: 0,
+      seen: 0,
+      misses: 0,
+      over: one.at(0) === undefined,
+    }));
     this.#order = [...series.keys()].sort((a, b) => rank(series[a]) - rank(series[b]) || a - b);
   }
 

@@ -1,11 +1,14 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { WHOLE_NAMES } from './all-cases.js';
 import type { CaseOrder, CaseReport, CaseResult } from './case-messages.js';
 
 const PROGRAM = fileURLToPath(new URL('./case-process.js', import.meta.url));
 
-/** Longer than any case takes, the slowest machine and the cases beside it included: beyond it the process hangs. */
+/** Longer than any case takes, on a slow machine and with others beside it: beyond it the process hangs. */
 const HANGS_MS = 300_000;
+/** The same for a case that is hundreds of migrations. */
+const WHOLE_HANGS_MS = 1_200_000;
 
 type Report<R extends CaseReport['report']> = Extract<CaseReport, { readonly report: R }>;
 
@@ -36,7 +39,8 @@ export class CaseWorker {
   /** Never rejects: a process that dies or hangs is a problem of the case that it ran. */
   async run(name: string, seed: number): Promise<CaseResult> {
     try {
-      return (await this.#ask({ order: 'run', name, seed }, 'done')).result;
+      const hangsMs = WHOLE_NAMES.some((whole) => whole === name) ? WHOLE_HANGS_MS : HANGS_MS;
+      return (await this.#ask({ order: 'run', name, seed }, 'done', hangsMs)).result;
     } catch (error) {
       return { struck: true, ending: 'no result', problems: [error instanceof Error ? error.message : String(error)] };
     }
@@ -52,22 +56,22 @@ export class CaseWorker {
     this.#child.kill('SIGKILL');
   }
 
-  #ask<R extends CaseReport['report']>(order: CaseOrder, report: R): Promise<Report<R>> {
-    const heard = this.#hear(report);
+  #ask<R extends CaseReport['report']>(order: CaseOrder, report: R, hangsMs = HANGS_MS): Promise<Report<R>> {
+    const heard = this.#hear(report, hangsMs);
     if (this.#child.connected) this.#child.send(order, () => {});
     return heard;
   }
 
-  async #hear<R extends CaseReport['report']>(report: R): Promise<Report<R>> {
+  async #hear<R extends CaseReport['report']>(report: R, hangsMs = HANGS_MS): Promise<Report<R>> {
     let timer: NodeJS.Timeout | undefined;
     try {
       return await new Promise<Report<R>>((resolve, reject) => {
         if (this.#gone !== undefined) reject(new Error(this.#gone));
         this.#waiting = { report, resolve: (heard) => resolve(heard as Report<R>), reject };
         timer = setTimeout(() => {
-          reject(new Error(`the process has said nothing for ${HANGS_MS / 1000} s`));
+          reject(new Error(`the process has said nothing for ${hangsMs / 1000} s`));
           this.kill();
-        }, HANGS_MS);
+        }, hangsMs);
       });
     } finally {
       clearTimeout(timer);

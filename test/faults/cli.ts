@@ -10,6 +10,9 @@ import { startWorker, workOff } from './work-off.js';
 /** Of a case's time a good part is waiting, for a silence that is noticed or a thread that starts. */
 const CASES_PER_CORE = 3;
 
+/** Each case at a time takes some 120 MiB. */
+const MOST_AT_A_TIME = 24;
+
 const USAGE = `npm run test:faults -- [--sample] [--seed N] [--offsets N] [--series TEXT] [--only CASE] [--parallel N]
   --sample    what CI runs: all but the byte offsets, of which it takes ${SAMPLED_OFFSETS}; the seed is the commit's
   --seed      where the random numbers start (default 1): places of byte offsets, what corrupted bytes become
@@ -26,7 +29,7 @@ const { values } = parseArgs({
     offsets: { type: 'string' },
     only: { type: 'string' },
     series: { type: 'string', default: '' },
-    parallel: { type: 'string', default: String(CASES_PER_CORE * availableParallelism()) },
+    parallel: { type: 'string', default: String(Math.min(MOST_AT_A_TIME, CASES_PER_CORE * availableParallelism())) },
     help: { type: 'boolean', default: false },
   },
 });
@@ -50,7 +53,12 @@ report.end();
 function planned(bytes: { readonly out: number; readonly in: number }): CaseSeries[] {
   report.line(`an uncut migration: ${bytes.out} bytes to the destination in few rounds, ${bytes.in} back in many`);
   const all = allSeries({ offsets, bytes, random: seeded(seed) });
-  return all.filter(({ name }) => name.includes(values.series));
+  const wanted = all.filter(({ name }) => name.includes(values.series));
+  if (wanted.length === 0) {
+    const names = all.map(({ name }) => name);
+    report.besides(`no series has "${values.series}" in its name; there are`, names);
+  }
+  return wanted;
 }
 
 function single(name: string): CaseSeries {

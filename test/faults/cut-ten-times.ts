@@ -8,7 +8,7 @@ import { TIMEOUTS } from './run-case.js';
 const MIB = 2 ** 20;
 const HOST = '127.0.0.1';
 
-/** What crossed one connection, from source to destination. */
+/** Bytes of one connection, from source to destination. */
 interface Crossing {
   /** Bytes that the source wanted to send. */
   handed: number;

@@ -1,4 +1,4 @@
-/** What the runner tells one of the two processes. */
+/** Orders of the runner to one of the two processes. */
 export type DeathOrder =
   /** To the destination: wait for a guest, and die before frame `frame` of a direction if that is given. */
   | { readonly order: 'receive'; readonly death?: Death }

@@ -18,15 +18,15 @@ const peerDied = new Promise<void>((resolve) => {
 });
 
 process.on('message', (order: DeathOrder) => {
-  obey(order).catch((error: unknown) => {
+  carryOut(order).catch((error: unknown) => {
     process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`);
     process.exit(1);
   });
 });
-// Whoever gave the orders is gone.
+// The process that gave the orders is gone.
 process.on('disconnect', () => process.exit(1));
 
-async function obey(order: DeathOrder): Promise<void> {
+async function carryOut(order: DeathOrder): Promise<void> {
   switch (order.order) {
     case 'receive':
       return receiveGuest(order.death);

@@ -97,7 +97,7 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
   const links = await listenOn(tcp({ host: HOST, port: 0 }));
   try {
     const fail = async (n: number) => {
-      // a peer too: bytes that are no migration.
+      // A connection that brings no migration comes first.
       connect(links.listener.port, HOST)
         .on('error', () => {})
         .resume()
@@ -105,7 +105,7 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
       const spoil = SPOILS[n % SPOILS.length] as Spoil;
       const [migration, incoming] = spoil(guest, links);
       const [here] = await Promise.allSettled([migration.result]);
-      // Who has not heard of the migration by now never will, and waits for another one.
+      // A destination that has not heard of the migration by now never will, and waits for another one.
       if (incoming?.state === 'none') incoming.cancel();
       await Promise.allSettled([incoming?.result]);
       if (here.status === 'fulfilled') problems.push(`failure ${n % SPOILS.length} succeeded`);

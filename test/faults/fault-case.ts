@@ -1,6 +1,6 @@
 import type { Fault, FaultPlace } from '@godwit/transport/testing';
 
-/** What can go wrong with the link in one case. */
+/** One way in which a link can go wrong. */
 export type FaultKind = Fault['kind'];
 
 /** One thing to try: a fault, in one direction of one stream of the first connection. `out` is from source to destination. */

@@ -5,7 +5,7 @@ import type { LiveGuest } from '../guest/live-guest.js';
 /** How the promise of one side ended; `undefined` when it did not. */
 export type Outcome<T> = PromiseSettledResult<T> | undefined;
 
-/** Who has the guest, and whether everybody knows why. */
+/** The ending of a case: which side has the guest. Adds to `problems` when it is not exactly one, or a side is wrong about it. */
 export async function judge(
   guest: LiveGuest,
   source: VirtualMachine,

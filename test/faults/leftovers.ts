@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 
-/** What this process holds: to see that nothing is left behind. */
+/** Resources that this process holds: to see that nothing is left behind. */
 export interface Leftovers {
   readonly fileDescriptors: number;
   /** Sockets, servers, timers and so on that keep the process alive. */
@@ -9,12 +9,12 @@ export interface Leftovers {
   /** Threads of the process, those of Node's own pool included. */
   readonly threads: number;
   readonly residentBytes: number;
-  /** What lives in V8's heap. */
+  /** Objects in V8's heap that live. */
   readonly heapBytes: number;
 }
 
 export async function leftovers(): Promise<Leftovers> {
-  // What a garbage collection frees, and what frees itself in the turns after it, is not held.
+  // A collection, and the turns after it, free things that are not held any more.
   for (let i = 0; i < 3; i++) {
     globalThis.gc?.();
     await turn();
@@ -45,7 +45,7 @@ export async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
   }
 }
 
-/** What there is more of than before, of all that is counted exactly. Memory is not: a heap grows as it likes. */
+/** Resources of which there are more than before. Memory is not among them: a heap grows as it likes. */
 export function growth(before: Leftovers, after: Leftovers): string[] {
   return (['fileDescriptors', 'handles', 'threads'] as const)
     .filter((what) => after[what] > before[what])

@@ -136,7 +136,7 @@ async function settled(migration: Migration, incoming: IncomingMigration, proble
   return [here, there] as const;
 }
 
-/** Both ends of an Observable are watched: it must end exactly when its promise does. */
+/** Watches the events of one side: they must end exactly when its promise settles. */
 function follow(
   role: Observable<{ readonly type: string; readonly state?: string }> & { readonly result: Promise<unknown> },
   name: string,

@@ -117,7 +117,7 @@ function judge(victim: DeathCase['victim'], mortal: RoleProcess, survivor: RoleP
   const running = examined?.running ?? false;
   if (!mortal.dead) return { ending: running ? 'nobody died, moved' : 'nobody died', problems };
   if (victim === 'destination') {
-    // What the source let go of was running at the destination, and died with it.
+    // The guest that the source handed over was running at the destination, and died with it.
     if (end?.code === undefined) return { ending: 'handed over, then died with the destination', problems };
     if (!running) problems.push(`the source has ${end.code} and runs nothing: ${end.message}`);
     return { ending: `${end.code}${recovered === undefined ? ', runs on' : ', recovered'}`, problems };

@@ -35,7 +35,7 @@ export async function workOff(queue: CaseQueue, { seed, parallel, report, first 
   };
   change();
 
-  async function work(number: number, started: CaseWorker | undefined): Promise<void> {
+  async function work(started: CaseWorker | undefined): Promise<CaseWorker | undefined> {
     let worker = started;
     while (!queue.over) {
       const one = queue.next();
@@ -60,16 +60,19 @@ export async function workOff(queue: CaseQueue, { seed, parallel, report, first 
         worker = undefined;
       }
     }
-    if (worker === undefined) return;
-    try {
-      const { before, after } = await worker.end();
-      report.worker(number, before, after);
-    } catch (error) {
-      report.besides(`process ${number} did not end`, [textOf(error)]);
-    }
+    return worker;
   }
 
-  await Promise.all(Array.from({ length: parallel }, (_, n) => work(n + 1, n === 0 ? first : undefined)));
+  const workers = await Promise.all(Array.from({ length: parallel }, (_, n) => work(n === 0 ? first : undefined)));
+  for (const [index, worker] of workers.entries()) {
+    if (worker === undefined) continue;
+    try {
+      const { before, after } = await worker.end();
+      report.worker(index + 1, before, after);
+    } catch (error) {
+      report.besides(`process ${index + 1} did not end`, [textOf(error)]);
+    }
+  }
 }
 
 function textOf(error: unknown): string {

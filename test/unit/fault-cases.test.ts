@@ -150,11 +150,11 @@ describe('cases that are shared out', () => {
   }
 
   test.each([1, 2, 6, 50])('are the same ones with %d takers, whoever is first', (takers) => {
-    const series = [open('a'), fixed('f', 20), open('b'), open('none'), fixed('one', 1)];
+    const series = [open('a'), fixed('f', 20), open('b'), open('none'), fixed('one', 1), fixed('empty', 0)];
     const reached = { a: 5, b: 9, none: 0 };
     for (let seed = 1; seed <= 20; seed++) {
       const { ran, told } = workOff(series, reached, takers, seeded(seed));
-      expect(told).toEqual(['a 5', 'f 20', 'b 9', 'none 0', 'one 1']);
+      expect(told).toEqual(['a 5', 'f 20', 'b 9', 'none 0', 'one 1', 'empty 0']);
       expect(ran).toHaveLength(new Set(ran).size);
       expect(ran).toHaveLength(5 + 9 + 0 + 3 * MISSES + 20 + 1);
     }

@@ -31,7 +31,7 @@ const deadline = Number(process.env['CI_DEADLINE'] ?? Number.POSITIVE_INFINITY) 
 const timeout = Number(values.timeout ?? Math.max(300, 3 * takes));
 const limit = Math.min(timeout * 1000, deadline - started);
 const tally = join(results, `tally-${process.pid}.jsonl`);
-/** What the summary shows of a step that failed: its log may be far above, or not kept. */
+/** Lines that the summary shows of a step that failed: its log may be far above, or not kept. */
 const DETAIL_LINES = 30;
 /** The end of what the command printed, both ways: without colours. */
 let printed = '';
@@ -95,7 +95,7 @@ function run(file, args) {
       resolve(error.message);
     });
     child.on('exit', () => {
-      // What still holds the standard output five seconds later was forgotten.
+      // A process that still holds the standard output five seconds later was forgotten.
       setTimeout(() => {
         leftBehind = true;
         end('SIGKILL');
