@@ -159,7 +159,9 @@ async function runScenario(given: Scenario): Promise<void> {
     expect(round.rawBytes).toBe(sent * pageSize);
     expect(round.wireBytes).toBeGreaterThanOrEqual(raw * pageSize);
   }
-  expect(summary.rounds.map(({ round }) => round)).toEqual(summary.rounds.map((_, index) => index + 1));
+  // Counted over the whole migration: a round that a restarted destination has made void has its number and no record.
+  const numbers = summary.rounds.map(({ round }) => round);
+  expect(numbers).toEqual([...new Set(numbers)].sort((a, b) => a - b));
 }
 
 test('every byte arrives, whatever the guest writes at whatever moment', async () => {

@@ -118,8 +118,8 @@ const pages = (runs: readonly number[], bytes: number, change: object = {}) =>
 const zero = (runs: readonly unknown[], change: object = {}) =>
   ({ type: 'zeroPages', round: 1, block: 0, runs, ...change }) as unknown as Frame;
 const end = (count: number, round = 1): Frame => ({ type: 'roundEnd', round, pages: count });
-const device = (index: number, sequence: number, last: boolean, bytes = 1) =>
-  [{ type: 'device', device: index, sequence, last, attempt: 0 } as const, new Uint8Array(bytes)] as const;
+const device = (index: number, sequence: number, last: boolean, bytes = 1, attempt = last ? 1 : 0) =>
+  [{ type: 'device', device: index, sequence, last, attempt } as const, new Uint8Array(bytes)] as const;
 const DEVICES = [device(0, 0, true), device(1, 0, true)] as const;
 const SWITCHOVER: Frame = { type: 'switchover', round: 1, attempt: 1, runState: 'running' };
 const GO: Frame = { type: 'go', attempt: 1 };
@@ -132,7 +132,7 @@ afterEach(() => void hostile.incoming.cancel());
 
 describe('a hello that does not fit is refused before a page moves', () => {
   test.each<readonly [string, Partial<HelloFrame> | object, string]>([
-    ['newer versions only', { minimumVersion: 2, maximumVersion: 3 }, 'GODWIT_VERSION_MISMATCH'],
+    ['newer versions only', { minimumVersion: 3, maximumVersion: 4 }, 'GODWIT_VERSION_MISMATCH'],
     ['no version at all', { minimumVersion: 0, maximumVersion: 0 }, 'GODWIT_VERSION_MISMATCH'],
     [
       'a version that is no number',
@@ -162,7 +162,7 @@ describe('a hello that does not fit is refused before a page moves', () => {
     hostile = new Hostile();
     await hostile.hello(change as Partial<HelloFrame>);
     expect(await hostile.refused()).toBe(code);
-    expect(hostile.heard).toEqual([{ type: 'error', code, message: expect.any(String) }]);
+    expect(hostile.heard).toEqual([{ type: 'error', code, message: expect.any(String), retry: false }]);
   });
 
   test('another first frame: the peer is told, and the incoming migration waits on', async () => {
@@ -185,7 +185,7 @@ describe('a hello that does not fit is refused before a page moves', () => {
         type: 'error',
         code: 'GODWIT_TIMEOUT',
         message: expect.stringContaining('handshakeTimeoutMs (30000 ms)'),
-        retry: false,
+        retry: true,
       },
     ]);
     expect(hostile.clock.now()).toBeLessThan(32_000);
@@ -266,7 +266,7 @@ describe('frames that are not allowed, or out of range, change no memory and end
     ['device state after its end', [device(0, 0, true), device(0, 1, true)], 'GODWIT_PROTOCOL'],
     [
       'more device state than agreed',
-      [device(0, 0, false, 60_000), device(0, 1, false, 60_000)],
+      [device(0, 0, false, 60_000, 1), device(0, 1, false, 60_000, 1)],
       'GODWIT_LIMIT_EXCEEDED',
     ],
     [

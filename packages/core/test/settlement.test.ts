@@ -61,7 +61,7 @@ describe('after go', () => {
     expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['released', 'untold']);
     const said = toy.incomingEvents.filter(({ type }) => type === 'running' || type === 'warning');
     expect(said).toEqual([
-      { type: 'running', resumeMs: 0, sinceReadyMs: 0 },
+      { type: 'running', resumeMs: 0 },
       { type: 'warning', code: 'GODWIT_LINK_LOST', message: expect.stringContaining('settleTimeoutMs (30000 ms)') },
     ]);
   });
@@ -176,7 +176,7 @@ describe('after go', () => {
     await clock.sleep(5000);
     const nothing = {} as { destinationIsDead: true; sourceIsDead: true };
     await expect(migration.recover(nothing)).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
-    expect(() => incoming.recover(nothing)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
+    await expect(incoming.recover(nothing)).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
     expect([migration.ownership, incoming.ownership]).toEqual(['handedOver', 'ready']);
     incoming.cancel();
     await Promise.allSettled([migration.result, incoming.result]);
@@ -243,7 +243,7 @@ describe('a destination that is ready', () => {
 
   test('waits, and runs the guest on the word that the source is dead', async () => {
     const { toy, incoming } = await orphaned();
-    incoming.recover({ sourceIsDead: true });
+    await incoming.recover({ sourceIsDead: true });
     const { vm } = await incoming.result;
     expect(vm).toBe(toy.destination);
     expect(toy.destination.running).toBe(true);
@@ -252,9 +252,7 @@ describe('a destination that is ready', () => {
     // Whoever asks later is told.
     await toy.migration.settle();
     expect(toy.migration.ownership).toBe('released');
-    expect(() => incoming.recover({ sourceIsDead: true })).toThrow(
-      expect.objectContaining({ code: 'GODWIT_INVALID_STATE' }),
-    );
+    await expect(incoming.recover({ sourceIsDead: true })).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
   }, 30_000);
 
   test('waits until it is cancelled', async () => {
@@ -269,19 +267,17 @@ describe('a destination that is ready', () => {
   }, 30_000);
 
   test.each(['ready', 'verified', 'digests'] as const)(
-    'hears that the guest stays at the source when the link is lost at "%s"',
+    'is found again when the link is lost at "%s", and the guest moves',
     async (type) => {
       const resumedAt: number[] = [];
       const source = filledVm();
       const toy = cutting(type)({ source, migrate: { verify: true } });
       source.onResume = () => void resumedAt.push(toy.clock.now());
       const ends = await toy.settled();
-      expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_LINK_LOST', 'GODWIT_LINK_LOST']);
-      expect(ends.received).toMatchObject({ reason: { remote: true } });
-      guestAt(source, toy.destination);
-      expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['kept', 'abandoned']);
-      expect(resumedAt).toEqual([0]);
-      expect(toy.destination.abandoned).toBeDefined();
+      expectMoved(toy, ends);
+      // With everything loaded the pause goes on over another link; a comparison that was cut is given up, and the guest runs at once.
+      expect(resumedAt).toEqual(type === 'ready' ? [] : [0]);
+      expect(toy.destination.resumes).toBe(1);
       expect(toy.clock.now()).toBeLessThan(3000);
     },
   );
@@ -291,20 +287,23 @@ describe('a destination that is ready', () => {
     let loaded: () => void = () => {};
     destination.devices = [
       Object.assign(new FaultyDevice('uart'), {
-        load: () =>
-          new Promise<void>((resolve) => {
+        load: async (state: AsyncIterable<Uint8Array>) => {
+          for await (const _ of state);
+          toy.link.cut();
+          await new Promise<void>((resolve) => {
             loaded = resolve;
-            toy.link.cut();
-          }),
+          });
+        },
       }),
     ];
     const source = filledVm();
     source.devices = [new FaultyDevice('uart', Uint8Array.of(1))];
     const toy: Toy = start({ source, destination });
-    void toy.clock.sleep(50).then(() => loaded());
-    const ends = await toy.settled();
-    expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_LINK_LOST', 'GODWIT_LINK_LOST']);
-    guestAt(source, destination);
-    expect(toy.incoming.ownership).toBe('abandoned');
+    void toy.clock.sleep(50).then(() => {
+      expect([source.running, destination.running]).toEqual([false, false]);
+      loaded();
+    });
+    expectMoved(toy, await toy.settled());
+    expect([source.resumes, destination.resumes]).toEqual([0, 1]);
   });
 });

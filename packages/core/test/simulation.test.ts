@@ -133,7 +133,8 @@ test('the terms add up to the downtime, and to nothing more', async () => {
   const terms = Object.values(summary.downtime);
   expect(terms.reduce((sum, { actualMs }) => sum + actualMs, 0)).toBeCloseTo(summary.downtimeMs, 6);
   expect(terms.reduce((sum, { predictedMs }) => sum + predictedMs, 0)).toBeCloseTo(summary.predictedDowntimeMs, 6);
-  expect(summary.downtime.roundTripMs.actualMs).toBeGreaterThanOrEqual(20);
+  // `switchover`, `ready` and `go`, 5 ms each; `running` is on its way while the guest runs.
+  expect(summary.downtime.roundTripMs.actualMs).toBeGreaterThanOrEqual(15);
   expect(summary.verifyMs).toBeGreaterThan(0);
   expect(summary.totalMs).toBeGreaterThan(summary.downtimeMs + summary.verifyMs);
 });

@@ -87,7 +87,7 @@ export class DeviceLoader {
       );
     }
     const pending = this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, 0);
-    if (pending > 0 && pending + payloadBytes > this.#parts.maximumBytes) {
+    if (pending + payloadBytes > this.#parts.maximumBytes) {
       throw new GodwitError(
         'GODWIT_LIMIT_EXCEEDED',
         `device "${id}": more than ${this.#parts.maximumBytes} bytes of state wait to be loaded; raise maximumDeviceState if that is right`,

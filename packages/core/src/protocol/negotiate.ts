@@ -120,7 +120,7 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDevi
 export function checkNotShared(hello: HelloFrame, vm: MigratableVm): void {
   const mine = new Map<string, string>();
   for (const { id, identity = '' } of vm.memory.blocks) if (identity !== '') mine.set(fileOf(identity), id);
-  for (const { id, identity } of hello.blocks) {
+  for (const { id, identity = '' } of hello.blocks) {
     const own = identity === '' ? undefined : mine.get(fileOf(identity));
     if (own === undefined) continue;
     throw new GodwitError(

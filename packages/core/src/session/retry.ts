@@ -32,7 +32,7 @@ export function mayRetry(error: unknown, stage: RetryStage): boolean {
   if (stage === 'connected') return error.retry && error.code === 'GODWIT_LINK_LOST';
   // Whoever answers at first, and wrongly, is not who was meant.
   if (stage === 'connecting') return error.retry;
-  return error.retry || GARBLED.has(error.code) || (stage === 'after-go' && error.code === 'GODWIT_INTERNAL');
+  return stage === 'after-go' || error.retry || GARBLED.has(error.code);
 }
 
 export interface AttemptParts {

@@ -71,7 +71,7 @@ export class DeviceSender {
    */
   use(link: DeviceLink, maximumPayload: number, maximumDeviceState: number): void {
     this.#link = link;
-    this.#pieceBytes = Math.min(PIECE_BYTES, maximumPayload);
+    this.#pieceBytes = Math.max(1, Math.min(PIECE_BYTES, maximumPayload, maximumDeviceState));
     this.#maximumBytes = maximumDeviceState;
   }
 
@@ -317,7 +317,7 @@ export class DeviceSender {
 
   /** A destination that loads more slowly than the link carries is waited for, with the guest running. */
   async #room(link: DeviceLink, bytes: number): Promise<void> {
-    while (this.#waitingBytes > 0 && this.#waitingBytes + bytes > this.#maximumBytes) {
+    while (this.#waitingBytes + bytes > this.#maximumBytes) {
       this.#onStall();
       const room = new Promise<void>((resolve) => {
         this.#wakeForRoom = resolve;
