@@ -1,7 +1,7 @@
 import { type Frame, type FrameStream, type GodwitError, type MigrateOptions, roundCap } from '@godwit/core';
 import { engineParts, FaultyDevice, type FrameTap, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
-import { after, BLOCKS, expectMoved, filledVm, start, type Toy, type ToyOptions } from './toy-migration.js';
+import { BLOCKS, expectMoved, filledVm, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
 
 const { keepAlive, keepaliveTimes } = engineParts;
 
@@ -15,7 +15,7 @@ describe.each(['source', 'destination'] as const)('a link that says nothing any 
   const looking = (role: string) => (role === notices ? QUICK : { keepaliveMs: 2000, silenceTimeoutMs: 0 });
 
   /** From the first frame of this type on, nothing arrives on this connection, in either direction. */
-  function silentFrom(direction: 'source' | 'destination', type: Frame['type'], policy = after(2)): Toy {
+  function silentFrom(direction: 'source' | 'destination', type: Frame['type'], policy = switchAfter(2)): Toy {
     let silent = false;
     let once = true;
     const tap =

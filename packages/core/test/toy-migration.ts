@@ -72,7 +72,7 @@ export interface Ends {
 }
 
 /** Switches over after so many rounds, whatever is predicted, and within the bound: unlike `roundCap`, at no price. */
-export function after(rounds: number): ConvergencePolicy {
+export function switchAfter(rounds: number): ConvergencePolicy {
   return ({ outcome }) =>
     outcome.round >= rounds ? { action: 'switchover', reason: `${rounds} rounds are enough` } : undefined;
 }

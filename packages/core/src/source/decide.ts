@@ -8,6 +8,12 @@ const SHORTEST_ROUND_MS = 10;
 /** How long a switchover that waits for something is put off at a time: a round that sends what was written comes between. */
 const GATED_MS = 100;
 
+/** What a switchover waits for. */
+interface Obstacle {
+  readonly gate: 'readiness' | 'other';
+  readonly why: string;
+}
+
 /** Rounds that a policy can look back on. */
 const MOST_HISTORY = 1000;
 
@@ -19,10 +25,7 @@ const MOST_HISTORY = 1000;
 export class Switchover {
   readonly #context: SourceContext;
   readonly #history: RoundRecord[];
-  /** The switchover waits for something. */
-  #gated = false;
-  /** The destination is to catch up: devices offer nothing new meanwhile. */
-  #catchingUp = false;
+  #gate: Obstacle['gate'] | undefined;
   #reported = false;
 
   constructor(context: SourceContext) {
@@ -31,9 +34,9 @@ export class Switchover {
     this.#ask();
   }
 
-  /** Whether devices may yield more state in the next round. */
+  /** Whether devices may yield more state in the next round: not while the destination is to catch up. */
   get offersDevices(): boolean {
-    return !this.#catchingUp;
+    return this.#gate !== 'readiness';
   }
 
   async after(outcome: RoundOutcome): Promise<Decision> {
@@ -42,19 +45,15 @@ export class Switchover {
     this.#context.guest.checkAlive();
     this.#ask();
     const wanted = this.#wanted(outcome);
-    this.#gated = false;
-    if (wanted.action !== 'switchover') {
-      this.#catchingUp = false;
-      return wanted;
-    }
+    this.#gate = undefined;
+    if (wanted.action !== 'switchover') return wanted;
     const obstacle = await this.#obstacle(wanted);
     if (obstacle === undefined) {
-      this.#catchingUp = false;
       wishes.taken();
       return wanted;
     }
-    this.#gated = true;
-    return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle}` };
+    this.#gate = obstacle.gate;
+    return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle.why}` };
   }
 
   /** The time between two rounds. */
@@ -64,15 +63,18 @@ export class Switchover {
     if (this.#history.length > MOST_HISTORY) this.#history.shift();
     if (record.decision.action !== 'continue') return;
     const least = SHORTEST_ROUND_MS - record.totalMs;
-    const pause = this.#gated ? Math.max(least, GATED_MS) : least;
+    const gate = this.#gate;
+    const pause = gate === undefined ? least : Math.max(least, GATED_MS);
     if (pause <= 0) return;
     const enough = new AbortController();
     const stop = () => enough.abort(session.signal.reason);
     session.signal.addEventListener('abort', stop, { once: true });
     const sleeping = options.clock.sleep(pause, enough.signal).catch(() => {});
     try {
-      if (this.#gated) await Promise.race([sleeping, readiness.changed(enough.signal), wishes.asked()]);
-      else await sleeping;
+      // Answers to questions about new state come each round, and end no other wait.
+      const prepared = gate === 'readiness' ? [readiness.changed(enough.signal)] : [];
+      if (gate === undefined) await sleeping;
+      else await Promise.race([sleeping, wishes.asked(), ...prepared]);
     } finally {
       enough.abort();
       session.signal.removeEventListener('abort', stop);
@@ -117,18 +119,21 @@ export class Switchover {
     );
   }
 
-  /** What the switchover has to wait for, in words; `undefined` when it may begin. */
-  async #obstacle(wanted: Extract<Decision, { action: 'switchover' }>): Promise<string | undefined> {
+  /** What the switchover has to wait for; `undefined` when it may begin. */
+  async #obstacle(wanted: Extract<Decision, { action: 'switchover' }>): Promise<Obstacle | undefined> {
     const { attempts, devices, guest, session, wishes, options } = this.#context;
     const forced = wanted.force === true;
     const askedFor = wishes.switchover !== undefined;
-    if (!guest.settled) return 'pause() has not returned';
+    if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
     const blocker = await devices.switchoverBlocker(session.signal);
-    if (blocker !== undefined) return blocker;
+    if (blocker !== undefined) return { gate: 'other', why: blocker };
     const { backOffMs } = attempts;
-    if (backOffMs > 0 && !forced && !askedFor) return `${backOffMs.toFixed(0)} ms until another attempt`;
+    if (backOffMs > 0 && !forced && !askedFor) {
+      return { gate: 'other', why: `${backOffMs.toFixed(0)} ms until another attempt` };
+    }
     if (options.force || (forced && askedFor)) return undefined;
-    return this.#unprepared(forced);
+    const why = await this.#unprepared(forced);
+    return why === undefined ? undefined : { gate: 'readiness', why };
   }
 
   async #unprepared(forced: boolean): Promise<string | undefined> {
@@ -136,7 +141,6 @@ export class Switchover {
     const { clock, readinessTimeoutMs } = options;
     const prepared = () =>
       session.current !== undefined && readiness.isPrepared(session.current, session.attempt, devices.sequences);
-    this.#catchingUp = true;
     if (!prepared()) {
       const enough = new AbortController();
       await Promise.race([readiness.changed(enough.signal), clock.sleep(GATED_MS, enough.signal).catch(() => {})]);
