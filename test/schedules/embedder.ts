@@ -1,0 +1,106 @@
+import type { Arrival, Departure } from './parties.js';
+import type { World } from './world.js';
+
+/** The guest is the destination's, whether it runs or not. */
+const ARRIVED: readonly string[] = ['running', 'settled', 'untold', 'recovered'];
+
+/** What people do when a migration has ended without saying whose the guest is: only what docs/switchover.md allows them. */
+export class Embedder {
+  readonly #world: World;
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  /** Looks at everything once, and does what is to be done. True when there was something. */
+  async act(): Promise<boolean> {
+    const { departures, arrivals } = this.#world;
+    let acted = false;
+    for (const arrival of arrivals) acted = (await this.#decideArrival(arrival)) || acted;
+    for (const departure of departures) acted = (await this.#decideDeparture(departure)) || acted;
+    return acted;
+  }
+
+  /** A guest that is paused, and not by the engine, runs again: where it is now. */
+  unpause(): void {
+    const { guest, arrivals, departures } = this.#world;
+    const arrived = arrivals.findLast(
+      ({ process, incoming, machine }) =>
+        process.alive && machine !== undefined && ARRIVED.includes(incoming.ownership),
+    );
+    if (guest.ended || (!guest.pausedByUser && arrived?.machine?.leftPaused !== true)) return;
+    const machine = arrived?.machine ?? guest.home;
+    if (!machine.process.alive || machine.running || [...guest.runners].some(({ process }) => process.alive)) return;
+    const own = departures.filter((departure) => departure.machine === machine && departure.ending !== undefined);
+    if (own.some(({ migration }) => ['released', 'unknown', 'handedOver'].includes(migration.ownership))) return;
+    guest.pausedByUser = false;
+    machine.leftPaused = false;
+    machine.resumeByUser();
+  }
+
+  /** Everything that is still under way is given up. */
+  cancelAll(): void {
+    const { departures, arrivals } = this.#world;
+    for (const { process, migration, ending } of departures)
+      if (process.alive && ending === undefined) migration.cancel('enough');
+    for (const { process, incoming, ending } of arrivals)
+      if (process.alive && ending === undefined) incoming.cancel('enough');
+  }
+
+  async #decideDeparture(departure: Departure): Promise<boolean> {
+    const { migration, process, ending, id, machine } = departure;
+    if (!process.alive || ending === undefined || migration.ownership !== 'unknown') return false;
+    const there = this.#world.arrivals.filter(({ migrationId, process }) => migrationId === id && process.alive);
+    const mayRun = there.some(({ incoming }) => !['abandoned', 'stranded'].includes(incoming.ownership));
+    if (mayRun) {
+      this.#world.note(`${departure.name}: a person settles`);
+      await Promise.race([migration.settle().catch(() => {}), this.#world.sleep(40_000)]);
+      return true;
+    }
+    // The processes that may have had the guest are dead, or will never run it; a VM that could not be started is destroyed.
+    for (const { machine: stranded } of there) stranded?.stop();
+    this.#world.note(`${departure.name}: a person recovers the guest`);
+    this.#world.lease.seize(undefined);
+    machine.recovering = true;
+    await Promise.race([
+      migration.recover({ destinationIsDead: true }).catch(this.#refused(departure)),
+      this.#world.sleep(5000),
+    ]);
+    machine.recovering = false;
+    return true;
+  }
+
+  async #decideArrival(arrival: Arrival): Promise<boolean> {
+    const { incoming, process, ending, migrationId, machine } = arrival;
+    if (!process.alive || ending !== undefined || incoming.ownership !== 'ready' || machine === undefined) return false;
+    const source = this.#world.departures.find(({ id }) => id === migrationId);
+    if (source === undefined) return false;
+    if (!source.process.alive) {
+      if (this.#ranSince(source, arrival)) {
+        this.#world.note(`${arrival.name}: the guest ran on at the dead source: a person cancels`);
+        incoming.cancel('the guest has run on elsewhere');
+        return true;
+      }
+      this.#world.note(`${arrival.name}: a person recovers the guest`);
+      this.#world.lease.seize(this.#world.incarnations.get(source.id));
+      machine.leftPaused = false;
+      incoming.recover({ sourceIsDead: true });
+    } else if (source.ending !== undefined && ['kept', 'recovered'].includes(source.migration.ownership)) {
+      this.#world.note(`${arrival.name}: the source has kept the guest: a person cancels`);
+      incoming.cancel('the source has kept the guest');
+    } else {
+      return false;
+    }
+    await this.#world.sleep(1);
+    return true;
+  }
+
+  /** Whether the guest has run anywhere since the pause that this destination knows of. */
+  #ranSince({ machine }: Departure, arrival: Arrival): boolean {
+    return machine.pausedAt === undefined || this.#world.guest.home !== machine || arrival.machine?.abandoned === true;
+  }
+
+  #refused({ name }: Departure): (error: unknown) => void {
+    return (error) => this.#world.note(`${name}: ${String(error)}`);
+  }
+}

@@ -1,0 +1,123 @@
+import type { BufferMemory } from '@godwit/core/testing';
+import { Random } from '../fuzz/random.js';
+import { type GuestPlan, PAGE_BYTES } from './schedule.js';
+import { copyRam } from './watched-memory.js';
+
+/** What the guest needs of a machine that it runs in. */
+export interface GuestHost {
+  readonly buffers: BufferMemory;
+  readonly devices: readonly {
+    readonly id: string;
+    readonly journal: readonly number[];
+    append(entry: number): void;
+  }[];
+  /** Tells the dirty trackers. */
+  mark(block: number, offset: number, length: number): void;
+}
+
+/**
+ * The one guest of a schedule, wherever it runs: what its memory and its devices must hold, and which machines run it. Whoever
+ * writes for it writes here too.
+ */
+export class Guest<Machine extends GuestHost> {
+  readonly #plan: GuestPlan;
+  readonly #random: Random;
+  /** All RAM as the guest knows it. */
+  ram: Uint8Array[];
+  /** Journals of the devices, by their id. */
+  readonly journals: Map<string, number[]>;
+  /** The machine that ran it last. */
+  home: Machine;
+  /** Machines that run it, or have begun to. */
+  readonly runners = new Set<Machine>();
+  pausedByUser: boolean;
+  ended = false;
+  writes = 0;
+  #next = 0;
+
+  constructor(plan: GuestPlan, seed: number, home: Machine) {
+    this.#plan = plan;
+    this.#random = new Random(seed ^ 0x5eed);
+    this.home = home;
+    this.ram = copyRam(home.buffers);
+    this.journals = new Map(home.devices.map((device) => [device.id, [...device.journal]]));
+    this.pausedByUser = plan.pausedByUser;
+    if (!plan.pausedByUser) this.runners.add(home);
+  }
+
+  /** What it does in one interval. */
+  work(machine: Machine, writes: number): void {
+    for (let i = 0; i < writes; i++) this.#write(machine);
+    for (const device of machine.devices) {
+      const entry = this.#random.next() | 0;
+      device.append(entry);
+      this.journals.get(device.id)?.push(entry);
+    }
+  }
+
+  /** The memory of `machine` is the guest's from now on, whatever the guest did elsewhere since. */
+  moveTo(machine: Machine): void {
+    this.home = machine;
+    this.ram = copyRam(machine.buffers);
+    for (const device of machine.devices) this.journals.set(device.id, [...device.journal]);
+  }
+
+  /** Writes of a device that works for the guest on its home machine. */
+  store(machine: Machine, block: number, offset: number, bytes: Uint8Array): void {
+    machine.buffers.write(block, offset, bytes);
+    if (machine === this.home) this.ram[block]?.set(bytes, offset);
+    machine.mark(block, offset, bytes.byteLength);
+    this.writes++;
+  }
+
+  #write(machine: Machine): void {
+    const random = this.#random;
+    const block = random.below(this.ram.length);
+    const pages = (this.ram[block] as Uint8Array).byteLength / PAGE_BYTES;
+    if (random.oneIn(60)) {
+      this.#discard(machine, block, random.below(pages), 1 + random.below(20));
+      return;
+    }
+    const page = this.#page(pages);
+    const whole = this.#plan.pattern === 'whole pages';
+    const bytes = new Uint8Array(whole ? PAGE_BYTES : 1 + random.below(16));
+    // Now and then zeros, so that pages become zero too.
+    if (!random.oneIn(8)) for (let i = 0; i < bytes.length; i++) bytes[i] = random.next();
+    this.store(machine, block, page * PAGE_BYTES + (whole ? 0 : random.below(PAGE_BYTES - bytes.length)), bytes);
+  }
+
+  #page(pages: number): number {
+    switch (this.#plan.pattern) {
+      case 'in order':
+        return this.#next++ % pages;
+      case 'few pages':
+        return this.#random.below(Math.min(pages, 4));
+      default:
+        return this.#random.below(pages);
+    }
+  }
+
+  /** Gives pages back to the host, as a balloon does. */
+  #discard(machine: Machine, block: number, firstPage: number, count: number): void {
+    const ram = this.ram[block] as Uint8Array;
+    const pageCount = Math.min(count, ram.byteLength / PAGE_BYTES - firstPage);
+    machine.buffers.blocks[block]?.discard?.({ firstPage, pageCount });
+    ram.fill(0, firstPage * PAGE_BYTES, (firstPage + pageCount) * PAGE_BYTES);
+    machine.mark(block, firstPage * PAGE_BYTES, pageCount * PAGE_BYTES);
+    this.writes++;
+  }
+}
+
+/** Fills `percent` of all pages, so that they differ from each other. */
+export function fill(buffers: BufferMemory, percent: number, seed: number): void {
+  const random = new Random(seed);
+  for (const [block, { byteLength }] of buffers.blocks.entries()) {
+    for (let page = 0; page < byteLength / PAGE_BYTES; page++) {
+      if (random.below(100) >= percent) continue;
+      const bytes = new Uint8Array(PAGE_BYTES).fill(random.next());
+      bytes[0] = page;
+      bytes[1] = block;
+      buffers.write(block, page * PAGE_BYTES, bytes);
+    }
+  }
+}

@@ -1,0 +1,118 @@
+import type { Frame } from '@godwit/core';
+import type { Action, Call, Direction, Fault, Side, Stage } from './fault.js';
+import type { Delay } from './machine.js';
+import type { Fate } from './network.js';
+
+/** A fault that has struck, in the order in which they did. */
+export interface Strike {
+  readonly fault: Fault;
+  readonly atMs: number;
+}
+
+/** Whoever can do what a fault does. `now`: inside the engine's call, where that may happen in life; else right behind it. */
+export type Strikes = (fault: Fault, when: 'now' | 'behind') => void;
+
+/** What happens by itself where the engine's code is on the stack: a cable is cut, a process dies. */
+const BY_ITSELF: readonly Action['do'][] = ['cut', 'stall', 'slow', 'partition', 'die'];
+
+interface WaitingFault {
+  readonly fault: Fault;
+  seen: number;
+}
+
+/** Faults that wait for their trigger. */
+export class Injector {
+  readonly #waiting: WaitingFault[];
+  readonly #strike: Strikes;
+
+  constructor(faults: readonly Fault[], strike: Strikes) {
+    this.#waiting = faults.map((fault) => ({ fault, seen: 0 }));
+    this.#strike = strike;
+  }
+
+  /** Those that strike at a time, and leave the others. */
+  timed(): { readonly fault: Fault; readonly ms: number }[] {
+    return this.#take(({ trigger }) => trigger.on === 'time').map((fault) => ({
+      fault,
+      ms: fault.trigger.on === 'time' ? fault.trigger.ms : 0,
+    }));
+  }
+
+  afterResult(): { readonly fault: Fault; readonly ms: number }[] {
+    return this.#take(({ trigger }) => trigger.on === 'result').map((fault) => ({
+      fault,
+      ms: fault.trigger.on === 'result' ? fault.trigger.ms : 0,
+    }));
+  }
+
+  frame(direction: Direction, stage: Stage, frame: Frame): Fate {
+    let fate: Fate = 'pass';
+    for (const fault of this.#due(
+      ({ trigger: t }) =>
+        t.on === 'frame' &&
+        t.direction === direction &&
+        t.stage === stage &&
+        (t.type === 'any' || t.type === frame.type),
+    )) {
+      this.#run(fault);
+      if (fault.action.do === 'garble') fate = garbled(fault.action.into, direction);
+    }
+    return fate;
+  }
+
+  ownership(side: Side, state: string): void {
+    for (const fault of this.#due(({ trigger: t }) => t.on === 'ownership' && t.side === side && t.state === state)) {
+      this.#strike(fault, 'now');
+    }
+  }
+
+  state(state: string): void {
+    for (const fault of this.#due(({ trigger: t }) => t.on === 'state' && t.state === state))
+      this.#strike(fault, 'now');
+  }
+
+  call(side: Side, call: Call): Delay | undefined {
+    let delay: Delay | undefined;
+    for (const fault of this.#due(({ trigger: t }) => t.on === 'call' && t.side === side && t.call === call)) {
+      this.#run(fault);
+      if (fault.action.do === 'hang') delay = fault.action;
+    }
+    return delay;
+  }
+
+  #run(fault: Fault): void {
+    this.#strike(fault, BY_ITSELF.includes(fault.action.do) ? 'now' : 'behind');
+  }
+
+  /** Counts for those that match; returns, and forgets, those that have counted enough. */
+  #due(matches: (fault: Fault) => boolean): Fault[] {
+    if (this.#waiting.length === 0) return [];
+    for (const one of this.#waiting) if (matches(one.fault)) one.seen++;
+    return this.#take(({ trigger }, seen) => seen > 0 && seen >= ('nth' in trigger ? trigger.nth : 1));
+  }
+
+  #take(due: (fault: Fault, seen: number) => boolean): Fault[] {
+    const taken: Fault[] = [];
+    for (let at = this.#waiting.length - 1; at >= 0; at--) {
+      const one = this.#waiting[at] as WaitingFault;
+      if (!due(one.fault, one.seen)) continue;
+      this.#waiting.splice(at, 1);
+      taken.unshift(one.fault);
+    }
+    return taken;
+  }
+}
+
+/** A frame of the wrong role is illegal in every phase. */
+function garbled(into: 'lost' | 'ping' | 'illegal' | 'broken', direction: Direction): Fate {
+  switch (into) {
+    case 'ping':
+      return { type: 'ping', id: 77 };
+    case 'illegal':
+      return direction === 'forth'
+        ? { type: 'roundAck', round: 1, pages: 0 }
+        : { type: 'roundEnd', round: 1, pages: 0 };
+    default:
+      return into;
+  }
+}

@@ -1,0 +1,93 @@
+import { Embedder } from './embedder.js';
+import type { Schedule } from './schedule.js';
+import { ADDRESS, kill, Striker } from './strike.js';
+import { endingOfWorld, judge } from './verdict.js';
+import { type Problem, World, type WorldOptions } from './world.js';
+
+export interface Outcome {
+  readonly seed: number;
+  /** In a few words, for a histogram. */
+  readonly ending: string;
+  readonly problems: readonly Problem[];
+  readonly trace: readonly string[];
+  readonly virtualMs: number;
+  /** Kinds of faults that struck. */
+  readonly struck: readonly string[];
+  /** Frames that were sent, in each direction. */
+  readonly sent: { readonly forth: number; readonly back: number };
+  /** Times that the source has resumed its guest. */
+  readonly resumes: number;
+}
+
+/** Faults pass by then, and whoever can has ended. */
+const BY_ITSELF_MS = 40_000;
+/** After people have decided something: what they wait for it. */
+const DECIDED_MS = 15_000;
+/** After everything was cancelled. */
+const CANCELLED_MS = 60_000;
+/** What may still be under way when all results are there: last words, connections that are answered for a while. */
+const AFTERWARDS_MS = 20_000;
+
+let current: World | undefined;
+
+/** An error that nobody has handled belongs to the schedule that runs. */
+export function unhandled(error: unknown): void {
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  if (current === undefined) throw new Error(`an error that nobody handled, between two schedules: ${text}`);
+  current.fault('unhandled rejection', text);
+}
+
+/** Runs a schedule to its end, under a virtual clock. The same schedule gives the same outcome. */
+export async function runSchedule(schedule: Schedule, options: WorldOptions = {}): Promise<Outcome> {
+  let striker: Striker | undefined;
+  const world: World = new World(
+    schedule,
+    (made) => {
+      striker = new Striker(made);
+      return striker.strike;
+    },
+    options,
+  );
+  current = world;
+  const embedder = new Embedder(world);
+  striker?.receive(ADDRESS);
+  world.depart(world.home, world.home.vm(), ADDRESS);
+
+  await world.until(() => world.settled, BY_ITSELF_MS);
+  world.calm = true;
+  for (const path of world.network.paths) path.heal();
+  await decide(world, embedder);
+  if (!world.settled) {
+    world.note('everything is cancelled');
+    embedder.cancelAll();
+    await world.until(() => world.settled, CANCELLED_MS);
+    await decide(world, embedder);
+  }
+  embedder.unpause();
+  // The guest works on a little where it is now: nothing of a migration may show in its memory.
+  await world.sleep(AFTERWARDS_MS);
+  judge(world);
+  const outcome: Outcome = {
+    seed: schedule.seed,
+    ending: endingOfWorld(world),
+    problems: world.problems,
+    trace: world.trace,
+    virtualMs: world.clock.now(),
+    struck: world.strikes.map(({ fault }) => fault.action.do),
+    sent: world.sent,
+    resumes: world.home.resumes,
+  };
+  world.over = true;
+  for (const process of world.processes) kill(world, process, true);
+  // What was under way meets dead processes, and stops.
+  await world.clock.yield();
+  current = undefined;
+  return outcome;
+}
+
+async function decide(world: World, embedder: Embedder): Promise<void> {
+  for (let n = 0; n < 4; n++) {
+    if (!(await embedder.act())) return;
+    await world.until(() => world.settled, DECIDED_MS);
+  }
+}

@@ -1,0 +1,234 @@
+import { Random } from '../fuzz/random.js';
+import { type Fault, randomFault, randomFaults } from './fault.js';
+import { type LeaseFault, randomLease } from './lease.js';
+import { randomRecipe } from './recipe.js';
+
+/** What a device does that another one does not. */
+export const DEVICE_KINDS = [
+  /** All of its state in one piece, once the guest is paused. */
+  'stop-only',
+  /** Sends what is new while the guest runs; can begin anew on both sides. */
+  'iterative',
+  /** The same without `reset`: a stop-and-copy whose state it has loaded cannot be given up. */
+  'iterative-no-reset',
+  /** `load` writes guest memory. */
+  'load-writes',
+  'slow-save',
+  'slow-load',
+] as const;
+
+export type DeviceKind = (typeof DEVICE_KINDS)[number];
+
+export interface DevicePlan {
+  readonly id: string;
+  readonly kind: DeviceKind;
+  /** Filler beside what the guest has done to it. */
+  readonly fillerBytes: number;
+  /** How long it takes over `save` or `load`, where it is slow. */
+  readonly slowMs: number;
+  /** Has `loadWrites`, so that not every page counts as written by `load`. */
+  readonly tellsWrites: boolean;
+  /** How long `prepared` takes at the destination; `undefined`: it has no such method. */
+  readonly preparedMs: number | undefined;
+  /** Says until then that the guest must not be paused. */
+  readonly blockedUntilMs: number;
+  /** Ends `save` when its signal aborts. */
+  readonly obeysSignal: boolean;
+}
+
+/** How the guest writes its memory, and how long it takes to stop and to start. */
+export interface GuestPlan {
+  readonly intervalMs: number;
+  readonly writesPerInterval: number;
+  readonly pattern: 'anywhere' | 'few pages' | 'in order' | 'whole pages';
+  /** Writes between the call of `pause` and its return. */
+  readonly burstAtPause: number;
+  readonly pauseMs: number;
+  readonly resumeMs: number;
+  readonly tracker: 'software' | 'manual' | 'both';
+  readonly pausedByUser: boolean;
+}
+
+export interface LinkPlan {
+  /** 0: no time at all. */
+  readonly bytesPerSecond: number;
+  readonly latencyMs: number;
+  /** Frames of a stream that are on their way, or unread, before its writer waits. */
+  readonly capacity: number;
+  /** What has arrived but is not read is lost when the peer resets the connection. */
+  readonly resetLosesUnread: boolean;
+}
+
+export interface OptionsPlan {
+  readonly downtimeLimitMs: number;
+  /** `undefined`: the engine's default. */
+  readonly pauseLimitMs: number | undefined;
+  readonly pageChannels: number;
+  readonly delta: boolean;
+  readonly verify: boolean;
+  readonly checksum: boolean;
+  /** How long somebody looks at the paused guest before it goes on; `undefined`: nobody is asked. */
+  readonly heldMs: number | undefined;
+  /** What happens to calls of the lease that decides; `undefined`: the two sides decide by themselves. */
+  readonly lease: readonly LeaseFault[] | undefined;
+  /** What becomes of the guest at the destination: `receive({ onArrival })`. */
+  readonly onArrival: 'run' | 'pause';
+  readonly roundCap: number;
+  readonly reconnectTimeoutMs: number;
+  readonly settleTimeoutMs: number;
+  readonly switchoverTimeoutMs: number;
+}
+
+/** One run of the engine, wholly described: the same schedule gives the same run. */
+export interface Schedule {
+  readonly seed: number;
+  /** Pages of each block. */
+  readonly blocks: readonly number[];
+  readonly filledPercent: number;
+  readonly devices: readonly DevicePlan[];
+  readonly guest: GuestPlan;
+  readonly link: LinkPlan;
+  readonly options: OptionsPlan;
+  readonly faults: readonly Fault[];
+}
+
+export const PAGE_BYTES = 256;
+
+const LARGEST_BLOCK = 256;
+
+/** The schedule of `seed`. */
+export function scheduleOf(seed: number): Schedule {
+  const random = new Random(seed);
+  const blocks = Array.from({ length: random.pick([1, 1, 2, 3]) }, () => logBetween(random, 16, LARGEST_BLOCK));
+  const devices = Array.from({ length: random.pick([0, 0, 1, 1, 2, 3, 4]) }, (_, index) =>
+    randomDevice(random, `device${index}`),
+  );
+  return {
+    seed,
+    blocks,
+    filledPercent: random.pick([0, 30, 60, 100]),
+    devices,
+    guest: randomGuest(random),
+    link: randomLink(random),
+    options: randomOptions(random),
+    faults: random.oneIn(3) ? withRecipe(random, devices.length > 0) : randomFaults(random, devices.length > 0),
+  };
+}
+
+function withRecipe(random: Random, devices: boolean): Fault[] {
+  const others = Array.from({ length: random.pick([0, 0, 1, 2]) }, () => randomFault(random, devices));
+  return [...randomRecipe(random), ...others];
+}
+
+function randomDevice(random: Random, id: string): DevicePlan {
+  const kind = random.pick(DEVICE_KINDS);
+  const slow = kind === 'slow-save' || kind === 'slow-load';
+  return {
+    id,
+    kind,
+    fillerBytes: random.pick([0, 16, 700, 5000]),
+    slowMs: slow ? random.pick([5, 40, 150, 400]) : 0,
+    tellsWrites: !random.oneIn(3),
+    preparedMs: random.pick([undefined, undefined, 0, 10, 200]),
+    blockedUntilMs: random.oneIn(12) ? random.pick([50, 400]) : 0,
+    obeysSignal: !random.oneIn(3),
+  };
+}
+
+function randomGuest(random: Random): GuestPlan {
+  return {
+    intervalMs: random.pick([1, 2, 5, 10]),
+    writesPerInterval: random.pick([0, 1, 1, 3, 8]),
+    pattern: random.pick(['anywhere', 'few pages', 'in order', 'whole pages']),
+    burstAtPause: random.pick([0, 0, 2, 40]),
+    pauseMs: random.pick([0, 0, 1, 5]),
+    resumeMs: random.pick([0, 0, 1, 5]),
+    tracker: random.pick(['software', 'manual', 'manual', 'both']),
+    pausedByUser: random.oneIn(25),
+  };
+}
+
+function randomLink(random: Random): LinkPlan {
+  return {
+    bytesPerSecond: random.pick([0, 2e6, 5e6, 20e6]),
+    latencyMs: random.pick([0, 0.1, 0.5, 2, 10]),
+    capacity: random.pick([1, 4, 4, 16]),
+    resetLosesUnread: random.oneIn(2),
+  };
+}
+
+function randomOptions(random: Random): OptionsPlan {
+  const verify = random.oneIn(5);
+  return {
+    downtimeLimitMs: random.pick([5, 50, 100, 300]),
+    pauseLimitMs: random.pick([undefined, undefined, 100, 300, 1000]),
+    pageChannels: random.pick([0, 0, 1, 2, 3]),
+    delta: random.oneIn(3),
+    verify,
+    checksum: random.oneIn(3),
+    heldMs: random.oneIn(10) ? random.pick([0, 20, 700]) : undefined,
+    lease: random.oneIn(4) ? randomLease(random) : undefined,
+    onArrival: random.oneIn(12) ? 'pause' : 'run',
+    roundCap: random.pick([3, 6, 12]),
+    reconnectTimeoutMs: random.pick([1000, 4000, 8000]),
+    settleTimeoutMs: random.pick([1000, 4000, 8000]),
+    switchoverTimeoutMs: random.pick([500, 2000, 5000]),
+  };
+}
+
+/** A whole number from `low` to `high`; every magnitude is as likely as any other. */
+export function logBetween(random: Random, low: number, high: number): number {
+  const share = random.next() / 2 ** 32;
+  return Math.min(high, Math.floor(low * ((high + 1) / low) ** share));
+}
+
+/** Parts of a schedule that can be taken out of it, by name, to see whether it then still fails. */
+export function partsOf(schedule: Schedule): string[] {
+  const { faults, devices, options, guest, link, blocks } = schedule;
+  return [
+    ...faults.map((_, index) => `fault${index}`),
+    ...(blocks.length > 1 ? ['blocks'] : []),
+    ...devices.map(({ id }) => id),
+    ...(options.pageChannels > 0 ? ['channels'] : []),
+    ...(options.delta ? ['delta'] : []),
+    ...(options.verify ? ['verify'] : []),
+    ...(options.checksum ? ['checksum'] : []),
+    ...(options.heldMs !== undefined ? ['held'] : []),
+    ...(options.lease !== undefined ? ['lease'] : []),
+    ...(options.onArrival === 'pause' ? ['arrival'] : []),
+    ...(guest.pausedByUser ? ['paused'] : []),
+    ...(guest.burstAtPause > 0 ? ['burst'] : []),
+    ...(guest.writesPerInterval > 0 ? ['writes'] : []),
+    ...(guest.tracker !== 'software' ? ['tracker'] : []),
+    ...(link.bytesPerSecond > 0 ? ['rate'] : []),
+  ];
+}
+
+/** The schedule without these parts. Numbers in names are those of the whole schedule. */
+export function without(schedule: Schedule, parts: ReadonlySet<string>): Schedule {
+  const { options, guest, link } = schedule;
+  return {
+    ...schedule,
+    blocks: parts.has('blocks') ? schedule.blocks.slice(0, 1) : schedule.blocks,
+    devices: schedule.devices.filter(({ id }) => !parts.has(id)),
+    faults: schedule.faults.filter((_, index) => !parts.has(`fault${index}`)),
+    guest: {
+      ...guest,
+      burstAtPause: parts.has('burst') ? 0 : guest.burstAtPause,
+      writesPerInterval: parts.has('writes') ? 0 : guest.writesPerInterval,
+      tracker: parts.has('tracker') ? 'software' : guest.tracker,
+      pausedByUser: guest.pausedByUser && !parts.has('paused'),
+    },
+    link: { ...link, bytesPerSecond: parts.has('rate') ? 0 : link.bytesPerSecond },
+    options: {
+      ...options,
+      pageChannels: parts.has('channels') ? 0 : options.pageChannels,
+      delta: options.delta && !parts.has('delta'),
+      verify: options.verify && !parts.has('verify'),
+      checksum: options.checksum && !parts.has('checksum'),
+      heldMs: parts.has('held') ? undefined : options.heldMs,
+      lease: parts.has('lease') ? undefined : options.lease,
+      onArrival: parts.has('arrival') ? 'run' : options.onArrival,
+    },
+  };
+}

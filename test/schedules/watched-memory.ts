@@ -1,0 +1,83 @@
+import type { GuestMemory, RamBlock } from '@godwit/core';
+import type { BufferMemory } from '@godwit/core/testing';
+
+/** What memory holds once it is unmapped: whoever writes there later is found by it. */
+const POISON = 0xdb;
+
+/** Memory that a machine has mapped. Once it has unmapped it, a view of it is a defect, and so is a byte written. */
+export class MachineMemory {
+  readonly buffers: BufferMemory;
+  readonly #onUse: () => void;
+  #unmapped = false;
+
+  /** `onUse` hears of a view that is asked for too late. */
+  constructor(buffers: BufferMemory, onUse: () => void) {
+    this.buffers = buffers;
+    this.#onUse = onUse;
+  }
+
+  /** Another object over the same memory. */
+  mapping(): GuestMemory {
+    const { pageSize, blocks } = this.buffers;
+    return { pageSize, blocks: blocks.map((block) => this.#watched(block)) };
+  }
+
+  unmap(): void {
+    if (this.#unmapped) return;
+    this.#unmapped = true;
+    for (const { bytes } of this.buffers.blocks) bytes.fill(POISON);
+  }
+
+  /** A page that was written after it was unmapped. */
+  writtenUnmapped(): { readonly block: number; readonly page: number } | undefined {
+    if (!this.#unmapped) return undefined;
+    for (const [block, { bytes }] of this.buffers.blocks.entries()) {
+      const at = bytes.findIndex((byte) => byte !== POISON);
+      if (at !== -1) return { block, page: Math.floor(at / this.buffers.pageSize) };
+    }
+    return undefined;
+  }
+
+  #watched(block: BufferMemory['blocks'][number]): RamBlock {
+    const check = () => {
+      if (!this.#unmapped) return;
+      this.#onUse();
+      throw new Error(`block ${block.id} is unmapped`);
+    };
+    return {
+      id: block.id,
+      guestPhysicalAddress: block.guestPhysicalAddress,
+      byteLength: block.byteLength,
+      view: (offset, length) => {
+        check();
+        return block.view(offset, length);
+      },
+      populated: (range) => {
+        check();
+        return block.populated?.(range) ?? [];
+      },
+      discard: (range) => {
+        check();
+        block.discard?.(range);
+      },
+    };
+  }
+}
+
+/** Copies of all RAM, block by block. */
+export function copyRam(buffers: BufferMemory): Uint8Array[] {
+  return buffers.blocks.map(({ bytes }) => bytes.slice());
+}
+
+/** The first byte that differs from what it should be. */
+export function firstDifference(
+  buffers: BufferMemory,
+  wanted: readonly Uint8Array[],
+): { readonly block: number; readonly page: number } | undefined {
+  for (const [block, { bytes }] of buffers.blocks.entries()) {
+    const other = wanted[block] as Uint8Array;
+    if (Buffer.compare(bytes, other) === 0) continue;
+    return { block, page: Math.floor(bytes.findIndex((byte, at) => byte !== other[at]) / buffers.pageSize) };
+  }
+  return undefined;
+}
