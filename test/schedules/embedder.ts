@@ -76,7 +76,7 @@ export class Embedder {
     const source = this.#world.departures.find(({ id }) => id === migrationId);
     if (source === undefined) return false;
     if (!source.process.alive) {
-      if (this.#ranSince(source, arrival)) {
+      if (this.#ranSince(source)) {
         this.#world.note(`${arrival.name}: the guest ran on at the dead source: a person cancels`);
         incoming.cancel('the guest has run on elsewhere');
         return true;
@@ -95,9 +95,10 @@ export class Embedder {
     return true;
   }
 
-  /** Whether the guest has run anywhere since the pause that this destination knows of. */
-  #ranSince({ machine }: Departure, arrival: Arrival): boolean {
-    return machine.pausedAt === undefined || this.#world.guest.home !== machine || arrival.machine?.abandoned === true;
+  /** Whether the guest has run anywhere since the pause that the destination's copy is from. */
+  #ranSince({ machine, id }: Departure): boolean {
+    const { guest, switchovers } = this.#world;
+    return machine.pausedAt === undefined || switchovers.get(id) !== machine.pauses || guest.home !== machine;
   }
 
   #refused({ name }: Departure): (error: unknown) => void {

@@ -57,6 +57,8 @@ export class Machine {
   recovering = false;
   /** `receive` was told to leave the guest paused when it arrives here. */
   leftPaused = false;
+  /** Calls of `pause` that have returned. */
+  pauses = 0;
   /** Calls of `resume`. */
   resumes = 0;
   #pausing = 0;
@@ -170,6 +172,7 @@ export class Machine {
         ram: guest.home === this ? guest.ram.map((block) => block.slice()) : [],
         journals: new Map(this.devices.map((device) => [device.id, [...device.journal]])),
       };
+      this.pauses++;
       this.pausedAt = this.process.clock.now();
       this.#watch.note(`${this.name}: paused`);
     } finally {

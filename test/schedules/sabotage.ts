@@ -30,6 +30,8 @@ export const SABOTAGES: Readonly<Record<string, SabotageKind>> = {
   'what should be an error is a go': { caughtAs: 'two runners', make: strayGo },
   'a guest that its user paused is resumed': { caughtAs: 'paused guest runs', make: pausedRuns },
   'resume does not run the guest': { caughtAs: 'lost', make: neverRuns },
+  'the source resumes its guest late': { caughtAs: 'paused too long', make: lateResume },
+  'nobody hears which pages load has written': { caughtAs: 'memory differs', make: lostOwed },
   'memory is written after abandon': { caughtAs: 'memory after abandon', make: writtenUnmapped },
   'a connection is left open': { caughtAs: 'streams left', make: leftStream },
   'a timer is left': { caughtAs: 'sleepers left', make: leftSleeper },
@@ -183,6 +185,22 @@ function neverRuns(): Sabotage {
       },
     }),
   };
+}
+
+function lateResume(): Sabotage {
+  return {
+    vm: (vm, { process, side }) => ({
+      ...vm,
+      resume: async () => {
+        if (side === 'source') await process.delay(100);
+        await vm.resume();
+      },
+    }),
+  };
+}
+
+function lostOwed(): Sabotage {
+  return { passing: (_, __, frame) => (frame.type === 'owed' ? 'lost' : undefined) };
 }
 
 function writtenUnmapped(): Sabotage {

@@ -47,6 +47,8 @@ export class World implements MachineWatch {
   readonly trace: string[] = [];
   /** What each destination's VM is called, by migration: the last one counts. */
   readonly incarnations = new Map<string, string>();
+  /** Which pause of the source's machine (`Machine.pauses`) what the destination has is from, by migration. */
+  readonly switchovers = new Map<string, number>();
   over = false;
   /** Nothing strikes any more. */
   calm = false;
@@ -335,11 +337,13 @@ export class World implements MachineWatch {
     if (stage === 'sent' && frame.type === 'go') {
       for (const { machine, process } of this.departures) if (process === path.source) this.#checkPause(machine);
     }
-    if (frame.type === 'welcome') {
+    if (frame.type === 'welcome' || (frame.type === 'switchover' && stage === 'arrived')) {
       const departure = this.departures.findLast(
         ({ process, address }) => process === path.source && address === path.address,
       );
-      if (departure !== undefined) this.incarnations.set(departure.id, frame.incarnation);
+      if (departure === undefined) return 'pass';
+      if (frame.type === 'welcome') this.incarnations.set(departure.id, frame.incarnation);
+      else this.switchovers.set(departure.id, departure.machine.pauses);
     }
     const sabotaged = this.sabotage.passing?.(direction, stage, frame, channel);
     if (sabotaged !== undefined) return sabotaged;
