@@ -1,4 +1,3 @@
-import { FEATURES } from './engine-features.js';
 import type { Action, Fault } from './fault.js';
 import type { World } from './world.js';
 
@@ -15,7 +14,7 @@ const FEW = 3;
 export function mustComplete(world: World): boolean {
   const { schedule, strikes } = world;
   const { options, devices, guest } = schedule;
-  if (!FEATURES.goingBack || guest.pausedByUser || strikes.length > FEW) return false;
+  if (guest.pausedByUser || strikes.length > FEW) return false;
   if (options.reconnectTimeoutMs < 4 * SHORT_MS || options.settleTimeoutMs < 4 * SHORT_MS) return false;
   if ((options.lease ?? []).some(({ how, ms }) => how !== 'late' || ms > SHORT_MS)) return false;
   // It cannot go back once its state was loaded, and says so.

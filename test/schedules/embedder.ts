@@ -84,7 +84,10 @@ export class Embedder {
       this.#world.note(`${arrival.name}: a person recovers the guest`);
       this.#world.lease.seize(this.#world.incarnations.get(source.id));
       machine.leftPaused = false;
-      incoming.recover({ sourceIsDead: true });
+      await Promise.race([
+        incoming.recover({ sourceIsDead: true }).catch(this.#refused(arrival)),
+        this.#world.sleep(5000),
+      ]);
     } else if (source.ending !== undefined && ['kept', 'recovered'].includes(source.migration.ownership)) {
       this.#world.note(`${arrival.name}: the source has kept the guest: a person cancels`);
       incoming.cancel('the source has kept the guest');
@@ -101,7 +104,7 @@ export class Embedder {
     return machine.pausedAt === undefined || switchovers.get(id) !== machine.pauses || guest.home !== machine;
   }
 
-  #refused({ name }: Departure): (error: unknown) => void {
+  #refused({ name }: Departure | Arrival): (error: unknown) => void {
     return (error) => this.#world.note(`${name}: ${String(error)}`);
   }
 }

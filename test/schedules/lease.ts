@@ -1,12 +1,6 @@
+import type { OwnershipAuthority, Transfer } from '@godwit/core';
 import type { Random } from '../fuzz/random.js';
 import { type HostProcess, never } from './host-process.js';
-
-/** Which hand-over is asked about. */
-export interface Transfer {
-  readonly migrationId: string;
-  readonly attempt: number;
-  readonly incarnation: string;
-}
 
 type LeaseCall = 'transfer' | 'withdraw' | 'mayRun';
 
@@ -48,7 +42,7 @@ export class Lease {
   silenced = false;
 
   /** The authority as a process sees it. */
-  for(process: HostProcess) {
+  for(process: HostProcess): OwnershipAuthority {
     return {
       transfer: (transfer: Transfer) =>
         this.#answer(process, 'transfer', transfer, () => {

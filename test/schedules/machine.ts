@@ -194,9 +194,11 @@ export class Machine {
       if (guest.home !== this) guest.moveTo(this);
     }
     this.#resuming++;
+    // Looks at how long the guest was paused.
+    const called = this.call('resume');
     this.pausedAt = undefined;
     try {
-      await this.call('resume');
+      await called;
       if (schedule.guest.resumeMs > 0) await this.process.delay(schedule.guest.resumeMs);
       if (!this.running && !guest.pausedByUser && !guest.ended) this.start();
       this.#watch.note(`${this.name}: runs`);

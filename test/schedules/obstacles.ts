@@ -43,7 +43,7 @@ const CALM: Schedule = {
     heldMs: undefined,
     lease: undefined,
     onArrival: 'run',
-    roundCap: 12,
+    roundCap: 10_000,
     reconnectTimeoutMs: 8000,
     settleTimeoutMs: 8000,
     switchoverTimeoutMs: 5000,
@@ -54,12 +54,13 @@ const CALM: Schedule = {
 /** What stands in the way while the guest is paused at the source, by name. Each has to be survived. */
 export function obstacles(): { readonly name: string; readonly schedule: Schedule }[] {
   const whilePaused: Trigger = { on: 'call', side: 'source', call: 'save', nth: 1 };
+  const atThePause: Trigger = { on: 'call', side: 'source', call: 'pause', nth: 1 };
   const list: [string, ...Fault[]][] = [
     ['the peer is silent', { trigger: whilePaused, action: { do: 'stall', direction: 'both', ms: OBSTACLE_MS } }],
     ['save hangs', hang('save', 'source', 1, true)],
     ['save hangs, and does not hear of it', hang('save', 'source', 1, false)],
     ['load hangs', hang('load', 'destination', 2, false)],
-    ['the link is 100 times slower', { trigger: whilePaused, action: { do: 'slow', ms: OBSTACLE_MS } }],
+    ['the link is 100 times slower', { trigger: atThePause, action: { do: 'slow', ms: OBSTACLE_MS } }],
     ['the link is cut', { trigger: whilePaused, action: cut(false) }],
     ['nobody can connect', { trigger: whilePaused, action: { do: 'partition', ms: OBSTACLE_MS, refused: true } }],
     ['ready is lost', lost('back', 'ready')],
@@ -67,11 +68,15 @@ export function obstacles(): { readonly name: string; readonly schedule: Schedul
     ['the answer to back is lost', lost('back', 'ready'), lost('back', 'backAck')],
     ['switchover is lost', lost('forth', 'switchover')],
   ];
-  return list.map(([name, ...faults]) => ({ name, schedule: { ...CALM, guest: BURST, faults } }));
+  return list.map(([name, ...faults]) => ({ name, schedule: { ...BURST, faults } }));
 }
 
-/** What the guest writes just before it stands still keeps a slow link busy for seconds. */
-const BURST = { ...CALM.guest, burstAtPause: 120 };
+/** What the guest writes just before it stands still, all of it sent whole, keeps a slow link busy for longer than the bound. */
+const BURST: Schedule = {
+  ...CALM,
+  guest: { ...CALM.guest, burstAtPause: 400 },
+  options: { ...CALM.options, delta: false },
+};
 
 /** Two stop-and-copies that are given up. */
 const TWICE: readonly Fault[] = [hang('load', 'destination', 2, false), lost('back', 'ready')];
@@ -98,11 +103,16 @@ export function cutsWhileGoingBack(
     { length: Math.min(count, places.length) },
     (_, index) => places[Math.floor((index * places.length) / count)] as Fault,
   );
-  return chosen.map((fault) => ({ ...CALM, faults: [...TWICE, fault] }));
+  return chosen.map((fault) => ({ ...GOES_BACK_TWICE, faults: [...TWICE, fault] }));
 }
 
 /** The same without a cut. */
-export const GOES_BACK_TWICE: Schedule = { ...CALM, faults: TWICE };
+export const GOES_BACK_TWICE: Schedule = {
+  ...CALM,
+  // What it has learned keeps it from the third attempt for seconds otherwise.
+  options: { ...CALM.options, downtimeLimitMs: 2000 },
+  faults: TWICE,
+};
 
 function hang(call: 'save' | 'load', side: 'source' | 'destination', nth: number, obeysSignal: boolean): Fault {
   return {

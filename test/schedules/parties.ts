@@ -26,8 +26,10 @@ export interface Departure {
   /** Time in `pre-switchover` since the guest was paused last. */
   heldMs: number;
   heldSince: number | undefined;
-  /** Nothing bounds how long the guest is paused: it was asked for, or the authority decides. */
+  /** Nothing bounds how long the guest is paused in this attempt: it was asked for, or the authority decides. */
   unbounded: boolean;
+  /** The policy's last decision was to switch over at any price. */
+  forced: boolean;
 }
 
 /** A call of `receive`. */

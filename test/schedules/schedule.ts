@@ -73,6 +73,7 @@ export interface OptionsPlan {
   readonly lease: readonly LeaseFault[] | undefined;
   /** What becomes of the guest at the destination: `receive({ onArrival })`. */
   readonly onArrival: 'run' | 'pause';
+  /** The policy then switches over at any price: nothing bounds the pause. */
   readonly roundCap: number;
   readonly reconnectTimeoutMs: number;
   readonly settleTimeoutMs: number;
@@ -169,7 +170,7 @@ function randomOptions(random: Random): OptionsPlan {
     heldMs: random.oneIn(10) ? random.pick([0, 20, 700]) : undefined,
     lease: random.oneIn(4) ? randomLease(random) : undefined,
     onArrival: random.oneIn(12) ? 'pause' : 'run',
-    roundCap: random.pick([3, 6, 12]),
+    roundCap: random.pick([3, 6, 12, 200, 1000]),
     reconnectTimeoutMs: random.pick([1000, 4000, 8000]),
     settleTimeoutMs: random.pick([1000, 4000, 8000]),
     switchoverTimeoutMs: random.pick([500, 2000, 5000]),

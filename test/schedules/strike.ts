@@ -1,4 +1,3 @@
-import { FEATURES, switchOver } from './engine-features.js';
 import type { Action, Fault } from './fault.js';
 import type { HostProcess } from './host-process.js';
 import type { Strikes } from './injector.js';
@@ -88,10 +87,10 @@ export class Striker {
         if (world.source.alive) first?.migration.adjust(action);
         break;
       case 'user pause':
-        if (FEATURES.runState) this.#userPauses(action.ms, 20);
+        this.#userPauses(action.ms, 20);
         break;
       case 'guest ends':
-        if (FEATURES.runState) this.#guestEnds();
+        this.#guestEnds();
         break;
       case 'garble':
       case 'hang':
@@ -137,8 +136,9 @@ export class Striker {
   #switchOver(departure: Departure, force: boolean): void {
     if (departure.ending !== undefined) return;
     try {
-      switchOver(departure.migration, force);
+      departure.migration.switchOver({ force });
       if (force) departure.unbounded = true;
+      else departure.forced = false;
     } catch {
       // Too late for it.
     }

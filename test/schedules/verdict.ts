@@ -1,5 +1,5 @@
+import { claimOf } from '@godwit/core';
 import { mustComplete } from './completes.js';
-import { claimState, FEATURES } from './engine-features.js';
 import { firstDifference } from './watched-memory.js';
 import type { World } from './world.js';
 
@@ -35,7 +35,6 @@ export function endingOfWorld(world: World): string {
 function expectSettled(world: World): void {
   for (const { name, process, ending } of [...world.departures, ...world.arrivals]) {
     if (!process.alive || ending !== undefined) continue;
-    if (!FEATURES.goingBack && hangsForEver(world)) continue;
     world.fault('not settled', `${name}: neither resolved nor rejected, though it was cancelled long ago`);
   }
 }
@@ -116,11 +115,12 @@ function expectClaims(world: World): void {
     if (ending.code === 'GODWIT_CLAIMED' || ending.code === 'GODWIT_HANDED_OVER') continue;
     world.fault('not refused', `${name}: ${ending.code ?? 'done'}, though its VM was another migration's`);
   }
-  if (!FEATURES.claims || hangsForEver(world) || world.lease.silenced) return;
+  if (hangsForEver(world) || world.lease.silenced) return;
   for (const { vm, machine, process } of world.departures) {
     if (!process.alive) continue;
-    const state = claimState(vm);
+    const { state, waitingFor } = claimOf(vm);
     const wanted = machine.running || world.guest.home === machine ? 'idle' : 'handedOver';
-    if (state !== wanted) world.fault('claim', `${machine.name}: the VM is "${state}", not "${wanted}"`);
+    if (state !== wanted)
+      world.fault('claim', `${machine.name}: the VM is "${state}", not "${wanted}" (${waitingFor.join(', ')})`);
   }
 }

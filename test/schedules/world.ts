@@ -1,7 +1,15 @@
-import { delta, firstOpinion, migrate, receive, roundCap, withinDowntimeLimit } from '@godwit/core';
+import {
+  claimOf,
+  delta,
+  firstOpinion,
+  migrate,
+  type OwnershipAuthority,
+  receive,
+  roundCap,
+  withinDowntimeLimit,
+} from '@godwit/core';
 import { VirtualClock } from '@godwit/core/testing';
 import { Random } from '../fuzz/random.js';
-import { claimState, FEATURES, newDestinationOptions, newSourceOptions, pauseLimitMs } from './engine-features.js';
 import type { Call, Fault } from './fault.js';
 import { fill, Guest } from './guest.js';
 import { HostProcess } from './host-process.js';
@@ -81,11 +89,7 @@ export class World implements MachineWatch {
     this.source = this.process('source');
     this.home = new Machine(this.source, 'source', this);
     fill(this.home.buffers, schedule.filledPercent, schedule.seed);
-    this.guest = new Guest(
-      FEATURES.runState ? schedule.guest : { ...schedule.guest, pausedByUser: false },
-      schedule.seed,
-      this.home,
-    );
+    this.guest = new Guest(schedule.guest, schedule.seed, this.home);
     this.machines.push(this.home);
     if (!this.guest.pausedByUser) this.home.start();
     for (const { fault, ms } of this.#injector.timed()) {
@@ -173,9 +177,10 @@ export class World implements MachineWatch {
     const name = `migration ${this.departures.length}`;
     const id = (this.departures.length + 1).toString(16).padStart(32, '0');
     const abort = new AbortController();
-    const refusalDue = (claimState(vm) ?? 'idle') !== 'idle';
+    const refusalDue = claimOf(vm).state !== 'idle';
     this.note(`${name}: ${machine.name} -> ${address}${refusalDue ? ', to be refused' : ''}`);
     const connector = this.network.connector(process, address);
+    const decide = firstOpinion(withinDowntimeLimit, roundCap(options.roundCap, 'switchover'));
     const migration = migrate(
       this.sabotage.vm?.(vm, machine) ?? vm,
       this.sabotage.connector?.(connector, process) ?? connector,
@@ -199,8 +204,13 @@ export class World implements MachineWatch {
         verify: options.verify,
         checksum: options.checksum,
         pauseBeforeSwitchover: options.heldMs !== undefined,
-        policy: firstOpinion(withinDowntimeLimit, roundCap(options.roundCap, 'switchover')),
-        ...newSourceOptions(options, process, this.lease),
+        policy: (input) => {
+          const decision = decide(input);
+          departure.forced = decision?.action === 'switchover' && decision.force === true;
+          return decision;
+        },
+        ...(options.pauseLimitMs === undefined ? {} : { pauseLimitMs: options.pauseLimitMs }),
+        ...this.#authority(process),
       },
     );
     const departure: Departure = {
@@ -217,6 +227,7 @@ export class World implements MachineWatch {
       heldMs: 0,
       heldSince: undefined,
       unbounded: false,
+      forced: false,
     };
     this.departures.push(departure);
     this.#watchDeparture(departure);
@@ -237,10 +248,12 @@ export class World implements MachineWatch {
       handshakeTimeoutMs: 2000,
       reconnectTimeoutMs: options.reconnectTimeoutMs,
       settleTimeoutMs: options.settleTimeoutMs,
+      onArrival: options.onArrival,
+      ...this.#authority(process),
       prepare: (_, { migrationId }) => {
         const machine = new Machine(process, 'destination', this);
         this.machines.push(machine);
-        machine.leftPaused = FEATURES.runState && options.onArrival === 'pause';
+        machine.leftPaused = options.onArrival === 'pause';
         // Whatever was in its memory before is not the guest's.
         fill(machine.buffers, 20, this.machines.length);
         arrival.machine = machine;
@@ -248,7 +261,6 @@ export class World implements MachineWatch {
         arrival.migrationId = migrationId;
         return this.sabotage.vm?.(arrival.vm, machine) ?? arrival.vm;
       },
-      ...newDestinationOptions(options, process, this.lease),
     });
     const arrival: Arrival = {
       name,
@@ -275,6 +287,10 @@ export class World implements MachineWatch {
     return arrival;
   }
 
+  #authority(process: HostProcess): { readonly authority?: OwnershipAuthority } {
+    return this.schedule.options.lease === undefined ? {} : { authority: this.lease.for(process) };
+  }
+
   #watchDeparture(departure: Departure): void {
     const { migration, process, name } = departure;
     const first = this.departures.length === 1;
@@ -283,14 +299,19 @@ export class World implements MachineWatch {
         if (!process.alive || this.over) return;
         if (event.type === 'ownership') {
           this.note(`${name}: ${event.previous} -> ${event.ownership}`);
-          if (event.ownership === 'transferring' && this.schedule.options.lease !== undefined)
-            departure.unbounded = true;
+          if (event.ownership === 'transferring') {
+            this.#checkPause(departure.machine);
+            if (this.schedule.options.lease !== undefined) departure.unbounded = true;
+          }
           if (first) this.#injector.ownership('source', event.ownership);
         } else if (event.type === 'state') {
           this.note(`${name}: state ${event.state}`);
           if (event.state === 'pre-switchover') this.#hold(departure);
           else if (departure.heldSince !== undefined) this.#goOn(departure);
           if (first) this.#injector.state(event.state);
+        } else if (event.type === 'went-back') {
+          this.note(`${name}: went back from attempt ${event.attempt}: ${event.reason.message}`);
+          departure.unbounded = false;
         } else if (event.type !== 'progress' && event.type !== 'round-start') {
           this.note(`${name}: ${event.type}${'code' in event ? ` ${event.code}: ${event.message}` : ''}`);
         }
@@ -354,9 +375,15 @@ export class World implements MachineWatch {
   /** The guest was paused here, and is not any more, or is given away: not too late. */
   #checkPause(machine: Machine): void {
     const limit = pauseLimitMs(this.schedule.options);
-    if (limit === undefined || machine.pausedAt === undefined || this.schedule.options.verify) return;
+    if (machine.pausedAt === undefined || this.schedule.options.verify) return;
     const departure = this.departures.findLast((one) => one.machine === machine && !one.refusalDue);
-    if (departure === undefined || departure.unbounded || departure.migration.ownership === 'handedOver') return;
+    if (
+      departure === undefined ||
+      departure.unbounded ||
+      departure.forced ||
+      departure.migration.ownership === 'handedOver'
+    )
+      return;
     if (departure.heldSince !== undefined) this.#goOn(departure);
     const ms = this.clock.now() - machine.pausedAt - departure.heldMs;
     departure.heldMs = 0;
@@ -364,6 +391,11 @@ export class World implements MachineWatch {
       this.fault('paused too long', `${machine.name}: ${ms.toFixed(1)} ms, and the bound is ${limit} ms`);
     }
   }
+}
+
+/** From the return of `pause` to `go`, in milliseconds: the engine's default where the schedule says nothing. */
+function pauseLimitMs({ pauseLimitMs: given, downtimeLimitMs }: Schedule['options']): number {
+  return given ?? Math.max(2 * downtimeLimitMs, 500);
 }
 
 function inShort(frame: Passing['frame']): string {
