@@ -127,6 +127,8 @@ export class DeviceSender {
     for (const [index, device] of this.#devices.entries()) {
       let sequence = 0;
       const write = async (last: boolean, bytes?: Uint8Array) => {
+        // A device that hung may yield when the attempt is long given up: such a piece must not follow `back`.
+        signal.throwIfAborted();
         total += bytes?.byteLength ?? 0;
         if (total > this.#maximumBytes) throw tooLarge(device, this.#maximumBytes);
         const header: DeviceFrame = { type: 'device', device: index, sequence: sequence++, last, attempt };
