@@ -23,3 +23,25 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<
     );
   });
 }
+
+/**
+ * Does `work` with a signal that aborts as soon as one of `signals` does. Nothing of it stays with them when the work has settled:
+ * a signal that outlives many of these would otherwise keep them all.
+ */
+export async function underAll<T>(
+  signals: readonly AbortSignal[],
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const either = new AbortController();
+  const listeners = signals.map((signal) => {
+    const onAbort = () => either.abort(signal.reason);
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+    return () => signal.removeEventListener('abort', onAbort);
+  });
+  try {
+    return await work(either.signal);
+  } finally {
+    for (const remove of listeners) remove();
+  }
+}

@@ -1,4 +1,4 @@
-import { abortable } from '../../abortable.js';
+import { abortable, underAll } from '../../abortable.js';
 import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
 import type { ReadyFrame } from '../../protocol/frame.js';
@@ -173,7 +173,8 @@ export class StopAndCopy implements SourcePhase {
   }
 
   async #harvest({ harvester }: SourceContext, bound: PauseBound, before?: Harvest): Promise<Harvest> {
-    const harvest = await this.#within(bound, harvester.harvest(this.#both(bound), before?.bitmaps));
+    const signals = [bound.signal, this.#connection.signal];
+    const harvest = await underAll(signals, (signal) => harvester.harvest(signal, before?.bitmaps));
     if (before !== undefined) this.#unsent.delete(before);
     this.#unsent.add(harvest);
     return harvest;
@@ -241,15 +242,6 @@ export class StopAndCopy implements SourcePhase {
   /** Settles as `work` does, or as soon as the bound is passed, the link is lost or the migration ends. */
   #within<T>(bound: PauseBound, work: Promise<T>): Promise<T> {
     return abortable(abortable(work, this.#connection.signal), bound.signal);
-  }
-
-  #both(bound: PauseBound): AbortSignal {
-    const both = new AbortController();
-    for (const signal of [bound.signal, this.#connection.signal]) {
-      if (signal.aborted) both.abort(signal.reason);
-      else signal.addEventListener('abort', () => both.abort(signal.reason), { once: true });
-    }
-    return both.signal;
   }
 
   /**
