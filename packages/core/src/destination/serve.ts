@@ -1,3 +1,4 @@
+import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { PageRunList } from '../memory/page-run.js';
@@ -25,7 +26,7 @@ export async function serve(context: DestinationContext, phase: Serving): Promis
     const connection = session.current;
     try {
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no connection');
-      return await Promise.race([phase.next, ended(connection), stopped(session.signal)]);
+      return await abortable(abortable(phase.next, connection.signal), session.signal);
     } catch (error) {
       // Whatever happens at the same time: what was read first counts.
       if (context.serving !== phase) return phase.next;
@@ -71,21 +72,6 @@ export async function channelEnded(
   if (pages === undefined) return;
   emit({ type: 'round', round, pages });
   await connection.write({ type: 'roundAck', round, pages });
-}
-
-function ended({ signal }: IncomingConnection): Promise<never> {
-  return new Promise((_, reject) => {
-    const onEnd = () => reject(signal.reason);
-    if (signal.aborted) onEnd();
-    else signal.addEventListener('abort', onEnd, { once: true });
-  });
-}
-
-function stopped(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    else signal.addEventListener('abort', () => reject(signal.reason), { once: true });
-  });
 }
 
 /** Throws `error` unless it only says that the link was lost; then lets go of everything that belongs to the connection. */
