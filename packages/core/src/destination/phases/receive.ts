@@ -2,6 +2,7 @@ import { GodwitError } from '../../errors.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
 import { PageRunList } from '../../memory/page-run.js';
 import type { DeviceFrame, HelloFrame, PrepareFrame, SwitchoverFrame } from '../../protocol/frame.js';
+import { isLost } from '../../session/connection.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
@@ -127,7 +128,8 @@ export class Receive implements ServingPhase {
       await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences });
     };
     prepared().catch((error: unknown) => {
-      if (!current()) return;
+      // A link that is lost while the answer is written is noticed by whoever reads it.
+      if (!current() || isLost(error)) return;
       this.#context.session.end.set(
         GodwitError.wrap(error, 'GODWIT_PREPARE_FAILED', 'the destination could not be prepared for the switchover'),
       );
