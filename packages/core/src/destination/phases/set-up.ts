@@ -15,6 +15,7 @@ import {
   MAXIMUM_PAYLOAD,
   SOFTWARE,
 } from '../../protocol/negotiate.js';
+import { mayRetry } from '../../session/retry.js';
 import { migrationBlockers } from '../../source/blockers.js';
 import { randomId } from '../../source/options.js';
 import { abandonVm } from '../abandon-vm.js';
@@ -48,14 +49,15 @@ export class SetUp implements DestinationPhase {
     checkHello(hello);
     session.register(connection, { ownership, attempt: () => context.arriving?.attempt ?? hello.attempt });
     const version = chooseVersion(hello);
-    await connection.takeChannels(options.handshakeTimeoutMs);
-    const vm = await this.#prepared(context, connection);
+    const wanted = asLongAsWanted(connection, session.signal);
+    await unlessLost(connection, connection.takeChannels(options.handshakeTimeoutMs));
+    const vm = await this.#prepared(context, connection, wanted);
     const claim = this.#claim(context, vm, hello);
-    await this.#check(context, connection, vm);
+    await this.#check(context, connection, vm, wanted);
     const windows = new MemoryWindows(vm.memory);
-    const pristine = makePristine(windows, options.clock, connection.signal);
+    const pristine = makePristine(windows, options.clock, wanted);
     claim.keepUntil(pristine, 'clearing the memory of the VM');
-    await abortable(connection.borrow(pristine), connection.signal);
+    await abortable(connection.borrow(pristine), wanted);
     const { encodings, welcome } = this.#agreed(context, connection, version);
     const receive = context.phases.receive({
       ...{ vm, hello, claim, windows, welcome, encodings },
@@ -72,7 +74,7 @@ export class SetUp implements DestinationPhase {
       ...{ loadMs: 0, readyAt: 0, runState: 'running', resumeMs: 0, sinceReadyMs: 0 },
     });
     receive.take(connection);
-    await connection.write(welcome);
+    await unlessLost(connection, connection.write(welcome));
     connection.keepAlive(options);
     setState('active');
     return receive;
@@ -84,10 +86,10 @@ export class SetUp implements DestinationPhase {
     checkHello(hello);
     const version = chooseVersion(hello);
     await connection.takeChannels(context.options.handshakeTimeoutMs);
-    const vm = await this.#prepared(context, connection);
+    const vm = await this.#prepared(context, connection, connection.signal);
     const claim = this.#claim(context, vm, hello);
     try {
-      await this.#check(context, connection, vm);
+      await this.#check(context, connection, vm, connection.signal);
       await connection.write(this.#agreed(context, connection, version).welcome);
       await connection.ended;
     } finally {
@@ -99,8 +101,11 @@ export class SetUp implements DestinationPhase {
     }
   }
 
-  async #prepared(context: DestinationContext, connection: IncomingConnection): Promise<MigratableVm> {
-    const { hello, peer, signal } = connection;
+  async #prepared(
+    context: DestinationContext,
+    { hello, peer }: IncomingConnection,
+    signal: AbortSignal,
+  ): Promise<MigratableVm> {
     const { migrationId, description, stage } = hello;
     context.emit({ type: 'hello', migrationId, peer, description, dryRun: stage === 'dryRun' });
     const preparing = this.#prepare(context, hello);
@@ -115,10 +120,15 @@ export class SetUp implements DestinationPhase {
   }
 
   /** Everything that a migration would be refused for. */
-  async #check({ options }: DestinationContext, connection: IncomingConnection, vm: MigratableVm): Promise<void> {
+  async #check(
+    { options }: DestinationContext,
+    { hello }: IncomingConnection,
+    vm: MigratableVm,
+    signal: AbortSignal,
+  ): Promise<void> {
     checkGuestMemory(vm.memory);
-    checkCompatible(connection.hello, vm, options.maximumDeviceState);
-    const blockers = await migrationBlockers(vm.devices, connection.signal);
+    checkCompatible(hello, vm, options.maximumDeviceState);
+    const blockers = await migrationBlockers(vm.devices, signal);
     if (blockers.length === 0) return;
     throw new GodwitError('GODWIT_BLOCKED', `the destination cannot receive the VM now: ${blockers.join('; ')}`);
   }
@@ -178,4 +188,35 @@ export class SetUp implements DestinationPhase {
     if (serving?.protocolPhase !== 'receiving' || current === undefined || current.signal.aborted) return;
     current.write({ type: 'loaded', device, sequence }).catch(() => {});
   }
+}
+
+/**
+ * Aborts when the VM is not wanted any more: at the end of the migration, or of the connection, unless that was only lost. Its source
+ * then comes back, and hears `welcome` on the next one.
+ */
+function asLongAsWanted(connection: IncomingConnection, over: AbortSignal): AbortSignal {
+  const unwanted = new AbortController();
+  const { signal } = connection;
+  const onLost = () => {
+    if (!isOnlyLost(connection)) unwanted.abort(signal.reason);
+  };
+  if (signal.aborted) onLost();
+  else signal.addEventListener('abort', onLost, { once: true });
+  const onOver = () => unwanted.abort(over.reason);
+  if (over.aborted) onOver();
+  else over.addEventListener('abort', onOver, { once: true });
+  return unwanted.signal;
+}
+
+/** Settles as `work` does, or resolves when it failed since the link was lost meanwhile: the next phase waits for the source. */
+async function unlessLost(connection: IncomingConnection, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (!isOnlyLost(connection)) throw error;
+  }
+}
+
+function isOnlyLost({ signal }: IncomingConnection): boolean {
+  return signal.aborted && mayRetry(signal.reason, 'connected');
 }
