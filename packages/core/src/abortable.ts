@@ -1,23 +1,29 @@
 /**
- * Settles as `promise` does, or rejects with the signal's reason as soon as it aborts. The promise itself goes on;
- * whoever made it must cope with nobody waiting (its rejection is then swallowed here).
+ * Settles as `promise` does, or rejects with a signal's reason as soon as one aborts, and takes its listeners back. The promise
+ * itself goes on; whoever made it must cope with nobody waiting (its rejection is then swallowed here).
  */
-export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+export function abortable<T>(promise: Promise<T>, ...signals: readonly AbortSignal[]): Promise<T> {
+  const aborted = signals.find((signal) => signal.aborted);
+  if (aborted !== undefined) {
+    promise.catch(() => {});
+    return Promise.reject(aborted.reason);
+  }
   return new Promise<T>((resolve, reject) => {
-    const onAbort = () => reject(signal.reason);
-    if (signal.aborted) {
-      promise.catch(() => {});
-      onAbort();
-      return;
-    }
-    signal.addEventListener('abort', onAbort, { once: true });
+    const leave = () => {
+      for (const signal of signals) signal.removeEventListener('abort', onAbort);
+    };
+    const onAbort = (event: Event) => {
+      leave();
+      reject((event.target as AbortSignal).reason);
+    };
+    for (const signal of signals) signal.addEventListener('abort', onAbort, { once: true });
     promise.then(
       (value) => {
-        signal.removeEventListener('abort', onAbort);
+        leave();
         resolve(value);
       },
       (error: unknown) => {
-        signal.removeEventListener('abort', onAbort);
+        leave();
         reject(error);
       },
     );

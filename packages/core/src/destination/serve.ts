@@ -26,7 +26,7 @@ export async function serve(context: DestinationContext, phase: Serving): Promis
     const connection = session.current;
     try {
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no connection');
-      return await abortable(abortable(phase.next, connection.signal), session.signal);
+      return await abortable(phase.next, connection.signal, session.signal);
     } catch (error) {
       // Whatever happens at the same time: what was read first counts.
       if (context.serving !== phase) return phase.next;

@@ -11,6 +11,7 @@ import type { Greeted } from './source-session.js';
 /** Says `switchover`, and resolves with `ready`. */
 export async function askToLoad(
   { options }: SourceContext,
+  bound: PauseBound,
   connection: SourceConnection,
   switchover: Omit<SwitchoverFrame, 'type'>,
 ): Promise<ReadyFrame> {
@@ -19,10 +20,8 @@ export async function askToLoad(
   await connection.write({ type: 'switchover', ...switchover });
   // Bytes in our own buffers are not the destination's time: it begins when the destination has read everything.
   await Promise.race([connection.ping(), ready]);
-  return abortable(
-    inTime(ready, clock, switchoverTimeoutMs, () => silent(switchoverTimeoutMs)),
-    connection.signal,
-  );
+  const over = abortable(ready, connection.signal, bound.signal);
+  return inTime(over, clock, switchoverTimeoutMs, () => silent(switchoverTimeoutMs));
 }
 
 /**

@@ -215,7 +215,9 @@ export class StopAndCopy implements SourcePhase {
     let loading: Promise<ReadyFrame> | undefined;
     for (;;) {
       try {
-        loading ??= askToLoad(context, this.#connection, { attempt, round: rounds.round, runState: guest.runState });
+        loading ??= askToLoad(context, bound, this.#connection, {
+          ...{ attempt, round: rounds.round, runState: guest.runState },
+        });
         const frame = await this.#within(bound, loading);
         if (frame.attempt === attempt) return frame;
         throw new GodwitError('GODWIT_PROTOCOL', `"ready" is for attempt ${frame.attempt}; this is attempt ${attempt}`);
@@ -241,7 +243,7 @@ export class StopAndCopy implements SourcePhase {
 
   /** Settles as `work` does, or as soon as the bound is passed, the link is lost or the migration ends. */
   #within<T>(bound: PauseBound, work: Promise<T>): Promise<T> {
-    return abortable(abortable(work, this.#connection.signal), bound.signal);
+    return abortable(work, this.#connection.signal, bound.signal);
   }
 
   /**
