@@ -34,8 +34,20 @@ export function sharedPart(ours: ReadonlyMap<Part['key'], Part>, theirs: readonl
   });
 }
 
+/** Found out once for each block: memory that was abandoned since is not mapped any more, and no view of it is asked for. */
+const known = new WeakMap<RamBlock, readonly (object | string)[]>();
+
+function memoryOf(block: RamBlock): readonly (object | string)[] {
+  let keys = known.get(block);
+  if (keys === undefined) {
+    keys = findMemoryOf(block);
+    known.set(block, keys);
+  }
+  return keys;
+}
+
 /** The block itself, its name where it has one, and the buffer under its view where that is all its own. */
-function memoryOf(block: RamBlock): (object | string)[] {
+function findMemoryOf(block: RamBlock): (object | string)[] {
   const keys: (object | string)[] = [block];
   if (block.identity !== undefined && block.identity !== '') keys.push(block.identity);
   const { buffer } = block.view(0, 1);
