@@ -266,19 +266,54 @@ describe('a destination that is ready', () => {
     });
   }, 30_000);
 
-  test.each(['ready', 'verified', 'digests'] as const)(
-    'is found again when the link is lost at "%s", and the guest moves',
-    async (type) => {
+  test.each([
+    ['ready', []],
+    ['verified', [0]],
+    ['digests', [0]],
+  ] as const)(
+    'takes the guest later when the link is lost at "%s", and never while the source may run it',
+    async (type, resumed) => {
       const resumedAt: number[] = [];
       const source = filledVm();
       const toy = cutting(type)({ source, migrate: { verify: true } });
       source.onResume = () => void resumedAt.push(toy.clock.now());
-      const ends = await toy.settled();
-      expectMoved(toy, ends);
-      // With everything loaded the pause goes on over another link; a comparison that was cut is given up, and the guest runs at once.
-      expect(resumedAt).toEqual(type === 'ready' ? [] : [0]);
-      expect(toy.destination.resumes).toBe(1);
+      toy.destination.onResume = () => expect(toy.migration.ownership).toBe('handedOver');
+      expectMoved(toy, await toy.settled());
+      // A `ready` that was lost is asked for again; a comparison that was is not, and the guest runs at once.
+      expect(resumedAt).toEqual(resumed);
+      expect(toy.incomingEvents.filter((event) => event.type === 'source-may-run')).toHaveLength(1);
       expect(toy.clock.now()).toBeLessThan(3000);
+    },
+  );
+
+  test.each(['verified', 'digests'] as const)(
+    'hears that the guest stays at the source, where that is decided while the link is lost at "%s"',
+    async (type) => {
+      const source = filledVm();
+      const toy = cutting(type)({ source, migrate: { verify: true } });
+      source.onResume = () => void toy.migration.cancel('enough');
+      const ends = await toy.settled();
+      expect([ends.code, ends.receivedCode]).toEqual(['GODWIT_CANCELLED', 'GODWIT_CANCELLED']);
+      expect(ends.received).toMatchObject({ reason: { remote: true } });
+      guestAt(source, toy.destination);
+      expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['kept', 'abandoned']);
+      expect(toy.destination.abandoned).toBeDefined();
+      expect(toy.clock.now()).toBeLessThan(3000);
+    },
+  );
+
+  test.each(['ready', 'verified', 'digests'] as const)(
+    'waits for a person where the source does not come back: the link is lost at "%s"',
+    async (type) => {
+      const toy = cutting(type)({ migrate: { verify: true, reconnectTimeoutMs: 0 } });
+      await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_LINK_LOST' });
+      guestAt(toy.source, toy.destination);
+      expect(toy.source.resumes).toBe(1);
+      await toy.clock.sleep(600_000);
+      expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['kept', 'ready']);
+      expect(toy.incoming.cancel()).toBe(true);
+      await expect(toy.incoming.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
+      expect([toy.destination.running, toy.link.openStreams]).toEqual([false, 0]);
     },
   );
 
@@ -287,7 +322,7 @@ describe('a destination that is ready', () => {
     let loaded: () => void = () => {};
     destination.devices = [
       Object.assign(new FaultyDevice('uart'), {
-        load: async (state: AsyncIterable<Uint8Array>) => {
+        async load(state: AsyncIterable<Uint8Array>) {
           for await (const _ of state);
           toy.link.cut();
           await new Promise<void>((resolve) => {
@@ -298,12 +333,13 @@ describe('a destination that is ready', () => {
     ];
     const source = filledVm();
     source.devices = [new FaultyDevice('uart', Uint8Array.of(1))];
-    const toy: Toy = start({ source, destination });
-    void toy.clock.sleep(50).then(() => {
-      expect([source.running, destination.running]).toEqual([false, false]);
-      loaded();
-    });
+    const toy: Toy = start({ source, destination, migrate: { random: () => 0.5 } });
+    await toy.clock.sleep(50);
+    loaded();
+    await toy.clock.sleep(49);
+    expect([toy.migration.ownership, toy.incoming.ownership]).toEqual(['paused', 'ready']);
+    expect([source.running, destination.running]).toEqual([false, false]);
     expectMoved(toy, await toy.settled());
-    expect([source.resumes, destination.resumes]).toEqual([0, 1]);
+    expect(source.resumes).toBe(0);
   });
 });

@@ -1,6 +1,7 @@
 import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import { CLOSING_MS } from '../session/closing-message.js';
+import { isLost } from '../session/connection.js';
 import { letGo } from './let-go.js';
 import { ownershipUnknown } from './settlement.js';
 import type { SourceContext } from './source-context.js';
@@ -27,7 +28,8 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
   const ended = session.end.set(first);
   // That the guest stands still is more than why it was to run again.
   const stuck = guest.asked ? await resume(context, ended) : guest.stuck ? first : undefined;
-  const reason = stuck ?? (await connection?.cause(ended)) ?? ended;
+  // Of a link that was lost the peer may have told the reason; a cancel is one, whatever was lost before it.
+  const reason = stuck ?? (isLost(ended) ? await connection?.cause(ended) : undefined) ?? ended;
   let told = false;
   await letGo(context, async () => {
     told = await session.close(reason);
