@@ -10,6 +10,8 @@ const STAGES: Readonly<Partial<Record<DestinationOwnershipState, readonly HelloS
   receiving: ['running', 'paused', 'kept'],
   ready: ['running', 'paused', 'handedOver', 'kept'],
   asking: ['handedOver'],
+  // Answered once the authority has: until then it waits.
+  recovering: ['running', 'paused', 'handedOver', 'kept'],
   running: ['handedOver'],
 };
 

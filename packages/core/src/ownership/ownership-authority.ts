@@ -15,10 +15,15 @@ export interface Transfer {
  * confirmed `withdrawn`. A call that rejects, or does not return, says nothing either way.
  *
  * @example
+ * // The store keeps the owner, and the last attempt that was withdrawn: a transfer that arrives after that fails for good.
  * const lease: OwnershipAuthority = {
- *   transfer: async ({ incarnation }) => ((await etcd.swapOwner(vmId, me, incarnation)) ? 'granted' : 'refused'),
- *   withdraw: async ({ incarnation }) => ((await etcd.swapOwner(vmId, incarnation, me)) ? 'withdrawn' : 'granted'),
- *   mayRun: async ({ incarnation }, role) => (await etcd.owner(vmId)) === (role === 'source' ? me : incarnation),
+ *   transfer: async ({ attempt, incarnation }) =>
+ *     (await store.change(vmId, (row) => row.owner === me && row.withdrawn < attempt && { ...row, owner: incarnation }))
+ *       ? 'granted'
+ *       : 'refused',
+ *   withdraw: async ({ attempt }) =>
+ *     (await store.change(vmId, (row) => row.owner === me && { ...row, withdrawn: attempt })) ? 'withdrawn' : 'granted',
+ *   mayRun: async ({ incarnation }, role) => (await store.owner(vmId)) === (role === 'source' ? me : incarnation),
  * };
  * migrate(vm, connector, { authority: lease });
  */

@@ -51,7 +51,9 @@ export async function continuePaused(
     stage: 'greeting',
   }).catch((cause: unknown) => {
     session.signal.throwIfAborted();
-    throw GodwitError.is(cause) && cause.remote ? cause : reason;
+    // A destination that was restarted knows nothing: it gets everything anew, with the guest running.
+    const final = GodwitError.is(cause) && cause.remote && cause.code !== 'GODWIT_UNKNOWN_MIGRATION';
+    throw final ? cause : reason;
   });
   session.signal.throwIfAborted();
   rounds.adopt(connection);

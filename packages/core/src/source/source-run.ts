@@ -104,6 +104,7 @@ export class SourceRun {
     ownership.apply('fail');
     claim.takeBack();
     await guest.resume(options.clock);
+    await context.session.tellKept(refused, options.reconnectTimeoutMs);
     claim.end();
     throw refused;
   }
@@ -114,7 +115,11 @@ export class SourceRun {
     const { ownership, options, vm, claim, guest } = context;
     if (!ownership.allows('recover')) ownership.apply('recover');
     const { clock, authority, switchoverTimeoutMs } = options;
-    const asking = authority.mayRun(transferOf(context), 'source');
+    const transfer = transferOf(context);
+    // A transfer that was never answered may still be granted later: it has to be withdrawn first.
+    const asking = context.transferred
+      ? authority.mayRun(transfer, 'source')
+      : authority.withdraw(transfer).then((answer) => answer === 'withdrawn' && authority.mayRun(transfer, 'source'));
     const late = () => new GodwitError('GODWIT_TIMEOUT', 'the ownership authority has not answered');
     if (!(await inTime(asking, clock, switchoverTimeoutMs, late))) {
       throw new GodwitError('GODWIT_NOT_OWNER', "the ownership authority says that the guest is not the source's");
