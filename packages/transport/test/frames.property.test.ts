@@ -1,6 +1,7 @@
 import {
   FRAMES_WITH_PAYLOAD,
   type Frame,
+  type FrameName,
   GodwitError,
   HELLO_STAGES,
   MOVED_RUN_STATES,
@@ -26,54 +27,53 @@ const description = fc
 
 const duration = fc.double({ min: 0, max: 1e9, noNaN: true });
 const sequences = fc.array(uint, { maxLength: 4 });
+const names = fc.array(name, { maxLength: 4 });
+const block = fc.record({ id: name, guestPhysicalAddress: uint, byteLength: uint, identity: name });
+const device = fc.record({ id: name, version: uint, stateBytes: uint });
+const differences = fc.array(fc.tuple(uint, uint), { maxLength: 16 }).map((pairs) => pairs.flat());
 
-const frames: fc.Arbitrary<Frame> = fc.oneof(
-  fc.record({
-    type: fc.constant('hello' as const),
+/** The fields of each frame, without its type. */
+const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { type: N }>, 'type'>> } = {
+  hello: fc.record({
     minimumVersion: uint,
     maximumVersion: uint,
     migrationId,
     software: name,
     pageSize: uint,
-    blocks: fc.array(fc.record({ id: name, guestPhysicalAddress: uint, byteLength: uint, identity: name }), {
-      maxLength: 4,
-    }),
-    devices: fc.array(fc.record({ id: name, version: uint, stateBytes: uint }), { maxLength: 4 }),
-    features: fc.array(name, { maxLength: 4 }),
+    blocks: fc.array(block, { maxLength: 4 }),
+    devices: fc.array(device, { maxLength: 4 }),
+    features: names,
     pageChannels: fc.nat(1024),
     description,
     connection: uint,
     stage: fc.constantFrom(...HELLO_STAGES),
     attempt: uint,
   }),
-  fc.record({ type: fc.constant('error' as const), code: name, message: fc.string(), retry: fc.boolean() }),
-  fc.record({ type: fc.constant('attach' as const), migrationId, index: fc.nat(1023), connection: uint }),
-  fc.record({ type: fc.constant('pages' as const), round: uint, block: uint, runs }),
-  fc.record({ type: fc.constant('zeroPages' as const), round: uint, block: uint, runs }),
-  fc.record({ type: fc.constant('roundEnd' as const), round: uint, pages: uint }),
-  fc.record({ type: fc.constant('device' as const), device: uint, sequence: uint, last: fc.boolean(), attempt: uint }),
-  fc.record({ type: fc.constant('ready' as const), attempt: uint, loadMs: duration }),
-  fc.record({ type: fc.constant('running' as const), resumeMs: duration, sinceReadyMs: duration }),
-  fc.record({
-    type: fc.constant('switchover' as const),
-    round: uint,
-    attempt: uint,
-    runState: fc.constantFrom(...MOVED_RUN_STATES),
-  }),
-  fc.record({ type: fc.constant('prepare' as const), attempt: uint, deviceSequences: sequences }),
-  fc.record({
-    type: fc.constant('prepared' as const),
+  welcome: fc.record({
+    version: uint,
+    features: names,
+    software: name,
+    maximumPayload: uint,
     incarnation: migrationId,
-    attempt: uint,
-    deviceSequences: sequences,
+    maximumDeviceState: uint,
   }),
-  fc.record({ type: fc.constant('back' as const), attempt: uint }),
-  fc.record({ type: fc.constant('backAck' as const), attempt: uint, deviceResets: sequences }),
-  fc.record({ type: fc.constant('owed' as const), block: uint, runs }),
-  fc.record({ type: fc.constant('loaded' as const), device: uint, sequence: uint }),
-  fc.record({ type: fc.constant('go' as const), attempt: uint }),
-  fc.record({
-    type: fc.constant('resumed' as const),
+  error: fc.record({ code: name, message: fc.string(), retry: fc.boolean() }),
+  attach: fc.record({ migrationId, index: fc.nat(1023), connection: uint }),
+  pages: fc.record({ round: uint, block: uint, runs }),
+  zeroPages: fc.record({ round: uint, block: uint, runs }),
+  roundEnd: fc.record({ round: uint, pages: uint }),
+  roundAck: fc.record({ round: uint, pages: uint }),
+  device: fc.record({ device: uint, sequence: uint, last: fc.boolean(), attempt: uint }),
+  switchover: fc.record({ round: uint, attempt: uint, runState: fc.constantFrom(...MOVED_RUN_STATES) }),
+  ready: fc.record({ attempt: uint, loadMs: duration }),
+  go: fc.record({ attempt: uint }),
+  running: fc.record({ resumeMs: duration, sinceReadyMs: duration }),
+  digests: fc.record({ block: uint, runs }),
+  digestsEnd: fc.record({}),
+  verified: fc.record({ pagesCompared: uint, pagesDifferent: uint, differences }),
+  ping: fc.record({ id: uint }),
+  pong: fc.record({ id: uint }),
+  resumed: fc.record({
     state: fc.constantFrom(...RESUMED_STATES),
     round: uint,
     deviceSequences: sequences,
@@ -82,8 +82,22 @@ const frames: fc.Arbitrary<Frame> = fc.oneof(
     resumeMs: duration,
     sinceReadyMs: duration,
   }),
-  fc.record({ type: fc.constant('received' as const), block: uint, runs }),
-  fc.record({ type: fc.constant('released' as const) }),
+  received: fc.record({ block: uint, runs }),
+  released: fc.record({}),
+  deltaPages: fc.record({ round: uint, block: uint, runs }),
+  compressedPages: fc.record({ round: uint, block: uint, runs, encoding: name }),
+  prepare: fc.record({ attempt: uint, deviceSequences: sequences }),
+  prepared: fc.record({ incarnation: migrationId, attempt: uint, deviceSequences: sequences }),
+  back: fc.record({ attempt: uint }),
+  backAck: fc.record({ attempt: uint, deviceResets: sequences }),
+  owed: fc.record({ block: uint, runs }),
+  loaded: fc.record({ device: uint, sequence: uint }),
+};
+
+const frames = fc.oneof(
+  ...Object.entries(FIELDS).map(([type, fields]: [string, fc.Arbitrary<object>]) =>
+    fields.map((values) => ({ ...values, type }) as Frame),
+  ),
 );
 
 const payload = fc.array(
