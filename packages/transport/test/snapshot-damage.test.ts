@@ -142,6 +142,7 @@ describe('a foreign file is refused before a VM is built', () => {
   test('none at all', async () => {
     await expect(restore(machine({ empty: true }), newPath())).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
+      retry: false,
       message: expect.stringContaining('no such file'),
     });
   });

@@ -108,8 +108,9 @@ test('the guest may go on beside its snapshot, which keeps the moment', async ()
   await restore(again, path);
   expect(then.memory.equals(again.memory)).toBe(true);
   expect(vm.memory.firstDifference(again.memory)).toEqual({ blockIndex: 0, page: 0 });
-  // And can be saved again, over the old one: the file is a copy, says the embedder.
-  reclaim(vm, { because: 'the guest goes on beside its snapshot' });
+  // And can be saved again, over the old one: by who says that the guest, though it was handed over to a file, is here.
+  await expect(save(vm, path)).rejects.toMatchObject({ code: 'GODWIT_HANDED_OVER' });
+  reclaim(vm, { because: 'a snapshot is a copy, and this guest goes on' });
   await save(vm, path);
   const newer = machine({ empty: true });
   await restore(newer, path);
@@ -271,6 +272,7 @@ describe('before "go" nothing bears the name, and the guest stays', () => {
     const vm = fill(machine());
     await expect(save(vm, target(path))).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
+      retry: false,
       message: expect.stringMatching(message),
     });
     expect([vm.running, vm.pauses]).toEqual([true, 0]);

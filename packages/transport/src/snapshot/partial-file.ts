@@ -24,7 +24,7 @@ export class PartialFile {
 
   /**
    * Creates the file, and removes what earlier writers of `path` have left that died before their snapshot was whole.
-   * Fails with `GODWIT_CONNECT_FAILED`.
+   * Fails with `GODWIT_CONNECT_FAILED`, not to be tried again.
    */
   static async create(path: string): Promise<PartialFile> {
     await refuseSpecial(path);
@@ -152,9 +152,8 @@ async function isWhole(path: string): Promise<boolean> {
   }
 }
 
+/** Not to be tried again: unlike a peer, a folder that is missing does not come by itself. */
 function cannot(what: string, error: unknown): GodwitError {
-  return new GodwitError('GODWIT_CONNECT_FAILED', `${what}: ${(error as Error).message}`, {
-    cause: error,
-    retry: false,
-  });
+  const { message } = error as Error;
+  return new GodwitError('GODWIT_CONNECT_FAILED', `${what}: ${message}`, { cause: error, retry: false });
 }

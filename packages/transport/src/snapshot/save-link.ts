@@ -32,6 +32,7 @@ export function saveTo(path: string): LinkConnector {
         throw new GodwitError(
           'GODWIT_CONNECT_FAILED',
           `a save to ${path} that has ended is not taken up again; look at the error that it ended with, and save anew`,
+          { retry: false },
         );
       }
       const partial = await PartialFile.create(path);

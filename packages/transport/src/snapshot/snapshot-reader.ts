@@ -55,6 +55,7 @@ export class SnapshotReader {
       const { message } = error as Error;
       throw new GodwitError('GODWIT_CONNECT_FAILED', `the snapshot ${path} cannot be opened: ${message}`, {
         cause: error,
+        retry: false,
       });
     }
     try {
