@@ -45,7 +45,7 @@ describe('godwit inspect', () => {
     const { status, stdout, stderr } = await godwit(['inspect', back]);
     expect([status, stderr]).toEqual([0, '']);
     const text = stdout.replaceAll(/ +/g, ' ');
-    expect(text).toContain('prepare source, link 0, control: {"attempt":1,"deviceSequences":[1]}\n');
+    expect(text).toMatch(/prepare 2 \(\d+ B\), prepared 2 /);
     expect(text).toMatch(/back source, link 0, control: attempt 1 is given up, pre-copy goes on\n/);
     expect(text).toContain('device serial: 124 B in 3 pieces, for attempt 2\n');
     expect(text).toMatch(/attempt 1: given up after [\d.]+ ms, 23 B of device state\n/);

@@ -174,9 +174,9 @@ describe('a migration that goes back', () => {
       outcome: { type: 'running', runState: 'paused' },
     });
     const messages = only(findings, 'message').map(({ frame }) => frame.type);
-    expect(messages).toEqual(expect.arrayContaining(['prepare', 'prepared', 'back', 'backAck']));
-    expect(messages).not.toEqual(expect.arrayContaining(['owed']));
-    expect(messages).not.toEqual(expect.arrayContaining(['loaded']));
+    expect(messages).toEqual(expect.arrayContaining(['back', 'backAck']));
+    // These come by the hundred.
+    for (const type of ['prepare', 'prepared', 'owed', 'loaded']) expect(messages).not.toContain(type);
   });
 
   test('before anything of the attempt was sent is counted too', async () => {
@@ -327,6 +327,14 @@ describe('a migration that goes back', () => {
     [
       'an answer to what was not asked',
       changed('prepared', 2, as({ deviceSequences: [0] })),
+      'answers what was not asked',
+    ],
+    [
+      'an answer that was given already',
+      changed('prepared', 1, (frame) => [
+        ['D', 0, frame],
+        ['D', 0, frame],
+      ]),
       'answers what was not asked',
     ],
     [

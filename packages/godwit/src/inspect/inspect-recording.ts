@@ -27,6 +27,8 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
   'device',
   'digests',
   'received',
+  'prepare',
+  'prepared',
   'owed',
   'loaded',
   'ping',

@@ -2,7 +2,7 @@ import { FEATURES, type Frame, type FrameName, type HelloFrame } from '@godwit/c
 import type { RecordedFrame } from '@godwit/transport';
 import type { AttemptEnd, Finding } from './finding.js';
 
-/** Questions that are remembered until they are answered. A source asks once or twice. */
+/** Questions that are remembered until they are answered: the last ones, since one takes the place of those before it. */
 const MOST_QUESTIONS = 64;
 
 /** Features without which a frame is not sent. */
@@ -37,7 +37,7 @@ export class MigrationAudit {
   #incarnation: string | undefined;
   #open: OpenAttempt | undefined;
   #givenUp = 0;
-  readonly #questions = new Set<string>();
+  #questions: string[] = [];
 
   constructor(report: (finding: Finding) => void) {
     this.#report = report;
@@ -60,15 +60,11 @@ export class MigrationAudit {
       case 'resumed':
         return this.#same(frame);
       case 'prepare':
-        if (this.#questions.size < MOST_QUESTIONS) this.#questions.add(questionOf(frame));
+        this.#questions = [...this.#questions.slice(1 - MOST_QUESTIONS), questionOf(frame)];
         return this.#mustBeNew(frame);
       case 'prepared':
         // A captured stream of the destination's has the answers without the questions.
-        if (
-          item.track !== undefined &&
-          this.#questions.size < MOST_QUESTIONS &&
-          !this.#questions.has(questionOf(frame))
-        ) {
+        if (item.track !== undefined && !this.#asked(questionOf(frame))) {
           return 'a "prepared" frame answers what was not asked';
         }
         return this.#same(frame);
@@ -91,7 +87,7 @@ export class MigrationAudit {
         return wrong;
       }
       case 'backAck':
-        this.#questions.clear();
+        this.#questions = [];
         if (item.track === undefined || frame.attempt === this.#givenUp) break;
         return `"backAck" of attempt ${frame.attempt}; the last one that was given up is ${this.#givenUp}`;
       case 'ready':
@@ -107,7 +103,7 @@ export class MigrationAudit {
   }
 
   #hello({ stage, attempt }: HelloFrame, item: RecordedFrame, link: number): string | undefined {
-    this.#questions.clear();
+    this.#questions = [];
     const open = this.#open;
     if (open !== undefined && stage === 'running' && attempt > open.attempt) {
       this.#givenUp = Math.max(this.#givenUp, open.attempt);
@@ -122,6 +118,13 @@ export class MigrationAudit {
       return `a hello that goes on with attempt ${attempt}, where ${this.#open.attempt} is under way`;
     }
     return undefined;
+  }
+
+  /** Whether a question waits for its answer. Those before it are answered by it too. */
+  #asked(question: string): boolean {
+    const at = this.#questions.indexOf(question);
+    this.#questions = this.#questions.slice(at + 1);
+    return at !== -1;
   }
 
   /** The frame belongs to the stop-and-copy that is under way, or begins one. */
