@@ -117,6 +117,30 @@ test('the guest may go on beside its snapshot, which keeps the moment', async ()
   expect(vm.memory.equals(newer.memory)).toBe(true);
 });
 
+test('a guest that its user had paused stays paused, where it was saved and where it is restored', async () => {
+  const path = newPath();
+  const vm = fill(machine());
+  await vm.pause();
+  await save(vm, path);
+  expect([vm.running, vm.resumes]).toEqual([false, 0]);
+  const copy = machine({ empty: true });
+  const { summary } = await restore(copy, path);
+  expect([copy.running, copy.resumes, summary.rounds]).toEqual([false, 0, 1]);
+  expect(vm.memory.equals(copy.memory)).toBe(true);
+});
+
+test('a save that is only asked about leaves nothing, and the guest as it was', async () => {
+  const path = newPath();
+  writeFileSync(path, 'an older snapshot');
+  const vm = fill(machine());
+  await save(vm, path, { dryRun: true });
+  expect([readFileSync(path, 'utf8'), partials(folder)]).toEqual(['an older snapshot', []]);
+  expect([vm.running, vm.pauses]).toEqual([true, 0]);
+  await expect(save(vm, join(folder, 'no', 'such'), { dryRun: true })).rejects.toMatchObject({
+    code: 'GODWIT_CONNECT_FAILED',
+  });
+});
+
 test("guest memory is nobody else's: the file can be read by its owner only", async () => {
   const path = newPath();
   await save(fill(machine()), path);
