@@ -14,17 +14,30 @@ export interface CaseSeries {
   readonly untilNotStruck: boolean;
 }
 
+/** Bytes of the control stream when nothing goes wrong. */
+export interface UncutBytes {
+  /** To the destination, in few rounds. */
+  readonly out: number;
+  /** To the source, in many. */
+  readonly in: number;
+  /** To the destination and to the source, of a migration that goes back twice. */
+  readonly backOut: number;
+  readonly backIn: number;
+}
+
 /** How many cases there are where there could be any number. */
 export interface PlanSize {
   /** Byte offsets to cut at, in each direction. */
   readonly offsets: number;
-  /** Bytes that cross in each direction when nothing goes wrong: out in few rounds, in in many. */
-  readonly bytes: { readonly out: number; readonly in: number };
+  readonly bytes: UncutBytes;
   readonly random: () => number;
 }
 
 /** Byte offsets each way of CI's sample, which has all of everything else. */
 export const SAMPLED_OFFSETS = 100;
+
+/** How often a migration goes back, in the cases in which it does. */
+const BACKS = 2;
 
 const ON_CONTROL = { stream: 0, pageChannels: 0, checksum: false, rounds: FEW_ROUNDS } as const;
 
@@ -33,6 +46,7 @@ const NOWHERE = { ...ON_CONTROL, kind: 'cut', at: { frame: 1_000_000 } } as cons
 export const UNCUT = {
   out: caseName({ ...NOWHERE, direction: 'out' }),
   in: caseName({ ...NOWHERE, direction: 'in', rounds: MANY_ROUNDS }),
+  back: caseName({ ...NOWHERE, direction: 'out', backs: BACKS }),
 } as const;
 
 /** Cases that are many migrations, and tell figures of their own. */
@@ -43,8 +57,10 @@ export type WholeName = (typeof WHOLE_NAMES)[number];
 export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
   return [
     ...cutsAtFrames(),
-    cutsAtBytes('out', offsets, bytes.out, random),
-    cutsAtBytes('in', offsets, bytes.in, random),
+    cutsAtBytes('out', FEW_ROUNDS, 0, offsets, bytes.out, random),
+    cutsAtBytes('in', MANY_ROUNDS, 0, offsets, bytes.in, random),
+    cutsAtBytes('out', FEW_ROUNDS, BACKS, offsets, bytes.backOut, random),
+    cutsAtBytes('in', FEW_ROUNDS, BACKS, offsets, bytes.backIn, random),
     ...otherFaults(),
     ...deathsAtFrames(),
     ...WHOLE_NAMES.map(
@@ -59,12 +75,15 @@ export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
 
 function everyFrame(one: Omit<FaultCase, 'at'>): CaseSeries {
   const where = one.pageChannels === 0 ? 'one stream' : one.stream === 0 ? 'control' : `page channel ${one.stream}`;
-  const way = one.direction === 'out' ? 'source to destination' : 'destination to source';
   return {
-    name: `${one.kind} before every frame, ${way}, ${where}`,
+    name: `${one.kind} before every frame, ${wayOf(one.direction)}, ${where}`,
     at: (frame) => caseName({ ...one, at: { frame } }),
     untilNotStruck: true,
   };
+}
+
+function wayOf(direction: 'out' | 'in'): string {
+  return direction === 'out' ? 'source to destination' : 'destination to source';
 }
 
 /** The link is cut before every frame, in each direction: of one stream that carries all, and of each of three. */
@@ -79,17 +98,25 @@ function cutsAtFrames(): CaseSeries[] {
 }
 
 /** The link is cut at `count` byte offsets (or at each, if there are fewer) of the `bytes` that cross in a direction. */
-function cutsAtBytes(direction: 'out' | 'in', count: number, bytes: number, random: () => number): CaseSeries {
-  const rounds = direction === 'out' ? FEW_ROUNDS : MANY_ROUNDS;
+function cutsAtBytes(
+  direction: 'out' | 'in',
+  rounds: number,
+  backs: number,
+  count: number,
+  bytes: number,
+  random: () => number,
+): CaseSeries {
   const cases = Math.min(count, bytes);
   const step = bytes / cases;
   // Where there is room, anywhere in its own stretch of the bytes.
   const offsets = Array.from({ length: cases }, (_, n) => Math.floor((n + (step > 1 ? random() : 0)) * step));
   return {
-    name: `cut at ${cases} byte offsets, ${direction === 'out' ? 'source to destination' : 'destination to source'}`,
+    name: `cut at ${cases} byte offsets, ${wayOf(direction)}${backs > 0 ? `, having gone back ${backs} times` : ''}`,
     at: (n) => {
       const byte = offsets[n];
-      return byte === undefined ? undefined : caseName({ ...ON_CONTROL, kind: 'cut', direction, at: { byte }, rounds });
+      return byte === undefined
+        ? undefined
+        : caseName({ ...ON_CONTROL, kind: 'cut', direction, at: { byte }, rounds, backs });
     },
     untilNotStruck: false,
   };

@@ -1,4 +1,4 @@
-import type { ByteCount } from './counting.js';
+import type { UncutBytes } from './all-cases.js';
 import type { Leftovers } from './leftovers.js';
 
 /** How a case went: the same for a fault, for a death and for a case that is many migrations. */
@@ -25,8 +25,7 @@ export type CaseReport =
   | {
       /** The guest runs, and has been migrated uncut. */
       readonly report: 'ready';
-      /** Bytes that crossed then, in each direction, on the control stream. */
-      readonly bytes: Readonly<ByteCount>;
+      readonly bytes: UncutBytes;
       readonly problems: readonly string[];
     }
   | { readonly report: 'done'; readonly result: CaseResult }

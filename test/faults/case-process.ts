@@ -10,7 +10,7 @@ import { parseWhole, runWhole } from './whole-case.js';
 
 process.on('unhandledRejection', (error) => fail('an error that nobody handled', error));
 process.on('message', (order: CaseOrder) => {
-  carryOut(order).catch((error: unknown) => fail('a case threw', error));
+  carryOut(order).catch((error: unknown) => fail('an order could not be carried out', error));
 });
 // The process that gave the orders is gone.
 process.on('disconnect', () => process.exit(1));
@@ -19,18 +19,19 @@ const guest = await LiveGuest.boot();
 // The first runs make the process warm: what they leave is what a process has.
 const short = await runCase(guest, parseCase(UNCUT.out), 1);
 const long = await runCase(guest, parseCase(UNCUT.in), 1);
+const back = await runCase(guest, parseCase(UNCUT.back), 1);
 const before = await leftovers();
 // A guest that nobody migrates takes no processor time from the cases beside it.
 await guest.machine.pause();
 tell({
   report: 'ready',
-  bytes: { out: short.bytes.out, in: long.bytes.in },
-  problems: [...short.problems, ...long.problems],
+  bytes: { out: short.bytes.out, in: long.bytes.in, backOut: back.bytes.out, backIn: back.bytes.in },
+  problems: [short, long, back].flatMap(({ problems }) => problems),
 });
 
 async function carryOut(order: CaseOrder): Promise<void> {
   if (order.order === 'run') {
-    tell({ report: 'done', result: await run(order.name, order.seed) });
+    tell({ report: 'done', result: await run(order.name, order.seed).catch(thrown) });
     return;
   }
   tell({ report: 'ended', before, after: await settledLeftovers(before) });
@@ -52,11 +53,19 @@ async function run(name: string, seed: number): Promise<CaseResult> {
   }
 }
 
+function thrown(error: unknown): CaseResult {
+  return { struck: true, ending: 'threw', problems: [textOf(error)] };
+}
+
 function tell(report: CaseReport): void {
   process.send?.(report);
 }
 
 function fail(what: string, error: unknown): void {
-  process.stderr.write(`${what}: ${error instanceof Error ? error.stack : String(error)}\n`);
+  process.stderr.write(`${what}: ${textOf(error)}\n`);
   process.exit(1);
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { allSeries, type CaseSeries, SAMPLED_OFFSETS } from './all-cases.js';
+import { allSeries, type CaseSeries, SAMPLED_OFFSETS, type UncutBytes } from './all-cases.js';
 import { CaseQueue } from './case-queue.js';
 import { FaultReport } from './fault-report.js';
 import { seeded } from './seeded.js';
@@ -50,7 +50,7 @@ if (first !== undefined) {
 }
 report.end();
 
-function planned(bytes: { readonly out: number; readonly in: number }): CaseSeries[] {
+function planned(bytes: UncutBytes): CaseSeries[] {
   report.line(`an uncut migration: ${bytes.out} bytes to the destination in few rounds, ${bytes.in} back in many`);
   const all = allSeries({ offsets, bytes, random: seeded(seed) });
   const wanted = all.filter(({ name }) => name.includes(values.series));

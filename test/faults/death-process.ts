@@ -77,9 +77,9 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
       error: () => {},
     });
   });
-  void Promise.all([peerDied, ready]).then(() => {
+  void Promise.all([peerDied, ready]).then(async () => {
     if (incoming.ownership !== 'ready') return;
-    void incoming.recover({ sourceIsDead: true });
+    await incoming.recover({ sourceIsDead: true });
     tell({ report: 'recovered', from: 'ready' });
   });
   // One that has heard nothing of the migration waits for another.

@@ -14,12 +14,16 @@ export interface FaultCase {
   /** Pre-copy rounds at least: more of them when the place lies in the destination's few answers. */
   readonly rounds: number;
   readonly checksum: boolean;
+  /** Stop-and-copies that overrun their bound before one may succeed (default 0): the migration goes back so often. */
+  readonly backs?: number;
 }
 
 /** `cut:out:0:frame=7:channels=0`: names a case for a person, and for `--only`. */
-export function caseName({ kind, direction, stream, at, pageChannels, rounds, checksum }: FaultCase): string {
+export function caseName(one: FaultCase): string {
+  const { kind, direction, stream, at, pageChannels, rounds, checksum, backs = 0 } = one;
   const place = 'frame' in at ? `frame=${at.frame}` : 'byte' in at ? `byte=${at.byte}` : `below=${at.below}`;
-  return `${kind}:${direction}:${stream}:${place}:channels=${pageChannels}:rounds=${rounds}${checksum ? ':checksum' : ''}`;
+  const options = `${checksum ? ':checksum' : ''}${backs > 0 ? `:backs=${backs}` : ''}`;
+  return `${kind}:${direction}:${stream}:${place}:channels=${pageChannels}:rounds=${rounds}${options}`;
 }
 
 /** The case that a name stands for; throws when it stands for none. */
@@ -35,6 +39,7 @@ export function parseCase(name: string): FaultCase {
     pageChannels: Number(values.get('channels')),
     rounds: Number(values.get('rounds')),
     checksum: values.has('checksum'),
+    backs: Number(values.get('backs') ?? 0),
   };
   if (caseName(one) !== name) {
     throw new Error(`"${name}" is no case; they look like ${caseName(EXAMPLE)}`);

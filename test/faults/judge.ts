@@ -5,20 +5,31 @@ import type { LiveGuest } from '../guest/live-guest.js';
 /** How the promise of one side ended; `undefined` when it did not. */
 export type Outcome<T> = PromiseSettledResult<T> | undefined;
 
+/** The way of one side to its end. */
+export interface Course {
+  /** Every state that it was in. */
+  readonly states: ReadonlySet<string>;
+  /** How often a stop-and-copy was given up so far. */
+  readonly wentBack: () => number;
+}
+
 /** The ending of a case: which side has the guest. Adds to `problems` when it is not exactly one, or a side is wrong about it. */
 export async function judge(
   guest: LiveGuest,
   source: VirtualMachine,
   here: Outcome<unknown>,
   there: Outcome<{ readonly vm: unknown }>,
-  seen: { readonly paused: () => boolean; readonly states: ReadonlySet<string>; readonly problems: string[] },
+  seen: Course & { readonly backs: number; readonly problems: string[] },
 ): Promise<string> {
-  const { problems, states } = seen;
-  const again = states.has('settling') ? ', settled' : states.has('reconnecting') ? ', reconnected' : '';
+  const { problems, states, backs } = seen;
+  const wentBack = seen.wentBack();
+  const relinked = states.has('settling') ? ', settled' : states.has('reconnecting') ? ', reconnected' : '';
+  const again = `${relinked}${wentBack > 0 ? ', went back' : ''}`;
   if (there?.status === 'fulfilled') {
     const machine = there.value.vm as VirtualMachine;
     if (machine.state === 'running' && source.state === 'running') problems.push('BOTH SIDES RUN THE GUEST');
     if (here?.status !== 'fulfilled') problems.push(`the destination runs the guest, the source says ${reason(here)}`);
+    if (wentBack < backs) problems.push(`it went back ${wentBack} times, not ${backs}`);
     await guest.moved(machine);
     return `moved${again}`;
   }
@@ -27,9 +38,7 @@ export async function judge(
     return 'lost';
   }
   if (source.state !== 'running') problems.push(`nobody runs the guest: ${reason(here)}`);
-  if (states.has('active') && !seen.paused() && isLink(here)) {
-    problems.push(`a link that was lost in pre-copy ended the migration: ${reason(here)}`);
-  }
+  if (isLink(here)) problems.push(`a link that was lost once ended the migration: ${reason(here)}`);
   if (there !== undefined && here !== undefined && !knows(here, there)) {
     problems.push(`the source says ${reason(here)}; the destination does not know: ${reason(there)}`);
   }

@@ -14,7 +14,9 @@ import type { LiveGuest } from '../guest/live-guest.js';
 import type { CaseResult } from './case-messages.js';
 import { type ByteCount, counting } from './counting.js';
 import type { FaultCase } from './fault-case.js';
-import { judge, type Outcome } from './judge.js';
+import { type Course, judge, type Outcome } from './judge.js';
+import { overrunning } from './overrunning.js';
+import { RunnerWatch } from './runner-watch.js';
 
 /** Short, so that faults which are only noticed by their silence do not take half a minute each. */
 export const TIMEOUTS = {
@@ -31,6 +33,9 @@ export const TIMEOUTS = {
  * the silence by which the loss of a link is noticed at the latest.
  */
 const DESTINATION_RECONNECT_MS = 5000;
+
+/** Bound of the pause where stop-and-copies are to overrun it. */
+const OVERRUN_MS = 50;
 
 /** Longer than anything that a case may take: beyond it somebody hangs. */
 const HANGS_MS = 90_000;
@@ -55,15 +60,12 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
   const problems: string[] = [];
   let struck = false;
   const bytes: ByteCount = { out: 0, in: 0 };
-  let paused = false;
-  const watching = source.events.subscribe(({ type }) => {
-    paused ||= type === 'paused';
-  });
+  const watch = new RunnerWatch(source);
   try {
     const incoming = receive(links, {
       ...TIMEOUTS,
       reconnectTimeoutMs: DESTINATION_RECONNECT_MS,
-      prepare: (description) => guest.blank(description),
+      prepare: async (description) => watch.also(await guest.blank(description)),
     });
     const { kind, direction, stream, at } = fault;
     const planned = { direction, at, stream };
@@ -74,22 +76,26 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
         struck = true;
       },
     });
-    const migration = migrate(source, connectTo(counting(transport, bytes)), {
+    const { backs = 0 } = fault;
+    const slow = backs > 0 ? overrunning(source, backs) : undefined;
+    const migration = migrate(slow?.vm ?? source, connectTo(counting(transport, bytes)), {
       ...TIMEOUTS,
+      ...(slow === undefined ? {} : { pauseLimitMs: OVERRUN_MS }),
       description: source.description,
       verify: true,
       checksum: fault.checksum,
       pageChannels: fault.pageChannels,
       policy: atLeastRounds(fault.rounds),
     });
-    const states = follow(migration, 'the source', problems);
+    slow?.hurry(migration);
+    const course = follow(migration, 'the source', problems);
     follow(incoming, 'the destination', problems);
     const [here, there] = await settled(migration, incoming, problems);
-    const ending = await judge(guest, source, here, there, { paused: () => paused, states, problems });
-    problems.push(...(await guest.examine()));
+    const ending = await judge(guest, source, here, there, { ...course, backs, problems });
+    problems.push(...watch.problems, ...(await guest.examine()));
     return { struck, ending, problems, bytes };
   } finally {
-    watching.unsubscribe();
+    watch.end();
     await links.close();
   }
 }
@@ -141,24 +147,25 @@ function follow(
   role: Observable<{ readonly type: string; readonly state?: string }> & { readonly result: Promise<unknown> },
   name: string,
   problems: string[],
-): ReadonlySet<string> {
+): Course {
   const states = new Set<string>();
   let ended = false;
-  const end = () => {
-    if (ended) problems.push(`the events of ${name} ended twice`);
-    ended = true;
-  };
+  let wentBack = 0;
   role.subscribe({
     next: (event) => {
       if (ended) problems.push(`an event of ${name} came after the end: ${event.type}`);
       if (event.type === 'state' && event.state !== undefined) states.add(event.state);
+      if (event.type === 'went-back') wentBack++;
     },
-    error: end,
-    complete: end,
+    error: () => problems.push(`the events of ${name} ended with an error`),
+    complete: () => {
+      if (ended) problems.push(`the events of ${name} ended twice`);
+      ended = true;
+    },
   });
   const check = () => {
     if (!ended) problems.push(`the result of ${name} settled, its events did not end`);
   };
   role.result.then(check, check);
-  return states;
+  return { states, wentBack: () => wentBack };
 }

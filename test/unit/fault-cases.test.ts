@@ -4,12 +4,12 @@ import { describe, expect, test } from '@jest/globals';
 import { allSeries, type CaseSeries, SAMPLED_OFFSETS, UNCUT, WHOLE_NAMES } from '../faults/all-cases.js';
 import type { CaseResult } from '../faults/case-messages.js';
 import { CaseQueue, type HandedOut, MISSES } from '../faults/case-queue.js';
-import { caseName, type FaultKind, parseCase } from '../faults/fault-case.js';
+import { caseName, type FaultCase, type FaultKind, parseCase } from '../faults/fault-case.js';
 import { parseDeath } from '../faults/run-death.js';
 import { seeded } from '../faults/seeded.js';
 
 const ROOT = join(import.meta.dirname, '..', '..', '..');
-const BYTES = { out: 1_000_000, in: 580 };
+const BYTES = { out: 1_000_000, in: 580, backOut: 2_000_000, backIn: 700 };
 /** Exhaustive: the compiler asks for a kind that is not here. */
 const KINDS: Readonly<Record<FaultKind, true>> = {
   cut: true,
@@ -39,20 +39,22 @@ describe("CI's sample of the fault cases", () => {
   });
 
   test('has as many series of byte offsets, of a hundred each, every one in its own stretch', () => {
-    expect(full.filter(isBytes)).toHaveLength(2);
     const bytes = sample.filter(isBytes);
-    expect(bytes).toHaveLength(2);
+    expect([full.filter(isBytes).length, bytes.length]).toEqual([4, 4]);
+    const ways: string[] = [];
     for (const series of bytes) {
       const cases = casesOf(series).map(parseCase);
       expect(cases).toHaveLength(100);
-      const total = BYTES[cases[0]?.direction ?? 'out'];
+      const { direction, backs } = cases[0] as FaultCase;
+      ways.push(`${direction} ${backs}`);
+      const total = backs === 2 ? BYTES[direction === 'out' ? 'backOut' : 'backIn'] : BYTES[direction];
       cases.forEach(({ at }, n) => {
         const byte = 'byte' in at ? at.byte : Number.NaN;
         expect(byte).toBeGreaterThanOrEqual(Math.floor((n * total) / 100));
         expect(byte).toBeLessThanOrEqual(((n + 1) * total) / 100);
       });
     }
-    expect(new Set(bytes.map((series) => parseCase(series.at(0) ?? '').direction))).toEqual(new Set(['out', 'in']));
+    expect(ways).toEqual(['out 0', 'in 0', 'out 2', 'in 2']);
   });
 
   test('takes other offsets with another seed, and the same ones with the same', () => {
