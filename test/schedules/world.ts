@@ -241,6 +241,7 @@ export class World implements MachineWatch {
     this.note(`${name}: ${process.name} receives`);
     const incoming = receive(listener, {
       clock: process.clock,
+      random: this.random,
       signal: abort.signal,
       progressIntervalMs: 0,
       keepaliveMs: 1000,

@@ -1,8 +1,11 @@
-import { describe, expect, test } from '@jest/globals';
+import { describe, expect, jest, test } from '@jest/globals';
 import { cutsWhileGoingBack, GOES_BACK_TWICE, obstacles, PAUSE_LIMIT_MS } from '../schedules/obstacles.js';
 import { runSchedule } from '../schedules/run-schedule.js';
 import { SABOTAGES } from '../schedules/sabotage.js';
 import { type Schedule, scheduleOf } from '../schedules/schedule.js';
+
+// Hundreds of migrations in virtual time are real work for a machine that does something else besides.
+jest.setTimeout(240_000);
 
 /** Runs all of them; returns what is wrong, in words. */
 async function problemsOf(schedules: readonly Schedule[]): Promise<string[]> {

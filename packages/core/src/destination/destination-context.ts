@@ -20,6 +20,7 @@ import type { RamCheck } from './ram-check.js';
 /** The options of `receive`, with their defaults. */
 export interface IncomingOptions extends KeepaliveTimes {
   readonly clock: Clock;
+  readonly random: (() => number) | undefined;
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly migrationId: string | undefined;
   readonly onArrival: 'run' | 'pause';

@@ -67,6 +67,8 @@ export interface ReceiveOptions extends KeepaliveOptions {
   /** Milliseconds between `progress` events; default 100; 0 for none. */
   readonly progressIntervalMs?: number;
   readonly clock?: Clock;
+  /** Numbers from 0 to below 1, for the name of the VM that is built (`incarnation`). Default: cryptographic ones. */
+  readonly random?: () => number;
 }
 
 /**
@@ -268,6 +270,7 @@ function resolve(options: ReceiveOptions) {
   }
   return {
     clock: options.clock ?? systemClock,
+    random: options.random,
     prepare: options.prepare,
     migrationId,
     onArrival,

@@ -195,7 +195,9 @@ function optional(name: string, value: number | undefined): number | undefined {
   return value === undefined ? undefined : nonNegative(name, value);
 }
 
-/** 32 hex digits. */
-export function randomId(): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+/** 32 hex digits: cryptographic ones, unless `random` gives numbers from 0 to below 1. */
+export function randomId(random?: () => number): string {
+  const bytes = random === undefined ? crypto.getRandomValues(new Uint8Array(16)) : new Uint8Array(16);
+  if (random !== undefined) for (let i = 0; i < bytes.length; i++) bytes[i] = Math.floor(random() * 256);
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -176,7 +176,7 @@ export class SetUp implements DestinationPhase {
       features,
       software: SOFTWARE,
       maximumPayload: MAXIMUM_PAYLOAD,
-      incarnation: randomId(),
+      incarnation: randomId(options.random),
       maximumDeviceState: options.maximumDeviceState,
     };
     return { encodings, welcome };
