@@ -13,6 +13,9 @@ export class ResendWatch {
   /** Pages that the destination has named after a lost link. */
   named = 0;
   connections = 0;
+  #attempt = 1;
+  /** The guest runs again, and the next round goes on under the number of the one that was given up: a page that it writes then is sent. */
+  #wentBack = false;
   #acknowledgedRound = 0;
   readonly #named = new Set<string>();
   #heard: string[] = [];
@@ -31,8 +34,11 @@ export class ResendWatch {
     if (frame.type === 'hello') {
       this.connections++;
       this.#heard = [];
+      this.#wentBack ||= frame.attempt > this.#attempt;
+      this.#attempt = frame.attempt;
     }
     if (frame.type !== 'pages' && frame.type !== 'zeroPages') return;
+    this.#wentBack = false;
     for (const page of pagesIn(frame)) {
       const name = `${frame.round}:${page}`;
       if (frame.round <= this.#acknowledgedRound || this.#named.has(name)) this.resent.push(name);
@@ -50,7 +56,8 @@ export class ResendWatch {
     if (frame.type === 'received') this.#heard.push(...pagesIn(frame));
     if (frame.type !== 'resumed') return;
     this.#acknowledgedRound = Math.max(this.#acknowledgedRound, frame.round - 1);
-    for (const page of this.#heard) this.#named.add(`${frame.round}:${page}`);
+    if (this.#wentBack) this.#named.clear();
+    else for (const page of this.#heard) this.#named.add(`${frame.round}:${page}`);
     this.named += this.#heard.length;
   }
 }

@@ -128,13 +128,24 @@ describe('the predicted downtime is near what it then was', () => {
   });
 });
 
-test('the terms add up to the downtime, and to nothing more', async () => {
-  const summary = await moved(simulate({ dirtyPagesPerSecond: 3000, link: { latencyMs: 5 } }));
+test('the terms add up to the downtime that the guest saw, and to nothing more', async () => {
+  const toy = simulate({ dirtyPagesPerSecond: 3000, link: { latencyMs: 5 } });
+  let downAt = 0;
+  let upAt = 0;
+  toy.source.onPause = () => {
+    downAt = toy.clock.now();
+  };
+  toy.destination.onResume = () => {
+    upAt = toy.clock.now();
+  };
+  const summary = await moved(toy);
+  expect(summary.downtimeMs).toBeCloseTo(upAt - downAt - summary.verifyMs, 1);
   const terms = Object.values(summary.downtime);
   expect(terms.reduce((sum, { actualMs }) => sum + actualMs, 0)).toBeCloseTo(summary.downtimeMs, 6);
   expect(terms.reduce((sum, { predictedMs }) => sum + predictedMs, 0)).toBeCloseTo(summary.predictedDowntimeMs, 6);
-  // `switchover`, `ready` and `go`, 5 ms each; `running` is on its way while the guest runs.
+  // "switchover" and "go" go there, "ready" comes here; that "running" comes here too, the guest does not wait for.
   expect(summary.downtime.roundTripMs.actualMs).toBeGreaterThanOrEqual(15);
+  expect(summary.downtime.roundTripMs.actualMs).toBeLessThan(16);
   expect(summary.verifyMs).toBeGreaterThan(0);
   expect(summary.totalMs).toBeGreaterThan(summary.downtimeMs + summary.verifyMs);
 });

@@ -126,8 +126,9 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
   const { hello, peer } = connection;
   try {
     await connection.takeChannels(handshakeTimeoutMs);
+    const { attempt } = context.arriving as Arriving;
     const next = phase.returned(hello);
-    const answering = answer(context, connection, next);
+    const answering = answer(context, connection, next, hello.attempt > attempt);
     await inTime(answering, clock, handshakeTimeoutMs, () => notTaken(handshakeTimeoutMs));
     connection.keepAlive(options);
     emit({ type: 'reconnected', connection: hello.connection, peer });
@@ -139,7 +140,12 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
 }
 
 /** `welcome` again, as long as nothing has come: the source may know of a destination before this one. Else how far it has come. */
-async function answer(context: DestinationContext, connection: IncomingConnection, phase: ServingPhase): Promise<void> {
+async function answer(
+  context: DestinationContext,
+  connection: IncomingConnection,
+  phase: ServingPhase,
+  wentBack: boolean,
+): Promise<void> {
   const arriving = context.arriving as Arriving;
   const { receiver, loader, welcome, resumeMs, sinceReadyMs } = arriving;
   const { hello } = connection;
@@ -148,6 +154,8 @@ async function answer(context: DestinationContext, connection: IncomingConnectio
   const received = receiver?.board.received;
   const runs = state === 'receiving' && received !== undefined ? flatRuns(received.blocks) : [];
   const round = receiver?.round ?? 1;
+  // The round goes on under its number with what the guest writes from now on: a page that came before may come again, newer.
+  if (wentBack) received?.clearAll();
   if (hello.stage === 'kept')
     connection.serve(
       () => 'kept',

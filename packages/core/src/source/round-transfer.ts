@@ -51,8 +51,6 @@ export class RoundTransfer {
   #owed: DirtyBitmaps | undefined;
   /** All pages of the round, kept from its first lost link on: what the destination may name. */
   #all: DirtyBitmaps | undefined;
-  /** Of a round that was given up and lost with its link: the destination is in the middle of it, and the next one has its number. */
-  #continued: DirtyBitmaps | undefined;
   #welcome: WelcomeFrame | undefined;
   /** The last connection that was used; another one may have been tried since, and failed. */
   #last: SourceConnection | undefined;
@@ -87,7 +85,6 @@ export class RoundTransfer {
     this.#welcome = welcome;
     this.#round = 0;
     this.#owed = undefined;
-    this.#continued = undefined;
     this.#last = connection;
     connection.begin(windows, { ...sender, maximumPayload: welcome.maximumPayload });
     devices.use(connection, welcome.maximumPayload, welcome.maximumDeviceState);
@@ -163,7 +160,7 @@ export class RoundTransfer {
     }
     const next = await this.connected();
     if (this.#owed !== undefined) {
-      this.#continued = this.#all;
+      // The destination is in the middle of it: the next one has its number.
       this.#round--;
       this.#owed = undefined;
     }
@@ -221,7 +218,6 @@ export class RoundTransfer {
 
   #acknowledged(): void {
     this.#owed = undefined;
-    this.#continued = undefined;
     this.#lostSince = undefined;
   }
 
@@ -301,17 +297,13 @@ export class RoundTransfer {
     }
     const owedPages = owed?.count() ?? 0;
     if (unfinished) {
-      if (this.#all === undefined) {
-        this.#all = copyOf(owed);
-        if (this.#continued !== undefined) this.#all.or(this.#continued);
-      }
+      this.#all ??= copyOf(owed);
       if (!this.#all.contains(received)) throw notOfThisRound(answer.round);
       owed.andNot(received);
     } else {
       if (!received.isEmpty()) throw notOfThisRound(answer.round);
       owed?.clearAll();
       this.#owed = undefined;
-      this.#continued = undefined;
     }
     if ((this.#owed?.count() ?? 0) < owedPages) this.#lostSince = undefined;
     this.adopt(connection);
