@@ -2,7 +2,6 @@ import { GodwitError } from '../../errors.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
 import { PageRunList } from '../../memory/page-run.js';
 import type { DeviceFrame, HelloFrame, PrepareFrame, SwitchoverFrame } from '../../protocol/frame.js';
-import { isLost } from '../../session/connection.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
@@ -121,19 +120,22 @@ export class Receive implements ServingPhase {
     const prepared = async (): Promise<void> => {
       await vm.prepared?.();
       await loader.prepared(deviceSequences);
-      if (!current()) return;
-      await this.#tellOwed(connection);
-      if (!current()) return;
-      const { incarnation } = welcome;
-      await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences });
     };
-    prepared().catch((error: unknown) => {
-      // A link that is lost while the answer is written is noticed by whoever reads it.
-      if (!current() || isLost(error)) return;
-      this.#context.session.end.set(
-        GodwitError.wrap(error, 'GODWIT_PREPARE_FAILED', 'the destination could not be prepared for the switchover'),
-      );
-    });
+    const answer = async (): Promise<void> => {
+      if (current()) await this.#tellOwed(connection);
+      const { incarnation } = welcome;
+      if (current()) await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences });
+    };
+    prepared().then(
+      // A link that is lost meanwhile is noticed by whoever reads it, and the source asks again.
+      () => answer().catch(() => {}),
+      (error: unknown) => {
+        if (!current()) return;
+        this.#context.session.end.set(
+          GodwitError.wrap(error, 'GODWIT_PREPARE_FAILED', 'the destination could not be prepared for the switchover'),
+        );
+      },
+    );
   }
 
   /** Pages that loads of attempts that were given up have written: owed again. Once over each connection. */
