@@ -8,6 +8,7 @@ import {
   receive,
   roundCap,
   type WelcomeFrame,
+  withinDowntimeLimit,
 } from '@godwit/core';
 import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
@@ -21,6 +22,17 @@ const WELCOME: WelcomeFrame = {
   maximumPayload: 2 ** 22,
   incarnation: '1'.repeat(32),
   maximumDeviceState: 2 ** 28,
+};
+
+const RESUMED: Frame = {
+  type: 'resumed',
+  state: 'receiving',
+  round: 1,
+  deviceSequences: [],
+  deviceResets: [],
+  incarnation: WELCOME.incarnation,
+  resumeMs: 0,
+  sinceReadyMs: 0,
 };
 
 /** What the destination answers to each frame; `undefined` for what an honest one would. */
@@ -46,8 +58,14 @@ async function play(answers: Answers, options: MigrateOptions = {}, source: ToyV
         return [{ type: 'pong', id: frame.id }];
       case 'roundEnd':
         return [{ type: 'roundAck', round: frame.round, pages }];
+      case 'prepare': {
+        const { attempt, deviceSequences } = frame;
+        return [{ type: 'prepared', incarnation: WELCOME.incarnation, attempt, deviceSequences }];
+      }
+      case 'back':
+        return [{ type: 'backAck', attempt: frame.attempt, deviceResets: source.devices.map(() => 0) }];
       case 'switchover':
-        return [{ type: 'ready', attempt: 1, loadMs: 0 }];
+        return [{ type: 'ready', attempt: frame.attempt, loadMs: 0 }];
       case 'digestsEnd':
         return [{ type: 'verified', pagesCompared: 1000, pagesDifferent: 0, differences: [] }];
       case 'go':
@@ -103,6 +121,7 @@ test('of a flood of pings, those that wait together for an answer are answered o
 describe('before go: the guest runs on at the source', () => {
   test.each<readonly [string, Answers, string, MigrateOptions?]>([
     ['a version that was not offered', to('hello', { ...WELCOME, version: 3 }), 'GODWIT_VERSION_MISMATCH'],
+    ['an older version', to('hello', { ...WELCOME, version: 1 }), 'GODWIT_VERSION_MISMATCH'],
     ['a version that is no number', to('hello', { ...WELCOME, version: Number.NaN }), 'GODWIT_VERSION_MISMATCH'],
     ['a feature that was not offered', to('hello', { ...WELCOME, features: ['teleport'] }), 'GODWIT_PROTOCOL'],
     ['verify not taken', to('hello', WELCOME), 'GODWIT_UNSUPPORTED', { verify: true }],
@@ -142,6 +161,23 @@ describe('before go: the guest runs on at the source', () => {
       { verify: true },
     ],
     ['no ready', to('switchover'), 'GODWIT_TIMEOUT'],
+    ['ready of another attempt', to('switchover', { type: 'ready', attempt: 2, loadMs: 0 }), 'GODWIT_PROTOCOL'],
+    [
+      'prepared of another incarnation',
+      to('prepare', { type: 'prepared', incarnation: '2'.repeat(32), attempt: 1, deviceSequences: [] }),
+      'GODWIT_PROTOCOL',
+    ],
+    ['pages owed past the end', to('prepare', { type: 'owed', block: 0, runs: [64, 1] }), 'GODWIT_OUT_OF_RANGE'],
+    ['pages owed of no block', to('prepare', { type: 'owed', block: 1, runs: [0, 1] }), 'GODWIT_OUT_OF_RANGE'],
+    ['no pages owed', to('prepare', { type: 'owed', block: 0, runs: [] }), 'GODWIT_PROTOCOL'],
+    ['state loaded of no device', to('roundEnd', { type: 'loaded', device: 0, sequence: 1 }), 'GODWIT_PROTOCOL'],
+    [
+      'an answer to "back" that was not said',
+      to('roundEnd', { type: 'backAck', attempt: 1, deviceResets: [] }),
+      'GODWIT_PROTOCOL',
+    ],
+    ['how far it is, though it is not asked', to('roundEnd', RESUMED), 'GODWIT_PROTOCOL'],
+    ['that it knows of the migration already', to('hello', RESUMED), 'GODWIT_PROTOCOL'],
     [
       'no comparison',
       to('digestsEnd', { type: 'verified', pagesCompared: 0, pagesDifferent: 0, differences: [] }),
@@ -178,7 +214,53 @@ describe('before go: the guest runs on at the source', () => {
     expect(run.heard.some((frame) => frame.type === 'go')).toBe(false);
     expect(run.link.openStreams).toBe(0);
     expect(run.migration.state).toBe('failed');
-    expect(run.clock.now()).toBeLessThan(45_000);
+    expect(run.clock.now()).toBeLessThan(35_000);
+  });
+});
+
+describe('after a switchover was given up: the guest runs on at the source', () => {
+  /** A device whose `save` takes longer than the bound once, and that has yielded one piece while the guest ran. */
+  const slow = (): ToyVm => {
+    const source = filledVm();
+    source.devices = [new FaultyDevice('uart', Uint8Array.of(1))];
+    return source;
+  };
+  let late = 0;
+  /** The first `ready` does not come within the bound. */
+  const givenUp =
+    (answers: Answers): Answers =>
+    (frame) => {
+      if (frame.type === 'switchover' && frame.attempt === 1) {
+        late++;
+        return [];
+      }
+      return answers(frame);
+    };
+
+  test.each<readonly [string, Answers, string | undefined]>([
+    ['the honest answer', () => undefined, undefined],
+    ['another attempt acknowledged', to('back', { type: 'backAck', attempt: 2, deviceResets: [0] }), 'GODWIT_PROTOCOL'],
+    ['fewer resets than before', to('back', { type: 'backAck', attempt: 1, deviceResets: [-1] }), 'GODWIT_PROTOCOL'],
+    [
+      'a late "ready", which counts for nothing',
+      to('back', { type: 'ready', attempt: 1, loadMs: 0 }, { type: 'backAck', attempt: 1, deviceResets: [0] }),
+      undefined,
+    ],
+    [
+      'a "ready" of the attempt that was given up',
+      to('back', { type: 'backAck', attempt: 1, deviceResets: [0] }, { type: 'ready', attempt: 1, loadMs: 0 }),
+      'GODWIT_PROTOCOL',
+    ],
+    ['"running"', to('back', { type: 'running', resumeMs: 0, sinceReadyMs: 0 }), 'GODWIT_PROTOCOL'],
+  ])('%s', async (_, answers, code) => {
+    late = 0;
+    const run = await play(givenUp(answers), { policy: withinDowntimeLimit }, slow());
+    expect([run.code, late]).toEqual([code, 1]);
+    expect(run.source.resumes).toBe(1);
+    expect(run.source.running).toBe(code !== undefined);
+    const gone = run.heard.flatMap((frame) => (frame.type === 'go' ? [frame.attempt] : []));
+    expect(gone).toEqual(code === undefined ? [2] : []);
+    expect(run.link.openStreams).toBe(0);
   });
 });
 

@@ -118,10 +118,11 @@ const pages = (runs: readonly number[], bytes: number, change: object = {}) =>
 const zero = (runs: readonly unknown[], change: object = {}) =>
   ({ type: 'zeroPages', round: 1, block: 0, runs, ...change }) as unknown as Frame;
 const end = (count: number, round = 1): Frame => ({ type: 'roundEnd', round, pages: count });
-const device = (index: number, sequence: number, last: boolean, bytes = 1, attempt = last ? 1 : 0) =>
+/** A piece that comes while the guest runs; with an attempt, one of a stop-and-copy. */
+const device = (index: number, sequence: number, last: boolean, bytes = 1, attempt = 0) =>
   [{ type: 'device', device: index, sequence, last, attempt } as const, new Uint8Array(bytes)] as const;
-const DEVICES = [device(0, 0, true), device(1, 0, true)] as const;
-const SWITCHOVER: Frame = { type: 'switchover', round: 1, attempt: 1, runState: 'running' };
+const DEVICES = [device(0, 0, true, 1, 1), device(1, 0, true, 1, 1)] as const;
+const SWITCHOVER = { type: 'switchover', round: 1, attempt: 1, runState: 'running' } as const;
 const GO: Frame = { type: 'go', attempt: 1 };
 const READY = [pages([0, 1], PAGE), end(1), ...DEVICES, SWITCHOVER] as const;
 const digests = (runs: readonly number[], bytes: number) =>
@@ -133,6 +134,7 @@ afterEach(() => void hostile.incoming.cancel());
 describe('a hello that does not fit is refused before a page moves', () => {
   test.each<readonly [string, Partial<HelloFrame> | object, string]>([
     ['newer versions only', { minimumVersion: 3, maximumVersion: 4 }, 'GODWIT_VERSION_MISMATCH'],
+    ['older versions only', { minimumVersion: 1, maximumVersion: 1 }, 'GODWIT_VERSION_MISMATCH'],
     ['no version at all', { minimumVersion: 0, maximumVersion: 0 }, 'GODWIT_VERSION_MISMATCH'],
     [
       'a version that is no number',
@@ -140,12 +142,16 @@ describe('a hello that does not fit is refused before a page moves', () => {
       'GODWIT_VERSION_MISMATCH',
     ],
     ['another page size', { pageSize: 16384 }, 'GODWIT_PAGE_SIZE_MISMATCH'],
-    ['another block size', { blocks: [{ ...BLOCKS[0], byteLength: 65 * PAGE }] }, 'GODWIT_MEMORY_MISMATCH'],
-    ['another block address', { blocks: [{ ...BLOCKS[0], guestPhysicalAddress: PAGE }] }, 'GODWIT_MEMORY_MISMATCH'],
-    ['another block name', { blocks: [{ ...BLOCKS[0], id: 'rom' }] }, 'GODWIT_MEMORY_MISMATCH'],
+    ['another block size', { blocks: [{ ...HELLO.blocks[0], byteLength: 65 * PAGE }] }, 'GODWIT_MEMORY_MISMATCH'],
+    [
+      'another block address',
+      { blocks: [{ ...HELLO.blocks[0], guestPhysicalAddress: PAGE }] },
+      'GODWIT_MEMORY_MISMATCH',
+    ],
+    ['another block name', { blocks: [{ ...HELLO.blocks[0], id: 'rom' }] }, 'GODWIT_MEMORY_MISMATCH'],
     [
       'a block too many',
-      { blocks: [...BLOCKS, { id: 'b', guestPhysicalAddress: 2 ** 32, byteLength: PAGE }] },
+      { blocks: [...HELLO.blocks, { id: 'b', guestPhysicalAddress: 2 ** 32, byteLength: PAGE, identity: '' }] },
       'GODWIT_MEMORY_MISMATCH',
     ],
     ['no block', { blocks: [] }, 'GODWIT_MEMORY_MISMATCH'],
@@ -263,11 +269,34 @@ describe('frames that are not allowed, or out of range, change no memory and end
     ['an unknown device', [device(2, 0, true)], 'GODWIT_OUT_OF_RANGE'],
     ['a piece of device state too early', [device(0, 1, false)], 'GODWIT_PROTOCOL'],
     ['a piece of device state twice', [device(0, 0, false), device(0, 0, false)], 'GODWIT_PROTOCOL'],
-    ['device state after its end', [device(0, 0, true), device(0, 1, true)], 'GODWIT_PROTOCOL'],
+    ['the end of device state while the guest runs', [device(0, 0, true)], 'GODWIT_PROTOCOL'],
+    ['device state after its end', [device(0, 0, true, 1, 1), device(0, 1, true, 1, 1)], 'GODWIT_PROTOCOL'],
+    ['device state that goes on before the pause', [device(0, 0, false, 1, 1), device(0, 0, false)], 'GODWIT_PROTOCOL'],
+    ['device state of an attempt to come', [device(0, 0, false, 1, 2)], 'GODWIT_PROTOCOL'],
+    ['device state before the first attempt', [device(0, 0, false, 1, -1)], 'GODWIT_PROTOCOL'],
     [
       'more device state than agreed',
       [device(0, 0, false, 60_000, 1), device(0, 1, false, 60_000, 1)],
       'GODWIT_LIMIT_EXCEEDED',
+    ],
+    [
+      'switchover of an attempt to come',
+      [pages([0, 1], PAGE), end(1), ...DEVICES, { ...SWITCHOVER, attempt: 2 }],
+      'GODWIT_PROTOCOL',
+    ],
+    [
+      'a question about an attempt to come',
+      [{ type: 'prepare', attempt: 2, deviceSequences: [0, 0] }],
+      'GODWIT_PROTOCOL',
+    ],
+    ['going back from an attempt to come', [{ type: 'back', attempt: 2 }], 'GODWIT_PROTOCOL'],
+    [
+      'going back twice from one attempt',
+      [
+        { type: 'back', attempt: 1 },
+        { type: 'back', attempt: 1 },
+      ],
+      'GODWIT_PROTOCOL',
     ],
     [
       'switchover before any round',
@@ -287,7 +316,7 @@ describe('frames that are not allowed, or out of range, change no memory and end
     ['switchover before a device', [pages([0, 1], PAGE), end(1), DEVICES[0], SWITCHOVER], 'GODWIT_PROTOCOL'],
     [
       'switchover in the middle of a device',
-      [pages([0, 1], PAGE), end(1), DEVICES[0], device(1, 0, false), SWITCHOVER],
+      [pages([0, 1], PAGE), end(1), DEVICES[0], device(1, 0, false, 1, 1), SWITCHOVER],
       'GODWIT_PROTOCOL',
     ],
     ['go at once', [GO], 'GODWIT_PROTOCOL'],
@@ -345,6 +374,9 @@ describe('after ready', () => {
     ['digests out of range', [digests([63, 2], 16)], 'GODWIT_OUT_OF_RANGE'],
     ['digests of another size', [digests([0, 2], 15)], 'GODWIT_PROTOCOL'],
     ['pages', [pages([0, 1], PAGE, { round: 2 })], 'GODWIT_PROTOCOL'],
+    ['go of an attempt to come', [{ type: 'go', attempt: 2 }], 'GODWIT_PROTOCOL'],
+    ['going back from an attempt to come', [{ type: 'back', attempt: 2 }], 'GODWIT_PROTOCOL'],
+    ['a question', [{ type: 'prepare', attempt: 1, deviceSequences: [0, 0] }], 'GODWIT_PROTOCOL'],
   ])('%s', async (_, frames, code) => {
     hostile = new Hostile();
     await hostile.hello();
@@ -366,6 +398,19 @@ describe('after ready', () => {
     await hear('ready');
     await hostile.send({ type: 'digestsEnd' });
     expect(await hostile.dropped()).toBe('GODWIT_PROTOCOL');
+  });
+
+  test("go of an attempt that was given up: nobody runs, and the guest is the source's", async () => {
+    hostile = new Hostile();
+    await hostile.hello();
+    await hear('welcome');
+    await hostile.send(...READY);
+    await hear('ready');
+    await hostile.send({ type: 'back', attempt: 1 });
+    await hear('backAck');
+    expect(hostile.incoming.ownership).toBe('receiving');
+    await hostile.send(GO);
+    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
   });
 
   test('go that did not wait for ready', async () => {

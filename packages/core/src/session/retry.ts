@@ -12,6 +12,7 @@ const JITTER = 0.25;
 const GARBLED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'GODWIT_BAD_STREAM',
   'GODWIT_PROTOCOL',
+  'GODWIT_OUT_OF_RANGE',
   'GODWIT_LIMIT_EXCEEDED',
 ]);
 

@@ -184,7 +184,10 @@ export class SourceConnection extends Connection<'source'> {
       this.#onReceived(frame);
       return;
     }
-    if (this.answer(frame)) return;
+    if (this.answer(frame)) {
+      if (type === 'backAck') this.#source.setPhase('pre-copy');
+      return;
+    }
     const listener = this.#source.listeners[type] as ((frame: Frame) => void) | undefined;
     if (listener !== undefined) {
       listener(frame);
