@@ -1,245 +1,36 @@
-import {
-  type Frame,
-  type FrameStream,
-  type GodwitError,
-  type HelloFrame,
-  type IncomingMigration,
-  receive,
-} from '@godwit/core';
-import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import type { Frame, FrameStream } from '@godwit/core';
+import { FaultyDevice } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { BLOCKS, codeOf, PAGE } from './toy-migration.js';
+import {
+  DEVICES,
+  device,
+  digests,
+  end,
+  GO,
+  HELLO,
+  ID,
+  PlayedSource,
+  pages,
+  READY,
+  SWITCHOVER,
+  zero,
+} from './played-source.js';
+import { PAGE } from './toy-migration.js';
 
-/** Plays the source by hand against `receive`. */
-class Hostile {
-  readonly clock = new VirtualClock();
-  readonly link: MemoryLink = memoryLink({ clock: this.clock, capacity: 64 });
-  readonly vm = new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart'), new FaultyDevice('rtc')] });
-  readonly incoming: IncomingMigration;
-  control!: FrameStream;
-  pages: readonly FrameStream[] = [];
-  heard: Frame[] = [];
-  readonly lost: GodwitError[] = [];
-
-  constructor(maximumDeviceState = 100_000) {
-    const { link, clock, vm } = this;
-    this.incoming = receive(link.listener, { prepare: () => vm, clock, maximumDeviceState });
-    this.incoming.subscribe({
-      next: (event) => void (event.type === 'link-lost' && this.lost.push(event.reason)),
-      error: () => {},
-    });
-  }
-
-  async connect(pageChannels = 0): Promise<void> {
-    const link = await this.link.connector.connect(
-      { migrationId: ID, pageChannels, connection: 1 },
-      new AbortController().signal,
-    );
-    this.control = link.control;
-    this.pages = link.pageChannels;
-    void this.#listen(link.control);
-  }
-
-  async hello(change: Partial<HelloFrame> = {}): Promise<void> {
-    const hello = { ...HELLO, ...change };
-    await this.connect(
-      Number.isInteger(hello.pageChannels) && hello.pageChannels < 8 ? Math.max(0, hello.pageChannels) : 0,
-    );
-    await this.send(hello);
-  }
-
-  /** Writes frames one after the other; a destination that has let go is no failure here. */
-  async send(...frames: readonly (Frame | readonly [Frame, Uint8Array] | undefined)[]): Promise<void> {
-    for (const item of frames) {
-      if (item === undefined) continue;
-      const [frame, payload] = Array.isArray(item) ? (item as [Frame, Uint8Array]) : [item as Frame, undefined];
-      await this.control.write(frame, payload === undefined ? undefined : [payload]).catch(() => {});
-    }
-  }
-
-  /** What the destination ended with; it must have let go of everything, and never have run the guest. */
-  async refused(): Promise<string | undefined> {
-    const [result] = await Promise.allSettled([this.incoming.result]);
-    await this.control.close().catch(() => {});
-    expect(this.vm.running).toBe(false);
-    expect(this.vm.resumes).toBe(0);
-    expect(this.incoming.state).toBe('failed');
-    expect(this.link.openStreams).toBe(0);
-    return codeOf(result as PromiseSettledResult<unknown>);
-  }
-
-  /** Why the link was dropped: a destination that is ready goes on waiting for another one. */
-  async dropped(): Promise<string | undefined> {
-    await this.clock.sleep(1);
-    expect([this.incoming.ownership, this.vm.running, this.vm.resumes]).toEqual(['ready', false, 0]);
-    expect(this.link.openStreams).toBe(0);
-    return this.lost.at(-1)?.code;
-  }
-
-  async #listen(stream: FrameStream): Promise<void> {
-    try {
-      for (;;) {
-        const received = await stream.read();
-        if (received === null) return;
-        this.heard.push(received.frame);
-        if (received.frame.type === 'error') void stream.close();
-      }
-    } catch {
-      // Dropped.
-    }
-  }
-}
-
-const ID = '0123456789abcdef0123456789abcdef';
-const HELLO: HelloFrame = {
-  type: 'hello',
-  minimumVersion: 2,
-  maximumVersion: 2,
-  migrationId: ID,
-  software: 'hostile/1',
-  pageSize: PAGE,
-  blocks: BLOCKS.map((block) => ({ ...block, identity: '' })),
-  devices: [
-    { id: 'uart', version: 1, stateBytes: 0 },
-    { id: 'rtc', version: 1, stateBytes: 0 },
-  ],
-  features: ['verify'],
-  pageChannels: 0,
-  description: null,
-  connection: 1,
-  stage: 'running',
-  attempt: 1,
-};
-const pages = (runs: readonly number[], bytes: number, change: object = {}) =>
-  [{ type: 'pages', round: 1, block: 0, runs, ...change }, new Uint8Array(bytes).fill(7)] as unknown as readonly [
-    Frame,
-    Uint8Array,
-  ];
-const zero = (runs: readonly unknown[], change: object = {}) =>
-  ({ type: 'zeroPages', round: 1, block: 0, runs, ...change }) as unknown as Frame;
-const end = (count: number, round = 1): Frame => ({ type: 'roundEnd', round, pages: count });
-/** A piece that comes while the guest runs; with an attempt, one of a stop-and-copy. */
-const device = (index: number, sequence: number, last: boolean, bytes = 1, attempt = 0) =>
-  [{ type: 'device', device: index, sequence, last, attempt } as const, new Uint8Array(bytes)] as const;
-const DEVICES = [device(0, 0, true, 1, 1), device(1, 0, true, 1, 1)] as const;
-const SWITCHOVER = { type: 'switchover', round: 1, attempt: 1, runState: 'running' } as const;
-const GO: Frame = { type: 'go', attempt: 1 };
-const READY = [pages([0, 1], PAGE), end(1), ...DEVICES, SWITCHOVER] as const;
-const digests = (runs: readonly number[], bytes: number) =>
-  [{ type: 'digests', block: 0, runs } as const, new Uint8Array(bytes)] as const;
-
-let hostile: Hostile;
+let hostile: PlayedSource;
 afterEach(() => void hostile.incoming.cancel());
 
-describe('a hello that does not fit is refused before a page moves', () => {
-  test.each<readonly [string, Partial<HelloFrame> | object, string]>([
-    ['newer versions only', { minimumVersion: 3, maximumVersion: 4 }, 'GODWIT_VERSION_MISMATCH'],
-    ['older versions only', { minimumVersion: 1, maximumVersion: 1 }, 'GODWIT_VERSION_MISMATCH'],
-    ['no version at all', { minimumVersion: 0, maximumVersion: 0 }, 'GODWIT_VERSION_MISMATCH'],
-    [
-      'a version that is no number',
-      { minimumVersion: Number.NaN, maximumVersion: Number.NaN },
-      'GODWIT_VERSION_MISMATCH',
-    ],
-    ['another page size', { pageSize: 16384 }, 'GODWIT_PAGE_SIZE_MISMATCH'],
-    ['another block size', { blocks: [{ ...HELLO.blocks[0], byteLength: 65 * PAGE }] }, 'GODWIT_MEMORY_MISMATCH'],
-    [
-      'another block address',
-      { blocks: [{ ...HELLO.blocks[0], guestPhysicalAddress: PAGE }] },
-      'GODWIT_MEMORY_MISMATCH',
-    ],
-    ['another block name', { blocks: [{ ...HELLO.blocks[0], id: 'rom' }] }, 'GODWIT_MEMORY_MISMATCH'],
-    [
-      'a block too many',
-      { blocks: [...HELLO.blocks, { id: 'b', guestPhysicalAddress: 2 ** 32, byteLength: PAGE, identity: '' }] },
-      'GODWIT_MEMORY_MISMATCH',
-    ],
-    ['no block', { blocks: [] }, 'GODWIT_MEMORY_MISMATCH'],
-    ['a device that we lack', { devices: [...HELLO.devices, { id: 'nic', version: 1 }] }, 'GODWIT_DEVICE_MISMATCH'],
-    ['a device that it lacks', { devices: HELLO.devices.slice(1) }, 'GODWIT_DEVICE_MISMATCH'],
-    ['a device twice', { devices: [...HELLO.devices, HELLO.devices[0]] }, 'GODWIT_DEVICE_MISMATCH'],
-    ['a newer device', { devices: [{ id: 'uart', version: 2 }, HELLO.devices[1]] }, 'GODWIT_DEVICE_MISMATCH'],
-    ['an older device', { devices: [{ id: 'uart', version: 0 }, HELLO.devices[1]] }, 'GODWIT_DEVICE_MISMATCH'],
-    ['a migration without a proper name', { migrationId: 'x' }, 'GODWIT_PROTOCOL'],
-    ['too many page channels', { pageChannels: 65 }, 'GODWIT_LIMIT_EXCEEDED'],
-    ['less than no page channels', { pageChannels: -1 }, 'GODWIT_LIMIT_EXCEEDED'],
-    ['half a page channel', { pageChannels: 0.5 }, 'GODWIT_LIMIT_EXCEEDED'],
-  ])('%s', async (_, change, code) => {
-    hostile = new Hostile();
-    await hostile.hello(change as Partial<HelloFrame>);
-    expect(await hostile.refused()).toBe(code);
-    expect(hostile.heard).toEqual([{ type: 'error', code, message: expect.any(String), retry: false }]);
-  });
-
-  test('another first frame: the peer is told, and the incoming migration waits on', async () => {
-    hostile = new Hostile();
-    await hostile.connect();
-    await hostile.send(GO);
-    await hear('error');
-    expect(hostile.heard).toEqual([
-      { type: 'error', code: 'GODWIT_PROTOCOL', message: expect.any(String), retry: false },
-    ]);
-    await servesAnother();
-  });
-
-  test('silence', async () => {
-    hostile = new Hostile();
-    await hostile.connect();
-    await hear('error');
-    expect(hostile.heard).toEqual([
-      {
-        type: 'error',
-        code: 'GODWIT_TIMEOUT',
-        message: expect.stringContaining('handshakeTimeoutMs (30000 ms)'),
-        retry: true,
-      },
-    ]);
-    expect(hostile.clock.now()).toBeLessThan(32_000);
-    await servesAnother();
-  });
-
-  test('nothing but the end of the stream', async () => {
-    hostile = new Hostile();
-    await hostile.connect();
-    void hostile.control.close();
-    await servesAnother();
-  });
-
-  test('silent pending connections hold up nobody, and only so many may wait', async () => {
-    hostile = new Hostile();
-    for (let i = 0; i < 70; i++) await hostile.connect();
-    await hear('error');
-    await hostile.clock.sleep(10);
-    const refused = hostile.heard.filter((frame) => frame.type === 'error');
-    expect(refused).toHaveLength(6);
-    expect(refused[0]).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED' });
-    // When their time is up, there is room again.
-    await hostile.clock.sleep(31_000);
-    await servesAnother();
-    expect(hostile.clock.now()).toBeLessThan(40_000);
-  });
-
-  test('a feature that nobody knows is left out of the welcome', async () => {
-    hostile = new Hostile();
-    await hostile.hello({ features: ['teleport', 'verify'] });
-    await hear('welcome');
-    await hostile.send(GO);
-    expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
-    expect(hostile.heard[0]).toMatchObject({ type: 'welcome', version: 2, features: ['verify'] });
-  });
-});
-
 test('a page before the welcome is refused: the VM may not exist yet', async () => {
-  hostile = new Hostile();
+  hostile = new PlayedSource();
   await hostile.hello();
   await hostile.send(pages([0, 1], PAGE));
   expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
 });
 
 test('a payload beyond the limit of a frame is refused, even of a device that may have more state', async () => {
-  hostile = new Hostile(2 ** 30);
+  hostile = new PlayedSource(2 ** 30);
   await hostile.hello();
-  await hear('welcome');
+  await hostile.hear('welcome');
   await hostile.send(device(0, 0, false, 4 * 2 ** 20), device(0, 1, false, 4 * 2 ** 20 + 1));
   expect(await hostile.refused()).toBe('GODWIT_LIMIT_EXCEEDED');
 });
@@ -334,9 +125,9 @@ describe('frames that are not allowed, or out of range, change no memory and end
       'GODWIT_INTERNAL',
     ],
   ])('%s', async (_, frames, code) => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     await hostile.hello();
-    await hear('welcome');
+    await hostile.hear('welcome');
     const untouched = frames.length === 1;
     await hostile.send(...frames);
     expect(await hostile.refused()).toBe(code);
@@ -347,24 +138,6 @@ describe('frames that are not allowed, or out of range, change no memory and end
       expect(told).toMatchObject({ type: 'error', code });
   });
 });
-
-/** An honest source is welcome after whatever came before it. */
-async function servesAnother(): Promise<void> {
-  expect(hostile.incoming.state).toBe('none');
-  hostile.heard = [];
-  await hostile.hello();
-  await hear('welcome');
-  hostile.incoming.cancel();
-  await Promise.allSettled([hostile.incoming.result]);
-}
-
-/** Resolves when the destination has said this. */
-async function hear(type: Frame['type']): Promise<void> {
-  while (!hostile.heard.some((frame) => frame.type === type)) {
-    await hostile.clock.sleep(1);
-    if (hostile.clock.now() > 60_000) throw new Error(`"${type}" never came, but ${JSON.stringify(hostile.heard)}`);
-  }
-}
 
 describe('after ready', () => {
   test.each<readonly [string, readonly (Frame | readonly [Frame, Uint8Array])[], string]>([
@@ -378,11 +151,11 @@ describe('after ready', () => {
     ['going back from an attempt to come', [{ type: 'back', attempt: 2 }], 'GODWIT_PROTOCOL'],
     ['a question', [{ type: 'prepare', attempt: 1, deviceSequences: [0, 0] }], 'GODWIT_PROTOCOL'],
   ])('%s', async (_, frames, code) => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     await hostile.hello();
-    await hear('welcome');
+    await hostile.hear('welcome');
     await hostile.send(...READY);
-    await hear('ready');
+    await hostile.hear('ready');
     for (const frame of frames) {
       await hostile.send(frame);
       await hostile.clock.sleep(1);
@@ -391,45 +164,45 @@ describe('after ready', () => {
   });
 
   test('digests that were not agreed on', async () => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     await hostile.hello({ features: [] });
-    await hear('welcome');
+    await hostile.hear('welcome');
     await hostile.send(...READY);
-    await hear('ready');
+    await hostile.hear('ready');
     await hostile.send({ type: 'digestsEnd' });
     expect(await hostile.dropped()).toBe('GODWIT_PROTOCOL');
   });
 
   test("go of an attempt that was given up: nobody runs, and the guest is the source's", async () => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     await hostile.hello();
-    await hear('welcome');
+    await hostile.hear('welcome');
     await hostile.send(...READY);
-    await hear('ready');
+    await hostile.hear('ready');
     await hostile.send({ type: 'back', attempt: 1 });
-    await hear('backAck');
+    await hostile.hear('backAck');
     expect(hostile.incoming.ownership).toBe('receiving');
     await hostile.send(GO);
     expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
   });
 
   test('go that did not wait for ready', async () => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     hostile.vm.devices = [new FaultyDevice('uart', undefined, { hangLoad: true }), new FaultyDevice('rtc')];
     await hostile.hello();
-    await hear('welcome');
+    await hostile.hear('welcome');
     await hostile.send(...READY, GO);
     expect(await hostile.refused()).toBe('GODWIT_PROTOCOL');
   });
 
   test('the well-behaved source is served', async () => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     await hostile.hello();
-    await hear('welcome');
+    await hostile.hear('welcome');
     await hostile.send(...READY);
-    await hear('ready');
+    await hostile.hear('ready');
     await hostile.send(GO);
-    await hear('running');
+    await hostile.hear('running');
     void hostile.control.close();
     const { summary } = await hostile.incoming.result;
     expect(summary).toMatchObject({ rounds: 1, pages: { raw: 1, zero: 0 }, verified: false });
@@ -439,9 +212,9 @@ describe('after ready', () => {
 
 describe('page channels', () => {
   const twoChannels = async () => {
-    hostile = new Hostile();
+    hostile = new PlayedSource();
     await hostile.hello({ pageChannels: 2 });
-    await hear('welcome');
+    await hostile.hear('welcome');
     return hostile.pages as readonly [FrameStream, FrameStream];
   };
 
@@ -482,7 +255,7 @@ describe('page channels', () => {
     const [first, second] = await twoChannels();
     await first.write(end(0));
     await second.write(end(0));
-    await hear('roundAck');
+    await hostile.hear('roundAck');
     await hostile.send(...DEVICES);
     // The payload follows the frame later, as on a socket; the control stream overtakes it.
     await Promise.all([
@@ -496,10 +269,10 @@ describe('page channels', () => {
     const [first, second] = await twoChannels();
     await first.write(end(0));
     await second.write(end(0));
-    await hear('roundAck');
+    await hostile.hear('roundAck');
     await hostile.send(...DEVICES, SWITCHOVER);
-    await hear('ready');
-    await Promise.all([hostile.send(GO), hear('running')]);
+    await hostile.hear('ready');
+    await Promise.all([hostile.send(GO), hostile.hear('running')]);
     await first
       .write(...(([frame, payload]) => [frame, [payload]] as const)(pages([0, 1], PAGE, { round: 2 })))
       .catch(() => {});
@@ -510,9 +283,9 @@ describe('page channels', () => {
 });
 
 test('a source that says nothing more can be refused at any time', async () => {
-  hostile = new Hostile();
+  hostile = new PlayedSource();
   await hostile.hello();
-  await hear('welcome');
+  await hostile.hear('welcome');
   expect(hostile.incoming.cancel('enough')).toBe(true);
   expect(hostile.incoming.cancel('enough')).toBe(false);
   expect(await hostile.refused()).toBe('GODWIT_CANCELLED');
@@ -520,12 +293,12 @@ test('a source that says nothing more can be refused at any time', async () => {
 });
 
 test('ping is answered in every phase', async () => {
-  hostile = new Hostile();
+  hostile = new PlayedSource();
   await hostile.hello();
   await hostile.send({ type: 'ping', id: 1 });
-  await hear('welcome');
+  await hostile.hear('welcome');
   await hostile.send(...READY, { type: 'ping', id: 2 });
-  await hear('ready');
+  await hostile.hear('ready');
   await hostile.send({ type: 'ping', id: 3 });
   while (hostile.heard.filter((frame) => frame.type === 'pong').length < 3) await hostile.clock.sleep(1);
   expect(hostile.heard.filter((frame) => frame.type === 'pong')).toEqual([1, 2, 3].map((id) => ({ type: 'pong', id })));
