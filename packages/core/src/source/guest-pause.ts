@@ -95,17 +95,22 @@ export class GuestPause {
     if (!this.#settled) await settledWithin(pausing, clock, PAUSE_ENDS_MS);
     if (this.#runState === 'paused') return true;
     if (!this.#settled) {
-      const later = pausing.catch(() => {}).then(() => this.#vm.resume());
+      const later = pausing.catch(() => {}).then(() => this.#run());
       this.#claim.keepUntil(later, 'pause() of the VM, to be followed by resume(),');
       return false;
     }
     this.#stuck = true;
-    const resuming = this.#vm.resume().then(() => {
+    const resuming = this.#run().then(() => {
       this.#stuck = false;
     });
     this.#claim.keepUntil(resuming, 'resume() of the VM');
     await Promise.race([resuming, settledWithin(resuming, clock, RESUME_ENDS_MS)]);
     if (!this.#stuck) return true;
     throw new GodwitError('GODWIT_VM_FAILED', `resume() has not returned within ${RESUME_ENDS_MS} ms`);
+  }
+
+  /** A guest that has ended while it was paused has nothing to run. */
+  async #run(): Promise<void> {
+    if (this.#vm.runState?.() !== 'ended') await this.#vm.resume();
   }
 }
