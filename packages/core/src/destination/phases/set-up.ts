@@ -15,6 +15,7 @@ import {
   MAXIMUM_PAYLOAD,
   SOFTWARE,
 } from '../../protocol/negotiate.js';
+import { isLost } from '../../session/connection.js';
 import { mayRetry } from '../../session/retry.js';
 import { migrationBlockers } from '../../source/blockers.js';
 import { randomId } from '../../source/options.js';
@@ -213,7 +214,9 @@ async function unlessLost(connection: IncomingConnection, work: Promise<void>): 
   try {
     await work;
   } catch (error) {
-    if (!isOnlyLost(connection)) throw error;
+    if (!isOnlyLost(connection) && !isLost(error)) throw error;
+    // Its control stream may not have noticed yet.
+    connection.end(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the link was lost'));
   }
 }
 
