@@ -8,20 +8,33 @@ import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 import type { Greeted } from './source-session.js';
 
-/** Says `switchover`, and resolves with `ready`. */
+/** `switchover` was said over this connection, or one before it: `ready` is to come. */
+export interface AskedToLoad {
+  readonly connection: SourceConnection;
+  readonly ready: Promise<ReadyFrame>;
+}
+
+/** Says `switchover`. Resolves when the destination has read everything: bytes in our own buffers are not its time. */
 export async function askToLoad(
-  { options }: SourceContext,
-  bound: PauseBound,
   connection: SourceConnection,
   switchover: Omit<SwitchoverFrame, 'type'>,
-): Promise<ReadyFrame> {
-  const { clock, switchoverTimeoutMs } = options;
+): Promise<AskedToLoad> {
   const ready = connection.expect('ready');
   await connection.write({ type: 'switchover', ...switchover });
-  // Bytes in our own buffers are not the destination's time: it begins when the destination has read everything.
   await Promise.race([connection.ping(), ready]);
-  const over = abortable(ready, connection.signal, bound.signal);
-  return inTime(over, clock, switchoverTimeoutMs, () => silent(switchoverTimeoutMs));
+  return { connection, ready };
+}
+
+/** Resolves with `ready`. Where nothing bounds the pause, that may take `switchoverTimeoutMs`. */
+export function untilReady(
+  { options }: SourceContext,
+  bound: PauseBound,
+  { connection, ready }: AskedToLoad,
+): Promise<ReadyFrame> {
+  const waiting = abortable(ready, connection.signal, bound.signal);
+  if (bound.limitMs > 0) return waiting;
+  const { clock, switchoverTimeoutMs } = options;
+  return inTime(waiting, clock, switchoverTimeoutMs, () => silent(switchoverTimeoutMs));
 }
 
 /**
@@ -33,7 +46,7 @@ export async function continuePaused(
   bound: PauseBound,
   lost: SourceConnection,
   error: unknown,
-): Promise<{ readonly connection: SourceConnection; readonly ready: Promise<ReadyFrame> }> {
+): Promise<AskedToLoad> {
   const { clock, random, reconnectTimeoutMs } = options;
   const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the link was lost');
   if (reconnectTimeoutMs === 0) throw reason;

@@ -4,7 +4,7 @@ import { inTime } from '../../in-time.js';
 import type { ReadyFrame } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
 import { isLost } from '../../session/connection.js';
-import { askToLoad, continuePaused } from '../ask-to-load.js';
+import { type AskedToLoad, askToLoad, continuePaused, untilReady } from '../ask-to-load.js';
 import type { GivenUp } from '../given-up.js';
 import { goBack } from '../go-back.js';
 import type { Harvest } from '../harvester.js';
@@ -212,20 +212,18 @@ export class StopAndCopy implements SourcePhase {
     const { session, rounds, guest } = context;
     const { attempt } = session;
     session.phase = 'loading';
-    let loading: Promise<ReadyFrame> | undefined;
+    let asked: AskedToLoad | undefined;
     for (;;) {
       try {
-        loading ??= askToLoad(context, bound, this.#connection, {
-          ...{ attempt, round: rounds.round, runState: guest.runState },
-        });
-        const frame = await this.#within(bound, loading);
+        const switchover = { attempt, round: rounds.round, runState: guest.runState };
+        asked ??= await this.#within(bound, askToLoad(this.#connection, switchover));
+        const frame = await untilReady(context, bound, asked);
         if (frame.attempt === attempt) return frame;
         throw new GodwitError('GODWIT_PROTOCOL', `"ready" is for attempt ${frame.attempt}; this is attempt ${attempt}`);
       } catch (error) {
         if (bound.signal.aborted || !isLost(error)) throw error;
-        const { connection, ready } = await continuePaused(context, bound, this.#connection, error);
-        this.#connection = connection;
-        loading = ready;
+        asked = await continuePaused(context, bound, this.#connection, error);
+        this.#connection = asked.connection;
       }
     }
   }
