@@ -15,6 +15,8 @@ export function mustComplete(world: World): boolean {
   const { schedule, strikes } = world;
   const { options, devices, guest } = schedule;
   if (guest.pausedByUser || strikes.length > FEW) return false;
+  // Once the policy forces it, nothing but this time bounds the pause, and ends the migration.
+  if (options.switchoverTimeoutMs < 2 * SHORT_MS && world.departures.some(({ forced }) => forced)) return false;
   if (options.reconnectTimeoutMs < 4 * SHORT_MS || options.settleTimeoutMs < 4 * SHORT_MS) return false;
   if ((options.lease ?? []).some(({ how, ms }) => how !== 'late' || ms > SHORT_MS)) return false;
   // It cannot go back once its state was loaded, and says so.

@@ -83,7 +83,6 @@ export class Embedder {
       }
       this.#world.note(`${arrival.name}: a person recovers the guest`);
       this.#world.lease.seize(this.#world.incarnations.get(source.id));
-      machine.leftPaused = false;
       await Promise.race([
         incoming.recover({ sourceIsDead: true }).catch(this.#refused(arrival)),
         this.#world.sleep(5000),

@@ -34,11 +34,13 @@ export class Guest<Machine extends GuestHost> {
   ended = false;
   writes = 0;
   #next = 0;
+  readonly #homes = new Set<Machine>();
 
   constructor(plan: GuestPlan, seed: number, home: Machine) {
     this.#plan = plan;
     this.#random = new Random(seed ^ 0x5eed);
     this.home = home;
+    this.#homes.add(home);
     this.ram = copyRam(home.buffers);
     this.journals = new Map(home.devices.map((device) => [device.id, [...device.journal]]));
     this.pausedByUser = plan.pausedByUser;
@@ -55,9 +57,15 @@ export class Guest<Machine extends GuestHost> {
     }
   }
 
+  /** It runs there, or did. */
+  hasLived(machine: Machine): boolean {
+    return this.#homes.has(machine);
+  }
+
   /** The memory of `machine` is the guest's from now on, whatever the guest did elsewhere since. */
   moveTo(machine: Machine): void {
     this.home = machine;
+    this.#homes.add(machine);
     this.ram = copyRam(machine.buffers);
     for (const device of machine.devices) this.journals.set(device.id, [...device.journal]);
   }

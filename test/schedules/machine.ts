@@ -191,7 +191,7 @@ export class Machine {
     if (!this.running) {
       this.#expectWhole();
       guest.runners.add(this);
-      if (guest.home !== this) guest.moveTo(this);
+      if (guest.home !== this) this.#becomeHome();
     }
     this.#resuming++;
     // Looks at how long the guest was paused.
@@ -211,13 +211,25 @@ export class Machine {
     }
   }
 
+  /** The guest is this machine's from now on, whether it is to run at once or not: `resume` is called only for one that is. */
+  arrive(): void {
+    const { guest } = this.#watch;
+    if ((!this.leftPaused && !guest.pausedByUser) || guest.home === this) return;
+    for (const other of guest.runners) {
+      if (other.process.alive)
+        this.#watch.fault('two runners', `${this.name} has it, and ${other.name} runs the guest`);
+    }
+    this.#expectWhole();
+    this.#becomeHome();
+  }
+
   /** A person runs the guest here, with whatever the engine has left. */
   resumeByUser(): void {
     const { guest } = this.#watch;
     this.#watch.note(`${this.name}: its user runs the guest`);
     this.#expectMayRun();
     this.#expectWhole();
-    if (guest.home !== this) guest.moveTo(this);
+    if (guest.home !== this) this.#becomeHome();
     this.start();
   }
 
@@ -248,6 +260,12 @@ export class Machine {
     if (this.abandoned) fault('ran after abandon', this.name);
     if (guest.pausedByUser) fault('paused guest runs', `${this.name}: its user had paused the guest`);
     if (guest.ended) fault('ended guest runs', this.name);
+  }
+
+  /** What `load` has written is memory of the guest like any other. */
+  #becomeHome(): void {
+    this.#watch.guest.moveTo(this);
+    this.#loaded.clear();
   }
 
   /** Memory and devices are as the guest left them. */

@@ -30,6 +30,10 @@ export interface Departure {
   unbounded: boolean;
   /** The policy's last decision was to switch over at any price. */
   forced: boolean;
+  /** As `adjust` has it. */
+  readonly asked: { downtimeLimitMs: number };
+  /** In force for the present attempt. */
+  downtimeLimitMs: number;
 }
 
 /** A call of `receive`. */

@@ -7,11 +7,17 @@ const SHARE = 500;
 /** A schedule takes milliseconds; one that takes so long does not end. */
 const STUCK_MS = 60_000;
 
+interface Failure {
+  readonly seed: number;
+  readonly kind: string;
+  readonly message: string;
+}
+
 export interface Total {
   count: number;
   readonly endings: Map<string, number>;
   readonly struck: Map<string, number>;
-  readonly failures: { readonly seed: number; readonly kind: string; readonly message: string }[];
+  readonly failures: Failure[];
 }
 
 export interface ManyOptions {
@@ -25,13 +31,23 @@ export interface ManyOptions {
 /** Runs `count` schedules from the seed `first` on, `parallel` at a time, each on a thread of its own. */
 export async function runMany({ first, count, parallel, sabotage, onProgress }: ManyOptions): Promise<Total> {
   const total: Total = { count: 0, endings: new Map(), struck: new Map(), failures: [] };
-  let next = first;
-  const end = first + count;
+  const shares: { readonly first: number; readonly count: number }[] = [];
+  for (let at = first; at < first + count; at += SHARE) {
+    shares.push({ first: at, count: Math.min(SHARE, first + count - at) });
+  }
   const one = async (): Promise<void> => {
-    while (next < end) {
-      const share = { first: next, count: Math.min(SHARE, end - next), sabotage };
-      next += share.count;
-      add(total, await runShare(share));
+    for (let share = shares.shift(); share !== undefined; share = shares.shift()) {
+      const done = await runShare({ ...share, sabotage });
+      if ('seed' in done) {
+        // What came before and behind it is run again without it.
+        const { first: from, count: many } = share;
+        shares.unshift({ first: done.seed + 1, count: from + many - done.seed - 1 });
+        if (done.seed > from) shares.unshift({ first: from, count: done.seed - from });
+        total.count++;
+        total.failures.push(done);
+      } else {
+        add(total, done);
+      }
       onProgress(total);
     }
   };
@@ -40,9 +56,10 @@ export async function runMany({ first, count, parallel, sabotage, onProgress }: 
   return total;
 }
 
-function runShare(share: Omit<Share, 'present'>): Promise<Tally> {
+/** With a seed that has ended its thread, or that does not end, only that one is told. */
+function runShare(share: Omit<Share, 'present'>): Promise<Tally | Failure> {
   const present = new Int32Array(new SharedArrayBuffer(4));
-  return new Promise((resolve, reject) => {
+  return new Promise((resolve) => {
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: { ...share, present } });
     let seen = -1;
     const watch = setInterval(() => {
@@ -50,7 +67,7 @@ function runShare(share: Omit<Share, 'present'>): Promise<Tally> {
       if (seed === seen) {
         clearInterval(watch);
         void worker.terminate();
-        reject(new Error(`seed ${seed} does not end: it has run for more than ${STUCK_MS / 1000} s`));
+        resolve({ seed, kind: 'stuck', message: `it has run for more than ${STUCK_MS / 1000} s` });
       }
       seen = seed;
     }, STUCK_MS);
@@ -62,7 +79,7 @@ function runShare(share: Omit<Share, 'present'>): Promise<Tally> {
     });
     worker.once('error', (error) => {
       clearInterval(watch);
-      reject(new Error(`seed ${Atomics.load(present, 0)}: ${error.message}`, { cause: error }));
+      resolve({ seed: Atomics.load(present, 0), kind: 'crashed', message: error.stack ?? error.message });
     });
   });
 }

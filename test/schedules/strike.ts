@@ -84,7 +84,9 @@ export class Striker {
         if (first !== undefined && world.source.alive) this.#switchOver(first, action.force);
         break;
       case 'adjust':
-        if (world.source.alive) first?.migration.adjust(action);
+        if (first === undefined || !world.source.alive) break;
+        first.migration.adjust(action);
+        first.asked.downtimeLimitMs = action.downtimeLimitMs;
         break;
       case 'user pause':
         this.#userPauses(action.ms, 20);

@@ -119,7 +119,8 @@ function expectClaims(world: World): void {
   for (const { vm, machine, process } of world.departures) {
     if (!process.alive) continue;
     const { state, waitingFor } = claimOf(vm);
-    const wanted = machine.running || world.guest.home === machine ? 'idle' : 'handedOver';
+    const gone = world.guest.hasLived(machine) && world.guest.home !== machine;
+    const wanted = gone ? 'handedOver' : 'idle';
     if (state !== wanted)
       world.fault('claim', `${machine.name}: the VM is "${state}", not "${wanted}" (${waitingFor.join(', ')})`);
   }

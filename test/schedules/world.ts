@@ -6,6 +6,7 @@ import {
   type OwnershipAuthority,
   receive,
   roundCap,
+  timeBudget,
   withinDowntimeLimit,
 } from '@godwit/core';
 import { VirtualClock } from '@godwit/core/testing';
@@ -36,6 +37,15 @@ export interface WorldOptions {
 
 /** How much longer than its bound the guest may be paused. */
 const BOUND_SLACK_MS = 50;
+
+/** A migration that does not converge is forced after this, in milliseconds. */
+const BUDGET_MS = 8000;
+
+/** Where the destination's ownership goes when the guest is its own. */
+const ARRIVES: readonly string[] = ['running', 'recovered'];
+
+/** Where the source's ownership stands while the pause is bounded, and just after it. */
+const BOUNDED: readonly string[] = ['running', 'paused', 'transferring', 'kept'];
 
 /** All that a schedule consists of while it runs: processes, machines, the network, the guest, and who watches them. */
 export class World implements MachineWatch {
@@ -180,7 +190,11 @@ export class World implements MachineWatch {
     const refusalDue = claimOf(vm).state !== 'idle';
     this.note(`${name}: ${machine.name} -> ${address}${refusalDue ? ', to be refused' : ''}`);
     const connector = this.network.connector(process, address);
-    const decide = firstOpinion(withinDowntimeLimit, roundCap(options.roundCap, 'switchover'));
+    const decide = firstOpinion(
+      withinDowntimeLimit,
+      roundCap(options.roundCap, 'switchover'),
+      timeBudget(BUDGET_MS, 'switchover'),
+    );
     const migration = migrate(
       this.sabotage.vm?.(vm, machine) ?? vm,
       this.sabotage.connector?.(connector, process) ?? connector,
@@ -228,6 +242,8 @@ export class World implements MachineWatch {
       heldSince: undefined,
       unbounded: false,
       forced: false,
+      asked: { downtimeLimitMs: options.downtimeLimitMs },
+      downtimeLimitMs: options.downtimeLimitMs,
     };
     this.departures.push(departure);
     this.#watchDeparture(departure);
@@ -280,6 +296,7 @@ export class World implements MachineWatch {
         if (!process.alive || this.over) return;
         if (event.type !== 'ownership') return;
         this.note(`${name}: ${event.previous} -> ${event.ownership}`);
+        if (ARRIVES.includes(event.ownership)) arrival.machine?.arrive();
         if (first) this.#injector.ownership('destination', event.ownership);
       },
       error: () => {},
@@ -313,6 +330,9 @@ export class World implements MachineWatch {
         } else if (event.type === 'went-back') {
           this.note(`${name}: went back from attempt ${event.attempt}: ${event.reason.message}`);
           departure.unbounded = false;
+        } else if (event.type === 'switchover-start') {
+          departure.downtimeLimitMs = departure.asked.downtimeLimitMs;
+          this.note(`${name}: attempt ${event.attempt} begins, limit ${event.limitMs} ms`);
         } else if (event.type !== 'progress' && event.type !== 'round-start') {
           this.note(`${name}: ${event.type}${'code' in event ? ` ${event.code}: ${event.message}` : ''}`);
         }
@@ -356,9 +376,6 @@ export class World implements MachineWatch {
     this.#frames++;
     if (stage === 'sent') this.sent[direction]++;
     if (this.#tracing) this.note(`  ${direction} ${stage}${channel === -1 ? '' : ` #${channel}`} ${inShort(frame)}`);
-    if (stage === 'sent' && frame.type === 'go') {
-      for (const { machine, process } of this.departures) if (process === path.source) this.#checkPause(machine);
-    }
     if (frame.type === 'welcome' || (frame.type === 'switchover' && stage === 'arrived')) {
       const departure = this.departures.findLast(
         ({ process, address }) => process === path.source && address === path.address,
@@ -375,28 +392,19 @@ export class World implements MachineWatch {
 
   /** The guest was paused here, and is not any more, or is given away: not too late. */
   #checkPause(machine: Machine): void {
-    const limit = pauseLimitMs(this.schedule.options);
     if (machine.pausedAt === undefined || this.schedule.options.verify) return;
     const departure = this.departures.findLast((one) => one.machine === machine && !one.refusalDue);
-    if (
-      departure === undefined ||
-      departure.unbounded ||
-      departure.forced ||
-      departure.migration.ownership === 'handedOver'
-    )
-      return;
+    if (departure === undefined || departure.unbounded || departure.forced) return;
+    // Once the guest was given away, a person decides about it.
+    if (!BOUNDED.includes(departure.migration.ownership)) return;
     if (departure.heldSince !== undefined) this.#goOn(departure);
     const ms = this.clock.now() - machine.pausedAt - departure.heldMs;
     departure.heldMs = 0;
+    const limit = this.schedule.options.pauseLimitMs ?? Math.max(2 * departure.downtimeLimitMs, 500);
     if (ms > limit + BOUND_SLACK_MS) {
       this.fault('paused too long', `${machine.name}: ${ms.toFixed(1)} ms, and the bound is ${limit} ms`);
     }
   }
-}
-
-/** From the return of `pause` to `go`, in milliseconds: the engine's default where the schedule says nothing. */
-function pauseLimitMs({ pauseLimitMs: given, downtimeLimitMs }: Schedule['options']): number {
-  return given ?? Math.max(2 * downtimeLimitMs, 500);
 }
 
 function inShort(frame: Passing['frame']): string {
