@@ -1,4 +1,5 @@
 import {
+  FRAME_TYPES,
   type Frame,
   type FrameStream,
   GodwitError,
@@ -21,9 +22,10 @@ import { scriptedStream } from './scripted-stream.js';
 /** Turns of the event loop that a destination is given to see that its link is gone. */
 const PATIENCE = 1000;
 
-/** Bytes of a `go` frame, and of `released` behind it: before each of them the source waits for an answer. */
-const GO_BYTES = 8;
-const RELEASED_BYTES = 7;
+/** Before each of these frames the source waits for an answer. */
+const AFTER_AN_ANSWER: readonly unknown[] = (['digests', 'digestsEnd', 'go', 'released'] as const).map(
+  (name) => FRAME_TYPES[name],
+);
 
 /** The page that `nic` writes when it loads. */
 const LOAD_WRITES = { block: 0, firstPage: 4, pageCount: 1 } as const;
@@ -35,15 +37,23 @@ export const destinationBytesTarget: FuzzTarget = {
   longest: 64 * 1024,
   seeds: () => Promise.all(exampleMigrations().map((frames) => encodeFrames(frames))),
   async run(input) {
-    const hello = input.length < 5 ? 0 : 5 + Buffer.from(input.buffer, input.byteOffset).readUInt32BE(1);
-    const carrier = scriptedStream(input, 1 + (input.length % 5) * 1000, [
-      hello,
-      input.length - GO_BYTES - RELEASED_BYTES,
-      input.length - RELEASED_BYTES,
-    ]);
+    const carrier = scriptedStream(input, 1 + (input.length % 5) * 1000, pausesIn(input));
     await attempt(frameStream(carrier), [], undefined);
   },
 };
+
+/** Where the source waits for an answer: behind its hello, and before some frames, as far as there are frames. */
+function pausesIn(input: Uint8Array): number[] {
+  const bytes = Buffer.from(input.buffer, input.byteOffset, input.byteLength);
+  const pauses: number[] = [];
+  for (let at = 0; at + 7 <= bytes.length && bytes[at] === 0xce; ) {
+    // The header is an array of less than 16 elements, so that its second byte is the type.
+    if (pauses.length === 0 ? at > 0 : AFTER_AN_ANSWER.includes(bytes[at + 6])) pauses.push(at);
+    at += 5 + bytes.readUInt32BE(at + 1);
+    if (at + 5 <= bytes.length && bytes[at] === 0xc6) at += 5 + bytes.readUInt32BE(at + 1);
+  }
+  return pauses;
+}
 
 /** Frames that are well-formed and wrong: what they mean, when they come, on which channel. */
 export const destinationFramesTarget: FuzzTarget = {
@@ -168,6 +178,7 @@ async function attempt(
       },
       progressIntervalMs: 0,
       clock: fastClock,
+      handshakeTimeoutMs: 1000,
       reconnectTimeoutMs: 0,
       settleTimeoutMs: 0,
       maximumDeviceState: 4096,

@@ -10,8 +10,11 @@ import type { Decisions } from './decisions.js';
 import { EXAMPLE_WELCOME, exampleAnswers, INCARNATION } from './example-frames.js';
 import { Judge } from './judge.js';
 
-/** Questions without an answer to which a source gives its stop-and-copy up, after a while. */
-const MAY_BE_SILENT: readonly FrameName[] = ['switchover', 'digestsEnd', 'prepare'];
+/**
+ * Questions that may stay without an answer, and the odds of it out of 256: a source gives its stop-and-copy up, after a while.
+ * `prepare` is asked with every round.
+ */
+const SILENCE: Partial<Record<FrameName, number>> = { switchover: 24, digestsEnd: 24, prepare: 2 };
 
 /** A destination's end of the control stream: answers as one should, except where its input says otherwise. */
 export class HostileDestination implements FrameStream {
@@ -55,7 +58,7 @@ export class HostileDestination implements FrameStream {
     const decisions = this.#decisions;
     if (decisions.odds(12)) this.#push(this.#twisted(decisions.pick(exampleAnswers())));
     if (answer === undefined) return;
-    if (MAY_BE_SILENT.includes(frame.type) && decisions.odds(24)) return;
+    if (decisions.odds(SILENCE[frame.type] ?? 0)) return;
     if (++this.#asked > 60 || decisions.odds(4)) {
       this.#end();
     } else if (decisions.odds(24)) {

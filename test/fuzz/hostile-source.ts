@@ -1,4 +1,5 @@
 import {
+  DIGEST_BYTES,
   type Frame,
   type FrameStream,
   type GodwitError,
@@ -13,6 +14,9 @@ import type { Judge } from './judge.js';
 
 /** Turns of the event loop after which the source goes on without an answer. */
 const PATIENCE = 50;
+
+/** Turns for which a page channel stays open when it has nothing more to say. */
+const LONG_PATIENCE = 500;
 
 /** Phases of a source in which it waits for an answer before it says anything else that matters. */
 const WAITING: readonly unknown[] = ['greeting', 'verifying', 'going-back', 'handing-over'];
@@ -48,7 +52,7 @@ export class HostileSource implements FrameStream {
     if (!this.#onPageChannel) this.#judge.settled();
     const frame = this.#next();
     // A source speaks when it was answered; a hostile one does not always wait.
-    if (frame !== undefined && !this.#decisions.odds(6)) await this.#answered(frame);
+    if (!this.#decisions.odds(6)) await this.#answered(frame);
     if (this.#aborted !== undefined) throw this.#aborted;
     if (frame === undefined || this.#budget-- === 0) return null;
     this.#judge.handed(frame, this.#onPageChannel);
@@ -57,6 +61,9 @@ export class HostileSource implements FrameStream {
       for (let i = 1; i < frame.runs.length; i += 2) payloadBytes += (frame.runs[i] as number) * PAGE;
       payloadBytes = Math.min(payloadBytes, 2 ** 24);
       if (this.#decisions.odds(8)) payloadBytes = this.#decisions.below(8) * PAGE + this.#decisions.below(3);
+    } else if (frame.type === 'digests' && !this.#decisions.odds(64)) {
+      for (let i = 1; i < frame.runs.length; i += 2) payloadBytes += (frame.runs[i] as number) * DIGEST_BYTES;
+      payloadBytes = Math.min(payloadBytes, 2 ** 16);
     } else if (frame.type === 'deltaPages') payloadBytes = this.#decisions.odds(128) ? this.#decisions.below(24) : 1;
     else if (frame.type === 'device' || frame.type === 'digests') payloadBytes = this.#decisions.below(64);
     this.#payloadLeft = payloadBytes;
@@ -84,14 +91,17 @@ export class HostileSource implements FrameStream {
   }
 
   /** Not for ever: silence is a matter of timeouts, which are tested elsewhere. */
-  async #answered(frame: Frame): Promise<void> {
-    for (let turn = 0; turn < PATIENCE && !this.#isTurn(frame) && this.#aborted === undefined; turn++) {
+  async #answered(frame: Frame | undefined): Promise<void> {
+    const patience = this.#onPageChannel ? LONG_PATIENCE : PATIENCE;
+    for (let turn = 0; turn < patience && !this.#isTurn(frame) && this.#aborted === undefined; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
 
   /** Whether a source would say this now: when the table allows it, and nothing else is waited for. */
-  #isTurn(frame: Frame): boolean {
+  #isTurn(frame: Frame | undefined): boolean {
+    // A stream ends with the migration.
+    if (frame === undefined) return this.#judge.saw('released') || this.#judge.saw('error');
     const { type } = frame;
     const { source, destination } = this.#judge.phases;
     const acknowledged = this.#judge.last('roundAck')?.round ?? 0;

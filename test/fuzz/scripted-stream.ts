@@ -15,9 +15,8 @@ export function scriptedStream(bytes: Uint8Array, piece: number, pauses: readonl
   let aborted: GodwitError | undefined;
 
   async function answered(): Promise<void> {
-    const before = answers;
     answers = 0;
-    for (let turn = 0; before + answers === 0 && aborted === undefined && turn < PATIENCE; turn++) {
+    for (let turn = 0; answers === 0 && aborted === undefined && turn < PATIENCE; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }

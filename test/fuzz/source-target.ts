@@ -83,6 +83,13 @@ export const sourceTarget: FuzzTarget = {
       verify,
       progressIntervalMs: 0,
       clock: fastClock,
+      // Short, since a peer that says nothing is one of many: 5 or 10 ms by this clock.
+      connectTimeoutMs: 1000,
+      handshakeTimeoutMs: 1000,
+      readinessTimeoutMs: 1000,
+      switchoverTimeoutMs: 1000,
+      verifyTimeoutMs: 1000,
+      pauseLimitMs: 500,
       reconnectTimeoutMs: 0,
       settleTimeoutMs: 0,
     });
