@@ -18,8 +18,8 @@ const GARBLED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 
 /**
  * Where a migration stands, as far as that decides what may be tried again. `connecting`: the first connection. `connected`: one
- * that was in use. `greeting`: another one is being made, and nothing of it was believed yet. `after-go`: the destination may be running the guest, and nothing but its own word, or
- * time, ends the asking.
+ * that was in use. `greeting`: another one is being made, and nothing of it was believed yet. `after-go`: the destination may be
+ * running the guest, and nothing but its own word, or time, ends the asking.
  */
 export type RetryStage = 'connecting' | 'connected' | 'greeting' | 'after-go';
 
