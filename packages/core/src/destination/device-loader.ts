@@ -11,8 +11,8 @@ export interface DeviceLoaderParts {
   readonly maximumBytes: number;
   /** Hears of a device that fails while nobody waits for it. */
   readonly onFailure: (error: GodwitError) => void;
-  /** Every piece of the device before this one was taken by its `load`. */
-  readonly onLoaded: (device: number, sequence: number) => void;
+  /** The device's `load` has taken more. */
+  readonly onLoaded: (device: number) => void;
 }
 
 /** Report of pieces that were taken, after so many bytes or when nothing waits any more. */
@@ -158,6 +158,6 @@ export class DeviceLoader {
     const unreported = (this.#unreported[index] ?? 0) + bytes;
     const report = incoming.pendingBytes === 0 || unreported >= REPORT_BYTES;
     this.#unreported[index] = report ? 0 : unreported;
-    if (report) this.#parts.onLoaded(index, incoming.loadedSequence);
+    if (report) this.#parts.onLoaded(index);
   }
 }

@@ -3,6 +3,7 @@ import type { WelcomeFrame } from '../protocol/frame.js';
 import { FEATURES } from '../protocol/negotiate.js';
 import type { Arriving, DestinationContext } from './destination-context.js';
 import type { IncomingConnection } from './incoming-connection.js';
+import { tellLoaded } from './loaded-reports.js';
 import { RamCheck } from './ram-check.js';
 
 /** For one attempt: nothing is compared once the connection is lost, or the migration over. */
@@ -29,6 +30,11 @@ export function goBackTo(context: DestinationContext, arriving: Arriving, attemp
 }
 
 /** The attempt is void here: the source may send pages and pieces of the next one. */
-export function acknowledgeBack(connection: IncomingConnection, { loader }: Arriving, attempt: number): Promise<void> {
-  return connection.write({ type: 'backAck', attempt, deviceResets: loader.resets });
+export async function acknowledgeBack(
+  connection: IncomingConnection,
+  { loader }: Arriving,
+  attempt: number,
+): Promise<void> {
+  await connection.write({ type: 'backAck', attempt, deviceResets: loader.resets });
+  await tellLoaded(connection, loader);
 }

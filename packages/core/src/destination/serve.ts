@@ -7,6 +7,7 @@ import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import { mayRetry } from '../session/retry.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from './destination-context.js';
 import type { IncomingConnection } from './incoming-connection.js';
+import { tellLoaded } from './loaded-reports.js';
 import { PageReceiver } from './page-receiver.js';
 
 /** Runs in one `received` or `owed` frame. */
@@ -182,11 +183,7 @@ async function answer(
     sinceReadyMs,
   };
   await connection.write(resumed);
-  if (state !== 'receiving') return;
-  // What was said of it over a connection before may have been lost.
-  for (const [device, sequence] of loader.loaded.entries()) {
-    if (sequence > 0) await connection.write({ type: 'loaded', device, sequence });
-  }
+  if (state === 'receiving') await tellLoaded(connection, loader);
 }
 
 function stateOf({ protocolPhase }: ServingPhase): ResumedFrame['state'] {

@@ -24,6 +24,7 @@ import type { DestinationContext, DestinationPhase } from '../destination-contex
 import { DeviceLoader } from '../device-loader.js';
 import { ramCheck } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
+import { LoadedReports } from '../loaded-reports.js';
 import { makePristine } from '../zero-run.js';
 
 /** Waits for a source, builds the VM that it describes, and agrees to it. A dry run ends here, and the next source is waited for. */
@@ -60,6 +61,7 @@ export class SetUp implements DestinationPhase {
     claim.keepUntil(pristine, 'clearing the memory of the VM');
     await abortable(connection.borrow(pristine), wanted);
     const { encodings, welcome } = this.#agreed(context, connection, version);
+    const loaded = new LoadedReports(context);
     const receive = context.phases.receive({
       ...{ vm, hello, claim, windows, welcome, encodings },
       loader: new DeviceLoader({
@@ -67,7 +69,7 @@ export class SetUp implements DestinationPhase {
         described: hello.devices,
         maximumBytes: options.maximumDeviceState,
         onFailure: (error) => session.end.set(error),
-        onLoaded: (device, sequence) => this.#report(context, device, sequence),
+        onLoaded: (device) => loaded.report(device),
       }),
       check: ramCheck(context, windows, welcome),
       receiver: undefined,
@@ -181,13 +183,6 @@ export class SetUp implements DestinationPhase {
       maximumDeviceState: options.maximumDeviceState,
     };
     return { encodings, welcome };
-  }
-
-  /** Back-pressure for device state: only while the guest runs at the source, and over a connection that is there. */
-  #report({ session, serving }: DestinationContext, device: number, sequence: number): void {
-    const { current } = session;
-    if (serving?.protocolPhase !== 'receiving' || current === undefined || current.signal.aborted) return;
-    current.write({ type: 'loaded', device, sequence }).catch(() => {});
   }
 }
 
