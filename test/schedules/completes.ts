@@ -15,10 +15,12 @@ export function mustComplete(world: World): boolean {
   const { schedule, strikes } = world;
   const { options, devices, guest } = schedule;
   if (guest.pausedByUser || strikes.length > FEW) return false;
-  // Once the policy forces it, nothing but this time bounds the pause, and ends the migration.
-  if (options.switchoverTimeoutMs < 2 * SHORT_MS && world.departures.some(({ forced }) => forced)) return false;
+  // Once it is forced, nothing but this time bounds the pause, and ends the migration.
+  if (options.switchoverTimeoutMs < 2 * SHORT_MS && isForced(world)) return false;
   if (options.reconnectTimeoutMs < 4 * SHORT_MS || options.settleTimeoutMs < 4 * SHORT_MS) return false;
   if ((options.lease ?? []).some(({ how, ms }) => how !== 'late' || ms > SHORT_MS)) return false;
+  // What does not move while the guest runs may be more than the destination holds.
+  if (options.maximumDeviceState !== undefined && devices.some(({ kind }) => kind !== 'iterative')) return false;
   // It cannot go back once its state was loaded, and says so.
   if (devices.some(({ kind }) => kind === 'iterative-no-reset')) return false;
   return strikes.every(({ fault }) => passes(fault, options.checksum));
@@ -46,4 +48,8 @@ function passes({ action, trigger }: Fault, checksum: boolean): boolean {
 
 function hangPasses({ ms, fails }: Extract<Action, { do: 'hang' }>): boolean {
   return !fails && ms !== undefined && ms <= SHORT_MS;
+}
+
+function isForced({ departures }: World): boolean {
+  return departures.some(({ forced, unbounded }) => forced || unbounded);
 }

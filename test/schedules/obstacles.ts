@@ -47,6 +47,7 @@ const CALM: Schedule = {
     reconnectTimeoutMs: 8000,
     settleTimeoutMs: 8000,
     switchoverTimeoutMs: 5000,
+    maximumDeviceState: undefined,
   },
   faults: [],
 };

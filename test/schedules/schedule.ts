@@ -78,6 +78,8 @@ export interface OptionsPlan {
   readonly reconnectTimeoutMs: number;
   readonly settleTimeoutMs: number;
   readonly switchoverTimeoutMs: number;
+  /** Bytes of device state that the destination holds; `undefined`: the engine's default. */
+  readonly maximumDeviceState: number | undefined;
 }
 
 /** One run of the engine, wholly described: the same schedule gives the same run. */
@@ -111,7 +113,7 @@ export function scheduleOf(seed: number): Schedule {
     devices,
     guest: randomGuest(random),
     link: randomLink(random),
-    options: randomOptions(random),
+    options: { ...randomOptions(random), maximumDeviceState: randomMaximum(new Random(seed ^ 0x3a7e), devices) },
     faults: random.oneIn(3) ? withRecipe(random, devices.length > 0) : randomFaults(random, devices.length > 0),
   };
 }
@@ -158,7 +160,13 @@ function randomLink(random: Random): LinkPlan {
   };
 }
 
-function randomOptions(random: Random): OptionsPlan {
+/** Just more than the fillers: journals that are loaded slowly then wait for room. */
+function randomMaximum(random: Random, devices: readonly DevicePlan[]): number | undefined {
+  if (!random.oneIn(5)) return undefined;
+  return devices.reduce((sum, { fillerBytes }) => sum + fillerBytes + 8, random.pick([200, 1000, 10_000]));
+}
+
+function randomOptions(random: Random): Omit<OptionsPlan, 'maximumDeviceState'> {
   const verify = random.oneIn(5);
   return {
     downtimeLimitMs: random.pick([5, 50, 100, 300]),
@@ -196,6 +204,7 @@ export function partsOf(schedule: Schedule): string[] {
     ...(options.checksum ? ['checksum'] : []),
     ...(options.heldMs !== undefined ? ['held'] : []),
     ...(options.lease !== undefined ? ['lease'] : []),
+    ...(options.maximumDeviceState !== undefined ? ['room'] : []),
     ...(options.onArrival === 'pause' ? ['arrival'] : []),
     ...(guest.pausedByUser ? ['paused'] : []),
     ...(guest.burstAtPause > 0 ? ['burst'] : []),
@@ -229,6 +238,7 @@ export function without(schedule: Schedule, parts: ReadonlySet<string>): Schedul
       checksum: options.checksum && !parts.has('checksum'),
       heldMs: parts.has('held') ? undefined : options.heldMs,
       lease: parts.has('lease') ? undefined : options.lease,
+      maximumDeviceState: parts.has('room') ? undefined : options.maximumDeviceState,
       onArrival: parts.has('arrival') ? 'run' : options.onArrival,
     },
   };

@@ -266,6 +266,7 @@ export class World implements MachineWatch {
       reconnectTimeoutMs: options.reconnectTimeoutMs,
       settleTimeoutMs: options.settleTimeoutMs,
       onArrival: options.onArrival,
+      ...(options.maximumDeviceState === undefined ? {} : { maximumDeviceState: options.maximumDeviceState }),
       ...this.#authority(process),
       prepare: (_, { migrationId }) => {
         const machine = new Machine(process, 'destination', this);
