@@ -22,6 +22,7 @@ import { RunnerWatch } from './runner-watch.js';
 export const TIMEOUTS = {
   keepaliveMs: 100,
   silenceTimeoutMs: 1500,
+  handshakeTimeoutMs: 5000,
   reconnectTimeoutMs: 20_000,
   settleTimeoutMs: 20_000,
   /** Several cases share the processors: what is tried here is the fault, and not the bound. */
