@@ -67,7 +67,9 @@ export class PauseClockState implements MigratableDevice {
   }
 
   async *save(): AsyncIterable<Uint8Array> {
-    const time = BigUint64Array.of(BigInt(this.microseconds), BigInt(Math.floor(Date.now() * 1000)));
+    // In this order, here and in load(): what passes between two clocks is added to guest time, never taken from it.
+    const realtime = Math.floor(Date.now() * 1000);
+    const time = BigUint64Array.of(BigInt(this.microseconds), BigInt(realtime));
     const latches = new Uint32Array(this.#vcpus * 2);
     for (let i = 0; i < this.#vcpus; i++) {
       const word = this.#board.clockLatchWord(i);
@@ -85,8 +87,9 @@ export class PauseClockState implements MigratableDevice {
     const reader = await StateReader.read(this.id, state, ['TIME', 'LTCH']);
     const time = new DataView(reader.required('TIME', 16).buffer);
     const latches = new DataView(reader.required('LTCH', this.#vcpus * 8).buffer);
+    const now = this.#now();
     const away = Math.max(0, Date.now() * 1000 - Number(time.getBigUint64(8, true)));
-    this.#board.guestClock[0] = Number(time.getBigUint64(0, true)) + away - this.#now();
+    this.#board.guestClock[0] = Number(time.getBigUint64(0, true)) + away - now;
     for (let i = 0; i < this.#vcpus; i++) {
       const word = this.#board.clockLatchWord(i);
       this.#board.words[word] = latches.getInt32(i * 8, true);

@@ -33,7 +33,9 @@ export function mayRetry(error: unknown, stage: RetryStage): boolean {
   if (stage === 'connected') return error.retry && error.code === 'GODWIT_LINK_LOST';
   // Whoever answers at first, and wrongly, is not who was meant.
   if (stage === 'connecting') return error.retry;
-  return stage === 'after-go' || error.retry || GARBLED.has(error.code);
+  if (error.retry || GARBLED.has(error.code)) return true;
+  // A system call that failed here, for good: a snapshot that cannot be given its name.
+  return stage === 'after-go' && error.code !== 'GODWIT_SYSCALL';
 }
 
 export interface AttemptParts {

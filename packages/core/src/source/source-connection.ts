@@ -180,6 +180,8 @@ export class SourceConnection extends Connection<'source'> {
       if (this.#stage === 'paused' && type === 'resumed' && frame.state === 'loading')
         this.#ready = this.expect('ready');
     }
+    if ((type === 'ready' || type === 'verified') && this.#source.phase() !== 'going-back')
+      this.#source.setPhase('deciding');
     if (type === 'received' && this.#onReceived !== undefined) {
       this.#onReceived(frame);
       return;

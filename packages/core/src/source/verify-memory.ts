@@ -13,12 +13,25 @@ export async function verifyMemory(context: SourceContext, connection: SourceCon
   const { options } = context;
   const { clock, verifyTimeoutMs } = options;
   const limitMs = verifyTimeoutMs ?? defaultLimit(context);
-  const comparing = compare(context, connection);
-  return limitMs === 0 ? comparing : inTime(comparing, clock, limitMs, () => tooSlow(limitMs));
+  const over = new AbortController();
+  const follow = () => over.abort(connection.signal.reason);
+  connection.signal.addEventListener('abort', follow, { once: true });
+  const comparing = compare(context, connection, over.signal);
+  comparing.catch(() => {});
+  try {
+    return await (limitMs === 0 ? comparing : inTime(comparing, clock, limitMs, () => tooSlow(limitMs)));
+  } finally {
+    over.abort(tooSlow(limitMs));
+    connection.signal.removeEventListener('abort', follow);
+  }
 }
 
-async function compare({ vm, windows, options, rounds }: SourceContext, connection: SourceConnection): Promise<number> {
-  const { signal, control: stream } = connection;
+async function compare(
+  { vm, windows, options, rounds }: SourceContext,
+  connection: SourceConnection,
+  signal: AbortSignal,
+): Promise<number> {
+  const { control: stream } = connection;
   const answer = connection.expect('verified');
   const { maximumPayload } = rounds.welcome;
   const sent = await sendDigests({ windows, stream, clock: options.clock, signal, maximumPayload });
