@@ -46,12 +46,14 @@ function memoryOf(block: RamBlock): readonly (object | string)[] {
   return keys;
 }
 
-/** The block itself, its name where it has one, and the buffer under its view where that is all its own. */
+/** Buffers of at most so many bytes may be pools, in which Node packs memory of unrelated owners. */
+const LARGEST_POOL = 2 ** 16;
+
+/** The block itself, its name where it has one, and the buffer under its view, unless that may be a pool. */
 function findMemoryOf(block: RamBlock): (object | string)[] {
   const keys: (object | string)[] = [block];
   if (block.identity !== undefined && block.identity !== '') keys.push(block.identity);
   const { buffer } = block.view(0, 1);
-  // Node packs small buffers of unrelated owners into one.
-  if (buffer.byteLength >= Math.min(block.byteLength, 2 ** 16)) keys.push(buffer);
+  if (buffer.byteLength <= block.byteLength || buffer.byteLength > LARGEST_POOL) keys.push(buffer);
   return keys;
 }
