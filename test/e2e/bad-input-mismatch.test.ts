@@ -270,11 +270,11 @@ describe('a source that goes wrong', () => {
   test('a protocol version that is too new', () =>
     expectRefused(
       'GODWIT_VERSION_MISMATCH',
-      /speaks protocol versions 2 to 3, this destination .* 1 to 1/,
+      /speaks protocol versions 3 to 4, this destination .* 2 to 2/,
       'destination',
       {
         connector: changing((frame) =>
-          frame.type === 'hello' ? { ...frame, minimumVersion: 2, maximumVersion: 3 } : frame,
+          frame.type === 'hello' ? { ...frame, minimumVersion: 3, maximumVersion: 4 } : frame,
         ),
       },
     ));
