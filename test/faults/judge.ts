@@ -38,9 +38,9 @@ export async function judge(
     return 'lost';
   }
   if (source.state !== 'running') problems.push(`nobody runs the guest: ${reason(here)}`);
-  // One fault ends no migration. Only a peer that says nothing from the start is as good as none.
-  const silent = !states.has('active') && here !== undefined && codeOf(here.reason) === 'GODWIT_TIMEOUT';
-  if (!silent) problems.push(`a single fault ended the migration: ${reason(here)}`);
+  // A peer that says nothing from the start is as good as none.
+  const stalled = !states.has('active') && here !== undefined && codeOf(here.reason) === 'GODWIT_TIMEOUT';
+  if (isLink(here) && !stalled) problems.push(`a link that was lost once ended the migration: ${reason(here)}`);
   if (there !== undefined && here !== undefined && !knows(here, there)) {
     problems.push(`the source says ${reason(here)}; the destination does not know: ${reason(there)}`);
   }
