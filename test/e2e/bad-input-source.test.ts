@@ -55,7 +55,7 @@ test.each<readonly [string, string, ErrorCode, RegExp]>([
     const stream = await tcp({ port: links.listener.port }).connect();
     if (words !== '') await stream.write([Buffer.from(words, 'latin1')]);
     const heard = await listenToTheEnd(frameStream(stream));
-    expect(heard).toEqual([{ type: 'error', code, message: expect.stringMatching(message) }]);
+    expect(heard).toEqual([{ type: 'error', code, message: expect.stringMatching(message), retry: false }]);
     await guest.move(links, incoming);
   },
 );
@@ -105,7 +105,7 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
   [
     'versions that are too new',
     'GODWIT_VERSION_MISMATCH',
-    /the source \(crafted\/1\) speaks protocol versions 7 to 9, this destination \(godwit\/.*\) 1 to 1; upgrade the older side/,
+    /the source \(crafted\/1\) speaks protocol versions 7 to 9, this destination \(godwit\/.*\) 2 to 2; upgrade the older side/,
     () => [{ ...hello(), minimumVersion: 7, maximumVersion: 9 }],
   ],
   [
@@ -172,14 +172,14 @@ test.each<readonly [string, ErrorCode, RegExp, () => readonly [Frame, number?]]>
     if (frame.type !== 'hello') {
       await stream.write(hello());
       heard.push(await stream.read());
-      expect(heard[0]?.frame).toMatchObject({ type: 'welcome', version: 1 });
+      expect(heard[0]?.frame).toMatchObject({ type: 'welcome', version: 2 });
     }
     // It may be refused before all of it has been taken.
     stream.write(frame, payloadBytes === undefined ? undefined : [new Uint8Array(payloadBytes)]).catch(() => {});
     const [destination, words] = await Promise.all([failureOf(incoming.result), listenToTheEnd(stream)]);
     expect(destination).toMatchObject({ code, remote: false });
     expect(destination.message).toMatch(message);
-    expect(words).toEqual([{ type: 'error', code, message: destination.message }]);
+    expect(words).toEqual([{ type: 'error', code, message: destination.message, retry: false }]);
     await guest.move(links);
   },
 );
