@@ -55,7 +55,9 @@ test.each<readonly [string, string, ErrorCode, RegExp]>([
     const stream = await tcp({ port: links.listener.port }).connect();
     if (words !== '') await stream.write([Buffer.from(words, 'latin1')]);
     const heard = await listenToTheEnd(frameStream(stream));
-    expect(heard).toEqual([{ type: 'error', code, message: expect.stringMatching(message), retry: false }]);
+    // One that was only slow may come again.
+    const retry = code === 'GODWIT_TIMEOUT';
+    expect(heard).toEqual([{ type: 'error', code, message: expect.stringMatching(message), retry }]);
     await guest.move(links, incoming);
   },
 );
