@@ -60,3 +60,23 @@ testHere('QEMU and Godwit move the sweep guest, and its memory is right', () => 
     expect(pauses).toBeGreaterThanOrEqual(1);
   }
 });
+
+// A limited link, so that there are rounds for it to lose pages in.
+testHere('a dirty log that is never re-armed is noticed', () => {
+  const { status, stdout, stderr } = bench(
+    'sweep-limited',
+    '--rounds',
+    '1',
+    '--json',
+    '--never-rearm',
+    '--only',
+    'Godwit',
+  );
+  expect({ status, stderr }).toMatchObject({ status: 1 });
+  const { cases } = JSON.parse(stdout) as Verdict;
+  for (const { problems, samples } of cases[0]?.entrants ?? []) {
+    expect(problems).toEqual([]);
+    expect(samples.map(({ wrong }) => wrong)).toEqual([expect.stringMatching(/of 25344 pages wrong/)]);
+  }
+  expect(cases[0]?.entrants).toHaveLength(2);
+});
