@@ -27,8 +27,6 @@ async function source({ port, blind, text }: SourceOrder): Promise<SourceReport>
     verify: true,
     // A machine that is emulated is slow: what matters here is that DMA goes on over several rounds.
     policy: roundCap(ROUNDS, 'switchover'),
-    // And that one pause is enough for it: going back has tests of its own.
-    pauseLimitMs: 60_000,
   });
   migration.subscribe({ next: (event) => event.type === 'round' && rounds.push(event.round), error: () => {} });
   const outcome = await migration.result.then(

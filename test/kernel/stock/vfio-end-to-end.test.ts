@@ -55,7 +55,7 @@ test('the guest moves with its devices: every byte equal, DMA included, and the 
   // Both wrote all the while: the vCPU into KVM's log, the device into VFIO's.
   expect(source.writes).toBeGreaterThan(20);
   const precopy = source.rounds.filter(({ phase }) => phase === 'pre-copy');
-  // More when a pause took too long for a machine without a processor of its own, and the engine went back.
+  // Four by the policy, and more while the destination is not prepared: the guest runs meanwhile.
   expect(precopy.length).toBeGreaterThanOrEqual(4);
   for (const { trackers } of precopy) {
     expect(trackers.map(({ name }) => name)).toEqual(['kvm', 'mailbox', 'vfio-type1']);
