@@ -3,7 +3,15 @@ import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { type GuestMemory, type MigratableVm, migrate, RAM_WINDOW_BYTES, receive, SoftwareTracker } from '@godwit/core';
+import {
+  type GuestMemory,
+  type MigratableVm,
+  migrate,
+  RAM_WINDOW_BYTES,
+  receive,
+  reclaim,
+  SoftwareTracker,
+} from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory, MemoryAdvice, madvise } from '@godwit/linux';
 import { connectTo, type Listener, listenOn, type Transport, tcp, tls, unix } from '@godwit/transport';
 import { type AttachableMemory, onWorkers } from '@godwit/workers';
@@ -67,14 +75,14 @@ const PIECE_BYTES = 2 ** 20;
 let guest: MappedGuestMemory | undefined;
 
 process.on('message', (command: PeerCommand) => {
-  void obey(command).catch((error: unknown) => {
+  void perform(command).catch((error: unknown) => {
     console.error(error);
     process.exit(1);
   });
 });
 process.on('disconnect', () => process.exit());
 
-async function obey(command: PeerCommand): Promise<void> {
+async function perform(command: PeerCommand): Promise<void> {
   switch (command.type) {
     case 'fill':
       guest = createGuestMemory({ blocks: [block(command.byteLength)] });
@@ -126,7 +134,8 @@ async function runMigration(address: string, path: PagePath, observed: boolean):
   const delay = monitorEventLoopDelay({ resolution: 1 });
   const { workers, channels } = path;
   const connector = connectTo(connectingTo(new URL(address), path));
-  const migration = migrate(still(source()), workers ? onWorkers(connector) : connector, { pageChannels: channels });
+  const vm = still(source());
+  const migration = migrate(vm, workers ? onWorkers(connector) : connector, { pageChannels: channels });
   migration.subscribe({
     next: (event) => {
       if (observed && event.type === 'state' && event.state === 'active') delay.enable();
@@ -135,6 +144,7 @@ async function runMigration(address: string, path: PagePath, observed: boolean):
   });
   const summary = await migration.result;
   delay.disable();
+  reclaim(vm, { because: 'its vCPUs do nothing at either end, and the destination frees what it received' });
   return {
     ramMs: summary.rounds.reduce((sum, round) => sum + round.totalMs, 0),
     totalMs: summary.totalMs,

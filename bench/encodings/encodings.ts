@@ -6,6 +6,7 @@ import {
   type MigrateOptions,
   type MigrationSummary,
   migrate,
+  reclaim,
   roundCap,
   withinDowntimeLimit,
 } from '@godwit/core';
@@ -118,7 +119,9 @@ async function migration(
   await guest.resume();
   const policy = firstOpinion(withinDowntimeLimit, roundCap(MOST_ROUNDS, 'switchover'));
   const { result } = migrate(guest, link, { ...settings, policy, downtimeLimitMs: DOWNTIME_LIMIT_MS });
-  return result;
+  const summary = await result;
+  reclaim(guest, { because: 'the destination has no vCPUs: the guest it received never runs' });
+  return summary;
 }
 
 function figures(name: string, summaries: readonly MigrationSummary[]): Row[] {

@@ -120,10 +120,10 @@ test('a peer that closes at once', async () => {
 });
 
 test('a peer that is silent', async () => {
-  // It may answer the next connection: over this one nothing is said to it, and it is reset.
-  const { source } = await play((stream) => say(stream).catch(() => []), { ...ONCE, handshakeTimeoutMs: 200 });
+  const { source, heard } = await play((stream) => say(stream), { handshakeTimeoutMs: 200 });
   expect(source).toMatchObject({ code: 'GODWIT_TIMEOUT' });
   expect(source.message).toContain('no answer from the destination within handshakeTimeoutMs (200 ms)');
+  expect(heard.at(-1)).toEqual({ type: 'error', code: source.code, message: source.message, retry: false });
   await guest.runsOn();
 });
 
