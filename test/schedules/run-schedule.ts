@@ -91,3 +91,14 @@ async function decide(world: World, embedder: Embedder): Promise<void> {
     await world.until(() => world.settled, DECIDED_MS);
   }
 }
+
+/** Runs all of them, one after the other; returns what is wrong, in words. */
+export async function problemsOf(schedules: readonly Schedule[]): Promise<string[]> {
+  const failed: string[] = [];
+  for (const schedule of schedules) {
+    const { problems } = await runSchedule(schedule);
+    const faults = JSON.stringify(schedule.faults.at(-1));
+    for (const { kind, message } of problems) failed.push(`seed ${schedule.seed}, ${faults}: ${kind}: ${message}`);
+  }
+  return failed;
+}
