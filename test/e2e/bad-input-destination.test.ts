@@ -120,10 +120,10 @@ test('a peer that closes at once', async () => {
 });
 
 test('a peer that is silent', async () => {
-  const { source, heard } = await play((stream) => say(stream), { handshakeTimeoutMs: 200 });
+  const { source, heard } = await play((stream) => say(stream), { ...ONCE, handshakeTimeoutMs: 200 });
   expect(source).toMatchObject({ code: 'GODWIT_TIMEOUT' });
   expect(source.message).toContain('no answer from the destination within handshakeTimeoutMs (200 ms)');
-  expect(heard.at(-1)).toEqual({ type: 'error', code: source.code, message: source.message, retry: false });
+  expect(heard.at(-1)).toEqual({ type: 'error', code: source.code, message: source.message, retry: true });
   await guest.runsOn();
 });
 

@@ -227,9 +227,10 @@ export class SourceSession {
         return { connection, answer };
       } catch (error) {
         const reason = await connection.cause(error);
-        // The destination is told what is final; a connection that is made again says nothing.
-        if (!reason.remote && !mayRetry(reason, request.connection === 1 ? 'connecting' : RETRY_STAGES[stage]))
-          await connection.close(reason);
+        // What is final is told. So is why a first connection is given up, since its peer knows nothing yet; for a later one, which is
+        // made again, no time is lost with words.
+        const retry = mayRetry(reason, this.welcomed ? RETRY_STAGES[stage] : 'connecting');
+        if (!reason.remote && (!retry || !this.welcomed)) await connection.close(reason, retry);
         await this.drop(reason);
         throw reason;
       }
