@@ -67,12 +67,15 @@ async function showOne(seed: number, left: ReadonlySet<string>): Promise<void> {
 
 async function all(): Promise<void> {
   let told = 0;
+  let failed = 0;
   const total = await runMany({
     first,
     count,
     parallel,
     sabotage,
     onProgress: ({ count: done, failures }) => {
+      for (const { seed, kind, message } of failures.slice(failed)) print(`failed: seed ${seed}: ${kind}: ${message}`);
+      failed = failures.length;
       if (done - told < count / 20) return;
       told = done;
       print(`${done} of ${count}, ${failures.length} failed, ${seconds()} s`);
