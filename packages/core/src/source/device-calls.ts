@@ -7,7 +7,7 @@ import { GodwitError } from '../errors.js';
  */
 export class DeviceCalls {
   readonly #devices: readonly MigratableDevice[];
-  readonly #busy = new Map<MigratableDevice, { readonly what: string; readonly settled: Promise<void> }>();
+  readonly #busy = new Map<MigratableDevice, { what: string; readonly settled: Promise<void> }>();
   /** Devices whose `precopy` or `save` was called. */
   readonly #asked = new Set<MigratableDevice>();
 
@@ -24,7 +24,10 @@ export class DeviceCalls {
     return this.#busy.has(device);
   }
 
-  /** Runs a call; its failure is the device's unless `work` says otherwise by what it throws. */
+  /**
+   * Runs a call, after the one that is under way, if there is one. Its failure is the device's unless `work` says otherwise by what it
+   * throws.
+   */
   begin<T>(
     device: MigratableDevice,
     what: string,
@@ -37,15 +40,19 @@ export class DeviceCalls {
     const settled = new Promise<void>((resolve) => {
       settle = resolve;
     });
+    const before = this.#busy.get(device);
+    const call = { what: before?.what ?? what, settled };
     // Before the call: one that throws at once is over at once.
-    this.#busy.set(device, { what, settled });
+    this.#busy.set(device, call);
     return (async () => {
       try {
+        if (before !== undefined) await before.settled;
+        call.what = what;
         return await work(failed);
       } catch (error) {
         throw wraps ? failed(error) : error;
       } finally {
-        this.#busy.delete(device);
+        if (this.#busy.get(device) === call) this.#busy.delete(device);
         settle();
       }
     })();

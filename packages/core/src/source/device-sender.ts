@@ -38,6 +38,8 @@ export class DeviceSender {
   readonly #sequences: number[];
   /** How often the destination has reset each device, as far as is known here. */
   readonly #resets: number[];
+  /** How often each device has begun again with its state: what it yields of the time before is not sent. */
+  readonly #epochs: number[];
   readonly #sizes: number[];
   /** Per device: bytes of pieces that were sent and that the destination's `load` has not taken, by their sequence. */
   readonly #waiting: Map<number, number>[];
@@ -61,6 +63,7 @@ export class DeviceSender {
     this.calls = new DeviceCalls(devices);
     this.#sequences = devices.map(() => 0);
     this.#resets = devices.map(() => 0);
+    this.#epochs = devices.map(() => 0);
     this.#sizes = devices.map(() => 0);
     this.#waiting = devices.map(() => new Map());
   }
@@ -104,12 +107,17 @@ export class DeviceSender {
     if (this.#flushing === undefined) await Promise.race([this.#flush(link), stalled]);
     for (const [index, device] of this.#devices.entries()) {
       if (device.precopy === undefined || this.calls.isBusy(device)) continue;
+      const epoch = this.#epochs[index];
       const chunks = this.calls.begin(device, 'pre-copy', (failed) =>
         this.#each(
           link.signal,
           failed,
           () => device.precopy?.(),
-          (chunk) => this.#iterative(link, index, chunk),
+          async (chunk) => {
+            if (epoch !== this.#epochs[index]) return false;
+            await this.#iterative(link, index, chunk);
+            return true;
+          },
         ),
       );
       chunks.catch((error: unknown) => {
@@ -141,6 +149,7 @@ export class DeviceSender {
           () => device.save(signal),
           async (chunk) => {
             for (const piece of this.#pieces(chunk)) await write(false, piece);
+            return true;
           },
         ),
       );
@@ -229,13 +238,22 @@ export class DeviceSender {
     const device = this.#devices[index] as MigratableDevice;
     const begun = (this.#sequences[index] as number) > 0;
     this.#sequences[index] = 0;
+    this.#epochs[index] = (this.#epochs[index] as number) + 1;
     for (const bytes of this.#waiting[index]?.values() ?? []) this.#waitingBytes -= bytes;
     this.#waiting[index]?.clear();
     this.#kept = this.#kept.filter(({ header }) => header.device !== index);
     this.#outbox = this.#outbox.filter(({ header }) => header.device !== index);
     this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
     if (device.restart !== undefined) {
-      await this.calls.begin(device, 'begin again with', async () => device.restart?.());
+      const busy = this.calls.isBusy(device);
+      const restarting = this.calls.begin(device, 'begin again with', async () => device.restart?.());
+      // After a call that has not returned: no round waits for that.
+      if (!busy) await restarting;
+      else {
+        restarting.catch((error: unknown) => {
+          this.#failure ??= { error };
+        });
+      }
       return;
     }
     if (!begun) return;
@@ -245,19 +263,19 @@ export class DeviceSender {
     );
   }
 
-  /** Every chunk in turn. The link's failure, or the end of the attempt, is not the device's. */
+  /** Every chunk in turn, until `write` says false. The link's failure, or the end of the attempt, is not the device's. */
   async #each(
     signal: AbortSignal,
     failed: (error: unknown) => GodwitError,
     chunks: () => AsyncIterable<Uint8Array> | undefined,
-    write: (chunk: Uint8Array) => Promise<void>,
+    write: (chunk: Uint8Array) => Promise<boolean>,
   ): Promise<void> {
     let ours: { readonly error: unknown } | undefined;
     try {
       for await (const chunk of chunks() ?? []) {
         if (!(chunk instanceof Uint8Array)) throw new Error(`chunks must be Uint8Arrays, got ${typeof chunk}`);
         try {
-          await write(chunk);
+          if (!(await write(chunk))) return;
           signal.throwIfAborted();
         } catch (error) {
           ours = { error };

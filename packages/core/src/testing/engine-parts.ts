@@ -15,6 +15,7 @@ export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';
 export { KEEPALIVE_ID, keepAlive, keepaliveTimes } from '../session/keepalive.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
+export { DeviceSender } from '../source/device-sender.js';
 export { RoundSender, type SentRound } from '../source/round-sender.js';
 export { checkTransition, isFinal } from '../source/state.js';
 export { digestPage } from '../verify/page-digest.js';
