@@ -6,6 +6,7 @@ import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from 
 import { FEATURES, helloOf } from '../protocol/negotiate.js';
 import type { SourcePhaseName } from '../protocol/protocol-table.js';
 import { CLOSING_MS } from '../session/closing-message.js';
+import { isLost } from '../session/connection.js';
 import { FirstCause } from '../session/first-cause.js';
 import { keepTrying, mayRetry, type RetryStage } from '../session/retry.js';
 import type { ResolvedOptions } from './options.js';
@@ -230,7 +231,7 @@ export class SourceSession {
         // What is final is told. So is why a first connection is given up, since its peer knows nothing yet; for a later one, which is
         // made again, no time is lost with words.
         const retry = mayRetry(reason, this.welcomed ? RETRY_STAGES[stage] : 'connecting');
-        if (!reason.remote && (!retry || !this.welcomed)) await connection.close(reason, retry);
+        if (!reason.remote && !isLost(reason) && (!retry || !this.welcomed)) await connection.close(reason, retry);
         await this.drop(reason);
         throw reason;
       }
