@@ -257,31 +257,26 @@ describe('guest memory that is borrowed', () => {
     expect(idle.state).toBe('resolved');
   });
 
-  test.each(['drop', 'close'] as const)(
-    'is given back before %s resolves: by a handler, and by a carrier',
-    async (by) => {
-      const [handling, carrier] = [held(), held()];
-      const { clock, control, connection } = connect({ handle: () => handling.promise });
-      const page = Object.assign(new PlayedStream(), { settled: () => carrier.promise });
-      connection.attach([page]);
-      control.arrive(ACK);
-      await clock.yield();
-      const reason = lost();
-      const over = watch(by === 'drop' ? connection.drop(reason) : connection.close(reason));
-      await clock.sleep(10 * CLOSING_MS);
-      expect([control.aborted === undefined, page.aborted === undefined, over.state]).toEqual([
-        false,
-        false,
-        'pending',
-      ]);
-      carrier.release();
-      await clock.sleep(CLOSING_MS);
-      expect(over.state).toBe('pending');
-      handling.release();
-      await clock.sleep(2 * CLOSING_MS);
-      expect([over.state, connection.signal.reason]).toEqual(['resolved', reason]);
-    },
-  );
+  test.each(
+    (['drop', 'close'] as const).flatMap((by) => (['handler', 'carrier'] as const).map((last) => [by, last] as const)),
+  )('is given back before %s resolves, by the %s too', async (by, last) => {
+    const gates = { handler: held(), carrier: held() };
+    const { clock, control, connection } = connect({ handle: () => gates.handler.promise });
+    const page = Object.assign(new PlayedStream(), { settled: () => gates.carrier.promise });
+    connection.attach([page]);
+    control.arrive(ACK);
+    await clock.yield();
+    const reason = lost();
+    const over = watch(by === 'drop' ? connection.drop(reason) : connection.close(reason));
+    await clock.sleep(10 * CLOSING_MS);
+    expect([control.aborted === undefined, page.aborted === undefined, over.state]).toEqual([false, false, 'pending']);
+    gates[last === 'handler' ? 'carrier' : 'handler'].release();
+    await clock.sleep(10 * CLOSING_MS);
+    expect(over.state).toBe('pending');
+    gates[last].release();
+    await clock.sleep(2 * CLOSING_MS);
+    expect([over.state, connection.signal.reason]).toEqual(['resolved', reason]);
+  });
 });
 
 describe('closing', () => {
@@ -304,7 +299,7 @@ describe('closing', () => {
     expect(clock.sleepers).toBe(0);
   });
 
-  test.each<readonly [string, Error | Frame | undefined, GodwitError | undefined, boolean]>([
+  test.each<readonly [string, Error | Frame | null | undefined, GodwitError | undefined, boolean]>([
     ['without an error', undefined, undefined, true],
     [
       'for what the peer told',
@@ -313,6 +308,7 @@ describe('closing', () => {
       true,
     ],
     ['to a peer that cannot be reached', lost(), failed(), false],
+    ['to a peer that has closed', null, failed(), false],
   ])('says nothing %s', async (_, comes, error, result) => {
     const { clock, control, connection } = connect();
     if (comes !== undefined) control.arrive(comes);
@@ -331,6 +327,17 @@ describe('closing', () => {
       await expect(connection.close(failed())).resolves.toBe(takes);
     },
   );
+});
+
+test('a peer that has closed behind a frame that is still handled has heard', async () => {
+  const gate = held();
+  const { clock, control, connection } = connect({ handle: () => gate.promise });
+  control.arrive(ACK);
+  await clock.yield();
+  const closing = connection.close(failed());
+  control.arrive(null);
+  gate.release();
+  await expect(closing).resolves.toBe(true);
 });
 
 describe('the cause of a failure', () => {
