@@ -64,6 +64,18 @@ describe('a peer that does not close', () => {
       expect(stream.aborted).toMatchObject({ message: `the migration is over: ${error.message}` });
   });
 
+  test('is waited for on every stream, though another one has broken', async () => {
+    const { clock, control, page } = streams();
+    control.taken = Promise.reject(new Error('cut'));
+    control.closed = Promise.reject(new Error('cut'));
+    const closing = watch(closeStreams([control, page], clock, MESSAGE));
+    await clock.sleep(CLOSING_MS - 1);
+    expect([closing.state, page.aborted]).toEqual(['pending', undefined]);
+    page.arrive(null);
+    await clock.yield();
+    expect(closing).toEqual({ state: 'resolved', outcome: false });
+  });
+
   test('is waited for on every stream', async () => {
     const { clock, control, page } = streams();
     control.arrive(null);

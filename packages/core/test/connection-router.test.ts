@@ -245,6 +245,34 @@ describe('the listener', () => {
     const message = expect.stringContaining('EADDRGONE');
     expect([waiting.outcome, ...lost, error(held.heard)]).toMatchObject([{ message }, { message }, { message }]);
     expect(accepting.now).toBe(0);
+    // Whoever comes later has the listener asked again.
+    const later = watch(next());
+    await clock.sleep(1);
+    expect(later.outcome).toMatchObject({ message });
+  });
+
+  test('that nobody waits for any more keeps no peer waiting that has not said hello', async () => {
+    const { clock, next, connect } = made();
+    const over = new AbortController();
+    next(undefined, over.signal).catch(() => {});
+    const { heard } = await connect();
+    await clock.yield();
+    over.abort(new GodwitError('GODWIT_CANCELLED', 'enough'));
+    await clock.sleep(1);
+    expect(error(heard)).toMatchObject({ code: 'GODWIT_CANCELLED' });
+  });
+
+  test('that is asked again while it gives up the last call serves whoever came meanwhile', async () => {
+    const { clock, next, source, accepting } = made();
+    const over = new AbortController();
+    const first = watch(next(undefined, over.signal));
+    await clock.yield();
+    over.abort(new Error('enough'));
+    const second = next();
+    await clock.yield();
+    expect([first.state, accepting.now]).toEqual(['rejected', 1]);
+    await source(4);
+    expect(numberOf(await second)).toBe(4);
   });
 
   test('has one router', () => {

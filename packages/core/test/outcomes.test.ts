@@ -70,6 +70,13 @@ describe('outcomes of which the source has heard', () => {
     expect(kept(outcomes, ['untold', ...all])).toEqual(['untold', ...all.slice(3)]);
   });
 
+  test('are all kept as long as there are no more than 64', () => {
+    const outcomes = new Outcomes();
+    const all = ids(MOST_TOLD);
+    for (const id of all) outcomes.set(id, outcome(true));
+    expect(kept(outcomes, all)).toEqual(all);
+  });
+
   test('are as new as the moment in which they were told', () => {
     const outcomes = new Outcomes();
     outcomes.set('first', outcome(false));
