@@ -84,6 +84,25 @@ describe('a new migration', () => {
     expect(numberOf(await next())).toBe(4);
   });
 
+  test('whose two connections come in one moment is one migration: the second is to come again', async () => {
+    const { clock, next, source } = made();
+    const [first, second] = [next(), watch(next())];
+    const [, late] = await Promise.all([source(2), source(2, { connection: 2 })]);
+    await first;
+    await clock.sleep(1);
+    expect(error(late.heard)).toMatchObject({ code: 'GODWIT_LIMIT_EXCEEDED', retry: true });
+    expect(second.state).toBe('pending');
+  });
+
+  test('is taken however many were taken before', async () => {
+    const { next, source } = made();
+    for (let n = 1; n <= MAXIMUM_PENDING + 2; n++) {
+      const waiting = next();
+      await source(n);
+      expect(numberOf(await waiting)).toBe(n);
+    }
+  });
+
   test('that is held and connects again is one migration: the older connection is told so', async () => {
     const { clock, next, source } = made();
     const other = watch(next(id(1)));
