@@ -45,7 +45,8 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
         // Asked for the next one: this one is loaded.
         this.#pieces.shift();
         this.pendingBytes -= piece.bytes.byteLength;
-        this.#onTaken(piece.sequence, piece.bytes.byteLength);
+        // State that was voided while `load` worked on it is not loaded.
+        if (this.#failure === undefined) this.#onTaken(piece.sequence, piece.bytes.byteLength);
       } else if (this.#ended) {
         return;
       } else {
