@@ -1,6 +1,7 @@
 /**
  * Parts of the engine that are not API, for tests of the engine itself: they may change in any version.
  */
+export { Claim } from '../claim/claim.js';
 export { LinkRate } from '../convergence/link-rate.js';
 export { checkRuns } from '../destination/run-check.js';
 export { makePristine, zeroRun } from '../destination/zero-run.js';
@@ -14,7 +15,12 @@ export { MemoryWindows } from '../memory/memory-windows.js';
 export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';
 export { KEEPALIVE_ID, keepAlive, keepaliveTimes } from '../session/keepalive.js';
+export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
+export { Switchover } from '../source/decide.js';
+export { type DeviceLink, DeviceSender } from '../source/device-sender.js';
+export { PauseBound, type PauseTerm, TERM_WORDS } from '../source/pause-bound.js';
+export { Readiness } from '../source/readiness.js';
 export { RoundSender, type SentRound } from '../source/round-sender.js';
 export { checkTransition, isFinal } from '../source/state.js';
 export { digestPage } from '../verify/page-digest.js';
