@@ -113,6 +113,8 @@ describe('what the policy is asked, and what comes of its answer', () => {
     await switchover.untilNext(next);
     m.answer();
     await switchover.after(OUTCOME);
+    // The migration's records are for others to keep.
+    expect(m.context.records).toEqual([before]);
     expect(inputs).toEqual([
       { outcome: OUTCOME, history: [before], downtimeLimitMs: 300, elapsedMs: 77, overruns: 2, unpreparedMs: 40 },
       { outcome: OUTCOME, history: [before, next], downtimeLimitMs: 300, elapsedMs: 77, overruns: 2, unpreparedMs: 0 },

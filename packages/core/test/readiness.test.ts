@@ -120,13 +120,16 @@ describe('an answer', () => {
     expect(readiness.isPrepared(link, 1, [])).toBe(true);
   });
 
-  test('to nothing, or given again, says nothing', () => {
+  test('to nothing, or given again, says nothing', async () => {
     const readiness = new Readiness(new VirtualClock());
     const { link } = connection();
     readiness.answered(prepared(1, 0), INCARNATION);
     expect(readiness.isPrepared(link, 1, [0])).toBe(false);
     readiness.ask(link, 1, [0]);
     readiness.answered(prepared(1, 0), INCARNATION);
+    const changed = readiness.changed(new AbortController().signal);
+    readiness.answered(prepared(1, 0), INCARNATION);
+    expect(await isResolved(changed)).toBe(false);
     readiness.ask(link, 1, [1]);
     readiness.answered(prepared(1, 0), INCARNATION);
     expect(readiness.isPrepared(link, 1, [1])).toBe(false);
