@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { type ConvergencePolicy, type Decision, GodwitError, type PolicyInput, type RoundRecord } from '@godwit/core';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
@@ -75,7 +76,8 @@ function migration(
     times: number,
     code: 'GODWIT_SWITCHOVER_OVERRAN' | 'GODWIT_LINK_LOST' = 'GODWIT_SWITCHOVER_OVERRAN',
   ) => {
-    for (let attempt = 1; attempt <= times; attempt++) {
+    for (let more = 0; more < times; more++) {
+      const attempt = attempts.failed.length + 1;
       attempts.wentBack({
         attempt,
         term: 'loadMs',
@@ -142,7 +144,7 @@ describe('what the policy is asked, and what comes of its answer', () => {
     expect(await m.made().after(OUTCOME)).toEqual({
       action: 'abort',
       reason:
-        '3 switchovers were given up, the last one since overrun 1; raise downtimeLimitMs (300 ms) or pauseLimitMs, or use `force`',
+        '3 switchovers were given up, the last one since overrun 8; raise downtimeLimitMs (300 ms) or pauseLimitMs, or use `force`',
     });
   });
 
@@ -267,7 +269,7 @@ describe('a switchover waits', () => {
     const m = migration(() => NOW);
     m.session.current = undefined;
     expect((await m.made().after(OUTCOME)).reason).toContain('it waits: the destination has not said "prepared"');
-    m.session.current = { signal: AbortSignal.abort(), write: async () => {} };
+    m.session.current = { signal: AbortSignal.abort(), write: async ({ attempt }) => void m.asked.push(attempt) };
     await m.made().after(OUTCOME);
     expect(m.asked).toEqual([]);
   });
@@ -365,5 +367,16 @@ describe('the time between two rounds', () => {
     void m.clock.sleep(3).then(() => m.end.abort(reason));
     await expect(waiting).rejects.toBe(reason);
     expect([m.clock.now(), m.clock.sleepers]).toEqual([3, 0]);
+  });
+
+  test('it leaves nothing with the migration, and nothing shortens it but what a switchover waits for', async () => {
+    const m = migration(NO_OPINION);
+    void m.clock.sleep(3).then(() => {
+      m.wish.wake();
+      m.answer();
+    });
+    await m.made().untilNext(record(CONTINUE));
+    expect(m.clock.now()).toBe(10);
+    expect(getEventListeners(m.end.signal, 'abort')).toEqual([]);
   });
 });
