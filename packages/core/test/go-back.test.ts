@@ -97,7 +97,11 @@ function hangingOnce(options: ToyOptions = {}, ignores = false) {
 describe('a switchover that is given up', () => {
   test('runs the guest first and tells the destination then; the next one is another attempt, and bears its number', async () => {
     const { toy, steps } = hangingOnce();
-    expectMoved(toy, await toy.settled());
+    const ends = await toy.settled();
+    expectMoved(toy, ends);
+    expect(ends.sent).toMatchObject({ value: { attempts: [{ attempt: 1, term: 'deviceMs', pausedMs: 200 }] } });
+    // The next one is not made before half a second has passed.
+    expect(toy.clock.now()).toBeGreaterThanOrEqual(700);
     expect(steps).toEqual(['resume at 200', 'back 1', 'switchover 2']);
     expect(toy.events.filter(({ type }) => type === 'went-back')).toEqual([
       {
@@ -126,6 +130,23 @@ describe('a switchover that is given up', () => {
     expect(steps).toEqual(['resume at 220', 'back 1', 'switchover 2']);
     // The device was still saving until then.
     expect(toy.clock.now()).toBeGreaterThanOrEqual(5200);
+  });
+
+  test('still owes what the last harvest found and nobody has sent', async () => {
+    const source = filledVm();
+    source.onPause = () => {
+      if (source.pauses > 1) return;
+      for (let page = 1; page < 64; page += 2) source.deviceWrite(0, page * PAGE, new Uint8Array(PAGE).fill(page));
+    };
+    const toy: Toy = start({
+      source,
+      // A page takes 41 ms: these would take a second.
+      link: { bytesPerSecond: 100_000 },
+      migrate: { pauseLimitMs: 200, policy: switchAfter(1), progressIntervalMs: 0 },
+    });
+    expectMoved(toy, await toy.settled());
+    const backs = toy.events.flatMap((event) => (event.type === 'went-back' ? [event.term] : []));
+    expect([backs, source.resumes]).toEqual([['harvestMs'], 1]);
   });
 });
 

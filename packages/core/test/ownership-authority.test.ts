@@ -212,24 +212,37 @@ describe('a transfer that fails, is not answered in time, or is answered with so
   );
 });
 
-describe('recover at the source', () => {
-  const lost = (source: Partial<OwnershipAuthority>) =>
-    migration(
-      source,
-      {},
-      {
-        migrate: { settleTimeoutMs: 0 },
-        link: {
-          fromSource: (frame, payload) => {
-            if (frame.type !== 'go') return { frame, payload };
-            cut();
-            return undefined;
-          },
+/** "go" is lost with its link, and nobody asks by himself. */
+function lost(source: Partial<OwnershipAuthority>) {
+  let cut = false;
+  const made: ReturnType<typeof migration> = migration(
+    source,
+    {},
+    {
+      migrate: { settleTimeoutMs: 0 },
+      link: {
+        fromSource: (frame, payload) => {
+          if (frame.type !== 'go' || cut) return { frame, payload };
+          cut = true;
+          made.toy.link.cut();
+          return undefined;
         },
       },
-    );
-  let cut: () => void = () => {};
+    },
+  );
+  return made;
+}
 
+test('settle after "go" asks the destination, and not the authority again', async () => {
+  const { toy, ours } = lost({});
+  await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_OWNERSHIP_UNKNOWN' });
+  await toy.migration.settle();
+  await toy.incoming.result;
+  expect([toy.source.running, toy.destination.running]).toEqual([false, true]);
+  expect(ours.asked).toEqual(['transfer of attempt 1 at 0']);
+});
+
+describe('recover at the source', () => {
   test('withdraws a transfer that was never answered, and asks whether the guest may run here', async () => {
     const { toy, ours } = migration({
       transfer: boom,
@@ -261,7 +274,6 @@ describe('recover at the source', () => {
     ['does not answer', never, 'GODWIT_TIMEOUT'],
   ])('after "go" is the authority\'s to allow: where it %s, the guest stays paused', async (_, mayRun, code) => {
     const { toy, ours } = lost({ mayRun });
-    cut = () => toy.link.cut();
     await toy.migration.result.catch(() => {});
     await expect(toy.migration.recover({ destinationIsDead: true })).rejects.toMatchObject({ code });
     expect([toy.source.running, toy.migration.ownership]).toEqual([false, 'unknown']);
