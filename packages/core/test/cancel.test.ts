@@ -1,4 +1,4 @@
-import { type LinkConnector, type MigrationEvent, type MigrationState, roundCap } from '@godwit/core';
+import type { LinkConnector, MigrationEvent, MigrationState } from '@godwit/core';
 import { FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import {
@@ -364,86 +364,4 @@ test('a silent subscriber does not keep the result from being known', async () =
   const toy = start({});
   toy.migration.subscribe();
   expectMoved(toy, await toy.settled());
-});
-
-describe('pauseBeforeSwitchover', () => {
-  test('holds with the guest paused, until it is told to proceed', async () => {
-    const toy = start({ migrate: { pauseBeforeSwitchover: true, verify: true } });
-    const seen: unknown[] = [];
-    atState('pre-switchover')(toy, () => {
-      void toy.clock.sleep(1234).then(() => {
-        seen.push(toy.source.running, toy.migration.state);
-        toy.migration.proceed();
-      });
-    });
-    const ends = await toy.settled();
-    expectMoved(toy, ends);
-    expect(seen).toEqual([false, 'pre-switchover']);
-    expect(states(toy.events)).toEqual(['setup', 'active', 'pre-switchover', 'device', 'completed']);
-    expect(ends.sent).toMatchObject({ value: { heldMs: 1234, downtimeMs: 0 } });
-  });
-
-  test('may be told as soon as it is heard of', async () => {
-    const toy = start({ migrate: { pauseBeforeSwitchover: true } });
-    atState('pre-switchover')(toy, () => toy.migration.proceed());
-    expectMoved(toy, await toy.settled());
-  });
-
-  test('proceed in any other state is an error', async () => {
-    const toy = start({ migrate: { pauseBeforeSwitchover: true } });
-    const invalid = expect.objectContaining({ code: 'GODWIT_INVALID_STATE' });
-    expect(() => toy.migration.proceed()).toThrow(invalid);
-    atState('pre-switchover')(toy, () => toy.migration.proceed());
-    atState('device')(toy, () => expect(() => toy.migration.proceed()).toThrow(invalid));
-    expectMoved(toy, await toy.settled());
-    expect(() => toy.migration.proceed()).toThrow(invalid);
-  });
-});
-
-describe('adjust', () => {
-  test('a new downtime limit decides the next round', async () => {
-    const source = filledVm();
-    const toy: Toy = start({
-      source,
-      migrate: { downtimeLimitMs: 0 },
-      link: {
-        fromSource: (frame, payload) => {
-          if (source.running) source.write(0, PAGE, Uint8Array.of(1));
-          if (frame.type === 'roundEnd' && frame.round === 7) toy.migration.adjust({ downtimeLimitMs: 300 });
-          return { frame, payload };
-        },
-      },
-    });
-    const ends = await toy.settled();
-    expectMoved(toy, ends);
-    const records = ends.sent.status === 'fulfilled' ? ends.sent.value.rounds : [];
-    expect(records.map(({ decision }) => decision.action).slice(0, 8)).toEqual([
-      ...Array(6).fill('continue'),
-      'switchover',
-      'switchover',
-    ]);
-  });
-
-  test('a new bandwidth limit is felt at once', async () => {
-    const toy = start({
-      source: full(),
-      destination: new ToyVm(BIG, { running: false }),
-      migrate: { bandwidthLimit: 1000 },
-    });
-    void toy.clock.sleep(10_000).then(() => toy.migration.adjust({ bandwidthLimit: 0 }));
-    const ends = await toy.settled();
-    expectMoved(toy, ends);
-    expect(ends.sent).toMatchObject({ value: { totalMs: expect.any(Number) } });
-    expect(toy.clock.now()).toBeLessThan(10_200);
-  });
-
-  test('nonsense is refused, and changes nothing', async () => {
-    const toy = start({ migrate: { policy: roundCap(1, 'switchover') } });
-    for (const bandwidthLimit of [-1, Number.NaN, Number.POSITIVE_INFINITY]) {
-      expect(() => toy.migration.adjust({ downtimeLimitMs: 1, bandwidthLimit })).toThrow(
-        expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }),
-      );
-    }
-    expectMoved(toy, await toy.settled());
-  });
 });

@@ -35,7 +35,12 @@ export const RESUMED: Frame = {
 export type Answers = (frame: Frame) => readonly Frame[] | undefined;
 
 /** Plays the destination by hand against `migrate`. */
-export async function play(answers: Answers, options: MigrateOptions = {}, source: ToyVm = filledVm()) {
+export async function play(
+  answers: Answers,
+  options: MigrateOptions = {},
+  source: ToyVm = filledVm(),
+  onStart: (migration: Migration) => void = () => {},
+) {
   const clock = new VirtualClock();
   const link: MemoryLink = memoryLink({ clock, capacity: 64 });
   const heard: Frame[] = [];
@@ -44,6 +49,7 @@ export async function play(answers: Answers, options: MigrateOptions = {}, sourc
     policy: roundCap(2, 'switchover'),
     ...options,
   });
+  onStart(migration);
   const incoming = await link.listener.accept(new AbortController().signal);
   let pages = 0;
   const honest = (frame: Frame): readonly Frame[] => {

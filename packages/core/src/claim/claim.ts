@@ -136,7 +136,10 @@ export class Claim {
  * await claimOf(vm).free; // everything of it has stopped: the VM can be migrated again
  */
 export function claimOf(vm: MigratableVm): ClaimStatus {
-  const claim = (holderOf(keysOf(vm, 'outgoing')) ?? holderOf(keysOf(vm, 'arriving')))?.claim;
+  const parts = keysOf(vm, 'outgoing');
+  // A device may be in another migration, of the other direction: who has the VM itself comes first.
+  const whole = parts.filter(({ direction }) => direction === undefined);
+  const claim = (holderOf(whole) ?? holderOf(parts) ?? holderOf(keysOf(vm, 'arriving')))?.claim;
   if (claim === undefined) return { state: 'idle', migrationId: undefined, waitingFor: [], free: Promise.resolve() };
   const { state, migrationId, waitingFor, free } = claim;
   return { state, migrationId, waitingFor, free };

@@ -16,6 +16,7 @@ export async function askForTransfer(context: SourceContext): Promise<GodwitErro
   try {
     const answer = await inTime(authority.transfer(transfer), clock, switchoverTimeoutMs, late);
     if (answer === 'granted') return undefined;
+    if (answer !== 'refused') throw notAnAnswer('transfer', answer);
     ownership.apply('refused');
     return refused('the ownership authority has refused the transfer of the guest');
   } catch (error) {
@@ -28,9 +29,17 @@ export async function askForTransfer(context: SourceContext): Promise<GodwitErro
       throw unknownTransfer(reason, failure);
     }
     if (withdrawn === 'granted') return undefined;
+    if (withdrawn !== 'withdrawn') throw unknownTransfer(reason, notAnAnswer('withdraw', withdrawn));
     ownership.apply('refused');
     return refused(`the transfer of the guest was withdrawn (${reason.message})`);
   }
+}
+
+/** An authority written in JavaScript may answer anything: only the words of the contract are definite. */
+function notAnAnswer(call: 'transfer' | 'withdraw', answer: never): Error {
+  return new Error(
+    `${call}() of the ownership authority has answered ${String(answer)}, which says nothing either way`,
+  );
 }
 
 export function transferOf({ options, session, rounds }: SourceContext): Transfer {

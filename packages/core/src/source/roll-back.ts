@@ -44,9 +44,13 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
 }
 
 /** After the point of no return: the guest stays paused here, unless the embedder has recovered it in the meantime. */
-export async function giveUp({ ownership, session, claim }: SourceContext, reason: GodwitError): Promise<GodwitError> {
+export async function giveUp(
+  { ownership, session, claim, transferred }: SourceContext,
+  reason: GodwitError,
+): Promise<GodwitError> {
   if (ownership.allows('giveUp')) ownership.apply('giveUp');
-  await session.close(reason);
+  // While the authority has not said whose the guest is, the destination stays ready: it may own the guest.
+  await session.close(reason, !transferred);
   if (ownership.state !== 'unknown') return reason;
   claim.handOver();
   return ownershipUnknown(reason);

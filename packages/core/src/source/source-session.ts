@@ -138,9 +138,12 @@ export class SourceSession {
     this.#pastBytes += connection.bytesWritten;
   }
 
-  /** Ends the connection in peace, with `error` as the closing message, if there is one; false when nobody can have heard it. */
-  async close(error: GodwitError | undefined): Promise<boolean> {
-    return (await this.#current?.close(error)) ?? false;
+  /**
+   * Ends the connection in peace, with `error` as the closing message, if there is one; false when nobody can have heard it. `retry`:
+   * the migration is not over, and may go on over another connection.
+   */
+  async close(error: GodwitError | undefined, retry = false): Promise<boolean> {
+    return (await this.#current?.close(error, retry)) ?? false;
   }
 
   /**

@@ -1,6 +1,7 @@
 /**
  * Parts of the engine that are not API, for tests of the engine itself: they may change in any version.
  */
+export { Claim } from '../claim/claim.js';
 export { LinkRate } from '../convergence/link-rate.js';
 export { ConnectionRouter, connectionRouter } from '../destination/connection-router.js';
 export type { DestinationContext } from '../destination/destination-context.js';
@@ -26,8 +27,12 @@ export { FirstCause } from '../session/first-cause.js';
 export { KEEPALIVE_ID, type KeepaliveTimes, keepAlive, keepaliveTimes } from '../session/keepalive.js';
 export { Pings } from '../session/pings.js';
 export { type AttemptParts, keepTrying, mayRetry, type RetryStage } from '../session/retry.js';
+export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
-export { DeviceSender } from '../source/device-sender.js';
+export { Switchover } from '../source/decide.js';
+export { type DeviceLink, DeviceSender } from '../source/device-sender.js';
+export { PauseBound, type PauseTerm, TERM_WORDS } from '../source/pause-bound.js';
+export { Readiness } from '../source/readiness.js';
 export { RoundSender, type SentRound } from '../source/round-sender.js';
 export { checkTransition, isFinal } from '../source/state.js';
 export { digestPage } from '../verify/page-digest.js';

@@ -39,7 +39,7 @@ export class SetUp implements DestinationPhase {
       if (hello.stage !== 'dryRun') return await this.#setUp(context, connection);
       await this.#answerDryRun(context, connection).catch((error: unknown) => {
         session.signal.throwIfAborted();
-        void connection.close(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the dry run failed'));
+        void connection.close(dryRunFailed(error));
       });
     }
   }
@@ -95,6 +95,9 @@ export class SetUp implements DestinationPhase {
       await this.#check(context, connection, vm, connection.signal);
       await connection.write(this.#agreed(context, connection, version).welcome);
       await connection.ended;
+    } catch (error) {
+      if (!context.session.signal.aborted) await connection.close(dryRunFailed(error));
+      throw error;
     } finally {
       await connection.close(undefined);
       context.vm = undefined;
@@ -217,4 +220,8 @@ async function unlessLost(connection: IncomingConnection, work: Promise<void>): 
 
 function isOnlyLost({ signal }: IncomingConnection): boolean {
   return signal.aborted && mayRetry(signal.reason, 'connected');
+}
+
+function dryRunFailed(error: unknown): GodwitError {
+  return GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the dry run failed');
 }

@@ -30,8 +30,9 @@ export class SetUp implements SourcePhase {
     if (options.dryRun) {
       const report = dryRunReport(context, connection.peer, answer, blockers);
       context.emit({ type: 'dry-run', report });
-      await session.close(undefined);
+      // Before the connection is closed: its end would count as the cause.
       if (blockers.length > 0) throw blocked(blockers);
+      await session.close(undefined);
       return new Finished(emptySummary(context, report));
     }
     // Logging starts before the first byte is read.
