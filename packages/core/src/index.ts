@@ -4,6 +4,7 @@ export {
   type ConvergencePolicy,
   firstOpinion,
   type PolicyInput,
+  type PolicyMoment,
   type RoundOutcome,
   roundCap,
   timeBudget,

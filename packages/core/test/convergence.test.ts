@@ -212,6 +212,7 @@ describe('policies', () => {
     readonly round?: number;
     readonly elapsedMs?: number;
   }): PolicyInput => ({
+    moment: 'round-end',
     outcome: { round: 1, predictedDowntimeMs: 1000, ...change } as RoundOutcome,
     history: [],
     downtimeLimitMs: 300,

@@ -3,7 +3,19 @@ import type { Decision, RoundRecord } from '../round-record.js';
 /** What a policy judges: a round that was sent, and what is pending now. */
 export type RoundOutcome = Omit<RoundRecord, 'decision'>;
 
+/**
+ * When a policy is asked. `round-end`: a round is acknowledged, and what is owed was just counted. `in-round`: a round is being sent;
+ * a policy is asked so every 100 ms. `adjusted`: the same, at once after a limit was changed by `adjust`.
+ */
+export type PolicyMoment = 'round-end' | 'in-round' | 'adjusted';
+
 export interface PolicyInput {
+  readonly moment: PolicyMoment;
+  /**
+   * What there is to judge. While a round is sent: the last round that is complete (before that: a round 0 with nothing in it), but
+   * `newlyDirtyPages`, `prediction` and `predictedDowntimeMs` are of now: pages of the running round that are left, and those that
+   * the guest has dirtied since, by the rate of the last harvest. In round 1 that rate is not known, and counts as 0.
+   */
   readonly outcome: RoundOutcome;
   /** Rounds before this one, oldest first; the last 1,000 at most. */
   readonly history: readonly RoundRecord[];
@@ -20,22 +32,29 @@ export const PATIENCE = 3;
 
 /**
  * A convergence policy: a pure function of what happened. `undefined` means "no opinion", so that policies compose
- * with `firstOpinion`; when nobody has one, another round is sent.
+ * with `firstOpinion`; when nobody has one, the round goes on, or another one is sent.
+ *
+ * Asked at each round's end, every 100 ms while a round is sent, and after `adjust`. A `switchover` in the middle of a round ends the
+ * round early: what the destination has stays there, what is left counts as dirty, and the policy is asked once more with what is owed
+ * then. A decision that is none of `Decision` ends the migration with `GODWIT_INVALID_ARGUMENT`, an exception with `GODWIT_INTERNAL`;
+ * both name the policy by its function's name, and the guest runs on at the source.
  */
 export type ConvergencePolicy = (input: PolicyInput) => Decision | undefined;
 
 /**
  * Switch over when the predicted downtime is within the limit, and also when nothing is dirty: what is left of the
- * prediction then is the same after any number of rounds (QEMU, which counts RAM alone, does the same).
+ * prediction then is the same after any number of rounds (QEMU, which counts RAM alone, does the same). In the middle of a round it has
+ * an opinion only when a limit was changed: a round that is sent to its end leaves less for the pause.
  */
-export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitMs, overruns }) => {
+export const withinDowntimeLimit: ConvergencePolicy = ({ moment, outcome, downtimeLimitMs, overruns }) => {
+  if (moment === 'in-round') return undefined;
   // The predictions were wrong three times: somebody else decides, or the migration is given up.
   if (overruns >= PATIENCE) return undefined;
   const predicted = `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms`;
   if (outcome.predictedDowntimeMs <= downtimeLimitMs) {
     return { action: 'switchover', reason: `${predicted} is within the limit of ${downtimeLimitMs} ms` };
   }
-  if (outcome.newlyDirtyPages === 0) {
+  if (outcome.newlyDirtyPages === 0 && moment === 'round-end') {
     return {
       action: 'switchover',
       reason: `${predicted} exceeds the limit of ${downtimeLimitMs} ms, but nothing is dirty: no round can lower it`,

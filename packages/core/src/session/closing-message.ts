@@ -6,6 +6,12 @@ import type { FrameStream } from '../link/frame-stream.js';
 /** How long an ending side waits: for the peer to take the reason, to say its own, and to close. Milliseconds. */
 export const CLOSING_MS = 1000;
 
+/**
+ * How long a carrier may take to accept the closing message, in milliseconds: one that has so many pages before it that it takes
+ * longer would keep a migration that is over from ending. The peer is then told over another connection.
+ */
+const ACCEPTED_MS = 100;
+
 /** The last thing that a side says on a control stream. */
 export interface ClosingMessage {
   readonly error: GodwitError;
@@ -15,7 +21,7 @@ export interface ClosingMessage {
 
 /**
  * Lets go of every stream: says the closing message on the first one (the control stream), ends all, waits a little for the peer
- * to do the same, and drops what is left. Afterwards nothing is borrowed and no handle is open. Never rejects. Returns
+ * to do the same (not when the carrier is too busy to take the message), and drops what is left. Afterwards nothing is borrowed and no handle is open. Never rejects. Returns
  * whether the carrier has taken the message; true when there is none.
  */
 export async function closeStreams(
@@ -30,8 +36,13 @@ export async function closeStreams(
   const told = saying?.then(() => {
     said = true;
   });
-  const ending = [told, ...streams.map((stream) => stream.close())];
-  await settledWithin(Promise.allSettled(ending), clock, CLOSING_MS);
+  const ending = Promise.allSettled([told, ...streams.map((stream) => stream.close())]);
+  if (told !== undefined) {
+    await settledWithin(told, clock, ACCEPTED_MS);
+    // After a busy moment of this thread, timers come before what the carrier has to say.
+    if (!said) await clock.yield();
+  }
+  if (said) await settledWithin(ending, clock, CLOSING_MS);
   const why = message === undefined ? '' : `: ${message.error.message}`;
   const over = new GodwitError('GODWIT_LINK_LOST', `the migration is over${why}`);
   for (const stream of streams) stream.abort(over);

@@ -232,7 +232,7 @@ export class Connection<R extends Role = Role> {
     this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
     const said = await closeStreams(this.streams, clock, silent ? undefined : { error, retry });
     await this.idle();
-    await settledWithin(this.ended, clock, CLOSING_MS);
+    if (said) await settledWithin(this.ended, clock, CLOSING_MS);
     const heard = this.#closed || this.#failure?.remote === true;
     return error === undefined || error.remote || (!deaf && (notReading ? said : heard));
   }

@@ -1,5 +1,8 @@
-import { PATIENCE, type RoundOutcome } from '../convergence/policy.js';
+import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
+import { askPolicy } from './ask-policy.js';
+import { notConverging } from './not-converging.js';
+import { pauseLimitOf } from './options.js';
 import type { SourceContext } from './source-context.js';
 
 /** A guest that dirties a handful of pages would otherwise keep both sides busy with thousands of rounds a second. */
@@ -44,7 +47,7 @@ export class Switchover {
     session.signal.throwIfAborted();
     this.#context.guest.checkAlive();
     this.#ask();
-    const wanted = this.#wanted(outcome);
+    const wanted = this.#wanted('round-end', outcome);
     this.#gate = undefined;
     if (wanted.action !== 'switchover') return wanted;
     const obstacle = await this.#obstacle(wanted);
@@ -54,6 +57,16 @@ export class Switchover {
     }
     this.#gate = obstacle.gate;
     return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle.why}` };
+  }
+
+  /**
+   * While a round is sent: whether it is to end early, since a switchover may begin at once. Throws when the policy gives up, throws, or
+   * returns what is no decision.
+   */
+  async inRound(moment: PolicyMoment, outcome: RoundOutcome): Promise<boolean> {
+    const wanted = this.#wanted(moment, outcome);
+    if (wanted.action === 'abort') throw notConverging(wanted, this.#context.meter.last);
+    return wanted.action === 'switchover' && (await this.#obstacle(wanted)) === undefined;
   }
 
   /** The time between two rounds. */
@@ -74,7 +87,7 @@ export class Switchover {
       // Answers to questions about new state come each round, and end no other wait.
       const prepared = gate === 'readiness' ? [readiness.changed(enough.signal)] : [];
       if (gate === undefined) await sleeping;
-      else await Promise.race([sleeping, wishes.asked(), ...prepared]);
+      else await Promise.race([sleeping, wishes.asked(enough.signal), ...prepared]);
     } finally {
       enough.abort();
       session.signal.removeEventListener('abort', stop);
@@ -89,12 +102,18 @@ export class Switchover {
     readiness.ask(connection, session.attempt, devices.sequences);
   }
 
-  #wanted(outcome: RoundOutcome): Decision {
+  #wanted(moment: PolicyMoment, outcome: RoundOutcome): Decision {
     const { options, meter, wishes, attempts, readiness } = this.#context;
     const { downtimeLimitMs, policy } = options;
     const asked = wishes.switchover;
-    if (asked !== undefined) return { action: 'switchover', force: asked.force, reason: 'switchOver() was called' };
-    const opinion = policy({
+    if (asked !== undefined) {
+      const fits = asked.force || outcome.predictedDowntimeMs <= pauseLimitOf(options);
+      if (moment === 'round-end' || fits) {
+        return { action: 'switchover', force: asked.force, reason: 'switchOver() was called' };
+      }
+    }
+    const opinion = askPolicy(policy, {
+      moment,
       outcome,
       history: this.#history,
       downtimeLimitMs,
@@ -103,7 +122,7 @@ export class Switchover {
       unpreparedMs: readiness.waitedMs,
     });
     if (opinion !== undefined) return opinion;
-    if (attempts.overruns >= PATIENCE) return { action: 'abort', reason: this.#outOfPatience() };
+    if (attempts.overruns >= PATIENCE && moment === 'round-end') return { action: 'abort', reason: this.#outOfPatience() };
     return {
       action: 'continue',
       reason: `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds the limit of ${downtimeLimitMs} ms`,

@@ -83,6 +83,11 @@ export class DeviceSender {
     return this.#sequences;
   }
 
+  /** Bytes that all devices expect to send, as they said last. */
+  get knownBytes(): number {
+    return this.#sizes.reduce((sum, bytes) => sum + bytes, 0);
+  }
+
   /** Bytes that each device expects to send when saved now; what it said last, or 0, where it cannot tell. */
   async sizes(signal: AbortSignal): Promise<readonly number[]> {
     for (const [index, device] of this.#devices.entries()) {
@@ -96,16 +101,27 @@ export class DeviceSender {
 
   /**
    * Sends what devices offer while the guest runs, one after the other. One that is still busy is left out, and one whose state the
-   * destination loads more slowly than it comes goes on beside the next rounds.
+   * destination loads more slowly than it comes goes on beside the next rounds; when `cut` aborts, whatever is under way does.
    */
-  async precopy(): Promise<void> {
+  async precopy(cut?: AbortSignal): Promise<void> {
     const link = this.#current;
     if (this.#failure !== undefined) throw this.#failure.error;
     const stalled = new Promise<void>((resolve) => {
       this.#onStall = resolve;
     });
+    const onCut = () => this.#onStall();
+    cut?.addEventListener('abort', onCut, { once: true });
+    try {
+      await this.#precopy(link, stalled, () => cut?.aborted === true);
+    } finally {
+      cut?.removeEventListener('abort', onCut);
+    }
+  }
+
+  async #precopy(link: DeviceLink, stalled: Promise<void>, isCut: () => boolean): Promise<void> {
     if (this.#flushing === undefined) await Promise.race([this.#flush(link), stalled]);
     for (const [index, device] of this.#devices.entries()) {
+      if (isCut()) return;
       if (device.precopy === undefined || this.calls.isBusy(device)) continue;
       const epoch = this.#epochs[index];
       const chunks = this.calls.begin(device, 'pre-copy', (failed) =>

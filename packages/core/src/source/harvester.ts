@@ -37,6 +37,11 @@ export class Harvester {
     this.#lastEnd = clock.now();
   }
 
+  /** Milliseconds since the last harvest. */
+  get sinceMs(): number {
+    return this.#clock.now() - this.#lastEnd;
+  }
+
   /** Bitmaps that are free now, cleared. */
   take(): DirtyBitmaps {
     const bitmaps = this.#spare.pop() ?? new DirtyBitmaps(this.#memory);

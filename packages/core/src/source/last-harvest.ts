@@ -19,7 +19,7 @@ export function checkLastHarvest(
   force: boolean,
 ): void {
   // The same bitmaps were counted before the pause.
-  const burst = Math.max(0, last.dirtyPages - record.newlyDirtyPages);
+  const burst = Math.max(0, last.dirtyPages - pending.dirtyPages);
   model.burst(burst);
   if (force) return;
   const { deviceMs, loadMs, roundTripMs, resumeMs } = record.prediction;

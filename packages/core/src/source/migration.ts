@@ -112,8 +112,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * Switches over now, whatever the policy thinks: after the round that is being sent, as soon as nothing vetoes it. With `force` the
-   * guest is paused for as long as it takes (no `pauseLimitMs`), and the destination's readiness is not waited for. Throws
+   * Switches over now, whatever the policy thinks, as soon as nothing vetoes it: at once where what is left of the running round can be
+   * sent within `pauseLimitMs`, else after the round. With `force` the round ends at once, the guest is paused for as long as it takes
+   * (no `pauseLimitMs`), and the destination's readiness is not waited for. Throws
    * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
    */
   switchOver({ force = false }: { readonly force?: boolean } = {}): void {
@@ -168,7 +169,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
     this.#parts.wishes.proceed();
   }
 
-  /** Changes limits of a running migration; they apply from the next batch and the next decision. */
+  /** Changes limits of a running migration: they apply from the next batch on, and the policy is asked at once. */
   adjust(options: AdjustableOptions): void {
     const { downtimeLimitMs, bandwidthLimit } = options;
     // Both or neither.
@@ -179,6 +180,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
       this.#options.bandwidthLimit = bandwidthLimit;
       if (this.#parts !== undefined) this.#parts.limit.bytesPerSecond = bandwidthLimit;
     }
+    this.#parts?.wishes.adjusted();
   }
 
   /** Cancels, where that is still possible, and resolves when the migration is over. Never rejects. */

@@ -191,6 +191,11 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
   };
 }
 
+/** The bound of a stop-and-copy, in milliseconds. */
+export function pauseLimitOf({ pauseLimitMs, downtimeLimitMs }: ResolvedOptions): number {
+  return pauseLimitMs ?? Math.max(2 * downtimeLimitMs, 500);
+}
+
 function optional(name: string, value: number | undefined): number | undefined {
   return value === undefined ? undefined : nonNegative(name, value);
 }

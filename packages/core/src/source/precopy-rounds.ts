@@ -6,14 +6,23 @@ import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { SentRound } from './round-sender.js';
+import { RoundWatch } from './round-watch.js';
 import { describeSent } from './sent-rounds.js';
 import type { SourceContext } from './source-context.js';
 
 export interface PrecopyParts {
   readonly context: SourceContext;
   readonly decide: Switchover;
-  /** Sends the pages of a round, and what devices offer if `offer`; resolves when the destination has acknowledged it. */
-  readonly send: (harvest: Harvest, offer: boolean, onRoundTrip: (ms: number) => void) => Promise<SentRound>;
+  /**
+   * Sends the pages of a round, and what devices offer if `offer`; resolves when the destination has acknowledged it. When `cut`
+   * aborts, the round ends early, and the bits of the pages that were not sent are left in the harvest.
+   */
+  readonly send: (
+    harvest: Harvest,
+    offer: boolean,
+    cut: AbortSignal,
+    onRoundTrip: (ms: number) => void,
+  ) => Promise<SentRound>;
 }
 
 /**
@@ -33,11 +42,16 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const { harvester, model, options, session, devices, meter } = context;
   const { clock } = options;
   const start = clock.now();
-  const sent = await send(harvest, decide.offersDevices, (ms) => model.roundTrip(ms));
-  // Acknowledged by the destination: only now are these bits forgotten.
-  harvester.release(harvest.bitmaps);
+  const watch = new RoundWatch(context, decide);
+  const sent = await send(harvest, decide.offersDevices, watch.cut, (ms) => model.roundTrip(ms)).finally(() =>
+    watch.end(),
+  );
+  // Acknowledged by the destination: only now are these bits forgotten. Of a round that was ended early some are left.
+  const leftPages = watch.cut.aborted ? harvest.bitmaps.count() : 0;
+  if (leftPages === 0) harvester.release(harvest.bitmaps);
   // A tracker that hangs does not keep a migration from being cancelled.
-  const pending = await harvester.harvest(session.signal);
+  const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
+  const newlyDirtyPages = pending.dirtyPages - leftPages;
   model.sent(sent);
   model.harvested(pending.harvestMs);
   const sizes = await devices.sizes(session.signal);
@@ -51,9 +65,9 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     harvestMs: harvest.harvestMs,
     totalMs: clock.now() - start,
     linkBytesPerSecond: model.linkBytesPerSecond,
-    newlyDirtyPages: pending.dirtyPages,
+    newlyDirtyPages,
     trackers: pending.trackers,
-    dirtyPagesPerSecond: (pending.dirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    dirtyPagesPerSecond: (newlyDirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     predictedDowntimeMs: totalDowntime(prediction),
     prediction,
   };

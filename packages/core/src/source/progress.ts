@@ -69,6 +69,16 @@ export class ProgressMeter {
     this.#roundPagesSent += pages;
   }
 
+  /** Over another connection only these pages of the round are still to be sent. */
+  roundOwes(pages: number): void {
+    this.#roundPagesSent = Math.max(0, this.#roundPages - pages);
+  }
+
+  /** Pages of the round that were not handed to a channel. */
+  get pagesLeft(): number {
+    return Math.max(0, this.#roundPages - this.#roundPagesSent);
+  }
+
   roundEnded(record: RoundRecord): void {
     this.#last = record;
   }

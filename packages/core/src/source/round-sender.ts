@@ -106,6 +106,8 @@ export class RoundSender {
   #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
   /** Everything before this page was handed to a channel. */
   #reached = { block: 0, page: 0 };
+  /** Of the chunk that is being sent: pages of each list before `before` were handed to a channel. */
+  #handed: { readonly list: PageRunList; before: number }[] = [];
   /** When a channel last took a batch. */
   #lastProgress = 0;
 
@@ -145,6 +147,7 @@ export class RoundSender {
     this.#giveUp = giveUp;
     this.#ending = undefined;
     this.#reached = { block: 0, page: 0 };
+    this.#handed = [];
     const before = totals(channels);
     const wireBefore = wireBytes(channels);
     const start = clock.now();
@@ -164,11 +167,13 @@ export class RoundSender {
         const chunk = Math.floor(page / chunkPages) * chunkPages;
         const end = Math.min(chunk + chunkPages, bitmap.pageCount);
         this.#reached = { block: blockIndex, page: chunk };
+        this.#handed = [];
         await this.#sendChunk(round, dirty, blockIndex, chunk, end - chunk, limited);
         page = end < bitmap.pageCount ? bitmap.nextDirty(end) : -1;
       }
     }
     this.#reached = { block: memory.blocks.length, page: 0 };
+    this.#handed = [];
     if (this.#dispatched !== dirtyPages) {
       throw new GodwitError(
         'GODWIT_INTERNAL',
@@ -191,7 +196,14 @@ export class RoundSender {
     await this.#barrier(round);
     const { block, page } = this.#reached;
     for (let index = 0; index < Math.min(block, dirty.blocks.length); index++) dirty.at(index).clearAll();
-    if (block < dirty.blocks.length && page > 0) dirty.at(block).clearRange(0, page);
+    if (block >= dirty.blocks.length) return;
+    if (page > 0) dirty.at(block).clearRange(0, page);
+    for (const { list, before } of this.#handed) {
+      for (let i = 0; i < list.length && list.firstPage(i) < before; i++) {
+        const first = list.firstPage(i);
+        dirty.at(block).clearRange(first, Math.min(list.runPages(i), before - first));
+      }
+    }
   }
 
   /** What the round that was under way when the link was lost has cost so far. */
@@ -258,6 +270,8 @@ export class RoundSender {
     // A chunk lies inside a memory window and a batch inside a chunk, so no run of a batch crosses a window.
     let slot: Slot | undefined;
     let room = { pages: 0, runs: 0 };
+    const handed = { list, before: 0 };
+    this.#handed.push(handed);
     for (let i = 0; i < list.length; i++) {
       let page = list.firstPage(i);
       let left = list.runPages(i);
@@ -272,11 +286,13 @@ export class RoundSender {
         left -= take;
         if (slot[kind].pageCount >= room.pages || slot[kind].length >= room.runs) {
           this.#dispatch(slot);
+          handed.before = page;
           slot = undefined;
         }
       }
     }
     if (slot !== undefined) this.#dispatch(slot);
+    handed.before = Number.POSITIVE_INFINITY;
   }
 
   /** Most pages and runs of a batch. A bandwidth limit is kept by small ones. */

@@ -32,6 +32,8 @@ export interface RoundTransferParts {
   readonly sender: Omit<SenderParts, 'maximumPayload'>;
   readonly emit: (event: MigrationEvent) => void;
   readonly setState: (state: MigrationState) => void;
+  /** Called with the pages of the round that are still to be sent over a new connection. */
+  readonly onOwed: (pages: number) => void;
   /** Called when page channels were made, and when they are over. */
   readonly onChannels: (connection: SourceConnection | undefined) => void;
 }
@@ -93,9 +95,15 @@ export class RoundTransfer {
 
   /**
    * Sends a round with the guest running, and then what devices offer, if `offer` says so; resolves when the destination has
-   * acknowledged both. The bits of what it has acknowledged on a connection that was lost are cleared.
+   * acknowledged both. The bits of what it has acknowledged on a connection that was lost are cleared. When `cut` aborts, the round
+   * ends early: the bits of the pages that the destination then has are cleared, those of the others are left in the harvest.
    */
-  async send(harvest: Harvest, offer: boolean, onRoundTrip: (ms: number) => void): Promise<SentRound> {
+  async send(
+    harvest: Harvest,
+    offer: boolean,
+    cut: AbortSignal,
+    onRoundTrip: (ms: number) => void,
+  ): Promise<SentRound> {
     const { devices } = this.#parts;
     let round = this.#begin(harvest.bitmaps);
     let owedPages = harvest.dirtyPages;
@@ -106,14 +114,14 @@ export class RoundTransfer {
       const sending = this.#owed;
       try {
         if (sending !== undefined) {
-          const sent = await connection.sender.send(round, sending, owedPages, true);
+          const sent = await this.#sendOrCut(connection, round, sending, owedPages, cut);
           this.#acknowledged();
           sum = addRounds(sum, sent);
         }
-        if (!offered) {
+        if (!offered && !cut.aborted) {
           // Once a round: what an interrupted device has not yielded comes with the next one.
           offered = true;
-          await devices.precopy();
+          await devices.precopy(cut);
         }
         onRoundTrip(await connection.ping());
         devices.acknowledged();
@@ -124,6 +132,7 @@ export class RoundTransfer {
         await this.#makeAnew(connection, error);
         round = this.#round;
         owedPages = (this.#owed as DirtyBitmaps | undefined)?.count() ?? 0;
+        this.#parts.onOwed(owedPages);
       }
     }
   }
@@ -214,6 +223,26 @@ export class RoundTransfer {
     session.signal.throwIfAborted();
     if (!mayRetry(reason, 'connected') || options.reconnectTimeoutMs === 0) throw reason;
     return reason;
+  }
+
+  /** The whole round, or what of it the destination has acknowledged once it was ended early. */
+  async #sendOrCut(
+    { sender }: SourceConnection,
+    round: number,
+    sending: DirtyBitmaps,
+    owedPages: number,
+    cut: AbortSignal,
+  ): Promise<SentRound> {
+    try {
+      const sent = await sender.send(round, sending, owedPages, true, cut);
+      // It was too late to end the round early: nothing is left.
+      if (cut.aborted) sending.clearAll();
+      return sent;
+    } catch (error) {
+      if (!cut.aborted || error !== cut.reason) throw error;
+      await sender.abandon(round, sending);
+      return sender.interrupted();
+    }
   }
 
   #acknowledged(): void {

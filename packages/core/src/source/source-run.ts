@@ -216,6 +216,7 @@ function makeContext(
       if (state() === 'setup') setState('active');
       setState(next);
     },
+    onOwed: (pages) => meter.roundOwes(pages),
     onChannels: (connection) => {
       meter.channels = connection?.channels ?? [];
     },

@@ -1,9 +1,10 @@
 import { abortable } from '../abortable.js';
 
-/** What an embedder asks of a running migration: `switchOver` and `proceed`. */
+/** What an embedder asks of a running migration: `switchOver`, `adjust` and `proceed`. */
 export class Wishes {
   #switchover: { readonly force: boolean } | undefined;
-  #wake: () => void = () => {};
+  /** Those who wait for something to be asked. */
+  readonly #wake = new Set<() => void>();
   #proceed: (() => void) | undefined;
 
   /** Whether a switchover was asked for that has not been tried. */
@@ -14,7 +15,12 @@ export class Wishes {
   /** The next decision is to switch over, whatever the policy thinks. */
   switchOver(force: boolean): void {
     this.#switchover = { force: force || (this.#switchover?.force ?? false) };
-    this.#wake();
+    this.#wakeAll();
+  }
+
+  /** A limit was changed: what was decided with the old one is decided anew. */
+  adjusted(): void {
+    this.#wakeAll();
   }
 
   /** The switchover that was asked for is being tried. */
@@ -22,11 +28,25 @@ export class Wishes {
     this.#switchover = undefined;
   }
 
-  /** Resolves when a switchover is asked for. */
-  asked(): Promise<void> {
+  /** Resolves when a switchover is asked for or a limit changed, or when `signal` aborts. */
+  asked(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
-      this.#wake = resolve;
+      const done = () => {
+        this.#wake.delete(done);
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      if (signal.aborted) {
+        resolve();
+        return;
+      }
+      this.#wake.add(done);
+      signal.addEventListener('abort', done, { once: true });
     });
+  }
+
+  #wakeAll(): void {
+    for (const wake of [...this.#wake]) wake();
   }
 
   /** True while `proceed` has somebody to let go on. */

@@ -1,11 +1,10 @@
 import { lastValueFrom, tap } from 'rxjs';
-import { GodwitError } from '../../errors.js';
 import { populatedBitmaps } from '../../memory/populated-pages.js';
-import type { RoundRecord } from '../../round-record.js';
 import { Switchover } from '../decide.js';
 import type { GivenUp } from '../given-up.js';
 import { settleGivenUp } from '../go-back.js';
 import { type Harvest, Harvester } from '../harvester.js';
+import { notConverging } from '../not-converging.js';
 import { precopyRounds } from '../precopy-rounds.js';
 import { roundEnded, roundStarted } from '../round-events.js';
 import { DestinationRestarted } from '../round-transfer.js';
@@ -36,14 +35,14 @@ export class PreCopy implements SourcePhase {
           precopyRounds(pending, {
             context,
             decide: new Switchover(context),
-            send: (harvest, offer, onRoundTrip) => {
+            send: (harvest, offer, cut, onRoundTrip) => {
               roundStarted(context, harvest.dirtyPages);
-              return rounds.send(harvest, offer, onRoundTrip);
+              return rounds.send(harvest, offer, cut, onRoundTrip);
             },
           }).pipe(tap(({ record }) => roundEnded(context, record))),
         );
         const { record } = last;
-        if (record.decision.action === 'abort') throw notConverging(record);
+        if (record.decision.action === 'abort') throw notConverging(record.decision, record);
         pending = last.pending;
         const connection = session.current;
         // A link that was lost since is made anew with the guest running, and the destination asked again.
@@ -70,15 +69,3 @@ export class PreCopy implements SourcePhase {
   }
 }
 
-/** With a tracker that takes most pages for dirty whatever is written, no policy and no link would help: say so. */
-function notConverging({ decision, newlyDirtyPages, trackers }: RoundRecord): GodwitError {
-  const culprits = trackers.filter(({ exact, dirtyPages }) => !exact && dirtyPages * 2 > newlyDirtyPages);
-  const named = culprits.map(
-    ({ name, dirtyPages }) =>
-      `; of ${newlyDirtyPages} dirty pages the tracker "${name}" reported ${dirtyPages}, and it also reports pages that nobody wrote`,
-  );
-  return new GodwitError(
-    'GODWIT_NOT_CONVERGING',
-    `the migration does not converge: ${decision.reason}${named.join('')}`,
-  );
-}

@@ -9,6 +9,7 @@ import type { GivenUp } from '../given-up.js';
 import { goBack } from '../go-back.js';
 import type { Harvest } from '../harvester.js';
 import { checkLastHarvest } from '../last-harvest.js';
+import { pauseLimitOf } from '../options.js';
 import { PauseBound } from '../pause-bound.js';
 import type { PausedTimes } from '../paused-times.js';
 import type { PrecopyRound } from '../precopy-round.js';
@@ -56,8 +57,7 @@ export class StopAndCopy implements SourcePhase {
     const { options, session, ownership, rounds } = context;
     const canGoBack = rounds.welcome.features.includes(FEATURES.back);
     const force = options.force || (this.#last.record.decision as { force?: boolean }).force === true || !canGoBack;
-    const limitMs = options.pauseLimitMs ?? Math.max(2 * options.downtimeLimitMs, 500);
-    const bound = new PauseBound(options.clock, force ? 0 : limitMs);
+    const bound = new PauseBound(options.clock, force ? 0 : pauseLimitOf(options));
     session.phase = 'stop-and-copy';
     context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
     try {
