@@ -17,6 +17,8 @@ export interface Pending {
   readonly deviceBytes: number;
   /** The guest is paused: nothing is written any more. */
   readonly paused?: boolean;
+  /** What to go by while nothing is known of the link: its bytes per second in the round that is being sent. */
+  readonly bytesPerSecond?: number;
 }
 
 /**
@@ -98,7 +100,7 @@ export class DowntimeModel {
   }
 
   predict(pending: Pending): DowntimeTerms {
-    const bytesPerMs = this.linkBytesPerSecond / 1000;
+    const bytesPerMs = (this.#link.bytesPerSecond ?? pending.bytesPerSecond ?? 0) / 1000;
     const roundTripMs = this.#roundTripMs ?? this.#prior.roundTripMs ?? FIRST_GUESS.roundTripMs;
     const { pages, bytes: seenBytes, scanMs } = this.#rewritten;
     const dirtyPages = pending.dirtyPages + (pending.paused ? 0 : this.#burstPages);

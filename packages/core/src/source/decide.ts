@@ -122,7 +122,8 @@ export class Switchover {
       unpreparedMs: readiness.waitedMs,
     });
     if (opinion !== undefined) return opinion;
-    if (attempts.overruns >= PATIENCE && moment === 'round-end') return { action: 'abort', reason: this.#outOfPatience() };
+    if (attempts.overruns >= PATIENCE && moment === 'round-end')
+      return { action: 'abort', reason: this.#outOfPatience() };
     return {
       action: 'continue',
       reason: `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds the limit of ${downtimeLimitMs} ms`,

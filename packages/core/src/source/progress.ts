@@ -26,6 +26,8 @@ export class ProgressMeter {
   #roundPages = 0;
   #roundPagesSent = 0;
   #roundStartedAt = 0;
+  /** Wire bytes before the round. */
+  #roundStartedBytes = 0;
   #last: RoundRecord | undefined;
   #lastBytes = 0;
   #lastAt: number;
@@ -62,6 +64,7 @@ export class ProgressMeter {
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
     this.#roundStartedAt = this.#clock.now();
+    this.#roundStartedBytes = this.totals().wireBytes;
     return this.#round;
   }
 
@@ -77,6 +80,12 @@ export class ProgressMeter {
   /** Pages of the round that were not handed to a channel. */
   get pagesLeft(): number {
     return Math.max(0, this.#roundPages - this.#roundPagesSent);
+  }
+
+  /** Wire bytes per second of the round so far, waiting included; 0 before the first byte. */
+  get roundBytesPerSecond(): number {
+    const ms = this.#clock.now() - this.#roundStartedAt;
+    return ms > 0 ? ((this.totals().wireBytes - this.#roundStartedBytes) / ms) * 1000 : 0;
   }
 
   roundEnded(record: RoundRecord): void {

@@ -74,7 +74,8 @@ function outcomeNow({ meter, model, harvester, devices, records }: SourceContext
   const { pagesLeft } = meter;
   const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
   const newlyDirtyPages = pagesLeft + Math.round(dirtied);
-  const prediction = model.predict({ dirtyPages: newlyDirtyPages, deviceBytes: devices.knownBytes });
+  const bytesPerSecond = meter.roundBytesPerSecond;
+  const prediction = model.predict({ dirtyPages: newlyDirtyPages, deviceBytes: devices.knownBytes, bytesPerSecond });
   return {
     ...(last ?? NO_ROUND),
     round: records.length === 0 ? 0 : meter.round - 1,

@@ -126,7 +126,8 @@ export class SourceSession {
 
   /** One more connection to ask or to tell whose the guest is: without page channels, and over when `signal` aborts. */
   ask(stage: 'handedOver' | 'kept', signal: AbortSignal): Promise<Greeted> {
-    return this.#connect(stage, 0, signal, signal);
+    // What the destination has of an unfinished round is of no concern any more.
+    return this.#connect(stage, 0, signal, signal, () => {});
   }
 
   /** Lets go of the connection that was lost. Resolves when nothing of it borrows guest memory any more. */
@@ -170,6 +171,7 @@ export class SourceSession {
           clock,
           random,
           withinMs: Math.max(withinMs, CLOSING_MS),
+          firstPauseMs: 0,
           signal: new AbortController().signal,
           stage: 'greeting',
         },

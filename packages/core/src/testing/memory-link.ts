@@ -65,6 +65,8 @@ class MemoryFrameStream implements FrameStream {
   /** The write before: frames keep the order of the calls. */
   #last: Promise<void> = Promise.resolve();
   #delivered: Promise<void> = Promise.resolve();
+  /** Aborts when the stream is dropped: what it has not carried yet takes no time any more. */
+  readonly #dropped = new AbortController();
 
   constructor(
     out: FrameQueue,
@@ -89,7 +91,7 @@ class MemoryFrameStream implements FrameStream {
     const early = this.#copyLate ? undefined : joined(payload);
     const bytes = FRAME_BYTES + (payload?.reduce((sum, chunk) => sum + chunk.byteLength, 0) ?? 0);
     const writing = this.#last.then(async () => {
-      await this.#wire.carry(bytes);
+      await this.#wire.carry(bytes, this.#dropped.signal);
       this.bytesWritten += bytes;
       const tapped = this.#tap(copy, this.#copyLate ? joined(payload) : early, this.#channel);
       if (tapped === undefined) return;
@@ -150,6 +152,7 @@ class MemoryFrameStream implements FrameStream {
     const lost = new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link');
     // Both have said all that they had to say: the peer reads it to its end.
     if (this.#in.ended && this.#out.ended) return;
+    this.#dropped.abort(reason);
     this.#in.fail({ reader: reason, writer: lost });
     this.#out.fail({ reader: lost, writer: reason });
   }

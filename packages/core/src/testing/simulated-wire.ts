@@ -14,12 +14,13 @@ export class SimulatedWire {
     this.latencyMs = latencyMs;
   }
 
-  /** Resolves when the last byte has left. */
-  async carry(bytes: number): Promise<void> {
+  /** Resolves when the last byte has left. Rejects when the stream is dropped before. */
+  async carry(bytes: number, dropped: AbortSignal): Promise<void> {
+    dropped.throwIfAborted();
     if (this.#bytesPerSecond === 0) return;
     const now = this.#clock.now();
     this.#busyUntil = Math.max(now, this.#busyUntil) + (bytes / this.#bytesPerSecond) * 1000;
-    await this.#clock.sleep(this.#busyUntil - now);
+    await this.#clock.sleep(this.#busyUntil - now, dropped);
   }
 
   /** Resolves when what leaves now is at the other end. */

@@ -68,4 +68,3 @@ export class PreCopy implements SourcePhase {
     return { bitmaps, dirtyPages: bitmaps.count(), trackers: [], harvestMs, sinceMs: 0 };
   }
 }
-
