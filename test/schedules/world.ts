@@ -335,7 +335,7 @@ export class World implements MachineWatch {
           departure.downtimeLimitMs = departure.asked.downtimeLimitMs;
           this.note(`${name}: attempt ${event.attempt} begins, limit ${event.limitMs} ms`);
         } else if (event.type !== 'progress' && event.type !== 'round-start') {
-          this.note(`${name}: ${event.type}${'code' in event ? ` ${event.code}: ${event.message}` : ''}`);
+          this.note(`${name}: ${event.type}${'message' in event ? ` ${event.code}: ${event.message}` : ''}`);
         }
       },
       error: () => {},

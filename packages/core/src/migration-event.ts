@@ -56,7 +56,10 @@ export interface Progress {
   readonly dirtyPagesPerSecond: number;
   /** From the last decision; `undefined` before the first one. */
   readonly predictedDowntimeMs: number | undefined;
-  /** Milliseconds until the guest is expected to run at the destination; `undefined` while it does not converge. */
+  /**
+   * Milliseconds until the guest is expected to run at the destination; `undefined` while that is unknown: in round 1, which has not shown
+   * yet how much the guest writes, and while it does not converge.
+   */
   readonly remainingMs: number | undefined;
 }
 
@@ -184,6 +187,17 @@ export type MigrationEvent =
       readonly downtimeMs: number;
       /** The term that exceeded its prediction by most. */
       readonly term: keyof DowntimeTerms;
+    }
+  /**
+   * No round can lower the downtime to the limit: what does not depend on RAM takes longer than that. Once, until it is reachable again.
+   */
+  | {
+      readonly type: 'limit-unreachable';
+      readonly code: 'GODWIT_LIMIT_UNREACHABLE';
+      readonly limitMs: number;
+      /** All terms but `ramMs`, together. */
+      readonly fixedMs: number;
+      readonly terms: DowntimeTerms;
     }
   | { readonly type: 'dry-run'; readonly report: DryRunReport }
   /** Something works less well than asked: never silent. */

@@ -105,17 +105,43 @@ describe('LinkRate', () => {
     );
     const link = new LinkRate();
     expect(link.bytesPerSecond).toBeUndefined();
-    for (const bytes of [1e9, 1e3, 1e6]) link.add(bytes, bytes / 1e5);
+    for (const bytes of [1e9, 1e6, 1e7]) link.add(bytes, bytes / 1e5);
     expect(link.bytesPerSecond).toBeCloseTo(1e8);
   });
 
-  test('a changed link is soon believed, a tiny round is not', () => {
+  test('a changed link is believed after about a second of it, in whatever rounds', () => {
+    for (const roundMs of [10, 100, 1000]) {
+      for (const [before, after] of [
+        [1e9, 1e8],
+        [1e8, 1e9],
+      ] as const) {
+        const link = new LinkRate();
+        link.add(before * 10, 10_000);
+        for (let ms = 0; ms < 2000; ms += roundMs) link.add((after * roundMs) / 1000, roundMs);
+        const known = link.bytesPerSecond ?? 0;
+        expect([roundMs, after, Math.abs(known - after) / after < 0.75]).toEqual([roundMs, after, true]);
+      }
+    }
+  });
+
+  test('a round that does not load the link teaches nothing, however often it comes', () => {
     const link = new LinkRate();
     link.add(1e9, 1000);
-    link.add(1000, 50);
-    expect(link.bytesPerSecond).toBeGreaterThan(0.85e9);
-    for (let i = 0; i < 4; i++) link.add(1e8, 1000);
-    expect(link.bytesPerSecond).toBeLessThan(2e8);
+    for (let i = 0; i < 1000; i++) link.add(4096, 3);
+    for (let i = 0; i < 1000; i++) link.add(2 ** 20, 1, 100);
+    expect(link.bytesPerSecond).toBe(1e9);
+  });
+
+  test('before any round that does, the best of those is a lower bound', () => {
+    const link = new LinkRate();
+    link.add(12e6, 0, 1800);
+    expect(link.bytesPerSecond).toBeCloseTo(12e6 / 1.8);
+    link.add(4096, 1);
+    expect(link.bytesPerSecond).toBeCloseTo(12e6 / 1.8);
+    link.add(1e6, 0, 10);
+    expect(link.bytesPerSecond).toBeCloseTo(1e8);
+    link.add(1e6, 100);
+    expect(link.bytesPerSecond).toBeCloseTo(1e7);
   });
 });
 
@@ -130,6 +156,7 @@ const round = (change: Partial<engineParts.SentRound>): engineParts.SentRound =>
   totalMs: 101,
   burstBytes: 4_096_000,
   burstMs: 100,
+  burstWallMs: change.burstMs ?? 100,
   ...change,
 });
 
@@ -217,6 +244,7 @@ describe('policies', () => {
     history: [],
     downtimeLimitMs: 300,
     elapsedMs: change.elapsedMs ?? 0,
+    fixedDowntimeMs: 0,
     overruns: 0,
     unpreparedMs: 0,
   });

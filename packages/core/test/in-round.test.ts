@@ -276,7 +276,7 @@ test('firstOpinion asks each policy at every moment', () => {
     return undefined;
   }, withinDowntimeLimit);
   const input = {
-    outcome: { round: 1, predictedDowntimeMs: 1, newlyDirtyPages: 0 },
+    outcome: { round: 1, predictedDowntimeMs: 1, newlyDirtyPages: 0, linkBytesPerSecond: 1e6 },
     history: [],
     downtimeLimitMs: 300,
     elapsedMs: 0,

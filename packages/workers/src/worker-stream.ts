@@ -115,6 +115,7 @@ export class WorkerStream implements PageStream {
       get batchBytes() {
         return encoded ? 0 : stream.#batchBytes;
       },
+      ownThread: true,
       get totals() {
         return stream.#totals;
       },

@@ -77,6 +77,8 @@ export type DemoEvent =
       readonly downtimeMs: number;
       readonly term: keyof DowntimeTerms;
     }
+  /** No round can lower the downtime to the limit: what is no RAM takes longer. */
+  | { readonly event: 'limit-unreachable'; readonly limitMs: number; readonly fixedMs: number }
   /** The engine's last word on a migration that did not happen. */
   | { readonly event: 'migration-failed'; readonly code: ErrorCode; readonly message: string }
   /** Every page of both sides was compared while the guest was paused. */
@@ -144,6 +146,8 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
       const { limitMs, downtimeMs, term } = event;
       return { event: 'downtime-exceeded', limitMs, downtimeMs, term };
     }
+    case 'limit-unreachable':
+      return { event: 'limit-unreachable', limitMs: event.limitMs, fixedMs: event.fixedMs };
     case 'failed':
       return { event: 'migration-failed', ...codeAndMessage(event.error) };
     case 'state':

@@ -7,6 +7,9 @@ import { LinkRate } from './link-rate.js';
 /** What to assume of a term before anything was learned; milliseconds. Measured on a 2-vCPU guest over loopback. */
 const FIRST_GUESS = { pauseMs: 1, harvestMs: 0.5, deviceMs: 2, loadMs: 5, roundTripMs: 1, resumeMs: 2 };
 
+/** Harvests with the guest paused. */
+const HARVESTS = 3;
+
 /** Round trips are measured once a round, when the link is quiet. */
 const ROUND_TRIPS_KEPT = 4;
 
@@ -46,6 +49,14 @@ export class DowntimeModel {
     this.#learned = new LearnedTerms(clock);
   }
 
+  /** Pages of the kind that is being rewritten that go out in a second, at most at `limit` bytes per second (0: no limit). */
+  pagesPerSecond(limit: number): number | undefined {
+    const { bytesPerSecond } = this.#link;
+    const { pages, bytes } = this.#rewritten;
+    if (bytesPerSecond === undefined || pages === 0 || bytes === 0) return undefined;
+    return ((limit > 0 ? Math.min(limit, bytesPerSecond) : bytesPerSecond) * pages) / bytes;
+  }
+
   /** A stop-and-copy, given up or not, has shown how long a term takes. */
   measured(term: keyof DowntimeTerms, ms: number): void {
     this.#learned.measured(term, ms);
@@ -69,7 +80,9 @@ export class DowntimeModel {
   sent(round: SentRound): void {
     const pages = allPages(round.pages);
     if (pages === 0) return;
-    this.#link.add(round.burstBytes, Math.max(0, round.burstMs - (this.#roundTripMs ?? 0)));
+    const roundTripMs = this.#roundTripMs ?? 0;
+    const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
+    this.#link.add(round.burstBytes, Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs)), wallMs);
     // What the pages are like that are being rewritten, later rounds show. Round 1 has all the others too, and a guest
     // whose RAM is mostly zero would seem to have next to nothing to send: of it, only pages with contents count.
     const first = ++this.#rounds === 1;
@@ -79,6 +92,11 @@ export class DowntimeModel {
     this.#rewritten = first
       ? { pages: counted, bytes: round.wireBytes, scanMs: round.scanMs }
       : { pages: before / 4 + counted, bytes: bytes / 4 + round.wireBytes, scanMs: scanMs / 4 + round.scanMs };
+  }
+
+  /** The destination begins anew: its first round has all pages again, those without contents too. */
+  restarted(): void {
+    this.#rounds = 0;
   }
 
   harvested(ms: number): void {
@@ -112,12 +130,16 @@ export class DowntimeModel {
     const learned = this.#learned;
     return {
       pauseMs: learned.expected('pauseMs', this.#prior.pauseMs ?? FIRST_GUESS.pauseMs),
-      // Twice: before and after device state is saved.
-      harvestMs: 2 * (this.#harvestMs ?? FIRST_GUESS.harvestMs),
+      // Three times: before device state is saved, after it, and once the destination is ready.
+      harvestMs: HARVESTS * (this.#harvestMs ?? FIRST_GUESS.harvestMs),
       ramMs: learned.expected('ramMs', ramMs),
       deviceMs: learned.expected(
         'deviceMs',
-        this.#prior.deviceMs ?? FIRST_GUESS.deviceMs + (bytesPerMs > 0 ? pending.deviceBytes / bytesPerMs : 0),
+        // What an earlier migration has seen says nothing of how much there is to save now.
+        Math.max(
+          this.#prior.deviceMs ?? 0,
+          FIRST_GUESS.deviceMs + (bytesPerMs > 0 ? pending.deviceBytes / bytesPerMs : 0),
+        ),
       ),
       loadMs: learned.expected('loadMs', this.#prior.loadMs ?? FIRST_GUESS.loadMs),
       // `switchover`/`ready` and `go`/`running`.
@@ -132,4 +154,9 @@ export function totalDowntime(terms: DowntimeTerms): number {
   return (
     terms.pauseMs + terms.harvestMs + terms.ramMs + terms.deviceMs + terms.loadMs + terms.roundTripMs + terms.resumeMs
   );
+}
+
+/** What of it no round can lower: everything but the pages, in milliseconds. */
+export function fixedDowntime(terms: DowntimeTerms): number {
+  return totalDowntime(terms) - terms.ramMs;
 }

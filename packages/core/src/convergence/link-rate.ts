@@ -1,21 +1,45 @@
+/** What was learned counts half after so much further time of a busy link. Milliseconds. */
+const HALF_LIFE_MS = 250;
+
+/** One round counts for no more than this many milliseconds: a long one must not outlast many short ones that come after it. */
+const MOST_MS = 500;
+
+/** A round of fewer bytes is all latency: it teaches nothing, unless nothing is known. */
+const LEAST_BYTES = 256 * 1024;
+
+/** The link has to be waited for in at least this share of a round, or the round says how fast pages are looked at. */
+const LEAST_SHARE = 0.25;
+
 /**
  * The link's own rate, learned from rounds: bytes over the time in which the link was the one we waited for. Scanning,
  * sleeping for our own limit and harvesting are not in it (in QEMU they are, and predictions miss by the same factor).
  *
- * Rounds are weighed by their bytes, with the weight of older rounds halved at each new one, so that a tiny round
- * (whose time is all latency) says little and a changed link is soon believed.
+ * Rounds are weighed by the time in which they kept the link busy, and older ones count less with each millisecond of such time: a
+ * changed link is believed after about a second of it, however many rounds that is. Rounds that do not load the link (next to no
+ * bytes, or a processor that was busy looking at pages) teach nothing; before any that does, the best of them is a lower bound.
  */
 export class LinkRate {
   #bytes = 0;
   #ms = 0;
+  /** Bytes per second that the link carried at least. */
+  #atLeast: number | undefined;
 
-  add(bytes: number, busyMs: number): void {
-    this.#bytes = this.#bytes / 2 + bytes;
-    this.#ms = this.#ms / 2 + busyMs;
+  /** `busyMs` is the time in which the link was waited for, out of `wallMs` (default: all of it). */
+  add(bytes: number, busyMs: number, wallMs = busyMs): void {
+    if (bytes <= 0) return;
+    const loaded = bytes >= LEAST_BYTES && busyMs >= LEAST_SHARE * wallMs && busyMs > 0;
+    if (!loaded) {
+      if (this.#bytes === 0) this.#atLeast = Math.max(this.#atLeast ?? 0, (bytes / Math.max(wallMs, busyMs, 1)) * 1000);
+      return;
+    }
+    const keep = 0.5 ** (busyMs / HALF_LIFE_MS);
+    const share = Math.min(1, MOST_MS / busyMs);
+    this.#bytes = this.#bytes * keep + bytes * share;
+    this.#ms = this.#ms * keep + busyMs * share;
   }
 
   /** Bytes per second; `undefined` before anything was sent. */
   get bytesPerSecond(): number | undefined {
-    return this.#bytes === 0 ? undefined : (this.#bytes / Math.max(this.#ms, 0.001)) * 1000;
+    return this.#bytes === 0 ? this.#atLeast : (this.#bytes / this.#ms) * 1000;
   }
 }

@@ -20,6 +20,8 @@ export interface PolicyInput {
   /** Rounds before this one, oldest first; the last 1,000 at most. */
   readonly history: readonly RoundRecord[];
   readonly downtimeLimitMs: number;
+  /** What the guest would be down for with no page left: no round can lower it. Milliseconds. */
+  readonly fixedDowntimeMs: number;
   readonly elapsedMs: number;
   /** Switchovers that were given up since the guest would have been down for too long. */
   readonly overruns: number;
@@ -48,6 +50,8 @@ export type ConvergencePolicy = (input: PolicyInput) => Decision | undefined;
  */
 export const withinDowntimeLimit: ConvergencePolicy = ({ moment, outcome, downtimeLimitMs, overruns }) => {
   if (moment === 'in-round') return undefined;
+  // In the first moments of round 1 nothing is known of the link.
+  if (moment === 'adjusted' && outcome.linkBytesPerSecond === 0) return undefined;
   // The predictions were wrong three times: somebody else decides, or the migration is given up.
   if (overruns >= PATIENCE) return undefined;
   const predicted = `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms`;

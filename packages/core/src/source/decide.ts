@@ -1,3 +1,4 @@
+import { fixedDowntime } from '../convergence/downtime-model.js';
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { askPolicy } from './ask-policy.js';
@@ -30,6 +31,8 @@ export class Switchover {
   readonly #history: RoundRecord[];
   #gate: Obstacle['gate'] | undefined;
   #reported = false;
+  /** The limit can be reached, as far as was told. */
+  #reachable = true;
 
   constructor(context: SourceContext) {
     this.#context = context;
@@ -47,6 +50,7 @@ export class Switchover {
     session.signal.throwIfAborted();
     this.#context.guest.checkAlive();
     this.#ask();
+    this.#checkReachable(outcome);
     const wanted = this.#wanted('round-end', outcome);
     this.#gate = undefined;
     if (wanted.action !== 'switchover') return wanted;
@@ -107,7 +111,8 @@ export class Switchover {
     const { downtimeLimitMs, policy } = options;
     const asked = wishes.switchover;
     if (asked !== undefined) {
-      const fits = asked.force || outcome.predictedDowntimeMs <= pauseLimitOf(options);
+      const known = outcome.linkBytesPerSecond > 0;
+      const fits = asked.force || (known && outcome.predictedDowntimeMs <= pauseLimitOf(options));
       if (moment === 'round-end' || fits) {
         return { action: 'switchover', force: asked.force, reason: 'switchOver() was called' };
       }
@@ -117,6 +122,7 @@ export class Switchover {
       outcome,
       history: this.#history,
       downtimeLimitMs,
+      fixedDowntimeMs: fixedDowntime(outcome.prediction),
       elapsedMs: meter.elapsedMs,
       overruns: attempts.overruns,
       unpreparedMs: readiness.waitedMs,
@@ -128,6 +134,18 @@ export class Switchover {
       action: 'continue',
       reason: `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds the limit of ${downtimeLimitMs} ms`,
     };
+  }
+
+  /** Tells once when the limit cannot be reached, whatever is sent. */
+  #checkReachable({ prediction }: RoundOutcome): void {
+    const { options, emit } = this.#context;
+    const fixedMs = fixedDowntime(prediction);
+    const limitMs = options.downtimeLimitMs;
+    const reachable = fixedMs <= limitMs;
+    if (!reachable && this.#reachable) {
+      emit({ type: 'limit-unreachable', code: 'GODWIT_LIMIT_UNREACHABLE', limitMs, fixedMs, terms: prediction });
+    }
+    this.#reachable = reachable;
   }
 
   #outOfPatience(): string {

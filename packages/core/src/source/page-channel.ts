@@ -47,6 +47,8 @@ export interface PageChannel {
    * Default: one frame's, `BATCH_BYTES` of the round sender.
    */
   readonly batchBytes?: number;
+  /** It looks at pages on a thread of its own, while others do. Default false. */
+  readonly ownThread?: boolean;
   readonly totals: Readonly<PageChannelTotals>;
   /**
    * Bytes that the channel's stream has carried so far, framing included, and those of payloads that it is writing: what

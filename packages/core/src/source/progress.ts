@@ -9,6 +9,16 @@ import type { PageChannel } from './page-channel.js';
  */
 const NOT_SHRINKING = 0.95;
 
+/** Rounds that are added up at most: with the largest factor, what is left by then is nothing. */
+const MOST_ROUNDS = 500;
+
+/** What the time that is left depends on, beside the round itself. */
+export interface Outlook {
+  /** Pages that go out in a second, by what pages were like lately, the link and the bandwidth limit; `undefined` while unknown. */
+  readonly pagesPerSecond: number | undefined;
+  readonly downtimeLimitMs: number;
+}
+
 interface Totals {
   readonly pages: PagesByKind;
   readonly savedBytes: number;
@@ -25,16 +35,15 @@ export class ProgressMeter {
   #round = 0;
   #roundPages = 0;
   #roundPagesSent = 0;
-  #roundStartedAt = 0;
-  /** Wire bytes before the round. */
-  #roundStartedBytes = 0;
   #last: RoundRecord | undefined;
   #lastBytes = 0;
   #lastAt: number;
   #rate = 0;
+  readonly #outlook: () => Outlook;
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, outlook: () => Outlook) {
     this.#clock = clock;
+    this.#outlook = outlook;
     this.startedAt = clock.now();
     this.#lastAt = this.startedAt;
   }
@@ -63,8 +72,6 @@ export class ProgressMeter {
     this.#round++;
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
-    this.#roundStartedAt = this.#clock.now();
-    this.#roundStartedBytes = this.totals().wireBytes;
     return this.#round;
   }
 
@@ -80,12 +87,6 @@ export class ProgressMeter {
   /** Pages of the round that were not handed to a channel. */
   get pagesLeft(): number {
     return Math.max(0, this.#roundPages - this.#roundPagesSent);
-  }
-
-  /** Wire bytes per second of the round so far, waiting included; 0 before the first byte. */
-  get roundBytesPerSecond(): number {
-    const ms = this.#clock.now() - this.#roundStartedAt;
-    return ms > 0 ? ((this.totals().wireBytes - this.#roundStartedBytes) / ms) * 1000 : 0;
   }
 
   roundEnded(record: RoundRecord): void {
@@ -133,24 +134,30 @@ export class ProgressMeter {
       wireBytesPerSecond,
       dirtyPagesPerSecond: this.#last?.dirtyPagesPerSecond ?? 0,
       predictedDowntimeMs: this.#last?.predictedDowntimeMs,
-      remainingMs: this.#remaining(now),
+      remainingMs: this.#remaining(),
     };
   }
 
   /**
-   * The rest of this round at its own pace, and then rounds that shrink by the same factor each (a geometric series):
-   * with `f` = pages written in the last round / pages sent in it, what follows a round of `t` lasts `t * f / (1 - f)`
-   * altogether. In round 1, what the guest writes is not known yet.
+   * Until the guest runs at the destination: the rest of this round, the rounds that follow until what is left fits into the limit, and
+   * the downtime then. A round of `t` is followed by one of `t * f`, with `f` = pages dirtied in a second / pages sent in a second.
+   * Unknown in round 1, which shows neither, and while rounds do not shrink.
    */
-  #remaining(now: number): number | undefined {
-    const ms = now - this.#roundStartedAt;
-    if (this.#roundPagesSent === 0 || ms <= 0) return undefined;
-    const pagesPerMs = this.#roundPagesSent / ms;
-    const factor = this.#last === undefined ? 0 : this.#last.newlyDirtyPages / Math.max(1, this.#last.dirtyPages);
+  #remaining(): number | undefined {
+    const last = this.#last;
+    const { pagesPerSecond, downtimeLimitMs } = this.#outlook();
+    if (last === undefined || pagesPerSecond === undefined || pagesPerSecond <= 0) return undefined;
+    if (last.phase === 'stop-and-copy') return 0;
+    const factor = last.dirtyPagesPerSecond / pagesPerSecond;
     if (factor >= NOT_SHRINKING) return undefined;
-    const restMs = Math.max(0, this.#roundPages - this.#roundPagesSent) / pagesPerMs;
-    const wholeMs = this.#roundPages / pagesPerMs;
-    return restMs + (wholeMs * factor) / (1 - factor);
+    const fixedMs = last.predictedDowntimeMs - last.prediction.ramMs;
+    let nextMs = (this.#roundPages / pagesPerSecond) * 1000 * factor;
+    let ms = (this.pagesLeft / pagesPerSecond) * 1000;
+    for (let rounds = 0; fixedMs + nextMs > downtimeLimitMs && nextMs > 1 && rounds < MOST_ROUNDS; rounds++) {
+      ms += nextMs;
+      nextMs *= factor;
+    }
+    return ms + nextMs + fixedMs;
   }
 }
 

@@ -48,10 +48,11 @@ export interface SentRound {
   readonly totalMs: number;
   /**
    * Bytes that went out after the bandwidth limit last made us wait (all, when it never did), and the time from then to
-   * the acknowledgement without scanning: the link by itself, not our limit.
+   * the acknowledgement without scanning: the link by itself, not our limit. `burstWallMs`: with scanning.
    */
   readonly burstBytes: number;
   readonly burstMs: number;
+  readonly burstWallMs: number;
 }
 
 export interface RoundSenderParts {
@@ -98,7 +99,7 @@ export class RoundSender {
   #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
-  #burst = { bytes: 0, at: 0, scanMs: 0 };
+  #burst = { bytes: 0, at: 0, scanMs: [] as readonly number[], rearmMs: 0 };
   #begun = { start: 0, before: noTotals() as Readonly<PageChannelTotals>, wireBefore: 0 };
   /** Ends the round that is being sent, but not the connection. */
   #giveUp: AbortSignal | undefined;
@@ -156,7 +157,7 @@ export class RoundSender {
     this.#lastYield = start;
     this.#dispatched = 0;
     this.#sharePages = Math.floor(dirtyPages / (channels.length * SHARES_PER_CHANNEL));
-    this.#burst = { bytes: wireBefore, at: start, scanMs: before.scanMs };
+    this.#burst = { bytes: wireBefore, at: start, scanMs: scanTimes(channels), rearmMs: 0 };
     this.#begun = { start, before, wireBefore };
     this.#lastProgress = start;
     const chunkPages = Math.max(CHUNK_UNIT_PAGES, CHUNK_BYTES / memory.pageSize);
@@ -217,7 +218,8 @@ export class RoundSender {
     const after = totals(channels);
     const totalMs = end - start;
     const scanMs = after.scanMs - before.scanMs + this.#rearmMs;
-    const burstScanMs = after.scanMs + this.#rearmMs - this.#burst.scanMs;
+    const burstWallMs = end - this.#burst.at;
+    const burstScanMs = this.#rearmMs - this.#burst.rearmMs + scannedSince(channels, this.#burst.scanMs);
     return {
       pages: difference(after, before),
       rawBytes: this.#dispatched * memory.pageSize,
@@ -228,7 +230,8 @@ export class RoundSender {
       sendMs: Math.max(0, totalMs - scanMs - this.#limitMs),
       totalMs,
       burstBytes: wireBytes(channels) - this.#burst.bytes,
-      burstMs: Math.max(0, end - this.#burst.at - burstScanMs),
+      burstMs: Math.max(0, burstWallMs - burstScanMs),
+      burstWallMs,
     };
   }
 
@@ -315,7 +318,7 @@ export class RoundSender {
       const end = clock.now();
       this.#limitMs += end - start;
       const { channels } = this.#parts;
-      this.#burst = { bytes: wireBytes(channels), at: end, scanMs: totals(channels).scanMs + this.#rearmMs };
+      this.#burst = { bytes: wireBytes(channels), at: end, scanMs: scanTimes(channels), rearmMs: this.#rearmMs };
     }
     if (clock.now() - this.#lastYield > YIELD_AFTER_MS) {
       await clock.yield();
@@ -429,6 +432,28 @@ function totals(channels: readonly PageChannel[]): PageChannelTotals {
     for (const name of Object.keys(sum) as (keyof PageChannelTotals)[]) sum[name] += one[name];
   }
   return sum;
+}
+
+function scanTimes(channels: readonly PageChannel[]): readonly number[] {
+  return channels.map(({ totals: { scanMs } }) => scanMs);
+}
+
+/** How long pages were looked at since: on this thread one after the other, on threads of their own at the same time. */
+function scannedSince(channels: readonly PageChannel[], before: readonly number[]): number {
+  let here = 0;
+  let longest = 0;
+  for (const [
+    index,
+    {
+      totals: { scanMs },
+      ownThread,
+    },
+  ] of channels.entries()) {
+    const ms = scanMs - (before[index] ?? 0);
+    if (ownThread === true) longest = Math.max(longest, ms);
+    else here += ms;
+  }
+  return here + longest;
 }
 
 function difference(after: PagesByKind, before: PagesByKind): PagesByKind {

@@ -22,6 +22,8 @@ export class RoundWatch {
   readonly #decide: Switchover;
   readonly #cut = new AbortController();
   readonly #over = new AbortController();
+  /** Wire bytes, and when, once the carriers were filled: what goes out from then on goes as fast as the link is. */
+  #filled: { readonly bytes: number; readonly at: number } | undefined;
 
   constructor(context: SourceContext, decide: Switchover) {
     this.#context = context;
@@ -37,6 +39,16 @@ export class RoundWatch {
   /** The round has come to its end. */
   end(): void {
     this.#over.abort();
+  }
+
+  /** Of the round that is being sent, waiting for our own limit included; `undefined` at first. */
+  #bytesPerSecond(): number | undefined {
+    const { meter, options } = this.#context;
+    const { wireBytes } = meter.totals();
+    const now = options.clock.now();
+    this.#filled ??= { bytes: wireBytes, at: now };
+    const { bytes, at } = this.#filled;
+    return now > at ? ((wireBytes - bytes) / (now - at)) * 1000 : undefined;
   }
 
   async #watch(): Promise<void> {
@@ -56,7 +68,7 @@ export class RoundWatch {
       over.removeEventListener('abort', stop);
       if (over.aborted || session.signal.aborted) return;
       try {
-        if (!(await this.#decide.inRound(moment, outcomeNow(this.#context)))) continue;
+        if (!(await this.#decide.inRound(moment, outcomeNow(this.#context, this.#bytesPerSecond())))) continue;
         if (!over.aborted) this.#cut.abort(new RoundCut('the policy wants to switch over'));
         return;
       } catch (error) {
@@ -69,17 +81,23 @@ export class RoundWatch {
 }
 
 /** The last complete round, with what is owed in the middle of the one that is being sent. */
-function outcomeNow({ meter, model, harvester, devices, records }: SourceContext): RoundOutcome {
+function outcomeNow(
+  { meter, model, harvester, devices, records }: SourceContext,
+  bytesPerSecond: number | undefined,
+): RoundOutcome {
   const last = meter.last;
   const { pagesLeft } = meter;
   const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
   const newlyDirtyPages = pagesLeft + Math.round(dirtied);
-  const bytesPerSecond = meter.roundBytesPerSecond;
-  const prediction = model.predict({ dirtyPages: newlyDirtyPages, deviceBytes: devices.knownBytes, bytesPerSecond });
+  const prediction = model.predict({
+    dirtyPages: newlyDirtyPages,
+    deviceBytes: devices.knownBytes,
+    ...(bytesPerSecond !== undefined && { bytesPerSecond }),
+  });
   return {
     ...(last ?? NO_ROUND),
     round: records.length === 0 ? 0 : meter.round - 1,
-    linkBytesPerSecond: model.linkBytesPerSecond,
+    linkBytesPerSecond: model.linkBytesPerSecond || (bytesPerSecond ?? 0),
     newlyDirtyPages,
     prediction,
     predictedDowntimeMs: totalDowntime(prediction),

@@ -22,6 +22,7 @@ export function addRounds(before: SentRound | undefined, sent: SentRound): SentR
     totalMs: before.totalMs + sent.totalMs,
     burstBytes: busy.burstBytes,
     burstMs: busy.burstMs,
+    burstWallMs: busy.burstWallMs,
   };
 }
 

@@ -191,7 +191,11 @@ function makeContext(
   const { memory } = vm;
   const windows = new MemoryWindows(memory);
   const limit = new BandwidthLimit(clock, options.bandwidthLimit);
-  const meter = new ProgressMeter(clock);
+  const model = new DowntimeModel(options.prior, memory.pageSize, clock);
+  const meter = new ProgressMeter(clock, () => ({
+    pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
+    downtimeLimitMs: options.downtimeLimitMs,
+  }));
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const session = new SourceSession({ vm, connector, options, encodings, emit });
   const devices = new DeviceSender(vm.devices);
@@ -239,7 +243,7 @@ function makeContext(
       rounds,
     },
     guest: new GuestPause(vm, claim),
-    model: new DowntimeModel(options.prior, memory.pageSize, clock),
+    model,
     attempts: new Attempts(clock),
     records: [],
     wishes: new Wishes(),

@@ -25,6 +25,7 @@ export type News = Extract<
       | 'not-prepared'
       | 'prepared'
       | 'downtime-exceeded'
+      | 'limit-unreachable'
       | 'migration-failed';
   }
 >;
@@ -46,6 +47,8 @@ export function newsText(news: News): string {
       return `the destination is prepared, after ${formatMs(news.waitedMs)}`;
     case 'downtime-exceeded':
       return `the guest was down for ${formatMs(news.downtimeMs)}, the limit is ${formatMs(news.limitMs)}: mostly ${TERMS[news.term]}`;
+    case 'limit-unreachable':
+      return `the limit of ${formatMs(news.limitMs)} cannot be reached: without a page left the guest would be down for ${formatMs(news.fixedMs)}`;
     case 'migration-failed':
       return `the migration failed: ${news.code}: ${news.message}`;
   }

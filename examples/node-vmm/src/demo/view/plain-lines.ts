@@ -59,6 +59,7 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'went-back':
     case 'not-prepared':
     case 'downtime-exceeded':
+    case 'limit-unreachable':
     case 'migration-failed':
       return [newsText(event)];
     case 'defect':

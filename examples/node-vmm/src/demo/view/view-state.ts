@@ -125,6 +125,7 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
     case 'not-prepared':
     case 'prepared':
     case 'downtime-exceeded':
+    case 'limit-unreachable':
     case 'connect-failed':
     case 'migration-failed':
       return noticed(view, [{ text: newsText(event), bad: false }]);

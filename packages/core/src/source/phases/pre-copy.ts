@@ -53,6 +53,7 @@ export class PreCopy implements SourcePhase {
         if (!(error instanceof DestinationRestarted)) throw error;
         givenUp = undefined;
         pending = undefined;
+        context.model.restarted();
         context.harvester = new Harvester(context.vm.memory, context.tracker, context.options.clock);
       }
     }
