@@ -30,6 +30,8 @@ export class Embedder {
     );
     if (guest.ended || (!guest.pausedByUser && arrived?.machine?.leftPaused !== true)) return;
     const machine = arrived?.machine ?? guest.home;
+    // A VMM that has not come back from `pause` would pause it again: its claim says so.
+    if (machine.heldByEngine) return;
     if (!machine.process.alive || machine.running || [...guest.runners].some(({ process }) => process.alive)) return;
     const own = departures.filter((departure) => departure.machine === machine && departure.ending !== undefined);
     if (own.some(({ migration }) => ['released', 'unknown', 'handedOver'].includes(migration.ownership))) return;
@@ -67,6 +69,7 @@ export class Embedder {
       this.#world.sleep(5000),
     ]);
     machine.recovering = false;
+    if ((migration.ownership as string) === 'recovered') machine.recovered();
     return true;
   }
 

@@ -223,6 +223,11 @@ export class Machine {
     this.#becomeHome();
   }
 
+  /** A person has taken the guest back: it is here, and stands still if its user had paused it. */
+  recovered(): void {
+    if (this.#watch.guest.pausedByUser && this.#watch.guest.home !== this) this.#becomeHome();
+  }
+
   /** A person runs the guest here, with whatever the engine has left. */
   resumeByUser(): void {
     const { guest } = this.#watch;

@@ -5,6 +5,9 @@ import { type ErrorCode, GodwitError } from '../errors.js';
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 
+/** A pause that would reach beyond the end is cut so that one more attempt begins so long before it. Milliseconds. */
+const LAST_ATTEMPT_MS = 100;
+
 /** Each pause is shortened or lengthened by up to a quarter, so that many migrations do not come back in one moment. */
 const JITTER = 0.25;
 
@@ -55,7 +58,7 @@ export interface AttemptParts {
 }
 
 /**
- * Attempts the same again, with growing pauses, until it succeeds, fails for good (`mayRetry`), the time is up, or
+ * Attempts the same again, with growing pauses and a last time just before the end, until it succeeds, fails for good (`mayRetry`), the time is up, or
  * `signal` aborts. When the time is up it rejects with the last attempt's error, or with the reason of the abort.
  */
 export async function keepTrying<T>(
@@ -86,8 +89,9 @@ export async function keepTrying<T>(
         last = error as GodwitError;
         onFailure?.(last, n);
       }
-      wait = jittered(pause);
-      if (clock.now() - beganAt + wait >= giveUpAfterMs) throw last;
+      const left = giveUpAfterMs - (clock.now() - beganAt) - LAST_ATTEMPT_MS;
+      if (left <= 0) throw last;
+      wait = Math.min(jittered(pause), left);
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
   } finally {

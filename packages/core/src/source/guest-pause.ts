@@ -23,6 +23,10 @@ export class GuestPause {
   #pausing: Promise<void> | undefined;
   #settled = true;
   #stuck = false;
+  /** A `pause` that came back late is being undone. */
+  #undoing = false;
+  /** Why the guest could not be resumed then. */
+  #notUndone: GodwitError | undefined;
 
   constructor(vm: MigratableVm, claim: Claim) {
     this.#vm = vm;
@@ -39,9 +43,9 @@ export class GuestPause {
     return this.#stuck;
   }
 
-  /** True once `pause` has settled, whichever way. */
+  /** True once `pause` has settled, whichever way, and so has the `resume` that undoes one that came back late. */
   get settled(): boolean {
-    return this.#settled;
+    return this.#settled && !this.#undoing;
   }
 
   /** What the guest did before it was paused for this stop-and-copy. */
@@ -49,8 +53,12 @@ export class GuestPause {
     return this.#runState;
   }
 
-  /** Throws `GODWIT_GUEST_ENDED` when there is nothing to move any more. */
+  /**
+   * Throws `GODWIT_GUEST_ENDED` when there is nothing to move any more, and `GODWIT_VM_FAILED` when the guest could not be resumed after
+   * a `pause` that came back late.
+   */
   checkAlive(): RunState {
+    if (this.#notUndone !== undefined) throw this.#notUndone;
     const state = this.#vm.runState?.() ?? 'running';
     if (state !== 'ended') return state;
     throw new GodwitError(
@@ -76,14 +84,6 @@ export class GuestPause {
     await abortable(this.#pausing, signal);
   }
 
-  /** Resolves when `pause` has settled: until then the engine only reports. */
-  async untilSettled(signal: AbortSignal): Promise<void> {
-    await abortable(
-      Promise.resolve(this.#pausing).catch(() => {}),
-      signal,
-    );
-  }
-
   /**
    * Runs the guest again, as it did before. Rejects when that fails, or has not returned after a second (it is then the claim's).
    * A VMM whose `pause` does not come back cannot be resumed now: then this returns false, and the guest is resumed as soon as it
@@ -95,7 +95,17 @@ export class GuestPause {
     if (!this.#settled) await settledWithin(pausing, clock, PAUSE_ENDS_MS);
     if (this.#runState === 'paused') return true;
     if (!this.#settled) {
-      const later = pausing.catch(() => {}).then(() => this.#run());
+      this.#undoing = true;
+      const later = pausing
+        .catch(() => {})
+        .then(() => this.#run())
+        .catch((error: unknown) => {
+          this.#stuck = true;
+          this.#notUndone = GodwitError.wrap(error, 'GODWIT_VM_FAILED', 'the guest could not be resumed');
+        })
+        .finally(() => {
+          this.#undoing = false;
+        });
       this.#claim.keepUntil(later, 'pause() of the VM, to be followed by resume(),');
       return false;
     }
