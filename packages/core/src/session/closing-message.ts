@@ -3,20 +3,20 @@ import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import type { FrameStream } from '../link/frame-stream.js';
 
-/** How long an ending side waits: for the peer to take the reason, to say its own, and to close. Milliseconds. */
+/** How long each step of closing a connection may take: writing the closing message, and waiting for the peer's. Milliseconds. */
 export const CLOSING_MS = 1000;
 
-/** The last thing that a side says on a control stream. */
+/** The last frame (`error`) that a side sends on a control stream. */
 export interface ClosingMessage {
   readonly error: GodwitError;
-  /** Whether the peer may come back over another connection. False when the migration is over for this side. */
+  /** Whether the peer may connect again. False when the migration is over for this side. */
   readonly retry: boolean;
 }
 
 /**
- * Lets go of every stream: says the closing message on the first one (the control stream), ends all, waits a little for the peer
- * to do the same, and drops what is left. Afterwards nothing is borrowed and no handle is open. Never rejects. Returns
- * whether the carrier has taken the message; true when there is none.
+ * Closes every stream: sends the closing message on the first one (the control stream), ends all, waits up to `CLOSING_MS` for
+ * the peer to do the same, and aborts what is left. Afterwards no memory is borrowed and no handle is open. Never rejects.
+ * Resolves with whether the carrier has taken the message; true when there is none.
  */
 export async function closeStreams(
   streams: readonly FrameStream[],
@@ -24,20 +24,20 @@ export async function closeStreams(
   message: ClosingMessage | undefined,
 ): Promise<boolean> {
   const [control] = streams;
-  let said = message === undefined;
-  // Queued behind what is still being written; `close` comes after it all the same.
-  const saying = message === undefined ? undefined : control?.write(errorFrame(message));
-  const told = saying?.then(() => {
-    said = true;
+  let sent = message === undefined;
+  // The message is queued behind frames that are still being written; `close` takes effect after it.
+  const sending = message === undefined ? undefined : control?.write(errorFrame(message));
+  const written = sending?.then(() => {
+    sent = true;
   });
-  const ending = [told, ...streams.map((stream) => stream.close())];
+  const ending = [written, ...streams.map((stream) => stream.close())];
   await settledWithin(Promise.allSettled(ending), clock, CLOSING_MS);
   const why = message === undefined ? '' : `: ${message.error.message}`;
   const over = new GodwitError('GODWIT_LINK_LOST', `the migration is over${why}`);
   for (const stream of streams) stream.abort(over);
-  // Without a limit: memory that the kernel still reads or fills must not be freed, however long the disk takes.
+  // No time limit here: memory that the kernel still reads or writes must not be freed, however long the disk takes.
   await Promise.all(streams.map((stream) => stream.settled?.()));
-  return said;
+  return sent;
 }
 
 function errorFrame({ error: { code, message }, retry }: ClosingMessage) {
