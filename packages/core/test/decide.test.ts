@@ -40,7 +40,7 @@ function migration(
     readiness,
     attempts,
     meter: { elapsedMs: 77 },
-    wishes: {
+    requests: {
       get switchover() {
         return wish.switchover;
       },

@@ -12,7 +12,7 @@ import type { SourceContext } from './source-context.js';
 export interface PrecopyParts {
   readonly context: SourceContext;
   readonly decide: Switchover;
-  /** Sends the pages of a round, and what devices offer if `offer`; resolves when the destination has acknowledged it. */
+  /** Sends the pages of a round, and the devices' state if `offer`; resolves when the destination has acknowledged both. */
   readonly send: (harvest: Harvest, offer: boolean, onRoundTrip: (ms: number) => void) => Promise<SentRound>;
 }
 
@@ -21,7 +21,7 @@ export interface PrecopyParts {
  * what was written, predicts the downtime and decides. Completes after the first round whose decision is not
  * `continue`; `pending` then holds what is still owed.
  *
- * Cold: each subscription runs the rounds, so subscribe once (a second migration needs fresh bitmaps anyway).
+ * The stream is cold: each subscription runs the rounds, so subscribe once.
  */
 export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<PrecopyRound> {
   return defer(() => runRound(first, parts)).pipe(
@@ -34,9 +34,9 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const { clock } = options;
   const start = clock.now();
   const sent = await send(harvest, decide.offersDevices, (ms) => model.roundTrip(ms));
-  // Acknowledged by the destination: only now are these bits forgotten.
+  // The destination has acknowledged the round: only now may its bits be forgotten.
   harvester.release(harvest.bitmaps);
-  // A tracker that hangs does not keep a migration from being cancelled.
+  // With the signal, a migration can be cancelled while a tracker hangs.
   const pending = await harvester.harvest(session.signal);
   model.sent(sent);
   model.harvested(pending.harvestMs);

@@ -4,8 +4,8 @@ import { allPages, noPages, type PagesByKind, type RoundRecord } from '../round-
 import type { PageChannel } from './page-channel.js';
 
 /**
- * Rounds that shrink by less than a twentieth do not shrink: a guest that rewrites the same pages faster than they are
- * sent settles at a factor of 1, give or take the noise.
+ * Factor between two rounds from which on they count as not shrinking. A guest that rewrites the same pages faster than they are
+ * sent has a factor of 1, with some noise.
  */
 const NOT_SHRINKING = 0.95;
 
@@ -15,12 +15,12 @@ interface Totals {
   readonly wireBytes: number;
 }
 
-/** Counts what a migration has done so far and makes snapshots of it. Reading it costs nothing on the page path. */
+/** Counts pages and bytes of a migration and makes snapshots of its progress. Snapshots cost nothing on the page path. */
 export class ProgressMeter {
   readonly #clock: Clock;
   readonly startedAt: number;
   #channels: readonly PageChannel[] = [];
-  /** Of channels whose connection is over. */
+  /** Totals of channels whose connection is over. */
   #past: Totals = { pages: noPages(), savedBytes: 0, wireBytes: 0 };
   #round = 0;
   #roundPages = 0;
@@ -37,13 +37,13 @@ export class ProgressMeter {
     this.#lastAt = this.startedAt;
   }
 
-  /** The channels of the connection that is in use; those before it have ended. */
+  /** Sets the channels of the present connection; the previous ones have ended, and their totals are kept. */
   set channels(channels: readonly PageChannel[]) {
     this.#past = this.totals();
     this.#channels = channels;
   }
 
-  /** The round that is being sent, or was sent last, counted over the whole migration. */
+  /** Number of the round that is being sent or was sent last, from 1, counted over the whole migration. */
   get round(): number {
     return this.#round;
   }
@@ -56,7 +56,7 @@ export class ProgressMeter {
     return this.#clock.now() - this.startedAt;
   }
 
-  /** Returns the number of the round. */
+  /** Begins a round of `pages` pages; returns its number. */
   roundStarted(pages: number): number {
     this.#round++;
     this.#roundPages = pages;
@@ -85,7 +85,7 @@ export class ProgressMeter {
     return { pages, savedBytes, wireBytes };
   }
 
-  /** Once in each interval: the rate is counted over the time since the call before. */
+  /** A snapshot whose rate is that since the previous call: to be called once in each interval. */
   snapshot(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
     const { wireBytes } = this.totals();
@@ -96,7 +96,7 @@ export class ProgressMeter {
     return this.present(state, pageSize);
   }
 
-  /** As things stand, with the rate of the last interval. */
+  /** A snapshot with the rate of the last interval; may be called at any time. */
   present(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
     const { pages, savedBytes, wireBytes } = this.totals();
@@ -119,9 +119,9 @@ export class ProgressMeter {
   }
 
   /**
-   * The rest of this round at its own pace, and then rounds that shrink by the same factor each (a geometric series):
-   * with `f` = pages written in the last round / pages sent in it, what follows a round of `t` lasts `t * f / (1 - f)`
-   * altogether. In round 1, what the guest writes is not known yet.
+   * Estimates the remaining milliseconds: the rest of this round at its present rate, and then rounds that each shrink by the same
+   * factor (a geometric series). With `f` = pages written in the last round / pages sent in it, the rounds after one of `t` ms last
+   * `t * f / (1 - f)` ms together. In round 1 `f` is unknown and taken as 0. `undefined` when the rounds do not shrink.
    */
   #remaining(now: number): number | undefined {
     const ms = now - this.#roundStartedAt;
@@ -135,7 +135,7 @@ export class ProgressMeter {
   }
 }
 
-/** Of a migration that has not begun. */
+/** The progress of a migration that has not begun. */
 export function noProgress(state: MigrationState): Progress {
   return {
     state,
