@@ -4,37 +4,37 @@ import type { SentRound } from '../source/round-sender.js';
 import { LearnedTerms } from './learned-terms.js';
 import { LinkRate } from './link-rate.js';
 
-/** What to assume of a term before anything was learned; milliseconds. Measured on a 2-vCPU guest over loopback. */
+/** The terms before anything was learned, in milliseconds. Measured on a 2-vCPU guest over loopback. */
 const FIRST_GUESS = { pauseMs: 1, harvestMs: 0.5, deviceMs: 2, loadMs: 5, roundTripMs: 1, resumeMs: 2 };
 
-/** Round trips are measured once a round, when the link is quiet. */
+/** Round trips that are kept; one is measured after each round, when the link is quiet. */
 const ROUND_TRIPS_KEPT = 4;
 
-/** What is pending if the guest were paused now. */
+/** What would have to be sent if the guest were paused now. */
 export interface Pending {
   readonly dirtyPages: number;
-  /** Bytes of device state, as far as devices can tell. */
+  /** Bytes of device state, of the devices that can tell. */
   readonly deviceBytes: number;
-  /** The guest is paused: nothing is written any more. */
+  /** True when the guest is paused already: no more pages are written. */
   readonly paused?: boolean;
 }
 
 /**
- * Answers the question at each round's end: if we stop now, how long is the guest down? As a sum of terms, each learned
- * from what this migration (or, through `prior`, one before it) has measured.
+ * Predicts the downtime of a switchover now, as a sum of terms. Each term is learned from the measurements of this migration, or of an
+ * earlier one (`prior`).
  */
 export class DowntimeModel {
   readonly #prior: Partial<DowntimeTerms>;
   readonly #link = new LinkRate();
   readonly #pageSize: number;
   #rounds = 0;
-  /** Pages, their wire bytes and the time to scan them: recent rounds weigh more. */
+  /** Pages that were sent, their wire bytes and the time to scan them; recent rounds weigh more. */
   #rewritten = { pages: 0, bytes: 0, scanMs: 0 };
   #harvestMs: number | undefined;
-  /** The last few samples: the smallest counts, and one that was taken in a bad moment is soon forgotten. */
+  /** The last few samples, of which the smallest counts: an outlier is ignored, and an old minimum soon forgotten. */
   readonly #roundTrips: number[] = [];
   readonly #learned: LearnedTerms;
-  /** Pages that were written between the last harvest and the pause, when that was last found out. */
+  /** Pages that the guest wrote between the last harvest before a pause and the pause, in the last attempts. */
   #burstPages = 0;
 
   /** `prior`: terms of an earlier migration on this host, as `MigrationSummary.downtime` reports them. */
@@ -44,17 +44,17 @@ export class DowntimeModel {
     this.#learned = new LearnedTerms(clock);
   }
 
-  /** A stop-and-copy, given up or not, has shown how long a term takes. */
+  /** Learns that a term has taken `ms` in a stop-and-copy, given up or not. */
   measured(term: keyof DowntimeTerms, ms: number): void {
     this.#learned.measured(term, ms);
   }
 
-  /** A stop-and-copy was given up while this term had been under way for `ms`. */
+  /** Learns that a stop-and-copy was given up when this term had been under way for `ms`. */
   overran(term: keyof DowntimeTerms, ms: number): void {
     this.#learned.overran(term, ms);
   }
 
-  /** Pages that the last harvest, with the guest paused, found beyond those that were predicted. */
+  /** Learns how many pages more than predicted the harvest with the guest paused has found. */
   burst(pages: number): void {
     this.#burstPages = Math.max(pages, this.#burstPages / 2);
   }
@@ -68,8 +68,8 @@ export class DowntimeModel {
     const pages = allPages(round.pages);
     if (pages === 0) return;
     this.#link.add(round.burstBytes, Math.max(0, round.burstMs - (this.#roundTripMs ?? 0)));
-    // What the pages are like that are being rewritten, later rounds show. Round 1 has all the others too, and a guest
-    // whose RAM is mostly zero would seem to have next to nothing to send: of it, only pages with contents count.
+    // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
+    // mostly zero would seem to have almost nothing to send. Of round 1 only pages with contents count.
     const first = ++this.#rounds === 1;
     const counted = first ? pages - round.pages.zero - round.pages.hole : pages;
     if (counted === 0) return;
@@ -88,7 +88,7 @@ export class DowntimeModel {
     if (this.#roundTrips.length > ROUND_TRIPS_KEPT) this.#roundTrips.shift();
   }
 
-  /** The shortest of the last few, in milliseconds; 0 before the first. */
+  /** The shortest of the last few round trips, in milliseconds; 0 before the first. */
   get roundTripMs(): number {
     return this.#roundTripMs ?? 0;
   }
@@ -110,7 +110,7 @@ export class DowntimeModel {
     const learned = this.#learned;
     return {
       pauseMs: learned.expected('pauseMs', this.#prior.pauseMs ?? FIRST_GUESS.pauseMs),
-      // Twice: before and after device state is saved.
+      // There are two harvests: before and after device state is saved.
       harvestMs: 2 * (this.#harvestMs ?? FIRST_GUESS.harvestMs),
       ramMs: learned.expected('ramMs', ramMs),
       deviceMs: learned.expected(

@@ -1,9 +1,9 @@
 /**
- * The link's own rate, learned from rounds: bytes over the time in which the link was the one we waited for. Scanning,
- * sleeping for our own limit and harvesting are not in it (in QEMU they are, and predictions miss by the same factor).
+ * The link's own rate, learned from rounds: bytes over the time spent waiting for the link. Scanning, waiting for the bandwidth limit
+ * and harvesting do not count (in QEMU they do, and its predictions are wrong by the same factor).
  *
- * Rounds are weighed by their bytes, with the weight of older rounds halved at each new one, so that a tiny round
- * (whose time is all latency) says little and a changed link is soon believed.
+ * Rounds are weighed by their bytes, and the weight of older rounds is halved at each new one, so that a tiny round (whose time is
+ * mostly latency) counts little, and a changed rate is learned soon.
  */
 export class LinkRate {
   #bytes = 0;

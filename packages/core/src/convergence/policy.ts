@@ -1,6 +1,6 @@
 import type { Decision, RoundRecord } from '../round-record.js';
 
-/** What a policy judges: a round that was sent, and what is pending now. */
+/** A round that was sent, and the prediction after it. */
 export type RoundOutcome = Omit<RoundRecord, 'decision'>;
 
 export interface PolicyInput {
@@ -9,27 +9,31 @@ export interface PolicyInput {
   readonly history: readonly RoundRecord[];
   readonly downtimeLimitMs: number;
   readonly elapsedMs: number;
-  /** Switchovers that were given up since the guest would have been down for too long. */
+  /** Number of switchovers that were given up since the guest would have been down for too long. */
   readonly overruns: number;
-  /** How long a switchover has been waiting for the destination to say that it is prepared; 0 while it is. Milliseconds. */
+  /** How long the destination has been waited for to be prepared, in milliseconds; 0 while it is. */
   readonly unpreparedMs: number;
 }
 
-/** After so many overruns a policy's patience is at its end: those here then act as if their cap were reached. */
+/** Number of overruns after which the policies here act as if their cap were reached. */
 export const PATIENCE = 3;
 
 /**
- * A convergence policy: a pure function of what happened. `undefined` means "no opinion", so that policies compose
- * with `firstOpinion`; when nobody has one, another round is sent.
+ * A convergence policy: a pure function of the rounds so far. `undefined` means "no opinion", so that policies compose with
+ * `firstOpinion`; without any opinion another round is sent.
+ *
+ * @example
+ * const policy = firstOpinion(withinDowntimeLimit, timeBudget(60_000, 'abort'));
+ * migrate(vm, connector, { policy, downtimeLimitMs: 100 });
  */
 export type ConvergencePolicy = (input: PolicyInput) => Decision | undefined;
 
 /**
- * Switch over when the predicted downtime is within the limit, and also when nothing is dirty: what is left of the
- * prediction then is the same after any number of rounds (QEMU, which counts RAM alone, does the same).
+ * Switches over when the predicted downtime is within the limit, and also when nothing is dirty: further rounds cannot lower the
+ * prediction then (QEMU, which counts RAM alone, does the same). No opinion after three overruns.
  */
 export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitMs, overruns }) => {
-  // The predictions were wrong three times: somebody else decides, or the migration is given up.
+  // The predictions were wrong three times: another policy decides, or the migration is aborted.
   if (overruns >= PATIENCE) return undefined;
   const predicted = `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms`;
   if (outcome.predictedDowntimeMs <= downtimeLimitMs) {
@@ -45,8 +49,7 @@ export const withinDowntimeLimit: ConvergencePolicy = ({ outcome, downtimeLimitM
 };
 
 /**
- * After `rounds` rounds, counted over the whole migration, or after three switchovers that were given up: switch over whatever the
- * downtime, or give up.
+ * After `rounds` rounds, counted over the whole migration, or after three overruns: switches over whatever the downtime, or aborts.
  */
 export function roundCap(rounds: number, action: 'switchover' | 'abort'): ConvergencePolicy {
   return ({ outcome, overruns }) => {
@@ -55,7 +58,7 @@ export function roundCap(rounds: number, action: 'switchover' | 'abort'): Conver
   };
 }
 
-/** After `ms` milliseconds, or after three switchovers that were given up: switch over whatever the downtime, or give up. */
+/** After `ms` milliseconds, or after three overruns: switches over whatever the downtime, or aborts. */
 export function timeBudget(ms: number, action: 'switchover' | 'abort'): ConvergencePolicy {
   return ({ elapsedMs, overruns }) => {
     if (elapsedMs >= ms) return atAnyPrice(action, `the time budget of ${ms} ms is used up`);
@@ -71,7 +74,7 @@ function outOfPatience(overruns: number): string {
   return `${overruns} switchovers were given up since the guest would have been down for too long`;
 }
 
-/** The first policy that has an opinion decides. */
+/** Makes a policy that decides as the first of `policies` that has an opinion. */
 export function firstOpinion(...policies: readonly ConvergencePolicy[]): ConvergencePolicy {
   return (input) => {
     for (const policy of policies) {
