@@ -10,18 +10,15 @@ import {
 } from '@godwit/core';
 import { Machine } from '@godwit/example-node-vmm';
 import { sweepImage, sweptBytes } from '@godwit/example-node-vmm/guest';
+import { type CommandHandlers, sendToParent, serveCommands } from '@godwit/example-node-vmm/process';
 import { connectTo, file, listenOn, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { randomMemory } from '../memory/random-memory.js';
 import { type Departure, type GuestSpec, now } from '../vmm.js';
-import type { CommandName, HostCommands, HostMessage, HostRequest } from './host-messages.js';
+import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
 import { neverRearmed } from './never-rearmed.js';
 
 const MIB = 2 ** 20;
-
-type Handlers = {
-  [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']>;
-};
 
 class Host {
   #machine: Machine | undefined;
@@ -33,7 +30,7 @@ class Host {
   readonly #pausedAtMs: number[] = [];
   readonly #resumedAtMs: number[] = [];
 
-  readonly handlers: Handlers = {
+  readonly handlers: CommandHandlers<HostCommands> = {
     start: async ({ spec, role, neverRearm }) => {
       this.#spec = spec;
       const { memoryBytes, sweep } = spec;
@@ -172,20 +169,8 @@ function fill(machine: Machine, memoryBytes: number): void {
 }
 
 function send(message: HostMessage): void {
-  // A parent that is gone is noticed by `disconnect`.
-  if (process.connected) process.send?.(message, undefined, undefined, () => {});
+  sendToParent(message);
 }
 
 const host = new Host();
-
-async function answer({ id, command, request }: HostRequest): Promise<void> {
-  try {
-    const handler = host.handlers[command] as (request: unknown) => Promise<unknown>;
-    send({ type: 'reply', id, value: await handler(request) });
-  } catch (error) {
-    send({ type: 'error', id, message: error instanceof Error ? error.message : String(error) });
-  }
-}
-
-process.on('message', (message) => void answer(message as HostRequest));
-process.once('disconnect', () => void host.close().finally(() => process.exit()));
+serveCommands(host.handlers, () => host.close(), LAST_RESORT_MS);
