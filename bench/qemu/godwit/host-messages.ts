@@ -5,7 +5,7 @@ export const LAST_RESORT_MS = 10_000;
 
 /** Commands to a process with a node-vmm machine, and its answers. */
 export interface HostCommands {
-  /** `source`: the guest runs; `destination`: the machine stands and waits. */
+  /** Makes the machine. `source`: its guest runs; `destination`: it waits for a guest. */
   start: {
     request: { readonly spec: GuestSpec; readonly role: 'source' | 'destination'; readonly neverRearm: boolean };
     reply: null;

@@ -1,4 +1,4 @@
-/** A process with a machine of node-vmm, for the judge: carries out the parent's commands, and ends with it. */
+/** The program of a process with a machine of node-vmm, for the judge: carries out the parent's commands. */
 import {
   delta,
   type IncomingMigration,
@@ -26,7 +26,7 @@ class Host {
   #spec: GuestSpec | undefined;
   #listener: LinkListener | undefined;
   #incoming: IncomingMigration | undefined;
-  /** Milliseconds since 1970, in order. */
+  /** When the guest was paused, and resumed: milliseconds since 1970, in order. */
   readonly #pausedAtMs: number[] = [];
   readonly #resumedAtMs: number[] = [];
 
@@ -34,7 +34,7 @@ class Host {
     start: async ({ spec, role, neverRearm }) => {
       this.#spec = spec;
       const { memoryBytes, sweep } = spec;
-      // A guest of 8 GiB that touches a sixteenth of it.
+      // A sparse guest has 8 GiB and writes a sixteenth of it.
       const overcommit = !spec.random;
       const machine =
         role === 'source'
@@ -126,7 +126,7 @@ class Host {
 
   #receive(listener: LinkListener): void {
     const vm = this.#guest();
-    // The machine is there before the source connects, as in a QEMU that waits for a guest.
+    // The machine is made before the source connects, as in a QEMU that waits for a guest.
     this.#incoming = receive(listener, { prepare: () => vm });
   }
 
@@ -141,14 +141,14 @@ class Host {
   }
 }
 
-/** Notes the expected downtime of each round, until the limit is raised. */
+/** Keeps the predicted downtime of the last round before the limit is raised. */
 function watch(migration: Migration): { raised: boolean; predictedDowntimeMs: number | undefined } {
   const watched = { raised: false, predictedDowntimeMs: undefined as number | undefined };
   migration.subscribe({
     next: (event) => {
       if (event.type === 'round' && !watched.raised) watched.predictedDowntimeMs = event.round.predictedDowntimeMs;
     },
-    // Failures are told by `result`.
+    // Failures are handled by `result`.
     error: () => {},
   });
   return watched;
