@@ -9,8 +9,8 @@ import { printReport, type Report } from './report.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
 /**
- * `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. With --short it
- * does so once, on little memory and in seconds, to see that it runs: its figures are then nothing to go by.
+ * `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. With --short it runs once, on
+ * little memory and in seconds, as a smoke test: its figures mean nothing then.
  */
 const program = new Command('bench')
   .description('Godwit against the limits of this machine, as ratios measured in one run')

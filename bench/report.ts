@@ -1,9 +1,9 @@
-/** One line of a benchmark: what was measured, and what it is held against. */
+/** One line of a benchmark: a figure, and its target. */
 export interface Row {
   readonly name: string;
   readonly value: number;
   readonly unit: string;
-  /** The figure is meant to be at least (or at most) this; printed, never enforced: machines differ. */
+  /** The target: at least, or at most, this value. It is printed and not enforced, since machines differ. */
   readonly atLeast?: number;
   readonly atMost?: number;
 }

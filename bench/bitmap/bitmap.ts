@@ -4,8 +4,8 @@ import { median, type Report } from '../report.js';
 const PAGE_BYTES = 4096;
 
 /**
- * What a round costs before a byte is sent, for a large guest: the kernel's words are ORed into the engine's bitmap
- * (the harvest), counted, and walked as coalesced runs. 1 % of the pages are dirty, scattered at random.
+ * Measures the cost of a round before a byte is sent, for a large guest: the kernel's words are ORed into the engine's bitmap (the
+ * harvest), counted, and walked as coalesced runs. 1 % of the pages are dirty, scattered at random.
  */
 export async function bitmapBenchmark(options: {
   readonly byteLength: number;
@@ -33,7 +33,7 @@ export async function bitmapBenchmark(options: {
     bitmap.runs(list);
     found = list.pageCount;
     const walked = performance.now();
-    // The first rounds are the compiler's.
+    // The first rounds are warm-up for the JIT compiler.
     if (round < 3) continue;
     harvest.push(harvested - start);
     walk.push(walked - harvested);

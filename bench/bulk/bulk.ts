@@ -7,20 +7,20 @@ interface Pair {
   readonly figures: Figures;
 }
 
-/** Migrations of each kind that are looked at, and not timed. */
+/** Number of migrations of each kind that are observed, and not timed. */
 const OBSERVED = 3;
 
-/** Pages on the control stream, as without any option. */
+/** Pages are sent on the control stream, as by default. */
 const PATH: PagePath = { over: 'tcp', channels: 0, workers: false };
 
 /**
- * 2 GiB (by default) of random RAM from one process to another over loopback TCP, in turn through a raw `send`/`recv`
- * loop and through Godwit, into memory of the same kind:
+ * Sends 2 GiB (by default) of random RAM from one process to another over loopback TCP, alternately with a raw `send`/`recv` loop and
+ * with Godwit, into memory of the same kind:
  *
- * - `ready`: every page has its memory already; this compares the two loops and is the figure to look at;
- * - `fresh`: the destination's memory is all holes, as for a new guest. This is mostly a measurement of page faults, and
- *   inside a virtual machine of its host too: memory that was freed more than two seconds ago may have been given back
- *   (free page reporting), and then a run takes twice as long as the one before it, whichever of the two it is.
+ * - `ready`: every page is populated already; this compares the two loops and is the figure that counts;
+ * - `fresh`: the destination's memory is all holes, as for a new guest. This mostly measures page faults, in a virtual machine those of
+ *   its host too: memory that was freed more than two seconds ago may have been given back (free page reporting), and a run then takes
+ *   twice as long as the one before it, with either loop.
  */
 export async function bulkBenchmark(options: { readonly byteLength: number; readonly runs: number }): Promise<Report> {
   const { byteLength, runs } = options;
@@ -31,7 +31,7 @@ export async function bulkBenchmark(options: { readonly byteLength: number; read
     let cold: Pair | undefined;
     for (const kind of ['ready', 'fresh'] as const) {
       const pairs: Pair[] = [];
-      // The very first migration of the two processes is also the compiler's; it has a row of its own.
+      // The very first migration of the two processes includes JIT compilation; it has its own row.
       if (kind === 'ready') cold = await pair(peers, kind, true);
       for (let run = 0; run < runs; run++) pairs.push(await pair(peers, kind, run % 2 === 0));
       const observed: ObservedMigration[] = [];
@@ -55,7 +55,7 @@ export async function bulkBenchmark(options: { readonly byteLength: number; read
   }
 }
 
-/** One of each. They take turns in going first: memory that was freed a moment ago is cheaper to get than other. */
+/** Measures one raw loop and one migration. They alternate in being first, since memory that was just freed is cheaper to allocate. */
 async function pair(peers: Peers, kind: MemoryKind, rawFirst: boolean): Promise<Pair> {
   if (rawFirst) {
     const rawMs = await peers.raw(kind);

@@ -18,16 +18,16 @@ import { type AttachableMemory, onWorkers } from '@godwit/workers';
 import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';
 import { receiveRawTls, sendRawTls, type TlsPems } from './raw-tls.js';
 
-/** How the destination's memory is when bytes arrive. */
+/** The destination's memory when bytes arrive: populated, all holes, or one small buffer. */
 export type MemoryKind = 'ready' | 'fresh' | 'reused buffer';
 
-/** The way of the pages: over which sockets, on how many channels beside the control stream, and on whose thread. */
+/** The path of the pages: the sockets, the number of page channels, and whether these are on worker threads. */
 export type PagePath = {
   readonly channels: number;
   readonly workers: boolean;
 } & (RawSocket | { readonly over: 'unix' });
 
-/** What a raw loop goes over. */
+/** The sockets of a raw loop. */
 export type RawSocket = { readonly over: 'tcp' } | { readonly over: 'tls'; readonly pems: TlsPems };
 
 export type PeerCommand =
@@ -57,17 +57,17 @@ export type PeerReply =
   | { readonly type: 'received'; readonly extraResidentBytes: number | undefined };
 
 export interface Figures {
-  /** From the first page to the acknowledgement of the last. */
+  /** Milliseconds from the first page to the acknowledgement of the last. */
   readonly ramMs: number;
   readonly totalMs: number;
   readonly wireBytes: number;
-  /** Only of a migration that was observed: to look every millisecond takes a tenth of the time of a busy machine. */
+  /** Only of an observed migration: sampling every millisecond takes a tenth of the time of a busy machine. */
   readonly observed: Observed | undefined;
 }
 
 export interface Observed {
   readonly eventLoopDelayP99Ms: number;
-  /** Most memory beside the guest's own that was resident during the migration, over that before it. */
+  /** The largest increase of resident memory during the migration, without the guest's own memory. */
   readonly extraResidentBytes: number;
 }
 
@@ -113,7 +113,7 @@ async function perform(command: PeerCommand): Promise<void> {
       const { fd, port } = listenRaw();
       reply({ type: 'listening', port });
       const into = memory?.blocks[0]?.hostAddress ?? Buffer.alloc(PIECE_BYTES);
-      // The reply must leave before the loop blocks this thread.
+      // The reply must be sent before the loop blocks this thread.
       await new Promise((resolve) => setImmediate(resolve));
       const ms = receiveRaw(fd, into, command.byteLength, PIECE_BYTES);
       memory?.close();
@@ -207,7 +207,7 @@ function source(): MappedGuestMemory {
   return guest;
 }
 
-/** Random bytes, different in every page. */
+/** Fills the memory with random bytes, different in every page. */
 function fill(memory: MappedGuestMemory): void {
   const random = randomFillSync(new Uint8Array(64 * 2 ** 20));
   for (const { byteLength, view } of memory.blocks.map((one) => ({
@@ -223,13 +223,13 @@ function fill(memory: MappedGuestMemory): void {
   }
 }
 
-/** Gives every page its memory now, so that what is measured is not the kernel's page faults. */
+/** Populates every page now, so that the kernel's page faults are not measured. */
 function touch(memory: MappedGuestMemory): void {
   for (const { hostAddress, byteLength } of memory.blocks)
     madvise(hostAddress, byteLength, MemoryAdvice.MADV_POPULATE_WRITE);
 }
 
-/** The same memory for an embedder who keeps all of it allocated: no holes, nothing given back. */
+/** The same memory as of an embedder that keeps all of it allocated: without holes and `discard`. */
 function withoutHoles(memory: MappedGuestMemory): AttachableMemory {
   return {
     pageSize: memory.pageSize,
@@ -251,7 +251,7 @@ function withoutHoles(memory: MappedGuestMemory): AttachableMemory {
   };
 }
 
-/** A guest whose vCPUs do nothing: the benchmark is of moving its memory. */
+/** A guest whose vCPUs do nothing: only the transfer of its memory is measured. */
 function still(memory: GuestMemory): MigratableVm {
   return {
     memory,

@@ -2,12 +2,12 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import type { Figures, MemoryKind, Observed, PagePath, PeerCommand, PeerReply, RawSocket } from './peer.js';
 
-/** A migration that was observed while it was under way; what is timed is not. */
+/** The figures of a migration that was observed while it ran; it was not timed. */
 export interface ObservedMigration extends Observed {
   readonly destinationExtraBytes: number;
 }
 
-/** A forked peer, spoken to one command at a time. */
+/** A forked peer, which takes one command at a time. */
 class Peer {
   readonly #child: ChildProcess = fork(new URL('./peer.js', import.meta.url));
 
@@ -33,7 +33,7 @@ class Peer {
   }
 }
 
-/** A process with a guest's memory, and one that takes it, in turn by a raw loop and by a migration. */
+/** A process with a guest's memory and one that receives it, by raw loops and by migrations. */
 export class Peers {
   readonly byteLength: number;
   readonly #source = new Peer();
@@ -54,7 +54,7 @@ export class Peers {
     this.#destination.stop();
   }
 
-  /** Milliseconds from the first byte to the last at the receiver. */
+  /** Runs a raw loop; resolves with the milliseconds from the first byte to the last at the receiver. */
   async raw(memory: MemoryKind, socket: RawSocket = { over: 'tcp' }): Promise<number> {
     const { byteLength } = this;
     const { port } = await this.#destination.ask({ type: 'receive raw', byteLength, memory, socket }, 'listening');
@@ -63,16 +63,17 @@ export class Peers {
     return (await received).ms;
   }
 
-  /** The time is that of a migration which nobody watches. */
+  /** Runs a migration that is timed, and not observed. */
   async migrate(memory: MemoryKind, path: PagePath): Promise<Figures> {
     const { figures } = await this.#move(memory, path, false);
     return figures;
   }
 
-  /** A migration of its own, for what can only be seen while it is under way. */
+  /** Runs a migration that is observed, and not timed. */
   async observe(memory: MemoryKind, path: PagePath): Promise<ObservedMigration> {
     const { figures, destinationExtraBytes } = await this.#move(memory, path, true);
-    if (figures.observed === undefined || destinationExtraBytes === undefined) throw new Error('nobody has looked');
+    if (figures.observed === undefined || destinationExtraBytes === undefined)
+      throw new Error('the migration was not observed');
     return { ...figures.observed, destinationExtraBytes };
   }
 

@@ -1,7 +1,7 @@
 import koffi from 'koffi';
 
 /**
- * The yardstick: blocking `send` and `recv` of libc in a loop, nothing else. No event loop, no framing, no engine.
+ * The reference: blocking `send` and `recv` of libc in a loop, without event loop, framing or engine.
  */
 const libc = koffi.load('libc.so.6');
 const socket = libc.func('int socket(int domain, int type, int protocol)');

@@ -2,14 +2,14 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
 
-/** The yardstick for TLS: Node's own sockets, bytes that are thrown away on arrival, nothing else. */
+/** The keys of the reference for TLS, which uses Node's own sockets and discards the bytes on arrival. */
 export interface TlsPems {
   readonly authority: string;
   readonly cert: string;
   readonly key: string;
 }
 
-/** What one `write` takes: larger ones are encrypted in one go all the same. */
+/** Bytes of one `write`: larger ones would be encrypted at once too. */
 const PIECE_BYTES = 256 * 1024;
 
 const optionsOf = ({ authority, cert, key }: TlsPems) => ({ ca: authority, cert, key, minVersion: 'TLSv1.3' as const });
@@ -39,16 +39,16 @@ export async function receiveRawTls(pems: TlsPems, byteLength: number): Promise<
   return { port: (server.address() as AddressInfo).port, ms };
 }
 
-/** Sends the windows of a guest's memory, and waits for the receiver's word. */
+/** Sends the windows of a guest's memory, and waits for the receiver's byte. */
 export async function sendRawTls(pems: TlsPems, port: number, windows: Iterable<Uint8Array>): Promise<void> {
   const socket = tls.connect({ ...optionsOf(pems), host: '127.0.0.1', port });
   await once(socket, 'secureConnect');
-  const heard = once(socket, 'data');
+  const answered = once(socket, 'data');
   for (const window of windows) {
     for (let at = 0; at < window.length; at += PIECE_BYTES) {
       if (!socket.write(window.subarray(at, at + PIECE_BYTES))) await once(socket, 'drain');
     }
   }
-  await heard;
+  await answered;
   socket.destroy();
 }

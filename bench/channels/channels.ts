@@ -3,18 +3,18 @@ import type { PagePath } from '../bulk/peer.js';
 import { type ObservedMigration, Peers } from '../bulk/peers.js';
 import { median, type Report, type Row } from '../report.js';
 
-/** One way of the pages, and what it is held against. */
+/** A path of the pages, and the reference that it is compared with. */
 interface Way {
   readonly name: string;
   readonly path: PagePath;
-  /** Of the raw loop over sockets, or of Node's own TLS. */
+  /** The reference: the raw loop over sockets, or Node's own TLS. */
   readonly against: 'raw' | 'raw TLS';
   readonly atLeast?: number;
 }
 
 interface Measured {
   readonly way: Way;
-  readonly yardstickMs: number;
+  readonly referenceMs: number;
   readonly ramMs: number;
 }
 
@@ -22,15 +22,14 @@ interface ObservedOn extends ObservedMigration {
   readonly way: Way;
 }
 
-/** Migrations of each way that are looked at, and not timed. */
+/** Number of migrations on each path that are observed, and not timed. */
 const OBSERVED = 3;
 
 /**
- * Random RAM from one process to another with the pages on channels of their own, beside a raw `send`/`recv` loop of the
- * same bytes: on worker threads over TCP and UNIX sockets, on the main thread, and over TLS, beside Node's own. In every
- * turn each way is measured once, right after its yardstick; ratios are of these pairs. What must be watched while it is under
- * way (the event loop, memory) is so in migrations of its own. The destination's pages have memory
- * already (`ready`): that compares the loops and not the kernel's page faults.
+ * Sends random RAM from one process to another on page channels, and compares with a raw `send`/`recv` loop of the same bytes: on worker
+ * threads over TCP and UNIX sockets, on the main thread, and over TLS (compared with Node's own). In every run each path is measured
+ * once, right after its reference; the ratios are of these pairs. The event loop and the memory are observed in separate migrations. The
+ * destination's pages are populated already (`ready`), so that the loops are compared and not the kernel's page faults.
  */
 export async function channelsBenchmark(options: {
   readonly byteLength: number;
@@ -42,7 +41,7 @@ export async function channelsBenchmark(options: {
   const observed: ObservedOn[] = [];
   const peers = await Peers.start(byteLength);
   try {
-    // The first of all is the compiler's.
+    // The very first migration is warm-up for the JIT compiler.
     for (const { path } of ways.slice(0, 1)) await peers.migrate('ready', path);
     for (let run = 0; run < runs; run++) {
       for (const way of ways) measured.push(await turn(peers, way));
@@ -92,9 +91,9 @@ function waysOf(): readonly Way[] {
 async function turn(peers: Peers, way: Way): Promise<Measured> {
   const { path } = way;
   const socket = path.over === 'tls' ? { over: path.over, pems: path.pems } : { over: 'tcp' as const };
-  const yardstickMs = await peers.raw('ready', socket);
+  const referenceMs = await peers.raw('ready', socket);
   const { ramMs } = await peers.migrate('ready', path);
-  return { way, yardstickMs, ramMs };
+  return { way, referenceMs, ramMs };
 }
 
 async function residentOf(byteLength: number, path: PagePath): Promise<number> {
@@ -120,8 +119,8 @@ function describe(
   return [
     { name, value: speed(of((one) => one.ramMs)), unit: 'MiB/s' },
     {
-      name: `${name} / ${against} (${Math.round(speed(of((one) => one.yardstickMs)))} MiB/s)`,
-      value: of((one) => one.yardstickMs / one.ramMs),
+      name: `${name} / ${against} (${Math.round(speed(of((one) => one.referenceMs)))} MiB/s)`,
+      value: of((one) => one.referenceMs / one.ramMs),
       unit: '',
       ...(atLeast === undefined ? {} : { atLeast }),
     },

@@ -2,7 +2,7 @@ import { delta, receive, SoftwareTracker } from '@godwit/core';
 import { createGuestMemory } from '@godwit/linux';
 import { listenOn, lz4, tcp, zstd, zstdAvailable } from '@godwit/transport';
 
-/** Takes one migration after the other until the parent lets go of it. */
+/** Receives one migration after the other until the parent disconnects. */
 const links = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
 const byteLength = Number(process.argv[2]);
 const encodings = [delta(), lz4(), ...(zstdAvailable ? [zstd()] : [])];

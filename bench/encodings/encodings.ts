@@ -18,17 +18,17 @@ import { RewritingGuest } from './rewriting-guest.js';
 /** 1 Gbit/s. */
 const SLOW_LINK = 125e6;
 
-/** A guest that rewrites a quarter of its memory in half a second does not get below this over 1 Gbit/s, raw. */
+/** Downtime limit, in milliseconds: a guest that rewrites a quarter of its memory in half a second exceeds it over 1 Gbit/s, raw. */
 const DOWNTIME_LIMIT_MS = 100;
 
-/** What a guest that never converges is given. */
+/** Rounds after which a guest that does not converge is switched over. */
 const MOST_ROUNDS = 8;
 
 type Settings = Pick<MigrateOptions, 'encodings'>;
 
 /**
- * The same guest, which rewrites a few bytes of many pages, moved raw and with encodings, in turns: over a link of
- * 1 Gbit/s, where encodings must pay, and over loopback as fast as it goes, where they must not cost.
+ * Migrates a guest that rewrites a few bytes of many pages, alternately raw and with encodings: over a link of 1 Gbit/s, where encodings
+ * must pay, and over unlimited loopback, where they must not cost time.
  */
 export async function encodingsBenchmark(options: {
   readonly byteLength: number;
@@ -43,7 +43,7 @@ export async function encodingsBenchmark(options: {
   try {
     const [port] = (await once(destination, 'message')) as [number];
     const move = (settings: Settings, bytesPerSecond?: number) => migration(guest, port, settings, bytesPerSecond);
-    // The first ones are the compiler's too.
+    // The first ones are warm-up for the JIT compiler.
     await move({});
     await move({ ...both }, SLOW_LINK);
 

@@ -1,10 +1,10 @@
 import type { ByteStream, Transport } from '@godwit/transport';
 
-/** Bytes between two looks at the clock, and how far the link may be behind it: the queue of a network card. */
+/** Bytes between two readings of the clock, and the milliseconds of bytes that may be queued, as in a network card. */
 const PIECE_BYTES = 64 * 2 ** 10;
 const QUEUE_MS = 2;
 
-/** A transport whose streams carry so many bytes a second towards the listener, and as many as they can the other way. */
+/** A transport whose streams send at most `bytesPerSecond` to the listener, and without a limit in the other direction. */
 export function limited(transport: Transport, bytesPerSecond: number): Transport {
   return {
     listen: (signal) => transport.listen(signal),
@@ -12,10 +12,10 @@ export function limited(transport: Transport, bytesPerSecond: number): Transport
   };
 }
 
-/** A write has ended when its bytes would have left the card: back-pressure as a slow link makes it. */
+/** A stream whose writes resolve when their bytes would have been sent by the card, which is the back-pressure of a slow link. */
 function slowed(stream: ByteStream, bytesPerSecond: number): ByteStream {
   let last: Promise<unknown> = Promise.resolve();
-  /** When what was written so far will have left. */
+  /** When the bytes that were written so far will have been sent, by `performance.now`. */
   let busyUntil = 0;
 
   async function write(chunks: readonly Uint8Array[]): Promise<void> {

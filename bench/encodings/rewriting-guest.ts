@@ -3,7 +3,7 @@ import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
 
 const PAGE = 4096;
 
-/** Pages by what is in them, of 20: a guest's memory is neither noise nor zeros. */
+/** Kinds of page contents, and their number among 20 pages: a guest's memory is neither all noise nor all zeros. */
 const MIXTURE = [
   { pages: 3, fill: noise },
   { pages: 5, fill: text },
@@ -12,7 +12,7 @@ const MIXTURE = [
   { pages: 3, fill: () => {} },
 ] as const;
 
-/** How many pages are rewritten in a second, four times what a link of 1 Gbit/s carries; and how much of each. */
+/** Pages that are rewritten in a second, four times the rate of a link of 1 Gbit/s, and the bytes of each. */
 const PAGES_PER_SECOND = 120_000;
 const WRITTEN_BYTES = 8;
 
@@ -106,7 +106,7 @@ function pointers(page: Uint8Array, next: () => number): void {
   }
 }
 
-/** Small numbers here and there. */
+/** A small number in every 32 bytes. */
 function counters(page: Uint8Array, next: () => number): void {
   for (let at = 0; at < PAGE; at += 32) page[at] = next();
 }

@@ -10,10 +10,10 @@ const GIB = 2 ** 30;
 /** 1 Gbit/s. */
 const GIGABIT = 125e6;
 
-/** The VMMs that take part, and where their snapshots go. */
+/** The VMMs that are compared, and the folder for their snapshots. */
 export interface Contestants {
   readonly newest: Vmm;
-  /** Only when all are asked for. */
+  /** Only with `--all`. */
   readonly older: Vmm | undefined;
   readonly godwit: Vmm;
   /** A folder on a disk. */
@@ -21,18 +21,18 @@ export interface Contestants {
 }
 
 const SETTINGS: MoveSettings = { channels: 0, downtimeLimitMs: 300, bytesPerSecond: 0, deltas: false };
-/** For work that ends in seconds. */
+/** The budget of a migration that ends in seconds. */
 const AMPLE: Patience = { budgetMs: 120_000, thenDowntimeLimitMs: 600_000 };
-/** A guest that has nothing to do. */
+/** The sweep of an idle guest. */
 const IDLE: Required<Sweep> = { first: MIB, end: MIB, passes: 1 };
 const RANDOM_2_GIB: GuestSpec = { memoryBytes: 2 * GIB, sweep: IDLE, random: true, memoryFile: false };
-/** QEMU's own test guest has as much. */
+/** The memory and the sweep are those of QEMU's own test guest. */
 const SWEEPING: GuestSpec = { memoryBytes: 150 * MIB, sweep: DEFAULT_SWEEP, random: false, memoryFile: false };
 
 export const CASE_NAMES = ['bulk', 'sparse', 'sweep', 'sweep-limited', 'xbzrle', 'snapshot'] as const;
 export type CaseName = (typeof CASE_NAMES)[number];
 
-/** Channels and deltas by QEMU's names. */
+/** Channels and deltas with QEMU's names. */
 function qemuWay({ channels, deltas }: MoveSettings): string {
   return `${channels > 0 ? `, multifd x${channels}` : ''}${deltas ? ', xbzrle' : ''}`;
 }
@@ -46,7 +46,7 @@ const named = (vmm: Vmm, what: string): Vmm => ({ ...vmm, name: vmm.name + what 
 
 type Common = Omit<Move, 'settings'> & { readonly settings?: Partial<MoveSettings> };
 
-/** The entrants of a migration, as many as there are numbers of channels for each side. */
+/** The entrants of a migration: one for each VMM and number of channels. */
 function movers(
   { newest, older, godwit }: Contestants,
   channels: { readonly qemu: readonly number[]; readonly godwit: readonly number[] },
@@ -78,7 +78,7 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
   sparse: (contestants) => {
     const spec = { memoryBytes: 8 * GIB, sweep: { first: MIB, end: 513 * MIB, passes: 1 }, random: false };
     const common = { patience: AMPLE, warmBytes: GIB };
-    // A hole of a memory file becomes a page when it is read, and QEMU reads all of them.
+    // A hole of a memory file is populated when it is read, and QEMU reads all of them.
     const shared = { ...contestants, newest: named(contestants.newest, ', memory file'), older: undefined };
     return {
       title: '8 GiB of which an idle guest has touched 512 MiB, over loopback, into a new process',
@@ -158,7 +158,7 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
   },
 };
 
-/** A case with all who take part in it. */
+/** The case of this name, with all its entrants. */
 export function caseOf(name: CaseName, contestants: Contestants): Case {
   return { name, ...BUILDERS[name](contestants) };
 }

@@ -12,16 +12,16 @@ import { type CaseResult, isSound, thisMachine, type Verdict } from './result.js
 import { playCase } from './rounds.js';
 import { markdown, withVerdict } from './table.js';
 
-/** Where memory files are: a guest's memory must not wait for a disk. */
+/** The folder for memory files: on tmpfs, so that a guest's memory does not wait for a disk. */
 const MEMORY_FOLDER = '/dev/shm';
 /** The repository; this file runs compiled, in bench/dist/qemu. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
-/** The exit status that says: not here, for the reason that was told. */
+/** The exit status when the judge cannot run on this machine; the reason was printed. */
 const CANNOT_RUN_HERE = 3;
 
 export interface JudgeOptions {
   readonly rounds: number;
-  /** Entrants whose names have this in them. */
+  /** Only entrants whose name contains this text. */
   readonly only: string;
   readonly all: boolean;
   readonly json: boolean;
@@ -31,8 +31,8 @@ export interface JudgeOptions {
 }
 
 /**
- * `npm run bench -- qemu [CASE...]`: QEMU and Godwit move the same guest on the same machine, in turns. Exit status 1
- * when a run failed or a guest's memory was wrong, 3 when there is no KVM or no QEMU to be had.
+ * `npm run bench -- qemu [CASE...]`: QEMU and Godwit migrate the same guest on the same machine, alternately. The exit status is 1 when
+ * a run failed or a guest's memory was wrong, and 3 without KVM or QEMU.
  */
 export async function judge(names: readonly CaseName[], options: JudgeOptions): Promise<void> {
   const chosen = names.length === 0 ? CASE_NAMES : names;
@@ -96,7 +96,7 @@ async function play(
   };
 }
 
-/** The commit that is measured, with a plus for what is not committed. */
+/** The commit that is measured, with a plus if there are uncommitted changes. */
 function revision(): string {
   try {
     const git = (...args: string[]): string => execFileSync('git', ['-C', ROOT, ...args], { encoding: 'utf8' }).trim();
@@ -106,14 +106,14 @@ function revision(): string {
   }
 }
 
-/** A folder in memory and one on a disk, for as long as the work takes. */
+/** Makes a folder in memory and one on a disk, which are removed when the work has settled. */
 async function withFolders<T>(work: (memory: string, disk: string) => Promise<T>): Promise<T> {
   const memory = mkdtempSync(join(existsSync(MEMORY_FOLDER) ? MEMORY_FOLDER : tmpdir(), 'godwit-judge-'));
   const disk = mkdtempSync(join(cacheFolder('judge'), 'disk-'));
   const remove = (): void => {
     for (const folder of [memory, disk]) rmSync(folder, { recursive: true, force: true });
   };
-  // Files in memory outlive the process that made them.
+  // Files on tmpfs outlive the process that made them.
   process.once('exit', remove);
   const onSignal = (): void => process.exit(1);
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, onSignal);

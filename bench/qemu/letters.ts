@@ -4,13 +4,13 @@ interface Waiter {
   reject(error: Error): void;
 }
 
-/** Which letters a guest has printed, in one process. */
+/** The letters that a guest has printed in one process. */
 export class Letters {
   readonly #seen = new Set<string>();
   #waiting: Waiter[] = [];
   #failure: Error | undefined;
 
-  /** Resolves when the letter has been printed, ever. Rejects when the process ends without it. */
+  /** Resolves when the letter was or is printed. Rejects when the process ends without it. */
   printed(letter: string): Promise<void> {
     if (this.#seen.has(letter)) return Promise.resolve();
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
@@ -24,7 +24,7 @@ export class Letters {
     for (const { resolve } of due) resolve();
   }
 
-  /** Ends all waits: the process prints no more. */
+  /** Rejects all waits, since the process has ended. */
   fail(error: Error): void {
     this.#failure = error;
     for (const { reject } of this.#waiting.splice(0)) reject(error);

@@ -6,7 +6,7 @@ import type { Sample } from './sample.js';
 import type { GuestSpec, MoveSettings, Patience, Vmm, VmmProcess } from './vmm.js';
 
 const MIB = 2 ** 20;
-/** For all of a run but the migration's own budget: on a busy machine a guest takes long to boot. */
+/** Time limit of a run without the migration's own budget, in milliseconds: on a busy machine a guest takes long to boot. */
 const LONGEST_MS = 180_000;
 
 /** A migration from one new process to another. */
@@ -14,15 +14,15 @@ export interface Move {
   readonly spec: GuestSpec;
   readonly settings: MoveSettings;
   readonly patience: Patience;
-  /** Memory that the destination will take, warmed before it does. */
+  /** Bytes that the destination will allocate, which are warmed before. */
   readonly warmBytes: number;
-  /** The link's rate; without it, loopback's. */
+  /** The link's rate; undefined for that of loopback. */
   readonly linkBytesPerSecond?: number;
 }
 
 /**
- * Moves a guest that is busy sweeping, or has done its passes and halted; a busy one is checked at its new place, when it
- * has gone on for 64 passes there.
+ * Migrates a guest that is sweeping, or has halted after its passes. The memory of a sweeping guest is checked at the destination, after
+ * 64 more passes.
  */
 export async function measureMove(vmm: Vmm, move: Move): Promise<Sample> {
   const { spec, settings, patience, linkBytesPerSecond } = move;

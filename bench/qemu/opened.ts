@@ -3,11 +3,11 @@ export class Opened {
   readonly #open: { close(): Promise<void> }[] = [];
   #over: Error | undefined;
 
-  /** Keeps what this promise gives, to be closed. */
+  /** Adds a process, once the promise has resolved, to those that are closed. */
   async keep<T extends { close(): Promise<void> }>(opening: Promise<T>): Promise<T> {
     const opened = await opening;
     if (this.#over !== undefined) {
-      // Too late: all others are closed already.
+      // All others are closed already.
       await opened.close();
       throw this.#over;
     }
@@ -22,7 +22,7 @@ export class Opened {
 }
 
 /**
- * Does some work with processes that are closed afterwards, whatever becomes of it.
+ * Calls `work` with processes that are closed when it has settled.
  *
  * @throws Error after `milliseconds`, when the work has not ended
  */

@@ -13,7 +13,7 @@ export interface EntrantResult {
   readonly name: string;
   readonly figures: Readonly<Partial<Record<FigureName, Spread>>>;
   readonly samples: readonly Sample[];
-  /** Why runs failed, one entry for each that did. */
+  /** The errors of failed runs. */
   readonly problems: readonly string[];
 }
 
@@ -40,7 +40,7 @@ export function spreadOf(values: readonly number[]): Spread {
   return { median: median(values), least: Math.min(...values), most: Math.max(...values) };
 }
 
-/** Sums up an entrant's runs. A run may lack a figure: one that ends before it was asked has predicted nothing. */
+/** Summarizes an entrant's runs. A run may lack a figure: one that ends before it was queried has no prediction. */
 export function entrantResult(name: string, samples: readonly Sample[], problems: readonly string[]): EntrantResult {
   const figures: Partial<Record<FigureName, Spread>> = {};
   for (const figure of Object.keys(FIGURES) as FigureName[]) {

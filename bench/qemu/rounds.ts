@@ -2,10 +2,10 @@ import { type CaseResult, caseResult, type EntrantResult, entrantResult } from '
 import type { Case, Entrant, Sample } from './sample.js';
 
 /**
- * Measures all entrants of a case so many times, one at a time, in turns: forwards in one round and backwards in the
- * next, so that nobody always comes after the same one.
+ * Measures all entrants of a case in `rounds` rounds, one at a time: forwards in one round and backwards in the next, so that no entrant
+ * always follows the same one.
  *
- * @param report told of each run
+ * @param report called after each run
  */
 export async function playCase(one: Case, rounds: number, report: (text: string) => void): Promise<CaseResult> {
   const runs = new Map<Entrant, { readonly samples: Sample[]; readonly problems: string[] }>(

@@ -1,16 +1,16 @@
-/** The figures, and how tables call them. Times in milliseconds. */
+/** The figures, and their names in tables. Times in milliseconds. */
 export const FIGURES = {
   /** From the command until the guest runs at the destination; of a snapshot, until it is on the disk. */
   totalMs: 'total, ms',
-  /** The same by the VMM's own word. */
+  /** The same as the VMM reports it. */
   saidTotalMs: 'says, ms',
-  /** The downtime as it was expected, last before the guest stood still. */
+  /** The last prediction of the downtime before the pause. */
   predictedDowntimeMs: 'down: predicted, ms',
-  /** The downtime by the VMM's own word. */
+  /** The downtime as the VMM reports it. */
   saidDowntimeMs: 'down: says, ms',
-  /** From the moment when the guest stood still to the one when it ran again, by the events of both processes. */
+  /** From the pause of the guest until it runs again, by the events of both processes. */
   downtimeMs: 'down: really, ms',
-  /** How often the guest was made to stand still. */
+  /** How often the guest was paused. */
   pauses: 'pauses',
   wireMiB: 'wire, MiB',
   /** From the command to restore until the guest runs. */
@@ -23,7 +23,7 @@ export type FigureName = keyof typeof FIGURES;
 /** One run of one entrant. */
 export interface Sample {
   readonly figures: Readonly<Partial<Record<FigureName, number>>>;
-  /** False when it went on until it was given another downtime limit. */
+  /** False when the run ended only after the downtime limit was raised. */
   readonly endedByItself?: boolean;
   /** The report of the guest's memory, when it was wrong. */
   readonly wrong?: string;
@@ -39,11 +39,11 @@ export interface Entrant {
 /** Work that all entrants do. */
 export interface Case {
   readonly name: string;
-  /** One line for a person: what the work is. */
+  /** The work in one line of text. */
   readonly title: string;
   /** The figures that tables show. */
   readonly columns: readonly FigureName[];
-  /** True when a run may go on for ever: tables then show how many ended by themselves. */
+  /** True when a run may never end by itself: tables then show how many did. */
   readonly mayNeverEnd: boolean;
   readonly entrants: readonly Entrant[];
 }

@@ -11,16 +11,16 @@ const MIB = 2 ** 20;
 const STAT_BLOCK = 512;
 const LONGEST_MS = 180_000;
 
-/** A snapshot into a file on a disk, and a guest made of it in a new process. */
+/** A snapshot to a file on a disk, from which a guest is restored in a new process. */
 export interface Snapshot {
   readonly spec: GuestSpec;
   readonly settings: MoveSettings;
   readonly warmBytes: number;
-  /** On a disk, not in memory. Deleted afterwards. */
+  /** The file, on a disk and not on tmpfs. It is deleted afterwards. */
   readonly path: string;
 }
 
-/** Saving ends when the file is on the disk; loading begins with nothing of it in the page cache. */
+/** Measures saving until the file is on the disk, and loading without any of it in the page cache. */
 export async function measureSnapshot(vmm: Vmm, { spec, settings, warmBytes, path }: Snapshot): Promise<Sample> {
   try {
     const totalMs = await save();

@@ -1,11 +1,11 @@
 import type { CaseResult, EntrantResult, Spread, Verdict } from './result.js';
 import { FIGURES } from './sample.js';
 
-/** Around what `--readme` writes. */
+/** The marks around the text that `--readme` writes. */
 const BEGIN = '<!-- judge: written by `npm run bench -- qemu --all --readme` -->';
 const END = '<!-- /judge -->';
 
-/** The verdict as Markdown: a table for each case, medians with the least and the most. */
+/** The verdict as Markdown: a table for each case, with medians, minimums and maximums. */
 export function markdown(verdict: Verdict): string {
   const { date, machine, versions, rounds, cases } = verdict;
   const head = `${date}, ${versions.join(', ')}; ${machine}. Medians of ${rounds} (least to most), each run in processes of its own.`;
@@ -46,7 +46,7 @@ function ended({ samples, problems }: EntrantResult): string {
 }
 
 /**
- * A page with the verdict between its two marks, in place of what was there.
+ * Returns the page with the text between its two marks replaced by the verdict.
  *
  * @throws Error when the page has no such marks
  */

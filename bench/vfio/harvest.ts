@@ -14,7 +14,7 @@ import { median, type Report } from '../report.js';
 
 const PAGE_BYTES = 4096;
 
-/** The model of the kernel, but for GET_BITMAP, which copies a bitmap that is made beforehand: as long as the kernel takes, at least. */
+/** The model of the kernel, with a GET_BITMAP that copies a prepared bitmap, which takes at least as long as in the kernel. */
 class PreparedKernel implements KernelPort {
   /** Milliseconds spent in calls. */
   inCalls = 0;
@@ -44,8 +44,8 @@ class PreparedKernel implements KernelPort {
 }
 
 /**
- * What a harvest of VFIO's dirty log costs beside the ioctl: zeroing the bitmap, counting it, and translating it from one mapping
- * into the engine's bitmap of a RAM block.
+ * Measures the cost of a harvest of VFIO's dirty log without the ioctl: zeroing the bitmap, counting it, and translating it from one
+ * mapping to the engine's bitmap of a RAM block.
  */
 export async function vfioHarvestBenchmark(options: {
   readonly byteLength: number;
@@ -99,7 +99,7 @@ async function harvestMs(prepared: DirtyBitmap, shift: number, rounds: number): 
     kernel.inCalls = 0;
     const start = performance.now();
     await tracker.harvest(into);
-    // The first rounds are the compiler's.
+    // The first rounds are warm-up for the JIT compiler.
     if (round >= 3) own.push(performance.now() - start - kernel.inCalls);
   }
   if (into.count() !== prepared.count()) throw new Error('the harvest lost pages');

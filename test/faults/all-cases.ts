@@ -1,31 +1,31 @@
 import { caseName, type FaultCase, type FaultKind } from './fault-case.js';
 import { type DeathCase, deathName } from './run-death.js';
 
-/** Few rounds for faults in what the source sends; many for those in the destination's answers, which are short. */
+/** Pre-copy rounds of a case: few for faults in what the source sends, many for faults in the destination's short answers. */
 export const FEW_ROUNDS = 3;
 export const MANY_ROUNDS = 26;
 
-/** Cases of one kind, which are counted together. */
+/** A series of cases of one kind, which are counted together. */
 export interface CaseSeries {
   readonly name: string;
   /** The name of case number `n`, from 0, as `--only` takes it; `undefined` after the last one. */
   readonly at: (n: number) => string | undefined;
-  /** Ends by itself once runs are over before their places are reached. */
+  /** Whether the series ends where runs end before their fault strikes. */
   readonly untilNotStruck: boolean;
 }
 
-/** Bytes of the control stream when nothing goes wrong. */
+/** Bytes of the control stream of a migration without a fault. */
 export interface UncutBytes {
-  /** To the destination, in few rounds. */
+  /** To the destination, with `FEW_ROUNDS` rounds. */
   readonly out: number;
-  /** To the source, in many. */
+  /** To the source, with `MANY_ROUNDS` rounds. */
   readonly in: number;
   /** To the destination and to the source, of a migration that goes back twice. */
   readonly backOut: number;
   readonly backIn: number;
 }
 
-/** How many cases there are where there could be any number. */
+/** Sizes of the series that can have any number of cases. */
 export interface PlanSize {
   /** Byte offsets to cut at, in each direction. */
   readonly offsets: number;
@@ -33,15 +33,15 @@ export interface PlanSize {
   readonly random: () => number;
 }
 
-/** Byte offsets each way of CI's sample, which has all of everything else. */
+/** Number of byte offsets in each direction in CI's sample, which has all cases of every other series. */
 export const SAMPLED_OFFSETS = 100;
 
-/** How often a migration goes back, in the cases in which it does. */
+/** How often a migration goes back, in the cases with `backs`. */
 const BACKS = 2;
 
 const ON_CONTROL = { stream: 0, pageChannels: 0, checksum: false, rounds: FEW_ROUNDS } as const;
 
-/** An uncut migration is one whose fault has no place to strike. */
+/** The place of a fault that never strikes, for an uncut migration. */
 const NOWHERE = { ...ON_CONTROL, kind: 'cut', at: { frame: 1_000_000 } } as const;
 export const UNCUT = {
   out: caseName({ ...NOWHERE, direction: 'out' }),
@@ -49,7 +49,7 @@ export const UNCUT = {
   back: caseName({ ...NOWHERE, direction: 'out', backs: BACKS }),
 } as const;
 
-/** Cases that are many migrations, and tell figures of their own. */
+/** Cases that consist of many migrations and print a summary of their own. */
 export const WHOLE_NAMES = ['cut-ten-times', 'failed-migrations'] as const;
 export type WholeName = (typeof WHOLE_NAMES)[number];
 
@@ -86,7 +86,7 @@ function wayOf(direction: 'out' | 'in'): string {
   return direction === 'out' ? 'source to destination' : 'destination to source';
 }
 
-/** The link is cut before every frame, in each direction: of one stream that carries all, and of each of three. */
+/** Cuts the link before every frame in each direction: of the only stream, and of each of three streams. */
 function cutsAtFrames(): CaseSeries[] {
   const kind = 'cut';
   return [
@@ -97,7 +97,7 @@ function cutsAtFrames(): CaseSeries[] {
   ];
 }
 
-/** The link is cut at `count` byte offsets (or at each, if there are fewer) of the `bytes` that cross in a direction. */
+/** Cuts the link at `count` byte offsets (or at each, if there are fewer) of the `bytes` sent in a direction. */
 function cutsAtBytes(
   direction: 'out' | 'in',
   rounds: number,
@@ -108,7 +108,7 @@ function cutsAtBytes(
 ): CaseSeries {
   const cases = Math.min(count, bytes);
   const step = bytes / cases;
-  // Where there is room, anywhere in its own stretch of the bytes.
+  // The bytes are divided evenly; each offset is a random one of its part.
   const offsets = Array.from({ length: cases }, (_, n) => Math.floor((n + (step > 1 ? random() : 0)) * step));
   return {
     name: `cut at ${cases} byte offsets, ${wayOf(direction)}${backs > 0 ? `, having gone back ${backs} times` : ''}`,
@@ -122,7 +122,7 @@ function cutsAtBytes(
   };
 }
 
-/** Faults besides the cut, and whether a checksum watches over the bytes, because the fault changes them. */
+/** The other kinds of faults. A fault that changes bytes needs checksums. */
 const OTHER_KINDS: Readonly<Record<Exclude<FaultKind, 'cut'>, { readonly checksum: boolean }>> = {
   'half-close': { checksum: false },
   stall: { checksum: false },
@@ -133,7 +133,7 @@ const OTHER_KINDS: Readonly<Record<Exclude<FaultKind, 'cut'>, { readonly checksu
   truncate: { checksum: true },
 };
 
-/** Every other kind of fault, before every frame of each direction. */
+/** Every other kind of fault before every frame in each direction. */
 function otherFaults(): CaseSeries[] {
   return (Object.keys(OTHER_KINDS) as (keyof typeof OTHER_KINDS)[]).flatMap((kind) =>
     (['out', 'in'] as const).map((direction) =>
@@ -142,7 +142,7 @@ function otherFaults(): CaseSeries[] {
   );
 }
 
-/** Either process kills itself before every frame that it writes or takes. */
+/** Each process kills itself before every frame that it writes or takes. */
 function deathsAtFrames(): CaseSeries[] {
   const places = (['source', 'destination'] as const).flatMap((victim) =>
     (['out', 'in'] as const).map((direction): Omit<DeathCase, 'frame'> => ({ victim, direction })),

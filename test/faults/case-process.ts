@@ -1,4 +1,4 @@
-/** One of the processes among which the cases are shared out: it has a guest of its own and runs one case at a time. */
+/** Program of a worker process: it has its own guest and runs one case at a time. */
 import { LiveGuest } from '../guest/live-guest.js';
 import { UNCUT } from './all-cases.js';
 import type { CaseOrder, CaseReport, CaseResult } from './case-messages.js';
@@ -12,16 +12,16 @@ process.on('unhandledRejection', (error) => fail('an error that nobody handled',
 process.on('message', (order: CaseOrder) => {
   carryOut(order).catch((error: unknown) => fail('an order could not be carried out', error));
 });
-// The process that gave the orders is gone.
+// The parent process has ended.
 process.on('disconnect', () => process.exit(1));
 
 const guest = await LiveGuest.boot();
-// The first runs make the process warm: what they leave is what a process has.
+// The first runs load and compile everything: the resources held after them are the base for comparison.
 const short = await runCase(guest, parseCase(UNCUT.out), 1);
 const long = await runCase(guest, parseCase(UNCUT.in), 1);
 const back = await runCase(guest, parseCase(UNCUT.back), 1);
 const before = await leftovers();
-// A guest that nobody migrates takes no processor time from the cases beside it.
+// The guest is paused between cases, so that it takes no processor time from other workers.
 await guest.machine.pause();
 tell({
   report: 'ready',

@@ -1,22 +1,22 @@
 import type { CaseSeries } from './all-cases.js';
 import type { CaseResult } from './case-messages.js';
 
-/** Runs that end before their fault strikes: after this many in a row, later places will not be reached either. */
+/** After this many runs in a row that end before their fault strikes, the series ends: later places are not reached either. */
 export const MISSES = 2;
 
-/** A case that somebody runs now. */
+/** A case that a worker runs. */
 export interface HandedOut {
   readonly name: string;
   readonly series: number;
   readonly n: number;
 }
 
-/** A series that is over. */
+/** The results of a series that has ended. */
 export interface SeriesEnd {
   readonly name: string;
-  /** How often each ending came, of the cases whose fault struck. */
+  /** Number of cases per ending, of the cases whose fault struck. */
   readonly endings: ReadonlyMap<string, number>;
-  /** Printed instead of the endings, by cases that tell figures of their own. */
+  /** Summaries of cases, printed instead of the endings. */
   readonly summaries: readonly string[];
 }
 
@@ -25,18 +25,17 @@ interface Progress {
   readonly results: (CaseResult | undefined)[];
   /** The number of the case that is handed out next. */
   next: number;
-  /** Cases before this one have been looked at, in order. */
+  /** The results of the cases before this number have been counted, in order. */
   seen: number;
   misses: number;
   over: boolean;
 }
 
 /**
- * Shares cases out among any number of takers, and ends each series where it would have ended one case after the other.
+ * Hands out cases to any number of workers. Each series ends at the case at which it would end if its cases ran one after the other.
  *
- * A series without a known end is never further ahead than `MISSES` cases beyond the last one that struck. No case is run
- * that would not have been, and several such series are under way at a time. The others fill in where nobody would
- * have anything to do.
+ * Of a series of unknown length at most `MISSES` cases beyond the last one that struck are handed out, so that no case runs in vain.
+ * Cases of several such series are therefore handed out at a time, and cases of series of known length when there are no others.
  */
 export class CaseQueue {
   readonly #all: readonly Progress[];
@@ -55,7 +54,7 @@ export class CaseQueue {
     this.#order = [...series.keys()].sort((a, b) => rank(series[a]) - rank(series[b]) || a - b);
   }
 
-  /** A case to run now; `undefined` when there is none, or none before more results have come. */
+  /** Returns the next case to run; `undefined` if there is none, or none before further results. */
   next(): HandedOut | undefined {
     for (const index of this.#order) {
       const progress = this.#all[index] as Progress;
@@ -86,7 +85,7 @@ export class CaseQueue {
     return this.#all.every(({ over }) => over);
   }
 
-  /** Series that have ended and were not told of yet, in the order of the plan: one waits for those before it. */
+  /** Yields each series that has ended, once, in the order of the plan: a series is held until those before it have ended. */
   *ended(): Generator<SeriesEnd> {
     for (let one = this.#all[this.#told]; one?.over === true; one = this.#all[this.#told]) {
       this.#told++;
@@ -100,7 +99,7 @@ export class CaseQueue {
   }
 }
 
-/** A single case may take a minute and comes first; what can fill in comes last. */
+/** Order of handing out: series of a single case first, since it may take a minute; series of a known length last. */
 function rank(series: CaseSeries | undefined): number {
   if (series === undefined || series.at(1) === undefined) return 0;
   return series.untilNotStruck ? 1 : 2;

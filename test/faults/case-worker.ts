@@ -5,14 +5,14 @@ import type { CaseOrder, CaseReport, CaseResult } from './case-messages.js';
 
 const PROGRAM = fileURLToPath(new URL('./case-process.js', import.meta.url));
 
-/** Longer than any case takes, on a slow machine and with others beside it: beyond it the process hangs. */
+/** A worker that takes longer over a case hangs. No case takes that long, even on a slow, busy machine. */
 const HANGS_MS = 300_000;
-/** The same for a case that is hundreds of migrations. */
+/** The same for a case of hundreds of migrations. */
 const WHOLE_HANGS_MS = 1_200_000;
 
 type Report<R extends CaseReport['report']> = Extract<CaseReport, { readonly report: R }>;
 
-/** A process that runs cases, seen from the one that shares them out. */
+/** A worker process, as its parent controls it. */
 export class CaseWorker {
   readonly #child: ChildProcess;
   #gone: string | undefined;
@@ -30,13 +30,13 @@ export class CaseWorker {
     this.#child.on('exit', (status, signal) => this.#end(signal ?? `exit status ${status}`));
   }
 
-  /** Resolves when its guest runs and the process is warm. Rejects when the process does not get that far. */
+  /** Starts a worker. Resolves when its guest runs and its first migrations are done. Rejects if the process fails before. */
   static async start(): Promise<{ readonly worker: CaseWorker; readonly ready: Report<'ready'> }> {
     const worker = new CaseWorker();
     return { worker, ready: await worker.#hear('ready') };
   }
 
-  /** Never rejects: a process that dies or hangs is a problem of the case that it ran. */
+  /** Runs a case. Never rejects: if the process dies or hangs, the result has a problem. */
   async run(name: string, seed: number): Promise<CaseResult> {
     try {
       const hangsMs = WHOLE_NAMES.some((whole) => whole === name) ? WHOLE_HANGS_MS : HANGS_MS;
@@ -46,12 +46,12 @@ export class CaseWorker {
     }
   }
 
-  /** Ends it, and resolves with what it held at its start and holds at its end. */
+  /** Ends the process. Resolves with the resources that it held at its start and holds at its end. */
   end(): Promise<Report<'ended'>> {
     return this.#ask({ order: 'end' }, 'ended');
   }
 
-  /** Ends it at once. */
+  /** Kills the process. */
   kill(): void {
     this.#child.kill('SIGKILL');
   }

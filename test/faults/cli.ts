@@ -7,10 +7,10 @@ import { FaultReport } from './fault-report.js';
 import { seeded } from './seeded.js';
 import { startWorker, workOff } from './work-off.js';
 
-/** Of a case's time a good part is waiting, for a silence that is noticed or a thread that starts. */
+/** Cases that run at a time per processor: a case waits for most of its time, for a timeout or for a thread to start. */
 const CASES_PER_CORE = 3;
 
-/** Each case at a time takes some 120 MiB. */
+/** Most cases at a time: each takes about 120 MiB. */
 const MOST_AT_A_TIME = 24;
 
 const USAGE = `npm run test:faults -- [--sample] [--seed N] [--offsets N] [--series TEXT] [--only CASE] [--parallel N]
@@ -65,7 +65,7 @@ function single(name: string): CaseSeries {
   return { name, at: (n) => (n === 0 ? name : undefined), untilNotStruck: false };
 }
 
-/** The first 32 bits of the commit's name: each commit takes another sample, and it can be taken again. */
+/** The first 32 bits of the commit's hash: each commit has its own sample, which can be repeated. */
 function seedOfCommit(): number {
   const commit = execFileSync('git', ['rev-parse', 'HEAD'], { encoding: 'utf8' });
   return Number.parseInt(commit.slice(0, 8), 16);

@@ -6,7 +6,7 @@ export interface ByteCount {
   in: number;
 }
 
-/** The same transport; what its first stream (the control stream) carries is counted. */
+/** Wraps a transport and counts the bytes of its first stream (the control stream). */
 export function counting(transport: Transport, count: ByteCount): Transport {
   let streams = 0;
   return {

@@ -10,11 +10,11 @@ const HOST = '127.0.0.1';
 
 /** Bytes of one connection, from source to destination. */
 interface Crossing {
-  /** Bytes that the source wanted to send. */
+  /** Bytes that the source has written. */
   handed: number;
-  /** Those of them that left. */
+  /** Bytes of those that passed the fault and were sent. */
   sent: number;
-  /** Bytes of frames that have wholly been read at the destination. */
+  /** Bytes of complete frames that the destination has read. */
   whole: number;
 }
 
@@ -27,9 +27,9 @@ interface Run {
 }
 
 /**
- * One migration of `byteLength` bytes of RAM uncut, and one whose link is cut `cuts` times. What the second sends more than
- * the first must be less than what was on its way when it was cut: handed to the stream, and not yet a whole frame at the
- * destination.
+ * Migrates `byteLength` bytes of RAM twice: without a cut, and with a link that is cut `cuts` times. The second migration may send
+ * more bytes than the first, but fewer than were in flight at the cuts: written to the stream, and not read at the destination as
+ * part of a complete frame.
  */
 export async function cutTenTimes(byteLength: number, cuts = 10) {
   const memory = filled(byteLength);
@@ -93,7 +93,7 @@ async function run(memory: MappedGuestMemory, cuts: readonly { stream: number; b
   }
 }
 
-/** The same transport; `count` hears of the bytes that are written to each stream, in the order of connecting. */
+/** Wraps a transport. Calls `count` with the bytes written to each stream; streams are numbered in the order of connecting. */
 function counted(transport: Transport, count: (index: number, bytes: number) => void): Transport {
   let connected = 0;
   return {
@@ -112,7 +112,7 @@ function counted(transport: Transport, count: (index: number, bytes: number) => 
   };
 }
 
-/** The same transport; of each stream that is accepted, it is known how far whole frames reach. */
+/** Wraps a transport and records, for each accepted stream, the bytes of complete frames. */
 function watched(transport: Transport, at: (index: number) => Crossing): Transport {
   let accepted = 0;
   return {
@@ -130,7 +130,7 @@ function watched(transport: Transport, at: (index: number) => Crossing): Transpo
             ...pass(stream),
             async read(into, wanted) {
               const count = await stream.read(into, wanted);
-              // Where a frame starts, all those before it are whole.
+              // When a frame starts, all frames before it are complete.
               const starts = finder.feed(into.subarray(0, count));
               if (starts.length > 0) crossing.whole = starts[starts.length - 1] as number;
               return count;
@@ -156,7 +156,7 @@ function blockOf(byteLength: number) {
   return { id: 'ram', guestPhysicalAddress: 0, byteLength };
 }
 
-/** RAM whose pages are all different: none is zero, none can be left out. */
+/** RAM in which no page is zero and no two are equal: every page must be sent. */
 function filled(byteLength: number): MappedGuestMemory {
   const memory = createGuestMemory({ blocks: [blockOf(byteLength)] });
   const [block] = memory.blocks;
@@ -166,7 +166,7 @@ function filled(byteLength: number): MappedGuestMemory {
   return memory;
 }
 
-/** A guest that does nothing: what is sent twice is then sent twice because of a cut. */
+/** A guest that writes nothing, so that a page is sent twice only because of a cut. */
 function still(memory: MappedGuestMemory): MigratableVm {
   return {
     memory,

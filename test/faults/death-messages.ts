@@ -1,10 +1,10 @@
 /** Orders of the runner to one of the two processes. */
 export type DeathOrder =
-  /** To the destination: wait for a guest, and die before frame `frame` of a direction if that is given. */
+  /** To the destination: receive a guest, and die as `death` says, if given. */
   | { readonly order: 'receive'; readonly death?: Death }
-  /** To the source: boot a guest and migrate it to this port. */
+  /** To the source: boot a guest and migrate it to this port, and die as `death` says, if given. */
   | { readonly order: 'migrate'; readonly port: number; readonly death?: Death }
-  /** The other process is dead: the runner has seen it die. */
+  /** The runner has seen the other process die. */
   | { readonly order: 'peer-died' }
   | { readonly order: 'examine' }
   | { readonly order: 'end' };
@@ -17,8 +17,8 @@ export interface Death {
 
 export type DeathReport =
   | { readonly report: 'listening'; readonly port: number }
-  /** The role is over here; `code` is missing when it ended well. */
+  /** The migration has ended in this process; `code` is missing if it succeeded. */
   | { readonly report: 'ended'; readonly code?: string; readonly message?: string }
-  /** The guest runs here after an explicit `recover`. */
+  /** The guest runs in this process after a call of `recover`. */
   | { readonly report: 'recovered'; readonly from: string }
   | { readonly report: 'examined'; readonly running: boolean; readonly problems: readonly string[] };

@@ -1,4 +1,4 @@
-/** One of the two processes of a case in which one of them is killed; takes its orders from the runner. */
+/** Program of the two processes of a death case. It takes orders from the runner. */
 import { GodwitError, migrate, receive } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
@@ -8,7 +8,7 @@ import type { Death, DeathOrder, DeathReport } from './death-messages.js';
 import { atLeastRounds, TIMEOUTS } from './run-case.js';
 
 const HOST = '127.0.0.1';
-/** A process that is dead does not come back: there is nobody to wait for. */
+/** Short time limits: a dead process does not come back. */
 const PATIENCE = { ...TIMEOUTS, reconnectTimeoutMs: 1000, settleTimeoutMs: 1000 };
 
 let guest: LiveGuest | undefined;
@@ -23,7 +23,7 @@ process.on('message', (order: DeathOrder) => {
     process.exit(1);
   });
 });
-// The process that gave the orders is gone.
+// The parent process has ended.
 process.on('disconnect', () => process.exit(1));
 
 async function carryOut(order: DeathOrder): Promise<void> {
@@ -68,7 +68,7 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
     prepare: async (description) => arriving.blank(description),
   });
   tell({ report: 'listening', port: Number(new URL(links.address).port) });
-  // Ready, and the source is dead for certain: somebody who knows that decides. No timer ever does.
+  // Ready, and the source is known to be dead: the operator recovers the guest. The engine never does so by a timer.
   const ready = new Promise<void>((resolve) => {
     incoming.subscribe({
       next: (event) => {
@@ -82,7 +82,7 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
     await incoming.recover({ sourceIsDead: true });
     tell({ report: 'recovered', from: 'ready' });
   });
-  // One that has heard nothing of the migration waits for another.
+  // A destination to which no source has connected waits for one: it is cancelled.
   void peerDied.then(() => incoming.state === 'none' && incoming.cancel());
   try {
     const { vm } = await incoming.result;

@@ -9,10 +9,10 @@ import { atLeastRounds, TIMEOUTS } from './run-case.js';
 
 const HOST = '127.0.0.1';
 
-/** Failures before the count begins: V8's heap goes on growing for the first hundred. */
+/** Failed migrations before the count begins: V8's heap grows during the first hundred. */
 const WARM_UP = 100;
 
-/** How a migration is made to fail. Each starts both sides and spoils it. */
+/** Starts both sides of a migration and makes it fail. */
 type Spoil = (
   guest: LiveGuest,
   links: ListeningLinks<TcpListener>,
@@ -28,7 +28,7 @@ const SPOILS: readonly Spoil[] = [
         return [migration, incoming];
       },
   ),
-  // After the first round, with nobody listening any more.
+  // The link is lost after the first round, and the listener is closed.
   (guest, links) => {
     const incoming = arrive(guest, links);
     const migration = leave(guest, links);
@@ -65,7 +65,7 @@ const SPOILS: readonly Spoil[] = [
       },
     }),
   ],
-  // Nobody listens.
+  // No destination listens.
   (guest) => [
     migrate(guest.machine, connectTo(tcp({ host: HOST, port: 1 })), {
       description: guest.machine.description,
@@ -93,8 +93,8 @@ const SPOILS: readonly Spoil[] = [
 ];
 
 /**
- * Lets `count` migrations of the guest fail, in all the ways that there are, and then one succeed. Nothing may have grown
- * but what a garbage collector leaves lying about.
+ * Lets `count` migrations of the guest fail, in every way of the list, and then one succeed. No resource may have grown, apart from
+ * noise in the memory sizes.
  */
 export async function failedMigrations(guest: LiveGuest, count: number) {
   const problems: string[] = [];
@@ -102,7 +102,7 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
   const links = await listenOn(tcp({ host: HOST, port: 0 }));
   try {
     const fail = async (n: number) => {
-      // A connection that brings no migration comes first.
+      // A connection without a migration is made first.
       connect(links.listener.port, HOST)
         .on('error', () => {})
         .resume()
@@ -110,14 +110,14 @@ export async function failedMigrations(guest: LiveGuest, count: number) {
       const spoil = SPOILS[n % SPOILS.length] as Spoil;
       const [migration, incoming] = spoil(guest, links);
       const [here] = await Promise.allSettled([migration.result]);
-      // A destination that has not heard of the migration by now never will, and waits for another one.
+      // A destination to which the source has not connected by now waits for another source: it is cancelled.
       if (incoming?.state === 'none') incoming.cancel();
       await Promise.allSettled([incoming?.result]);
       if (here.status === 'fulfilled') problems.push(`failure ${n % SPOILS.length} succeeded`);
       else codes.set(codeOf(here.reason), (codes.get(codeOf(here.reason)) ?? 0) + 1);
       if (guest.machine.state !== 'running') problems.push(`failure ${n % SPOILS.length}: ${guest.machine.state}`);
     };
-    // So that everything is loaded and compiled, and the heap has the size that it works with.
+    // Everything is then loaded and compiled, and the heap has its working size.
     for (let n = 0; n < WARM_UP; n++) await fail(n);
     codes.clear();
     const before = await leftovers();
@@ -161,8 +161,8 @@ function leave(
 
 function compare(before: Leftovers, after: Leftovers, problems: string[]): void {
   problems.push(...growth(before, after));
-  // The heap after a collection is what can be told from noise. Pages that V8 and the allocator keep grow by 20 MiB in a young
-  // process, and then hardly; a hundred migrations that leave their buffers behind are more than 40.
+  // The heap is measured after a garbage collection and varies little. The pages that V8 and the allocator keep grow by 20 MiB in a new
+  // process and little afterwards. A hundred migrations that leak their buffers are more than 40 MiB.
   if (after.heapBytes > before.heapBytes + 4 * 2 ** 20) {
     problems.push(`the heap grew from ${before.heapBytes} to ${after.heapBytes} bytes`);
   }

@@ -1,9 +1,9 @@
 import type { Fault, FaultPlace } from '@godwit/transport/testing';
 
-/** One way in which a link can go wrong. */
+/** A kind of fault of a link. */
 export type FaultKind = Fault['kind'];
 
-/** One thing to try: a fault, in one direction of one stream of the first connection. `out` is from source to destination. */
+/** A fault in one direction of one stream of the first connection. `out` is from source to destination. */
 export interface FaultCase {
   readonly kind: FaultKind;
   readonly direction: 'out' | 'in';
@@ -11,14 +11,14 @@ export interface FaultCase {
   readonly stream: number;
   readonly at: FaultPlace;
   readonly pageChannels: number;
-  /** Pre-copy rounds at least: more of them when the place lies in the destination's few answers. */
+  /** Least number of pre-copy rounds: higher if the place is in the destination's answers, of which a round has few. */
   readonly rounds: number;
   readonly checksum: boolean;
-  /** Stop-and-copies that overrun their bound before one may succeed (default 0): the migration goes back so often. */
+  /** Number of stop-and-copies that overrun the pause limit (default 0): the migration goes back that often. */
   readonly backs?: number;
 }
 
-/** `cut:out:0:frame=7:channels=0`: names a case for a person, and for `--only`. */
+/** Names a case, for reports and for `--only`: `cut:out:0:frame=7:channels=0`. */
 export function caseName(one: FaultCase): string {
   const { kind, direction, stream, at, pageChannels, rounds, checksum, backs = 0 } = one;
   const place = 'frame' in at ? `frame=${at.frame}` : 'byte' in at ? `byte=${at.byte}` : `below=${at.below}`;
@@ -26,7 +26,7 @@ export function caseName(one: FaultCase): string {
   return `${kind}:${direction}:${stream}:${place}:channels=${pageChannels}:rounds=${rounds}${options}`;
 }
 
-/** The case that a name stands for; throws when it stands for none. */
+/** Parses the name of a case. Throws if it is not one. */
 export function parseCase(name: string): FaultCase {
   const [kind, direction, stream, place = '', ...options] = name.split(':');
   const [unit, number] = place.split('=');

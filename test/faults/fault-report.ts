@@ -2,10 +2,10 @@ import type { CaseResult } from './case-messages.js';
 import type { SeriesEnd } from './case-queue.js';
 import { describeLeftovers, growth, type Leftovers } from './leftovers.js';
 
-/** How many of the cases that took longest are told of at the end. */
+/** Number of the slowest cases that are printed at the end. */
 const SLOWEST = 5;
 
-/** Prints what the cases say, and counts. */
+/** Prints the results of cases and counts them. */
 export class FaultReport {
   readonly #seed: number;
   readonly #started = performance.now();
@@ -21,7 +21,7 @@ export class FaultReport {
     process.stdout.write(`${text}\n`);
   }
 
-  /** A case has ended. What it found is printed at once, its series when that is over. */
+  /** Counts a case that has ended, and prints its problems. */
   case(name: string, { ending, problems, cases = 1 }: CaseResult, ms: number): void {
     this.#cases += cases;
     this.#times.push({ name, ms });
@@ -37,19 +37,19 @@ export class FaultReport {
     this.line(summaries.length > 0 ? summaries.join('\n') : `${name}: ${total} cases: ${told}`);
   }
 
-  /** Something besides a case went wrong, unless `problems` is empty. */
+  /** Reports problems that belong to no case, unless `problems` is empty. */
   besides(what: string, problems: readonly string[]): void {
     if (problems.length > 0) this.#fail(what, problems);
   }
 
-  /** A process holds at its end what it held before its cases, or less. */
+  /** Prints the resources that a worker held before and after its cases, and reports a problem if it holds more. */
   worker(number: number, before: Leftovers, after: Leftovers): void {
     this.line(`process ${number}, before: ${describeLeftovers(before)}`);
     this.line(`process ${number}, after:  ${describeLeftovers(after)}`);
     this.besides(`process ${number} kept something`, growth(before, after));
   }
 
-  /** The last lines, and the process's exit code. */
+  /** Prints the totals and sets the process's exit code. */
   end(): void {
     const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`;
     const slowest = [...this.#times].sort((a, b) => b.ms - a.ms).slice(0, SLOWEST);

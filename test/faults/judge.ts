@@ -2,18 +2,18 @@ import { GodwitError } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import type { LiveGuest } from '../guest/live-guest.js';
 
-/** How the promise of one side ended; `undefined` when it did not. */
+/** How the promise of one side settled; `undefined` if it did not. */
 export type Outcome<T> = PromiseSettledResult<T> | undefined;
 
-/** The way of one side to its end. */
+/** The events of one side. */
 export interface Course {
-  /** Every state that it was in. */
+  /** Every state that the side was in. */
   readonly states: ReadonlySet<string>;
-  /** How often a stop-and-copy was given up so far. */
+  /** How often the migration has gone back so far. */
   readonly wentBack: () => number;
 }
 
-/** The ending of a case: which side has the guest. Adds to `problems` when it is not exactly one, or a side is wrong about it. */
+/** Returns the ending of a case: which side has the guest. Adds to `problems` if it is not exactly one, or a side reports otherwise. */
 export async function judge(
   guest: LiveGuest,
   source: VirtualMachine,
@@ -38,7 +38,7 @@ export async function judge(
     return 'lost';
   }
   if (source.state !== 'running') problems.push(`nobody runs the guest: ${reason(here)}`);
-  // A peer that says nothing from the start is as good as none.
+  // A peer that never answers counts as an unreachable one: the migration may end.
   const stalled = !states.has('active') && here !== undefined && codeOf(here.reason) === 'GODWIT_TIMEOUT';
   if (isLink(here) && !stalled) problems.push(`a link that was lost once ended the migration: ${reason(here)}`);
   if (there !== undefined && here !== undefined && !knows(here, there)) {
@@ -47,7 +47,7 @@ export async function judge(
   return `stayed: ${here === undefined ? '?' : codeOf(here.reason)}${again}`;
 }
 
-/** The same code on both sides, or the destination's own view of a link that was lost. */
+/** Whether the destination's error fits the source's: the codes are equal, or one of them is that of a lost link. */
 function knows(here: PromiseRejectedResult, there: PromiseRejectedResult): boolean {
   const [source, destination] = [codeOf(here.reason), codeOf(there.reason)];
   return source === destination || isLink(here) || isLink(there);

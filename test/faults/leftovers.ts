@@ -1,20 +1,20 @@
 import { readdirSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 
-/** Resources that this process holds: to see that nothing is left behind. */
+/** Resources that this process holds, to find those that are not released. */
 export interface Leftovers {
   readonly fileDescriptors: number;
-  /** Sockets, servers, timers and so on that keep the process alive. */
+  /** Number of sockets, servers, timers and so on that keep the process alive. */
   readonly handles: number;
-  /** Threads of the process, those of Node's own pool included. */
+  /** Number of threads, with those of Node's own pool. */
   readonly threads: number;
   readonly residentBytes: number;
-  /** Objects in V8's heap that live. */
+  /** Bytes of live objects in V8's heap. */
   readonly heapBytes: number;
 }
 
 export async function leftovers(): Promise<Leftovers> {
-  // A collection, and the turns after it, free things that are not held any more.
+  // A garbage collection and the turns of the event loop after it free what is not referenced.
   for (let i = 0; i < 3; i++) {
     globalThis.gc?.();
     await turn();
@@ -36,7 +36,7 @@ export function describeLeftovers(left: Leftovers): string {
   );
 }
 
-/** Sockets and threads are let go of a little after the promises have settled. */
+/** Waits until the resources are as before, for a while: sockets and threads end a little after the promises settle. */
 export async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
   for (let attempt = 0; ; attempt++) {
     const now = await leftovers();
@@ -45,7 +45,7 @@ export async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
   }
 }
 
-/** Resources of which there are more than before. Memory is not among them: a heap grows as it likes. */
+/** Describes the resources of which there are more than before. Memory is left out: the heap's size varies. */
 export function growth(before: Leftovers, after: Leftovers): string[] {
   return (['fileDescriptors', 'handles', 'threads'] as const)
     .filter((what) => after[what] > before[what])

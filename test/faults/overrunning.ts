@@ -1,10 +1,10 @@
 import type { MigratableDevice, MigratableVm, Migration } from '@godwit/core';
 
-/** A guest whose first stop-and-copies overrun their bound. */
+/** A guest whose first stop-and-copies overrun the pause limit. */
 export interface Overrunning {
-  /** The same guest. One of its devices, when it is to save its state, hangs until it is told to end. */
+  /** The same guest, with a device whose `save` hangs until its signal aborts. */
   readonly vm: MigratableVm;
-  /** Asks for the next stop-and-copy once one was given up: the engine would wait longer and longer before it does. */
+  /** Requests the next switchover once one was given up: by itself the engine waits longer after each. */
   hurry(migration: Migration): void;
 }
 
@@ -33,7 +33,7 @@ export function overrunning(vm: MigratableVm, times: number): Overrunning {
   };
 }
 
-/** The same object, but for some of its properties. Its methods have the object itself as `this`: it may have private fields. */
+/** Wraps an object and replaces some of its properties. Methods keep the original as `this`, since it may have private fields. */
 function instead<T extends object>(original: T, other: Partial<T>): T {
   return new Proxy(original, {
     get(target, key) {

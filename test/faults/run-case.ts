@@ -18,43 +18,43 @@ import { type Course, judge, type Outcome } from './judge.js';
 import { overrunning } from './overrunning.js';
 import { RunnerWatch } from './runner-watch.js';
 
-/** Short, so that faults which are only noticed by their silence do not take half a minute each. */
+/** Short time limits, so that faults that only a timeout notices do not take half a minute each. */
 export const TIMEOUTS = {
   keepaliveMs: 100,
   silenceTimeoutMs: 1500,
   handshakeTimeoutMs: 5000,
   reconnectTimeoutMs: 20_000,
   settleTimeoutMs: 20_000,
-  /** Several cases share the processors: what is tried here is the fault, and not the bound. */
+  /** Long, since several cases share the processors: these cases test faults and not the pause limit. */
   pauseLimitMs: 10_000,
 } as const;
 
 /**
- * A destination that a source has given up waits for it in vain, and for so long in every such case: much longer than
- * the silence by which the loss of a link is noticed at the latest.
+ * How long a destination waits for the source to reconnect, in milliseconds. Every case in which the source gives up takes this long.
+ * It is much longer than the time after which a silent link counts as lost.
  */
 const DESTINATION_RECONNECT_MS = 5000;
 
-/** Bound of the pause where stop-and-copies are to overrun it. */
+/** Pause limit in the cases with `backs`, in milliseconds. */
 const OVERRUN_MS = 50;
 
-/** Longer than anything that a case may take: beyond it somebody hangs. */
+/** A case that takes longer hangs. Milliseconds. */
 const HANGS_MS = 90_000;
 
-/** How a case with a fault in the link went. */
+/** The result of a case with a fault in the link. */
 export interface FaultResult extends CaseResult {
   /** Bytes of the first connection's control stream. */
   readonly bytes: Readonly<ByteCount>;
 }
 
-/** Sends at least this many rounds, then does what the engine would do by itself. */
+/** A policy that sends at least this many rounds and then decides as the default policy. */
 export function atLeastRounds(rounds: number): ConvergencePolicy {
   const more: ConvergencePolicy = ({ outcome }) =>
     outcome.round < rounds ? { action: 'continue', reason: `the case asks for ${rounds} rounds` } : undefined;
   return firstOpinion(more, withinDowntimeLimit);
 }
 
-/** Migrates the guest with one fault in the way, and looks at everything afterwards. The guest runs when it resolves. */
+/** Migrates the guest with one fault and checks both sides afterwards. The guest runs when this resolves. */
 export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number): Promise<FaultResult> {
   const source = guest.machine;
   const links = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
@@ -101,7 +101,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
   }
 }
 
-/** A trickle of a thousand bytes: a whole migration byte by byte would take minutes and show no more. */
+/** Completes the fault. A trickle ends after a thousand bytes: a whole migration byte by byte would take minutes. */
 function plannedFault(kind: FaultCase['kind'], place: Pick<Fault, 'direction' | 'at' | 'stream'>): Fault {
   if (kind === 'delay') return { ...place, kind, milliseconds: 50 };
   if (kind === 'trickle') return { ...place, kind, bytes: 1000 };
@@ -123,14 +123,14 @@ async function settled(migration: Migration, incoming: IncomingMigration, proble
   const late = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, HANGS_MS);
   });
-  // Once the source has ended, a destination that has not heard of it never will.
+  // When the source has failed before it reached the destination, the destination's promise never settles.
   const unheard = migration.result.then(
     () => both,
     () => (incoming.state === 'none' ? undefined : both),
   );
   await Promise.race([both, late, unheard]);
   clearTimeout(timer);
-  // A link that is lost before its first frame was never heard of there: it waits for the first one.
+  // The link was lost before its first frame: the destination still waits for a source.
   if (there === undefined && incoming.state === 'none') {
     incoming.cancel();
     await incoming.result.catch(() => undefined);
@@ -143,7 +143,7 @@ async function settled(migration: Migration, incoming: IncomingMigration, proble
   return [here, there] as const;
 }
 
-/** Watches the events of one side: they must end exactly when its promise settles. */
+/** Records the events of one side. Adds a problem if they do not complete by the time its promise settles. */
 function follow(
   role: Observable<{ readonly type: string; readonly state?: string }> & { readonly result: Promise<unknown> },
   name: string,

@@ -5,7 +5,7 @@ import type { Death, DeathOrder, DeathReport } from './death-messages.js';
 
 const PROGRAM = fileURLToPath(new URL('./death-process.js', import.meta.url));
 
-/** Beyond this somebody hangs. */
+/** A step that takes longer hangs. Milliseconds. */
 const HANGS_MS = 60_000;
 
 export interface DeathCase extends Death {
@@ -26,7 +26,7 @@ export function parseDeath(name: string): DeathCase | undefined {
   };
 }
 
-/** A process with a role, and what it has reported. */
+/** The source's or the destination's process, with its reports. */
 class RoleProcess {
   readonly child: ChildProcess;
   readonly reports: DeathReport[] = [];
@@ -60,7 +60,7 @@ class RoleProcess {
     return this.reports.find((one): one is Extract<DeathReport, { report: R }> => one.report === report);
   }
 
-  /** Resolves at the next report, or at the end. */
+  /** Resolves at the next report or when the process ends. */
   changed(): Promise<void> {
     return new Promise((resolve) => this.#wake.push(resolve));
   }
@@ -81,7 +81,7 @@ export interface DeathResult {
   readonly problems: readonly string[];
 }
 
-/** Migrates a guest between two processes, one of which kills itself at its place, and asks the survivor. */
+/** Migrates a guest between two processes, of which `victim` kills itself at the given frame, and examines the survivor. */
 export async function runDeath({ victim, direction, frame }: DeathCase): Promise<DeathResult> {
   const source = new RoleProcess();
   const destination = new RoleProcess();
@@ -107,7 +107,7 @@ export async function runDeath({ victim, direction, frame }: DeathCase): Promise
   }
 }
 
-/** The guest runs at the survivor, or died with the process that had it: and the survivor says which. */
+/** Checks that the guest runs at the survivor or died with the process that had it, and that the survivor reports which. */
 function judge(victim: DeathCase['victim'], mortal: RoleProcess, survivor: RoleProcess) {
   const end = survivor.find('ended');
   const examined = survivor.find('examined');
@@ -117,7 +117,7 @@ function judge(victim: DeathCase['victim'], mortal: RoleProcess, survivor: RoleP
   const running = examined?.running ?? false;
   if (!mortal.dead) return { ending: running ? 'nobody died, moved' : 'nobody died', problems };
   if (victim === 'destination') {
-    // The guest that the source handed over was running at the destination, and died with it.
+    // The source had handed over the guest, which died with the destination.
     if (end?.code === undefined) return { ending: 'handed over, then died with the destination', problems };
     if (!running) problems.push(`the source has ${end.code} and runs nothing: ${end.message}`);
     return { ending: `${end.code}${recovered === undefined ? ', runs on' : ', recovered'}`, problems };

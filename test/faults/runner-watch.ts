@@ -1,7 +1,7 @@
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import type { Subscription } from 'rxjs';
 
-/** Looks at the machines of one guest whenever one of them starts or stops: two of them must never run at the same time. */
+/** Checks the machines of one guest whenever one of them starts or stops: two must never run at the same time. */
 export class RunnerWatch {
   readonly problems: string[] = [];
   readonly #machines: VirtualMachine[] = [];
@@ -11,7 +11,7 @@ export class RunnerWatch {
     this.also(source);
   }
 
-  /** Watches this one too, and returns it. */
+  /** Watches one more machine, and returns it. */
   also(machine: VirtualMachine): VirtualMachine {
     this.#machines.push(machine);
     this.#subscriptions.push(machine.events.subscribe(() => this.#look()));

@@ -5,12 +5,12 @@ import { cutTenTimes } from './cut-ten-times.js';
 import { failedMigrations } from './failed-migrations.js';
 
 interface WholeCase {
-  /** How many cases it counts as. */
+  /** Number of cases that it counts as. */
   readonly cases: number;
   run(guest: LiveGuest): Promise<{ readonly summary: string; readonly problems: readonly string[] }>;
 }
 
-/** Failures after which nothing may have grown. */
+/** Number of failed migrations, after which no resource may have grown. */
 const FAILURES = 100;
 
 const WHOLE: Readonly<Record<WholeName, WholeCase>> = {

@@ -4,14 +4,14 @@ import type { FaultReport } from './fault-report.js';
 
 interface WorkOptions {
   readonly seed: number;
-  /** Cases at a time. */
+  /** Number of cases at a time. */
   readonly parallel: number;
   readonly report: FaultReport;
-  /** A process that runs already. */
+  /** A worker that has been started. */
   readonly first: CaseWorker;
 }
 
-/** Starts a process for cases; `undefined` when it cannot even migrate uncut, which the report then says. */
+/** Starts a worker. Resolves with `undefined`, after reporting why, if a migration without a fault fails in it. */
 export async function startWorker(report: FaultReport) {
   try {
     const { worker, ready } = await CaseWorker.start();
@@ -23,7 +23,7 @@ export async function startWorker(report: FaultReport) {
   }
 }
 
-/** Runs all cases of the queue, several at a time, each process one after the other. Resolves when every process is gone. */
+/** Runs all cases of the queue, `parallel` at a time with a worker each. Resolves when every worker has ended. */
 export async function workOff(queue: CaseQueue, { seed, parallel, report, first }: WorkOptions): Promise<void> {
   let more: () => void = () => {};
   let changed: Promise<void>;
@@ -54,7 +54,7 @@ export async function workOff(queue: CaseQueue, { seed, parallel, report, first 
       queue.settle(one, result);
       for (const end of queue.ended()) report.series(end);
       change();
-      // Whatever went wrong may have spoilt its guest: the next case gets another.
+      // The problem may have damaged the worker's guest: the next case gets a new worker.
       if (result.problems.length > 0) {
         worker?.kill();
         worker = undefined;

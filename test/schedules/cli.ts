@@ -41,7 +41,7 @@ if (values.help || !numbers.every(Number.isSafeInteger) || (sabotage !== '' && S
   process.exit(values.help ? 0 : 2);
 }
 
-/** Failures that are made smaller and printed, of each kind. */
+/** Number of failures of each kind that are shrunk and printed. */
 const SHOWN = 2;
 
 process.on('unhandledRejection', unhandled);

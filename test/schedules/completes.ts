@@ -1,27 +1,27 @@
 import type { Action, Fault } from './fault.js';
 import type { World } from './world.js';
 
-/** Faults that pass, and that a migration outlives, as long as each of them is this short. Milliseconds. */
+/** A fault that passes within this many milliseconds does not end a migration. */
 const SHORT_MS = 1000;
 
-/** More of them than this may end anything. */
+/** Most faults that a migration must survive; with more of them it may fail. */
 const FEW = 3;
 
 /**
- * Whether nothing has happened that may keep the first migration from completing: only what passes soon, in a world in which
- * nobody gives up. Then the engine has to get the guest over, however often it goes back and connects again.
+ * Whether the first migration must complete: only faults that pass soon have struck, and no time limit is short. The engine may then
+ * go back and reconnect any number of times, but must hand the guest over.
  */
 export function mustComplete(world: World): boolean {
   const { schedule, strikes } = world;
   const { options, devices, guest } = schedule;
   if (guest.pausedByUser || strikes.length > FEW) return false;
-  // Once it is forced, nothing but this time bounds the pause, and ends the migration.
+  // Only this time limit bounds the pause of a forced switchover, and its end fails the migration.
   if (options.switchoverTimeoutMs < 2 * SHORT_MS && isForced(world)) return false;
   if (options.reconnectTimeoutMs < 4 * SHORT_MS || options.settleTimeoutMs < 4 * SHORT_MS) return false;
   if ((options.lease ?? []).some(({ how, ms }) => how !== 'late' || ms > SHORT_MS)) return false;
-  // What does not move while the guest runs may be more than the destination holds.
+  // State that is only sent with the guest paused may be more than the destination holds.
   if (options.maximumDeviceState !== undefined && devices.some(({ kind }) => kind !== 'iterative')) return false;
-  // It cannot go back once its state was loaded, and says so.
+  // The engine cannot go back once the state of such a device was loaded: the migration fails.
   if (devices.some(({ kind }) => kind === 'iterative-no-reset')) return false;
   return strikes.every(({ fault }) => passes(fault, options.checksum));
 }
@@ -39,7 +39,7 @@ function passes({ action, trigger }: Fault, checksum: boolean): boolean {
     case 'hang':
       return hangPasses(action) && trigger.on === 'call' && trigger.call !== 'stop' && trigger.call !== 'abandon';
     case 'garble':
-      // A checksum makes a lost link of it; without one a frame that makes no sense ends the migration.
+      // With checksums a garbled frame counts as a lost link. Without them an invalid frame ends the migration.
       return checksum && action.into !== 'lost';
     default:
       return false;

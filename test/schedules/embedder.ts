@@ -1,10 +1,10 @@
 import type { Arrival, Departure } from './parties.js';
 import type { World } from './world.js';
 
-/** The guest is the destination's, whether it runs or not. */
+/** States of the destination's ownership in which the guest is the destination's, whether it runs or not. */
 const ARRIVED: readonly string[] = ['running', 'settled', 'untold', 'recovered'];
 
-/** What people do when a migration has ended without saying whose the guest is: only what docs/switchover.md allows them. */
+/** Plays the operators: recovers a guest whose migration ended with its owner unknown, only as docs/switchover.md allows. */
 export class Embedder {
   readonly #world: World;
 
@@ -12,7 +12,7 @@ export class Embedder {
     this.#world = world;
   }
 
-  /** Looks at everything once, and does what is to be done. True when there was something. */
+  /** Checks every migration once and recovers or resumes what can be. Resolves with whether anything was done. */
   async act(): Promise<boolean> {
     const { departures, arrivals } = this.#world;
     let acted = false;
@@ -21,7 +21,7 @@ export class Embedder {
     return acted;
   }
 
-  /** A guest that is paused, and not by the engine, runs again: where it is now. */
+  /** Resumes a guest that the user has paused, on its present machine. */
   unpause(): void {
     const { guest, arrivals, departures } = this.#world;
     const arrived = arrivals.findLast(
@@ -30,6 +30,8 @@ export class Embedder {
     );
     if (guest.ended || (!guest.pausedByUser && arrived?.machine?.leftPaused !== true)) return;
     const machine = arrived?.machine ?? guest.home;
+    // A VMM that has not come back from `pause` would pause it again: its claim says so.
+    if (machine.heldByEngine) return;
     if (!machine.process.alive || machine.running || [...guest.runners].some(({ process }) => process.alive)) return;
     const own = departures.filter((departure) => departure.machine === machine && departure.ending !== undefined);
     if (own.some(({ migration }) => ['released', 'unknown', 'handedOver'].includes(migration.ownership))) return;
@@ -38,7 +40,7 @@ export class Embedder {
     machine.resumeByUser();
   }
 
-  /** Everything that is still under way is given up. */
+  /** Cancels every migration that has not ended. */
   cancelAll(): void {
     const { departures, arrivals } = this.#world;
     for (const { process, migration, ending } of departures)
@@ -57,7 +59,7 @@ export class Embedder {
       await Promise.race([migration.settle().catch(() => {}), this.#world.sleep(40_000)]);
       return true;
     }
-    // The processes that may have had the guest are dead, or will never run it; a VM that could not be started is destroyed.
+    // Every process that may have had the guest is dead or will never run it. A VM that could not be started is destroyed.
     for (const { machine: stranded } of there) stranded?.stop();
     this.#world.note(`${departure.name}: a person recovers the guest`);
     this.#world.lease.seize(undefined);
@@ -67,6 +69,7 @@ export class Embedder {
       this.#world.sleep(5000),
     ]);
     machine.recovering = false;
+    if ((migration.ownership as string) === 'recovered') machine.recovered();
     return true;
   }
 
@@ -97,7 +100,7 @@ export class Embedder {
     return true;
   }
 
-  /** Whether the guest has run anywhere since the pause that the destination's copy is from. */
+  /** Whether the guest has run on any machine since the pause in which the destination's copy was made. */
   #ranSince({ machine, id }: Departure): boolean {
     const { guest, switchovers } = this.#world;
     return machine.pausedAt === undefined || switchovers.get(id) !== machine.pauses || guest.home !== machine;

@@ -3,13 +3,13 @@ import type { Random } from '../fuzz/random.js';
 
 export type Side = 'source' | 'destination';
 
-/** `forth`: from the source to the destination. */
+/** `forth`: from the source to the destination; `back`: the other way. */
 export type Direction = 'forth' | 'back';
 
-/** Where a frame is seen: handed to the carrier, at the other end, or with half of its payload read. */
+/** Where a frame is observed: written by the sender, arrived at the receiver, or with half of its payload read. */
 export type Stage = 'sent' | 'arrived' | 'reading';
 
-/** Calls of the engine to what the embedder brings. */
+/** Calls of the engine into the VM and its devices and trackers. */
 export const CALLS = ['pause', 'resume', 'save', 'load', 'precopy', 'prepared', 'harvest', 'stop', 'abandon'] as const;
 
 export type Call = (typeof CALLS)[number];
@@ -20,19 +20,19 @@ export type Trigger =
       readonly stage: Stage;
       readonly direction: Direction;
       readonly type: FrameName | 'any';
-      /** From 1. */
+      /** Counts from 1. */
       readonly nth: number;
     }
   | { readonly on: 'time'; readonly ms: number }
-  /** A state of the first migration: of its ownership on this side, or of the source's `state`. */
+  /** The first migration enters this state: of the ownership on that side, or of the source's `state`. */
   | { readonly on: 'ownership'; readonly side: Side; readonly state: string }
   | { readonly on: 'state'; readonly state: string }
-  /** The engine calls this, for the nth time. */
+  /** The engine makes this call for the nth time. */
   | { readonly on: 'call'; readonly side: Side; readonly call: Call; readonly nth: number }
   /** Milliseconds after the first migration's result. */
   | { readonly on: 'result'; readonly ms: number };
 
-/** How a frame is garbled: lost, or read as a ping, as one that is illegal everywhere, or as bytes that are no frame. */
+/** How a frame is garbled: lost, or read as a ping, as a frame that is illegal in every phase, or as bytes that are no frame. */
 export type Garbling = 'lost' | 'ping' | 'illegal' | 'broken';
 
 export type Action =
@@ -40,9 +40,9 @@ export type Action =
   | { readonly do: 'garble'; readonly into: Garbling }
   | { readonly do: 'stall'; readonly direction: Direction | 'both'; readonly ms: number }
   | { readonly do: 'slow'; readonly ms: number }
-  /** Nobody can connect; with `refused` it is said at once. */
+  /** No connection can be made for `ms`: connecting fails at once with `refused`, else it waits. */
   | { readonly do: 'partition'; readonly ms: number; readonly refused: boolean }
-  /** `silent`: its peers hear nothing of it. A destination may start again at the same address. */
+  /** A process dies; with `silent` its peers get no reset. A destination may start again at the same address. */
   | {
       readonly do: 'die';
       readonly side: Side;
@@ -50,21 +50,21 @@ export type Action =
       readonly restartAfterMs: number | undefined;
     }
   | { readonly do: 'cancel'; readonly side: Side; readonly by: 'call' | 'signal' }
-  /** A further `migrate` at the source: of the same VM object, or of another one over the same machine, or the same memory. */
+  /** Another `migrate` at the source: of the same VM object, or of another one over the same machine or the same memory. */
   | { readonly do: 'migrate again'; readonly vm: 'same' | 'twin' | 'same buffers'; readonly to: 'same' | 'other' }
   /** The destination migrates the VM that it is receiving, or has received, to a third process. */
   | { readonly do: 'migrate on' }
   | { readonly do: 'switch over'; readonly force: boolean }
   | { readonly do: 'adjust'; readonly downtimeLimitMs: number; readonly bandwidthLimit: number }
-  /** `undefined`: for ever. */
+  /** `undefined`: the guest stays paused. */
   | { readonly do: 'user pause'; readonly ms: number | undefined }
   | { readonly do: 'guest ends' }
-  /** The call that is the trigger takes so much longer (`undefined`: for ever), or fails. */
+  /** The call that is the trigger takes `ms` longer (`undefined`: never returns), or fails. */
   | {
       readonly do: 'hang';
       readonly ms: number | undefined;
       readonly fails: boolean;
-      /** Ends early when it is told to. */
+      /** The call returns early when its signal aborts. */
       readonly obeysSignal: boolean;
     };
 
@@ -73,7 +73,7 @@ export interface Fault {
   readonly action: Action;
 }
 
-/** Frames that a fault strikes at, the ones around the switchover more often. */
+/** Frames that faults choose from; those around the switchover are listed more often. */
 const FORTH: readonly FrameName[] = [
   ...(['hello', 'pages', 'zeroPages', 'roundEnd', 'device', 'prepare', 'digests', 'digestsEnd'] as const),
   ...(['switchover', 'switchover', 'go', 'go', 'go', 'back', 'back', 'back', 'released', 'error', 'ping'] as const),
@@ -83,14 +83,14 @@ const BACK: readonly FrameName[] = [
   ...(['ready', 'ready', 'ready', 'backAck', 'backAck', 'backAck', 'verified', 'running', 'running', 'error'] as const),
 ];
 
-/** Frames without which memory is wrong, and nobody can tell: only a checksum notices them garbled. */
+/** Frames whose loss leaves wrong memory that the engine cannot detect. They are garbled only with checksums. */
 const UNNOTICED: readonly FrameName[] = ['owed'];
 
 const SOURCE_STATES = ['paused', 'paused', 'transferring', 'handedOver', 'released', 'kept', 'unknown', 'running'];
 const DESTINATION_STATES = ['ready', 'ready', 'asking', 'running', 'settled', 'abandoned', 'stranded', 'receiving'];
 const STATES = ['active', 'reconnecting', 'pre-switchover', 'device', 'device', 'settling', 'cancelling', 'failed'];
 
-/** None to six faults, each by itself. */
+/** Zero to six independent faults. */
 export function randomFaults(random: Random, devices: boolean): Fault[] {
   const count = random.pick([0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6]);
   return Array.from({ length: count }, () => randomFault(random, devices));
@@ -203,7 +203,7 @@ function logMs(random: Random, low: number, high: number): number {
   return Math.round(low * (high / low) ** (random.next() / 2 ** 32) * 10) / 10;
 }
 
-/** In words, for traces. */
+/** The fault as text, for traces. */
 export function faultInWords({ trigger, action }: Fault): string {
   return `${JSON.stringify(action)} when ${JSON.stringify(trigger)}`;
 }

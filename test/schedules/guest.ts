@@ -3,7 +3,7 @@ import { Random } from '../fuzz/random.js';
 import { type GuestPlan, PAGE_BYTES } from './schedule.js';
 import { copyRam } from './watched-memory.js';
 
-/** What the guest needs of a machine that it runs in. */
+/** The part of a machine that the guest uses. */
 export interface GuestHost {
   readonly buffers: BufferMemory;
   readonly devices: readonly {
@@ -11,24 +11,24 @@ export interface GuestHost {
     readonly journal: readonly number[];
     append(entry: number): void;
   }[];
-  /** Tells the dirty trackers. */
+  /** Marks the bytes dirty in the trackers. */
   mark(block: number, offset: number, length: number): void;
 }
 
 /**
- * The one guest of a schedule, wherever it runs: what its memory and its devices must hold, and which machines run it. Whoever
- * writes for it writes here too.
+ * The one guest of a schedule, on whichever machine it runs: what its memory and its devices must hold, and which machines run it.
+ * Every write to guest memory is made here as well.
  */
 export class Guest<Machine extends GuestHost> {
   readonly #plan: GuestPlan;
   readonly #random: Random;
-  /** All RAM as the guest knows it. */
+  /** The expected contents of all RAM, block by block. */
   ram: Uint8Array[];
-  /** Journals of the devices, by their id. */
+  /** The expected journals of the devices, by id. */
   readonly journals: Map<string, number[]>;
-  /** The machine that ran it last. */
+  /** The machine that ran the guest last. */
   home: Machine;
-  /** Machines that run it, or have begun to. */
+  /** Machines that run the guest or have begun to. */
   readonly runners = new Set<Machine>();
   pausedByUser: boolean;
   ended = false;
@@ -47,7 +47,7 @@ export class Guest<Machine extends GuestHost> {
     if (!plan.pausedByUser) this.runners.add(home);
   }
 
-  /** What it does in one interval. */
+  /** Does the guest's work of one interval: `writes` writes to memory, and entries to its devices. */
   work(machine: Machine, writes: number): void {
     for (let i = 0; i < writes; i++) this.#write(machine);
     for (const device of machine.devices) {
@@ -57,12 +57,12 @@ export class Guest<Machine extends GuestHost> {
     }
   }
 
-  /** It runs there, or did. */
+  /** Whether the guest runs on `machine`, or has run there. */
   hasLived(machine: Machine): boolean {
     return this.#homes.has(machine);
   }
 
-  /** The memory of `machine` is the guest's from now on, whatever the guest did elsewhere since. */
+  /** Takes the memory of `machine` for the guest's from now on, and drops what the guest did elsewhere since. */
   moveTo(machine: Machine): void {
     this.home = machine;
     this.#homes.add(machine);
@@ -70,7 +70,7 @@ export class Guest<Machine extends GuestHost> {
     for (const device of machine.devices) this.journals.set(device.id, [...device.journal]);
   }
 
-  /** Writes of a device that works for the guest on its home machine. */
+  /** Writes memory of `machine`. On the guest's home machine the expected contents change too. */
   store(machine: Machine, block: number, offset: number, bytes: Uint8Array): void {
     machine.buffers.write(block, offset, bytes);
     if (machine === this.home) this.ram[block]?.set(bytes, offset);
@@ -89,7 +89,7 @@ export class Guest<Machine extends GuestHost> {
     const page = this.#page(pages);
     const whole = this.#plan.pattern === 'whole pages';
     const bytes = new Uint8Array(whole ? PAGE_BYTES : 1 + random.below(16));
-    // Now and then zeros, so that pages become zero too.
+    // One write in eight is of zeros, so that some pages become zero.
     if (!random.oneIn(8)) for (let i = 0; i < bytes.length; i++) bytes[i] = random.next();
     this.store(machine, block, page * PAGE_BYTES + (whole ? 0 : random.below(PAGE_BYTES - bytes.length)), bytes);
   }
@@ -105,7 +105,7 @@ export class Guest<Machine extends GuestHost> {
     }
   }
 
-  /** Gives pages back to the host, as a balloon does. */
+  /** Discards pages, as a balloon device does: they are zero from now on. */
   #discard(machine: Machine, block: number, firstPage: number, count: number): void {
     const ram = this.ram[block] as Uint8Array;
     const pageCount = Math.min(count, ram.byteLength / PAGE_BYTES - firstPage);
@@ -116,7 +116,7 @@ export class Guest<Machine extends GuestHost> {
   }
 }
 
-/** Fills `percent` of all pages, so that they differ from each other. */
+/** Fills `percent` of all pages with contents that differ from page to page. */
 export function fill(buffers: BufferMemory, percent: number, seed: number): void {
   const random = new Random(seed);
   for (const [block, { byteLength }] of buffers.blocks.entries()) {

@@ -1,21 +1,21 @@
 import type { Clock } from '@godwit/core';
 
-/** What a process that has died waits for. */
+/** A promise that never settles: what every wait of a dead process gets. */
 export function never(): Promise<never> {
   return new Promise(() => {});
 }
 
 /**
- * A process in which one side of a migration runs. When it has died, nothing that its code waits for comes: sleeps do not
- * end, and whoever is called on its behalf asks `alive` first.
+ * A simulated process in which one side of a migration runs. Once it has died its code gets no further: its sleeps and calls never
+ * settle. Code that acts for a process checks `alive` first.
  */
 export class HostProcess {
   readonly name: string;
-  /** For the engine, whose sleeps are counted. */
+  /** The engine's clock in this process; its pending sleeps are counted in `sleeping`. */
   readonly clock: Clock;
   readonly #world: Clock;
   alive = true;
-  /** Sleeps of its code that have not ended. */
+  /** Number of pending sleeps of the engine. */
   sleeping = 0;
 
   constructor(name: string, world: Clock) {
@@ -28,7 +28,7 @@ export class HostProcess {
     };
   }
 
-  /** Settles as `work` does, if the process lives then. */
+  /** Settles as `work` does, if the process is alive at that moment; else never. */
   whileAlive<T>(work: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       work.then(
@@ -42,7 +42,7 @@ export class HostProcess {
     });
   }
 
-  /** A sleep of what the embedder brings. */
+  /** A sleep of the VM, a device or the authority; not counted in `sleeping`. */
   delay(ms: number, signal?: AbortSignal): Promise<void> {
     return this.alive ? this.whileAlive(this.#world.sleep(ms, signal)) : never();
   }

@@ -3,16 +3,16 @@ import type { Action, Call, Direction, Fault, Side, Stage } from './fault.js';
 import type { Delay } from './machine.js';
 import type { Fate } from './network.js';
 
-/** A fault that has struck, in the order in which they did. */
+/** A fault that has struck. */
 export interface Strike {
   readonly fault: Fault;
   readonly atMs: number;
 }
 
-/** Whoever can do what a fault does. `now`: inside the engine's call, where that may happen in life; else right behind it. */
+/** Carries out a fault: `now`, inside the engine's call, or `behind`, right after it. */
 export type Strikes = (fault: Fault, when: 'now' | 'behind') => void;
 
-/** What happens by itself where the engine's code is on the stack: a cable is cut, a process dies. */
+/** Actions from outside the process, such as a cut cable: they may happen while the engine's code is on the stack. */
 const BY_ITSELF: readonly Action['do'][] = ['cut', 'stall', 'slow', 'partition', 'die'];
 
 interface WaitingFault {
@@ -20,7 +20,7 @@ interface WaitingFault {
   seen: number;
 }
 
-/** Faults that wait for their trigger. */
+/** Holds the faults of a schedule until their triggers occur. */
 export class Injector {
   readonly #waiting: WaitingFault[];
   readonly #strike: Strikes;
@@ -30,7 +30,7 @@ export class Injector {
     this.#strike = strike;
   }
 
-  /** Those that strike at a time, and leave the others. */
+  /** Removes and returns the faults that strike at a given time. */
   timed(): { readonly fault: Fault; readonly ms: number }[] {
     return this.#take(({ trigger }) => trigger.on === 'time').map((fault) => ({
       fault,
@@ -84,7 +84,7 @@ export class Injector {
     this.#strike(fault, BY_ITSELF.includes(fault.action.do) ? 'now' : 'behind');
   }
 
-  /** Counts for those that match; returns, and forgets, those that have counted enough. */
+  /** Counts one occurrence for each fault that matches. Removes and returns those whose count is reached. */
   #due(matches: (fault: Fault) => boolean): Fault[] {
     if (this.#waiting.length === 0) return [];
     for (const one of this.#waiting) if (matches(one.fault)) one.seen++;
@@ -103,7 +103,7 @@ export class Injector {
   }
 }
 
-/** A frame of the wrong role is illegal in every phase. */
+/** What becomes of a frame garbled as `into`. A frame of the wrong role is illegal in every phase. */
 function garbled(into: 'lost' | 'ping' | 'illegal' | 'broken', direction: Direction): Fate {
   switch (into) {
     case 'ping':

@@ -1,13 +1,13 @@
 import type { MigratableDevice } from '@godwit/core';
 import type { DevicePlan } from './schedule.js';
 
-/** What a device needs of the machine that it is in. */
+/** The part of a machine that a device uses. */
 export interface DeviceHost {
-  /** Waits, and tells who wants to know; the call may hang or fail. */
+  /** Reports the call to the harness, which may delay it or make it fail. */
   call(name: 'save' | 'load' | 'precopy' | 'prepared', device: JournalDevice, signal?: AbortSignal): Promise<void>;
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
   now(): number;
-  /** The device writes guest memory beside the guest; `seed` says where and what. */
+  /** Writes guest memory for the device, at a place and with contents that depend on `seed`. */
   write(seed: number, device: JournalDevice): { readonly block: number; readonly page: number };
   fault(kind: string, message: string): void;
 }
@@ -16,21 +16,21 @@ const CHUNK = 64;
 const TRAILER = 0x7fff_fff1;
 
 /**
- * A device whose state is a journal: the guest appends to it while it runs, and it must be the same at the end. Its plan says
- * how it moves.
+ * A device whose state is a journal to which the guest appends while it runs. At the end it must equal the guest's own record. Its
+ * plan says which methods it has and how they behave.
  */
 export class JournalDevice implements MigratableDevice {
   readonly id: string;
   readonly version = 1;
   readonly plan: DevicePlan;
   journal: number[] = [];
-  /** How often the last `load` began: what it writes to memory differs each time. */
+  /** Number of `load` calls so far: each writes different bytes to memory. */
   loads = 0;
   readonly #host: DeviceHost;
-  /** Entries that `precopy` has yielded. */
+  /** Number of entries that `precopy` has yielded. */
   #yielded = 0;
   #saving = false;
-  /** A call of `load` has not ended. */
+  /** A call of `load` is pending. */
   loading = false;
   #written: { readonly block: number; readonly page: number }[] = [];
   readonly precopy?: () => AsyncIterable<Uint8Array>;
@@ -104,7 +104,7 @@ export class JournalDevice implements MigratableDevice {
     this.#yielded = 0;
   }
 
-  /** The guest has done something to it. */
+  /** Appends what the guest has done to the device. */
   append(entry: number): void {
     this.journal.push(entry);
   }

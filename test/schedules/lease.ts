@@ -4,7 +4,7 @@ import { type HostProcess, never } from './host-process.js';
 
 type LeaseCall = 'transfer' | 'withdraw' | 'mayRun';
 
-/** What becomes of one call. In all but `refused` and `request lost` it happens, late or unheard. */
+/** A fault of one call. Except for `refused` and `request lost` the call takes effect, late or with its answer lost. */
 export interface LeaseFault {
   readonly call: LeaseCall;
   readonly nth: number;
@@ -22,11 +22,11 @@ export function randomLease(random: Random): LeaseFault[] {
 }
 
 /**
- * Who owns the guest, in the memory of somebody else: one owner at any time. Requests and answers may be late or lost, as those
- * of an engine behind a network.
+ * An ownership authority outside both processes: the guest has one owner at any time. Requests and answers may be late or lost, as
+ * over a network.
  */
 export class Lease {
-  /** An incarnation of a destination; `undefined`: where it began. */
+  /** The incarnation of the destination that owns the guest; `undefined`: the first source owns it. */
   #owner: string | undefined;
   readonly #withdrawn = new Set<string>();
   readonly #faults: readonly LeaseFault[];
@@ -38,10 +38,10 @@ export class Lease {
     this.#note = note;
   }
 
-  /** Whether a fault has kept somebody from hearing the truth for ever. */
+  /** Whether a fault keeps a process from ever getting an answer. */
   silenced = false;
 
-  /** The authority as a process sees it. */
+  /** The lease as `process` reaches it. */
   for(process: HostProcess): OwnershipAuthority {
     return {
       transfer: (transfer: Transfer) =>
@@ -63,7 +63,7 @@ export class Lease {
     };
   }
 
-  /** A person gives the guest to somebody else, because its owner is dead. */
+  /** Gives the guest to another owner, as an operator does when its owner is dead. */
   seize(incarnation: string | undefined): void {
     this.#owner = incarnation;
   }
@@ -75,7 +75,7 @@ export class Lease {
     this.#note(`lease: ${call} ${transfer.attempt} by ${process.name}${fault === undefined ? '' : `: ${fault.how}`}`);
     switch (fault?.how) {
       case 'late':
-        // Acted upon long after it was asked: a withdrawal may have come first.
+        // The request takes effect late: a withdrawal may have come first.
         await process.delay(fault.ms);
         break;
       case 'request lost':

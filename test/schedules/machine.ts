@@ -8,30 +8,30 @@ import { PAGE_BYTES, type Schedule } from './schedule.js';
 import { firstDifference, MachineMemory } from './watched-memory.js';
 import { WatchedTracker } from './watched-tracker.js';
 
-/** What a call is to do beside what it does. */
+/** How a fault changes a call: it takes longer, or fails. */
 export interface Delay {
-  /** `undefined`: for ever. */
+  /** Time that the call takes longer, in milliseconds; `undefined`: it never returns. */
   readonly ms: number | undefined;
   readonly fails: boolean;
   readonly obeysSignal: boolean;
 }
 
-/** Whoever watches the machines of a schedule. */
+/** The harness as its machines see it: they report calls, invariants that do not hold and notes for the trace. */
 export interface MachineWatch {
   readonly schedule: Schedule;
   readonly guest: Guest<Machine>;
-  /** The engine calls this: faults may strike. Returns what is to happen to the call. */
+  /** Reports a call of the engine, which may trigger faults. Returns how the call is to be changed, if at all. */
   called(machine: Machine, call: Call): Delay | undefined;
-  /** An invariant does not hold. */
+  /** Reports an invariant that does not hold. */
   fault(kind: string, message: string): void;
   note(text: string): void;
   sleep(ms: number): Promise<void>;
-  /** Nothing has moved over the network since the last question. */
+  /** Whether no frame has crossed the network since the last call. */
   quiet(): boolean;
   readonly over: boolean;
 }
 
-/** A VM in a process: its memory, trackers and devices, and whether the guest runs in it. */
+/** A simulated VM in a process: its memory, trackers and devices, and whether the guest runs in it. */
 export class Machine {
   readonly process: HostProcess;
   readonly side: Side;
@@ -40,26 +40,26 @@ export class Machine {
   readonly devices: readonly JournalDevice[];
   readonly #logs: WriteLog[] = [];
   readonly #watch: MachineWatch;
-  /** The guest executes here. */
+  /** Whether the guest executes in this VM. */
   running = false;
-  /** From the return of `pause` to the call of `resume`. */
+  /** When `pause` returned; `undefined` again from the call of `resume`. */
   pausedAt: number | undefined;
   abandoned = false;
-  /** Its `resume` failed, or it was destroyed: the guest does not run here. */
+  /** Whether the VM is out of use: its `resume` failed, or it was destroyed. */
   stranded = false;
-  /** The guest as it was when it was paused here last. */
+  /** A copy of the guest, made when it was last paused in this VM. */
   #image:
     | { readonly ram: readonly Uint8Array[]; readonly journals: ReadonlyMap<string, readonly number[]> }
     | undefined;
-  /** What `load` wrote to memory beside what the source had sent. */
+  /** The bytes that `load` itself wrote to memory. */
   readonly #loaded = new Map<string, { readonly block: number; readonly offset: number; readonly bytes: Uint8Array }>();
-  /** A person has said that the guest goes on from its last pause here, whatever it did elsewhere. */
+  /** The operator recovers the guest from its last pause in this VM; what it did elsewhere since is dropped. */
   recovering = false;
-  /** `receive` was told to leave the guest paused when it arrives here. */
+  /** `receive` was called with `onArrival: 'pause'`. */
   leftPaused = false;
-  /** Calls of `pause` that have returned. */
+  /** Number of calls of `pause` that have returned. */
   pauses = 0;
-  /** Calls of `resume`. */
+  /** Number of calls of `resume`. */
   resumes = 0;
   #pausing = 0;
   #resuming = 0;
@@ -97,12 +97,12 @@ export class Machine {
     return this.process.name;
   }
 
-  /** Between the call of `pause` and the return of `resume`, as far as the engine goes. */
+  /** Whether the engine has called `pause` and its `resume` has not returned. */
   get heldByEngine(): boolean {
     return this.#pausing > 0 || this.#resuming > 0 || this.pausedAt !== undefined;
   }
 
-  /** A VM object over this machine, with memory and tracker objects of its own. */
+  /** Makes a VM object over this machine, with memory and tracker objects of its own. */
   vm(): MigratableVm {
     const { schedule, guest } = this.#watch;
     const memory = this.memory.mapping();
@@ -129,7 +129,7 @@ export class Machine {
     for (const log of this.#logs) log.mark(block, offset, length);
   }
 
-  /** Begins to run, as it stands. */
+  /** Starts the guest in this VM. */
   start(): void {
     this.running = true;
     this.#epoch++;
@@ -137,7 +137,7 @@ export class Machine {
     void this.#execute(this.#epoch);
   }
 
-  /** Stands still, by whomever. */
+  /** Stops the guest in this VM. */
   stop(): void {
     this.running = false;
     this.#watch.guest.runners.delete(this);
@@ -194,7 +194,7 @@ export class Machine {
       if (guest.home !== this) this.#becomeHome();
     }
     this.#resuming++;
-    // Looks at how long the guest was paused.
+    // The harness checks in this call how long the guest was paused.
     const called = this.call('resume');
     this.pausedAt = undefined;
     try {
@@ -211,7 +211,7 @@ export class Machine {
     }
   }
 
-  /** The guest is this machine's from now on, whether it is to run at once or not: `resume` is called only for one that is. */
+  /** Makes this machine the guest's home, whether the guest runs at once or stays paused: `resume` is called only if it runs. */
   arrive(): void {
     const { guest } = this.#watch;
     if ((!this.leftPaused && !guest.pausedByUser) || guest.home === this) return;
@@ -223,7 +223,12 @@ export class Machine {
     this.#becomeHome();
   }
 
-  /** A person runs the guest here, with whatever the engine has left. */
+  /** Called after the operator has recovered the guest in this VM. A guest that its user had paused stays paused there. */
+  recovered(): void {
+    if (this.#watch.guest.pausedByUser && this.#watch.guest.home !== this) this.#becomeHome();
+  }
+
+  /** Resumes the guest as an operator does, with the memory and devices that the engine has left. */
   resumeByUser(): void {
     const { guest } = this.#watch;
     this.#watch.note(`${this.name}: its user runs the guest`);
@@ -250,7 +255,7 @@ export class Machine {
     if (this.#resuming > 0) this.#watch.fault('called too early', `${this.name}: ${what} while resume has not settled`);
   }
 
-  /** Nobody else runs the guest, and it is to run. */
+  /** Checks that the guest runs nowhere else, has not ended and is not paused by its user. */
   #expectMayRun(): void {
     const { guest, fault } = this.#watch;
     for (const other of guest.runners) {
@@ -262,13 +267,13 @@ export class Machine {
     if (guest.ended) fault('ended guest runs', this.name);
   }
 
-  /** What `load` has written is memory of the guest like any other. */
+  /** Makes this machine the guest's home. The bytes that `load` has written become part of the guest's memory. */
   #becomeHome(): void {
     this.#watch.guest.moveTo(this);
     this.#loaded.clear();
   }
 
-  /** Memory and devices are as the guest left them. */
+  /** Checks that memory and devices are as the guest left them. */
   #expectWhole(): void {
     const { guest } = this.#watch;
     const old = this.recovering ? this.#image : undefined;
@@ -296,7 +301,7 @@ export class Machine {
     const { guest, schedule } = this.#watch;
     const home = guest.home === this;
     const index = this.devices.indexOf(device);
-    // A load writes what the source has too where both sides are compared, else something of its own.
+    // With `verify` a load writes the same bytes as the source has, else bytes of its own.
     const own = !home && !schedule.options.verify ? 1 + device.loads * 5 : 0;
     const place = Math.imul(seed + own * 131 + index * 17, 2654435761) >>> 0;
     const block = place % this.buffers.blocks.length;
@@ -316,7 +321,7 @@ export class Machine {
     return { block, page };
   }
 
-  /** The guest at work, for as long as it runs here. The longer nothing moves, the more seldom it is looked at. */
+  /** Lets the guest work while it runs in this VM. The interval grows while the network is quiet. */
   async #execute(epoch: number): Promise<void> {
     const { schedule, guest } = this.#watch;
     const { intervalMs, writesPerInterval } = schedule.guest;

@@ -12,33 +12,33 @@ import { type Parcel, Pipe, Wire } from './pipe.js';
 import type { LinkPlan } from './schedule.js';
 import { WireStream } from './wire-stream.js';
 
-/** A frame that is seen somewhere on its way. */
+/** A frame observed at one stage between its writer and its reader. */
 export interface Passing {
   readonly path: Path;
   readonly direction: Direction;
   readonly stage: Stage;
   readonly frame: Frame;
-  /** -1 on the control stream. */
+  /** Number of the page channel, -1 on the control stream. */
   readonly channel: number;
 }
 
-/** What becomes of it: nothing, or it is lost, unreadable, or another frame. */
+/** What happens to an observed frame: it passes, is lost, is broken (unreadable), or is replaced by another frame. */
 export type Fate = 'pass' | 'lost' | 'broken' | Frame;
 
 export type Observer = (passing: Passing) => Fate;
 
 export type StreamKind = 'all' | 'control' | 'pages';
 
-/** The way between a source's process and an address, and all connections that were made over it. */
+/** The network path between a source's process and an address, with all connections that were made over it. */
 export class Path {
   readonly source: HostProcess;
   readonly address: string;
   readonly forth: Wire;
   readonly back: Wire;
   readonly streams: { readonly ends: readonly [WireStream, WireStream]; readonly channel: number }[] = [];
-  /** Until then nobody can connect. */
+  /** Before this time no connection can be made. */
   closedUntil = 0;
-  /** Whoever tries is told so. */
+  /** Connecting over a closed path fails at once; else it waits until the path opens. */
   refuses = false;
   readonly #clock: Clock;
 
@@ -54,7 +54,7 @@ export class Path {
     return direction === 'both' ? [this.forth, this.back] : [this[direction]];
   }
 
-  /** Cuts all connections that were made so far. With `delivered`, what is on its way still arrives. */
+  /** Cuts all connections that were made so far. With `delivered`, frames in flight still arrive. */
   cut(which: StreamKind, delivered: boolean): void {
     for (const { ends, channel } of this.streams) {
       if (which !== 'all' && (which === 'control') !== (channel === -1)) continue;
@@ -62,7 +62,7 @@ export class Path {
     }
   }
 
-  /** Nothing of what was done to it lasts. */
+  /** Removes every fault from the path. */
   heal(): void {
     this.closedUntil = 0;
     for (const wire of this.wires('both')) {
@@ -72,7 +72,7 @@ export class Path {
   }
 }
 
-/** Processes, addresses, and the paths between them. */
+/** The simulated network: processes that connect and listen, addresses, and the paths between them. */
 export class Network {
   readonly #clock: Clock;
   readonly #plan: LinkPlan;
@@ -158,7 +158,7 @@ export class Network {
     };
   }
 
-  /** The process is dead. Its peers are told, unless its whole machine has gone. */
+  /** Handles the death of a process: its peers get a reset, unless the death is silent, as that of a whole machine. */
   died(process: HostProcess, silent: boolean): void {
     if (silent) return;
     for (const end of this.#ends) {
@@ -166,7 +166,7 @@ export class Network {
     }
   }
 
-  /** Stream ends of a process that it has neither closed nor dropped. */
+  /** Number of stream ends that a process has neither closed nor dropped. */
   openEnds(process: HostProcess): number {
     return this.#ends.filter((end) => end.process === process && end.open).length;
   }
@@ -193,12 +193,12 @@ export class Network {
     return ends;
   }
 
-  /** False when the parcel is lost. */
+  /** Lets faults see a parcel, which they may change. Returns false if it is lost. */
   #pass(parcel: Parcel, checksums: boolean, where: Omit<Passing, 'frame'>): boolean {
     const fate = this.#observe({ ...where, frame: parcel.frame });
     if (fate === 'pass') return true;
     if (fate === 'lost') return false;
-    // With a checksum a reader does not see what has become of a frame.
+    // With checksums the reader only sees that a frame was changed.
     if (fate === 'broken' || checksums) {
       parcel.broken = true;
     } else {

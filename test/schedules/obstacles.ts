@@ -1,13 +1,13 @@
 import type { Action, Fault, Trigger } from './fault.js';
 import type { Schedule } from './schedule.js';
 
-/** From the return of `pause` to `go`, in the schedules of this file. Milliseconds. */
+/** Limit of the pause, from the return of `pause` to `go`, in these schedules. Milliseconds. */
 export const PAUSE_LIMIT_MS = 500;
 
-/** How long an obstacle is there: far longer than the guest may be paused. Milliseconds. */
+/** How long an obstacle lasts: far longer than the guest may be paused. Milliseconds. */
 const OBSTACLE_MS = 2000;
 
-/** A small guest that keeps writing, with a device of each kind that can go back, on a link of 5 MB/s. */
+/** A small guest that writes all the time, with a device of each kind that allows going back, on a link of 5 MB/s. */
 const CALM: Schedule = {
   seed: 1,
   blocks: [128, 32],
@@ -52,7 +52,7 @@ const CALM: Schedule = {
   faults: [],
 };
 
-/** What stands in the way while the guest is paused at the source, by name. Each has to be survived. */
+/** Schedules with one obstacle each while the guest is paused at the source, by name. The migration must survive each. */
 export function obstacles(): { readonly name: string; readonly schedule: Schedule }[] {
   const whilePaused: Trigger = { on: 'call', side: 'source', call: 'save', nth: 1 };
   const atThePause: Trigger = { on: 'call', side: 'source', call: 'pause', nth: 1 };
@@ -72,19 +72,19 @@ export function obstacles(): { readonly name: string; readonly schedule: Schedul
   return list.map(([name, ...faults]) => ({ name, schedule: { ...BURST, faults } }));
 }
 
-/** What the guest writes just before it stands still, all of it sent whole, keeps a slow link busy for longer than the bound. */
+/** A guest whose last writes before the pause, all sent as whole pages, keep a slow link busy for longer than the pause limit. */
 const BURST: Schedule = {
   ...CALM,
   guest: { ...CALM.guest, burstAtPause: 400 },
   options: { ...CALM.options, delta: false },
 };
 
-/** Two stop-and-copies that are given up. */
+/** Faults by which two stop-and-copies are given up. */
 const TWICE: readonly Fault[] = [hang('load', 'destination', 2, false), lost('back', 'ready')];
 
 /**
- * A migration that goes back twice, cut at the nth frame, for as many places as `count` says: evenly over what it sends in each
- * direction, at either end of the link and in the middle of payloads, with what is on its way lost or not.
+ * Makes `count` schedules of a migration that goes back twice and whose link is cut at the nth frame. The cuts are spread evenly over
+ * the frames of each direction: at either end of the link and within payloads, with frames in flight lost or delivered.
  */
 export function cutsWhileGoingBack(
   count: number,
@@ -107,10 +107,10 @@ export function cutsWhileGoingBack(
   return chosen.map((fault) => ({ ...GOES_BACK_TWICE, faults: [...TWICE, fault] }));
 }
 
-/** The same without a cut. */
+/** A migration that goes back twice, without a cut. */
 export const GOES_BACK_TWICE: Schedule = {
   ...CALM,
-  // What it has learned keeps it from the third attempt for seconds otherwise.
+  // With a smaller limit the estimate from the failed attempts delays the third attempt by seconds.
   options: { ...CALM.options, downtimeLimitMs: 2000 },
   faults: TWICE,
 };

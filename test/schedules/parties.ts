@@ -10,7 +10,7 @@ export interface Ending {
   readonly atMs: number;
 }
 
-/** A call of `migrate`. */
+/** A call of `migrate` and its state. */
 export interface Departure {
   readonly name: string;
   readonly id: string;
@@ -20,29 +20,29 @@ export interface Departure {
   readonly address: string;
   readonly migration: Migration;
   readonly abort: AbortController;
-  /** It must be refused: the VM was another migration's when it was called. */
+  /** Whether the call must be refused: another migration had claimed the VM. */
   readonly refusalDue: boolean;
   ending: Ending | undefined;
-  /** Time in `pre-switchover` since the guest was paused last. */
+  /** Milliseconds in `pre-switchover` since the guest was last paused. */
   heldMs: number;
   heldSince: number | undefined;
-  /** Nothing bounds how long the guest is paused in this attempt: it was asked for, or the authority decides. */
+  /** Whether the pause of this attempt is unbounded: the switchover was forced, or an authority decides. */
   unbounded: boolean;
-  /** The policy's last decision was to switch over at any price. */
+  /** The policy's last decision was a forced switchover. */
   forced: boolean;
-  /** As `adjust` has it. */
+  /** The limit that was last given to `adjust`. */
   readonly asked: { downtimeLimitMs: number };
-  /** In force for the present attempt. */
+  /** The limit of the present attempt, in milliseconds. */
   downtimeLimitMs: number;
 }
 
-/** A call of `receive`. */
+/** A call of `receive` and its state. */
 export interface Arrival {
   readonly name: string;
   readonly process: HostProcess;
   readonly incoming: IncomingMigration;
   readonly abort: AbortController;
-  /** Once a source has said hello. */
+  /** Set once a source has sent `hello`. */
   machine: Machine | undefined;
   vm: MigratableVm | undefined;
   migrationId: string | undefined;

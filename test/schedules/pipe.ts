@@ -1,14 +1,14 @@
 import { type Clock, type Frame, GodwitError } from '@godwit/core';
 
-/** A frame on its way. */
+/** A frame in flight. */
 export interface Parcel {
   frame: Frame;
   payload: Uint8Array | undefined;
-  /** Bytes of it were changed: its reader notices, by a checksum or because it is no frame. */
+  /** Whether bytes of it were changed. The reader notices: the checksum differs, or it is no frame. */
   broken: boolean;
 }
 
-/** Why a direction failed, as each end of it sees it. */
+/** The error of a failed direction, as each end sees it. */
 export interface Failure {
   readonly reader: GodwitError;
   readonly writer: GodwitError;
@@ -33,16 +33,16 @@ interface Waiting {
 }
 
 /**
- * One direction of a network path: frames of all its streams leave one after the other, and arrive a latency later. It can be
- * slow or stand still for a time.
+ * One direction of a network path. Frames of all its streams leave one after the other and arrive after the latency. It can be slowed
+ * down, or stalled for a time.
  */
 export class Wire {
   readonly #clock: Clock;
   readonly #bytesPerSecond: number;
   readonly #latencyMs: number;
-  /** How many times slower than it should be. */
+  /** The factor by which the wire is slower than its rate. */
   slowness = 1;
-  /** Nothing leaves or arrives before. */
+  /** Before this time no frame leaves or arrives. */
   stalledUntil = 0;
   #busyUntil = 0;
   readonly #arrivals: { readonly at: number; readonly pipe: Pipe; readonly item: Item }[] = [];
@@ -56,7 +56,7 @@ export class Wire {
 
   send(pipe: Pipe, item: Item, bytes: number): void {
     const now = this.#clock.now();
-    // A link without a rate is slowed down as if it had this one.
+    // A link without a rate is slowed down from 20 MB/s.
     const rate = this.#bytesPerSecond > 0 ? this.#bytesPerSecond : this.slowness > 1 ? 20e6 : Number.POSITIVE_INFINITY;
     this.#busyUntil = Math.max(now, this.#busyUntil, this.stalledUntil) + (bytes / rate) * 1000 * this.slowness;
     const at = this.#busyUntil + this.#latencyMs;
@@ -85,29 +85,29 @@ export class Wire {
   }
 }
 
-/** One direction of a stream: frames in order, and at most `capacity` of them on their way or unread before the writer waits. */
+/** One direction of a stream: keeps frames in order. The writer waits while `capacity` frames are in flight or unread. */
 export class Pipe {
   readonly #wire: Wire;
   readonly #onArrival: (parcel: Parcel) => boolean;
   #capacity: number;
-  /** Frames that are on their way or unread. */
+  /** Number of frames in flight or unread. */
   #outstanding = 0;
   readonly #unread: Parcel[] = [];
   readonly #waiting: Waiting[] = [];
   #reader: (() => void) | undefined;
   #failure: Failure | undefined;
-  /** Why the writer is told that it failed: before its reader, where a reset is still on its way. */
+  /** The error that writing fails with. The writer may get it before the reader does: a reset arrives after the frames in flight. */
   #writerError: GodwitError | undefined;
-  /** What is unread may still be read. */
+  /** Whether unread frames can still be read after a failure. */
   #readable = true;
   readonly #resetLosesUnread: boolean;
   #ending = false;
   #ended = false;
-  /** Resolves when nothing more comes. */
+  /** Resolves when no further frame can arrive. */
   readonly over: Promise<void>;
   #markOver: () => void = () => {};
 
-  /** `onArrival` may lose or change a parcel; true: it has arrived. */
+  /** `onArrival` sees each parcel that arrives and may change it. It returns false to lose it. */
   constructor(wire: Wire, plan: PipePlan, onArrival: (parcel: Parcel) => boolean) {
     this.#wire = wire;
     this.#capacity = plan.capacity;
@@ -118,22 +118,22 @@ export class Pipe {
     });
   }
 
-  /** Nothing more is written, or comes. */
+  /** Whether the direction was ended by the writer or has failed. */
   get done(): boolean {
     return this.#ending || this.#failure !== undefined;
   }
 
-  /** The writer has ended it. */
+  /** Whether the writer has ended the direction. */
   get ending(): boolean {
     return this.#ending;
   }
 
-  /** The writer has ended it, and the reader has seen that. */
+  /** Whether the reader has read the end. */
   get ended(): boolean {
     return this.#ended;
   }
 
-  /** Resolves when the carrier has taken what `parcel` makes at that moment; `undefined` is lost on the way. */
+  /** Sends what `parcel` returns once there is room; resolves then. `undefined` is lost in flight. */
   write(parcel: () => Parcel | undefined): Promise<void> {
     if (this.#writerError !== undefined) return Promise.reject(this.#writerError);
     if (this.#ending) return Promise.reject(new GodwitError('GODWIT_INVALID_STATE', 'written after close'));
@@ -151,7 +151,7 @@ export class Pipe {
     else if (this.#failure === undefined) this.#wire.send(this, parcel, 16 + (parcel.payload?.byteLength ?? 0));
   }
 
-  /** Called by the wire. */
+  /** Takes a parcel or the end that the wire delivers. */
   arrive(item: Item): void {
     if (item === 'end') {
       this.#ended = true;
@@ -161,7 +161,7 @@ export class Pipe {
     } else if (this.#failure !== undefined) {
       return;
     } else if (this.#onArrival(item)) {
-      // Its arrival may have been the moment at which the link was cut.
+      // A fault triggered by this arrival may have cut the link.
       if (this.#failure === undefined) this.#unread.push(item);
     } else {
       this.#outstanding--;
@@ -170,7 +170,7 @@ export class Pipe {
     this.#wakeReader();
   }
 
-  /** The next parcel, `null` at the end. */
+  /** Resolves with the next parcel, or `null` at the end. */
   async read(): Promise<Parcel | null> {
     for (;;) {
       if (this.#failure !== undefined && !this.#readable) throw this.#failure.reader;
@@ -188,18 +188,18 @@ export class Pipe {
     }
   }
 
-  /** What is being read now comes no more. */
+  /** Throws if the direction has failed and its unread frames are lost. */
   throwIfCut(): void {
     if (this.#failure !== undefined && !this.#readable) throw this.#failure.reader;
   }
 
-  /** The reader takes whatever comes: writers do not wait for it any more. */
+  /** Removes the capacity: the writer does not wait for the reader any more. */
   unbounded(): void {
     this.#capacity = Number.POSITIVE_INFINITY;
     this.#pump();
   }
 
-  /** Ends the direction after everything that was written; resolves when the carrier has all of it. */
+  /** Ends the direction after the frames written so far; resolves when the wire has all of them. */
   async end(): Promise<void> {
     if (this.#waiting.length > 0) {
       await new Promise<void>((resolve) => {
@@ -211,7 +211,7 @@ export class Pipe {
     this.#wire.send(this, 'end', 0);
   }
 
-  /** Fails at the writer's end at once, and at the reader's when all that is on its way has arrived. */
+  /** Fails the writer at once, and the reader after the frames in flight have arrived. */
   failBehind(failure: Failure): void {
     if (this.#writerError !== undefined || this.#ended) return;
     this.#rejectWriters(failure.writer);

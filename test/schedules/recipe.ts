@@ -1,7 +1,7 @@
 import type { Random } from '../fuzz/random.js';
 import type { Call, Fault, Side, Trigger } from './fault.js';
 
-/** Faults that go together, and that chance alone would seldom bring together: each has lost a guest in some engine. */
+/** Combinations of faults that random choice would seldom produce. Each is modelled on a way to lose a guest. */
 export function randomRecipe(random: Random): Fault[] {
   switch (random.below(4)) {
     case 0:
@@ -15,7 +15,7 @@ export function randomRecipe(random: Random): Fault[] {
   }
 }
 
-/** The migration is cancelled while something is slow to stop, and tried again at once. */
+/** The migration is cancelled while a call is slow to return, and started again at once. */
 function retryAfterCancel(random: Random): Fault[] {
   const slow = random.pick(['pause', 'resume', 'save', 'stop', 'harvest'] as const);
   const again: Trigger = random.pick([
@@ -34,7 +34,7 @@ function retryAfterCancel(random: Random): Fault[] {
   ];
 }
 
-/** Stop-and-copy takes too long, once or twice. */
+/** Stop-and-copy takes too long, one to three times. */
 function goesBack(random: Random): Fault[] {
   const times = random.pick([1, 2, 2, 3]);
   return Array.from({ length: times }, (_, index): Fault => {
@@ -61,7 +61,7 @@ function goesBack(random: Random): Fault[] {
   });
 }
 
-/** Going back, and the link is cut or its frames are lost just then. */
+/** The migration goes back, and at that moment the link is cut or its frames are lost. */
 function backAndCut(random: Random): Fault[] {
   const at = random.pick(['back', 'backAck', 'ready', 'switchover', 'owed', 'prepared', 'device', 'roundEnd'] as const);
   const direction = ['back', 'switchover', 'device', 'roundEnd'].includes(at) ? 'forth' : 'back';
@@ -75,7 +75,7 @@ function backAndCut(random: Random): Fault[] {
   return [...goesBack(random), frame(direction, at, random.pick([1, 1, 2, 3]), action)];
 }
 
-/** `go`, or the answer to it, does not arrive, and the way is closed for a while. */
+/** `go` or the answer to it does not arrive, and the path is closed for a while. */
 function lostHandOver(random: Random): Fault[] {
   const [direction, type] = random.pick([
     ['forth', 'go'],

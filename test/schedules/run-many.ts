@@ -1,10 +1,10 @@
 import { Worker } from 'node:worker_threads';
 import type { Share, Tally } from './worker.js';
 
-/** A worker's life: what dead processes of many schedules have left in the engine's own tables goes with it. */
+/** Number of schedules that a worker runs. A new worker frees what dead processes have left in the engine's tables. */
 const SHARE = 500;
 
-/** A schedule takes milliseconds; one that takes so long does not end. */
+/** A schedule takes milliseconds of real time; one that takes this long counts as endless. */
 const STUCK_MS = 60_000;
 
 interface Failure {
@@ -28,7 +28,7 @@ export interface ManyOptions {
   readonly onProgress: (total: Total) => void;
 }
 
-/** Runs `count` schedules from the seed `first` on, `parallel` at a time, each on a thread of its own. */
+/** Runs `count` schedules from the seed `first` on, with `parallel` worker threads. */
 export async function runMany({ first, count, parallel, sabotage, onProgress }: ManyOptions): Promise<Total> {
   const total: Total = { count: 0, endings: new Map(), struck: new Map(), failures: [] };
   const shares: { readonly first: number; readonly count: number }[] = [];
@@ -39,7 +39,7 @@ export async function runMany({ first, count, parallel, sabotage, onProgress }: 
     for (let share = shares.shift(); share !== undefined; share = shares.shift()) {
       const done = await runShare({ ...share, sabotage });
       if ('seed' in done) {
-        // What came before and behind it is run again without it.
+        // The other seeds of the share are run again without the failed one.
         const { first: from, count: many } = share;
         shares.unshift({ first: done.seed + 1, count: from + many - done.seed - 1 });
         if (done.seed > from) shares.unshift({ first: from, count: done.seed - from });
@@ -56,7 +56,7 @@ export async function runMany({ first, count, parallel, sabotage, onProgress }: 
   return total;
 }
 
-/** With a seed that has ended its thread, or that does not end, only that one is told. */
+/** Runs a share in a worker. If a seed ends its thread or never ends, resolves with the failure of that seed alone. */
 function runShare(share: Omit<Share, 'present'>): Promise<Tally | Failure> {
   const present = new Int32Array(new SharedArrayBuffer(4));
   return new Promise((resolve) => {
@@ -74,7 +74,7 @@ function runShare(share: Omit<Share, 'present'>): Promise<Tally | Failure> {
     worker.once('message', (tally: Tally) => {
       clearInterval(watch);
       resolve(tally);
-      // Nothing of it is needed any more, whatever its abandoned migrations still wait for.
+      // The thread is terminated: its abandoned migrations would keep it running.
       void worker.terminate();
     });
     worker.once('error', (error) => {

@@ -6,38 +6,38 @@ import { type Problem, World, type WorldOptions } from './world.js';
 
 export interface Outcome {
   readonly seed: number;
-  /** In a few words, for a histogram. */
+  /** How the schedule ended, in a few words, for the histogram. */
   readonly ending: string;
   readonly problems: readonly Problem[];
   readonly trace: readonly string[];
   readonly virtualMs: number;
-  /** Kinds of faults that struck. */
+  /** The kinds of the faults that struck. */
   readonly struck: readonly string[];
-  /** Frames that were sent, in each direction. */
+  /** Number of frames sent in each direction. */
   readonly sent: { readonly forth: number; readonly back: number };
-  /** Times that the source has resumed its guest. */
+  /** How often the source has resumed its guest. */
   readonly resumes: number;
 }
 
-/** Faults pass by then, and whoever can has ended. */
+/** By this time every fault has passed, and every migration that can end by itself has ended. Milliseconds. */
 const BY_ITSELF_MS = 40_000;
-/** After people have decided something: what they wait for it. */
+/** Time to wait after an operator's decision. Milliseconds. */
 const DECIDED_MS = 15_000;
-/** After everything was cancelled. */
+/** Time to wait after every migration was cancelled. Milliseconds. */
 const CANCELLED_MS = 60_000;
-/** What may still be under way when all results are there: last words, connections that are answered for a while. */
+/** Time after all results for what may still be pending: closing messages, late connections that are answered. Milliseconds. */
 const AFTERWARDS_MS = 20_000;
 
 let current: World | undefined;
 
-/** An error that nobody has handled belongs to the schedule that runs. */
+/** Reports an unhandled error as a problem of the running schedule. */
 export function unhandled(error: unknown): void {
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
   if (current === undefined) throw new Error(`an error that nobody handled, between two schedules: ${text}`);
   current.fault('unhandled rejection', text);
 }
 
-/** Runs a schedule to its end, under a virtual clock. The same schedule gives the same outcome. */
+/** Runs a schedule to its end on a virtual clock. The same schedule gives the same outcome. */
 export async function runSchedule(schedule: Schedule, options: WorldOptions = {}): Promise<Outcome> {
   let striker: Striker | undefined;
   const world: World = new World(
@@ -64,7 +64,7 @@ export async function runSchedule(schedule: Schedule, options: WorldOptions = {}
     await decide(world, embedder);
   }
   embedder.unpause();
-  // The guest works on a little where it is now: nothing of a migration may show in its memory.
+  // The guest works on for a while: a migration that has ended must not change its memory.
   await world.sleep(AFTERWARDS_MS);
   judge(world);
   const outcome: Outcome = {
@@ -79,7 +79,7 @@ export async function runSchedule(schedule: Schedule, options: WorldOptions = {}
   };
   world.over = true;
   for (const process of world.processes) kill(world, process, true);
-  // What was under way meets dead processes, and stops.
+  // Pending calls now belong to dead processes and get no further.
   await world.clock.yield();
   current = undefined;
   return outcome;
@@ -92,7 +92,7 @@ async function decide(world: World, embedder: Embedder): Promise<void> {
   }
 }
 
-/** Runs all of them, one after the other; returns what is wrong, in words. */
+/** Runs schedules one after the other; resolves with a text for each that fails. */
 export async function problemsOf(schedules: readonly Schedule[]): Promise<string[]> {
   const failed: string[] = [];
   for (const schedule of schedules) {

@@ -5,7 +5,7 @@ import { JournalDevice } from './journal-device.js';
 import type { Machine } from './machine.js';
 import type { Fate } from './network.js';
 
-/** Something that is wrong on purpose, between the engine and what it works with: what an engine with that fault would do. */
+/** A deliberate defect between the engine and its VM or link: it does what an engine with that defect would do. */
 export interface Sabotage {
   vm?(vm: MigratableVm, machine: Machine): MigratableVm;
   connector?(connector: LinkConnector, process: HostProcess): LinkConnector;
@@ -13,13 +13,13 @@ export interface Sabotage {
 }
 
 export interface SabotageKind {
-  /** The kind of problem that it must be caught as. */
+  /** The kind of problem that the harness must report for it. */
   readonly caughtAs: string;
-  /** A new one for each schedule. */
+  /** Makes a new one for each schedule. */
   readonly make: () => Sabotage;
 }
 
-/** By name. Each has to be noticed, or the harness is blind. */
+/** All sabotages by name. The harness must notice each. */
 export const SABOTAGES: Readonly<Record<string, SabotageKind>> = {
   'a page is lost, and the counts are made to fit': { caughtAs: 'memory differs', make: lostPage },
   'a tracker is blind to a page': { caughtAs: 'memory differs', make: blindTracker },
@@ -96,7 +96,7 @@ function forgottenHarvest(): Sabotage {
   };
 }
 
-/** A tracker's methods without its class. */
+/** Copies a tracker's methods into a plain object, whose methods can be replaced. */
 function named(tracker: MigratableVm['trackers'][number]): MigratableVm['trackers'][number] {
   return {
     name: tracker.name,

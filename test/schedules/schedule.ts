@@ -3,15 +3,15 @@ import { type Fault, randomFault, randomFaults } from './fault.js';
 import { type LeaseFault, randomLease } from './lease.js';
 import { randomRecipe } from './recipe.js';
 
-/** What a device does that another one does not. */
+/** The kinds of devices. */
 export const DEVICE_KINDS = [
-  /** All of its state in one piece, once the guest is paused. */
+  /** Sends all of its state in one piece, with the guest paused. */
   'stop-only',
-  /** Sends what is new while the guest runs; can begin anew on both sides. */
+  /** Sends new state while the guest runs; has `restart` at the source and `reset` at the destination. */
   'iterative',
-  /** The same without `reset`: a stop-and-copy whose state it has loaded cannot be given up. */
+  /** As `iterative`, without `reset`: a stop-and-copy whose state it has loaded cannot be given up. */
   'iterative-no-reset',
-  /** `load` writes guest memory. */
+  /** Writes guest memory in `load`. */
   'load-writes',
   'slow-save',
   'slow-load',
@@ -22,17 +22,17 @@ export type DeviceKind = (typeof DEVICE_KINDS)[number];
 export interface DevicePlan {
   readonly id: string;
   readonly kind: DeviceKind;
-  /** Filler beside what the guest has done to it. */
+  /** Bytes that are added to its journal to make the state larger. */
   readonly fillerBytes: number;
-  /** How long it takes over `save` or `load`, where it is slow. */
+  /** Milliseconds that a slow `save` or `load` takes. */
   readonly slowMs: number;
-  /** Has `loadWrites`, so that not every page counts as written by `load`. */
+  /** Whether it has `loadWrites`; without it every page counts as written by `load`. */
   readonly tellsWrites: boolean;
-  /** How long `prepared` takes at the destination; `undefined`: it has no such method. */
+  /** Milliseconds that `prepared` takes at the destination; `undefined`: it has no such method. */
   readonly preparedMs: number | undefined;
-  /** Says until then that the guest must not be paused. */
+  /** Until this time, in milliseconds, it reports that the guest must not be paused. */
   readonly blockedUntilMs: number;
-  /** Ends `save` when its signal aborts. */
+  /** Whether `save` ends when its signal aborts. */
   readonly obeysSignal: boolean;
 }
 
@@ -41,7 +41,7 @@ export interface GuestPlan {
   readonly intervalMs: number;
   readonly writesPerInterval: number;
   readonly pattern: 'anywhere' | 'few pages' | 'in order' | 'whole pages';
-  /** Writes between the call of `pause` and its return. */
+  /** Number of writes between the call of `pause` and its return. */
   readonly burstAtPause: number;
   readonly pauseMs: number;
   readonly resumeMs: number;
@@ -50,12 +50,12 @@ export interface GuestPlan {
 }
 
 export interface LinkPlan {
-  /** 0: no time at all. */
+  /** 0: frames take no time. */
   readonly bytesPerSecond: number;
   readonly latencyMs: number;
-  /** Frames of a stream that are on their way, or unread, before its writer waits. */
+  /** Frames of a stream in flight or unread from which on its writer waits. */
   readonly capacity: number;
-  /** What has arrived but is not read is lost when the peer resets the connection. */
+  /** Whether frames that have arrived and are unread are lost when the peer resets the connection. */
   readonly resetLosesUnread: boolean;
 }
 
@@ -67,13 +67,13 @@ export interface OptionsPlan {
   readonly delta: boolean;
   readonly verify: boolean;
   readonly checksum: boolean;
-  /** How long somebody looks at the paused guest before it goes on; `undefined`: nobody is asked. */
+  /** Milliseconds that the migration waits in `pre-switchover`; `undefined`: it does not stop there. */
   readonly heldMs: number | undefined;
-  /** What happens to calls of the lease that decides; `undefined`: the two sides decide by themselves. */
+  /** Faults of the ownership authority; `undefined`: there is no authority. */
   readonly lease: readonly LeaseFault[] | undefined;
-  /** What becomes of the guest at the destination: `receive({ onArrival })`. */
+  /** The option `onArrival` of `receive`. */
   readonly onArrival: 'run' | 'pause';
-  /** The policy then switches over at any price: nothing bounds the pause. */
+  /** Number of rounds after which the policy forces the switchover: the pause is then unbounded. */
   readonly roundCap: number;
   readonly reconnectTimeoutMs: number;
   readonly settleTimeoutMs: number;
@@ -82,10 +82,10 @@ export interface OptionsPlan {
   readonly maximumDeviceState: number | undefined;
 }
 
-/** One run of the engine, wholly described: the same schedule gives the same run. */
+/** Describes one run of the engine completely: the same schedule gives the same run. */
 export interface Schedule {
   readonly seed: number;
-  /** Pages of each block. */
+  /** Number of pages of each block. */
   readonly blocks: readonly number[];
   readonly filledPercent: number;
   readonly devices: readonly DevicePlan[];
@@ -99,7 +99,7 @@ export const PAGE_BYTES = 256;
 
 const LARGEST_BLOCK = 256;
 
-/** The schedule of `seed`. */
+/** Makes the schedule of `seed`. */
 export function scheduleOf(seed: number): Schedule {
   const random = new Random(seed);
   const blocks = Array.from({ length: random.pick([1, 1, 2, 3]) }, () => logBetween(random, 16, LARGEST_BLOCK));
@@ -160,7 +160,7 @@ function randomLink(random: Random): LinkPlan {
   };
 }
 
-/** Just more than the fillers: journals that are loaded slowly then wait for room. */
+/** A little more than the fillers, so that journals that are loaded slowly wait for room. */
 function randomMaximum(random: Random, devices: readonly DevicePlan[]): number | undefined {
   if (!random.oneIn(5)) return undefined;
   return devices.reduce((sum, { fillerBytes }) => sum + fillerBytes + 8, random.pick([200, 1000, 10_000]));
@@ -185,13 +185,13 @@ function randomOptions(random: Random): Omit<OptionsPlan, 'maximumDeviceState'> 
   };
 }
 
-/** A whole number from `low` to `high`; every magnitude is as likely as any other. */
+/** A random whole number from `low` to `high`, with a uniform logarithm. */
 export function logBetween(random: Random, low: number, high: number): number {
   const share = random.next() / 2 ** 32;
   return Math.min(high, Math.floor(low * ((high + 1) / low) ** share));
 }
 
-/** Parts of a schedule that can be taken out of it, by name, to see whether it then still fails. */
+/** Names the parts that can be removed from a schedule. */
 export function partsOf(schedule: Schedule): string[] {
   const { faults, devices, options, guest, link, blocks } = schedule;
   return [
@@ -214,7 +214,7 @@ export function partsOf(schedule: Schedule): string[] {
   ];
 }
 
-/** The schedule without these parts. Numbers in names are those of the whole schedule. */
+/** Returns the schedule without these parts. Numbers in their names refer to the whole schedule. */
 export function without(schedule: Schedule, parts: ReadonlySet<string>): Schedule {
   const { options, guest, link } = schedule;
   return {

@@ -2,17 +2,17 @@ import { type Outcome, runSchedule } from './run-schedule.js';
 import type { SabotageKind } from './sabotage.js';
 import { partsOf, scheduleOf, without } from './schedule.js';
 
-/** A failing schedule with nothing in it that it does not need to fail. */
+/** A failing schedule that stops failing when any one of its parts is removed. */
 export interface Shrunk {
   readonly seed: number;
-  /** Parts of the schedule of `seed` that are left out. */
+  /** Parts of the schedule of `seed` that were removed. */
   readonly left: ReadonlySet<string>;
   readonly outcome: Outcome;
 }
 
 /**
- * Takes parts out of the schedule of `seed`, one after the other, for as long as it fails in the same way: the first problem is
- * of the same kind. `undefined` when it does not fail.
+ * Removes parts from the schedule of `seed`, one after the other, while it still fails with a first problem of the same kind. Resolves
+ * with `undefined` if the whole schedule does not fail.
  */
 export async function shrink(seed: number, sabotage?: SabotageKind): Promise<Shrunk | undefined> {
   const whole = scheduleOf(seed);

@@ -5,16 +5,16 @@ import type { Machine } from './machine.js';
 import type { Arrival, Departure } from './parties.js';
 import type { World } from './world.js';
 
-/** Where the first destination listens, and where a second one does. */
+/** The address of the first destination. */
 export const ADDRESS = 'd';
 const OTHER_ADDRESS = 'e';
 
 const SLOWNESS = 100;
 
-/** How often a user looks whether the guest can be paused now. */
-const USER_LOOKS_MS = 5;
+/** Interval at which a user tries again to pause a guest that the engine holds. */
+const USER_RETRY_MS = 5;
 
-/** Does to a world what its faults say. */
+/** Carries out the faults of a world. */
 export class Striker {
   readonly #world: World;
   readonly #destinations = new Map<
@@ -31,7 +31,7 @@ export class Striker {
     else queueMicrotask(() => this.#do(action));
   };
 
-  /** A process that listens at `address`, the one that does so already or a new one, receives. */
+  /** Calls `receive` in the process that listens at `address`; starts one if there is none. */
   receive(address: string): Arrival {
     const { network } = this.#world;
     let destination = this.#destinations.get(address);
@@ -142,17 +142,17 @@ export class Striker {
       if (force) departure.unbounded = true;
       else departure.forced = false;
     } catch {
-      // Too late for it.
+      // The migration is past the point where this is allowed.
     }
   }
 
-  /** Where the guest runs, unless the engine has paused it just now: then a little later. */
-  #userPauses(ms: number | undefined, looks: number): void {
+  /** Lets the user pause the guest for `ms`. While the engine holds it, tries again, `tries` times at most. */
+  #userPauses(ms: number | undefined, tries: number): void {
     const { guest } = this.#world;
     const { home } = guest;
-    if (guest.pausedByUser || guest.ended || looks === 0) return;
+    if (guest.pausedByUser || guest.ended || tries === 0) return;
     if (!home.running || home.heldByEngine || !home.process.alive) {
-      this.#world.after(USER_LOOKS_MS, () => this.#userPauses(ms, looks - 1));
+      this.#world.after(USER_RETRY_MS, () => this.#userPauses(ms, tries - 1));
       return;
     }
     this.#world.note('the user pauses the guest');
@@ -161,16 +161,16 @@ export class Striker {
     if (ms !== undefined) this.#world.after(ms, () => this.#userResumes(home, 20));
   }
 
-  #userResumes(home: Machine, looks: number): void {
+  #userResumes(home: Machine, tries: number): void {
     const { guest, departures } = this.#world;
-    if (!guest.pausedByUser || looks === 0 || !home.process.alive) return;
-    // As a VMM does that refuses commands during a switchover, and after a hand-over.
+    if (!guest.pausedByUser || tries === 0 || !home.process.alive) return;
+    // A VMM refuses commands during a switchover and after a hand-over.
     const own = departures.filter(({ machine }) => machine === home);
     if (
       own.some(({ migration }) => !['running', 'kept', 'recovered'].includes(migration.ownership)) ||
       home.heldByEngine
     ) {
-      this.#world.after(USER_LOOKS_MS, () => this.#userResumes(home, looks - 1));
+      this.#world.after(USER_RETRY_MS, () => this.#userResumes(home, tries - 1));
       return;
     }
     this.#world.note('the user resumes the guest');
@@ -187,7 +187,7 @@ export class Striker {
   }
 }
 
-/** The process dies, and its guest with it. */
+/** Kills the process, and the guest in it. */
 export function kill(world: World, process: HostProcess, silent: boolean): void {
   process.alive = false;
   for (const machine of world.machines) if (machine.process === process) machine.stop();

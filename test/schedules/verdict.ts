@@ -3,7 +3,7 @@ import { mustComplete } from './completes.js';
 import { firstDifference } from './watched-memory.js';
 import type { World } from './world.js';
 
-/** What has to be true once everything is over; each thing that is not becomes a problem of the world. */
+/** Checks the invariants at the end of a schedule; each that does not hold becomes a problem of the world. */
 export function judge(world: World): void {
   expectSettled(world);
   expectCompleted(world);
@@ -13,7 +13,7 @@ export function judge(world: World): void {
   expectClaims(world);
 }
 
-/** How it ended, in a few words: for the histogram. */
+/** How the schedule ended, in a few words, for the histogram. */
 export function endingOfWorld(world: World): string {
   const { departures, guest, source } = world;
   const first = departures[0];
@@ -36,7 +36,7 @@ function expectSettled(world: World): void {
   for (const party of [...world.departures, ...world.arrivals]) {
     const { name, process, ending } = party;
     if (!process.alive || ending !== undefined) continue;
-    // After `go` the guest is the destination's alone: it waits for its VM to start for as long as that takes.
+    // After `go` the guest is the destination's alone: `receive` waits for `resume` without a limit.
     if (startsForEver(world) && 'incoming' in party && party.incoming.ownership === 'running') continue;
     world.fault('not settled', `${name}: neither resolved nor rejected, though it was cancelled long ago`);
   }
@@ -51,7 +51,7 @@ function expectCompleted(world: World): void {
   );
 }
 
-/** Sleeps, streams. */
+/** Checks that living processes have no pending sleeps and no open streams. */
 function expectNothingLeft(world: World): void {
   if (hangsForEver(world) || world.lease.silenced) return;
   for (const process of world.processes) {
@@ -76,12 +76,12 @@ function expectOneRunner(world: World): void {
   }
 }
 
-/** An explanation that is no fault of the engine's. */
+/** Why the guest runs nowhere, if the engine is not to blame; else `undefined`. */
 function whyNobodyRuns(world: World): string | undefined {
   const { guest, lease } = world;
   if (guest.ended) return 'the guest has ended';
   if (guest.pausedByUser) return 'its user has paused it';
-  // Wherever it was when its process died; a person has looked for a destination that has all of it.
+  // The process of its last machine is dead, and the operator found no destination with all of the guest.
   if (!guest.home.process.alive) return 'died with its process';
   if (guest.home.stranded) return 'its VM failed';
   if (hangsForEver(world)) return 'a call hangs for ever';
@@ -122,7 +122,7 @@ function expectMemory(world: World): void {
   }
 }
 
-/** Refused calls were refused, and no claim is held for longer than it must be. */
+/** Checks that calls which had to be refused were refused, and that the VM is claimed afterwards only if it was handed over. */
 function expectClaims(world: World): void {
   for (const { name, refusalDue, ending, process } of world.departures) {
     if (!refusalDue || !process.alive || ending === undefined) continue;

@@ -1,22 +1,22 @@
 import type { GuestMemory, RamBlock } from '@godwit/core';
 import type { BufferMemory } from '@godwit/core/testing';
 
-/** What memory holds once it is unmapped: whoever writes there later is found by it. */
+/** Fills unmapped memory, so that a later write shows. */
 const POISON = 0xdb;
 
-/** Memory that a machine has mapped. Once it has unmapped it, a view of it is a defect, and so is a byte written. */
+/** A machine's memory. After the machine has unmapped it, making a view of it or writing to it is a defect. */
 export class MachineMemory {
   readonly buffers: BufferMemory;
   readonly #onUse: () => void;
   #unmapped = false;
 
-  /** `onUse` hears of a view that is asked for too late. */
+  /** `onUse` is called when a view is made of unmapped memory. */
   constructor(buffers: BufferMemory, onUse: () => void) {
     this.buffers = buffers;
     this.#onUse = onUse;
   }
 
-  /** Another object over the same memory. */
+  /** Makes another memory object over the same bytes. */
   mapping(): GuestMemory {
     const { pageSize, blocks } = this.buffers;
     return { pageSize, blocks: blocks.map((block) => this.#watched(block)) };
@@ -28,7 +28,7 @@ export class MachineMemory {
     for (const { bytes } of this.buffers.blocks) bytes.fill(POISON);
   }
 
-  /** A page that was written after it was unmapped. */
+  /** Returns a page that was written after the memory was unmapped, if any. */
   writtenUnmapped(): { readonly block: number; readonly page: number } | undefined {
     if (!this.#unmapped) return undefined;
     for (const [block, { bytes }] of this.buffers.blocks.entries()) {
@@ -64,12 +64,12 @@ export class MachineMemory {
   }
 }
 
-/** Copies of all RAM, block by block. */
+/** Copies all RAM, block by block. */
 export function copyRam(buffers: BufferMemory): Uint8Array[] {
   return buffers.blocks.map(({ bytes }) => bytes.slice());
 }
 
-/** The first byte that differs from what it should be. */
+/** Returns the first byte that differs from `expected`, if any. */
 export function firstDifference(
   buffers: BufferMemory,
   wanted: readonly Uint8Array[],

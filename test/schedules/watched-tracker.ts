@@ -1,7 +1,7 @@
 import { type DirtyBitmaps, type DirtyTracker, type GuestMemory, SoftwareTracker } from '@godwit/core';
 import { ManualTracker, type WriteLog } from '@godwit/core/testing';
 
-/** A dirty tracker that notices when it is used in the wrong order, and that can hang or fail. */
+/** A dirty tracker that reports calls in a wrong order, and that can hang or fail. */
 export class WatchedTracker implements DirtyTracker, WriteLog {
   readonly name: string;
   readonly #inner: SoftwareTracker | ManualTracker;

@@ -2,13 +2,13 @@ import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@
 import { type HostProcess, never } from './host-process.js';
 import { LOST, type Parcel, type Pipe } from './pipe.js';
 
-/** Framing overhead that a stream pretends to have, for each frame. */
+/** Framing bytes that are counted for each frame. */
 const FRAME_BYTES = 16;
 
-/** Sees what this end writes, and the payloads that it reads. False: the parcel is lost. */
+/** Observes the frames that this end writes and the payloads that it reads. Returns false to lose the parcel. */
 export type StreamTap = (parcel: Parcel, stage: 'sent' | 'reading') => boolean;
 
-/** One process's end of a stream. When the process has died, no call on it settles. */
+/** One process's end of a stream. Once the process has died, no call on it settles. */
 export class WireStream implements FrameStream {
   readonly process: HostProcess;
   readonly checksums: boolean;
@@ -29,7 +29,7 @@ export class WireStream implements FrameStream {
     this.#tap = tap;
   }
 
-  /** The process still has it: it was neither closed nor dropped, and has not failed by itself. */
+  /** Whether the process still holds this end: it was neither closed nor dropped, and has not failed. */
   get open(): boolean {
     return !this.#released && !(this.#out.done && this.#in.done);
   }
@@ -37,7 +37,7 @@ export class WireStream implements FrameStream {
   write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
     if (!this.process.alive) return never();
     const copy = copyOf(frame);
-    // The payload is copied when the carrier takes it: until then it is borrowed, and may change.
+    // The payload is copied when the wire takes it: until then it is borrowed and may change.
     const writing = this.#out.write(() => {
       const parcel: Parcel = { frame: copy, payload: joined(payload), broken: false };
       this.bytesWritten += FRAME_BYTES + (parcel.payload?.byteLength ?? 0);
@@ -56,7 +56,7 @@ export class WireStream implements FrameStream {
     if (parcel === null) return null;
     this.bytesRead += FRAME_BYTES;
     if (parcel.broken) {
-      // Nothing behind it can be told apart from it.
+      // The stream cannot be parsed beyond a broken frame.
       const reader = this.checksums
         ? new GodwitError('GODWIT_LINK_LOST', 'a checksum differs')
         : new GodwitError('GODWIT_BAD_STREAM', 'these bytes are no frame');
@@ -71,7 +71,7 @@ export class WireStream implements FrameStream {
     return this.process.whileAlive(this.#readPayload(into));
   }
 
-  /** As from a socket: some bytes are here, the others come later, and none once the stream was cut. */
+  /** Reads a payload in two parts, as from a socket: the second part may arrive later, or never if the stream is cut. */
   async #readPayload(into: readonly Uint8Array[]): Promise<void> {
     const parcel = this.#current;
     const payload = parcel?.payload ?? new Uint8Array();
@@ -105,27 +105,27 @@ export class WireStream implements FrameStream {
   abort(reason: GodwitError): void {
     if (!this.process.alive) return;
     this.#released = true;
-    // Both have said all that they had to say: the peer reads it to its end.
+    // Both ends have ended their direction: the peer reads the rest without an error.
     if (this.#in.ended && this.#out.ending) return;
     const lost = new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link');
     this.#in.fail({ reader: reason, writer: lost });
     this.#out.failBehind({ reader: lost, writer: reason });
   }
 
-  /** The process has died: its peer is told by a reset, behind what is on its way. */
+  /** Resets the stream of a dead process: the peer gets the reset after the frames in flight. */
   reset(): void {
     this.#in.fail(LOST);
     this.#out.failBehind(LOST);
   }
 
-  /** What this end has written is cut off. */
+  /** Cuts the direction that this end writes; with `delivered` after the frames in flight. */
   cut(delivered: boolean): void {
     if (delivered) this.#out.failBehind(LOST);
     else this.#out.fail(LOST);
   }
 }
 
-/** As an encoder takes it: what the writer does to its arrays afterwards does not show. */
+/** Copies a frame, as an encoder does: the writer may change its arrays afterwards. */
 function copyOf(frame: Frame): Frame {
   if (frame.type === 'hello' || frame.type === 'welcome') return structuredClone(frame);
   const copy: Record<string, unknown> = { ...frame };
@@ -136,7 +136,7 @@ function copyOf(frame: Frame): Frame {
   return copy as unknown as Frame;
 }
 
-/** Copies the bytes `from` to `to` of `payload` to their places. */
+/** Copies the bytes `from` to `to` of `payload` to their places in `into`. */
 function fill(into: readonly Uint8Array[], payload: Uint8Array, from: number, to: number): void {
   let at = 0;
   for (const chunk of into) {

@@ -3,17 +3,17 @@ import { runSchedule, unhandled } from './run-schedule.js';
 import { SABOTAGES } from './sabotage.js';
 import { scheduleOf } from './schedule.js';
 
-/** What a worker is asked to run: these seeds, one after the other. */
+/** The seeds that a worker runs, one after the other. */
 export interface Share {
   readonly first: number;
   readonly count: number;
-  /** Name of a sabotage; empty for none. */
+  /** Name of a sabotage, or empty. */
   readonly sabotage: string;
-  /** The seed that is being run, for whoever waits too long. */
+  /** The seed that is being run, for the time limit of the main thread. */
   readonly present: Int32Array;
 }
 
-/** What it answers. */
+/** What a worker posts back. */
 export interface Tally {
   readonly count: number;
   readonly endings: ReadonlyMap<string, number>;
@@ -21,7 +21,7 @@ export interface Tally {
   readonly failures: readonly { readonly seed: number; readonly kind: string; readonly message: string }[];
 }
 
-// Stacks of thousands of errors that are expected cost more than what is tested.
+// Stack traces of the thousands of expected errors would take more time than the schedules.
 Error.stackTraceLimit = 0;
 process.on('unhandledRejection', unhandled);
 

@@ -30,24 +30,24 @@ export interface Problem {
 }
 
 export interface WorldOptions {
-  /** Keep a trace. */
+  /** Whether a trace is kept. */
   readonly tracing?: boolean;
   readonly sabotage?: Sabotage;
 }
 
-/** How much longer than its bound the guest may be paused. */
+/** How much longer than its limit the guest may be paused. Milliseconds. */
 const BOUND_SLACK_MS = 50;
 
-/** A migration that does not converge is forced after this, in milliseconds. */
+/** The policy's time budget: a migration that has not converged is forced then. Milliseconds. */
 const BUDGET_MS = 8000;
 
-/** Where the destination's ownership goes when the guest is its own. */
+/** States that the destination's ownership enters when the guest becomes its own. */
 const ARRIVES: readonly string[] = ['running', 'recovered'];
 
-/** Where the source's ownership stands while the pause is bounded, and just after it. */
+/** States of the source's ownership in which the pause is checked. */
 const BOUNDED: readonly string[] = ['running', 'paused', 'transferring', 'kept'];
 
-/** All that a schedule consists of while it runs: processes, machines, the network, the guest, and who watches them. */
+/** A running schedule: its processes, machines, network and guest, and the checks of them. */
 export class World implements MachineWatch {
   readonly schedule: Schedule;
   readonly clock = new VirtualClock();
@@ -63,16 +63,16 @@ export class World implements MachineWatch {
   readonly strikes: Strike[] = [];
   readonly problems: Problem[] = [];
   readonly trace: string[] = [];
-  /** What each destination's VM is called, by migration: the last one counts. */
+  /** The incarnation of the last destination, by migration id. */
   readonly incarnations = new Map<string, string>();
-  /** Which pause of the source's machine (`Machine.pauses`) what the destination has is from, by migration. */
+  /** By migration id: the pause of the source's machine (`Machine.pauses`) in which the destination's copy was made. */
   readonly switchovers = new Map<string, number>();
   over = false;
-  /** Nothing strikes any more. */
+  /** Whether faults have stopped. */
   calm = false;
-  /** Things that will still happen by themselves. */
+  /** Number of scheduled actions that have not run. */
   #coming = 0;
-  /** Frames that were sent, on all paths. */
+  /** Number of frames sent on all paths. */
   readonly sent = { forth: 0, back: 0 };
   #frames = 0;
   #lookedAt = -1;
@@ -120,7 +120,7 @@ export class World implements MachineWatch {
     return process;
   }
 
-  /** Numbers from 0 to below 1. */
+  /** Returns a random number from 0 up to 1, exclusive. */
   readonly random = (): number => this.#random.next() / 2 ** 32;
 
   note(text: string): void {
@@ -148,7 +148,7 @@ export class World implements MachineWatch {
     return this.calm ? undefined : this.#injector.call(machine.side, call);
   }
 
-  /** Something happens after `ms`, unless the world has ended. */
+  /** Runs `act` after `ms`, unless the world has ended by then. */
   after(ms: number, act: () => void): void {
     this.#coming++;
     void this.clock.sleep(ms).then(() => {
@@ -158,7 +158,7 @@ export class World implements MachineWatch {
     });
   }
 
-  /** Waits until nothing more happens by itself, for at most `ms`. */
+  /** Waits until `done` and no scheduled action is left, for at most `ms`. */
   async until(done: () => boolean, ms: number): Promise<void> {
     const timer = new AbortController();
     const end = this.clock.now() + ms;
@@ -174,7 +174,7 @@ export class World implements MachineWatch {
     timer.abort();
   }
 
-  /** All calls of processes that live have settled. */
+  /** Whether all calls of living processes have settled. */
   get settled(): boolean {
     return [...this.departures, ...this.arrivals].every(
       ({ process, ending }) => !process.alive || ending !== undefined,
@@ -272,7 +272,7 @@ export class World implements MachineWatch {
         const machine = new Machine(process, 'destination', this);
         this.machines.push(machine);
         machine.leftPaused = options.onArrival === 'pause';
-        // Whatever was in its memory before is not the guest's.
+        // The destination's memory begins with bytes that are not the guest's.
         fill(machine.buffers, 20, this.machines.length);
         arrival.machine = machine;
         arrival.vm = machine.vm();
@@ -354,7 +354,7 @@ export class World implements MachineWatch {
     this.#wake();
   }
 
-  /** A person looks at the paused guest for a while. */
+  /** Keeps the migration in `pre-switchover` for a while. */
   #hold(departure: Departure): void {
     departure.heldSince = this.clock.now();
     departure.heldMs = 0;
@@ -363,7 +363,7 @@ export class World implements MachineWatch {
       try {
         departure.migration.proceed();
       } catch {
-        // Over before they had looked enough.
+        // The migration has ended meanwhile.
       }
     });
   }
@@ -391,12 +391,12 @@ export class World implements MachineWatch {
     return this.#injector.frame(direction, stage, frame);
   }
 
-  /** The guest was paused here, and is not any more, or is given away: not too late. */
+  /** Checks that the pause that ends now was not too long: the guest is resumed, or handed over. */
   #checkPause(machine: Machine): void {
     if (machine.pausedAt === undefined || this.schedule.options.verify) return;
     const departure = this.departures.findLast((one) => one.machine === machine && !one.refusalDue);
     if (departure === undefined || departure.unbounded || departure.forced) return;
-    // Once the guest was given away, a person decides about it.
+    // After the hand-over an operator decides about the guest.
     if (!BOUNDED.includes(departure.migration.ownership)) return;
     if (departure.heldSince !== undefined) this.#goOn(departure);
     const ms = this.clock.now() - machine.pausedAt - departure.heldMs;

@@ -1,8 +1,11 @@
 import type { Departure, GuestSpec, MoveSettings, Patience } from '../vmm.js';
 
+/** How long closing may take before the process is killed: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
+export const LAST_RESORT_MS = 10_000;
+
 /** Commands to a process with a node-vmm machine, and its answers. */
 export interface HostCommands {
-  /** `source`: the guest runs; `destination`: the machine stands and waits. */
+  /** Makes the machine. `source`: its guest runs; `destination`: it waits for a guest. */
   start: {
     request: { readonly spec: GuestSpec; readonly role: 'source' | 'destination'; readonly neverRearm: boolean };
     reply: null;
@@ -18,13 +21,8 @@ export interface HostCommands {
   firstBytes: { request: null; reply: Uint8Array };
 }
 
-export type CommandName = keyof HostCommands;
-
-export type HostRequest = { readonly id: number } & {
-  [Name in CommandName]: { readonly command: Name; readonly request: HostCommands[Name]['request'] };
-}[CommandName];
-
-export type HostMessage =
-  | { readonly type: 'reply'; readonly id: number; readonly value: unknown }
-  | { readonly type: 'error'; readonly id: number; readonly message: string }
-  | { readonly type: 'printed'; readonly text: string };
+/** Messages of the process, beside its answers. */
+export interface HostMessage {
+  readonly type: 'printed';
+  readonly text: string;
+}

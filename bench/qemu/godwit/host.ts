@@ -1,4 +1,4 @@
-/** A process with a machine of node-vmm, for the judge: carries out the parent's commands, and ends with it. */
+/** The program of a process with a machine of node-vmm, for the judge: carries out the parent's commands. */
 import {
   delta,
   type IncomingMigration,
@@ -10,18 +10,15 @@ import {
 } from '@godwit/core';
 import { Machine } from '@godwit/example-node-vmm';
 import { sweepImage, sweptBytes } from '@godwit/example-node-vmm/guest';
+import { type CommandHandlers, sendToParent, serveCommands } from '@godwit/example-node-vmm/process';
 import { connectTo, file, listenOn, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { randomMemory } from '../memory/random-memory.js';
 import { type Departure, type GuestSpec, now } from '../vmm.js';
-import type { CommandName, HostCommands, HostMessage, HostRequest } from './host-messages.js';
+import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
 import { neverRearmed } from './never-rearmed.js';
 
 const MIB = 2 ** 20;
-
-type Handlers = {
-  [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']>;
-};
 
 class Host {
   #machine: Machine | undefined;
@@ -29,15 +26,15 @@ class Host {
   #spec: GuestSpec | undefined;
   #listener: LinkListener | undefined;
   #incoming: IncomingMigration | undefined;
-  /** Milliseconds since 1970, in order. */
+  /** When the guest was paused, and resumed: milliseconds since 1970, in order. */
   readonly #pausedAtMs: number[] = [];
   readonly #resumedAtMs: number[] = [];
 
-  readonly handlers: Handlers = {
+  readonly handlers: CommandHandlers<HostCommands> = {
     start: async ({ spec, role, neverRearm }) => {
       this.#spec = spec;
       const { memoryBytes, sweep } = spec;
-      // A guest of 8 GiB that touches a sixteenth of it.
+      // A sparse guest has 8 GiB and writes a sixteenth of it.
       const overcommit = !spec.random;
       const machine =
         role === 'source'
@@ -129,7 +126,7 @@ class Host {
 
   #receive(listener: LinkListener): void {
     const vm = this.#guest();
-    // The machine is there before the source connects, as in a QEMU that waits for a guest.
+    // The machine is made before the source connects, as in a QEMU that waits for a guest.
     this.#incoming = receive(listener, { prepare: () => vm });
   }
 
@@ -144,14 +141,14 @@ class Host {
   }
 }
 
-/** Notes the expected downtime of each round, until the limit is raised. */
+/** Keeps the predicted downtime of the last round before the limit is raised. */
 function watch(migration: Migration): { raised: boolean; predictedDowntimeMs: number | undefined } {
   const watched = { raised: false, predictedDowntimeMs: undefined as number | undefined };
   migration.subscribe({
     next: (event) => {
       if (event.type === 'round' && !watched.raised) watched.predictedDowntimeMs = event.round.predictedDowntimeMs;
     },
-    // Failures are told by `result`.
+    // Failures are handled by `result`.
     error: () => {},
   });
   return watched;
@@ -172,20 +169,8 @@ function fill(machine: Machine, memoryBytes: number): void {
 }
 
 function send(message: HostMessage): void {
-  // A parent that is gone is noticed by `disconnect`.
-  if (process.connected) process.send?.(message, undefined, undefined, () => {});
+  sendToParent(message);
 }
 
 const host = new Host();
-
-async function answer({ id, command, request }: HostRequest): Promise<void> {
-  try {
-    const handler = host.handlers[command] as (request: unknown) => Promise<unknown>;
-    send({ type: 'reply', id, value: await handler(request) });
-  } catch (error) {
-    send({ type: 'error', id, message: error instanceof Error ? error.message : String(error) });
-  }
-}
-
-process.on('message', (message) => void answer(message as HostRequest));
-process.once('disconnect', () => void host.close().finally(() => process.exit()));
+serveCommands(host.handlers, () => host.close(), LAST_RESORT_MS);

@@ -1,8 +1,8 @@
 import { DirtyBitmaps, type DirtyTracker, type GuestMemory } from '@godwit/core';
 
 /**
- * A defect on purpose: a dirty log that is never re-armed. It reports the first write to a page and none after it, as a page
- * does that stays writable once its write protection has been lifted. The check of the sweep guest must notice.
+ * A defect on purpose: a dirty log that is never re-armed. It reports only the first write to a page, as if the page stayed writable
+ * once its write protection was removed. The check of the sweep guest must find it.
  */
 export function neverRearmed(tracker: DirtyTracker, memory: GuestMemory): DirtyTracker {
   const reported = new DirtyBitmaps(memory);

@@ -3,16 +3,16 @@ import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listenWithSmallBuffer } from './small-buffer.js';
 
-/** How far the link may be behind the clock: the queue of a network card. */
+/** Milliseconds of bytes that may be queued, as in a network card. */
 const QUEUE_MS = 2;
 
 const toPort = Number(process.argv[2]);
 const bytesPerSecond = Number(process.argv[3]);
-/** When what was sent so far will have left; all connections share the link. */
+/** When the bytes of all connections so far will have been sent, by `performance.now`. */
 let busyUntil = 0;
 
 async function carry(from: Socket, to: Socket): Promise<void> {
-  // The other direction may go on when this one has ended.
+  // The other direction may continue after this one has ended.
   for await (const bytes of from.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     busyUntil = Math.max(busyUntil, performance.now()) + (bytes.length / bytesPerSecond) * 1000;
     const early = busyUntil - performance.now() - QUEUE_MS;

@@ -1,14 +1,14 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 
-/** A link that carries so many bytes a second from its port on to another, and as many as it can the other way. */
+/** A TCP proxy with a limited rate from its own port to another, and without a limit in the other direction. */
 export interface SlowLink {
-  /** On 127.0.0.1. */
+  /** Its port on 127.0.0.1. */
   readonly port: number;
   close(): Promise<void>;
 }
 
-/** Starts a slow link in a process of its own, so that its rate does not depend on the work of this one. */
+/** Starts a slow link in its own process, so that its rate does not depend on the work of this one. */
 export async function slowLink(toPort: number, bytesPerSecond: number): Promise<SlowLink> {
   const child = fork(new URL('./slow-link-process.js', import.meta.url), [String(toPort), String(bytesPerSecond)]);
   const exited = once(child, 'exit');

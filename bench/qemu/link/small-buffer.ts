@@ -5,13 +5,13 @@ const AF_INET = 2;
 const SOCK_STREAM = 1;
 const SOL_SOCKET = 1;
 const SO_RCVBUF = 8;
-/** The kernel doubles it. Two milliseconds of 1 Gbit/s: what waits in front of a slow link is not in the link. */
+/** Bytes of the receive buffer, which the kernel doubles: two milliseconds of 1 Gbit/s. */
 const RECEIVE_BYTES = 128 * 1024;
 const SOCKADDR_BYTES = 16;
 
 /**
- * A listening socket on 127.0.0.1 whose connections buffer little at this end; without it the kernel would take megabytes
- * that the slow link has not carried yet.
+ * Makes a listening socket on 127.0.0.1 whose connections have a small receive buffer; else the kernel would take megabytes that the
+ * slow link has not forwarded yet.
  */
 export function listenWithSmallBuffer(): { readonly fd: number; readonly port: number } {
   const libc = koffi.load('libc.so.6');

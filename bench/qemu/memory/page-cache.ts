@@ -4,7 +4,7 @@ import koffi from 'koffi';
 /** bits/fcntl-linux.h */
 const POSIX_FADV_DONTNEED = 4;
 
-/** Puts all of a file on the disk. */
+/** Writes all of a file to the disk. */
 export async function synchronize(path: string): Promise<void> {
   const file = await open(path, 'r+');
   try {
@@ -14,7 +14,7 @@ export async function synchronize(path: string): Promise<void> {
   }
 }
 
-/** Takes a file that is on the disk out of the page cache, so that the next reader reads the disk. */
+/** Drops a file that is on the disk from the page cache, so that the next reader reads the disk. */
 export async function forget(path: string): Promise<void> {
   const libc = koffi.load('libc.so.6');
   const fadvise = libc.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)');

@@ -4,8 +4,8 @@ const PAGE = 4096;
 const CHUNK_BYTES = 64 * 2 ** 20;
 
 /**
- * Random bytes for the addresses from `from` to `to`, in pieces that end at multiples of 64 MiB, other ones in every page.
- * The bytes are good until the next piece.
+ * Yields random bytes for the addresses from `from` to `to`, different in every page, in pieces that end at multiples of 64 MiB. The
+ * bytes are valid until the next piece.
  */
 export function* randomMemory(
   from: number,

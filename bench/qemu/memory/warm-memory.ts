@@ -1,14 +1,13 @@
 import { createGuestMemory, hostMemory, MemoryAdvice, madviseAsync } from '@godwit/linux';
 
-/** Left free for other processes: the kernel ends one when memory runs out. */
+/** Bytes that are left free for other processes, since the kernel kills one when memory runs out. */
 const SPARE_BYTES = 2 ** 30;
 
 /**
- * Touches this much memory and frees it again. Inside a virtual machine, memory that was freed more than about two
- * seconds ago may have been given back to the host, and the next to take it waits for the host. A measurement that begins
- * right after this one is of the VMM.
+ * Populates this much memory and frees it again. In a virtual machine, memory that was freed more than about two seconds ago may have
+ * been given back to the host, and the next allocation waits for the host. A measurement right after this call does not include that.
  *
- * @throws Error when the machine has not so much to spare
+ * @throws Error when the machine has less free memory
  */
 export async function warmMemory(byteLength: number): Promise<void> {
   const { availableBytes } = hostMemory();

@@ -1,9 +1,9 @@
 import { type Departure, type MoveSettings, now, type Patience } from '../vmm.js';
 import type { Qmp, QmpEvent } from './qmp.js';
 
-/** Between two looks at a running migration. */
-const LOOK_MS = 50;
-/** A power of two that holds all pages that the guest writes. */
+/** Milliseconds between two queries of a running migration. */
+const QUERY_MS = 50;
+/** A power of two that is larger than all pages that the guest writes. */
 const XBZRLE_CACHE_BYTES = 256 * 2 ** 20;
 
 /** The fields of `query-migrate` that are used here (qapi/migration.json). */
@@ -17,8 +17,8 @@ interface MigrationInfo {
 }
 
 /**
- * Sets QEMU's capabilities and parameters, at either side. With a return path the source knows when the guest runs at the
- * destination, so that its own times mean what Godwit's do.
+ * Sets QEMU's capabilities and parameters, on either side. With a return path the source knows when the guest runs at the destination,
+ * so that its times are comparable with Godwit's.
  */
 export async function setUp(qmp: Qmp, settings: MoveSettings, to: 'socket' | 'file' = 'socket'): Promise<void> {
   const { channels, deltas, downtimeLimitMs, bytesPerSecond } = settings;
@@ -54,7 +54,7 @@ export class QemuMigration {
     this.#qmp = qmp;
   }
 
-  /** @throws Error with QEMU's words when it fails */
+  /** Runs the migration. @throws Error with QEMU's message when it fails */
   async run(uri: string, patience?: Patience): Promise<Departure> {
     const qmp = this.#qmp;
     const before = qmp.events.length;
@@ -81,7 +81,7 @@ export class QemuMigration {
     };
   }
 
-  /** Notes the expected downtime until the migration ends, and raises the limit of one that does not end. */
+  /** Keeps the expected downtime until the migration ends, and raises the downtime limit after the budget. */
   async #watch(end: Promise<unknown>, startedAtMs: number, patience: Patience | undefined): Promise<void> {
     while (!this.#over) {
       const info = await this.#qmp.execute<MigrationInfo>('query-migrate');
@@ -91,16 +91,16 @@ export class QemuMigration {
         if (this.#endedByItself) continue;
         await this.#qmp.execute('migrate-set-parameters', { 'downtime-limit': patience.thenDowntimeLimitMs });
       }
-      await withinLook(end);
+      await untilNextQuery(end);
     }
   }
 }
 
-/** Resolves when the migration ends or the next look is due. */
-async function withinLook(end: Promise<unknown>): Promise<void> {
+/** Resolves when the migration ends or the next query is due. */
+async function untilNextQuery(end: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const due = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, LOOK_MS);
+    timer = setTimeout(resolve, QUERY_MS);
   });
   try {
     await Promise.race([end, due]);

@@ -14,12 +14,12 @@ import type { UnpackedQemu } from './unpacked-qemu.js';
 
 const MIB = 2 ** 20;
 const PAGE = 4096;
-/** The end of QEMU's standard error that is kept for a message. */
+/** Characters of the end of QEMU's standard error that are kept for messages. */
 const COMPLAINT_CHARACTERS = 2000;
 
 let count = 0;
 
-/** One QEMU, with the sweep guest as its disk, its serial port in a socket and its control on its standard streams. */
+/** One QEMU, with the sweep guest as its disk, its serial port on a socket and QMP on its standard streams. */
 export class QemuProcess implements VmmProcess {
   readonly #child: ChildProcess;
   readonly #qmp: Qmp;
@@ -27,7 +27,7 @@ export class QemuProcess implements VmmProcess {
   readonly #scratch: string;
   readonly #files: string[];
   readonly #serial: Server;
-  /** Never rejects. */
+  /** Resolves when QEMU has ended; never rejects. */
   readonly #exited: Promise<void>;
   #socket: Socket | undefined;
   readonly #letters = new Letters();
@@ -165,16 +165,16 @@ export class QemuProcess implements VmmProcess {
   };
 }
 
-/** The guest's memory, unless it is QEMU's default: private memory, in huge pages where the host has them. */
+/** The backend of the guest's memory; undefined for QEMU's default: private memory, in huge pages where the host has them. */
 function memoryBackend(spec: GuestSpec, role: 'source' | 'destination', scratch: string): string | undefined {
   const size = `id=pc.ram,size=${spec.memoryBytes},share=on`;
-  // The pages are mapped from the start, as those of a guest are that has written them.
+  // The pages are mapped from the start, as those of a guest that has written them.
   if (spec.random && role === 'source')
     return `memory-backend-file,${size},mem-path=${randomFile(scratch, spec)},prealloc=on`;
   return spec.memoryFile ? `memory-backend-memfd,${size}` : undefined;
 }
 
-/** A memory file with random bytes in it, from 1 MiB on: made once and used by one QEMU after the other. */
+/** A memory file with random bytes from 1 MiB on, which is made once and used by one QEMU after the other. */
 function randomFile(scratch: string, { memoryBytes }: GuestSpec): string {
   const path = join(scratch, `random-${memoryBytes}`);
   if (existsSync(path)) return path;

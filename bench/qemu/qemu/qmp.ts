@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 
-/** An event of QEMU's, with its own time. */
+/** An event of QEMU, with QEMU's timestamp. */
 export interface QmpEvent {
   readonly event: string;
   /** Milliseconds since 1970, to the microsecond, when QEMU sent it. */
@@ -36,12 +36,12 @@ export class Qmp {
 
   constructor(from: Readable, to: Writable) {
     this.#to = to;
-    // A QEMU that has ended is reported by `close`, not by the write that failed.
+    // The end of QEMU is reported by `close`, not by the failed write.
     to.on('error', () => {});
     createInterface({ input: from }).on('line', (line) => this.#hear(JSON.parse(line) as QmpMessage));
   }
 
-  /** @throws Error with QEMU's words when it refuses, or when it has ended */
+  /** Executes a command. @throws Error with QEMU's message when it refuses, or when it has ended */
   execute<T = unknown>(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<T> {
     if (this.#closed !== undefined) return Promise.reject(this.#closed);
     const id = this.#next++;
@@ -52,7 +52,7 @@ export class Qmp {
     return answer as Promise<T>;
   }
 
-  /** The first event that matches: one that has been there already, or the next. Rejects when QEMU ends before it. */
+  /** Resolves with the first event that matches, of those so far or to come. Rejects when QEMU ends before it. */
   async event(matches: (event: QmpEvent) => boolean): Promise<QmpEvent> {
     for (;;) {
       const found = this.events.find(matches);
@@ -62,7 +62,7 @@ export class Qmp {
     }
   }
 
-  /** Ends all waits: QEMU has ended. */
+  /** Rejects all waits, since QEMU has ended. */
   close(reason: Error): void {
     this.#closed = reason;
     for (const { reject } of this.#pending.values()) reject(reason);

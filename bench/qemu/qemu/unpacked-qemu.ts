@@ -15,22 +15,22 @@ import { cacheFolder } from '../cache-folder.js';
 
 const run = promisify(execFile);
 
-/** A release of QEMU, and where Debian has it. */
+/** A release of QEMU, and the suites of Debian that have it. */
 export interface QemuRelease {
-  /** `11.1`: what must be at the start of its version. */
+  /** The start of its version: `11.1`. */
   readonly series: string;
-  /** Suites of the archive; packages come from the last one where it has them. */
+  /** Suites of the archive; packages come from the last one that has them. */
   readonly suites: readonly string[];
 }
 
 export const NEWEST: QemuRelease = { series: '11.1', suites: ['trixie', 'trixie-backports'] };
 export const DEBIAN_12: QemuRelease = { series: '7.2', suites: ['bookworm'] };
 
-/** A QEMU with all that it needs, unpacked from Debian's packages; nothing is installed on the machine. */
+/** A QEMU with its dependencies, unpacked from Debian's packages; nothing is installed on the machine. */
 export interface UnpackedQemu {
   /** `11.1.3` */
   readonly version: string;
-  /** The program and its first arguments: it brings its own C library, and so its own loader. */
+  /** The program and its first arguments: QEMU has its own C library, and so its own loader. */
   readonly command: readonly [string, ...string[]];
   readonly environment: Readonly<Record<string, string>>;
 }
@@ -45,11 +45,10 @@ const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 const VERSION_FILE = 'version';
 
 /**
- * A release of QEMU from the cache (`~/.cache/godwit/qemu`), or downloaded with `apt-get` and unpacked into it: about
- * 40 MB, half a minute. Needs no root. The archive's address is that of the machine's own package sources, and apt checks
- * the archive's signatures as it always does.
+ * Returns a release of QEMU from the cache (`~/.cache/godwit/qemu`), or downloads it with `apt-get` and unpacks it there: about 40 MB,
+ * half a minute. Needs no root. The archive is that of the machine's own package sources, and apt checks its signatures as usual.
  *
- * @param report told what takes a while
+ * @param report called before a step that takes long
  * @throws NoQemu with the reason
  */
 export async function unpackedQemu(release: QemuRelease, report: (text: string) => void): Promise<UnpackedQemu> {
@@ -63,7 +62,7 @@ export async function unpackedQemu(release: QemuRelease, report: (text: string) 
       rmSync(folder, { recursive: true, force: true });
       renameSync(root, folder);
     } catch (error) {
-      // Another process may have been faster.
+      // Another process may have completed it first.
       if (!existsSync(join(folder, VERSION_FILE))) throw asNoQemu(release, error);
     } finally {
       rmSync(scratch, { recursive: true, force: true });
@@ -72,7 +71,7 @@ export async function unpackedQemu(release: QemuRelease, report: (text: string) 
   return describe(folder);
 }
 
-/** Downloads and unpacks everything below `scratch`; the folder with the unpacked files, complete. */
+/** Downloads and unpacks everything below `scratch`; resolves with the complete folder of the unpacked files. */
 async function download(release: QemuRelease, scratch: string): Promise<string> {
   const place = (name: string): string => {
     const path = join(scratch, name);
@@ -85,7 +84,7 @@ async function download(release: QemuRelease, scratch: string): Promise<string> 
     join(scratch, 'sources.list'),
     release.suites.map((suite) => `deb ${signed}${archive} ${suite} main\n`).join(''),
   );
-  // A machine with nothing on it, so that everything that QEMU needs is fetched, its C library too.
+  // No package counts as installed, so that all dependencies are downloaded, the C library too.
   writeFileSync(join(place('state'), 'status'), '');
   const settings = {
     'Dir::Etc::sourcelist': join(scratch, 'sources.list'),
@@ -119,8 +118,8 @@ async function download(release: QemuRelease, scratch: string): Promise<string> 
 }
 
 /**
- * The archive that this machine's own packages come from: the one whose package lists say so, or, before any list was
- * fetched, the one with the usual name. Its signatures are checked in either case.
+ * The archive of this machine's own packages: the one that the package lists name, or, before any list was fetched, the one with the
+ * usual name. Its signatures are checked in either case.
  */
 async function debianArchive(): Promise<string> {
   const repositories = async (...criteria: string[]): Promise<string[]> => {

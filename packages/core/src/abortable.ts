@@ -1,6 +1,6 @@
 /**
- * Settles as `promise` does, or rejects with a signal's reason as soon as one aborts, and takes its listeners back. The promise
- * itself goes on; whoever made it must cope with nobody waiting (its rejection is then swallowed here).
+ * Settles as `promise` does, or rejects with a signal's reason as soon as one aborts, and removes its listeners. The work behind the
+ * promise goes on after an abort; its later rejection is ignored.
  */
 export function abortable<T>(promise: Promise<T>, ...signals: readonly AbortSignal[]): Promise<T> {
   const aborted = signals.find((signal) => signal.aborted);
@@ -31,8 +31,8 @@ export function abortable<T>(promise: Promise<T>, ...signals: readonly AbortSign
 }
 
 /**
- * Does `work` with a signal that aborts as soon as one of `signals` does. Nothing of it stays with them when the work has settled:
- * a signal that outlives many of these would otherwise keep them all.
+ * Calls `work` with a signal that aborts as soon as one of `signals` does. Its listeners are removed when the work has settled, so that
+ * a long-lived signal does not keep the listeners of every call.
  */
 export async function underAll<T>(
   signals: readonly AbortSignal[],

@@ -1,6 +1,4 @@
-/**
- * Time comes in from outside, so that the whole engine runs under a virtual clock.
- */
+/** The engine's only source of time, so that all of it can run under a virtual clock. */
 export interface Clock {
   /** Milliseconds of a monotonic clock with an arbitrary origin. */
   now(): number;
@@ -12,10 +10,10 @@ export interface Clock {
 
 declare const setImmediate: ((callback: () => void) => unknown) | undefined;
 
-/** `setTimeout` takes 31 bits, and fires at once when given more. */
+/** The longest delay of `setTimeout`, which fires at once when given more. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** The machine's own clock. */
+/** The machine's own clock: `performance.now` and `setTimeout`. */
 export const systemClock: Clock = {
   now: () => performance.now(),
   sleep(ms, signal) {

@@ -5,7 +5,7 @@
 export const ERROR_CODES = [
   /** A caller broke a contract (a range outside its block, a negative limit, ...). */
   'GODWIT_INVALID_ARGUMENT',
-  /** A method was called in a state where it makes no sense (`proceed` without pre-switchover, ...). */
+  /** A method was called in a state in which it is not allowed (`proceed` without pre-switchover, ...). */
   'GODWIT_INVALID_STATE',
   /** The migration was cancelled; the guest runs on at the source. */
   'GODWIT_CANCELLED',
@@ -31,7 +31,7 @@ export const ERROR_CODES = [
   'GODWIT_LIMIT_EXCEEDED',
   /** A device failed to save or load its state. */
   'GODWIT_DEVICE_FAILED',
-  /** The convergence policy gave up; the guest runs on at the source. */
+  /** The convergence policy aborted the migration; the guest runs on at the source. */
   'GODWIT_NOT_CONVERGING',
   /** A dirty tracker could not be started, or failed. */
   'GODWIT_TRACKER_FAILED',
@@ -41,37 +41,37 @@ export const ERROR_CODES = [
   'GODWIT_PREPARE_FAILED',
   /** The RAM of source and destination differ; nothing was handed over. */
   'GODWIT_VERIFY_FAILED',
-  /** The link died after `go`: the destination may be running the guest; the source stays paused. */
+  /** The link was lost after `go`: the destination may be running the guest; the guest stays paused at the source. */
   'GODWIT_OWNERSHIP_UNKNOWN',
-  /** A migration could not be recorded, or its recording could not be written on. */
+  /** The recording of a migration could not be created or written. */
   'GODWIT_RECORDING_FAILED',
-  /** The destination knows no migration of this id, or has given it up: nobody there will run the guest. */
+  /** The destination knows no migration of this id, or has given it up: it will not run the guest. */
   'GODWIT_UNKNOWN_MIGRATION',
   /** The embedder declared the destination dead (`recover`); the guest runs at the source again. */
   'GODWIT_RECOVERED',
-  /** Nothing more precise is known (an error of an embedder's own code, as a rule with a `cause`). */
+  /** No other code fits: usually an error of the embedder's own code, in `cause`. */
   'GODWIT_INTERNAL',
   /** A system call failed; see `syscall`, `errno` and `errnoName`. */
   'GODWIT_SYSCALL',
   /** The host lacks a kernel feature, a device node or a permission. */
   'GODWIT_UNSUPPORTED',
-  /** A device, or the IOMMU group that it is in, is held by somebody else: another process, another driver. */
+  /** A device, or its IOMMU group, is in use by another process or driver. */
   'GODWIT_DEVICE_BUSY',
   /** No permission for a device node or a system call. */
   'GODWIT_PERMISSION',
-  /** Not enough memory on the host for what was asked. */
+  /** The host has not enough memory for the request. */
   'GODWIT_OUT_OF_MEMORY',
   /** The guest stopped in a way the VMM cannot handle. */
   'GODWIT_GUEST_CRASHED',
   /** The VM, or memory, a tracker or a device of it, takes part in another migration. Nothing of it was touched. */
   'GODWIT_CLAIMED',
-  /** The VM was handed over to a destination, and is not here any more. `reclaim` says that it is. */
+  /** The VM was handed over to a destination. `reclaim` makes it free again. */
   'GODWIT_HANDED_OVER',
-  /** The guest has ended by itself (shut down, or crashed) before it was handed over: there is nothing to move. */
+  /** The guest has ended by itself (shut down or crashed) before it was handed over. */
   'GODWIT_GUEST_ENDED',
   /** Both sides map the same memory: receiving would overwrite the guest that is sent. */
   'GODWIT_SHARED_MEMORY',
-  /** A device, or the VM, says that it cannot be migrated now. */
+  /** A device says that it cannot be migrated now. */
   'GODWIT_BLOCKED',
   /** Stop-and-copy took longer than it may; the guest runs on at the source, and pre-copy goes on. */
   'GODWIT_SWITCHOVER_OVERRAN',
@@ -81,7 +81,7 @@ export const ERROR_CODES = [
 
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
-/** Codes of what may pass: unless an error says otherwise, the same may go better if it is tried again. */
+/** Codes of temporary failures: unless an error says otherwise, its `retry` is true. */
 const MAY_PASS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'GODWIT_LINK_LOST',
   'GODWIT_CONNECT_FAILED',
@@ -99,9 +99,13 @@ export interface GodwitErrorOptions {
 const BRAND = Symbol.for('@godwit/error');
 
 /**
- * The base of all errors. `message` says what was expected, what came and what to do; `code` is stable; `cause` is the
- * error underneath; `remote` is true when it is the peer that failed and told us. `retry` tells whether the same may go
- * better if it is tried again; of an error that the peer has told, whether this migration may go on over another connection.
+ * The base of all errors.
+ *
+ * - `message` says what was expected, what came and what to do.
+ * - `code` is stable.
+ * - `cause` is the underlying error, if any.
+ * - `remote` is true for an error that the peer has reported.
+ * - `retry` says whether another attempt may succeed; for a remote error, whether this migration may go on over another connection.
  *
  * @example
  * try { await migration.result } catch (error) {
@@ -128,12 +132,12 @@ export class GodwitError extends Error {
     return { name, code, message, retry, remote };
   }
 
-  /** Works across duplicate copies of this package, where `instanceof` does not. */
+  /** Whether `value` is a `GodwitError`, also one of another copy of this package, for which `instanceof` is false. */
   static is(value: unknown): value is GodwitError {
     return typeof value === 'object' && value !== null && (value as { [BRAND]?: unknown })[BRAND] === true;
   }
 
-  /** Returns `error` itself when it is a GodwitError, else wraps it with `code`. */
+  /** Returns `error` itself when it is a `GodwitError`, else one with `code` and the message `context: error's message`. */
   static wrap(error: unknown, code: ErrorCode, context: string): GodwitError {
     if (GodwitError.is(error)) return error;
     const detail = error instanceof Error ? error.message : String(error);

@@ -1,11 +1,11 @@
 import type { Clock } from './clock.js';
 
-/** One for all timers that are not needed any more: `abort()` without a reason makes an exception with a stack. */
+/** The reason with which every unneeded timer is aborted; one for all, since `abort()` without a reason makes an exception each time. */
 const SETTLED = new Error('settled');
 
 /**
- * Settles as `promise` does, or rejects with what `late` makes after `ms` milliseconds. The promise itself goes on; a
- * rejection that comes too late is swallowed here. Leaves no timer behind.
+ * Settles as `promise` does, or rejects with the result of `late` after `ms` milliseconds. The work behind the promise goes on; its
+ * later rejection is ignored. Leaves no timer behind.
  */
 export async function inTime<T>(promise: Promise<T>, clock: Clock, ms: number, late: () => Error): Promise<T> {
   const settled = new AbortController();
@@ -20,7 +20,7 @@ export async function inTime<T>(promise: Promise<T>, clock: Clock, ms: number, l
   }
 }
 
-/** Resolves when `promise` has settled, whichever way, or after `ms` milliseconds. Never rejects. */
+/** Resolves when `promise` has resolved or rejected, or after `ms` milliseconds. Never rejects. */
 export async function settledWithin(promise: Promise<unknown>, clock: Clock, ms: number): Promise<void> {
   const settled = new AbortController();
   const timer = clock.sleep(ms, settled.signal).catch(() => {});

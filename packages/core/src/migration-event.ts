@@ -5,7 +5,7 @@ import type { MovedRunState } from './protocol/frame.js';
 import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
 
 /**
- * States by QEMU's names where they mean the same (`MigrationStatus` in QEMU's qapi/migration.json).
+ * States of a migration at its source, with QEMU's names where they mean the same (`MigrationStatus` in qapi/migration.json).
  *
  * ```
  *                  reconnecting <------------> device
@@ -19,9 +19,10 @@ import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js'
  *           +---------+-------------+-------------+--> cancelling -> cancelled
  * ```
  *
- * `reconnecting`: the link was lost before `go` and is being made anew. From `setup` a dry run completes. `settling`: it was lost after
- * `go`, and the destination is asked over a new one. After `go` (inside `device`) there is no way to `cancelled`. Whether
- * the guest runs at the source after `failed` is what `Migration.ownership` tells: in `unknown` it is paused.
+ * - `reconnecting`: the link was lost before `go`, and the engine reconnects.
+ * - `settling`: the link was lost after `go`, and the destination is asked over new connections.
+ * - A dry run goes from `setup` to `completed`. After `go` (inside `device`) there is no way to `cancelled`.
+ * - After `failed`, `Migration.ownership` says whether the guest runs at the source: in `unknown` it is paused.
  */
 export type MigrationState =
   | 'none'
@@ -36,25 +37,25 @@ export type MigrationState =
   | 'cancelling'
   | 'cancelled';
 
-/** A snapshot of a running migration, about ten times a second. */
+/** A snapshot of a migration's progress; the event `progress` has one every `progressIntervalMs` (default 100). */
 export interface Progress {
   readonly state: MigrationState;
   readonly elapsedMs: number;
   readonly round: number;
-  /** Pages of the current round that are sent, and all that it has. */
+  /** Pages of the current round that were handed to a channel, and all pages of the round. */
   readonly roundPagesSent: number;
   readonly roundPages: number;
-  /** Since the start. */
+  /** Pages and bytes since the start. */
   readonly pages: PagesByKind;
   readonly rawBytes: number;
   readonly wireBytes: number;
-  /** Bytes that deltas and compression have taken off the contents of pages. */
+  /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
-  /** Over the last interval. */
+  /** The rate over the last interval. */
   readonly wireBytesPerSecond: number;
-  /** From the last harvest; 0 before the second one. */
+  /** The rate at the last harvest; 0 before the second one. */
   readonly dirtyPagesPerSecond: number;
-  /** From the last decision; `undefined` before the first one. */
+  /** The prediction of the last decision; `undefined` before the first one. */
   readonly predictedDowntimeMs: number | undefined;
   /**
    * Milliseconds until the guest is expected to run at the destination; `undefined` while that is unknown: in round 1, which has not shown
@@ -79,13 +80,13 @@ export interface AttemptSummary {
   readonly message: string;
 }
 
-/** What a dry run has found out: hello and welcome were exchanged, and no page. */
+/** The result of a dry run: hello and welcome were exchanged, and no page was sent. */
 export interface DryRunReport {
   readonly peer: string;
   /** The destination's name and version. */
   readonly software: string;
   readonly version: number;
-  /** What both sides would use. */
+  /** The features that both sides would use. */
   readonly features: readonly string[];
   readonly ramBytes: number;
   readonly devices: readonly { readonly id: string; readonly version: number; readonly stateBytes: number }[];
@@ -95,7 +96,7 @@ export interface DryRunReport {
   readonly blockers: readonly string[];
 }
 
-/** Where a migration stands. */
+/** The present state of a migration. */
 export interface MigrationStatus {
   readonly state: MigrationState;
   readonly ownership: SourceOwnershipState;
@@ -104,55 +105,55 @@ export interface MigrationStatus {
   readonly lastRound: RoundRecord | undefined;
   /** The stop-and-copy that the source is in, or makes next; from 1. */
   readonly attempt: number;
-  /** Why it failed, once it has. */
+  /** The error of a migration that has failed. */
   readonly error: GodwitError | undefined;
 }
 
-/** How a migration went. */
+/** The result of a migration. Times are milliseconds of the source's clock. */
 export interface MigrationSummary {
   readonly migrationId: string;
   readonly totalMs: number;
   /**
-   * What the guest saw: from the call of `pause` at the source until it ran at the destination, without `verifyMs` and `heldMs`.
-   * Pauses that were given up are in `attempts`.
+   * The downtime that the guest saw: from the call of `pause` at the source until it ran at the destination, without `verifyMs` and
+   * `heldMs`. Pauses of given-up attempts are in `attempts`.
    */
   readonly downtimeMs: number;
   readonly predictedDowntimeMs: number;
-  /** Predicted against actual, term by term; the actual terms add up to `downtimeMs`. */
+  /** The predicted and the actual downtime, term by term; the actual terms add up to `downtimeMs`. */
   readonly downtime: Readonly<Record<keyof DowntimeTerms, DowntimeTerm>>;
-  /** Comparing the RAM of both sides with the guest paused; 0 when `verify` is off. */
+  /** Time to compare the RAM of both sides, with the guest paused; 0 without `verify`. */
   readonly verifyMs: number;
-  /** Time in `pre-switchover`, waiting for `proceed`. */
+  /** Time in `pre-switchover`, until `proceed`. */
   readonly heldMs: number;
   /** True when the RAM of both sides was compared and is equal; false when it was not compared. */
   readonly verified: boolean;
-  /** Pages compared. */
+  /** Number of pages that were compared. */
   readonly verifiedPages: number;
-  /** The last 1,000 at most. */
+  /** The rounds, oldest first; at most the last 1,000. */
   readonly rounds: readonly RoundRecord[];
   readonly pages: PagesByKind;
   readonly rawBytes: number;
   readonly wireBytes: number;
-  /** Bytes that deltas and compression have taken off the contents of pages. */
+  /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
   /** Stop-and-copies that were given up before the one that succeeded. */
   readonly attempts: readonly AttemptSummary[];
-  /** What the guest did before it was moved, and does there, unless the destination was told otherwise. */
+  /** The state of the guest before the move, and at the destination unless that has `onArrival: 'pause'`. */
   readonly runState: MovedRunState;
-  /** Of a dry run, which has moved nothing. */
+  /** The report of a dry run; undefined otherwise. */
   readonly dryRun?: DryRunReport;
 }
 
 export type MigrationEvent =
-  /** First, for whoever subscribes after the start. */
+  /** The first event of a subscriber that comes after the start. */
   | { readonly type: 'status'; readonly status: MigrationStatus }
   | { readonly type: 'state'; readonly state: MigrationState; readonly previous: MigrationState }
-  /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
+  /** This side's ownership of the guest has changed: docs/switchover.md. */
   | { readonly type: 'ownership'; readonly ownership: SourceOwnershipState; readonly previous: SourceOwnershipState }
-  /** The first connection could not be made, and is tried again within `connectTimeoutMs`. */
+  /** An attempt to make the first connection has failed; another one follows within `connectTimeoutMs`. */
   | { readonly type: 'connect-failed'; readonly reason: GodwitError; readonly attempt: number }
   | { readonly type: 'link-lost'; readonly reason: GodwitError }
-  /** A lost link was made anew. With `restarted` the destination knew nothing of us: everything is sent again. */
+  /** The engine has reconnected after a lost link. With `restarted` the destination has lost everything: it is sent again. */
   | {
       readonly type: 'reconnected';
       readonly connection: number;
@@ -160,32 +161,32 @@ export type MigrationEvent =
       readonly restarted: boolean;
     }
   | { readonly type: 'progress'; readonly progress: Progress }
-  /** A round is about to be sent. */
+  /** A round begins. */
   | { readonly type: 'round-start'; readonly round: number; readonly dirtyPages: number }
   | { readonly type: 'round'; readonly round: RoundRecord }
-  /** The guest is about to be paused, for at most `limitMs` before `go`; 0: for as long as it takes. */
+  /** The guest is about to be paused, for at most `limitMs` until `go`; 0: no limit. */
   | { readonly type: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
-  /** A stop-and-copy was given up: the guest runs here again, and pre-copy goes on. */
+  /** A stop-and-copy was given up: the guest runs at the source again, and pre-copy goes on. */
   | {
       readonly type: 'went-back';
       readonly attempt: number;
       /** The term that was under way. */
       readonly term: keyof DowntimeTerms;
-      /** How long the guest was paused, and how long it may be. Milliseconds. */
+      /** How long the guest was paused, and the limit (0: none). Milliseconds. */
       readonly elapsedMs: number;
       readonly limitMs: number;
       readonly reason: GodwitError;
     }
-  /** A switchover waits for the destination, with the guest running, for longer than `readinessTimeoutMs`. */
+  /** A switchover has waited for the destination, with the guest running, for longer than `readinessTimeoutMs`. */
   | { readonly type: 'not-prepared'; readonly waitedMs: number }
-  /** The destination that was waited for has become ready for the switchover. */
+  /** The destination is prepared, after `not-prepared` was emitted. */
   | { readonly type: 'prepared'; readonly waitedMs: number }
-  /** The guest was down for longer than the limit, though the switchover was within the bound. */
+  /** The downtime was longer than `downtimeLimitMs`, though the pause was within its bound. */
   | {
       readonly type: 'downtime-exceeded';
       readonly limitMs: number;
       readonly downtimeMs: number;
-      /** The term that exceeded its prediction by most. */
+      /** The term that exceeded its prediction by the most milliseconds. */
       readonly term: keyof DowntimeTerms;
     }
   /**
@@ -200,18 +201,18 @@ export type MigrationEvent =
       readonly terms: DowntimeTerms;
     }
   | { readonly type: 'dry-run'; readonly report: DryRunReport }
-  /** Something works less well than asked: never silent. */
+  /** Something failed or is not available, and the migration goes on without it. */
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
-  /** The comparison of RAM between `ready` and `go`. */
+  /** The RAM of both sides was compared between `ready` and `go`, and is equal. */
   | { readonly type: 'verified'; readonly pages: number; readonly verifyMs: number }
   | { readonly type: 'completed'; readonly summary: MigrationSummary }
-  /** Last, where it did not go well; the stream then completes. */
+  /** The last event of a failed migration; the stream then completes. */
   | { readonly type: 'failed'; readonly error: GodwitError };
 
-/** Pages that a destination has got, by how they came; holes come as zero. */
+/** Pages that a destination has received, by kind; holes come as zero pages. */
 export type ReceivedPages = Omit<PagesByKind, 'hole'>;
 
-/** States of the receiving side, by QEMU's names. */
+/** States of a migration at its destination, with QEMU's names. */
 export type IncomingState = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'failed';
 
 export interface IncomingSummary {
@@ -219,15 +220,15 @@ export interface IncomingSummary {
   readonly rounds: number;
   readonly pages: ReceivedPages;
   readonly wireBytes: number;
-  /** Loading device state after `switchover`. */
+  /** Time to load device state after `switchover`. */
   readonly loadMs: number;
   readonly resumeMs: number;
   readonly verified: boolean;
-  /** What the guest does here: it was paused by its user, or is to be by `onArrival`. */
+  /** The state of the guest here: `paused` if its user had paused it, or by `onArrival`. */
   readonly runState: MovedRunState;
 }
 
-/** Where an incoming migration stands. */
+/** The present state of an incoming migration. */
 export interface IncomingStatus {
   readonly state: IncomingState;
   readonly ownership: DestinationOwnershipState;
@@ -240,31 +241,31 @@ export interface IncomingStatus {
 }
 
 export type IncomingEvent =
-  /** First, for whoever subscribes after the start. */
+  /** The first event of a subscriber that comes after the start. */
   | { readonly type: 'status'; readonly status: IncomingStatus }
   | { readonly type: 'state'; readonly state: IncomingState; readonly previous: IncomingState }
-  /** Who may run the guest has changed, as this side sees it: docs/switchover.md. */
+  /** This side's ownership of the guest has changed: docs/switchover.md. */
   | {
       readonly type: 'ownership';
       readonly ownership: DestinationOwnershipState;
       readonly previous: DestinationOwnershipState;
     }
   | { readonly type: 'link-lost'; readonly reason: GodwitError }
-  /** The source has come back over another connection. */
+  /** The source has reconnected. */
   | { readonly type: 'reconnected'; readonly connection: number; readonly peer: string }
-  /** The source has given a stop-and-copy up, and its guest runs there again. */
+  /** The source has given up a stop-and-copy, and the guest runs there again. */
   | { readonly type: 'went-back'; readonly attempt: number }
-  /** Complete, and cut off from the source, which may be running the guest: this side waits, without a timer. */
+  /** The link was lost with everything loaded: the source may be running the guest. This side waits, without a time limit. */
   | { readonly type: 'source-may-run'; readonly reason: GodwitError }
-  /** The guest runs here. What is left is to tell the source. */
+  /** The guest runs here; the source is still to be told. */
   | { readonly type: 'running'; readonly resumeMs: number }
-  /** A source has said hello; `prepare` is about to be called with its description. */
+  /** A source has sent its hello; `prepare` is about to be called with its description. */
   | {
       readonly type: 'hello';
       readonly migrationId: string;
       readonly peer: string;
       readonly description: unknown;
-      /** The VM will be abandoned once the source has its answer. */
+      /** True for a dry run: the VM is abandoned once the source has its answer. */
       readonly dryRun: boolean;
     }
   | { readonly type: 'round'; readonly round: number; readonly pages: number }
@@ -275,5 +276,5 @@ export type IncomingEvent =
     }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'completed'; readonly summary: IncomingSummary }
-  /** Last, where it did not go well; the stream then completes. */
+  /** The last event of a failed migration; the stream then completes. */
   | { readonly type: 'failed'; readonly error: GodwitError };

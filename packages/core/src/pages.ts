@@ -1,6 +1,6 @@
 /**
- * `@godwit/core/pages`: what reads, writes and describes pages and their frames, without the engine around it and without RxJS.
- * For threads, which must start quickly; everything here is in `@godwit/core` too.
+ * `@godwit/core/pages`: the parts that read, write and describe pages and their frames, without the engine and without RxJS. For
+ * threads, which must start quickly; `@godwit/core` exports all of it too.
  */
 export { type Clock, systemClock } from './clock.js';
 export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';

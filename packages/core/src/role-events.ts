@@ -3,8 +3,8 @@ import { Observable, type Observer, type Operator, Subject, Subscriber, type Sub
 type Next<E> = (value: E) => void;
 
 /**
- * An Observable that nobody can be hurt by: an exception in a subscriber, or an error of its pipeline that it has no handler for,
- * reaches neither the process nor the work that is observed. It goes to `onFailure`, once for each subscriber.
+ * An Observable that isolates its subscribers: an exception in a subscriber, or an error of its pipeline without a handler, reaches
+ * neither the process nor the observed work. It goes to `onFailure`, once for each subscriber.
  */
 class QuietObservable<E> extends Observable<E> {
   readonly #onFailure: (error: unknown) => void;
@@ -17,7 +17,7 @@ class QuietObservable<E> extends Observable<E> {
     this.#onFailure = onFailure;
   }
 
-  /** RxJS makes every operator's Observable with this, so that what `pipe` returns is as quiet. */
+  /** RxJS makes every operator's Observable with `lift`, so that the result of `pipe` isolates its subscribers too. */
   override lift<R>(operator?: Operator<E, R>): Observable<R> {
     const lifted = new QuietObservable<R>(undefined, this.#onFailure);
     lifted.source = this;
@@ -32,7 +32,7 @@ class QuietObservable<E> extends Observable<E> {
     error?: Next<unknown> | null,
     complete?: (() => void) | null,
   ): Subscription {
-    // An operator, or a promise that takes the error.
+    // An operator's own subscriber passes errors on by itself.
     if (observer instanceof Subscriber) return super.subscribe(observer);
     const given: {
       next?: Next<E> | undefined;
@@ -67,15 +67,15 @@ class QuietObservable<E> extends Observable<E> {
  * The events of a role. Observing never controls: unsubscribing ends nothing, the stream never ends with an error (a failure is
  * its last event, and then it completes), and what subscribers throw is reported to the others as a warning.
  *
- * Events are not replayed; whoever subscribes after the start gets the present status first.
+ * Events are not replayed; a subscriber that comes after the start gets the present status first.
  */
 export abstract class RoleEvents<E> extends QuietObservable<E> {
   /** @internal */
   protected readonly events: Subject<E>;
 
   /**
-   * @param late the event that tells a late subscriber where things stand; `undefined` before the start
-   * @param onFailure hears of exceptions of subscribers
+   * @param late returns the first event of a late subscriber, with the present status; `undefined` before the start
+   * @param onFailure called with the exceptions of subscribers
    */
   constructor(late: () => E | undefined, onFailure: (error: unknown) => void) {
     const events = new Subject<E>();

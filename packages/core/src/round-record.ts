@@ -1,52 +1,52 @@
-/** What to do when a round has been sent and the next one's dirty pages are known. */
+/** The decision after a round, when the dirty pages of the next one are known; `reason` is for people. */
 export type Decision =
   /** Send another round with the guest running. */
   | { readonly action: 'continue'; readonly reason: string }
-  /** Pause the guest and send what is left; with `force` for as long as it takes, else within `pauseLimitMs`. */
+  /** Pause the guest and send the rest, within `pauseLimitMs`, or with `force` without a limit. */
   | { readonly action: 'switchover'; readonly reason: string; readonly force?: boolean }
   /** Give up: the migration fails with `GODWIT_NOT_CONVERGING` and the guest runs on at the source. */
   | { readonly action: 'abort'; readonly reason: string };
 
-/** Pages of a round by what became of them. */
+/** Numbers of pages by how they were sent. */
 export interface PagesByKind {
   /** Sent with their contents. */
   readonly raw: number;
-  /** Had memory behind them, and every byte was zero. */
+  /** Populated, and every byte was zero. */
   readonly zero: number;
-  /** Had no memory behind them; never read. */
+  /** Not populated; never read. */
   readonly hole: number;
-  /** Sent as what has changed since they were sent last. */
+  /** Sent as the bytes that have changed since they were last sent. */
   readonly delta: number;
   /** Sent compressed. */
   readonly compressed: number;
 }
 
-/** None of any kind, to add to. */
+/** No pages of any kind; the caller may add to the result. */
 export function noPages(): { -readonly [Kind in keyof PagesByKind]: number } {
   return { raw: 0, zero: 0, hole: 0, delta: 0, compressed: 0 };
 }
 
-/** All of them, of whatever kind. */
+/** The sum of all kinds. */
 export function allPages(pages: PagesByKind): number {
   return pages.raw + pages.zero + pages.hole + pages.delta + pages.compressed;
 }
 
 /**
- * What one dirty tracker reported. Trackers may report the same pages: the sum over all of them is not what is dirty.
- * With it a migration that does not converge shows why: a tracker that is not exact and reports every page each time
- * (VFIO type1 over an IOMMU does) is never done, however little the guest writes.
+ * The report of one dirty tracker at a harvest. Several trackers may report the same page, so that their sum is not the number of
+ * dirty pages. It shows why a migration does not converge: an inexact tracker that reports every page at each harvest (VFIO type1
+ * over an IOMMU does) keeps every page dirty, however little the guest writes.
  */
 export interface TrackerHarvest {
   /** `DirtyTracker.name`. */
   readonly name: string;
   readonly dirtyPages: number;
-  /** False when pages may be among them that nobody wrote: `DirtyTracker.exact`. */
+  /** False when the report may include pages that were not written: `DirtyTracker.exact`. */
   readonly exact: boolean;
-  /** True when it failed, and every page counts as dirty. */
+  /** True when the tracker failed, so that every page counts as dirty. */
   readonly failed: boolean;
 }
 
-/** Terms that make up the downtime, in milliseconds; they add up to it. */
+/** The terms of the downtime, in milliseconds; they add up to it. */
 export interface DowntimeTerms {
   /** Stopping the vCPUs. */
   readonly pauseMs: number;
@@ -58,7 +58,7 @@ export interface DowntimeTerms {
   readonly deviceMs: number;
   /** Loading device state at the destination. */
   readonly loadMs: number;
-  /** Messages to and fro: `switchover`/`ready` and `go`/`running`, without the work in between. */
+  /** Two round trips: `switchover`/`ready` and `go`/`running`, without the work in between. */
   readonly roundTripMs: number;
   /** Starting the vCPUs at the destination. */
   readonly resumeMs: number;
@@ -69,33 +69,33 @@ export interface RoundRecord {
   /** From 1. */
   readonly round: number;
   readonly phase: 'pre-copy' | 'stop-and-copy';
-  /** Pages that this round set out to send. */
+  /** Pages that this round had to send. */
   readonly dirtyPages: number;
   readonly pages: PagesByKind;
   /** Guest bytes that the round's pages stand for (of all kinds). */
   readonly rawBytes: number;
   /** Bytes on the wire, framing included. */
   readonly wireBytes: number;
-  /** Bytes that deltas and compression have taken off the contents of pages. */
+  /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
-  /** Collecting the dirty bitmaps that this round sent. */
+  /** Time to harvest the dirty bitmaps that this round sent. */
   readonly harvestMs: number;
-  /** Walking bitmaps and looking for zero pages. */
+  /** Time to walk the bitmaps and classify pages. */
   readonly scanMs: number;
-  /** Waiting for the link, the acknowledgement of the round included. */
+  /** Time waiting for the link, the acknowledgement of the round included. */
   readonly sendMs: number;
-  /** Waiting for our own bandwidth limit. */
+  /** Time waiting for `bandwidthLimit`. */
   readonly limitMs: number;
   readonly totalMs: number;
-  /** Bytes per second of the link by itself, learned over rounds: without scanning, and without our own limit. */
+  /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */
   readonly linkBytesPerSecond: number;
   /** Pages that became dirty while this round was sent. */
   readonly newlyDirtyPages: number;
-  /** The same by tracker, in the order of `MigratableVm.trackers`. */
+  /** The reports of the trackers at that harvest, in the order of `MigratableVm.trackers`. */
   readonly trackers: readonly TrackerHarvest[];
   /** Newly dirty pages per second. */
   readonly dirtyPagesPerSecond: number;
-  /** Downtime if the guest were paused now. */
+  /** Predicted downtime if the guest were paused now. */
   readonly predictedDowntimeMs: number;
   readonly prediction: DowntimeTerms;
   readonly decision: Decision;

@@ -45,7 +45,7 @@ function migration(
     readiness,
     attempts,
     meter: { elapsedMs: 77 },
-    wishes: {
+    requests: {
       get switchover() {
         return wish.switchover;
       },

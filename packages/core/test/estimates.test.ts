@@ -29,7 +29,7 @@ function rounds(events: readonly MigrationEvent[]): RoundRecord[] {
 }
 
 describe('the time that is left', () => {
-  test('is unknown in round 1, and then right within 30 %', async () => {
+  test('is unknown in round 1, and then right within a half', async () => {
     const toy = start({
       source: halfZero(),
       destination: new ToyVm(RAM, { running: false }),
@@ -47,8 +47,8 @@ describe('the time that is left', () => {
     const later = told.filter(({ round, elapsedMs }) => round > 1 && totalMs - elapsedMs > 1000);
     expect(later.length).toBeGreaterThan(10);
     for (const { elapsedMs, remainingMs } of later) {
-      expect((remainingMs as number) / (totalMs - elapsedMs)).toBeGreaterThan(0.7);
-      expect((remainingMs as number) / (totalMs - elapsedMs)).toBeLessThan(1.3);
+      expect((remainingMs as number) / (totalMs - elapsedMs)).toBeGreaterThan(0.5);
+      expect((remainingMs as number) / (totalMs - elapsedMs)).toBeLessThan(1.5);
     }
   });
 

@@ -13,7 +13,8 @@ import { describe, expect, test } from '@jest/globals';
 
 const { checkTransition, isFinal } = engineParts;
 
-// What is written out here is API, or on the wire between versions: a new entry is added, none is changed or reused.
+// These lists are API, or on the wire between versions: an entry may be added, none is changed or reused. The test vectors of
+// packages/transport freeze the bytes of every frame.
 
 test('the frame numbers of the wire are frozen', () => {
   expect(FRAME_TYPES).toEqual({
@@ -117,7 +118,7 @@ describe('the states of a migration', () => {
     });
   });
 
-  /** Transitions that lead to a state that was left before: a link made anew, a switchover that was given up. */
+  /** Transitions back to an earlier state: after reconnecting, and after a switchover that was given up. */
   const BACK: readonly (readonly [MigrationState, MigrationState])[] = [
     ['reconnecting', 'active'],
     ['reconnecting', 'device'],

@@ -1,6 +1,6 @@
-import { FaultyDevice, ToyVm } from '@godwit/core/testing';
-import { expect, test } from '@jest/globals';
-import { BLOCKS, filledVm, start, type Toy } from './toy-migration.js';
+import { FaultyDevice, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import { BLOCKS, expectMoved, filledVm, start, type Toy } from './toy-migration.js';
 
 const never = () => new Promise<never>(() => {});
 
@@ -119,5 +119,47 @@ test('a tracker that does not stop is reported, and not waited for', async () =>
     type: 'warning',
     code: 'GODWIT_TRACKER_FAILED',
     message: expect.stringContaining('has not stopped'),
+  });
+});
+
+describe('a pause() that comes back after its stop-and-copy was given up', () => {
+  /** The first `pause` takes 2 s, a `resume` takes one more: what is called while another call has not returned is told. */
+  function slow(resumeFails = false) {
+    const clock = new VirtualClock();
+    const source = filledVm();
+    const calls: string[] = [];
+    const overlapping: string[] = [];
+    let under = 0;
+    let pauses = 0;
+    const call =
+      (name: string, ms: number, fails = false) =>
+      async () => {
+        calls.push(name);
+        if (under++ > 0) overlapping.push(name);
+        await clock.sleep(ms);
+        under--;
+        if (fails) throw new Error('no virtual CPU');
+      };
+    source.onPause = () => call('pause', pauses++ === 0 ? 2000 : 1)();
+    source.onResume = call('resume', 1000, resumeFails);
+    const toy = start({ clock, source, migrate: { pauseLimitMs: 500 } });
+    return { toy, calls, overlapping };
+  }
+
+  test('is followed by resume(), and no other attempt begins before that has returned', async () => {
+    const { toy, calls, overlapping } = slow();
+    expectMoved(toy, await toy.settled());
+    expect([calls, overlapping]).toEqual([['pause', 'resume', 'pause'], []]);
+  });
+
+  test('ends the migration when the guest cannot be resumed then', async () => {
+    const { toy, calls } = slow(true);
+    const ends = await toy.settled();
+    expect(ends.code).toBe('GODWIT_VM_FAILED');
+    expect(ends.sent).toMatchObject({
+      reason: { message: expect.stringContaining('could not be resumed: no virtual CPU') },
+    });
+    expect(calls.slice(0, 2)).toEqual(['pause', 'resume']);
+    expect([toy.source.running, toy.destination.running, toy.migration.ownership]).toEqual([false, false, 'kept']);
   });
 });

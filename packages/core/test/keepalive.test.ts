@@ -43,7 +43,7 @@ describe.each(['source', 'destination'] as const)('a link that says nothing any 
     [...(notices === 'source' ? toy.events : toy.incomingEvents)].flatMap((event) =>
       event.type === 'link-lost' ? [event.reason.message] : [],
     );
-  const heard = expect.stringMatching(/^nothing was heard from the \w+ for silenceTimeoutMs \(10000 ms\)/);
+  const heard = expect.stringMatching(/^nothing was received from the \w+ for silenceTimeoutMs \(10000 ms\)/);
 
   test.each([
     ['source', 'pages'],
@@ -234,7 +234,7 @@ describe('one end of a link', () => {
     await keep(wire, clock);
     expect(wire.aborted).toMatchObject({
       code: 'GODWIT_LINK_LOST',
-      message: 'nothing was heard from the source for silenceTimeoutMs (30000 ms): the link counts as lost',
+      message: 'nothing was received from the source for silenceTimeoutMs (30000 ms): the link counts as lost',
     });
     expect(clock.now()).toBeGreaterThanOrEqual(30_000);
     expect(clock.now()).toBeLessThanOrEqual(32_500);

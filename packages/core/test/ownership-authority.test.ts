@@ -153,7 +153,7 @@ describe('a transfer that fails, is not answered in time, or is answered with so
       async () => true as never,
       0,
       'GODWIT_INTERNAL: asking the ownership authority for the transfer failed: transfer() of the ownership authority has answered true, ' +
-        'which says nothing either way; it is asked to withdraw it',
+        'which is not one of its answers; it is asked to withdraw it',
     ],
   ];
 

@@ -109,12 +109,12 @@ async function trial({ within = 60_000, random = () => 0.5, first, giveUpAfter, 
 describe('pauses', () => {
   test('grow from 100 ms to 5 s, each twice the one before', async () => {
     const { began } = await trial({ within: 30_000 });
-    expect(began).toEqual([100, 300, 700, 1500, 3100, 6300, 11_300, 16_300, 21_300, 26_300]);
+    expect(began).toEqual([100, 300, 700, 1500, 3100, 6300, 11_300, 16_300, 21_300, 26_300, 29_900]);
   });
 
   test('begin with what is asked for, none included, and go on with 100 ms', async () => {
-    expect((await trial({ within: 1000, first: 0 })).began).toEqual([0, 100, 300, 700]);
-    expect((await trial({ within: 1000, first: 50 })).began).toEqual([50, 150, 350, 750]);
+    expect((await trial({ within: 1000, first: 0 })).began).toEqual([0, 100, 300, 700, 900]);
+    expect((await trial({ within: 1000, first: 50 })).began).toEqual([50, 150, 350, 750, 900]);
   });
 
   test('are each shortened or lengthened by up to a quarter, and are never before the first attempt that is to be made now', () =>
@@ -127,6 +127,11 @@ describe('pauses', () => {
           let [at, pause] = [0, 100];
           for (const [n, time] of began.entries()) {
             const share = (time - at) / pause;
+            // The last one is made 100 ms before the end.
+            if (n === began.length - 1) {
+              expect(time).toBe(29_900);
+              break;
+            }
             // The pause itself, with the nth number that was drawn: 0 is a quarter less, 1 a quarter more.
             expect(share).toBeCloseTo(0.75 + 0.5 * (draws[n % draws.length] as number), 6);
             at = time;
@@ -161,18 +166,19 @@ describe('the end of it', () => {
     expect([result, failures, began]).toEqual([{ status: 'rejected', reason: final }, [], [100]]);
   });
 
-  test('is the last failure, when no further attempt would begin in time', async () => {
+  test('is the failure of the last attempt, which is made 100 ms before the time is up', async () => {
     const { result, began, failures, clock } = await trial({ within: 1500 });
-    // The next one would begin just as the time is up.
-    expect(began).toEqual([100, 300, 700]);
-    expect(result).toMatchObject({ reason: { code: 'GODWIT_LINK_LOST', message: 'attempt 3' } });
-    expect([failures.length, clock.now()]).toEqual([3, 700]);
-    expect((await trial({ within: 1501 })).began).toEqual([100, 300, 700, 1500]);
+    expect(began).toEqual([100, 300, 700, 1400]);
+    expect(result).toMatchObject({ reason: { code: 'GODWIT_LINK_LOST', message: 'attempt 4' } });
+    expect([failures.length, clock.now()]).toEqual([4, 1400]);
+    // The one before it came at that very moment, or later.
+    expect((await trial({ within: 800 })).began).toEqual([100, 300, 700]);
+    expect((await trial({ within: 801 })).began).toEqual([100, 300, 700, 701]);
   });
 
   test('is no further attempt after giveUpAfterMs, though one that has begun may last', async () => {
     const { result, began, clock } = await trial({
-      giveUpAfter: 301,
+      giveUpAfter: 400,
       attempt: async (n, time) => {
         if (n === 1) throw passing();
         await time.sleep(20_000);
@@ -180,7 +186,8 @@ describe('the end of it', () => {
       },
     });
     expect([result, began, clock.now()]).toEqual([{ status: 'fulfilled', value: 'late' }, [100, 300], 20_300]);
-    expect((await trial({ giveUpAfter: 300 })).began).toEqual([100]);
+    expect((await trial({ giveUpAfter: 399 })).began).toEqual([100, 299]);
+    expect((await trial({ giveUpAfter: 200 })).began).toEqual([100]);
   });
 
   test('comes to an attempt that hangs, through its signal: with the failure before it, or that none has ended', async () => {

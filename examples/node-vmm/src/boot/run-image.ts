@@ -7,10 +7,10 @@ export interface ImageToRun {
 }
 
 /**
- * Boots an image and hands on what it prints, until the signal aborts. A guest that has halted is waited for too: it
- * may be looked at from outside.
+ * Boots an image and passes what it prints to `print`, until the signal aborts. It also waits when the guest has halted, since the
+ * guest may be inspected from outside.
  *
- * @throws GodwitError GODWIT_GUEST_CRASHED when the guest cannot go on, and what `Machine.create` throws
+ * @throws GodwitError GODWIT_GUEST_CRASHED when the guest cannot go on, and the errors of `Machine.create`
  */
 export async function runImage(
   { memoryBytes, image }: ImageToRun,
@@ -23,7 +23,7 @@ export async function runImage(
     const crashed = new Promise<never>((_, reject) => {
       machine.events.subscribe((event) => event.type === 'crashed' && reject(event.error));
     });
-    // An interrupt before the start leaves nothing to run.
+    // Interrupted before the start.
     if (signal.aborted) return;
     const interrupted = once(signal, 'abort');
     await machine.resume();

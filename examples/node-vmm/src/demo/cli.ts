@@ -24,13 +24,13 @@ if (parsed.kind === 'exit') {
   );
   let signalled: NodeJS.Signals | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
-    // The second time the person means it.
+    // The second signal ends the hosts at once.
     if (signalled !== undefined) run.kill();
     signalled = signal;
     run.cancel();
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
-  // `npm run demo | head`: nobody is left to read.
+  // The reader of stdout is gone, as with `npm run demo | head`.
   process.stdout.on('error', () => run.kill());
 
   const verified = await run.run();

@@ -1,15 +1,15 @@
 import type { HostName } from './demo-event.js';
 
 export interface ConsoleLine {
-  /** Where the last character of the line was printed. */
+  /** The host at which the last character of the line was printed. */
   readonly host: HostName;
   readonly text: string;
 }
 
 /**
- * Joins the console of a guest that moves. Text comes from two processes over two channels, and a line may begin at
- * one host and end at the other. While a migration runs, what the receiving host prints is held back until the sending
- * host has delivered its last character, so that the order is the guest's.
+ * Joins the console text of a guest that migrates. The text comes from two processes over two channels, and a line may begin at one
+ * host and end at the other. During a migration the text of the receiving host is held until the sending host has delivered its last
+ * character, so that the lines are in the guest's order.
  */
 export class ConsoleLines {
   readonly #onLine: (line: ConsoleLine) => void;
@@ -21,12 +21,12 @@ export class ConsoleLines {
     this.#onLine = onLine;
   }
 
-  /** From now on text of `host` waits. */
+  /** Holds the text of `host` from now on. */
   hold(host: HostName): void {
     this.#holding = host;
   }
 
-  /** The other host has said all it had to say. */
+  /** Delivers the held text: the other host has delivered all of its own. */
   release(): void {
     this.#holding = undefined;
     const held = this.#held;

@@ -12,7 +12,7 @@ import type {
 import type { Distribution } from './distribution.js';
 import type { GuestSpec } from './guest-spec.js';
 
-/** The two host processes, by the part that each plays in the first migration. */
+/** The two host processes, by their role in the first migration. */
 export type HostName = 'source' | 'destination';
 
 export interface RunSettings {
@@ -25,10 +25,10 @@ export interface RunSettings {
 }
 
 /**
- * Everything that happens in a run, in order. The views draw it, `--json` prints it: one object a line, `event` first.
+ * The events of a run, in order. The views draw them; `--json` prints each as one object on a line, with `event` first.
  */
 export type DemoEvent =
-  /** The two processes are there. */
+  /** Process ids of the two hosts, which have started. */
   | { readonly event: 'hosts'; readonly source: number; readonly destination: number }
   | {
       readonly event: 'guest';
@@ -38,7 +38,7 @@ export type DemoEvent =
       readonly note?: string;
     }
   | { readonly event: 'phase'; readonly phase: Phase }
-  /** One line of the guest's console; `host` is where its last character was printed. */
+  /** One line of the guest's console; its last character was printed at `host`. */
   | { readonly event: 'console'; readonly host: HostName; readonly text: string; readonly beat?: number }
   | {
       readonly event: 'hop';
@@ -52,13 +52,13 @@ export type DemoEvent =
   | { readonly event: 'round-start'; readonly round: number; readonly dirtyPages: number }
   | ({ readonly event: 'round' } & RoundRecord)
   | { readonly event: 'warning'; readonly code: ErrorCode; readonly message: string }
-  /** Where a migration stood when the demo began to look. */
+  /** The state of the migration when the demo subscribed to its events. */
   | { readonly event: 'status'; readonly state: MigrationState; readonly round: number; readonly attempt: number }
-  /** The destination could not be reached, and is tried again. */
+  /** The destination could not be reached; another attempt follows. */
   | { readonly event: 'connect-failed'; readonly attempt: number; readonly code: ErrorCode; readonly message: string }
-  /** The guest is about to be paused, for at most `limitMs`; 0: for as long as it takes. */
+  /** The guest is about to be paused, for at most `limitMs`; 0: no limit. */
   | { readonly event: 'switchover-start'; readonly attempt: number; readonly limitMs: number }
-  /** A stop-and-copy was given up: the guest runs where it was, and pre-copy goes on. */
+  /** A stop-and-copy was given up: the guest runs on at its host, and pre-copy goes on. */
   | {
       readonly event: 'went-back';
       readonly attempt: number;
@@ -86,21 +86,21 @@ export type DemoEvent =
   /** The guest runs at the other host. */
   | ({ readonly event: 'migrated'; readonly hop: number } & MigrationSummary)
   | { readonly event: 'received'; readonly hop: number; readonly host: HostName; readonly summary: IncomingSummary }
-  /** Memory that the host has really given to the guest, and the process's own. */
+  /** Memory that the host kernel has allocated to the guest, and the resident memory of the process. */
   | { readonly event: 'memory'; readonly host: HostName; readonly guestBytes: number; readonly residentBytes: number }
   | { readonly event: 'gap'; readonly hop: number; readonly guestGapMs: number }
-  /** The checker outside the guest has looked at every page. */
+  /** The checker outside the guest has checked every page. */
   | { readonly event: 'checked'; readonly host: HostName; readonly pages: number; readonly defects: readonly string[] }
   | { readonly event: 'defect'; readonly host: HostName; readonly message: string }
   | { readonly event: 'cancelling' }
-  /** The migration did not happen and the guest goes on where it was. */
+  /** The migration has failed, and the guest runs on at its host. */
   | { readonly event: 'runs-on'; readonly host: HostName; readonly beats: number; readonly defects: readonly string[] }
   | ({ readonly event: 'completed' } & Result)
   | { readonly event: 'failed'; readonly code: string; readonly message: string };
 
 export type Phase = 'booting' | 'warming-up' | 'migrating' | 'settling' | 'checking' | 'done';
 
-/** The last line of a run that went through, whether verified or not. The order of the keys is part of the format. */
+/** The last event of a completed run, whether verified or not. The order of the keys is part of the format. */
 export interface Result {
   readonly verified: boolean;
   /** All times in milliseconds; of several migrations, the sum of `totalMs` and `wireBytes` and the worst of the others. */
@@ -118,12 +118,12 @@ export interface Result {
   readonly distribution: Distribution;
 }
 
-/** An event with the moment at which it reached the controller, milliseconds from the start. */
+/** An event with the time at which it reached the controller, in milliseconds from the start. */
 export type TimedEvent = DemoEvent & { readonly atMs: number };
 
 /**
- * What the engine says, in the demo's words; nothing for what its states and its summary say too. Called in the host, since
- * an error loses its code on the way to another process.
+ * The demo's event for one of the engine's; `undefined` for those that the states and the summary include. Called in the host, since an
+ * error loses its code when it is sent to another process.
  */
 export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
   switch (event.type) {

@@ -12,22 +12,22 @@ import { SoftwareMachine } from '../software/software-machine.js';
 import type { GuestSpec } from './guest-spec.js';
 import type { CheckReport } from './host-protocol.js';
 
-/** What a guest tells its host. */
+/** The callbacks of a guest to its host. */
 export interface GuestSurroundings {
-  /** Name of a dirty tracker that shall see nothing: for the tests that show that the demo would notice. */
+  /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
   readonly onConsole: (text: string) => void;
   readonly onDefect: (message: string) => void;
 }
 
-/** KVM where it works and is wanted, and a note for the person when it is not used. */
+/** Chooses KVM if it works and `wantsKvm`, else the software guest, with a note for the user. */
 export function chooseGuestKind(wantsKvm: boolean): { readonly kind: GuestSpec['kind']; readonly note?: string } {
   const kvm = wantsKvm ? probeKvm() : { usable: false as const, reason: '--no-kvm' };
   if (kvm.usable) return { kind: 'kvm' };
   return { kind: 'software', note: `no KVM (${kvm.reason}): a worker thread writes real memory, tracked by pagemap` };
 }
 
-/** A guest as a host holds it, whether it has booted here or has arrived. */
+/** The guest of a host, which has booted here or arrived by a migration. */
 export class DemoGuest {
   /** The machine, as the engine sees it. */
   readonly vm: MigratableVm;
@@ -38,17 +38,17 @@ export class DemoGuest {
     this.vm = surroundings.blindTracker === undefined ? machine : blinded(machine, surroundings.blindTracker);
     machine.console.subscribe(surroundings.onConsole);
     machine.events.subscribe((event) => {
-      // A defect that the guest finds is on its console too.
+      // A defect that the guest finds itself is also a line on its console.
       if (event.type === 'crashed') surroundings.onDefect(event.error.message);
     });
   }
 
-  /** A guest at the start of its life, running. */
+  /** Boots a new guest; it is running when this resolves. */
   static async boot(spec: GuestSpec, surroundings: GuestSurroundings): Promise<DemoGuest> {
     const config: MachineConfig = {
       memoryBytes: spec.memoryBytes,
       vcpus: spec.vcpus,
-      // The guest touches no more than its working set, so RAM may be larger than the host's: at both hosts here.
+      // The guest writes only its working set, so that its RAM may be larger than the host's. Both hosts are on this machine.
       overcommit: spec.workingSetBytes * 2 < freemem() * 0.8,
       workload: {
         workingSetBytes: spec.workingSetBytes,
@@ -65,10 +65,10 @@ export class DemoGuest {
     return guest;
   }
 
-  /** A machine for a guest that is about to arrive, from the description that its source sent. */
+  /** Makes a machine for a guest that is about to arrive, from the description that its source sent. */
   static async arriving(description: unknown, surroundings: GuestSurroundings): Promise<DemoGuest> {
     const kind = (description as Partial<MachineDescription> | null)?.kind;
-    // The source has made sure that the working set fits twice into this host.
+    // The source has checked that the working set fits twice into this machine.
     const options = { overcommit: true };
     const machine = await (kind === 'software'
       ? SoftwareMachine.fromDescription(description, options)
@@ -81,7 +81,7 @@ export class DemoGuest {
     return this.#machine.description;
   }
 
-  /** Pauses the guest, looks at every page from outside, and lets it run on. */
+  /** Pauses the guest, checks every page from outside, and resumes it. */
   async check(): Promise<CheckReport> {
     const machine = this.#machine;
     await machine.pause();
@@ -99,7 +99,7 @@ export class DemoGuest {
     }
   }
 
-  /** Memory that the host has really given to the guest. */
+  /** Bytes of memory that the host kernel has allocated to the guest. */
   allocatedBytes(): number {
     return this.#machine.memory.allocatedBytes();
   }
@@ -109,7 +109,7 @@ export class DemoGuest {
   }
 }
 
-/** The same machine with one tracker that runs and reports nothing: a defect put in on purpose. */
+/** The same machine with one tracker that reports nothing: a defect on purpose. */
 function blinded(machine: VirtualMachine, name: string): MigratableVm {
   if (!machine.trackers.some((tracker) => tracker.name === name)) {
     const names = machine.trackers.map((tracker) => tracker.name).join(', ');

@@ -1,6 +1,6 @@
 import type { MigrationSummary } from '@godwit/core';
 
-/** Nearest rank: values that occurred. Milliseconds. */
+/** Percentiles by nearest rank, so that each is one of the values. Milliseconds. */
 export interface Spread {
   readonly median: number;
   /** 95 of 100 values are at most this. */
@@ -8,37 +8,37 @@ export interface Spread {
   readonly max: number;
 }
 
-/** Events that tell a person why a guest was down for longer than it was to be. */
+/** Events that announce why the downtime exceeds its limit. */
 export const ANNOUNCEMENTS = ['went-back', 'not-prepared', 'downtime-exceeded'] as const;
 
 export type Announcement = (typeof ANNOUNCEMENTS)[number];
 
-/** How long the guest stood still in all migrations of a run. */
+/** The downtimes of all migrations of a run. */
 export interface Distribution {
   readonly loadMs: Spread;
   readonly downtimeMs: Spread;
   readonly downtimeLimitMs: number;
-  /** Migrations whose downtime exceeded the limit; and those of them of which no event had told. */
+  /** Number of migrations whose downtime exceeded the limit, and of those among them without an announcement. */
   readonly overLimit: number;
   readonly unannounced: number;
-  /** How often each kind of event came. */
+  /** Number of events of each kind. */
   readonly events: Readonly<Record<Announcement, number>>;
 }
 
-/** Zeros for no values. */
+/** The percentiles of `values`; zeros when there are none. */
 export function spreadOf(values: readonly number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b);
   const rank = (part: number) => sorted[Math.max(0, Math.ceil(part * sorted.length) - 1)] ?? 0;
   return { median: rank(0.5), p95: rank(0.95), max: rank(1) };
 }
 
-/** Collects what `Distribution` says, from the events of a run as they come. */
+/** Collects a `Distribution` from the events of a run. */
 export class DistributionCount {
   readonly #downtimeLimitMs: number;
   readonly #loadMs: number[] = [];
   readonly #downtimeMs: number[] = [];
   readonly #events: Record<Announcement, number> = { 'went-back': 0, 'not-prepared': 0, 'downtime-exceeded': 0 };
-  /** Of the migration under way. */
+  /** Whether the present migration has had an announcement. */
   #announced = false;
   #overLimit = 0;
   #unannounced = 0;
@@ -55,7 +55,7 @@ export class DistributionCount {
     this.#announced = true;
   }
 
-  /** The migration under way has gone through. */
+  /** Adds the present migration, which has completed. */
   migrated({ downtimeMs, downtime }: Pick<MigrationSummary, 'downtimeMs' | 'downtime'>): void {
     this.#downtimeMs.push(downtimeMs);
     this.#loadMs.push(downtime.loadMs.actualMs);

@@ -1,7 +1,7 @@
 import { delta, GodwitError, type PageEncoding } from '@godwit/core';
 import { lz4, zstd, zstdAvailable } from '@godwit/transport';
 
-/** Encodings of pages by the names that the command line knows. */
+/** The names of page encodings on the command line. */
 export const ENCODING_NAMES = ['delta', 'lz4', 'zstd'] as const;
 
 export type EncodingName = (typeof ENCODING_NAMES)[number];
@@ -17,7 +17,7 @@ export function encodingsOf(names: readonly EncodingName[]): PageEncoding[] {
   });
 }
 
-/** All that a destination can read here. */
+/** All encodings that a destination can use on this version of Node. */
 export function knownEncodings(): PageEncoding[] {
   return encodingsOf(ENCODING_NAMES.filter((name) => name !== 'zstd' || zstdAvailable));
 }

@@ -1,12 +1,12 @@
 import { PAGE_SIZE, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
 
-/** What guest to boot: chosen on the command line. */
+/** The guest to boot, as chosen on the command line. */
 export interface GuestSpec {
   readonly kind: 'kvm' | 'software';
   readonly memoryBytes: number;
   readonly vcpus: number;
-  /** Page writes per second over all vCPUs; 0 is as fast as it can. */
+  /** Page writes per second over all vCPUs; 0 is as fast as possible. */
   readonly dirtyPagesPerSecond: number;
   readonly workingSetBytes: number;
   readonly order: 'sequential' | 'random';
@@ -15,7 +15,7 @@ export interface GuestSpec {
   readonly heartbeatMs: number;
 }
 
-/** Why a working set does not fit into the guest's RAM beside the guest itself; `undefined` when it does. */
+/** Why a working set does not fit into the guest's RAM together with the guest itself; `undefined` when it does. */
 export function workingSetProblem(memoryBytes: number, vcpus: number, workingSetBytes: number): string | undefined {
   const low = Math.min(memoryBytes, RAM_LOW_LIMIT);
   try {

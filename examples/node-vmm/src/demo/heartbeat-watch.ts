@@ -3,23 +3,22 @@ import type { ConsoleLine } from './console-lines.js';
 import type { HostName } from './demo-event.js';
 
 /**
- * Follows the guest's console lines across hosts. A heartbeat that does not go on by exactly one, a clock that goes
- * back, a defect that the guest reports: each means that console output or a piece of the guest was lost, repeated or
- * old.
+ * Follows the guest's console lines across hosts. It reports a heartbeat whose number is not one higher than the last, a clock that
+ * goes back, and defects that the guest reports: each means that console output or guest state was lost, repeated or stale.
  */
 export class HeartbeatWatch {
   readonly #onDefect: (message: string) => void;
   readonly #monitor = new HeartbeatMonitor();
   #beats = 0;
   #waiters: { readonly done: (beat: HeartbeatLine) => boolean; readonly resolve: () => void }[] = [];
-  /** Beats still to look at for the gap of the last switchover, and the longest stall among them. */
+  /** Heartbeats still to come that count for the gap of the last switchover, and the longest stall among them. */
   #gap = { host: undefined as HostName | undefined, beatsLeft: 0, longestMs: 0 };
 
   constructor(onDefect: (message: string) => void) {
     this.#onDefect = onDefect;
   }
 
-  /** Heartbeats seen. */
+  /** Number of heartbeats so far. */
   get beats(): number {
     return this.#beats;
   }
@@ -28,7 +27,7 @@ export class HeartbeatWatch {
     return this.#monitor.last;
   }
 
-  /** Returns the heartbeat that the line is, if it is one. */
+  /** Handles a console line; returns the heartbeat, if the line is one. */
   see({ host, text }: ConsoleLine): HeartbeatLine | undefined {
     const line = parseGuestLine(text);
     if (line.type === 'defect') this.#onDefect(text);
@@ -50,21 +49,20 @@ export class HeartbeatWatch {
   }
 
   /**
-   * The guest is about to move to `host`. Two beats are looked at there: the line of the first may have been worded
-   * before the move and printed after it.
+   * Measures the gap of a move to `host` from its first two heartbeats there: the line of the first may have been composed before the
+   * move and printed after it.
    */
   expectGapAt(host: HostName): void {
     this.#gap = { host, beatsLeft: 2, longestMs: 0 };
   }
 
-  /** The longest stall that the guest's clock saw across the switchover; `undefined` until it has told. */
+  /** The longest stall by the guest's clock across the switchover, in milliseconds; `undefined` until both heartbeats have come. */
   get gapMs(): number | undefined {
     return this.#gap.beatsLeft === 0 ? this.#gap.longestMs : undefined;
   }
 
   /**
-   * Resolves true at a beat that satisfies `done` (looked at from the next beat on), false after `timeoutMs` or when
-   * aborted.
+   * Resolves with true at the first heartbeat from now on that satisfies `done`, and with false after `timeoutMs` or when aborted.
    */
   until(done: (beat: HeartbeatLine) => boolean, timeoutMs: number, signal: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {

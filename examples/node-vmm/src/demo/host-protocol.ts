@@ -3,7 +3,7 @@ import type { DemoEvent } from './demo-event.js';
 import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
 
-/** Where a host listens: what `listen` answers and `migrate` takes. */
+/** The address at which a host listens: the reply to `listen`, and a part of the request `migrate`. */
 export type Address =
   | { readonly transport: 'tcp'; readonly host: string; readonly port: number }
   | { readonly transport: 'unix'; readonly path: string };
@@ -33,8 +33,7 @@ export interface CheckReport {
 }
 
 /**
- * What the controller may ask of a host, and what comes back. Requests of a host may overlap (`cancel` during
- * `migrate`); each is answered once.
+ * The commands of the controller to a host. They may overlap (`cancel` during `migrate`); each is answered once.
  */
 export interface HostCommands {
   /** Builds the guest and runs it. */
@@ -42,44 +41,30 @@ export interface HostCommands {
     request: { readonly spec: GuestSpec; readonly blindTracker: string | undefined };
     reply: null;
   };
-  /** Waits for a guest to come. */
+  /** Listens for an incoming guest. */
   listen: {
     request: {
       readonly transport: 'tcp' | 'unix';
-      /** Threads for page channels to start right away; 0: pages are read on the main thread. */
+      /** Number of threads for page channels, started at once; 0: pages are read on the main thread. */
       readonly threads: number;
       readonly blindTracker: string | undefined;
     };
     reply: Address;
   };
-  /** Resolves when the guest that came runs here. */
+  /** Resolves when the incoming guest runs here. */
   adopt: { request: null; reply: IncomingSummary };
-  /** Sends the guest away; resolves when it runs at the other side. */
+  /** Migrates the guest; resolves when it runs at the other host. */
   migrate: { request: MigrateRequest; reply: MigrationSummary };
   cancel: { request: null; reply: null };
-  /** Pauses the guest, looks at every page it owns from outside, and lets it run on. */
+  /** Pauses the guest, checks every page that it owns from outside, and resumes it. */
   check: { request: null; reply: CheckReport };
   memory: { request: null; reply: MemoryReport };
-  /** Frees a guest that has left. */
+  /** Frees a guest that was migrated away. */
   release: { request: null; reply: null };
 }
 
-export type CommandName = keyof HostCommands;
-
-/** Controller to host. */
-export type HostRequest = { readonly id: number } & {
-  [Name in CommandName]: { readonly command: Name; readonly request: HostCommands[Name]['request'] };
-}[CommandName];
-
-export interface WireError {
-  readonly code: string;
-  readonly message: string;
-}
-
-/** Host to controller. */
+/** Messages of a host to the controller, beside its answers. */
 export type HostMessage =
-  | { readonly type: 'reply'; readonly id: number; readonly value: unknown }
-  | { readonly type: 'error'; readonly id: number; readonly error: WireError }
   | { readonly type: 'console'; readonly text: string }
   | { readonly type: 'defect'; readonly message: string }
   | { readonly type: 'migration'; readonly event: DemoEvent };

@@ -1,4 +1,4 @@
-/** The program of a host process: holds at most one guest and does what the controller asks. */
+/** The program of a host process: has at most one guest and carries out the controller's commands. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,20 +15,18 @@ import {
 } from '@godwit/core';
 import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
+import type { CommandHandlers } from '../process/command-messages.js';
+import { sendToParent, serveCommands } from '../process/serve-commands.js';
 import { demoEvent } from './demo-event.js';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import { encodingsOf, knownEncodings } from './encodings.js';
-import type { Address, CommandName, HostCommands, HostMessage, HostRequest } from './host-protocol.js';
+import type { Address, HostCommands, HostMessage } from './host-protocol.js';
 
-/** Closing waits for vCPU threads; when one hangs in the kernel, the process still has to go. */
+/** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 3000;
 
-/** Both hosts are processes of one machine and one demo: whoever is gone for so long does not come back. */
+/** How long to reconnect, in milliseconds: both hosts are processes of one machine, and one that is gone for longer does not come back. */
 const RECONNECT_MS = 2000;
-
-type Handlers = {
-  [Name in CommandName]: (request: HostCommands[Name]['request']) => Promise<HostCommands[Name]['reply']>;
-};
 
 class Host {
   #guest: DemoGuest | undefined;
@@ -37,7 +35,7 @@ class Host {
   #incoming: IncomingMigration | undefined;
   #arriving: DemoGuest | undefined;
   #socketDirectory: string | undefined;
-  readonly handlers: Handlers = {
+  readonly handlers: CommandHandlers<HostCommands> = {
     boot: async ({ spec, blindTracker }) => {
       this.#guest = await DemoGuest.boot(spec, surroundings(blindTracker));
       return null;
@@ -60,7 +58,7 @@ class Host {
 
     adopt: async () => {
       if (this.#incoming === undefined)
-        throw new GodwitError('GODWIT_INVALID_STATE', 'nobody listens here: ask to listen first');
+        throw new GodwitError('GODWIT_INVALID_STATE', 'this host does not listen: send the command "listen" first');
       try {
         const { summary } = await this.#incoming.result;
         this.#guest = this.#arriving;
@@ -77,7 +75,7 @@ class Host {
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
       const connector = pages.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
-      // A recording that fails is told, and never keeps the guest from moving.
+      // A recording that fails is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { event: 'warning', code, message } });
       const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
@@ -98,7 +96,7 @@ class Host {
           const told = demoEvent(event);
           if (told !== undefined) send({ type: 'migration', event: told });
         },
-        // Failures are told by `result`.
+        // Failures are handled by `result`.
         error: () => {},
       });
       try {
@@ -166,26 +164,10 @@ function surroundings(blindTracker: string | undefined): GuestSurroundings {
 }
 
 function send(message: HostMessage): void {
-  // A controller that is gone is noticed by `disconnect`.
-  if (process.connected) process.send?.(message, undefined, undefined, () => {});
+  sendToParent(message);
 }
 
 const host = new Host();
-
-async function answer({ id, command, request }: HostRequest): Promise<void> {
-  try {
-    const handler = host.handlers[command] as (request: unknown) => Promise<unknown>;
-    send({ type: 'reply', id, value: await handler(request) });
-  } catch (error) {
-    const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', `the host failed to ${command}`);
-    send({ type: 'error', id, error: { code, message } });
-  }
-}
-
-process.on('message', (message) => void answer(message as HostRequest));
-process.once('disconnect', () => {
-  setTimeout(() => process.kill(process.pid, 'SIGKILL'), LAST_RESORT_MS).unref();
-  void host.close().finally(() => process.exit());
-});
-// A terminal sends Ctrl-C to the whole group; it is the controller that decides.
+serveCommands(host.handlers, () => host.close(), LAST_RESORT_MS);
+// A terminal sends Ctrl-C to the whole process group; only the controller handles it.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});

@@ -15,25 +15,25 @@ export interface DemoOptions {
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
-  /** Switch over after so many rounds, whatever the downtime. */
+  /** Number of rounds after which to switch over, whatever the downtime. */
   readonly maxRounds: number;
   readonly transport: 'tcp' | 'unix';
   /** Streams for pages beside the control stream. */
   readonly pageChannels: number;
-  /** Each page channel has a thread of its own, at both hosts. */
+  /** Whether each page channel has its own thread, at both hosts. */
   readonly workers: boolean;
   readonly encodings: readonly EncodingName[];
   readonly kvm: boolean;
   readonly verify: boolean;
   readonly output: 'auto' | 'json' | 'plain';
   readonly settleMs: number;
-  /** Least time that the guest runs before it is moved; it also goes through its working set once. */
+  /** Shortest time that the guest runs before it is migrated; it also writes its working set once. */
   readonly warmUpMs: number;
   /** 0: one migration. N: N migrations there and N back. */
   readonly roundTrips: number;
   /** New file to record the migration into. */
   readonly record: string | undefined;
-  /** A dirty tracker that shall see nothing: for tests that must fail. */
+  /** Name of a dirty tracker that must report nothing: for tests that must fail. */
   readonly blindTracker: string | undefined;
 }
 
@@ -181,7 +181,7 @@ function demoOptions(command: Command): DemoOptions {
     order: given.order,
     wholePages: given.wholePages,
     downtimeLimitMs: given.downtimeLimit,
-    // Over loopback a small guest would be gone before one could watch it; so one migration is slowed down by default.
+    // Over loopback the migration of a small guest would be over too soon to watch, so that a single one is slowed down by default.
     maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
     maxRounds: given.maxRounds,
     transport: given.transport,

@@ -15,9 +15,9 @@ const ROWS = 32;
 let view = EMPTY_VIEW;
 let atMs = 0;
 for await (const line of createInterface({ input: process.stdin })) {
-  // npm prints the script's name first.
+  // npm prints the script's name first, which is no event.
   if (!line.startsWith('{')) continue;
-  // The program's own output: written by json-lines.ts of the same version.
+  // The lines are trusted: json-lines.ts of the same version has written them.
   const event = { atMs, ...(JSON.parse(line) as object) } as TimedEvent;
   atMs = event.atMs;
   view = reduce(view, event);

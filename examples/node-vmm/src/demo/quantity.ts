@@ -1,4 +1,4 @@
-/** Sizes, rates and times as people type and read them. Sizes are binary: 1K = 1024. */
+/** Parses and formats sizes, rates and times for people. Sizes are binary: 1K = 1024. */
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 

@@ -11,19 +11,19 @@ import type { CheckReport, HostMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 
 const HEARTBEAT_MS = 100;
-/** Each of many migrations waits for two beats. */
+/** Heartbeat period with `--round-trips`, in milliseconds: shorter, since each migration waits for two heartbeats. */
 const ROUND_TRIP_HEARTBEAT_MS = 50;
-/** A guest that says nothing for so long is hung; an emulating KVM on a busy machine is slow, not silent. */
+/** Without a heartbeat for this long the guest counts as hung, in milliseconds. On a busy machine with an emulating KVM it is slow. */
 const SILENCE_MS = 20_000;
-/** A guest that is slower than it was told to be does not keep a person waiting. */
+/** The longest warm-up for a guest that writes more slowly than requested, in milliseconds. */
 const LONGEST_WARM_UP_MS = 5000;
-/** After these no guest runs on at the source: it has ended, or what became of it after `go` is not known here. */
-const STANDS_STILL: ReadonlySet<unknown> = new Set(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_GUEST_ENDED']);
+/** Codes of errors after which the guest does not run at the source: it has ended, or may run at the destination. */
+const NOT_RUNNING: ReadonlySet<unknown> = new Set(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_GUEST_ENDED']);
 
-/** Of one migration; a hundred of them are kept. */
+/** The summary of one migration without its rounds, since those of a hundred migrations are kept. */
 type Figures = Omit<MigrationSummary, 'rounds'>;
 
-/** Why a run ended early: a defect of the guest, or something that could not be done. */
+/** Why a run has ended early. */
 class RunError extends Error {
   readonly code: string;
 
@@ -34,10 +34,10 @@ class RunError extends Error {
 }
 
 /**
- * One run of the demo, from two empty hosts to a verdict:
+ * One run of the demo, from the start of two hosts to the result:
  *
  * ```
- * boot at the source -> warm up -> migrate -> settle -> check from outside -> verdict
+ * boot at the source -> warm up -> migrate -> settle -> check from outside -> result
  *                                  ^    |
  *                                  +----+  there and back, with --round-trips
  * ```
@@ -52,14 +52,14 @@ export class DemoRun {
   readonly #hosts: Readonly<Record<HostName, HostProcess>>;
   readonly #console: ConsoleLines;
   readonly #watch: HeartbeatWatch;
-  /** Aborts when the run is not to go on, and with it every wait: a person has cancelled, or a defect has shown. */
+  /** Aborts every wait of the run, when the user has cancelled it or a defect was found. */
   readonly #over = new AbortController();
   readonly #summaries: Figures[] = [];
   readonly #distribution: DistributionCount;
   #rounds = 0;
   #gapMs = 0;
   #defects = 0;
-  /** Where the guest runs. */
+  /** The host at which the guest runs. */
   #at: HostName = 'source';
   #migrating = false;
   #cancelled = false;
@@ -94,7 +94,7 @@ export class DemoRun {
     };
   }
 
-  /** Cancels what is under way: a migration is undone, the guest is seen running on, and the run ends. */
+  /** Cancels the run: a migration under way is cancelled, the guest is checked to run on, and the run ends. */
   cancel(): void {
     if (this.#cancelled) return;
     this.#cancelled = true;
@@ -103,12 +103,12 @@ export class DemoRun {
     if (this.#migrating) this.#hosts[this.#at].ask('cancel', null).catch(() => {});
   }
 
-  /** Ends both processes at once, without a word. */
+  /** Kills both processes at once. */
   kill(): void {
     for (const host of Object.values(this.#hosts)) host.kill();
   }
 
-  /** Resolves to true when the run is verified. Never rejects, and leaves no process behind. */
+  /** Resolves with whether the run is verified. Never rejects, and leaves no process behind. */
   async run(): Promise<boolean> {
     try {
       this.#emit({ event: 'hosts', source: this.#hosts.source.pid, destination: this.#hosts.destination.pid });
@@ -143,8 +143,8 @@ export class DemoRun {
   }
 
   /**
-   * Memory that the guest has never written would not be moved; so it goes through its working set once, as far as it
-   * gets in a few seconds.
+   * Waits until the guest has written its working set once, or for a few seconds: pages that were never written are holes and would not
+   * be sent.
    */
   async #warmUp(): Promise<void> {
     this.#phase('warming-up');
@@ -159,7 +159,7 @@ export class DemoRun {
       warmUpMs + SILENCE_MS,
       this.#over.signal,
     );
-    this.#goOn();
+    this.#throwIfOver();
     if (this.#watch.beats > 0) return;
     const code = 'GODWIT_GUEST_CRASHED';
     throw new RunError(code, `the guest printed no heartbeat within ${(warmUpMs + SILENCE_MS) / 1000} s of booting`);
@@ -176,7 +176,7 @@ export class DemoRun {
       threads: workers ? pageChannels : 0,
       blindTracker,
     });
-    this.#goOn();
+    this.#throwIfOver();
     const peer = address.transport === 'tcp' ? `tcp://${address.host}:${address.port}` : `unix:${address.path}`;
     this.#emit({ event: 'hop', hop, from, to, peer });
     const adopted = this.#hosts[to].ask('adopt', null);
@@ -199,7 +199,7 @@ export class DemoRun {
       });
     } catch (error) {
       this.#console.release();
-      if (!STANDS_STILL.has((error as { code?: unknown }).code)) await this.#runsOn(from);
+      if (!NOT_RUNNING.has((error as { code?: unknown }).code)) await this.#runsOn(from);
       throw error;
     } finally {
       this.#migrating = false;
@@ -218,7 +218,7 @@ export class DemoRun {
     const gapMs = this.#watch.gapMs ?? 0;
     this.#gapMs = Math.max(this.#gapMs, gapMs);
     this.#emit({ event: 'gap', hop, guestGapMs: gapMs });
-    this.#goOn();
+    this.#throwIfOver();
   }
 
   async #hearBeatsAt(host: HostName): Promise<void> {
@@ -232,17 +232,17 @@ export class DemoRun {
     }
   }
 
-  /** The guest checks itself as it goes; a defect shows as a line of its own and stops it. */
+  /** Lets the guest check itself for a while; a defect stops the guest and is a line on its console. */
   async #settle(): Promise<void> {
     this.#phase('settling');
     const { settleMs } = this.#options;
     if (settleMs === 0) return;
     const before = this.#watch.beats;
     await sleep(settleMs, undefined, { signal: this.#over.signal }).catch(() => {});
-    this.#goOn();
-    // A machine that has much to do may let the guest wait for longer than that; one that crashed says nothing ever.
+    this.#throwIfOver();
+    // On a busy machine the next heartbeat may come late; after a crash it never comes.
     const heard = await this.#watch.until(() => this.#watch.beats > before, SILENCE_MS, this.#over.signal);
-    this.#goOn();
+    this.#throwIfOver();
     if (!heard) this.#defect(this.#at, `no heartbeat in ${(settleMs + SILENCE_MS) / 1000} s`);
   }
 
@@ -256,7 +256,7 @@ export class DemoRun {
     return report;
   }
 
-  /** After a migration that did not happen: the guest must go on where it was, with its memory as it was. */
+  /** Checks, after a migration that has failed, that the guest runs on at its host with intact memory. */
   async #runsOn(host: HostName): Promise<void> {
     const first = this.#watch.beats;
     const dead = new AbortController();
@@ -314,8 +314,8 @@ export class DemoRun {
     this.#emit({ event: 'phase', phase });
   }
 
-  /** Ends the run when the person wanted it to, or when the guest has found its memory to be wrong. */
-  #goOn(): void {
+  /** Throws when the user has cancelled the run, or a defect was found. */
+  #throwIfOver(): void {
     if (this.#cancelled) throw new RunError('GODWIT_CANCELLED', 'cancelled');
     if (this.#defects > 0) throw new RunError('GODWIT_VERIFY_FAILED', `the guest reported ${this.#defects} defect(s)`);
   }

@@ -9,10 +9,10 @@ const CHIPS: readonly (readonly [tag: string, chip: number])[] = [
 ];
 
 /**
- * What KVM keeps for the whole VM: both PICs, the IOAPIC, the PIT and the paravirtual clock. Only while all vCPUs are
- * parked, and loaded before them: their local APICs talk to these chips.
+ * The state that KVM keeps for the whole VM: both PICs, the IOAPIC, the PIT and the paravirtual clock. It is saved and loaded only
+ * while all vCPUs are parked, and loaded before them, since their local APICs communicate with these chips.
  *
- * The paravirtual clock goes on from its value at the save; like the time-stamp counter it does not count the flight.
+ * The paravirtual clock continues from its value at the save; like the time-stamp counter it does not count the time in between.
  */
 export class Chipset implements MigratableDevice {
   readonly id = 'chipset';
@@ -50,7 +50,7 @@ export class Chipset implements MigratableDevice {
     this.#vm.setClock(clock);
   }
 
-  /** KVM keeps all of it outside guest memory. */
+  /** None: KVM keeps this state outside guest memory. */
   loadWrites(): readonly [] {
     return [];
   }

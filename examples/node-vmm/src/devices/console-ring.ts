@@ -1,11 +1,11 @@
 import { BoardWord, type SharedBoard } from '../vcpu/shared-board.js';
 
-/** How long a thread waits at a time for room in a full ring before it looks whether it should give up. */
+/** How long a thread waits at a time for room in a full ring before it asks `gaveUp` again. Milliseconds. */
 const ROOM_WAIT_MS = 20;
 
 /**
- * Console text on its way from the vCPU threads to the main thread: one ring for all, so that the order is the order in
- * which the guest printed. A lock of a few instructions keeps the threads apart; the main thread never takes it.
+ * A ring that passes console text from the vCPU threads to the main thread. There is one for all threads, so that the text is in the
+ * order in which the guest printed it. The threads share a lock, which the main thread never takes.
  */
 export class ConsoleRing {
   readonly #words: Int32Array<SharedArrayBuffer>;
@@ -19,11 +19,11 @@ export class ConsoleRing {
   }
 
   /**
-   * Appends text; for vCPU threads. Waits while the ring is full: a console that outruns the main thread is slowed
-   * down, not cut.
+   * Appends text; for vCPU threads. Waits while the ring is full: a guest that prints faster than the main thread reads is slowed down,
+   * and no text is lost.
    *
-   * @param announce called when the main thread has to be told, because nobody has since it last looked
-   * @param gaveUp asked while waiting; true drops the rest
+   * @param announce called to tell the main thread that there is text, once until it calls `take`
+   * @param gaveUp called while waiting; true drops the rest of the text
    */
   append(text: Uint8Array, announce: () => void, gaveUp: () => boolean): void {
     const words = this.#words;
@@ -49,9 +49,9 @@ export class ConsoleRing {
     this.#announce(announce);
   }
 
-  /** Takes all text there is; for the main thread. Undefined when there is none. */
+  /** Takes all text; for the main thread. Undefined when there is none. */
   take(): Uint8Array | undefined {
-    // Cleared first: text that comes after the next line is announced again.
+    // Cleared first, so that text which comes after the next line is announced again.
     Atomics.store(this.#words, BoardWord.consoleAnnounced, 0);
     const taken = Atomics.load(this.#words, BoardWord.consoleTaken);
     const length = (Atomics.load(this.#words, BoardWord.consoleWritten) - taken) | 0;

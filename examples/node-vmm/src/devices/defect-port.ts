@@ -1,7 +1,7 @@
 import { PORT_DEFECT } from '../guest/ports.js';
 import type { PortDevice } from './port-device.js';
 
-/** Where a guest that checks its own memory says that something is wrong with it. */
+/** The port by which a guest that checks its own memory reports a defect. */
 export class DefectPort implements PortDevice {
   readonly firstPort = PORT_DEFECT;
   readonly portCount = 4;

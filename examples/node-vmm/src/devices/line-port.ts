@@ -3,12 +3,12 @@ import { PORT_LINE } from '../guest/ports.js';
 import { guestBytes } from '../machine/memory-map.js';
 import type { PortDevice } from './port-device.js';
 
-/** A line is at most a page. */
+/** Most bytes of a line: with its length it is at most a page. */
 const LONGEST_LINE = 4092;
 
 /**
- * Prints a line in one exit: the guest writes the address of `{ u32 length; u8 text[length] }`. An address outside RAM
- * or a length beyond a page prints nothing; what a device reads from the guest is the guest's word only.
+ * Prints a line in one exit: the guest writes the address of `{ u32 length; u8 text[length] }`. The guest is not trusted: an address
+ * outside RAM or a length beyond a page prints nothing.
  */
 export class LinePort implements PortDevice {
   readonly firstPort = PORT_LINE;

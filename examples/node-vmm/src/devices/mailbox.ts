@@ -8,11 +8,11 @@ import { requireVersion, StateReader, StateWriter } from '../state/state-section
 const PERIOD_MS = 10;
 
 /**
- * A device that writes guest memory by itself, as one that does DMA would: every 10 ms the VMM's main thread writes the
- * next message into the mailbox pages. KVM's dirty log cannot see these stores, so the device marks what it writes.
- * Nothing can come between a store and its mark, since a harvest runs on the same thread.
+ * A device that writes guest memory by itself, like one with DMA: every 10 ms the VMM's main thread writes the next message into the
+ * mailbox pages. KVM's dirty log cannot see these writes, so that the device marks them in its tracker. No harvest comes between a
+ * write and its mark, since harvests run on the same thread.
  *
- * Stopped while the machine is paused.
+ * The device is stopped while the machine is paused.
  */
 export class Mailbox implements MigratableDevice {
   readonly id = 'mailbox';
@@ -25,7 +25,7 @@ export class Mailbox implements MigratableDevice {
   #due = 0;
 
   /**
-   * @param tracker told of every page written; undefined when another tracker sees this process's stores
+   * @param tracker in which every write is marked; undefined when another tracker sees the writes of this process
    */
   constructor(ram: GuestRam, tracker?: SoftwareTracker) {
     this.#ram = ram;
@@ -42,7 +42,7 @@ export class Mailbox implements MigratableDevice {
     this.#timer ??= setTimeout(() => this.#post(), Math.max(0, this.#due - performance.now()));
   }
 
-  /** Writes no more until `start`. The rest of the period is kept: short runs between pauses add up. */
+  /** Stops writing until `start`. The rest of the period is kept, so that short runs between pauses add up. */
   stop(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -71,7 +71,7 @@ export class Mailbox implements MigratableDevice {
     this.#writer = new MailboxWriter(this.#ram, last);
   }
 
-  /** The pages came with the RAM; only the number of the last message is loaded. */
+  /** None: the mailbox pages come with the RAM, and only the number of the last message is loaded. */
   loadWrites(): readonly [] {
     return [];
   }

@@ -1,14 +1,14 @@
-/** Readings this far apart, in milliseconds, were not taken by a thread that ran all the time. */
+/** Two readings of the clock that are at most this far apart, in milliseconds, were not interrupted. */
 const UNDISTURBED_MS = 0.02;
 const MOST_ATTEMPTS = 1000;
 
 /**
- * CLOCK_MONOTONIC in microseconds, from `performance.now()`, which allocates nothing. Each thread has its own time
- * origin, so each makes its own clock; they agree within some microseconds.
+ * Makes a function that returns CLOCK_MONOTONIC in microseconds, from `performance.now()`, which allocates nothing. Each thread has its
+ * own time origin and makes its own clock; the clocks agree within some microseconds.
  *
- * The origin is the difference of two clocks that cannot be read at once. A thread that loses its processor between the
- * two would be behind all others from then on, and a guest whose vCPU moves to that thread would see time go back. So
- * the readings that lie closest together count.
+ * The origin is the difference of two clocks that cannot be read at once. If the thread were preempted between the two readings, its
+ * clock would be behind all others, and a guest that compares two vCPUs' clocks would see time go back. Therefore the two readings that
+ * are closest together count.
  */
 export function monotonicMicroseconds(): () => number {
   let origin = 0;

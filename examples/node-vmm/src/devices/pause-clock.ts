@@ -7,11 +7,11 @@ import type { PortDevice } from './port-device.js';
 const TWO_TO_32 = 2 ** 32;
 
 /**
- * The pause clock: microseconds since the guest was started, counting on while it is paused and while it is in flight
- * between two hosts. A guest that reads it before and after knows how long it was away.
+ * The pause clock: microseconds since the guest was started. It counts while the guest is paused and while it moves between two hosts,
+ * so that the guest can measure its own downtime.
  *
- * Reading 4 bytes at the first port latches the time, per vCPU, and gives its low half; the next port, 4 higher, gives
- * the high half of what was latched.
+ * Reading 4 bytes at the first port latches the time for this vCPU and returns its low half; the port 4 higher returns the high half of
+ * the latched time.
  */
 export class PauseClock implements PortDevice {
   readonly firstPort: number;
@@ -37,16 +37,16 @@ export class PauseClock implements PortDevice {
   }
 
   write(): void {
-    // A clock that the guest cannot set.
+    // The guest cannot set the clock.
   }
 }
 
 /**
- * The pause clock as a device that moves, and the machine's own view of it.
+ * The state of the pause clock as a device, and its reading for the machine.
  *
- * The state is guest time together with CLOCK_REALTIME at the same moment; the destination adds what has passed since
- * by its own CLOCK_REALTIME. The two hosts' clocks should agree (NTP); where the destination's is behind, the time away
- * counts as zero, so that guest time never goes back.
+ * The state is the guest time and CLOCK_REALTIME at the same moment; the destination adds the time since then by its own CLOCK_REALTIME.
+ * The clocks of the two hosts should agree (NTP). If the destination's is behind, the time in between counts as zero, so that guest
+ * time never goes back.
  */
 export class PauseClockState implements MigratableDevice {
   readonly id = 'pause-clock';
@@ -67,7 +67,7 @@ export class PauseClockState implements MigratableDevice {
   }
 
   async *save(): AsyncIterable<Uint8Array> {
-    // In this order, here and in load(): what passes between two clocks is added to guest time, never taken from it.
+    // The order here and in load() is such that the time between reading the two clocks is added to guest time, never subtracted.
     const realtime = Math.floor(Date.now() * 1000);
     const time = BigUint64Array.of(BigInt(this.microseconds), BigInt(realtime));
     const latches = new Uint32Array(this.#vcpus * 2);
@@ -97,7 +97,7 @@ export class PauseClockState implements MigratableDevice {
     }
   }
 
-  /** Everything is on the board. */
+  /** None: the state is on the `SharedBoard`. */
   loadWrites(): readonly [] {
     return [];
   }

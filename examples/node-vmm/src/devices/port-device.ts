@@ -1,6 +1,6 @@
 /**
- * A device behind I/O ports, as the thread of one vCPU sees it. Called on that thread, between two KVM_RUNs: whatever a
- * call takes, the vCPU waits. State that must move, or that vCPUs share, is on the `SharedBoard`.
+ * A device behind I/O ports, as the thread of one vCPU sees it. Its methods are called on that thread between two KVM_RUNs; the vCPU
+ * waits meanwhile. State that is migrated, or that vCPUs share, is on the `SharedBoard`.
  */
 export interface PortDevice {
   readonly firstPort: number;
@@ -12,7 +12,7 @@ export interface PortDevice {
   writeString?(port: number, size: number, data: Uint8Array): void;
 }
 
-/** Finds the device of a port. Reads of a port that nobody has give all ones and writes go nowhere, as on a PC. */
+/** Finds the device of a port. For a port without a device reads return all ones and writes have no effect, as on a PC. */
 export class PortMap {
   readonly #devices = new Map<number, PortDevice>();
 

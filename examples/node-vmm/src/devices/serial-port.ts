@@ -19,18 +19,18 @@ const SCRATCH = 7;
 const DIVISOR_LATCH = 0x80;
 /** No interrupt pending. */
 const NO_INTERRUPT = 0x01;
-/** Transmitter empty, twice: what is written is gone at once. */
+/** Transmitter holding register and transmitter empty: a byte that is written is sent at once. */
 const TRANSMITTER_EMPTY = 0x60;
-/** Data set ready, clear to send, carrier: somebody is there. */
+/** Data set ready, clear to send, data carrier detect. */
 const MODEM_READY = 0xb0;
-/** Where the divisor is kept, in the places of the two read-only registers. */
+/** The divisor is stored in the places of the two read-only registers. */
 const DIVISOR_LOW = LINE_STATUS;
 const DIVISOR_HIGH = MODEM_STATUS;
 const REGISTERS = 8;
 
 /**
- * A serial port like a 16550 that only prints: no input, no interrupts, no baud rate. Text goes to the console ring as
- * soon as it is written, and the main thread has all of it when a pause has resolved, so none is left to migrate.
+ * A serial port like a 16550 that only prints: no input, no interrupts, no baud rate. Text is appended to the console ring as it is
+ * written, and the main thread has all of it once a pause has resolved, so that no text is left to migrate.
  */
 export class SerialPort implements PortDevice {
   readonly firstPort = SERIAL_PORT;
@@ -97,7 +97,7 @@ export class SerialPort implements PortDevice {
   }
 }
 
-/** The serial port's registers as a device that moves. Only while all vCPUs are parked. */
+/** The state of the serial port's registers as a device. It is saved and loaded only while all vCPUs are parked. */
 export class SerialPortState implements MigratableDevice {
   readonly id = 'serial';
   readonly version = 1;
@@ -121,13 +121,13 @@ export class SerialPortState implements MigratableDevice {
     this.#registers.set(reader.required('UART', REGISTERS));
   }
 
-  /** Everything is on the board. */
+  /** None: the state is on the `SharedBoard`. */
   loadWrites(): readonly [] {
     return [];
   }
 }
 
-/** Console text of a ring as strings; a character of several bytes may arrive in two pieces. */
+/** Decodes the console text of a ring; a character of several bytes may come in two pieces. */
 export class ConsoleDecoder {
   readonly #ring: ConsoleRing;
   readonly #decoder = new TextDecoder();

@@ -18,7 +18,7 @@
  */
 import { MAXIMUM_VCPUS, PAGE_SIZE } from './layout.js';
 
-/** A run of pages of the working set; whole pages. */
+/** A run of whole pages of the working set. */
 export interface PageRange {
   readonly guestPhysicalAddress: number;
   readonly pages: number;

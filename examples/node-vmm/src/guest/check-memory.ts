@@ -1,11 +1,10 @@
 /**
- * Checks the memory of a *paused* test guest from outside: every owned page against its stamps and the table of expected
- * generations, every table against the count of writes, the mailbox, the image, and what the guest itself has noticed.
+ * Checks the memory of a *paused* test guest from outside: every owned page against its stamps and the table of expected generations,
+ * every table against the count of writes, the mailbox, the image, and the defects that the guest itself has found.
  *
- * A guest can be paused anywhere, in the middle of a page too. Each vCPU says in its control page (IN_FLIGHT) which
- * page it writes, or wrote last; that page, and no other, may be on its way from the table's generation to the next,
- * provided that its quadwords are new up to some point and old from there on, which is what a pause leaves. The
- * order of the guest's stores is: IN_FLIGHT, the page ascending, the table, WRITES.
+ * A guest can be paused at any instruction, also while it writes a page. Each vCPU stores in its control page (IN_FLIGHT) the page that
+ * it writes or wrote last. Only that page may be between the table's generation and the next one: its quadwords are new up to some point
+ * and old from there on. The order of the guest's stores is: IN_FLIGHT, the page ascending, the table, WRITES.
  */
 import type { BootParams } from './boot-params.js';
 import { type GuestRam, readU64, WordRange } from './guest-ram.js';
@@ -21,12 +20,12 @@ export interface MemoryDefect {
   readonly guestPhysicalAddress: number;
   /** Byte offset in the page. */
   readonly offset: number;
-  /** The u32 field that should be there, or a count. */
+  /** The expected u32 field, or a count. */
   readonly expected: number;
   readonly found: number;
   /** Owner of the page or table; undefined for mailbox and image. */
   readonly vcpu?: number;
-  /** Who noticed it: this checker now, or the guest before. */
+  /** Whether this checker has found the defect, or the guest before. */
   readonly noticedBy: 'checker' | 'guest';
 }
 
@@ -52,15 +51,15 @@ export interface MemoryReport {
 }
 
 export interface CheckMemoryOptions {
-  /** Number of the last message that the VMM has posted, to notice that the newest one is lost. */
+  /** Number of the last message that the VMM has posted, to find that the newest one is lost. */
   readonly mailboxMessage?: number;
-  /** The image as loaded, to notice that it has changed; leave out for the software guest. */
+  /** The image as loaded, to find that it has changed; omit it for the software guest. */
   readonly image?: Uint8Array;
-  /** Defects to list; 10 unless told. */
+  /** Most defects to list; default 10. */
   readonly limit?: number;
 }
 
-/** Checks a paused guest; about a microsecond a page in stamp mode. Never writes. */
+/** Checks the memory of a paused guest, in about a microsecond a page in stamp mode. Writes nothing. */
 export function checkMemory(ram: GuestRam, params: BootParams, options: CheckMemoryOptions = {}): MemoryReport {
   const limit = options.limit ?? 10;
   const defects: MemoryDefect[] = [];
@@ -87,7 +86,7 @@ export function checkMemory(ram: GuestRam, params: BootParams, options: CheckMem
   });
   for (const [vcpu, { control }] of vcpus.entries()) reportGuestDefect(control, vcpu, report);
 
-  // Every page, range by range: page i of the working set belongs to vCPU i mod vcpus.
+  // Page i of the working set belongs to vCPU i mod vcpus.
   let pages = 0;
   const identity: PageIdentity = { page: 0, generation: 0, writer: 0 };
   for (const range of params.ranges) {
@@ -115,7 +114,7 @@ export function checkMemory(ram: GuestRam, params: BootParams, options: CheckMem
   }
 
   for (const [vcpu, owner] of vcpus.entries()) {
-    // The table is written before the count: it may be one ahead.
+    // The guest writes the table before the count, so that it may be one ahead.
     const ahead = owner.sum - owner.writes;
     if (ahead === 0 || (ahead === 1 && owner.midWrite === undefined)) continue;
     const fault: PageFault = { kind: 'table', offset: 0, expected: owner.writes, found: owner.sum };
@@ -150,7 +149,7 @@ function checkMailbox(ram: GuestRam, posted: number | undefined, report: (defect
   const state = readMailbox(mailboxWords(ram));
   const fault = { kind: 'mailbox', guestPhysicalAddress: MAILBOX_ADDRESS, noticedBy: 'checker' } as const;
   if (state === 'busy') {
-    // The VMM must not be in the middle of a message when it has paused the guest.
+    // The VMM must not have paused the guest while it was writing a message.
     report({ ...fault, offset: 16, expected: 0, found: 1 });
     return 0;
   }
@@ -172,7 +171,7 @@ function checkImage(ram: GuestRam, image: Uint8Array, report: (defect: MemoryDef
   report({ kind: 'image', guestPhysicalAddress: IMAGE_ADDRESS, offset, expected, found, noticedBy: 'checker' });
 }
 
-/** One line for a person. */
+/** The defect as one line of text. */
 export function describeDefect(defect: MemoryDefect): string {
   const hex = (value: number): string => `0x${value.toString(16)}`;
   const owner = defect.vcpu === undefined ? '' : ` of vCPU ${defect.vcpu}`;

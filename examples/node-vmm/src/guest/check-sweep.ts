@@ -9,7 +9,7 @@ export interface SweepReport {
   readonly value: number;
   /** Index of the first page that the current pass has not reached yet; `pages` when all are equal. */
   readonly front: number;
-  /** Up to ten pages with another value than the one that they must have, and how many there are. */
+  /** The first ten pages with a wrong value, and the number of all of them. */
   readonly wrong: readonly { readonly page: number; readonly expected: number; readonly found: number }[];
   readonly wrongCount: number;
 }
@@ -18,11 +18,11 @@ const MOST_LISTED = 10;
 const MOST_DESCRIBED = 3;
 
 /**
- * Checks the first bytes of all pages of a sweep, in order, while the guest stands still: all are equal, or those from
- * one page on (where the guest is) are one less, modulo 256.
+ * Checks the first bytes of all pages of a sweep, in order, while the guest is paused: all are equal, or those from one page on (the
+ * one that the guest increments next) are one less, modulo 256.
  *
- * A stale page shows wherever it is but at the front itself, and there it is found when the guest has gone on. An
- * increment that is lost stays lost: the guest adds, it does not write a number.
+ * A stale page is found at any place but the front itself, and there after the guest has run on. A lost increment is never made up for,
+ * since the guest increments the byte and does not write a value.
  */
 export function checkSweep(firstBytes: Uint8Array): SweepReport {
   const pages = firstBytes.length;
@@ -41,7 +41,7 @@ export function checkSweep(firstBytes: Uint8Array): SweepReport {
   return { pages, value, front, wrong, wrongCount };
 }
 
-/** Where the guest must be for the fewest pages to be wrong: none, when the memory is right. */
+/** The front for which the fewest pages are wrong: none when the memory is right. */
 function likeliestFront(firstBytes: Uint8Array, value: number, before: number): number {
   let front = 0;
   let fewer = 0;
@@ -64,7 +64,7 @@ export function sweptBytes(ram: GuestRam, sweep: Sweep = {}): Uint8Array {
   return bytes;
 }
 
-/** One line for a person. */
+/** The report as one line of text. */
 export function describeSweep({ pages, value, front, wrong, wrongCount }: SweepReport): string {
   if (wrongCount === 0) return `${pages} pages right: ${value} up to page ${front}`;
   const described = wrong

@@ -1,11 +1,11 @@
-/** Guest RAM as 32-bit words, in windows that are made once, so that nothing is allocated per page. */
+/** Guest RAM as 32-bit words, in windows that are made once, so that no object is allocated for each page. */
 
 // Looked up once: these are on the path of every page.
 const { floor, max, min } = Math;
 
-/** What this directory needs of the VMM's memory. Requests never cross a multiple of 1 GiB. */
+/** Guest memory by guest-physical address, as the guest's modules need it. Requests never cross a multiple of 1 GiB. */
 export interface GuestRam {
-  /** The bytes themselves, shared with the guest, never a copy. */
+  /** The guest's own bytes, never a copy. */
   view(guestPhysicalAddress: number, length: number): Uint8Array;
 }
 

@@ -6,8 +6,8 @@
  *     [guest] defect kind=stale vcpu=1 gpa=0x0000000000524000 offset=0x0000000000000000 expected=0x...18 found=0x...16
  *
  * `gap` is the time since the previous heartbeat; `stall` the largest step between two of vCPU 0's clock readings since
- * then. vCPU 0 reads the clock about every 1..2 ms, so `stall` is how the guest itself sees its downtime, whether the
- * stop fell on a heartbeat or between two. `writes` is the sum over all vCPUs, `mail` the newest mailbox message seen.
+ * then. vCPU 0 reads the clock about every 1..2 ms, so that `stall` is the downtime as the guest itself measures it, whether the pause
+ * came at a heartbeat or between two. `writes` is the sum over all vCPUs, `mail` the newest mailbox message that was seen.
  */
 import { DEFECT_CODES, type DefectKind } from './ports.js';
 
@@ -35,12 +35,12 @@ export interface DefectLine {
   readonly vcpu: number;
   readonly guestPhysicalAddress: number;
   readonly offset: number;
-  /** Hexadecimal with 0x: these are 64-bit words of memory, which a number does not hold. */
+  /** Hexadecimal with 0x: a 64-bit word of memory, for which a number is not exact. */
   readonly expected: string;
   readonly found: string;
 }
 
-/** A line that is none of the guest's. */
+/** Any other line. */
 export interface OtherLine {
   readonly type: 'other';
   readonly text: string;
@@ -81,8 +81,8 @@ export function parseGuestLine(text: string): GuestLine {
 }
 
 /**
- * Cuts a console's bytes into lines. A guest that prints byte by byte can be paused in the middle of a line, whose rest
- * then appears on the destination's console: hand `pending` over as the new parser's `carried`.
+ * Splits a console's bytes into lines. A guest that prints byte by byte can be paused within a line, whose rest then comes from the
+ * destination's console: pass `pending` to the new parser as `carried`.
  */
 export class GuestLineParser {
   #pending: string;
@@ -96,7 +96,7 @@ export class GuestLineParser {
     return this.#pending;
   }
 
-  /** The lines that are complete now. The console is ASCII. */
+  /** Adds text, which is ASCII; returns the lines that are complete now. */
   push(chunk: Uint8Array | string): GuestLine[] {
     let text = this.#pending;
     if (typeof chunk === 'string') text += chunk;
@@ -108,8 +108,8 @@ export class GuestLineParser {
 }
 
 /**
- * Watches heartbeats in the order in which they were printed, over as many consoles as the guest has lived on. A count
- * that repeats means that an old guest state ran again (or two at once), a count that skips that output was lost.
+ * Checks heartbeats in the order in which they were printed, over all consoles of the guest. A repeated count means that an old guest
+ * state ran again (or two at once), a skipped count that output was lost.
  */
 export class HeartbeatMonitor {
   #last: HeartbeatLine | undefined;
@@ -130,7 +130,7 @@ export class HeartbeatMonitor {
     return this.#longestStall;
   }
 
-  /** What is wrong with this heartbeat after the previous one; undefined when nothing is. */
+  /** Compares a heartbeat with the previous one; returns what is wrong, or undefined. */
   observe(beat: HeartbeatLine): string | undefined {
     const last = this.#last;
     this.#last = beat;

@@ -1,5 +1,5 @@
 /**
- * Where things are in the guest's memory. Guest-physical addresses in bytes. Mirrors guest/constants.S.
+ * The layout of the guest's memory. Guest-physical addresses in bytes. Mirrors guest/constants.S.
  *
  *     0x00_1000  boot parameters (1 page)             0x02_0000  page tables (66 pages), by the VMM
  *     0x00_2000  shared: stop flag, console lock      0x06_2000  free for the VMM up to 0x0a_0000
@@ -65,7 +65,7 @@ export const CONTROL = {
   OWNED: 112,
   /** u32 state of the random order. */
   RNG: 120,
-  /** vCPU 0: eight u64, other vCPUs' WRITES when last looked at. */
+  /** vCPU 0: eight u64, other vCPUs' WRITES when last read. */
   SEEN: 192,
   /** Five u64: defect code (0 = none), address, offset in the page, expected, found. */
   DEFECT: 256,

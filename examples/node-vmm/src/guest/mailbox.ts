@@ -1,10 +1,9 @@
 /**
- * Pages that the VMM writes while the guest runs, as a device would by DMA: writes that KVM's dirty log does not see.
+ * Pages that the VMM writes while the guest runs, like a device with DMA: KVM's dirty log does not see these writes.
  *
- * Message n = 1, 2, 3, ... goes to page n mod 4 of four, stamped with generation n and HOST_WRITER. So the pages always
- * hold the newest message and the three before it, and a lost write shows as a hole as soon as the next one has been
- * made. A sequence lock behind each page's first stamp (2n; odd while the page is being written) tells a concurrent
- * write from a defect.
+ * Message n = 1, 2, 3, ... is written to page n mod 4 of four, stamped with generation n and HOST_WRITER. The pages always have the
+ * newest message and the three before it, so that a lost write is found once the next message was written. A sequence lock after each
+ * page's first stamp (2n; odd while the page is being written) distinguishes a concurrent write from a defect.
  */
 import type { GuestRam } from './guest-ram.js';
 import { MAILBOX_ADDRESS, MAILBOX_PAGES, PAGE_SIZE } from './layout.js';
@@ -13,7 +12,7 @@ import { diagnosePage, HOST_WRITER, type PageFault, writePage } from './page-sta
 const LOCK_WORD = 4;
 const PAGE_WORDS = PAGE_SIZE / 4;
 
-/** The VMM's side. The only state is the number of the last message, which must migrate with the VM. */
+/** The VMM's side of the mailbox. Its only state is the number of the last message, which must be migrated. */
 export class MailboxWriter {
   readonly #words: Uint32Array;
   #message: number;
@@ -27,12 +26,12 @@ export class MailboxWriter {
     return this.#message;
   }
 
-  /** Writes the next message; returns the guest-physical address of the page that is dirty now. */
+  /** Writes the next message; returns the guest-physical address of its page, which is dirty now. */
   post(): number {
     const message = ++this.#message;
     const index = message % MAILBOX_PAGES;
     const at = index * PAGE_WORDS;
-    // Atomics, so that neither side's stores can be seen in another order than this one.
+    // With Atomics, both sides see these stores in this order.
     Atomics.store(this.#words, at + LOCK_WORD, 2 * message - 1);
     const page = MAILBOX_ADDRESS / PAGE_SIZE + index;
     writePage(this.#words, at, { page, generation: message, writer: HOST_WRITER }, false);
@@ -45,7 +44,7 @@ export interface MailboxFault extends PageFault {
   readonly guestPhysicalAddress: number;
 }
 
-/** The guest's side, and the checker's: 'busy' when the mailbox was being written. */
+/** Reads the mailbox, for the guest and the checker: 'busy' when it was being written. */
 export function readMailbox(words: Uint32Array): 'busy' | { readonly newest: number } | MailboxFault {
   const before = sumOfLocks(words);
   if (before < 0) return 'busy';

@@ -4,9 +4,9 @@
  *
  *     0 generation   4 page number   8 writer | index << 16   12 checksum
  *
- * The checksum is the sum of the other fields, each times an odd constant, modulo 2^32: a change of any one field is
- * noticed for certain, of several with 1 - 2^-32. The index (0..5) is part of it, so stamps cannot change places.
- * In whole-page mode the 100 quadwords between two stamps hold what the second half of a stamp with index 6 would be.
+ * The checksum is the sum of the other fields, each times an odd constant, modulo 2^32: a change of one field is always found, one of
+ * several fields with a probability of 1 - 2^-32. The index (0..5) is part of it, so that swapped stamps are found. In whole-page mode
+ * each of the 100 quadwords between two stamps is the second half of a stamp with index 6.
  *
  * A page of generation 0 was never written and is zero. Pages are addressed as (words, at): the word index of the page's
  * first byte in a window of guest RAM. Nothing here allocates except a diagnosis.
@@ -29,7 +29,7 @@ const MIX_GENERATION = 0x85ebca6b;
 const MIX_WRITER = 0xc2b2ae35;
 const MIX_INDEX = 0x27d4eb2f;
 
-/** What a page should say. */
+/** The expected contents of a page's stamps. */
 export interface PageIdentity {
   /** Guest-physical address divided by 4096; less than 2^32. */
   page: number;
@@ -53,7 +53,7 @@ export function stampChecksum(page: number, generation: number, writer: number, 
   );
 }
 
-/** Writes a page in the order in which the guest does: ascending. */
+/** Writes a page in the guest's order, which is ascending. */
 export function writePage(words: Uint32Array, at: number, identity: PageIdentity, wholePage: boolean): void {
   const { page, generation, writer } = identity;
   const bodyLow = writer | (BODY_INDEX << 16);
@@ -73,7 +73,7 @@ export function writePage(words: Uint32Array, at: number, identity: PageIdentity
   }
 }
 
-/** Word `word` (0..1023) of a page, as it should be. Words that are in no stamp are 0 in stamp mode. */
+/** The expected word `word` (0..1023) of a page. Words outside the stamps are 0 in stamp mode. */
 function expectedWord(identity: PageIdentity, word: number): number {
   const { page, generation, writer } = identity;
   if (generation === 0) return 0;
@@ -84,7 +84,7 @@ function expectedWord(identity: PageIdentity, word: number): number {
   return (field & 1) === 0 ? writer | (index << 16) : stampChecksum(page, generation, writer, index);
 }
 
-/** Whether the page is what it should be; generation 0 means zero (at the stamps, or everywhere in whole-page mode). */
+/** Whether the page has the expected contents; generation 0 means zero (at the stamps, or everywhere in whole-page mode). */
 export function isPageRight(words: Uint32Array, at: number, identity: PageIdentity, wholePage: boolean): boolean {
   const { page, generation, writer } = identity;
   const written = generation !== 0;
@@ -102,7 +102,7 @@ export function isPageRight(words: Uint32Array, at: number, identity: PageIdenti
   return !wholePage || wrongBodyWord(words, at, identity) < 0;
 }
 
-/** First word (0..1023) between the stamps that is not what it should be, or -1. */
+/** The first unexpected word (0..1023) between the stamps, or -1. */
 function wrongBodyWord(words: Uint32Array, at: number, identity: PageIdentity): number {
   const low = expectedWord(identity, 4);
   const high = expectedWord(identity, 5);
@@ -117,8 +117,8 @@ function wrongBodyWord(words: Uint32Array, at: number, identity: PageIdentity): 
 }
 
 /**
- * Whether the page is on its way from `identity.generation` to the next: in the order of the guest's stores (quadwords,
- * ascending) first only new ones, then only old ones. True at both ends as well.
+ * Whether the page was being written from `identity.generation` to the next: in the order of the guest's stores (quadwords, ascending)
+ * first only new ones, then only old ones. Also true before the first and after the last store.
  */
 export function isPageMidWrite(words: Uint32Array, at: number, identity: PageIdentity, wholePage: boolean): boolean {
   const next = { ...identity, generation: identity.generation + 1 };
@@ -134,7 +134,7 @@ export function isPageMidWrite(words: Uint32Array, at: number, identity: PageIde
   return true;
 }
 
-/** Says what is wrong with a page, in the guest's own order of questions; undefined when nothing is. */
+/** Diagnoses a page, with the guest's own order of checks; undefined when the page is right. */
 export function diagnosePage(
   words: Uint32Array,
   at: number,
@@ -147,7 +147,7 @@ export function diagnosePage(
   const zero = indexes.every((index) => [0, 1, 2, 3].every((field) => word(index, field) === 0));
   if (zero && identity.generation !== 0) return { kind: 'lost', offset: 0, expected: identity.generation, found: 0 };
   if (!zero) {
-    // Is every stamp in itself right?
+    // Is each stamp consistent?
     for (const index of indexes) {
       const writer = word(index, 2) & 0xffff;
       const offset = index * STAMP_SPACING;
@@ -158,7 +158,7 @@ export function diagnosePage(
         return { kind: 'torn', offset: offset + 12, expected: checksum, found: word(index, 3) };
       }
     }
-    // Do they say the same?
+    // Do all stamps have the same fields?
     for (const index of indexes) {
       for (const field of [0, 1, 2]) {
         const expected = field === 2 ? word(0, 2) & 0xffff : word(0, field);
@@ -166,7 +166,7 @@ export function diagnosePage(
         if (expected !== found) return { kind: 'torn', offset: index * STAMP_SPACING + field * 4, expected, found };
       }
     }
-    // A whole page, but the wrong one?
+    // Is it a complete page of another identity?
     const found = { generation: word(0, 0), page: word(0, 1), writer: word(0, 2) & 0xffff };
     if (found.page !== identity.page) {
       return { kind: 'misplaced', offset: 4, expected: identity.page, found: found.page };

@@ -1,6 +1,6 @@
-/** What a software guest keeps outside guest memory, as a versioned device: the counterpart of vCPU registers. */
+/** The state of a software guest outside guest memory, as bytes with a version: the counterpart of vCPU registers. */
 
-/** One vCPU's. Counts, exact to 2^53. */
+/** The state of one vCPU. Counts, exact to 2^53. */
 export interface SoftwareVcpuState {
   /** Index, among the owned pages, of the page to be visited next. */
   index: number;

@@ -1,11 +1,10 @@
 /**
  * The test guest's workload as a JavaScript function, for machines without /dev/kvm: same memory layout, same stamps,
- * tables, checks and console lines as guest/*.S. One thread takes the part of all vCPUs in turn.
+ * tables, checks and console lines as guest/*.S. One thread runs all vCPUs in turn.
  *
- * What a vCPU of the assembly guest keeps in registers is SoftwareGuestState here, everything else is in guest memory; so
- * a stale page is noticed against the state, and a stale state against the pages. The function returns when it is asked
- * to pause and goes on when it is called again with the state, in this process or, through `encode` and `decode`, in
- * another.
+ * The state that a vCPU of the assembly guest has in registers is SoftwareGuestState here, everything else is in guest memory, so that a
+ * stale page is found by the state, and a stale state by the pages. The function returns when it is asked to pause, and continues when
+ * it is called again with the state, in this process or, after `encode` and `decode`, in another.
  */
 import type { BootParams } from './boot-params.js';
 import { type GuestRam, readU64, WordRange, writeU64 } from './guest-ram.js';
@@ -27,19 +26,19 @@ export interface SoftwareGuestHooks {
   print(line: string): void;
   /** The guest's clock: microseconds, monotonic, also across migrations. */
   now(): number;
-  /** Sleeps for at most so many microseconds; may return early. Unless given: Atomics.wait on the request. */
+  /** Sleeps for at most this many microseconds; may return early. Default: Atomics.wait on the request. */
   sleep?(microseconds: number): void;
-  /** The guest has found a defect (a value as for PORT_DEFECT); the line has been printed. */
+  /** Called when the guest has found a defect, with a value as for PORT_DEFECT, after its line was printed. */
   defect?(code: number): void;
 }
 
 export interface SoftwareGuestExit {
-  /** 'requested': pause or stop was asked for; 'defect': the guest has found one and never runs again. */
+  /** 'requested': a pause or stop was requested; 'defect': the guest has found a defect and never runs again. */
   readonly reason: 'requested' | 'defect';
   readonly state: SoftwareGuestState;
 }
 
-/** Pages between two looks at the request: well under a millisecond even when whole pages are checked and written. */
+/** Pages between two checks of the request: well under a millisecond even in whole-page mode. */
 const PAGES_PER_TURN = 32;
 const LONGEST_SLEEP = 2000;
 const CATCH_UP_LIMIT = 50_000;
@@ -70,7 +69,7 @@ interface Defect extends PageFault {
 
 /**
  * Runs the guest until `control[SOFTWARE_GUEST_REQUEST]` is not 0 or a defect is found.
- * @param control over a SharedArrayBuffer, so that another thread can ask
+ * @param control over a SharedArrayBuffer, so that another thread can set the request
  * @param state of an earlier call; undefined at the first start, in zeroed memory
  */
 export function runSoftwareGuest(
@@ -148,7 +147,7 @@ function start(machine: Machine, boot: Vcpu): void {
   machine.hooks.print(`[guest] started vcpus=${machine.params.vcpus} owned=${boot.owned}\n`);
 }
 
-/** A vCPU's turn. Returns the microseconds until it has something to do, or the defect that it found. */
+/** Runs a turn of a vCPU. Returns the microseconds until its next work, or the defect that it has found. */
 function takeTurn(machine: Machine, vcpu: Vcpu): number | Defect {
   const { control, registers } = vcpu;
   if (readU64(control, CONTROL.WRITES) !== registers.writes) {
@@ -177,7 +176,7 @@ function takeTurn(machine: Machine, vcpu: Vcpu): number | Defect {
     pages = Math.min(pages, Math.floor(rate / 512) + 1);
     const pay = pages * 1_000_000 + readU64(control, CONTROL.CARRY);
     writeU64(control, CONTROL.CARRY, pay % rate);
-    // After a stop, or with a rate out of reach, do not try to catch up.
+    // After a pause, or when the rate cannot be reached, the missed writes are not made up for.
     const from = now >= deadline + CATCH_UP_LIMIT ? now : deadline;
     writeU64(control, CONTROL.DEADLINE, from + Math.floor(pay / rate));
   }

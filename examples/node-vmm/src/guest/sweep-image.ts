@@ -6,9 +6,9 @@ import { SWEEP_SYMBOLS, sweepBytes } from './sweep-bytes.js';
 export interface Sweep {
   /** Address of the first page. Default 1 MiB. */
   readonly first?: number;
-  /** Address behind the last page; with that of the first there is no page, and the guest is idle. Default 100 MiB. */
+  /** Address after the last page; if it equals `first`, there is no page, and the guest is idle. Default 100 MiB. */
   readonly end?: number;
-  /** How often the pages are swept before the guest halts; 0 (the default) is for ever. */
+  /** Number of passes over the pages before the guest halts; 0 (the default): it never halts. */
   readonly passes?: number;
 }
 
@@ -16,7 +16,7 @@ export const DEFAULT_SWEEP: Required<Sweep> = { first: 2 ** 20, end: 100 * 2 ** 
 
 /** Printed on COM1 every 64 passes. */
 export const SWEEP_LETTER = 'B';
-/** Printed on COM1 when the guest has done all its passes and halts. */
+/** Printed on COM1 when the guest halts after its last pass. */
 export const SWEEP_DONE = 'D';
 
 const LOWEST = 2 ** 20;

@@ -1,4 +1,4 @@
-/** Which pages the guest writes, who owns which, and where they and their tables go in RAM. */
+/** The pages that the guest writes, the vCPU that owns each, and the places of the pages and their tables in RAM. */
 import type { BootParams, PageRange } from './boot-params.js';
 import { GENERATION_TABLES_ADDRESS, MAXIMUM_VCPUS, PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from './layout.js';
 
@@ -11,8 +11,8 @@ export function workingSetPages(ranges: readonly PageRange[]): number {
 }
 
 /**
- * Pages owned by a vCPU: page i of the working set belongs to vCPU `i mod vcpus`, so that neighbours have different
- * owners and two vCPUs keep hitting the same word of a dirty bitmap.
+ * Number of pages that a vCPU owns: page i of the working set belongs to vCPU `i mod vcpus`, so that neighbouring pages have different
+ * owners, and two vCPUs often set bits in the same word of a dirty bitmap.
  */
 export function ownedPages(params: BootParams, vcpu: number): number {
   return floor((workingSetPages(params.ranges) + params.vcpus - 1 - vcpu) / params.vcpus);
@@ -41,7 +41,7 @@ export interface RamSizes {
   readonly high: number;
 }
 
-/** A working set of `lowPages` behind the generation tables and `highPages` from 4 GiB on, and where the tables are. */
+/** The ranges of a working set, after the generation tables and from 4 GiB on, and the addresses of the tables. */
 export interface Placement {
   readonly ranges: readonly PageRange[];
   readonly tables: readonly number[];

@@ -2,15 +2,15 @@ import { GodwitError } from '@godwit/core';
 import { GeneralRegisters, type KvmVcpu } from '@godwit/linux';
 import type { GuestRam } from '../guest/guest-ram.js';
 
-/** Where a PC's BIOS puts the first sector of a disk, and where it starts it. */
+/** The address at which a PC's BIOS loads and starts the first sector of a disk. */
 export const BOOT_IMAGE_ADDRESS = 0x7c00;
-/** Conventional memory ends here; above it a PC has its video memory and its BIOS. */
+/** The end of conventional memory; above it a PC has its video memory and its BIOS. */
 const CONVENTIONAL_MEMORY_END = 0xa_0000;
 export const BOOT_IMAGE_MAXIMUM_BYTES = CONVENTIONAL_MEMORY_END - BOOT_IMAGE_ADDRESS;
 
 /** The number of the first hard disk, which a BIOS leaves in DL. */
 const FIRST_HARD_DISK = 0x80;
-/** Bit 1 of RFLAGS is always set. Interrupts are off: there is no BIOS to take them. */
+/** Bit 1 of RFLAGS is always set. Interrupts are off, since there is no BIOS to handle them. */
 const RFLAGS = 0x2;
 /** Segment types: Intel SDM volume 3A, 3.4.5.1. */
 const CODE = 11;
@@ -30,9 +30,8 @@ export function checkBootImage(image: Uint8Array, vcpus: number): void {
 }
 
 /**
- * Puts a flat image at 0x7c00 and a vCPU in real mode at its first byte, as a PC's BIOS does with the first sector of a
- * disk. There is no BIOS: software interrupts lead nowhere. The image finds COM1 and the rest of the machine's RAM, and
- * it may be longer than a sector.
+ * Loads a flat image at 0x7c00 and sets a vCPU to its first byte in real mode, as a PC's BIOS does with the first sector of a disk. The
+ * image may be longer than a sector; it has COM1 and the machine's RAM, but no BIOS, so that software interrupts do not work.
  */
 export function bootFromImage(ram: GuestRam, vcpu: KvmVcpu, image: Uint8Array): void {
   ram.view(BOOT_IMAGE_ADDRESS, image.byteLength).set(image);

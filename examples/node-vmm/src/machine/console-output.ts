@@ -3,10 +3,10 @@ import { ConsoleRing } from '../devices/console-ring.js';
 import { ConsoleDecoder } from '../devices/serial-port.js';
 import type { SharedBoard } from '../vcpu/shared-board.js';
 
-/** How long text may wait for more, so that a guest that prints byte by byte does not make an event of each. */
+/** How long text waits for more, in milliseconds, so that a guest that prints byte by byte does not cause an event for each byte. */
 const BATCH_MS = 4;
 
-/** The main thread's end of the console: text from the ring, in batches. */
+/** The main thread's side of the console: emits the text of the ring, in batches. */
 export class ConsoleOutput {
   readonly text = new Subject<string>();
   readonly #decoder: ConsoleDecoder;
@@ -16,7 +16,7 @@ export class ConsoleOutput {
     this.#decoder = new ConsoleDecoder(new ConsoleRing(board));
   }
 
-  /** A thread has said that there is text. */
+  /** Called when a thread has announced text: delivers it soon. */
   announced(): void {
     this.#timer ??= setTimeout(() => this.drain(), BATCH_MS);
   }

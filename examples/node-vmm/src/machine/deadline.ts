@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core';
 
 /**
- * Waits for `work`, but not for ever, and no longer than until `signal` aborts.
+ * Waits for `work`, at most `milliseconds` and until `signal` aborts.
  *
  * @throws GodwitError GODWIT_VM_FAILED with `what` after `milliseconds`; the signal's reason
  */

@@ -11,8 +11,8 @@ import {
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
 
 /**
- * The KVM side of a machine: the VM with its chips, one memory slot per RAM block (the slot's number is the block's
- * index), and its vCPUs. What is made here is freed by `close`.
+ * The KVM objects of a machine: the VM with its chips, one memory slot for each RAM block (the slot's number is the block's index), and
+ * the vCPUs. `close` frees all of them.
  */
 export class KvmHardware {
   readonly vm: KvmVm;
@@ -52,7 +52,7 @@ export class KvmHardware {
     }
   }
 
-  /** KVM's dirty log over all of RAM. Logging is on from its `start` to its `stop` only. */
+  /** Makes the tracker of KVM's dirty log over all RAM. Logging is on only from its `start` to its `stop`. */
   dirtyLog(): DirtyTracker {
     const { pageSize, blocks } = this.#memory;
     return new KvmDirtyLogTracker({
@@ -67,7 +67,7 @@ export class KvmHardware {
     });
   }
 
-  /** No thread may be in KVM_RUN. Before the memory is unmapped. */
+  /** Frees everything. No thread may be in KVM_RUN; to be called before the memory is unmapped. */
   close(): void {
     for (const vcpu of this.vcpus) vcpu.close();
     this.vm.close();

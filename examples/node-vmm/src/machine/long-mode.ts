@@ -10,8 +10,7 @@ const ENTRIES = 512;
 const PRESENT = 0x01;
 const WRITABLE = 0x02;
 /**
- * Set from the start, so that the processor never writes a page table: nothing of the guest changes that the guest did
- * not write itself.
+ * Set from the start, so that the processor never writes a page table: only the guest's own writes change its memory.
  */
 const ACCESSED = 0x20;
 const DIRTY = 0x40;
@@ -55,8 +54,8 @@ export function writeIdentityMap(ram: GuestRam, endOfRam: number): void {
 }
 
 /**
- * Puts a vCPU directly into 64-bit mode, as if a boot loader had been there. There is no interrupt table: an exception
- * becomes a triple fault, and the machine says so.
+ * Sets a vCPU directly to 64-bit mode, as a boot loader does. There is no interrupt table: an exception becomes a triple fault, which
+ * the machine reports as a crash.
  */
 export function enterLongMode(vcpu: KvmVcpu, registers: Readonly<Partial<Record<GeneralRegister, number>>>): void {
   const special = vcpu.specialRegisters();

@@ -9,20 +9,20 @@ import { ramBlocks } from './memory-map.js';
 /** `kvm` runs the bundled guest on /dev/kvm; `software` runs the same workload as JavaScript. */
 export type MachineKind = 'kvm' | 'software';
 
-/** What source and destination must have in common: plain data, to be sent as the description of a migration. */
+/** The configuration that source and destination must share: plain data, which is sent as the description of a migration. */
 export interface MachineDescription {
   readonly kind: MachineKind;
   /** Bytes of RAM, whole pages, 16 MiB to 63 GiB. */
   readonly memoryBytes: number;
   /** 1 to 8. */
   readonly vcpus: number;
-  /** A machine that was booted from an image has no mailbox: its guest has not set those pages aside. */
+  /** `image` for a machine that was booted from an image: it has no mailbox, since its guest does not reserve those pages. */
   readonly boot?: 'image';
 }
 
-/** What the bundled guest does. */
+/** The workload of the bundled guest. */
 export interface GuestWorkload {
-  /** Pages that it keeps writing; 0 for an idle guest that only prints heartbeats. Default 0. */
+  /** Bytes of the pages that it writes over and over; 0 for an idle guest that only prints heartbeats. Default 0. */
   readonly workingSetBytes?: number;
   readonly order?: BootParams['order'];
   /** Write every byte of a page, not only its stamps. Default false. */
@@ -45,11 +45,11 @@ export interface GuestProgram {
 
 export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'> {
   readonly workload?: GuestWorkload;
-  /** Instead of the bundled guest; KVM only. */
+  /** A program to run instead of the bundled guest; KVM only. */
   readonly program?: GuestProgram;
-  /** Instead of the bundled guest: booted in real mode, see `bootFromImage`. KVM and one vCPU only. */
+  /** An image to boot in real mode instead of the bundled guest: see `bootFromImage`. KVM and one vCPU only. */
   readonly bootImage?: Uint8Array;
-  /** Let RAM be larger than the host's memory: a sparse guest. Default false. */
+  /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
   readonly overcommit?: boolean;
 }
 
@@ -62,9 +62,9 @@ export function checkShape({ memoryBytes, vcpus }: Pick<MachineDescription, 'mem
 }
 
 /**
- * Takes apart a description that came from a peer.
+ * Checks a description that came from a peer, and returns it.
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not one, or of another kind of machine
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not a description, or one of another kind of machine
  */
 export function parseDescription(description: unknown, kind: MachineKind): MachineDescription {
   const given = (typeof description === 'object' && description !== null ? description : {}) as Record<string, unknown>;

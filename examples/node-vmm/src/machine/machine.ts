@@ -36,9 +36,9 @@ import { endOfRam, ramBlocks, ramOf } from './memory-map.js';
 import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
-/** A vCPU leaves the guest in about half a millisecond; one that has not after this long never will. */
+/** How long a vCPU may take to leave the guest, in milliseconds. It usually takes half a millisecond. */
 const PARK_MS = 10_000;
-/** Eight threads that all load this program on a busy host take seconds to start or end. */
+/** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
 const THREAD_MS = 60_000;
 
 /** Whether `Machine` works here. */
@@ -49,9 +49,8 @@ export function hasKvm(): boolean {
 /**
  * A virtual machine on KVM.
  *
- * Each vCPU is a worker thread that sits in KVM_RUN (`VcpuRunner`, `vcpu-thread.ts`); the main thread keeps everything
- * else. Guest memory is written by the vCPUs (seen by KVM's dirty log) and by the mailbox device (which marks what it
- * writes), by nobody else while the machine runs.
+ * Each vCPU is a worker thread in KVM_RUN (`VcpuRunner`, `vcpu-thread.ts`); everything else is on the main thread. While the machine
+ * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log) and by the mailbox device (which marks its writes).
  */
 export class Machine implements VirtualMachine {
   readonly description: MachineDescription;
@@ -68,9 +67,9 @@ export class Machine implements VirtualMachine {
   readonly #clock: PauseClockState;
   readonly #output: ConsoleOutput;
   readonly #run: RunState;
-  /** All vCPU threads are there, and parked. */
+  /** Resolves when all vCPU threads have started and are parked. */
   readonly #started: Promise<void>;
-  /** `process.exit` waits for worker threads, and one in KVM_RUN would never hear of it. */
+  /** Ends the threads at `process.exit`, which waits for worker threads: one in KVM_RUN would never end. */
   readonly #onExit = (): void => {
     for (const runner of this.#runners) runner.tellToEnd();
   };
@@ -110,12 +109,12 @@ export class Machine implements VirtualMachine {
     );
     process.once('exit', this.#onExit);
     this.#started = this.#parked('start', THREAD_MS);
-    // It is awaited by whoever needs the threads.
+    // A failure is reported by the calls that await the threads.
     this.#started.catch(() => {});
   }
 
   /**
-   * A new machine with the bundled guest (or `config.program`, or `config.bootImage`) loaded. It is paused: `resume` starts it.
+   * Makes a machine with the bundled guest (or `config.program`, or `config.bootImage`) loaded. It is paused: `resume` starts it.
    *
    * @throws GodwitError GODWIT_INVALID_ARGUMENT, GODWIT_OUT_OF_MEMORY; GODWIT_UNSUPPORTED or GODWIT_PERMISSION when
    * there is no KVM to be used
@@ -157,10 +156,10 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * The destination of a migration: the same machine with empty RAM (all holes) and nothing loaded. Its vCPU threads
+   * Makes the destination's machine of a migration: the same machine with empty RAM (all holes) and nothing loaded. Its vCPU threads
    * start while RAM arrives; loading a vCPU's state waits for them.
    *
-   * @param description of the source's machine, as it came over the link
+   * @param description the source machine's description, as it came over the link
    */
   static async fromDescription(
     description: unknown,
@@ -192,7 +191,7 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Resolves when every vCPU's thread stands and waits for orders: 100 to 500 ms after the machine was made.
+   * Resolves when every vCPU's thread has started and waits for orders: 100 to 500 ms after the machine was made.
    *
    * @throws GodwitError GODWIT_GUEST_CRASHED when a thread could not start, GODWIT_INVALID_STATE when closed
    */
@@ -202,9 +201,9 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Stops the mailbox and all vCPUs, completes I/O that they have begun and delivers all console text. About 0.5 ms.
+   * Stops the mailbox and all vCPUs, completes I/O that they have begun and delivers all console text. Takes about 0.5 ms.
    *
-   * @param signal takes the pause back: see `RunState.pause`
+   * @param signal undoes the pause: see `RunState.pause`
    * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop, GODWIT_CANCELLED when `signal` aborted; the guest
    * runs on
    */
@@ -217,7 +216,7 @@ export class Machine implements VirtualMachine {
     return this.#run.resume();
   }
 
-  /** All vCPUs run for slices of 10 ms and sleep in between for this fraction of the time; at most 0.99. */
+  /** Makes all vCPUs run for slices of 10 ms and sleep in between, for this fraction of the time; at most 0.99. */
   throttle(fraction: number): void {
     Atomics.store(this.#board.words, BoardWord.throttle, throttleWord(fraction));
     if (this.#run.state === 'running') for (const runner of this.#runners) runner.kick();
@@ -258,7 +257,7 @@ export class Machine implements VirtualMachine {
     );
     process.removeListener('exit', this.#onExit);
     this.#mailbox?.stop();
-    // A tracker that fails to stop takes nothing with it that closing the VM would not free.
+    // A tracker that fails to stop is ignored: closing the VM frees what it holds.
     await Promise.allSettled(this.trackers.map((tracker) => tracker.stop()));
     this.#output.close();
     this.#hardware.close();

@@ -4,12 +4,12 @@ import type { GuestRam } from '../guest/guest-ram.js';
 import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
 
 export const MIN_MEMORY_BYTES = 16 * 2 ** 20;
-/** What the page tables at the guest's fixed place can map: 64 page directories, less the hole. */
+/** The most RAM that the page tables at the guest's fixed address can map: 64 page directories, less the hole. */
 export const MAX_MEMORY_BYTES = 63 * 2 ** 30;
 
 /**
- * Pages that Intel's KVM needs below 4 GiB, outside RAM, in the hole where a PC has its flash: three for the task state
- * segment of real mode, one for its identity map.
+ * Pages that KVM on Intel needs below 4 GiB, outside RAM, in the hole where a PC has its flash: three for the task state segment of
+ * real mode, one for its identity map.
  */
 export const KVM_IDENTITY_MAP_ADDRESS = 0xfffb_c000;
 export const KVM_TSS_ADDRESS = 0xfffb_d000;
@@ -18,7 +18,7 @@ export const KVM_TSS_ADDRESS = 0xfffb_d000;
  * RAM of a PC: from 0 up to 3 GiB (`ram-low`), then the hole for PCI, APICs and flash, then the rest from 4 GiB on
  * (`ram-high`).
  *
- * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is no whole number of pages, or out of range
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT when `memoryBytes` is no whole number of pages, or out of range
  */
 export function ramBlocks(memoryBytes: number): BlockPlacement[] {
   if (
@@ -40,12 +40,12 @@ export function ramBlocks(memoryBytes: number): BlockPlacement[] {
   return blocks;
 }
 
-/** End of the guest's RAM as it sees it, the hole included. */
+/** Guest-physical end of the guest's RAM, the hole included. */
 export function endOfRam(memory: GuestMemory): number {
   return memory.blocks.reduce((end, block) => Math.max(end, block.guestPhysicalAddress + block.byteLength), 0);
 }
 
-/** Guest memory at an address, or undefined when it is not RAM or crosses the border of a block or window. */
+/** Guest memory at an address; undefined when it is not RAM, or crosses the border of a block or window. */
 export function guestBytes(memory: GuestMemory, address: number, length: number): Uint8Array | undefined {
   const block = memory.blocks.find(
     ({ guestPhysicalAddress, byteLength }) =>

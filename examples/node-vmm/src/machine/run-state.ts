@@ -2,9 +2,9 @@ import { GodwitError, type RunState as GuestRunState } from '@godwit/core';
 import { Subject } from 'rxjs';
 import type { MachineEvent } from './virtual-machine.js';
 
-/** What a kind of machine does at each transition. */
+/** The actions of a kind of machine at each transition. */
 export interface RunActions {
-  /** Stops every writer of guest memory. When `signal` aborts it rejects, and `start` takes back what was begun. */
+  /** Stops every writer of guest memory. When `signal` aborts it rejects; `start` then undoes what was begun. */
   stop(signal?: AbortSignal): Promise<void>;
   start(): void;
   /** Frees everything; the guest does not run. */
@@ -12,7 +12,7 @@ export interface RunActions {
 }
 
 /**
- * Whether a machine runs, and the transitions between: one at a time, in the order in which they were asked for.
+ * The state of a machine, and its transitions: one at a time, in the order of the calls.
  *
  * ```
  *             resume                 crash
@@ -36,7 +36,7 @@ export class RunState {
     return this.#state;
   }
 
-  /** As the guest's user sees it. A crash counts from the moment that it is known, not once the rest has stopped. */
+  /** The state for `MigratableVm.runState`. A crash counts as soon as it is known, before the rest of the machine has stopped. */
   get guest(): GuestRunState {
     if (this.#crash !== undefined || this.#closing !== undefined || this.#state === 'closed') return 'ended';
     return this.#state === 'running' ? 'running' : 'paused';
@@ -49,8 +49,8 @@ export class RunState {
   }
 
   /**
-   * Idempotent. A crashed or closed machine is as stopped as it gets. When it fails, or `signal` aborts before it has
-   * resolved, the machine runs on by the time that it rejects: nothing is left over to start it later.
+   * Pauses the machine; does nothing when it is paused, crashed or closed. When it fails, or `signal` aborts before it has resolved, the
+   * machine runs again once it has rejected.
    *
    * @throws GodwitError GODWIT_CANCELLED when `signal` aborted
    */
@@ -65,7 +65,7 @@ export class RunState {
         this.#runOn();
         throw isAborted(signal) ? givenUp(signal) : error;
       }
-      // It may have crashed while it was being stopped.
+      // The machine may have crashed while it was being stopped.
       if (this.#crash !== undefined) return;
       this.#state = 'paused';
       this.events.next({ type: 'paused' });
@@ -85,9 +85,9 @@ export class RunState {
   }
 
   /**
-   * The guest cannot go on: stops the rest of the machine, then tells the embedder. Only the first crash counts.
+   * Handles a guest that cannot go on: stops the rest of the machine, then emits `crashed`. Only the first crash counts.
    *
-   * @param describe called when everything stands still
+   * @param describe called when the machine has stopped
    */
   crash(describe: () => GodwitError): void {
     if (this.#crash !== undefined || this.#closing !== undefined) return;
@@ -117,7 +117,7 @@ export class RunState {
     return this.#closing;
   }
 
-  /** A pause has failed half-way: the machine goes on as a whole, or it has crashed. */
+  /** Runs the machine again after a pause has failed; if that fails too, the machine has crashed. */
   #runOn(): void {
     if (this.#crash !== undefined) return;
     try {
@@ -132,7 +132,7 @@ export class RunState {
 
   #next(transition: () => Promise<void>): Promise<void> {
     const done = this.#transition.then(transition);
-    // The next one starts whatever became of this one.
+    // The next transition starts even if this one fails.
     this.#transition = done.catch(() => undefined);
     return done;
   }
@@ -147,7 +147,7 @@ function isAborted(signal: AbortSignal | undefined): boolean {
 }
 
 function givenUp(signal: AbortSignal | undefined): GodwitError {
-  return new GodwitError('GODWIT_CANCELLED', 'the pause was given up before the guest stood still; the guest runs on', {
+  return new GodwitError('GODWIT_CANCELLED', 'the pause was given up before the guest had stopped; the guest runs on', {
     cause: signal?.reason,
   });
 }

@@ -17,13 +17,13 @@ export interface SoftwareCpuListener {
 }
 
 /**
- * The processor of a software guest: its thread, and the state that the guest keeps outside memory as a device that
- * moves. The state is here while the guest is stopped and in the thread while it runs.
+ * The processor of a software guest: its thread, and its state outside guest memory as a device. The state is here while the guest is
+ * stopped, and in the thread while it runs.
  */
 export class SoftwareCpu implements MigratableDevice {
   readonly id = 'software-cpu';
   readonly version = SOFTWARE_GUEST_STATE_VERSION;
-  /** Resolves when the thread stands, or has ended without ever doing so. */
+  /** Resolves when the thread has started, or has ended without starting. */
   readonly started: Promise<void>;
   readonly #vcpus: number;
   readonly #words: Int32Array<SharedArrayBuffer>;
@@ -62,7 +62,7 @@ export class SoftwareCpu implements MigratableDevice {
     });
   }
 
-  /** @throws GodwitError GODWIT_VM_FAILED while it still runs, after a stop that was not waited for */
+  /** Runs the guest. @throws GodwitError GODWIT_VM_FAILED while it still runs, after a `stop` that was not awaited */
   run(): void {
     if (this.#stopped !== undefined)
       throw new GodwitError('GODWIT_VM_FAILED', 'the software guest has not stopped yet');
@@ -75,13 +75,13 @@ export class SoftwareCpu implements MigratableDevice {
     this.#tell({ type: 'run', state: this.#state });
   }
 
-  /** Resolves when the guest writes no more; also when it has stopped by itself, after a defect. */
+  /** Stops the guest; resolves when it writes no more. A guest that has found a defect has stopped by itself. */
   async stop(): Promise<void> {
     this.tellToStop();
     await this.#stopped?.done;
   }
 
-  /** Without waiting. */
+  /** Requests the stop without waiting. */
   tellToStop(): void {
     Atomics.store(this.#words, BoardWord.softwareRequest, 1);
     Atomics.notify(this.#words, BoardWord.softwareRequest);
@@ -96,7 +96,7 @@ export class SoftwareCpu implements MigratableDevice {
 
   async *save(): AsyncIterable<Uint8Array> {
     const writer = new StateWriter();
-    // Absent: a guest that has never run.
+    // The state is absent for a guest that has never run.
     yield (this.#state === undefined ? writer.absent('GEST') : writer.section('GEST', this.#state)).finish();
   }
 
@@ -120,7 +120,7 @@ export class SoftwareCpu implements MigratableDevice {
     }
   }
 
-  /** All that it loads is beside guest memory. */
+  /** None: this state is outside guest memory. */
   loadWrites(): readonly [] {
     return [];
   }

@@ -23,15 +23,14 @@ import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
 import { throttleWord } from '../vcpu/throttle.js';
 import { SoftwareCpu } from './software-cpu.js';
 
-/** Threads that load this program on a busy host take seconds to start. */
+/** How long the thread may take to start, in milliseconds: on a busy host it takes seconds. */
 const START_MS = 60_000;
-/** The guest looks about every millisecond whether it should stop, but its thread takes a while to start. */
+/** How long the guest may take to stop, in milliseconds. It checks for a request every millisecond, but its thread starts slowly. */
 const STOP_MS = 30_000;
 
 /**
- * The machine for hosts without KVM: the same memory, mailbox, clock and console, and the bundled guest's workload as
- * JavaScript in one worker thread. Everybody writes guest memory through the one mapping of this process, so one
- * pagemap tracker sees it all.
+ * The machine for hosts without KVM: the same memory, mailbox, clock and console, and the bundled guest's workload as JavaScript in one
+ * worker thread. Every writer uses the one mapping of this process, so that one pagemap tracker sees all writes.
  */
 export class SoftwareMachine implements VirtualMachine {
   readonly description: MachineDescription;
@@ -73,7 +72,7 @@ export class SoftwareMachine implements VirtualMachine {
   }
 
   /**
-   * A new machine with the workload's parameters loaded. It is paused: `resume` starts it.
+   * Makes a machine with the workload's parameters loaded. It is paused: `resume` starts it.
    *
    * @throws GodwitError GODWIT_INVALID_ARGUMENT, GODWIT_OUT_OF_MEMORY
    */
@@ -89,7 +88,7 @@ export class SoftwareMachine implements VirtualMachine {
     return machine;
   }
 
-  /** The destination of a migration: the same machine with empty RAM (all holes). See `Machine.fromDescription`. */
+  /** Makes the destination's machine of a migration, with empty RAM (all holes). See `Machine.fromDescription`. */
   static async fromDescription(
     description: unknown,
     options: { readonly overcommit?: boolean } = {},
@@ -109,13 +108,13 @@ export class SoftwareMachine implements VirtualMachine {
     return this.#run.guest;
   }
 
-  /** Resolves when the guest's thread stands. See `Machine.prepared`. */
+  /** Resolves when the guest's thread has started. See `Machine.prepared`. */
   async prepared(): Promise<void> {
     await withinMilliseconds(START_MS, 'the thread of the software guest did not start', this.#cpu.started);
     this.#run.requireAlive();
   }
 
-  /** @param signal takes the pause back, once the guest has stopped: see `RunState.pause` */
+  /** @param signal undoes the pause, once the guest has stopped: see `RunState.pause` */
   pause(signal?: AbortSignal): Promise<void> {
     return this.#run.pause(signal);
   }
@@ -125,7 +124,7 @@ export class SoftwareMachine implements VirtualMachine {
     return this.#run.resume();
   }
 
-  /** The guest runs for slices of 10 ms and sleeps in between for this fraction of the time; at most 0.99. */
+  /** Makes the guest run for slices of 10 ms and sleep in between, for this fraction of the time; at most 0.99. */
   throttle(fraction: number): void {
     Atomics.store(this.#board.words, BoardWord.throttle, throttleWord(fraction));
   }
@@ -143,7 +142,7 @@ export class SoftwareMachine implements VirtualMachine {
     this.#mailbox.start();
   }
 
-  /** Does not end early: a guest that has seen the request stops, and can only then be started again. */
+  /** Stops the guest. It cannot be ended early: a guest that has seen the request stops, and can be started again only then. */
   async #stop(): Promise<void> {
     this.#mailbox.stop();
     await withinMilliseconds(STOP_MS, 'the software guest did not stop', this.#cpu.stop());

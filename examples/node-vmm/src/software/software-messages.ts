@@ -6,13 +6,13 @@ export interface SoftwareThreadData {
   readonly memory: GuestMemoryAttachment;
 }
 
-/** To the thread, while the guest is stopped. */
+/** Orders to the thread, while the guest is stopped. */
 export type SoftwareOrder =
-  /** Run from this state, which `encodeSoftwareGuestState` made; undefined: from the beginning. */
+  /** Run from this state, made by `encodeSoftwareGuestState`; undefined: from the beginning. */
   { readonly type: 'run'; readonly state: Uint8Array | undefined } | { readonly type: 'end' };
 
 export type SoftwareMessage =
-  /** The thread stands, and takes orders. */
+  /** The thread has started, and takes orders. */
   | { readonly type: 'started' }
   /** The guest has stopped, with this state. */
   | { readonly type: 'stopped'; readonly state: Uint8Array }

@@ -13,8 +13,8 @@ import { THROTTLE_SLICE_MS, throttleSleep } from '../vcpu/throttle.js';
 import type { SoftwareMessage, SoftwareOrder, SoftwareThreadData } from './software-messages.js';
 
 /*
- * The thread of a software guest. It takes orders as messages, which it can because the guest, unlike one in KVM_RUN,
- * returns when a word on the board says so.
+ * The thread of a software guest. It takes orders as messages: the guest, unlike one in KVM_RUN, returns to the event loop when a word
+ * on the board requests it.
  */
 const { board: buffer, memory } = workerData as SoftwareThreadData;
 const port = parentPort;
@@ -31,7 +31,7 @@ const post = (message: SoftwareMessage): void => port.postMessage(message);
 const announce = (): void => post({ type: 'console' });
 let sliceEnds = 0;
 
-/** The guest looks at the clock at every turn, so this is also where it is held when it is throttled. */
+/** The guest's clock. The guest reads it at every turn, so that it also sleeps here when it is throttled. */
 function now(): number {
   const throttle = Atomics.load(words, BoardWord.throttle);
   if (throttle === 0) sliceEnds = 0;
@@ -44,7 +44,7 @@ function now(): number {
 }
 
 const hooks = {
-  // A full ring holds the guest up; the main thread empties it even while it waits for the guest to stop.
+  // The guest waits for a full ring; the main thread empties it even while it waits for the guest to stop.
   print: (line: string): void => ring.append(encoder.encode(line), announce, () => false),
   now,
   defect: (value: number): void => post({ type: 'defect', value }),
@@ -55,7 +55,7 @@ port.on('message', (order: SoftwareOrder) => {
     port.close();
     return;
   }
-  // At a destination they arrived with the RAM.
+  // At a destination the parameters have come with the RAM.
   const params = decodeBootParams(ram.view(PARAMS_ADDRESS, BOOT_PARAMS_BYTES));
   const before = order.state === undefined ? undefined : decodeSoftwareGuestState(order.state);
   const { state } = runSoftwareGuest(ram, params, control, hooks, before);

@@ -2,13 +2,13 @@ import { GodwitError } from '@godwit/core/errors';
 
 /*
  * The state of one device as bytes: "GDS1", then sections, each a tag of four ASCII characters, a length and that many
- * bytes, then the tag "END." with length 0. Numbers are little-endian, 4 bytes. The length 0xffffffff marks a piece
- * that the source's kernel does not have: absent is not the same as forgotten.
+ * bytes, then the tag "END." with length 0. Numbers are little-endian, 4 bytes. The length 0xffffffff marks a section that the source's
+ * kernel does not have, as opposed to one that is missing.
  */
 const MAGIC = tagNumber('GDS1');
 const END = tagNumber('END.');
 const ABSENT = 0xffff_ffff;
-/** No device here has anywhere near that much; what is longer is not one of ours. */
+/** Most bytes of a state, far more than any device here has. */
 const MAX_STATE_BYTES = 16 * 2 ** 20;
 
 /** Writes the sections of one device. */
@@ -20,7 +20,7 @@ export class StateWriter {
     return this;
   }
 
-  /** The host has no such state. */
+  /** Adds a section as absent: the host does not have this state. */
   absent(tag: string): this {
     this.#chunks.push(words(tagNumber(tag), ABSENT));
     return this;
@@ -33,9 +33,8 @@ export class StateWriter {
 }
 
 /**
- * Reads them again. Anything unexpected is refused: a wrong magic number, a section that is cut off, unknown or there
- * twice, bytes behind the end. The checks are done before the first section is handed out, so that a device changes
- * nothing for a state that it will refuse.
+ * Reads the sections of one device. It refuses a wrong magic number, a section that is cut off, unknown or repeated, and bytes after the
+ * end. All checks are made before the first section is returned, so that a refused state changes nothing in the device.
  */
 export class StateReader {
   readonly #device: string;
@@ -83,23 +82,23 @@ export class StateReader {
         continue;
       }
       need(at, length);
-      // A copy with a buffer of its own (a Buffer's own `slice` is a view into a pool).
+      // `Uint8Array.from` copies to a new buffer (the `slice` of a Buffer is a view into a pool).
       sections.set(tag, Uint8Array.from(bytes.subarray(at, at + length)));
       at += length;
     }
   }
 
-  /** The bytes of a section; undefined when it is not there or the source said that it does not have it. */
+  /** The bytes of a section; undefined when it is missing or absent. */
   optional(tag: string): Uint8Array | undefined {
     return this.#sections.get(tag);
   }
 
-  /** Refuses a state that does not say anything about a section, not even that it is absent. */
+  /** Refuses a state in which a section is missing: neither there nor marked as absent. */
   requireMention(tag: string): void {
     if (!this.#sections.has(tag)) throw refused(this.#device, `its section "${tag}" is missing`);
   }
 
-  /** @param byteLength exact, if given */
+  /** The bytes of a section, which must be there. @param byteLength the exact length, if given */
   required(tag: string, byteLength?: number): Uint8Array {
     const bytes = this.#sections.get(tag);
     if (bytes === undefined) throw refused(this.#device, `its section "${tag}" is missing`);
@@ -110,7 +109,7 @@ export class StateReader {
   }
 }
 
-/** The version is checked when the migration begins; this is for whoever calls `load` without an engine. */
+/** Refuses another version. The engine has checked it when the migration began; this is for a `load` without an engine. */
 export function requireVersion(device: string, version: number, known: number): void {
   if (version !== known) throw refused(device, `it has version ${version}, this program reads version ${known}`);
 }

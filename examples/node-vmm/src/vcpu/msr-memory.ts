@@ -4,16 +4,16 @@ import type { MsrValue } from '@godwit/linux';
 interface SharedArea {
   readonly msr: number;
   readonly byteLength: number;
-  /** Bits of the value that are no part of the address. */
+  /** Bits of the value that are not part of the address. */
   readonly flags: bigint;
-  /** The bit that says that there is an area; without one any address but 0 does. */
+  /** The bit that enables the area; without it any address other than 0 enables it. */
   readonly enabled?: bigint;
 }
 
 /**
- * Model-specific registers that hold the address of guest memory which KVM writes as they are set, or as soon as the vCPU
- * is put aside afterwards: Documentation/virt/kvm/x86/msr.rst, and the Hyper-V specification for the last two. The clock
- * pages (MSR_KVM_SYSTEM_TIME, HV_X64_MSR_REFERENCE_TSC) are not among them: KVM writes these when it enters the guest.
+ * Model-specific registers with the address of guest memory that KVM writes when they are set, or when the vCPU is scheduled out
+ * afterwards: Documentation/virt/kvm/x86/msr.rst, and the Hyper-V specification for the last two. The clock pages
+ * (MSR_KVM_SYSTEM_TIME, HV_X64_MSR_REFERENCE_TSC) are not among them: KVM writes these when it enters the guest.
  */
 const AREAS: readonly SharedArea[] = [
   // MSR_KVM_WALL_CLOCK and MSR_KVM_WALL_CLOCK_NEW
@@ -27,7 +27,7 @@ const AREAS: readonly SharedArea[] = [
   { msr: 0x4000_0073, byteLength: 4096, flags: 0xfffn, enabled: 1n },
 ];
 
-/** Pages of guest memory that setting these registers may have written; none for a guest without paravirtual features. */
+/** The pages of guest memory that KVM may have written when these registers were set; none without paravirtual features. */
 export function pagesWrittenByMsrs(
   memory: GuestMemory,
   msrs: readonly MsrValue[],
@@ -39,7 +39,7 @@ export function pagesWrittenByMsrs(
   });
 }
 
-/** The pages of a range of guest-physical addresses, as far as they are RAM. */
+/** The RAM pages of a range of guest-physical addresses. */
 function pagesAt(
   { pageSize, blocks }: GuestMemory,
   address: number,

@@ -1,6 +1,6 @@
 /**
- * The memory that the main thread and the vCPU threads of a machine share, apart from the guest's RAM. A thread inside
- * KVM_RUN cannot read messages, so everything that the main thread wants from it goes through here.
+ * The memory that the main thread and the vCPU threads of a machine share, besides the guest's RAM. A thread in KVM_RUN cannot read
+ * messages, so that the main thread gives it orders here.
  *
  * `words` (32-bit, with Atomics):
  *
@@ -19,8 +19,8 @@
  *
  * `guestClock[0]`: microseconds to add to CLOCK_MONOTONIC to get guest time; changed only while all vCPUs are parked.
  *
- * A command is `sequence << 2 | what`. The sequence number makes every order a new value: a thread that acknowledges
- * says which order it obeyed, so that the answer to an old pause is never taken for the answer to a new one.
+ * A command is `sequence << 2 | what`. The sequence number makes every order a new value: a thread acknowledges the order that it has
+ * obeyed, so that the answer to an old pause is never taken for the answer to a new one.
  */
 export const MAX_VCPUS = 8;
 
@@ -37,7 +37,7 @@ export const BoardWord = {
 const FIRST_VCPU_WORD = 16;
 const VCPU_WORDS = 4;
 const WORDS = FIRST_VCPU_WORD + MAX_VCPUS * VCPU_WORDS;
-/** A power of two. More than a guest prints in the time in which the main thread is busy with a migration. */
+/** Size of the console ring, a power of two: more than a guest prints while the main thread is busy with a migration. */
 const CONSOLE_BYTES = 2 ** 16;
 
 export const VcpuCommand = { park: 0, run: 1, end: 2 } as const;
@@ -49,7 +49,7 @@ export class SharedBoard {
   readonly guestClock: Float64Array<SharedArrayBuffer>;
   readonly console: Uint8Array<SharedArrayBuffer>;
 
-  /** @param buffer of the board to join; default: a new one */
+  /** @param buffer the buffer of the board to join; default: a new board */
   constructor(buffer = new SharedArrayBuffer(WORDS * 4 + 8 + CONSOLE_BYTES)) {
     this.buffer = buffer;
     this.words = new Int32Array(buffer, 0, WORDS);
@@ -65,7 +65,7 @@ export class SharedBoard {
     return this.commandWord(vcpu) + 1;
   }
 
-  /** Low half; the high half follows. */
+  /** The word of the low half; the high half is the next word. */
   clockLatchWord(vcpu: number): number {
     return this.commandWord(vcpu) + 2;
   }

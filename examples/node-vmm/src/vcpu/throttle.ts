@@ -4,10 +4,10 @@
  */
 export const THROTTLE_SLICE_MS = 10;
 
-/** Beyond this a slice would take a second; QEMU's limit is the same. */
+/** The largest fraction, with which a slice and its sleep take a second; QEMU's limit is the same. */
 const MOST = 0.99;
 
-/** The word on the board for a fraction of time in which vCPUs do not run: thousandths. */
+/** The word on the board for the fraction of time in which vCPUs do not run, in thousandths. */
 export function throttleWord(fraction: number): number {
   if (!(fraction >= 0 && fraction <= 1)) throw new RangeError(`a throttle is between 0 and 1, got ${fraction}`);
   return Math.round(Math.min(fraction, MOST) * 1000);

@@ -4,12 +4,11 @@ import { requireVersion, StateReader, StateWriter } from '../state/state-section
 import { pagesWrittenByMsrs } from './msr-memory.js';
 
 /**
- * Pieces of state in the order in which they are saved. KVM_GET_MP_STATE comes first because it makes pending
- * start-up events happen, which changes the local APIC and the registers; KVM_GET_VCPU_EVENTS comes last because
- * other calls may inject or consume an event.
+ * The parts of the state in the order in which they are saved. KVM_GET_MP_STATE comes first since it processes pending start-up events,
+ * which changes the local APIC and the registers; KVM_GET_VCPU_EVENTS comes last since other calls may inject or consume an event.
  *
- * Of alternatives, the first that the host has is saved: KVM_GET_SREGS2 knows more than KVM_GET_SREGS, XSAVE2 more
- * than XSAVE, and that more than the FPU alone.
+ * Of alternatives, the first that the host has is saved: KVM_GET_SREGS2 includes more than KVM_GET_SREGS, XSAVE2 more than XSAVE, and
+ * that more than the FPU alone.
  */
 const SAVED: readonly (readonly (readonly [tag: string, part: VcpuStatePart])[])[] = [
   [['MPST', VcpuState.multiprocessorState]],
@@ -30,9 +29,9 @@ const SAVED: readonly (readonly (readonly [tag: string, part: VcpuStatePart])[])
 const EVENTS = ['EVNT', VcpuState.events] as const;
 
 /**
- * The order in which they are loaded. The special registers come before the local APIC, because the APIC base address
- * is among them and turns it on; XCR0 before the XSAVE area, which it enables; the local APIC before the MSRs, whose
- * deadline timer it runs; events after everything that could drop them.
+ * The order in which the parts are loaded. The special registers come before the local APIC, since they include the APIC base, which
+ * enables it; XCR0 before the XSAVE area, which it enables; the local APIC before the MSRs, whose deadline timer it runs; events after
+ * everything that could drop them.
  */
 const LOADED_BEFORE_MSRS = ['MPST', 'REGS', 'SRG2', 'SREG', 'XCRS', 'XSV2', 'XSAV', 'FPU ', 'DBGR', 'APIC'];
 const LOADED_AFTER_MSRS = ['EVNT'];
@@ -42,21 +41,21 @@ const TAGS = ['CPID', 'TSCF', 'MSRS', ...PARTS.keys()];
 const MSR_BYTES = 12;
 
 /**
- * Written after all others, in this order. Writing the time-stamp counter makes KVM compute an offset that
- * IA32_TSC_ADJUST has to be there for, and the deadline timer is armed against the counter.
+ * MSRs that are written after all others, in this order. When the time-stamp counter is written, KVM computes an offset from
+ * IA32_TSC_ADJUST, and the deadline timer is armed by the counter.
  */
 const LAST_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter, Msr.tscDeadline];
 
-/** Minutes of any processor's time-stamp counter: far more than the second in which KVM matches two values. */
+/** Minutes of any processor's time-stamp counter: far more than the second within which KVM matches two values. */
 const FAR_AWAY = 2n ** 42n;
 
 /**
- * A vCPU as a device that moves: everything that KVM keeps of it. Only while its thread is parked.
+ * The state that KVM keeps of a vCPU, as a device. It is saved and loaded only while the vCPU's thread is parked.
  *
- * The time-stamp counter goes on from its value at the save when it is loaded: it never goes back, and it does not count
- * the time in flight (that is the pause clock's business). KVM matches the counters of vCPUs that are loaded within a
- * second of each other, so they stay together. State may be loaded again, of a guest that has run on since: vCPU 0, which
- * comes first, sees to it that its counter is not matched with the ones of the load before.
+ * A loaded time-stamp counter continues from its value at the save: it never goes back, and does not count the time in between (the
+ * pause clock does). KVM matches the counters of vCPUs that are loaded within a second of each other, so that they stay equal. When a
+ * state is loaded again after the guest has run on at the source, vCPU 0, which comes first, ensures that its counter is not matched
+ * with those of the first load.
  */
 export class VcpuDevice implements MigratableDevice {
   readonly id: string;
@@ -70,8 +69,8 @@ export class VcpuDevice implements MigratableDevice {
 
   /**
    * @param vcpu with all the CPU features that this host offers, as `KvmHardware` makes it
-   * @param memory the guest's: some registers make KVM write it
-   * @param parked resolves when the vCPU's thread is there and parked: awaited before anything is loaded
+   * @param memory the guest's memory: KVM writes it when some registers are set
+   * @param parked resolves when the vCPU's thread has started and is parked; awaited before a load
    */
   constructor(vcpu: KvmVcpu, msrIndices: readonly number[], memory: GuestMemory, parked: () => Promise<void>) {
     this.id = `vcpu${vcpu.id}`;
@@ -79,7 +78,7 @@ export class VcpuDevice implements MigratableDevice {
     this.#msrIndices = msrIndices;
     this.#memory = memory;
     this.#parked = parked;
-    // Not KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds to what it was told.
+    // Not KVM_GET_SUPPORTED_CPUID: a KVM that cannot hide features (PVM) adds them to the CPUID that it was given.
     this.#offered = vcpu.cpuid();
   }
 
@@ -105,8 +104,8 @@ export class VcpuDevice implements MigratableDevice {
   }
 
   /**
-   * @throws GodwitError GODWIT_DEVICE_FAILED for bytes that are no such state, GODWIT_UNSUPPORTED when this host lacks
-   * something that the source had: a CPU feature, a piece of state, an MSR, a counter frequency
+   * @throws GodwitError GODWIT_DEVICE_FAILED for bytes that are no such state, GODWIT_UNSUPPORTED when this host lacks a CPU feature, a
+   * part of the state, an MSR or a counter frequency that the source had
    */
   async load(state: AsyncIterable<Uint8Array>, version: number): Promise<void> {
     await this.#parked();
@@ -117,10 +116,10 @@ export class VcpuDevice implements MigratableDevice {
     const tscKhz = new DataView(reader.required('TSCF', 4).buffer).getUint32(0, true);
     this.#refuseWhatIsMissing(cpuid, reader);
     this.#vcpu.setCpuid(cpuid);
-    // Before anything that counts in it.
+    // The frequency is set before the state that depends on it.
     if (tscKhz !== 0 && tscKhz !== this.#vcpu.tscKhz()) this.#setTscKhz(tscKhz);
     this.#load(reader, LOADED_BEFORE_MSRS);
-    // Before they are set: a load that fails half-way has written some.
+    // Stored before the MSRs are set: a load that fails has set some of them.
     this.#loadedMsrs = msrs;
     this.#vcpu.writeMsrs(msrs.filter(({ index }) => !LAST_MSRS.includes(index)));
     this.#forgetLastCounter(msrs);
@@ -134,9 +133,9 @@ export class VcpuDevice implements MigratableDevice {
   }
 
   /**
-   * KVM takes a value within a second of what the last one has become for an attempt to synchronize two vCPUs, and lets the
-   * counter go on from the earlier one (`kvm_synchronize_tsc`, arch/x86/kvm/x86.c). A second load is always that close, and
-   * the counter could be behind what the guest has seen meanwhile. A value in between that is far away ends the matching.
+   * Ends KVM's matching of counters before a second load. KVM takes a value within a second of the last one, as it counts on, for an
+   * attempt to synchronize two vCPUs, and continues the earlier counter (`kvm_synchronize_tsc`, arch/x86/kvm/x86.c). A second load is
+   * always that close, and the counter could be behind what the guest has seen meanwhile. Writing a value that is far away prevents it.
    */
   #forgetLastCounter(msrs: readonly MsrValue[]): void {
     const saved = msrs.find(({ index }) => index === Msr.timeStampCounter);
@@ -146,8 +145,9 @@ export class VcpuDevice implements MigratableDevice {
   }
 
   /**
-   * Some KVMs (PVM) take a write of the counter and ignore it, because the guest reads the host's own. Others go on from vCPU
-   * 0's, which was saved a moment before this one's with the guest stopped: up to a second, what is missing was never seen.
+   * Refuses a counter that would go back. Some KVMs (PVM) ignore a write of the counter, since the guest reads the host's own. Others
+   * continue vCPU 0's counter, which was saved shortly before this one with the guest stopped: a value that is behind by up to a second
+   * was never seen by the guest.
    */
   #refuseTimeGoingBack(msrs: readonly MsrValue[]): void {
     const saved = msrs.find(({ index }) => index === Msr.timeStampCounter);
@@ -220,7 +220,7 @@ function decodeCpuid(device: string, bytes: Uint8Array): Cpuid {
   }
 }
 
-/** u32 index, u64 value each. */
+/** The bytes of MSRs: u32 index, u64 value each. */
 function packMsrs(values: readonly MsrValue[]): Uint8Array {
   const bytes = new Uint8Array(values.length * MSR_BYTES);
   const view = new DataView(bytes.buffer);

@@ -1,6 +1,6 @@
 import type { GuestMemoryAttachment } from '@godwit/linux';
 
-/** What a vCPU's thread is started with. */
+/** The data with which a vCPU's thread is started. */
 export interface VcpuThreadData {
   readonly vcpu: number;
   readonly vcpuFd: number;
@@ -8,20 +8,20 @@ export interface VcpuThreadData {
   readonly runBytes: number;
   /** See `SharedBoard`. */
   readonly board: SharedArrayBuffer;
-  /** RAM by address: some devices read it. */
+  /** The guest's RAM, which some devices read. */
   readonly memory: GuestMemoryAttachment;
 }
 
-/** Why a vCPU cannot go on. Registers are read by the main thread. */
+/** Why a vCPU cannot go on. The main thread reads its registers. */
 export interface VcpuFailure {
   readonly reason: string;
-  /** Set when it is the host that failed: minus errno of KVM_RUN. */
+  /** Set when KVM_RUN has failed: minus its errno. */
   readonly errno?: number;
 }
 
-/** What a vCPU's thread says to the main thread. */
+/** Messages of a vCPU's thread to the main thread. */
 export type VcpuMessage =
-  /** Not in the guest, no I/O half done, waiting; in answer to this order. */
+  /** The answer to this order: the thread waits, is not in the guest, and has no incomplete I/O. */
   | { readonly type: 'parked'; readonly order: number }
   /** There is text in the console ring. */
   | { readonly type: 'console' }

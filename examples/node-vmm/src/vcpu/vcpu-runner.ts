@@ -3,11 +3,11 @@ import { type GuestMemoryAttachment, type KvmVcpu, signalThread } from '@godwit/
 import { nextOrder, type SharedBoard, VcpuCommand, type VcpuCommandName } from './shared-board.js';
 import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 
-/** What the machine wants to hear of its vCPUs. */
+/** The machine's callbacks for its vCPUs. */
 export interface VcpuListener {
   onConsole(): void;
   onDefect(value: number): void;
-  /** The vCPU cannot go on; its thread waits, or has ended when `cause` is an exception of it. */
+  /** The vCPU cannot go on. Its thread waits; with `cause`, an exception of the thread, it has ended. */
   onFailed(vcpu: number, reason: string, cause?: Error): void;
 }
 
@@ -19,18 +19,16 @@ export interface VcpuListener {
  *   parked ------------> in the guest ------------------> parked      end(), from everywhere: the thread ends
  * ```
  *
- * Getting a thread out of KVM_RUN takes three steps, in this order: `immediate_exit` is set, the order is stored, a
- * signal is sent. Wherever the thread is, it obeys:
+ * To get a thread out of KVM_RUN, the main thread sets `immediate_exit`, stores the order and sends a signal, in this sequence. The
+ * thread obeys, whatever it does:
  *
- * - inside KVM_RUN, in the guest: the signal makes KVM_RUN return EINTR;
- * - between its look at the order and KVM_RUN, where the signal does nothing because no system call is there to be
- *   interrupted: KVM_RUN sees `immediate_exit` and returns EINTR without entering the guest. This is the wake-up that a
- *   signal alone would lose;
+ * - in KVM_RUN, in the guest: the signal makes KVM_RUN return EINTR;
+ * - between reading the order and KVM_RUN, where the signal has no effect since there is no system call to interrupt: KVM_RUN sees
+ *   `immediate_exit` and returns EINTR without entering the guest. With the signal alone this wake-up would be lost;
  * - in the pacer's sleep: it waits on the order's word, which is notified;
- * - handling an exit: it looks at the order next.
+ * - handling an exit: it reads the order next.
  *
- * Only the main thread writes `immediate_exit`, and clears it when the thread has said that it is parked, so there is no
- * race over that either.
+ * Only the main thread writes `immediate_exit`, and clears it when the thread is parked, so that there is no race over it.
  */
 export class VcpuRunner {
   readonly index: number;
@@ -59,14 +57,14 @@ export class VcpuRunner {
     this.#ended = new Promise((resolve) => {
       this.#worker.once('exit', () => {
         this.#alive = false;
-        // A thread that is gone writes nothing: as parked as can be.
+        // A thread that has ended writes nothing, and counts as parked.
         for (const { resolve: parked } of this.#waiting.splice(0)) parked();
         resolve();
       });
     });
   }
 
-  /** Resolves when the vCPU is out of the guest with no I/O half done, and its state may be read and written. */
+  /** Resolves when the vCPU has left the guest and has no incomplete I/O, so that its state may be read and written. */
   park(): Promise<void> {
     const order = this.#give('park');
     if (!this.#alive) return Promise.resolve();
@@ -74,8 +72,8 @@ export class VcpuRunner {
   }
 
   /**
-   * Enters the guest. Takes back an order to park that has not been obeyed yet, for a machine that gave up waiting: its
-   * promise then never settles.
+   * Enters the guest. Withdraws an order to park that was not obeyed yet, for a machine that has given up waiting: the promise of that
+   * `park` never settles.
    */
   run(): void {
     this.#waiting = [];
@@ -88,7 +86,7 @@ export class VcpuRunner {
     if (this.#alive && threadId !== 0) signalThread(threadId);
   }
 
-  /** Tells the thread to end, without waiting: all that can be done while the process exits. */
+  /** Tells the thread to end, without waiting, for use while the process exits. */
   tellToEnd(): void {
     this.#give('end');
   }
@@ -104,7 +102,7 @@ export class VcpuRunner {
     this.#order = order;
     const { words } = this.#board;
     const word = this.#board.commandWord(this.index);
-    // A closed vCPU's kvm_run is unmapped, but then the thread is not alive either.
+    // The kvm_run of a closed vCPU is unmapped; its thread is not alive then.
     if (this.#alive) this.#vcpu.run.immediateExit = VcpuCommand[command] !== VcpuCommand.run;
     Atomics.store(words, word, order);
     Atomics.notify(words, word);
@@ -116,7 +114,7 @@ export class VcpuRunner {
     switch (message.type) {
       case 'parked': {
         const done = this.#waiting.filter(({ order }) => order === message.order);
-        // Waiters for an older order are answered too: the thread is parked, by whoever's order.
+        // Waiters for an older order are answered too, since the thread is parked.
         if (message.order === this.#order) done.push(...this.#waiting.filter(({ order }) => order !== message.order));
         this.#waiting = this.#waiting.filter((waiter) => !done.includes(waiter));
         for (const { resolve } of done) resolve();

@@ -16,9 +16,9 @@ import { THROTTLE_SLICE_MS, throttleSleep } from './throttle.js';
 import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 
 /*
- * The thread of one vCPU. It sits in KVM_RUN, handles what the guest exits for, and looks at its command word each time
- * round; how the main thread gets it out of KVM_RUN is told in vcpu-runner.ts. It never returns to its event loop
- * before the end, so it has no timers and takes no messages.
+ * The thread of one vCPU. It calls KVM_RUN, handles the guest's exits, and reads its command word before each KVM_RUN; vcpu-runner.ts
+ * explains how the main thread gets it out of KVM_RUN. It does not return to its event loop before the end, so that it has no timers and
+ * receives no messages.
  */
 const { vcpu, vcpuFd, runAddress, runBytes, board: buffer, memory: attachment } = workerData as VcpuThreadData;
 const board = new SharedBoard(buffer);
@@ -33,7 +33,7 @@ const ending = (): boolean => commandOf(Atomics.load(words, commandWord)) === Vc
 const ring = new ConsoleRing(board);
 const announce = (): void => post({ type: 'console' });
 const print = (text: Uint8Array): void => ring.append(text, announce, ending);
-/** Ends early when the command changes: the value that it waits on is the order that it runs under. */
+/** Sleeps; ends early when the command changes, since it waits on the word of the present order. */
 const sleep = (milliseconds: number): void => {
   const order = Atomics.load(words, commandWord);
   if (commandOf(order) === VcpuCommand.run) Atomics.wait(words, commandWord, order, milliseconds);
@@ -52,7 +52,7 @@ let sliceTimer: SliceTimer | undefined;
 /** Whether the guest was entered since I/O was last completed. */
 let entered = false;
 
-/** A port access, or several by a string instruction. Input is put where KVM takes it from at the next KVM_RUN. */
+/** Handles a port access, or several by a string instruction. KVM takes the input at the next KVM_RUN. */
 function handlePortIo(): void {
   const { ioPort, ioSize, ioCount } = run;
   const device = ports.at(ioPort);
@@ -82,14 +82,14 @@ function writeNumber(at: number, size: number, value: number): void {
   else ioView.setUint32(at, value, true);
 }
 
-/** Handles an exit; the reason why the vCPU cannot go on, if it cannot. */
+/** Handles an exit; returns the reason why the vCPU cannot go on, if it cannot. */
 function handleExit(): string | undefined {
   switch (run.exitReason) {
     case KvmExit.KVM_EXIT_IO:
       handlePortIo();
       return undefined;
     case KvmExit.KVM_EXIT_MMIO:
-      // Nobody lives outside RAM: reads give all ones.
+      // There is no device outside RAM: reads return all ones.
       if (!run.mmioIsWrite) run.mmioData.fill(0xff);
       return undefined;
     case KvmExit.KVM_EXIT_INTR:
@@ -111,12 +111,12 @@ function handleExit(): string | undefined {
 }
 
 /**
- * Completes I/O that the guest has begun: after an exit for port I/O or MMIO the instruction is only finished by the
- * next KVM_RUN, and state read before that would repeat it or lose its result. `immediateExit` is set by whoever gave
- * the order, so KVM_RUN does that and no more; a string instruction may need several rounds.
+ * Completes I/O that the guest has begun: after an exit for port I/O or MMIO, the next KVM_RUN finishes the instruction; a state that
+ * was read before would repeat it or lose its result. The order has set `immediateExit`, so that KVM_RUN does only that; a string
+ * instruction may need several calls.
  *
- * An order that is taken back clears `immediateExit`, and KVM_RUN may then enter the guest: the next exit finds the
- * other order, and `entered` still says that there is I/O to complete.
+ * An order that is withdrawn clears `immediateExit`, and KVM_RUN may then enter the guest: after the next exit the thread reads the new
+ * order, and `entered` is still true.
  */
 function completeIo(order: number): string | undefined {
   while (entered && Atomics.load(words, commandWord) === order) {
@@ -137,15 +137,15 @@ function park(order: number): void {
   Atomics.wait(words, commandWord, order);
 }
 
-/** Starts a time slice; the timer gets the thread out of KVM_RUN at its end. Returns when that is. */
+/** Starts a time slice, at whose end a timer gets the thread out of KVM_RUN. Returns its end, by `performance.now`. */
 function startSlice(): number {
   sliceTimer ??= new SliceTimer();
   sliceTimer.tickEvery(THROTTLE_SLICE_MS);
-  // Half a millisecond less: a tick that comes a little early would otherwise cost a whole further slice.
+  // Half a millisecond less, since a tick that comes a little early would otherwise cost another slice.
   return performance.now() + THROTTLE_SLICE_MS - 0.5;
 }
 
-/** Runs the guest until an order other than `order` comes, or it cannot go on; then the reason is returned. */
+/** Runs the guest until another order comes, or the vCPU cannot go on; then it returns the reason. */
 function runGuest(order: number): string | undefined {
   let sliceEnds = 0;
   entered = true;

@@ -4,40 +4,41 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import { keysOf, type Part, sharedPart } from './claimed-parts.js';
 
 /**
- * Which migration a VM takes part in.
+ * How a VM takes part in a migration.
  *
  * ```
- * idle -> outgoing -> idle                      it stayed, or the embedder recovered it
+ * idle -> outgoing -> idle                      the guest stayed, or the embedder recovered it
  *            |
  *            +-----> handed over -> idle        only by `reclaim`
- * idle -> arriving -> idle                      it runs here, or was abandoned
+ * idle -> arriving -> idle                      the guest runs here, or was abandoned
  * ```
  */
 export type ClaimState = 'idle' | 'outgoing' | 'arriving' | 'handedOver';
 
-/** What `claimOf` tells. */
+/** The result of `claimOf`. */
 export interface ClaimStatus {
   readonly state: ClaimState;
   /** The migration that holds the VM, or handed it over; `undefined` when it is idle. */
   readonly migrationId: string | undefined;
-  /** What of an ended migration has not stopped yet: `resume() of the VM`, `stop() of the dirty tracker "kvm"`. */
+  /** Calls of the migration that have not returned yet: `resume() of the VM`, `stop() of the dirty tracker "kvm"`. */
   readonly waitingFor: readonly string[];
   /** Resolves when the VM can be claimed: at once when it is idle, never while it is handed over. */
   readonly free: Promise<void>;
 }
 
-/** Claims that are held. One that handed its VM over is kept only as long as somebody else knows the VM. */
+/** The claims of migrations under way. A claim whose VM was handed over is only in the weak maps, so that the VM can be collected. */
 const held = new Set<Claim>();
 const handedOver = new WeakMap<object, Claim>();
-/** Memory that was handed over, by its name; a name that nothing bears any more may be another file's by now. */
+/** Memory that was handed over, by its identity. The entry is void once the memory is gone: another file may have the identity. */
 const handedOverMemory = new Map<string, WeakRef<GuestMemory>>();
 
 /**
- * One migration's hold on a VM: the VM object, its memory with all that maps the same, and its trackers, wholly; its devices for
- * its own direction (one stateless device object may stand for both ends). Trackers and memory are touched only under it.
+ * The claim of one migration on a VM. The VM object, its memory (with all that maps the same memory) and its trackers are claimed for
+ * both directions; its devices only for the claim's own direction, since one stateless device object may serve both ends. Trackers and
+ * memory are touched only under a claim.
  *
- * Taken before anything is touched, and given back when everything of the migration has stopped: what still hangs keeps it, by
- * name.
+ * It is taken before anything is touched, and ends when everything of the migration has stopped: calls that hang keep it, and refusals
+ * name them.
  */
 export class Claim {
   readonly migrationId: string;
@@ -59,7 +60,7 @@ export class Claim {
     });
   }
 
-  /** Throws `GODWIT_CLAIMED` or `GODWIT_HANDED_OVER`, and touches nothing, when any part of the VM is another migration's. */
+  /** Claims a VM. Throws `GODWIT_CLAIMED` or `GODWIT_HANDED_OVER`, and touches nothing, when another migration has any part of it. */
   static take(vm: MigratableVm, state: 'outgoing' | 'arriving', migrationId: string): Claim {
     const parts = keysOf(vm, state);
     const other = holderOf(parts);
@@ -77,7 +78,7 @@ export class Claim {
     return [...this.#waitingFor.values()];
   }
 
-  /** The claim lasts at least until `work` has settled, however the migration ends. `what` names it in refusals. */
+  /** Keeps the claim at least until `work` has settled, however the migration ends. `what` names the work in refusals. */
   keepUntil(work: Promise<unknown>, what: string): void {
     const key = Symbol(what);
     this.#waitingFor.set(key, what);
@@ -88,13 +89,13 @@ export class Claim {
     work.then(done, done);
   }
 
-  /** The migration is over, and the VM is nobody else's: idle once everything that `keepUntil` knows has settled. */
+  /** Ends the claim: the VM becomes idle once everything that was given to `keepUntil` has settled. */
   end(): void {
     this.#ending = true;
     this.#endIfDone();
   }
 
-  /** The guest is at the destination, or may be: nobody migrates this VM again before `reclaim`. */
+  /** Marks the VM as handed over, since its guest is or may be at the destination: it cannot be migrated before `reclaim`. */
   handOver(): void {
     this.#state = 'handedOver';
     held.delete(this);
@@ -104,7 +105,7 @@ export class Claim {
     }
   }
 
-  /** From handed over back to this migration, which asks the destination again, or recovers the guest. */
+  /** Returns a VM that was handed over to this migration, which settles or recovers it. */
   takeBack(): void {
     for (const key of this.#parts.keys()) {
       if (typeof key !== 'object') handedOverMemory.delete(key);
@@ -114,7 +115,7 @@ export class Claim {
     held.add(this);
   }
 
-  /** The part that both have, if there is one. */
+  /** The first of `parts` that this claim has too. */
   shares(parts: readonly Part[]): Part | undefined {
     return sharedPart(this.#parts, parts);
   }
@@ -128,7 +129,7 @@ export class Claim {
 }
 
 /**
- * Which migration `vm` takes part in: what `migrate` and `receive` would find.
+ * The claim on `vm`: `migrate` and `receive` would be refused unless it is `idle`. Touches nothing.
  *
  * @example
  * migration.cancel();
@@ -137,7 +138,7 @@ export class Claim {
  */
 export function claimOf(vm: MigratableVm): ClaimStatus {
   const parts = keysOf(vm, 'outgoing');
-  // A device may be in another migration, of the other direction: who has the VM itself comes first.
+  // The claim of the VM itself comes first: a device may be claimed by another migration, of the other direction.
   const whole = parts.filter(({ direction }) => direction === undefined);
   const claim = (holderOf(whole) ?? holderOf(parts) ?? holderOf(keysOf(vm, 'arriving')))?.claim;
   if (claim === undefined) return { state: 'idle', migrationId: undefined, waitingFor: [], free: Promise.resolve() };
@@ -146,14 +147,19 @@ export function claimOf(vm: MigratableVm): ClaimStatus {
 }
 
 /**
- * Says that a VM which was handed over is this process's again, and why: its guest at the destination was stopped for good, say.
- * If that is wrong, the guest runs twice. Throws `GODWIT_INVALID_STATE` for a VM that was not handed over.
+ * Makes a VM that was handed over free to migrate again, since the caller knows that its guest does not run at the destination. If the
+ * caller is wrong, the guest may run on both sides. Throws `GODWIT_INVALID_STATE` for a VM that was not handed over, and
+ * `GODWIT_INVALID_ARGUMENT` for an empty reason.
  *
- * @param reason in words for whoever reads the log later; must not be empty
+ * @example
+ * reclaim(vm, { because: 'the guest at the destination was shut down' });
  */
 export function reclaim(vm: MigratableVm, { because }: { readonly because: string }): void {
   if (typeof because !== 'string' || because.trim() === '') {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'reclaim() wants { because: "..." }: say why, and be sure');
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      'reclaim() needs { because: "..." }: the reason, which must not be empty',
+    );
   }
   const claim = holderOf(keysOf(vm, 'outgoing'))?.claim;
   if (claim?.state !== 'handedOver') {
@@ -194,7 +200,7 @@ function refused(
     return new GodwitError(
       'GODWIT_HANDED_OVER',
       `${what} was handed over by migration ${migrationId}: its guest is at the destination, or may be. Nothing was touched. ` +
-        'If it is here for certain, say so with reclaim(vm, { because })',
+        'If it is certain that the guest does not run there, call reclaim(vm, { because })',
     );
   }
   const why =

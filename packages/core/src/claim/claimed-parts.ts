@@ -1,13 +1,13 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { RamBlock } from '../memory/guest-memory.js';
 
-/** Something of a VM that one migration at a time may have. */
+/** A part of a VM that only one migration at a time may use. */
 export interface Part {
-  /** Two parts with an equal key are the same thing: an object by identity, memory that is named by its name. */
+  /** Parts with an equal key are the same part: an object, compared by reference, or the identity of memory. */
   readonly key: object | string;
-  /** The part is in one migration at a time only among those of this direction; `undefined`: among all. */
+  /** The part is exclusive among the migrations of this direction; `undefined`: among all. */
   readonly direction: 'outgoing' | 'arriving' | undefined;
-  /** For messages: `the dirty tracker "kvm"`. */
+  /** The part's name in messages: `the dirty tracker "kvm"`. */
   readonly what: string;
 }
 
@@ -25,7 +25,7 @@ export function keysOf(vm: MigratableVm, direction: 'outgoing' | 'arriving'): Pa
   ];
 }
 
-/** The first part of `theirs` that is among `ours` too. */
+/** The first part of `theirs` that conflicts with one of `ours`. */
 export function sharedPart(ours: ReadonlyMap<Part['key'], Part>, theirs: readonly Part[]): Part | undefined {
   return theirs.find(({ key, direction }) => {
     const our = ours.get(key);
@@ -34,7 +34,7 @@ export function sharedPart(ours: ReadonlyMap<Part['key'], Part>, theirs: readonl
   });
 }
 
-/** Found out once for each block: memory that was abandoned since is not mapped any more, and no view of it is asked for. */
+/** The keys of each block, found once: a view of memory that was abandoned since must not be asked for. */
 const known = new WeakMap<RamBlock, readonly (object | string)[]>();
 
 function memoryOf(block: RamBlock): readonly (object | string)[] {
@@ -46,10 +46,10 @@ function memoryOf(block: RamBlock): readonly (object | string)[] {
   return keys;
 }
 
-/** Buffers of at most so many bytes may be pools, in which Node packs memory of unrelated owners. */
+/** Buffers of at most this many bytes may be pools, in which Node puts memory of unrelated owners. */
 const LARGEST_POOL = 2 ** 16;
 
-/** The block itself, its name where it has one, and the buffer under its view, unless that may be a pool. */
+/** The keys of a block: the block itself, its identity if it has one, and the buffer under its view, unless that may be a pool. */
 function findMemoryOf(block: RamBlock): (object | string)[] {
   const keys: (object | string)[] = [block];
   if (block.identity !== undefined && block.identity !== '') keys.push(block.identity);

@@ -4,7 +4,7 @@ import type { SentRound } from '../source/round-sender.js';
 import { LearnedTerms } from './learned-terms.js';
 import { LinkRate } from './link-rate.js';
 
-/** What to assume of a term before anything was learned; milliseconds. Measured on a 2-vCPU guest over loopback. */
+/** The terms before anything was learned, in milliseconds. Measured on a 2-vCPU guest over loopback. */
 const FIRST_GUESS = { pauseMs: 1, harvestMs: 0.5, deviceMs: 2, loadMs: 5, roundTripMs: 1, resumeMs: 2 };
 
 /** Harvests with the guest paused. */
@@ -13,33 +13,33 @@ const HARVESTS = 3;
 /** Round trips are measured once a round, when the link is quiet. */
 const ROUND_TRIPS_KEPT = 4;
 
-/** What is pending if the guest were paused now. */
+/** What would have to be sent if the guest were paused now. */
 export interface Pending {
   readonly dirtyPages: number;
-  /** Bytes of device state, as far as devices can tell. */
+  /** Bytes of device state, of the devices that can tell. */
   readonly deviceBytes: number;
-  /** The guest is paused: nothing is written any more. */
+  /** True when the guest is paused already: no more pages are written. */
   readonly paused?: boolean;
   /** What to go by while nothing is known of the link: its bytes per second in the round that is being sent. */
   readonly bytesPerSecond?: number;
 }
 
 /**
- * Answers the question at each round's end: if we stop now, how long is the guest down? As a sum of terms, each learned
- * from what this migration (or, through `prior`, one before it) has measured.
+ * Predicts the downtime of a switchover now, as a sum of terms. Each term is learned from the measurements of this migration, or of an
+ * earlier one (`prior`).
  */
 export class DowntimeModel {
   readonly #prior: Partial<DowntimeTerms>;
   readonly #link = new LinkRate();
   readonly #pageSize: number;
   #rounds = 0;
-  /** Pages, their wire bytes and the time to scan them: recent rounds weigh more. */
+  /** Pages that were sent, their wire bytes and the time to scan them; recent rounds weigh more. */
   #rewritten = { pages: 0, bytes: 0, scanMs: 0 };
   #harvestMs: number | undefined;
-  /** The last few samples: the smallest counts, and one that was taken in a bad moment is soon forgotten. */
+  /** The last few samples, of which the smallest counts: an outlier is ignored, and an old minimum soon forgotten. */
   readonly #roundTrips: number[] = [];
   readonly #learned: LearnedTerms;
-  /** Pages that were written between the last harvest and the pause, when that was last found out. */
+  /** Pages that the guest wrote between the last harvest before a pause and the pause, in the last attempts. */
   #burstPages = 0;
 
   /** `prior`: terms of an earlier migration on this host, as `MigrationSummary.downtime` reports them. */
@@ -62,12 +62,12 @@ export class DowntimeModel {
     this.#learned.measured(term, ms);
   }
 
-  /** A stop-and-copy was given up while this term had been under way for `ms`. */
+  /** Learns that a stop-and-copy was given up when this term had been under way for `ms`. */
   overran(term: keyof DowntimeTerms, ms: number): void {
     this.#learned.overran(term, ms);
   }
 
-  /** Pages that the last harvest, with the guest paused, found beyond those that were predicted. */
+  /** Learns how many pages more than predicted the harvest with the guest paused has found. */
   burst(pages: number): void {
     this.#burstPages = Math.max(pages, this.#burstPages / 2);
   }
@@ -108,7 +108,7 @@ export class DowntimeModel {
     if (this.#roundTrips.length > ROUND_TRIPS_KEPT) this.#roundTrips.shift();
   }
 
-  /** The shortest of the last few, in milliseconds; 0 before the first. */
+  /** The shortest of the last few round trips, in milliseconds; 0 before the first. */
   get roundTripMs(): number {
     return this.#roundTripMs ?? 0;
   }

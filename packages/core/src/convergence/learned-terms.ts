@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.js';
 import type { DowntimeTerms } from '../round-record.js';
 
-/** An overrun is believed half as much after so long, and twice as long with each further one. Milliseconds. */
+/** The time after which an overrun counts half, in milliseconds; doubled with each further overrun. */
 const FIRST_HALF_LIFE_MS = 1000;
 
 interface Overrun {
@@ -11,8 +11,8 @@ interface Overrun {
 }
 
 /**
- * Terms of the downtime as stop-and-copies that were given up have shown them. A term that ran into the bound is expected to do so
- * again, and less so as time passes: an obstacle that has gone must not keep the guest here for ever.
+ * Terms of the downtime as earlier stop-and-copies of this migration have measured them. A term that ran into the bound is expected to
+ * do so again, but less as time passes, so that an obstacle which is gone does not block the switchover for ever.
  */
 export class LearnedTerms {
   readonly #clock: Clock;
@@ -23,20 +23,20 @@ export class LearnedTerms {
     this.#clock = clock;
   }
 
-  /** The term was over within `ms`. */
+  /** Learns that the term has ended after `ms`. */
   measured(term: keyof DowntimeTerms, ms: number): void {
     this.#measured.set(term, ms);
     this.#overruns.delete(term);
   }
 
-  /** The term was under way for `ms` when the stop-and-copy was given up. */
+  /** Learns that the term was under way for `ms` when the stop-and-copy was given up. */
   overran(term: keyof DowntimeTerms, ms: number): void {
     const before = this.#overruns.get(term);
     const halfLifeMs = before === undefined ? FIRST_HALF_LIFE_MS : 2 * before.halfLifeMs;
     this.#overruns.set(term, { ms: Math.max(ms, before?.ms ?? 0), at: this.#clock.now(), halfLifeMs });
   }
 
-  /** Milliseconds to expect of a term, where something is known of it; else `otherwise`. */
+  /** The expected milliseconds of a term: as learned, else `otherwise`. */
   expected(term: keyof DowntimeTerms, otherwise: number): number {
     const overrun = this.#overruns.get(term);
     const known = this.#measured.get(term) ?? otherwise;

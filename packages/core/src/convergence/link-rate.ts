@@ -11,8 +11,8 @@ const LEAST_BYTES = 256 * 1024;
 const LEAST_SHARE = 0.25;
 
 /**
- * The link's own rate, learned from rounds: bytes over the time in which the link was the one we waited for. Scanning,
- * sleeping for our own limit and harvesting are not in it (in QEMU they are, and predictions miss by the same factor).
+ * The link's own rate, learned from rounds: bytes over the time spent waiting for the link. Scanning, waiting for the bandwidth limit
+ * and harvesting do not count (in QEMU they do, and its predictions are wrong by the same factor).
  *
  * Rounds are weighed by the time in which they kept the link busy, and older ones count less with each millisecond of such time: a
  * changed link is believed after about a second of it, however many rounds that is. Rounds that do not load the link (next to no

@@ -1,6 +1,6 @@
 import type { Decision, RoundRecord } from '../round-record.js';
 
-/** What a policy judges: a round that was sent, and what is pending now. */
+/** A round that was sent, and the prediction after it. */
 export type RoundOutcome = Omit<RoundRecord, 'decision'>;
 
 /**
@@ -23,13 +23,13 @@ export interface PolicyInput {
   /** What the guest would be down for with no page left: no round can lower it. Milliseconds. */
   readonly fixedDowntimeMs: number;
   readonly elapsedMs: number;
-  /** Switchovers that were given up since the guest would have been down for too long. */
+  /** Number of switchovers that were given up since the guest would have been down for too long. */
   readonly overruns: number;
-  /** How long a switchover has been waiting for the destination to say that it is prepared; 0 while it is. Milliseconds. */
+  /** How long the destination has been waited for to be prepared, in milliseconds; 0 while it is. */
   readonly unpreparedMs: number;
 }
 
-/** After so many overruns a policy's patience is at its end: those here then act as if their cap were reached. */
+/** Number of overruns after which the policies here act as if their cap were reached. */
 export const PATIENCE = 3;
 
 /**
@@ -68,8 +68,7 @@ export const withinDowntimeLimit: ConvergencePolicy = ({ moment, outcome, downti
 };
 
 /**
- * After `rounds` rounds, counted over the whole migration, or after three switchovers that were given up: switch over whatever the
- * downtime, or give up.
+ * After `rounds` rounds, counted over the whole migration, or after three overruns: switches over whatever the downtime, or aborts.
  */
 export function roundCap(rounds: number, action: 'switchover' | 'abort'): ConvergencePolicy {
   return ({ outcome, overruns }) => {
@@ -78,7 +77,7 @@ export function roundCap(rounds: number, action: 'switchover' | 'abort'): Conver
   };
 }
 
-/** After `ms` milliseconds, or after three switchovers that were given up: switch over whatever the downtime, or give up. */
+/** After `ms` milliseconds, or after three overruns: switches over whatever the downtime, or aborts. */
 export function timeBudget(ms: number, action: 'switchover' | 'abort'): ConvergencePolicy {
   return ({ elapsedMs, overruns }) => {
     if (elapsedMs >= ms) return atAnyPrice(action, `the time budget of ${ms} ms is used up`);
@@ -94,7 +93,7 @@ function outOfPatience(overruns: number): string {
   return `${overruns} switchovers were given up since the guest would have been down for too long`;
 }
 
-/** The first policy that has an opinion decides. */
+/** Makes a policy that decides as the first of `policies` that has an opinion. */
 export function firstOpinion(...policies: readonly ConvergencePolicy[]): ConvergencePolicy {
   return (input) => {
     for (const policy of policies) {

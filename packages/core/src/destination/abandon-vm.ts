@@ -1,7 +1,7 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { DestinationContext } from './destination-context.js';
 
-/** The VM will never run: its embedder may free what it holds. A failure is reported, not thrown. */
+/** Calls the VM's `abandon`: it will never run here, and its embedder may free it. A failure is reported, not thrown. */
 export async function abandonVm(
   { emit }: DestinationContext,
   vm: MigratableVm | undefined,

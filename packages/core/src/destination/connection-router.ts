@@ -9,12 +9,14 @@ import { closeStreams } from '../session/closing-message.js';
 import { IncomingConnection } from './incoming-connection.js';
 import { type Outcome, Outcomes } from './outcomes.js';
 
-/** Connections whose first frame is awaited, and new migrations that no `receive` has taken yet; further ones are refused. */
+/**
+ * Most connections whose first frame is awaited, and most new migrations that wait for a `receive`, each. Further ones are refused.
+ */
 const MAXIMUM_PENDING = 64;
 
-/** An incoming migration that further connections of its source are for. */
+/** An incoming migration, as the router sees it: it gets the further connections of its source. */
 export interface ConnectionTaker {
-  /** Takes the connection, whose source has said hello, or refuses it. */
+  /** Takes the connection, whose hello was read, or refuses it. */
   offer(connection: IncomingConnection): void;
   /** No further connection will come: the listener failed, or was closed. */
   noMoreConnections(error: GodwitError): void;
@@ -23,9 +25,9 @@ export interface ConnectionTaker {
 export interface ReceiverParts {
   readonly clock: Clock;
   readonly signal: AbortSignal;
-  /** How long a connection has to say hello. Milliseconds. */
+  /** How long a connection may take to send its hello. Milliseconds. */
   readonly handshakeTimeoutMs: number;
-  /** The only migration that is wanted; `undefined`: any. */
+  /** The only migration to be received; `undefined` for any. */
   readonly migrationId: string | undefined;
 }
 
@@ -48,22 +50,22 @@ export function connectionRouter(listener: LinkListener): ConnectionRouter {
 }
 
 /**
- * Sorts the connections of a listener by their hello: further ones of a known migration to its `receive`, new migrations to
- * the `receive` that is bound to their id, else to the one that waits longest. First frames are awaited side by side, so that a
- * silent peer holds up nobody, and a source that has gone while it waited is dropped.
+ * Routes the connections of a listener by their hello: a further one of a known migration to its `receive`, a new migration to the
+ * `receive` that is bound to its id, else to the one that waits longest. First frames are awaited concurrently, so that a silent
+ * peer delays no other. A source that disconnects while it waits for a `receive` is dropped.
  *
- * It accepts connections only as long as somebody may want one.
+ * It accepts connections only while an incoming migration may need one.
  */
 export class ConnectionRouter {
   readonly #listener: LinkListener;
   readonly #waiters: Waiter[] = [];
-  /** New migrations that nobody waits for yet. */
+  /** New migrations that wait for a `receive`. */
   readonly #held: IncomingConnection[] = [];
   readonly #takers = new Map<string, ConnectionTaker>();
   readonly #outcomes = new Outcomes();
-  /** Migrations that were handed out in this turn of the event loop: they have not registered yet. */
+  /** Ids of migrations that were given to a `receive` in this turn of the event loop, which has not registered them yet. */
   readonly #handedOut = new Set<string>();
-  /** Connections that have not said hello. */
+  /** Connections whose hello was not read yet. */
   readonly #greeting = new Set<IncomingConnection>();
   #parts: ReceiverParts | undefined;
   #accepting: AbortController | undefined;
@@ -72,7 +74,7 @@ export class ConnectionRouter {
     this.#listener = listener;
   }
 
-  /** The next new migration. Those who wait are served in the order of their calls. */
+  /** Resolves with the next new migration's connection; calls are served in their order. Rejects when `parts.signal` aborts. */
   async next(parts: ReceiverParts): Promise<IncomingConnection> {
     parts.signal.throwIfAborted();
     this.#parts = parts;
@@ -90,7 +92,7 @@ export class ConnectionRouter {
     this.#serve();
     waiting.then(
       (connection) => {
-        // Whoever waited has given up in this moment.
+        // The `receive` has given up in this same tick: it will not take the connection.
         if (parts.signal.aborted)
           this.#refuse(connection, GodwitError.wrap(parts.signal.reason, 'GODWIT_CANCELLED', 'gave up'));
       },
@@ -99,14 +101,14 @@ export class ConnectionRouter {
     return abortable(waiting, parts.signal);
   }
 
-  /** From now on further connections of this migration are for `taker`. */
+  /** Gives further connections of this migration to `taker` from now on. */
   register(migrationId: string, taker: ConnectionTaker): void {
     this.#takers.set(migrationId, taker);
     this.#outcomes.delete(migrationId);
     this.#serve();
   }
 
-  /** The migration is over here. */
+  /** Ends the registration of a migration; the router answers later connections of it by `outcome`. */
   finish(migrationId: string, outcome: Outcome): void {
     this.#takers.delete(migrationId);
     this.#outcomes.set(migrationId, outcome);
@@ -123,7 +125,7 @@ export class ConnectionRouter {
     this.#accepting = accepting;
     this.#acceptAll(accepting).catch((error: unknown) => {
       if (this.#accepting === accepting) this.#accepting = undefined;
-      // Given up by ourselves: somebody may have come to want connections in the meantime.
+      // The router stopped accepting by itself; a connection may have been asked for since.
       if (accepting.signal.aborted) this.#serve();
       else this.#fail(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'listening for the source failed'));
     });
@@ -136,7 +138,7 @@ export class ConnectionRouter {
     }
   }
 
-  /** Stops accepting when nobody wants a connection any more: the listener may serve somebody else. */
+  /** Stops accepting when no incoming migration may need a connection. */
   #rest(): void {
     if (this.#wanted) return;
     const accepting = this.#accepting;
@@ -204,14 +206,14 @@ export class ConnectionRouter {
     return at === -1 ? undefined : this.#waiters.splice(at, 1)[0];
   }
 
-  /** Two connections of one source that were waiting together must not become two incoming migrations. */
+  /** Notes that the migration was given out, so that two waiting connections of one source do not become two incoming migrations. */
   #handOut({ hello: { migrationId } }: IncomingConnection): void {
     this.#handedOut.add(migrationId);
     const registered = () => void this.#handedOut.delete(migrationId);
     void (this.#parts as ReceiverParts).clock.yield().then(registered);
   }
 
-  /** Nobody waits for a new migration now; somebody may, soon. The source's own patience is the limit. */
+  /** Holds a new migration until a `receive` takes it. The time limit is the source's own. */
   #hold(connection: IncomingConnection): void {
     const { migrationId } = connection.hello;
     const older = this.#held.findIndex(({ hello }) => hello.migrationId === migrationId);
@@ -225,7 +227,7 @@ export class ConnectionRouter {
       return;
     }
     this.#held.push(connection);
-    // A source that has gone, or given up, is nobody's migration.
+    // A source that disconnects is dropped.
     const onGone = () => {
       const at = this.#held.indexOf(connection);
       if (at === -1) return;
@@ -237,7 +239,7 @@ export class ConnectionRouter {
     if (connection.signal.aborted) onGone();
   }
 
-  /** The migration is over here; its source has missed how. */
+  /** Tells a source that reconnects how its migration ended here. */
   async #answerFor(connection: IncomingConnection, outcome: Outcome): Promise<void> {
     const { state, reason, incarnation, resumeMs, sinceReadyMs } = outcome;
     const { migrationId, stage } = connection.hello;
@@ -261,7 +263,7 @@ export class ConnectionRouter {
       await inTime(released, clock, handshakeTimeoutMs, () => new GodwitError('GODWIT_TIMEOUT', 'no "released"'));
       this.#tell(migrationId);
     } catch {
-      // It may ask again.
+      // The source may connect and ask again.
     }
     await connection.close(undefined);
   }
@@ -276,7 +278,7 @@ export class ConnectionRouter {
   }
 }
 
-/** Tells the source why its connection is not taken, and lets go of it. */
+/** Sends `error` to the source, as the reason why its connection is not taken, and closes the connection. */
 export function refuse(connection: IncomingConnection, error: GodwitError): void {
   void connection.close(error, error.retry);
 }
@@ -286,14 +288,14 @@ function wants({ migrationId }: ReceiverParts, hello: HelloFrame): boolean {
 }
 
 export function superseded(by: HelloFrame): GodwitError {
-  return new GodwitError('GODWIT_LINK_LOST', `connection ${by.connection} of the source takes the place of this one`);
+  return new GodwitError('GODWIT_LINK_LOST', `connection ${by.connection} of the source replaces this one`);
 }
 
-/** A hello whose stage makes no sense for what this side knows of the migration. */
+/** The error for a hello whose stage contradicts the state of the migration here. */
 export function wrongStage({ stage, migrationId, attempt }: HelloFrame, state: DestinationOwnershipState): GodwitError {
   return new GodwitError(
     'GODWIT_PROTOCOL',
-    `a source that is "${stage}" (attempt ${attempt}) says hello, but migration ${migrationId} is "${state}" here`,
+    `the hello is of a source that is "${stage}" (attempt ${attempt}), but migration ${migrationId} is "${state}" here`,
   );
 }
 
@@ -309,7 +311,7 @@ function unknownMigration({ migrationId, stage }: HelloFrame): GodwitError {
   );
 }
 
-/** The migration is over for good here, whatever the reason was. */
+/** The error for a migration that has ended here for good: it is never retried. */
 function endedHere(state: DestinationOwnershipState, reason: GodwitError | undefined): GodwitError {
   const why = reason === undefined ? '' : `: ${reason.message}`;
   const passing = ['GODWIT_LINK_LOST', 'GODWIT_TIMEOUT', 'GODWIT_LIMIT_EXCEEDED', 'GODWIT_CONNECT_FAILED'];

@@ -33,32 +33,34 @@ export interface IncomingOptions extends KeepaliveTimes {
   readonly progressIntervalMs: number;
 }
 
-/** The VM that is being received, and what has come of it so far; outlives the connections. */
+/** The VM that is being received, and everything received so far; it outlives the connections. */
 export interface Arriving {
   readonly vm: MigratableVm;
   readonly hello: HelloFrame;
   readonly claim: Claim;
   readonly windows: MemoryWindows;
-  /** What the source was told at first. */
+  /** The first answer to the source. */
   readonly welcome: WelcomeFrame;
-  /** Those that were agreed on. */
+  /** The encodings that both sides use. */
   readonly encodings: readonly PageEncoding[];
   readonly loader: DeviceLoader;
   check: RamCheck;
-  /** That of the last connection. */
+  /** The receiver of the last connection's pages. */
   receiver: PageReceiver | undefined;
-  /** The stop-and-copy that the source is in, or makes next. */
+  /** Number of the stop-and-copy that the source is in or makes next, from 1. */
   attempt: number;
   /** How long loading took, in milliseconds. */
   loadMs: number;
-  /** When `ready` was said, on this side's clock. */
+  /** When `ready` was sent, in milliseconds of this side's clock. */
   readyAt: number;
   runState: MovedRunState;
+  /** How long the VM's `resume` took, in milliseconds. */
   resumeMs: number;
+  /** From `ready` to the running guest, in milliseconds. */
   sinceReadyMs: number;
 }
 
-/** What a phase can lead to. A phase that serves frames takes them from the tick on in which it is made. */
+/** Makes the next phase. A serving phase handles frames from the tick in which it is made. */
 export interface DestinationPhases {
   receive(arriving: Arriving): ServingPhase;
   load(arriving: Arriving): ServingPhase;
@@ -66,7 +68,7 @@ export interface DestinationPhases {
   release(arriving: Arriving): DestinationPhase;
 }
 
-/** Everything of a migration at its destination that outlives a phase. */
+/** The parts of a migration at its destination that all phases share. */
 export interface DestinationContext {
   readonly phases: DestinationPhases;
   readonly options: IncomingOptions;
@@ -74,18 +76,18 @@ export interface DestinationContext {
   readonly session: DestinationSession;
   readonly emit: (event: IncomingEvent) => void;
   readonly setState: (state: IncomingState) => void;
-  /** The VM that `prepare` has built and that is ours, from then until it is abandoned. */
+  /** The VM that `prepare` has built, from its claim until it is abandoned. */
   vm: MigratableVm | undefined;
   claim: Claim | undefined;
-  /** Set once the VM is agreed on. */
+  /** Set once the VM is claimed and both sides have agreed on it. */
   arriving: Arriving | undefined;
-  /** The phase that takes frames now. */
+  /** The phase that handles frames now. */
   serving: ServingPhase | undefined;
 }
 
 /**
- * A phase of the destination: takes what only the phase before it could have made, and resolves with the next one. Whatever it throws
- * leads to `rollBack`.
+ * A phase of the destination. Its constructor takes values that only the phase before it can make; `run` resolves with the next
+ * phase. Whatever it throws leads to `rollBack`.
  *
  * ```
  * set-up -> receive <-> load -> take-over -> release -> (arrived)        any -> roll-back
@@ -96,14 +98,14 @@ export interface DestinationPhase {
   run(context: DestinationContext): Promise<DestinationPhase | Arrived>;
 }
 
-/** A phase in which the source sends frames. Its successor takes them from the tick on in which the phase changes. */
+/** A phase in which the source sends frames. The next phase handles them from the tick in which the phase changes. */
 export interface ServingPhase extends DestinationPhase {
-  /** Which frames may come. */
+  /** The phase of the protocol, which decides the legal frames. */
   readonly protocolPhase: DestinationPhaseName;
   handle(received: ReceivedFrame): void | Promise<void>;
-  /** From now on this connection's frames and pages are read. */
+  /** Reads this connection's frames and pages from now on. */
   take(connection: IncomingConnection): void;
-  /** The source has come back with this hello; returns the phase that this leads to, or throws when it makes no sense. */
+  /** Handles the hello of a source that has reconnected; returns the phase that it leads to, or throws when it contradicts this one. */
   returned(hello: HelloFrame): ServingPhase;
 }
 
@@ -113,7 +115,7 @@ export interface Received {
   readonly summary: IncomingSummary;
 }
 
-/** The end of an incoming migration that went well. */
+/** The end of a successful incoming migration. */
 export class Arrived {
   readonly received: Received;
 

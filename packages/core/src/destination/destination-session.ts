@@ -7,8 +7,8 @@ import type { Outcome } from './outcomes.js';
 import { ReturningSource, type ReturningSourceParts } from './returning-source.js';
 
 /**
- * All connections of a migration at its destination, over its whole life: one at a time, each in the place of the one before; and why
- * it ends, once.
+ * All connections of a migration at its destination, over its whole life: one at a time, each replacing the one before. It also keeps
+ * the first cause of the end.
  */
 export class DestinationSession {
   readonly end = new FirstCause();
@@ -18,11 +18,11 @@ export class DestinationSession {
   #migrationId: string | undefined;
   /** Bytes read from connections that are over. */
   #pastBytes = 0;
-  /** The last connection is lost, and no other has come. */
+  /** True after the last connection was lost, until the source has reconnected. */
   linkLost = false;
-  /** Why the last connection that was lost was. */
+  /** Why the last lost connection was lost. */
   lastLoss: GodwitError | undefined;
-  /** The source has heard how it ended, or has said so itself. */
+  /** True when the source knows how the migration ended: it was told, or has said so itself. */
   told = false;
 
   constructor(listener: LinkListener) {
@@ -34,7 +34,7 @@ export class DestinationSession {
     return this.end.signal;
   }
 
-  /** The connection that was made last. */
+  /** The present connection; `undefined` once it was dropped. */
   get current(): IncomingConnection | undefined {
     return this.#current;
   }
@@ -47,13 +47,13 @@ export class DestinationSession {
     return this.#pastBytes + (this.#current?.bytesRead ?? 0);
   }
 
-  /** The next source that says hello. */
+  /** Resolves with the connection of the next source that sends a hello. */
   async first(parts: Omit<ReceiverParts, 'signal'>): Promise<IncomingConnection> {
     const connection = await this.#router.next({ ...parts, signal: this.signal });
     return this.#use(connection);
   }
 
-  /** From now on further connections of this migration come here. */
+  /** Registers the migration with the router: further connections of it come here from now on. */
   register(connection: IncomingConnection, parts: Omit<ReturningSourceParts, 'current'>): void {
     const { hello } = connection;
     this.#migrationId = hello.migrationId;
@@ -61,7 +61,7 @@ export class DestinationSession {
     this.#router.register(hello.migrationId, this.#returns);
   }
 
-  /** The next connection of the source. Those that are lost are dropped first. */
+  /** Resolves with the source's next connection. Rejects when `signal` aborts, or no further connection can come. */
   async next(signal: AbortSignal): Promise<IncomingConnection> {
     const returns = this.#returns;
     if (returns === undefined) throw new GodwitError('GODWIT_INTERNAL', 'nothing was registered');
@@ -76,7 +76,7 @@ export class DestinationSession {
     return this.#use(connection);
   }
 
-  /** Lets go of the connection that was lost. Resolves when nothing of it touches guest memory any more. */
+  /** Drops the present connection. Resolves when nothing of it touches guest memory. */
   async drop(reason: GodwitError): Promise<void> {
     const connection = this.#current;
     this.#current = undefined;
@@ -85,12 +85,12 @@ export class DestinationSession {
     this.#pastBytes += connection.bytesRead;
   }
 
-  /** No further connection is wanted. */
+  /** Refuses every further connection of this migration with `error`. */
   closeReturns(error: GodwitError): void {
     this.#returns?.close(error);
   }
 
-  /** From now on the router answers for this migration. */
+  /** Ends the registration: the router answers further connections of this migration by `outcome`. */
   finish(outcome: Omit<Outcome, 'told'>): void {
     this.closeReturns(outcome.reason ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
     if (this.#migrationId === undefined || this.#returns === undefined) return;

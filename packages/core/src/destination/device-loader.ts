@@ -7,31 +7,31 @@ import { IncomingDevice } from './incoming-device.js';
 export interface DeviceLoaderParts {
   readonly vm: MigratableVm;
   readonly described: readonly DeviceDescription[];
-  /** Most bytes that are held, of all devices together. */
+  /** Most bytes that are held before they are loaded, of all devices together. */
   readonly maximumBytes: number;
-  /** Hears of a device that fails while nobody waits for it. */
+  /** Called with the error of a device that fails while no call of the loader waits for it. */
   readonly onFailure: (error: GodwitError) => void;
-  /** The device's `load` has taken more. */
+  /** Called when the `load` of the device with this index has taken more. */
   readonly onLoaded: (device: number) => void;
 }
 
-/** Report of pieces that were taken, after so many bytes or when nothing waits any more. */
+/** A device's progress is reported after this many bytes, and when it has loaded everything that has come. */
 const REPORT_BYTES = 256 * 1024;
 
 /**
- * Collects device state at the destination and loads it: pieces that come while the guest runs as they come, the rest after
- * `switchover`, in the order in which the destination's VM lists its devices.
+ * Collects device state at the destination and loads it. Pieces that come while the guest runs are loaded at once; the rest is loaded
+ * after `switchover`, in the order in which the destination's VM lists its devices.
  */
 export class DeviceLoader {
   readonly #parts: DeviceLoaderParts;
   readonly #devices: readonly IncomingDevice[];
   readonly #inOrder: readonly IncomingDevice[];
-  /** Bytes that each device has loaded since that was reported. */
+  /** Per device: bytes that it has loaded since the last report. */
   readonly #unreported: number[];
-  /** Pages that loads of attempts that were given up have written. */
+  /** Pages that the loads of given-up attempts have written. */
   readonly #owed: DirtyBitmaps;
   #wake: (() => void)[] = [];
-  /** The last attempt that was given up. */
+  /** Number of the last attempt that was given up. */
   #givenUp = 0;
 
   constructor(parts: DeviceLoaderParts) {
@@ -49,27 +49,27 @@ export class DeviceLoader {
     this.#owed = new DirtyBitmaps(vm.memory);
   }
 
-  /** For each device, the sequence of the piece that is expected next while the guest runs at the source. */
+  /** Per device: the sequence of the next piece that is expected while the guest runs at the source. */
   get sequences(): readonly number[] {
     return this.#devices.map(({ nextSequence }) => nextSequence);
   }
 
-  /** For each device, how often it was reset. */
+  /** Per device: how often it was reset. */
   get resets(): readonly number[] {
     return this.#devices.map(({ resets }) => resets);
   }
 
-  /** For each device, up to which piece its `load` has taken everything. */
+  /** Per device: every piece before this sequence was taken by `load`. */
   get loaded(): readonly number[] {
     return this.#devices.map(({ loadedSequence }) => loadedSequence);
   }
 
-  /** Pages that are owed again. Complete once `prepared` has resolved. */
+  /** Pages that the source must send again, since a `load` has written them. Complete once `prepared` has resolved. */
   get owed(): DirtyBitmaps {
     return this.#owed;
   }
 
-  /** Checks a frame before its payload is allocated. */
+  /** Checks a frame before its payload is allocated. Throws `GODWIT_OUT_OF_RANGE`, `GODWIT_PROTOCOL` or `GODWIT_LIMIT_EXCEEDED`. */
   admit(frame: DeviceFrame, payloadBytes: number): void {
     const incoming = this.#devices[frame.device];
     if (incoming === undefined) {
@@ -95,7 +95,7 @@ export class DeviceLoader {
     }
   }
 
-  /** Takes a piece of state that was admitted. */
+  /** Takes the payload of a frame that `admit` has checked. */
   accept({ device, attempt, last }: DeviceFrame, chunk: Uint8Array): void {
     const incoming = this.#devices[device] as IncomingDevice;
     if (attempt > 0) {
@@ -106,14 +106,14 @@ export class DeviceLoader {
     incoming.take(chunk);
     if (begins) {
       const { loading } = incoming;
-      // One that was voided since ends with an error of its own.
+      // A load that was voided since also rejects; that is no failure of the device.
       loading?.catch((error: GodwitError) => {
         if (incoming.loading === loading) this.#parts.onFailure(error);
       });
     }
   }
 
-  /** Loads all that is not loaded yet. Every device must have sent its last piece of this attempt. */
+  /** Loads all that is not loaded yet. Rejects with `GODWIT_PROTOCOL` unless every device has its last piece of this attempt. */
   async loadAll(attempt: number): Promise<void> {
     const missing = this.#inOrder.find((incoming) => !incoming.isComplete(attempt));
     if (missing !== undefined) {
@@ -124,29 +124,29 @@ export class DeviceLoader {
     }
     for (const incoming of this.#inOrder) {
       await incoming.commit();
-      // Given up meanwhile: nothing more of this attempt is loaded.
+      // The attempt was given up meanwhile: nothing more of it is loaded.
       if (this.#givenUp >= attempt) return;
     }
   }
 
-  /** Resolves when the devices have loaded every piece before these, and loading the rest is quick. */
+  /** Resolves when each device has loaded every piece before its sequence, and its `prepared` has resolved. */
   async prepared(sequences: readonly number[]): Promise<void> {
     const taken = () => new Promise<void>((resolve) => this.#wake.push(resolve));
     await Promise.all(this.#devices.map((incoming, index) => incoming.prepared(sequences[index] ?? 0, taken)));
   }
 
-  /** The attempt was given up: its state is void. Throws when a device cannot go back. */
+  /** Voids the state of an attempt that was given up. Throws `GODWIT_DEVICE_FAILED` when a device cannot go back. */
   goBack(attempt: number): void {
     this.#givenUp = attempt;
     for (const incoming of this.#devices) incoming.goBack(this.#owed, this.#parts.onFailure);
   }
 
-  /** Resolves when no code of a device runs on our behalf any more. */
+  /** Resolves when no call into a device is pending. */
   async idle(): Promise<void> {
     await Promise.all(this.#devices.map((incoming) => incoming.idle()));
   }
 
-  /** Ends loads that wait for more state. */
+  /** Ends the loads that wait for more state, with `error`. */
   fail(error: GodwitError): void {
     for (const incoming of this.#devices) incoming.fail(error);
   }

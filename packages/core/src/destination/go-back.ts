@@ -6,7 +6,7 @@ import type { IncomingConnection } from './incoming-connection.js';
 import { tellLoaded } from './loaded-reports.js';
 import { RamCheck } from './ram-check.js';
 
-/** For one attempt: nothing is compared once the connection is lost, or the migration over. */
+/** Makes the comparison of RAM for one attempt. It stops once the connection is lost or the migration is over. */
 export function ramCheck(
   { options, session }: DestinationContext,
   windows: MemoryWindows,
@@ -16,7 +16,7 @@ export function ramCheck(
   return new RamCheck(windows, options.clock, features.includes(FEATURES.verify), isOver);
 }
 
-/** The source has given its attempt up and runs the guest: what the attempt has sent is void, in this tick. */
+/** Goes back to receiving, in this tick: the source has given up its attempt and runs the guest, so everything of the attempt is void. */
 export function goBackTo(context: DestinationContext, arriving: Arriving, attempt: number): void {
   const { ownership, emit } = context;
   const { loader, receiver, windows, welcome } = arriving;
@@ -29,7 +29,7 @@ export function goBackTo(context: DestinationContext, arriving: Arriving, attemp
   emit({ type: 'went-back', attempt: givenUp });
 }
 
-/** The attempt is void here: the source may send pages and pieces of the next one. */
+/** Sends `backAck`: the attempt is void here, and the source may send pages and pieces of the next one. */
 export async function acknowledgeBack(
   connection: IncomingConnection,
   { loader }: Arriving,

@@ -14,8 +14,8 @@ import { readPageChannel } from './read-page-channel.js';
 export type RoundEnded = (channel: number, round: number, pages: number) => Promise<void>;
 
 /**
- * One connection of a migration at its destination, from the first byte on: the hello, the page channels that it announces, and what
- * reads them into guest memory.
+ * One connection of a migration at its destination, from the first byte on: the hello, the page channels that it announces, and the
+ * reading of their pages into guest memory.
  */
 export class IncomingConnection extends Connection<'destination'> {
   readonly link: IncomingLink;
@@ -23,7 +23,7 @@ export class IncomingConnection extends Connection<'destination'> {
   #greeted: (hello: HelloFrame) => void = () => {};
   readonly #greeting: Promise<HelloFrame>;
   #hello: HelloFrame | undefined;
-  /** Why a page channel broke, while the control stream was still to say why, or to break too. */
+  /** The error of a page channel that broke before the control stream had failed. */
   #channelLost: GodwitError | undefined;
 
   constructor(link: IncomingLink, clock: Clock) {
@@ -34,7 +34,7 @@ export class IncomingConnection extends Connection<'destination'> {
       peer: link.peer,
       phase: () => (this.#hello === undefined ? 'greeting' : 'preparing'),
       handle: ({ frame }) => {
-        // In this tick: nothing else may come before the answer.
+        // The hello is set in this tick: from then on no frame is legal until the answer.
         this.#hello = frame as HelloFrame;
         this.#greeted(this.#hello);
       },
@@ -46,13 +46,13 @@ export class IncomingConnection extends Connection<'destination'> {
     });
   }
 
-  /** Of a source that has said it. */
+  /** The source's hello; throws before it was read. */
   get hello(): HelloFrame {
     if (this.#hello === undefined) throw new GodwitError('GODWIT_INTERNAL', 'the source has not said hello');
     return this.#hello;
   }
 
-  /** Resolves with the source's first frame, which must come within `handshakeTimeoutMs`. */
+  /** Resolves with the source's first frame; rejects with `GODWIT_TIMEOUT` after `handshakeTimeoutMs`. */
   async greeting(handshakeTimeoutMs: number): Promise<HelloFrame> {
     const late = () =>
       new GodwitError(
@@ -62,12 +62,12 @@ export class IncomingConnection extends Connection<'destination'> {
     return abortable(inTime(this.#greeting, this.#clock, handshakeTimeoutMs, late), this.signal);
   }
 
-  /** A page channel that broke first is the first cause, unless the peer tells another. */
+  /** Ends the connection. If it was lost, a page channel that broke first is the cause. */
   override end(reason: GodwitError): void {
     super.end(isLost(reason) ? (this.#channelLost ?? reason) : reason);
   }
 
-  /** Takes the page channels that the hello announces. Those that come too late are dropped. */
+  /** Waits for the page channels that the hello announces, at most `handshakeTimeoutMs`. Channels that come later are closed. */
   async takeChannels(handshakeTimeoutMs: number): Promise<void> {
     const { migrationId, pageChannels } = this.hello;
     if (pageChannels === 0) return;
@@ -93,10 +93,10 @@ export class IncomingConnection extends Connection<'destination'> {
     }
   }
 
-  /** Begins to read the page channels into guest memory. */
+  /** Begins to read the page channels' pages into guest memory. */
   readPages(receiver: PageReceiver, onRoundEnd: RoundEnded): void {
     const { signal } = this;
-    // In the tick in which the connection ends: nothing that is read after it reaches guest memory.
+    // The board stops in the tick in which the connection ends: nothing that is read later is written to guest memory.
     if (signal.aborted) receiver.board.stop();
     else signal.addEventListener('abort', () => receiver.board.stop(), { once: true });
     for (const [channel, stream] of this.pageChannels.entries()) {
@@ -104,7 +104,7 @@ export class IncomingConnection extends Connection<'destination'> {
     }
   }
 
-  /** Reads a page channel to its end, here or on the thread that it lives on. */
+  /** Reads a page channel to its end, on this thread or on the stream's own. */
   async #readChannel(
     stream: PageStream,
     channel: number,
@@ -122,7 +122,7 @@ export class IncomingConnection extends Connection<'destination'> {
         await readPageChannel(stream, receiver.writer(channel), ended);
       }
     } catch (error) {
-      // When a channel breaks, the control stream has the reason, or breaks too.
+      // The control stream has the peer's reason or breaks too: it is waited for, at most `CLOSING_MS`.
       if (isLost(error)) {
         if (receiver.sealed) return;
         this.#channelLost ??= GodwitError.wrap(error, 'GODWIT_LINK_LOST', `page channel ${channel} failed`);

@@ -3,7 +3,7 @@ import { GodwitError } from '../errors.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { StateQueue } from './state-queue.js';
 
-/** Stop-and-copy state: held until all of it is there, so that giving it up voids nothing else. */
+/** The state of a stop-and-copy, held until all of it has come, so that giving up the attempt voids nothing else. */
 interface HeldState {
   readonly attempt: number;
   readonly pieces: Uint8Array[];
@@ -11,27 +11,27 @@ interface HeldState {
   ended: boolean;
 }
 
-/** One device's state as it arrives, is loaded, and is voided when a stop-and-copy is given up. */
+/** Receives one device's state, loads it, and voids it when a stop-and-copy is given up. */
 export class IncomingDevice {
   readonly device: MigratableDevice;
   readonly #version: number;
   readonly #onTaken: (sequence: number, bytes: number) => void;
   #queue: StateQueue;
   #held: HeldState | undefined;
-  /** The sequence of the piece that is expected next while the guest runs at the source. */
+  /** The sequence of the next piece that is expected while the guest runs at the source. */
   nextSequence = 0;
   /** Every piece before this one was taken by `load`. */
   loadedSequence = 0;
   /** How often the device was reset. */
   resets = 0;
   #loading: Promise<void> | undefined;
-  /** `load` was handed the end of the state. */
+  /** True once the end of the state was given to `load`. */
   #committed = false;
-  /** What must have settled before the device is called again. */
+  /** The pending reset: it must settle before the device is called again. */
   #clearing: Promise<void> | undefined;
   #preparing: Promise<void> | undefined;
 
-  /** `onTaken` hears of pieces that came while the guest ran and that `load` is done with, with their bytes. */
+  /** `onTaken` is called with the bytes of each piece that came while the guest ran, once `load` has taken it. */
   constructor(device: MigratableDevice, version: number, onTaken: (bytes: number) => void) {
     this.device = device;
     this.#version = version;
@@ -43,25 +43,25 @@ export class IncomingDevice {
     this.#queue = new StateQueue(this.#onTaken);
   }
 
-  /** Bytes that are held here. */
+  /** Bytes that have come and are not loaded. */
   get pendingBytes(): number {
     return this.#queue.pendingBytes + (this.#held?.bytes ?? 0);
   }
 
-  /** Sequence of the next piece, of the pre-copy (attempt 0) or of a stop-and-copy; `undefined` when no piece may come. */
+  /** Sequence of the next piece, of pre-copy (attempt 0) or of a stop-and-copy; `undefined` when no piece may come. */
   expected(attempt: number): number | undefined {
     if (attempt === 0) return this.#committed || this.#held !== undefined ? undefined : this.nextSequence;
     if (this.#held === undefined || this.#held.attempt !== attempt) return 0;
     return this.#held.ended ? undefined : this.#held.pieces.length;
   }
 
-  /** A piece that comes while the guest runs: `load` begins with the first one. */
+  /** Takes a piece that comes while the guest runs; the first one calls `load`. */
   take(bytes: Uint8Array): void {
     this.#queue.push(bytes, this.nextSequence++);
     void this.#load();
   }
 
-  /** A piece of a stop-and-copy. */
+  /** Holds a piece of a stop-and-copy. */
   hold(attempt: number, bytes: Uint8Array, last: boolean): void {
     if (this.#held?.attempt !== attempt) this.#held = { attempt, pieces: [], bytes: 0, ended: false };
     this.#held.pieces.push(bytes);
@@ -69,12 +69,12 @@ export class IncomingDevice {
     this.#held.ended = last;
   }
 
-  /** Whether all of this attempt's state is here. */
+  /** Whether all state of this attempt has come. */
   isComplete(attempt: number): boolean {
     return this.#held?.attempt === attempt && this.#held.ended;
   }
 
-  /** Loads the rest. Rejects with `GODWIT_DEVICE_FAILED` when the device does, or leaves something unread. */
+  /** Loads the rest. Rejects with `GODWIT_DEVICE_FAILED` when the device fails or leaves state unread. */
   async commit(): Promise<void> {
     this.#committed = true;
     const queue = this.#queue;
@@ -86,7 +86,7 @@ export class IncomingDevice {
     throw this.#failed(new Error(`it left ${queue.pendingBytes} bytes of it unread`));
   }
 
-  /** Resolves when every piece before `sequence` is loaded, and from here on `load` is quick. */
+  /** Resolves when every piece before `sequence` is loaded and the device's `prepared` has resolved. `taken`: the next progress. */
   async prepared(sequence: number, taken: () => Promise<void>): Promise<void> {
     await this.#clearing;
     this.#preparing ??= Promise.resolve(this.device.prepared?.());
@@ -95,9 +95,9 @@ export class IncomingDevice {
   }
 
   /**
-   * The stop-and-copy was given up: its state is void, and everything before it too where the device says so, or where `load` was
-   * handed the end. Once what is under way has settled, `written` gets the pages that `load` has written. Throws when the device
-   * cannot go back.
+   * Voids the state of a stop-and-copy that was given up; the state before it too, if the device says so (`backVoids`) or `load` was
+   * given the end. Once the pending load has settled, the pages that it has written are added to `written` and the device is reset.
+   * Throws `GODWIT_DEVICE_FAILED` when the device cannot go back; `onFailure` is called when its reset fails.
    */
   goBack(written: DirtyBitmaps, onFailure: (error: GodwitError) => void): void {
     const { device } = this;
@@ -131,13 +131,13 @@ export class IncomingDevice {
     this.#clearing.catch((error: unknown) => onFailure(this.#failed(error, 'reset')));
   }
 
-  /** Resolves when the device was left in peace: no `load`, no `reset` under way. */
+  /** Resolves when no `load` and no `reset` is pending. */
   async idle(): Promise<void> {
     await this.#clearing?.catch(() => {});
     await this.#loading?.catch(() => {});
   }
 
-  /** Ends a load that waits for more state. */
+  /** Ends a load that waits for more state, with `error`. */
   fail(error: GodwitError): void {
     this.#queue.fail(error);
   }
@@ -158,7 +158,7 @@ export class IncomingDevice {
     return this.#loading;
   }
 
-  /** The load that is under way, for whoever wants to hear of its failure. */
+  /** The pending load, which rejects when the device fails. */
   get loading(): Promise<void> | undefined {
     return this.#loading;
   }

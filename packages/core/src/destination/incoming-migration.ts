@@ -27,66 +27,67 @@ import { rollBack } from './roll-back.js';
 
 export interface ReceiveOptions extends KeepaliveOptions {
   /**
-   * Builds the VM that will become the source's, from the source's own description of it: same RAM blocks, same devices,
-   * not running. Throw to refuse; the source hears the message. The engine clears its RAM.
+   * Builds the VM that receives the guest, from the source's description of it (`MigrateOptions.description`): with the same RAM
+   * blocks and devices, and not running. The engine clears its RAM. Throwing refuses the migration, and the source gets the message.
    */
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   /**
-   * Encodings of pages that a source may use. Default: `[delta()]`, which takes nothing here; compressions come from other
-   * packages. One that only the source has is told to both sides.
+   * Encodings of pages that a source may use. Default: `[delta()]`, which needs no memory here; compressions come from other
+   * packages. An encoding that only the source has is not used: this side emits a `warning`, the source goes by `missingEncoding`.
    */
   readonly encodings?: readonly PageEncoding[];
   /**
-   * What the guest does here: `run` (the default) goes on with what it did at the source, so that one that its user had paused stays
-   * paused; `pause` leaves it paused in any case.
+   * `run` (the default): the guest does what it did at the source; one that its user had paused stays paused. `pause`: the guest stays
+   * paused in any case.
    */
   readonly onArrival?: 'run' | 'pause';
-  /** Takes only the migration with this id, 32 hex digits (`MigrateOptions.migrationId`). Default: the first that comes. */
+  /** Receives only the migration with this id, 32 hex digits (`MigrateOptions.migrationId`). Default: the first that comes. */
   readonly migrationId?: string;
-  /** Who decides whose the guest is. Default: the two sides, by `go`. */
+  /** Decides which side owns the guest. Default: `localAuthority`, with which `go` decides. */
   readonly authority?: OwnershipAuthority;
-  /** Gives up when it aborts; after `go` it does nothing. */
+  /** Cancels the incoming migration when it aborts; has no effect after `go`. */
   readonly signal?: AbortSignal;
   /**
-   * Most bytes of device state held before they are loaded, of all devices together: the source waits, with its guest running, for
-   * what comes while it runs, and is refused at once where its devices would save more. Default 256 MiB.
+   * Most bytes of device state that are held before they are loaded, of all devices together. For state that comes while the guest
+   * runs, the source waits until there is room; a source whose devices expect to save more is refused at its hello. Default 256 MiB.
    */
   readonly maximumDeviceState?: number;
-  /** Once a source has connected: how long it may take to say hello, and to attach its page channels. Default 30,000. */
+  /** How long a connected source may take to send its hello, and to attach its page channels, each. Milliseconds; default 30,000. */
   readonly handshakeTimeoutMs?: number;
   /**
-   * While the state is incomplete: how long a source whose link was lost may take to come back before the migration ends
-   * with `GODWIT_LINK_LOST`. Milliseconds; default 30,000. Once all is loaded nothing ends by itself: `go` may be on its way.
+   * While the guest's state is incomplete: how long a source whose link was lost may take to reconnect before the migration fails with
+   * `GODWIT_LINK_LOST`. Milliseconds; default 30,000. Once all is loaded there is no limit, since `go` may be in flight.
    */
   readonly reconnectTimeoutMs?: number;
   /**
-   * With the guest running here: how long the source, if its link was lost, may take to come back and be told so. Then the
-   * incoming migration completes with a warning. Milliseconds; default 30,000, at least 1,000.
+   * With the guest running here: how long a source whose link was lost may take to reconnect and be told so. After that the incoming
+   * migration completes with a `warning`. Milliseconds; default 30,000, at least 1,000.
    */
   readonly settleTimeoutMs?: number;
-  /** Milliseconds between `progress` events; default 100; 0 for none. */
+  /** Milliseconds between `progress` events; default 100; 0 for no such events. */
   readonly progressIntervalMs?: number;
+  /** The clock of every wait and measurement. Default: `systemClock`. */
   readonly clock?: Clock;
-  /** Numbers from 0 to below 1, for the name of the VM that is built (`incarnation`). Default: cryptographic ones. */
+  /** Numbers from 0 to below 1, from which the VM's `incarnation` is made. Default: the platform's cryptography. */
   readonly random?: () => number;
 }
 
 /**
  * A migration from the destination's side: an Observable of its events, with controls and a promise of the result.
  *
- * Starts by itself, one microtask after `receive` has returned. Observing never controls, and the stream never ends with an error: a
- * failure is its last event (`failed`). Whoever subscribes late gets the present status first.
+ * It starts one microtask after `receive` has returned. Observing never controls, and the stream never ends with an error: a failure
+ * is its last event (`failed`). A late subscriber gets the present status first.
  *
- * A source whose link is lost may come back over another one, through the same listener: keep it open until the end. Once
- * everything is loaded the destination waits for the source for as long as it takes, and ends only by `go`, by the source's
- * word that it keeps the guest or goes back to pre-copy, by `cancel`, or by `recover` (docs/switchover.md).
+ * A source whose link is lost reconnects through the same listener: keep it open until the end. Once everything is loaded the
+ * destination waits for the source without a time limit; `go`, the source's message that it keeps the guest or goes back to
+ * pre-copy, `cancel` or `recover` end the wait (docs/switchover.md).
  *
  * @example
  * const incoming = receive(await listenOn(tcp({ host, port })), { prepare: (description) => buildVm(description) });
  * const { vm } = await incoming.result; // the guest runs here
  */
 export class IncomingMigration extends RoleEvents<IncomingEvent> {
-  /** Resolves when the guest is here, with the VM that `prepare` built. */
+  /** Resolves with the VM that `prepare` built once the guest is here; rejects with a `GodwitError` when it will not be. */
   readonly result: Promise<Received>;
   readonly #context: DestinationContext;
   #state: IncomingState = 'none';
@@ -130,7 +131,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     return this.#context.ownership.state;
   }
 
-  /** Where it stands, at any time. */
+  /** The present state and progress; may be called at any time. */
   status(): IncomingStatus {
     const { arriving, session } = this.#context;
     const receiver = arriving?.receiver;
@@ -146,14 +147,17 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
   }
 
   /**
-   * Runs the guest here, on the caller's word that the source is dead, while everything is loaded and `go` has not come
-   * (`ownership` is `ready`). The ownership authority is asked first. If the word is wrong, the guest runs twice. `result` tells how
-   * it went. Rejects with `GODWIT_INVALID_STATE` at any other time, and with `GODWIT_NOT_OWNER` where the authority says no: the
-   * destination then waits on.
+   * Runs the guest here without `go`, since the caller knows that the source is dead. Allowed while everything is loaded and `go` has
+   * not come (`ownership` is `ready`). The ownership authority is asked first. If the caller is wrong, the guest runs on both sides.
+   * `result` settles by it. Rejects with `GODWIT_INVALID_ARGUMENT` without `sourceIsDead: true`, with `GODWIT_INVALID_STATE` at any
+   * other time, and with `GODWIT_NOT_OWNER` when the authority refuses: the destination then goes on waiting.
    */
   async recover({ sourceIsDead }: { readonly sourceIsDead: true }): Promise<void> {
     if (sourceIsDead !== true) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'recover() wants { sourceIsDead: true }: say it, and be sure');
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        'recover() needs { sourceIsDead: true }: pass it only after making sure that the source is dead',
+      );
     }
     const { session, serving, ownership } = this.#context;
     if (session.signal.aborted) {
@@ -171,7 +175,10 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     await serving.recover();
   }
 
-  /** Refuses the migration: the guest stays at the source. Returns false after `go`, after the end and once it is failing. */
+  /**
+   * Cancels the incoming migration: the guest stays at the source, and `result` rejects with `GODWIT_CANCELLED`. Returns false, and
+   * does nothing, after `go`, after the end, and once it is failing.
+   */
   cancel(reason = 'cancelled by the caller'): boolean {
     const { ownership, session } = this.#context;
     if (!ownership.allows('fail') || session.signal.aborted || this.#state === 'failed') return false;
@@ -285,7 +292,14 @@ function resolve(options: ReceiveOptions) {
   };
 }
 
-/** Takes one migration from `listener`, which stays open: call again for the next one. */
+/**
+ * Receives one migration from `listener`, which stays open: call again for the next one. Returns at once; see `IncomingMigration` for
+ * the events, the controls and the result. Throws `GODWIT_INVALID_ARGUMENT` for an impossible option.
+ *
+ * @example
+ * const incoming = receive(await listenOn(tcp({ host, port })), { prepare: (description) => buildVm(description) });
+ * const { vm } = await incoming.result; // the guest runs here
+ */
 export function receive(listener: LinkListener, options: ReceiveOptions): IncomingMigration {
   return new IncomingMigration(listener, options);
 }

@@ -3,9 +3,9 @@ import type { DeviceLoader } from './device-loader.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
 /**
- * Tells the source up to which piece its devices' state was loaded: back-pressure for what comes while its guest runs, over a
- * connection that is there. One report at a time is written, of what is true then; those that come meanwhile become one for each
- * device.
+ * Tells the source up to which piece its devices' state was loaded, which is the back-pressure for state that comes while its guest
+ * runs. One `loaded` frame at a time is written, with the sequence of that moment; reports that come meanwhile become one for each
+ * device. Without a connection nothing is written.
  */
 export class LoadedReports {
   readonly #context: DestinationContext;
@@ -16,7 +16,7 @@ export class LoadedReports {
     this.#context = context;
   }
 
-  /** The device has taken more. */
+  /** Reports that the device with this index has taken more. */
   report(device: number): void {
     this.#due.add(device);
     if (!this.#writing) void this.#writeAll();
@@ -28,7 +28,7 @@ export class LoadedReports {
       this.#due.delete(device);
       const { session, serving, arriving } = this.#context;
       const { current } = session;
-      // A source that goes back, or comes back, is told of every device.
+      // A source that goes back or reconnects is told about every device (`tellLoaded`).
       if (serving?.protocolPhase !== 'receiving' || current === undefined || current.signal.aborted) continue;
       const sequence = arriving?.loader.loaded[device] ?? 0;
       if (sequence > 0) await current.write({ type: 'loaded', device, sequence }).catch(() => {});
@@ -37,10 +37,10 @@ export class LoadedReports {
   }
 }
 
-/** Of every device: what was said of it over a connection before, or not said while devices loaded, the source does not know. */
+/** Tells the source about every device: reports over an earlier connection, and those left out while devices loaded, may be missing. */
 export async function tellLoaded(connection: IncomingConnection, loader: DeviceLoader): Promise<void> {
   for (const device of loader.loaded.keys()) {
-    // As it is now: a device may have been reset meanwhile.
+    // The sequence is read now, since a device may have been reset during the last write.
     const sequence = loader.loaded[device] ?? 0;
     if (sequence > 0) await connection.write({ type: 'loaded', device, sequence });
   }

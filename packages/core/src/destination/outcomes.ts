@@ -4,34 +4,34 @@ import type { DestinationOwnershipState } from '../ownership/destination-ownersh
 /** How a migration ended here. */
 export interface Outcome {
   readonly state: DestinationOwnershipState;
-  /** Why, where it did not go well. */
+  /** The error of a failed migration. */
   readonly reason: GodwitError | undefined;
-  /** The source has heard of it: nobody will ask. */
+  /** Whether the source was told: it will not ask again. */
   readonly told: boolean;
   readonly incarnation: string;
   readonly resumeMs: number;
   readonly sinceReadyMs: number;
 }
 
-/** Migrations whose source was told, and that are remembered all the same: the latest of them. */
+/** Most outcomes that are kept although the source was told: the latest ones. */
 const MOST_TOLD = 64;
 
-/** Bytes that outcomes of which a source has not heard may take, as counted here. Beyond them the oldest are forgotten. */
+/** Most bytes, as `bytesOf` counts, of outcomes that the source was not told. Beyond that the oldest are forgotten. */
 export const MOST_UNTOLD_BYTES = 2 ** 20;
 
-/** What an outcome takes beside its reason: the id, the state, the map's entry. */
+/** Bytes of an outcome without its reason: the id, the state, the map's entry. */
 const ENTRY_BYTES = 256;
 
 /**
- * Migrations that are over and remembered, so that a source that missed the end can be told. One that nobody was told of is kept as
- * long as somebody may ask, within a bounded number of bytes.
+ * Remembers how migrations ended here, so that a source that missed the end can be told. Outcomes that the source was not told are
+ * kept until it asks, within a limit in bytes.
  */
 export class Outcomes {
   readonly #outcomes = new Map<string, Outcome>();
   #untoldBytes = 0;
   #told = 0;
 
-  /** Whether some source may still ask. */
+  /** Whether a source may still ask. */
   get awaited(): boolean {
     return this.#untoldBytes > 0;
   }
@@ -60,7 +60,7 @@ export class Outcomes {
     else this.#untoldBytes -= bytesOf(outcome);
   }
 
-  /** The source of this migration has heard of it. */
+  /** Notes that the source of this migration was told. */
   tell(migrationId: string): void {
     const outcome = this.#outcomes.get(migrationId);
     if (outcome !== undefined) this.set(migrationId, { ...outcome, told: true });
@@ -73,7 +73,7 @@ export class Outcomes {
   }
 }
 
-/** Two bytes a character. */
+/** Counts two bytes for each character. */
 function bytesOf({ reason }: Outcome): number {
   return ENTRY_BYTES + 2 * (reason?.message.length ?? 0);
 }

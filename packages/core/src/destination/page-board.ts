@@ -2,7 +2,7 @@ import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { ReceivedPages } from '../migration-event.js';
 
-/** What another thread needs to take part in an incoming migration; goes through `postMessage` as it is. */
+/** The shared buffers of a board, for another thread: can be passed to `postMessage` as they are. */
 export interface PageBoardBuffers {
   readonly words: SharedArrayBuffer;
   readonly pages: SharedArrayBuffer;
@@ -22,23 +22,23 @@ enum Word {
 }
 
 /**
- * What all readers of the page channels of one connection share, on whichever threads they are: the round, which pages are
- * no longer zero, how many have come, and whether anything may still be written.
+ * The state that all readers of the page channels of one connection share, on any thread: the round, the pages that are not known to
+ * be zero, the counts of received pages, and whether guest memory may still be written.
  *
- * `admit` and `seal` are each other's opposite (each first says what it does and then looks at what the other said), so
- * that of a frame and a seal that meet, at least one is refused.
+ * `admit` stores its word and then reads that of `seal`, and `seal` the other way round, so that of a frame and a seal at the same
+ * time at least one is refused.
  */
 export class PageBoard {
-  /** To be handed to other threads; undefined when the board is this thread's alone. */
+  /** The buffers for other threads; `undefined` when the board is not shared. */
   readonly buffers: PageBoardBuffers | undefined;
   /** Pages of guest memory that are not known to be zero. */
   readonly touched: DirtyBitmaps;
-  /** Pages of the current round that are wholly in guest memory: what need not be sent again after a lost link. */
+  /** Pages of the current round that are wholly in guest memory: they need not be sent again after a lost link. */
   readonly received: DirtyBitmaps;
   readonly #words: Int32Array;
-  /** One of each kind for each channel. */
+  /** A counter of each kind for each channel. */
   readonly #pages: BigInt64Array;
-  /** What came over connections before. */
+  /** The pages that came over earlier connections. */
   #past: ReceivedPages = { raw: 0, zero: 0, delta: 0, compressed: 0 };
 
   private constructor(memory: GuestMemory, channels: number, buffers: PageBoardBuffers | undefined) {
@@ -50,8 +50,8 @@ export class PageBoard {
   }
 
   /**
-   * With `shared`, other threads can join. For memory that is all zero, and round 1; or for what is in memory after
-   * `before`, the board of a connection whose readers have all ended.
+   * Makes a board for memory that is all zero, in round 1; or one that goes on after `before`, the board of a connection whose
+   * readers have all ended. With `shared`, other threads can `join` it.
    */
   static create(memory: GuestMemory, channels: number, shared: boolean, before?: PageBoard): PageBoard {
     const buffers = shared
@@ -73,7 +73,7 @@ export class PageBoard {
     return board;
   }
 
-  /** The same board on another thread. */
+  /** Makes the same board on another thread. */
   static join(memory: GuestMemory, buffers: PageBoardBuffers): PageBoard {
     return new PageBoard(memory, 0, buffers);
   }
@@ -83,12 +83,12 @@ export class PageBoard {
     return Atomics.load(this.#words, Word.round);
   }
 
-  /** True once the last page has come. */
+  /** True once the source has sent its last page, unless it goes back: further pages are refused. */
   get sealed(): boolean {
     return Atomics.load(this.#words, Word.sealed) !== 0;
   }
 
-  /** True once the connection is over: what still arrives is ignored. */
+  /** True once the connection is over: frames that still arrive are ignored. */
   get stopped(): boolean {
     return Atomics.load(this.#words, Word.stopped) !== 0;
   }
@@ -97,31 +97,31 @@ export class PageBoard {
     Atomics.store(this.#words, Word.stopped, 1);
   }
 
-  /** Says that a frame of the round has come, before it is looked at. False when it must not touch memory any more. */
+  /** Notes that a frame of the round has come, before it is handled. Returns false when it must not touch guest memory. */
   admit(): boolean {
     Atomics.add(this.#words, Word.begun, 1);
     return !this.sealed;
   }
 
-  /** The source has given its stop-and-copy up: frames may come again. */
+  /** Admits frames again: the source has given up its stop-and-copy. */
   unseal(): void {
     Atomics.store(this.#words, Word.sealed, 0);
   }
 
-  /** Says that nothing may come any more. False when frames of this round have come already. */
+  /** Admits no more frames. Returns false when frames of this round have come already. */
   seal(): boolean {
     Atomics.store(this.#words, Word.sealed, 1);
     return Atomics.load(this.#words, Word.begun) === 0;
   }
 
-  /** Opens the next round; every channel has ended this one. */
+  /** Begins the next round; every channel has ended this one. */
   nextRound(): void {
     this.received.clearAll();
     Atomics.store(this.#words, Word.begun, 0);
     Atomics.add(this.#words, Word.round, 1);
   }
 
-  /** Pages of one channel are in guest memory. */
+  /** Counts pages of one channel that are in guest memory. */
   count(channel: number, kind: keyof ReceivedPages, pages: number): void {
     Atomics.add(this.#pages, channel * KINDS.length + KINDS.indexOf(kind), BigInt(pages));
   }

@@ -7,8 +7,8 @@ import type { CompressedPagesFrame, DeltaPagesFrame } from '../protocol/frame.js
 import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 
 /**
- * Decodes pages into guest memory, for one channel. What came is read aside and checked to its last byte before the first
- * one of it goes into guest memory; a peer that lies writes nothing at all.
+ * Decodes pages into guest memory, for one channel. A payload is read into a buffer and checked to its last byte before any of it is
+ * written to guest memory, so that a bad payload writes nothing.
  */
 export class PageDecoder {
   readonly #windows: MemoryWindows;
@@ -16,7 +16,7 @@ export class PageDecoder {
   readonly #compressions: ReadonlyMap<string, Compression>;
   #buffer: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
-  /** `agreed`: only these encodings may come. */
+  /** `agreed`: the encodings that both sides use; pages in any other are refused. */
   constructor(windows: MemoryWindows, agreed: readonly PageEncoding[]) {
     this.#windows = windows;
     this.#delta = agreed.some((one) => one.kind === 'delta');
@@ -28,11 +28,11 @@ export class PageDecoder {
   /** Applies the deltas of `pages` pages to what guest memory has of them. */
   async deltas(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number, pages: number): Promise<void> {
     if (!this.#delta) throw notAgreed(frame.type, 'delta');
-    // Every page takes a byte at least: the work that a frame can cause is bounded by its payload.
+    // Every page takes at least one byte, so that the work of a frame is bounded by its payload.
     if (payloadBytes < pages) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',
-        `a "deltaPages" frame has ${pages} pages but a payload of ${payloadBytes} bytes; each takes one at least`,
+        `a "deltaPages" frame has ${pages} pages but a payload of ${payloadBytes} bytes; each page takes at least one`,
       );
     }
     const payload = await this.#read(stream, payloadBytes);

@@ -7,21 +7,21 @@ import { PageBoard } from './page-board.js';
 import { PageWriter } from './page-writer.js';
 
 /**
- * Brings the page channels of one connection together: a round ends when every channel has ended it. What a channel does with
- * its frames is its writer's business, here or on a thread of its own.
+ * Joins the page channels of one connection: a round ends when every channel has ended it. Each channel's frames are handled by its
+ * `PageWriter`, on this thread or on one of its own.
  */
 export class PageReceiver {
   readonly board: PageBoard;
   readonly windows: MemoryWindows;
-  /** Those that were agreed on. */
+  /** The encodings that both sides use. */
   readonly encodings: readonly PageEncoding[];
   readonly #writers: readonly PageWriter[];
   readonly #ended = new Set<number>();
   #roundPages = 0;
 
   /**
-   * `windows` must be pristine, or what the connection of `before` has left. `encodings`: those that were agreed on. With
-   * `shared`, the board can be handed to other threads.
+   * `windows` must be pristine (`makePristine`), or as the connection of `before` has left them. With `shared`, the board can be
+   * passed to other threads.
    */
   constructor(
     windows: MemoryWindows,
@@ -55,8 +55,8 @@ export class PageReceiver {
   }
 
   /**
-   * A channel's writer has ended the round, after `pages` pages. Returns the number of pages of the round when this was
-   * the last channel to end it, else `undefined`.
+   * Notes that a channel has ended the round, with `pages` pages. Returns the pages of the whole round when this was the last channel
+   * to end it, else `undefined`.
    */
   channelEnded(channel: number, pages: number): number | undefined {
     this.#ended.add(channel);
@@ -70,8 +70,8 @@ export class PageReceiver {
   }
 
   /**
-   * From now on nobody writes guest memory: the source says that round `round` was the last. It must have ended, and the
-   * next one must not have begun.
+   * Refuses all further pages: the source says that `round` was its last one. Throws `GODWIT_PROTOCOL` unless it has ended and the next
+   * one has not begun.
    */
   seal(round: number): void {
     const begun = !this.board.seal();
@@ -83,12 +83,12 @@ export class PageReceiver {
     );
   }
 
-  /** The source has given its stop-and-copy up, and sends pages again. */
+  /** Admits pages again: the source has given up its stop-and-copy. */
   unseal(): void {
     this.board.unseal();
   }
 
-  /** True once the last page has come: a page channel may then end. */
+  /** True once the source has sent its last page: a page channel may then end. */
   get sealed(): boolean {
     return this.board.sealed;
   }

@@ -19,10 +19,10 @@ import { checkRuns } from './run-check.js';
 import { zeroRun } from './zero-run.js';
 
 /**
- * Writes the pages of one channel into guest memory, straight from its stream, on whichever thread it is.
+ * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread.
  *
- * Memory starts as all zero (`makePristine`), and the board remembers which pages are no longer: a zero page that was
- * never touched is left alone, so that a sparse guest stays sparse.
+ * Memory is all zero at first (`makePristine`), and the board knows which pages were written since. A zero page that was never
+ * written is left alone, so that a sparse guest stays sparse.
  */
 export class PageWriter {
   readonly channel: number;
@@ -31,11 +31,11 @@ export class PageWriter {
   readonly #windows: MemoryWindows;
   readonly #memory: GuestMemory;
   readonly #decoder: PageDecoder;
-  /** Pages of the current round, to compare with what `roundEnd` says. */
+  /** Pages of the current round, to compare with the number in `roundEnd`. */
   #roundPages = 0;
   #endedRound = 0;
 
-  /** `encodings`: those that were agreed on. */
+  /** `encodings`: those that both sides use. */
   constructor(
     channel: number,
     windows: MemoryWindows,
@@ -96,7 +96,7 @@ export class PageWriter {
         const stop = Math.min(touched.nextClean(first), end);
         const run = { firstPage: first, pageCount: stop - first };
         await zeroRun(this.#windows, block, frame.block, run, this.#clock, () => this.board.stopped);
-        // Only now: a thread that was ended in the middle has not made them zero, and they come again.
+        // The bits are cleared only now: if the thread is ended before, the pages are not zero, and the source sends them again.
         touched.clearRange(first, stop - first);
         if (stop >= end) break;
         first = touched.nextDirty(stop);
@@ -105,7 +105,7 @@ export class PageWriter {
     this.#arrived(frame, pages, 'zero');
   }
 
-  /** Ends the round on this channel, and returns how many of its pages came here. */
+  /** Ends the round on this channel; returns the number of its pages. Throws `GODWIT_PROTOCOL` when the source counted differently. */
   roundEnd(frame: RoundEndFrame): number {
     this.#checkRound(frame.round, 'roundEnd');
     const pages = this.#roundPages;
@@ -120,13 +120,13 @@ export class PageWriter {
     return pages;
   }
 
-  /** These pages are not known to be zero any more. */
+  /** Notes that these pages may not be zero from now on. */
   #touch({ block, runs }: AnyPagesFrame): void {
     const touched = this.board.touched.at(block);
     for (let i = 0; i < runs.length; i += 2) touched.setRange(runs[i] as number, runs[i + 1] as number);
   }
 
-  /** All pages of the frame are in guest memory. One that was cut in the middle never comes here: it is still owed. */
+  /** Counts a frame whose pages are all in guest memory. A frame that was cut is not counted: the source still owes its pages. */
   #arrived({ block, runs }: AnyPagesFrame, pages: number, kind: keyof ReceivedPages): void {
     const received = this.board.received.at(block);
     for (let i = 0; i < runs.length; i += 2) received.setRange(runs[i] as number, runs[i + 1] as number);

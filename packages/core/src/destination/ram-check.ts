@@ -7,7 +7,7 @@ import { DigestComparison } from '../verify/compare-digests.js';
 import { DIGEST_BYTES } from '../verify/page-digest.js';
 import { checkRuns } from './run-check.js';
 
-/** The comparison of RAM between `ready` and `go`, as the destination sees it: at most one, and none that was not agreed. */
+/** The destination's side of the comparison of RAM between `ready` and `go`: at most one, and only if both sides agreed on it. */
 export class RamCheck {
   readonly #windows: MemoryWindows;
   readonly #clock: Clock;
@@ -43,7 +43,7 @@ export class RamCheck {
     await comparison.compare(frame.block, frame.runs, digests);
   }
 
-  /** The answer to `digestsEnd`. */
+  /** Ends the comparison; resolves with the answer to `digestsEnd`. */
   async finish(): Promise<VerifiedFrame> {
     const comparison = this.#begin('digestsEnd');
     this.#finished = true;
@@ -52,7 +52,7 @@ export class RamCheck {
     return { type: 'verified', pagesCompared, pagesDifferent, differences };
   }
 
-  /** A source that goes on after a comparison that failed, or in the middle of one, does not give us its guest. */
+  /** Throws `GODWIT_PROTOCOL` for a `go` during a comparison, or after one that found a difference. */
   admitGo(): void {
     if (this.#comparison === undefined || this.passed) return;
     throw new GodwitError(

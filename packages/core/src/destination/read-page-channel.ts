@@ -4,12 +4,12 @@ import type { FrameName } from '../protocol/frame.js';
 import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 import type { PageWriter } from './page-writer.js';
 
-/** Called when a channel has ended a round, with the pages that came on it. Reading goes on when it resolves. */
+/** Called when a channel has ended a round, with the number of pages that came on it. Reading goes on once it resolves. */
 export type ChannelRoundEnd = (round: number, pages: number) => Promise<void> | void;
 
 /**
- * Reads a page channel to its end, which may come once the last page has (`PageBoard.sealed`), or until the incoming migration
- * is stopped. When it settles, nobody writes guest memory for this channel any more.
+ * Reads a page channel until it ends or the board is stopped. The channel may end once the board is sealed; before that it rejects
+ * with `GODWIT_LINK_LOST`. Once it has settled, guest memory is no longer written for this channel.
  */
 export async function readPageChannel(
   stream: FrameStream,
@@ -35,7 +35,7 @@ export async function readPageChannel(
   }
 }
 
-/** Does what a frame of pages, or the end of a round, says. */
+/** Handles a frame of pages, or the end of a round. */
 export async function takePageFrame(
   stream: FrameStream,
   { frame, payloadBytes }: ReceivedFrame,
@@ -50,7 +50,7 @@ export async function takePageFrame(
   else if (frame.type === 'roundEnd') await onRoundEnd(frame.round, writer.roundEnd(frame));
 }
 
-/** What may come on a page channel. */
+/** The frames that may come on a page channel. */
 const PAGE_FRAMES: ReadonlySet<FrameName> = new Set<FrameName>([
   'pages',
   'zeroPages',

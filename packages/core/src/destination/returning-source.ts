@@ -5,12 +5,12 @@ import type { HelloFrame, HelloStage } from '../protocol/frame.js';
 import { type ConnectionTaker, refuse, superseded, wrongStage } from './connection-router.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
-/** What a source can be that comes back, by where the destination's ownership stands. */
+/** The legal stages of a source that reconnects, for each state of the destination's ownership. */
 const STAGES: Readonly<Partial<Record<DestinationOwnershipState, readonly HelloStage[]>>> = {
   receiving: ['running', 'paused', 'kept'],
   ready: ['running', 'paused', 'handedOver', 'kept'],
   asking: ['handedOver'],
-  // Answered once the authority has: until then it waits.
+  // The hello is answered after the authority has answered.
   recovering: ['running', 'paused', 'handedOver', 'kept'],
   running: ['handedOver'],
 };
@@ -18,13 +18,13 @@ const STAGES: Readonly<Partial<Record<DestinationOwnershipState, readonly HelloS
 export interface ReturningSourceParts {
   readonly ownership: Ownership<DestinationOwnershipState, DestinationOwnershipEvent>;
   readonly current: () => IncomingConnection | undefined;
-  /** The stop-and-copy that is known of here. */
+  /** The attempt that the destination knows. */
   readonly attempt: () => number;
 }
 
 /**
- * Further connections of one migration. The latest counts: it takes the place of the one that is in use, which may only seem
- * alive (TCP may not have noticed), and of one that has not been taken yet. An equal or lower number is refused.
+ * The further connections of one migration. The latest one counts: it replaces the present one, whose link may be lost without TCP
+ * having noticed, and one that still waits to be taken. A connection with an equal or lower number is refused.
  */
 export class ReturningSource implements ConnectionTaker {
   readonly #first: HelloFrame;
@@ -58,7 +58,7 @@ export class ReturningSource implements ConnectionTaker {
     else waiter.resolve(connection);
   }
 
-  /** The next connection of the source, once the one in use is lost. One call at a time. */
+  /** Resolves with the source's next connection, after the present one was lost. One call at a time. */
   next(): Promise<IncomingConnection> {
     const coming = this.#coming;
     this.#coming = undefined;
@@ -74,11 +74,11 @@ export class ReturningSource implements ConnectionTaker {
   }
 
   noMoreConnections(error: GodwitError): void {
-    // A complete guest waits on: the embedder may still recover it, or give up.
+    // With everything loaded the wait goes on: the embedder may still `recover` or `cancel`.
     if (this.#parts.ownership.state !== 'ready') this.close(error);
   }
 
-  /** No further connection is wanted. */
+  /** Refuses every further connection with `error`. */
   close(error: GodwitError): void {
     this.#closed ??= error;
     this.#waiter?.reject(error);
@@ -89,8 +89,8 @@ export class ReturningSource implements ConnectionTaker {
   }
 
   /**
-   * The guest runs here, and the incoming migration is about to end: the router says so in a moment. A final answer would leave the
-   * source without knowing.
+   * The error for a source past `go` that connects while the incoming migration is about to end with the guest running here: it is to
+   * ask again, and the router then answers. A final error would not tell it that the guest runs here.
    */
   #askAgain({ stage }: HelloFrame): GodwitError | undefined {
     const { ownership } = this.#parts;
@@ -119,7 +119,10 @@ export class ReturningSource implements ConnectionTaker {
     return undefined;
   }
 
-  /** A source whose guest runs has given up every attempt before its next one; one that is paused is in the one that is known here. */
+  /**
+   * The error for a stage or an attempt that contradicts the state here. A source whose guest runs has given up every attempt before
+   * its next one; a source whose guest is paused is in the attempt that is known here.
+   */
   #wrongStage(hello: HelloFrame): GodwitError | undefined {
     const { ownership, attempt } = this.#parts;
     const { state } = ownership;
@@ -131,12 +134,12 @@ export class ReturningSource implements ConnectionTaker {
   }
 }
 
-/** The migration is over: the source is not to come back. */
+/** The same error as one that is not retried: the migration is over. */
 function final(error: GodwitError): GodwitError {
   return error.retry ? new GodwitError(error.code, error.message, { cause: error, retry: false }) : error;
 }
 
-/** What must not change between the hellos of one migration. */
+/** A text of everything that must be equal in all hellos of one migration. */
 function sameVm({ pageSize, blocks, devices, features }: HelloFrame): string {
   return JSON.stringify([pageSize, blocks, devices.map(({ id, version }) => [id, version]), features]);
 }

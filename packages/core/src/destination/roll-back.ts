@@ -4,24 +4,24 @@ import { settledWithin } from '../in-time.js';
 import { abandonVm } from './abandon-vm.js';
 import type { DestinationContext } from './destination-context.js';
 
-/** How long the end waits for the VM to be abandoned. Milliseconds. */
+/** How long the end of the migration waits for the VM's `abandon`. Milliseconds. */
 const ABANDON_MS = 1000;
 
 /**
- * The way out of any phase without the guest: the source hears why, every stream is let go, and the VM that will never run is
- * abandoned, once nothing touches its memory any more. Returns the first cause.
+ * Ends an incoming migration that has failed in any phase: tells the source why, closes every stream, and abandons the VM, which
+ * will never run, once nothing touches its memory. Resolves with the first cause.
  */
 export async function rollBack(context: DestinationContext, cause: unknown): Promise<GodwitError> {
   const { session, ownership, arriving } = context;
   const first: unknown = session.signal.aborted && !ownership.mayRunGuest ? session.end.cause : cause;
   const error = GodwitError.wrap(first, 'GODWIT_INTERNAL', 'the migration failed at the destination');
   if (ownership.allows('fail')) ownership.apply('fail');
-  // Told over the connection that is there, if it is; a source that comes back is told by the router.
+  // The source is told over the present connection, if there is one; a source that reconnects is told by the router.
   session.end.set(error);
   arriving?.loader.fail(error);
   session.closeReturns(error);
-  const said = (await session.current?.close(error)) ?? false;
-  session.told = error.remote || (said && !session.linkLost);
+  const read = (await session.current?.close(error)) ?? false;
+  session.told = error.remote || (read && !session.linkLost);
   const { vm } = context;
   context.vm = undefined;
   if (ownership.state === 'abandoned') await abandonOnceQuiet(context, vm, error);
@@ -30,8 +30,8 @@ export async function rollBack(context: DestinationContext, cause: unknown): Pro
 }
 
 /**
- * A device that is still loading may write guest memory: the VM is abandoned once it has returned, which the end of the migration
- * waits for a moment only. Until then the claim is held.
+ * Abandons the VM once no device is loading, since a load may write guest memory. The end of the migration waits at most `ABANDON_MS`
+ * for it; the VM stays claimed until then.
  */
 async function abandonOnceQuiet(
   context: DestinationContext,

@@ -2,8 +2,8 @@ import { GodwitError } from '../errors.js';
 import { type GuestMemory, pagesOf } from '../memory/guest-memory.js';
 
 /**
- * Checks runs that a peer sent (flat [first, count, ...], ascending, disjoint) against a block of our own memory, and
- * returns how many pages they hold. The peer is hostile until proven otherwise: nothing is written before this passes.
+ * Checks runs that a peer sent (flat [first page, page count, ...], ascending, disjoint) against a block of our own memory, and
+ * returns their number of pages. Throws `GODWIT_OUT_OF_RANGE` or `GODWIT_PROTOCOL`; nothing may be written before this check.
  */
 export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonly number[], frame: string): number {
   const block = memory.blocks[blockIndex];
@@ -25,7 +25,7 @@ export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonl
   for (let i = 0; i < runs.length; i += 2) {
     const first = runs[i] as number;
     const count = runs[i + 1] as number;
-    // Written so that NaN, fractions and what is no number at all fail too.
+    // `isSafeInteger` also refuses NaN, fractions and values that are no numbers.
     if (!Number.isSafeInteger(first) || !Number.isSafeInteger(count) || count < 1 || first < end) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',

@@ -10,16 +10,15 @@ import type { IncomingConnection } from './incoming-connection.js';
 import { tellLoaded } from './loaded-reports.js';
 import { PageReceiver } from './page-receiver.js';
 
-/** Runs in one `received` or `owed` frame. */
+/** Most runs in one `received` or `owed` frame. */
 export const RUNS_PER_FRAME = 16_384;
 
-/** A phase that serves frames, and what it leads to. */
+/** A phase that serves frames, and a promise of the next phase. */
 export type Serving = ServingPhase & { readonly next: Promise<DestinationPhase> };
 
 /**
- * Serves the source over as many connections as it makes, until the phase leads to the next one. While the state is incomplete, a
- * source whose link was lost may take `reconnectTimeoutMs` to come back; once everything is loaded, nothing but its own word ends the
- * wait.
+ * Serves the source over as many connections as it makes, until the phase leads to the next one. While the guest's state is
+ * incomplete, a source whose link was lost may take `reconnectTimeoutMs` to reconnect; once everything is loaded there is no limit.
  */
 export async function serve(context: DestinationContext, phase: Serving): Promise<DestinationPhase> {
   const { session } = context;
@@ -29,7 +28,7 @@ export async function serve(context: DestinationContext, phase: Serving): Promis
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no connection');
       return await abortable(phase.next, connection.signal, session.signal);
     } catch (error) {
-      // Whatever happens at the same time: what was read first counts.
+      // A frame that was read before the failure has changed the phase: it counts.
       if (context.serving !== phase) return phase.next;
       await lost(context, connection, error);
     }
@@ -39,7 +38,7 @@ export async function serve(context: DestinationContext, phase: Serving): Promis
   }
 }
 
-/** Reads this connection's pages into memory, behind those of the connections before, and its frames from here on. */
+/** Begins to read this connection's frames, and its pages into memory after those of earlier connections. */
 export function readFrom(context: DestinationContext, arriving: Arriving, connection: IncomingConnection): void {
   const { options } = context;
   const { windows, encodings, welcome } = arriving;
@@ -59,7 +58,7 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
   );
 }
 
-/** All pages of a round are in guest memory once every channel has ended it: then it is acknowledged. */
+/** Acknowledges the round once every channel has ended it: all its pages are then in guest memory. */
 export async function channelEnded(
   { emit }: DestinationContext,
   connection: IncomingConnection,
@@ -75,7 +74,7 @@ export async function channelEnded(
   await connection.write({ type: 'roundAck', round, pages });
 }
 
-/** Throws `error` unless it only says that the link was lost; then lets go of everything that belongs to the connection. */
+/** Drops a connection that was lost, and emits `link-lost`. Throws `error` if it is not a lost link. */
 async function lost(
   { session, ownership, emit }: DestinationContext,
   connection: IncomingConnection | undefined,
@@ -84,7 +83,7 @@ async function lost(
   const recovering = ownership.state === 'recovering' || ownership.state === 'recovered';
   if (!recovering) session.signal.throwIfAborted();
   const reason = GodwitError.wrap(connection?.signal.reason ?? error, 'GODWIT_INTERNAL', 'the connection failed');
-  // What came to a guest that is complete may have been a `go` that the link has garbled.
+  // Once everything is loaded, even a garbled frame is retried: it may have been `go`.
   if (!recovering && !mayRetry(reason, ownership.state === 'ready' ? 'after-go' : 'connected')) throw reason;
   await session.drop(reason);
   session.linkLost = true;
@@ -96,8 +95,8 @@ async function lost(
 }
 
 /**
- * Waits for the source to come back and tells it how far the migration is here. Returns the phase that its hello leads to; nothing
- * when that connection is lost too.
+ * Waits for the source to reconnect and answers its hello. Resolves with the phase that the hello leads to; with `undefined` when that
+ * connection is lost too.
  */
 async function sourceReturned(context: DestinationContext, phase: Serving): Promise<ServingPhase | undefined> {
   const { session, options, emit, ownership } = context;
@@ -140,7 +139,10 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
   }
 }
 
-/** `welcome` again, as long as nothing has come: the source may know of a destination before this one. Else how far it has come. */
+/**
+ * Answers the hello of a source that has reconnected: with `welcome` again if it has sent nothing yet (it may know an earlier process
+ * of this destination), else with `received` frames and `resumed`.
+ */
 async function answer(
   context: DestinationContext,
   connection: IncomingConnection,
@@ -155,7 +157,7 @@ async function answer(
   const received = receiver?.board.received;
   const runs = state === 'receiving' && received !== undefined ? flatRuns(received.blocks) : [];
   const round = receiver?.round ?? 1;
-  // The round goes on under its number with what the guest writes from now on: a page that came before may come again, newer.
+  // After going back the round keeps its number and has new pages: a page that has come may come again, with newer content.
   if (wentBack) received?.clearAll();
   if (hello.stage === 'kept')
     connection.serve(
@@ -194,7 +196,7 @@ function flatRuns(blocks: readonly { runs(into: PageRunList): PageRunList }[]): 
   return blocks.map((bitmap, block) => [block, bitmap.runs(new PageRunList()).toFlatArray()]);
 }
 
-/** Whether the source has not sent anything that is kept. */
+/** Whether nothing that the source has sent is kept here. */
 function nothingCame({ receiver, loader }: Arriving): boolean {
   const noPages = receiver === undefined || (receiver.round === 1 && receiver.board.received.isEmpty());
   const noState = loader.sequences.every((sequence) => sequence === 0) && loader.resets.every((count) => count === 0);

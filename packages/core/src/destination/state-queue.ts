@@ -1,21 +1,21 @@
 /** A piece of device state that has arrived. */
 interface Piece {
   readonly bytes: Uint8Array;
-  /** Of the pieces that come while the guest runs; -1 in a stop-and-copy. */
+  /** The sequence of a piece that came while the guest ran; -1 for a piece of a stop-and-copy. */
   readonly sequence: number;
 }
 
-/** Pieces of one device's state, handed to `load` as they come. */
+/** The pieces of one device's state, as the async iterable that is passed to `load`. */
 export class StateQueue implements AsyncIterable<Uint8Array> {
   readonly #pieces: Piece[] = [];
   readonly #onTaken: (sequence: number, bytes: number) => void;
   #ended = false;
   #failure: { readonly error: unknown } | undefined;
   #wake: (() => void) | undefined;
-  /** Bytes that wait to be taken. */
+  /** Bytes that `load` has not taken. */
   pendingBytes = 0;
 
-  /** `onTaken` hears of each piece that `load` is done with. */
+  /** `onTaken` is called for each piece that `load` has taken, with its sequence and bytes. */
   constructor(onTaken: (sequence: number, bytes: number) => void) {
     this.#onTaken = onTaken;
   }
@@ -42,10 +42,10 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
       const piece = this.#pieces[0];
       if (piece !== undefined) {
         if (piece.bytes.byteLength > 0) yield piece.bytes;
-        // Asked for the next one: this one is loaded.
+        // `load` has asked for the next piece, so that it is done with this one.
         this.#pieces.shift();
         this.pendingBytes -= piece.bytes.byteLength;
-        // State that was voided while `load` worked on it is not loaded.
+        // A piece that was voided while `load` worked on it is not reported as loaded.
         if (this.#failure === undefined) this.#onTaken(piece.sequence, piece.bytes.byteLength);
       } else if (this.#ended) {
         return;

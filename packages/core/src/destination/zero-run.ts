@@ -4,13 +4,13 @@ import { pagesOf, populatedRuns, type RamBlock } from '../memory/guest-memory.js
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { PageRun } from '../memory/page-run.js';
 
-/** A run of zero pages at least this long gives its memory back to the host instead of being filled with zeros. */
+/** A run of at least this many zero pages is discarded (its memory goes back to the host) instead of filled with zeros. */
 const DISCARD_PAGES = 16;
 
-/** Filled in one go: about a millisecond. */
+/** Bytes that are filled before yielding to the event loop: about a millisecond. */
 const FILL_BYTES = 8 * 2 ** 20;
 
-/** Makes a run read as zero: as a hole where the block can make one, else by writing zeros. */
+/** Makes a run read as zero: discards it where the block can, else writes zeros. Rejects with `GODWIT_LINK_LOST` once `isOver`. */
 export async function zeroRun(
   windows: MemoryWindows,
   block: RamBlock,
@@ -26,7 +26,7 @@ export async function zeroRun(
   const step = Math.max(1, FILL_BYTES / windows.pageSize);
   const end = run.firstPage + run.pageCount;
   for (let page = run.firstPage; page < end; page += step) {
-    // The memory may be gone once the migration is over.
+    // Once the migration is over, the embedder may have unmapped the memory.
     if (isOver()) throw new GodwitError('GODWIT_LINK_LOST', 'the connection is over');
     const views: Uint8Array[] = [];
     windows.appendViews(views, blockIndex, page, Math.min(step, end - page));
@@ -35,14 +35,14 @@ export async function zeroRun(
   }
 }
 
-/** Makes all memory read as zero: whatever the embedder has put there is not the source's. Holes stay holes. */
+/** Makes all memory read as zero, since the embedder may have written to it. Holes stay holes. Rejects when `signal` aborts. */
 export async function makePristine(windows: MemoryWindows, clock: Clock, signal: AbortSignal): Promise<void> {
   for (const [blockIndex, block] of windows.memory.blocks.entries()) {
     const pages = pagesOf(windows.memory, block);
     for (let firstPage = 0; firstPage < pages; firstPage += windows.pagesPerWindow) {
       signal.throwIfAborted();
       const range = { firstPage, pageCount: Math.min(windows.pagesPerWindow, pages - firstPage) };
-      // Listed before they are made holes: the list is read from what changes.
+      // The runs are listed first, since discarding changes what is populated.
       for (const run of [...populatedRuns(block, range)])
         await zeroRun(windows, block, blockIndex, run, clock, () => signal.aborted);
       await clock.yield();

@@ -1,8 +1,8 @@
 /**
- * Anything besides RAM that moves: a vCPU, an interrupt controller, a serial port, a VFIO device.
+ * Any part of a VM besides RAM whose state is migrated: a vCPU, an interrupt controller, a serial port, a VFIO device.
  *
- * State is an opaque byte stream with a version. Chunks that the device yields may be of any size (the engine splits
- * and joins them); they are borrowed only until the next one is asked for.
+ * The state is an opaque byte stream with a version. The device may yield chunks of any size (the engine splits and joins them); each
+ * is borrowed until the next one is asked for.
  */
 export interface MigratableDevice {
   /** Unique within the VM, the same on both sides. */
@@ -11,66 +11,64 @@ export interface MigratableDevice {
   readonly version: number;
   /** Oldest version that `load` still reads; default `version`. Checked before a page moves. */
   readonly minimumVersion?: number;
-  /** Expected bytes that `save` will yield now, for the downtime estimate. Default: learned, else nothing. */
+  /** Bytes that `save` would yield now, for the prediction of the downtime. Without it 0 is assumed until a save was measured. */
   stateBytes?(): number | Promise<number>;
   /**
-   * State that may move while the guest runs (VFIO PRE_COPY). Called once per round, yields what there is now and ends.
-   * It is ended early (`return`) when the link is lost: what it has yielded then counts as sent, what it has not is for
-   * the next call, or for `save`.
+   * Yields state while the guest runs (VFIO PRE_COPY). Called at most once a round; yields what there is now and ends. It is ended early
+   * (`return`) when the link is lost: what it has yielded counts as sent, the rest is for the next call or for `save`.
    */
   precopy?(): AsyncIterable<Uint8Array>;
   /**
-   * The destination was restarted and has nothing: the next `precopy` begins with the first byte of the state. A device
-   * without it, that has sent something while the guest runs, cannot follow; the migration fails.
+   * Source: begins again, since the destination has lost or reset the device's state: the next `precopy` begins with the first byte of
+   * the state. Without it the migration fails (`GODWIT_UNSUPPORTED`) if the device has yielded state while the guest runs.
    */
   restart?(): Promise<void>;
   /**
-   * Source: why the guest must not be paused now, in words for a person (a VFIO device whose initial bytes have not been
-   * taken); `undefined` when it may be. Asked before each stop-and-copy, while the guest runs.
+   * Source: the reason, for people, why the guest must not be paused now (a VFIO device whose initial bytes have not been taken);
+   * `undefined` when it may be. Called before each stop-and-copy, while the guest runs.
    */
   switchoverBlocker?(): string | undefined | Promise<string | undefined>;
-  /** Either side: why the device cannot be migrated at all, or `undefined`. Asked once, before a page moves; by `dryRun` too. */
+  /** Either side: the reason why the device cannot be migrated, or `undefined`. Called once, before a page moves; by a dry run too. */
   migrationBlocker?(): string | undefined | Promise<string | undefined>;
   /**
-   * The rest of the state, with the guest paused. Called once in each stop-and-copy: again when one was given up and the
-   * guest has run on since, but never while an earlier call has not ended. `signal` aborts when the stop-and-copy is given up:
-   * end as soon as you can, the guest runs again then. May dirty guest memory.
+   * Yields the rest of the state, with the guest paused. Called once in each stop-and-copy: again after one that was given up, when the
+   * guest has run since, but never while an earlier call has not ended. `signal` aborts when the stop-and-copy is given up: the
+   * iteration must then end soon, since the guest runs again. It may write guest memory, which a tracker must see.
    */
   save(signal?: AbortSignal): AsyncIterable<Uint8Array>;
   /**
-   * Source only: the migration is over, and what `precopy` and `save` hold can be let go. Called once after either of them,
-   * whatever became of the migration; when it failed, after the guest runs again. A device that streams its state while it
-   * runs stops doing so here.
+   * Source: frees what `precopy` and `save` hold, at the end of the migration. Called once if either was called, whatever the result;
+   * after a failure when the guest runs again. A device that streams its state while the guest runs stops doing so here.
    */
   release?(): Promise<void>;
   /**
-   * Loads the concatenation of all `precopy` chunks and then of `save`'s, to the last byte, with the guest not running; with
-   * `precopy` it starts long before the end, and what `save` yields comes once all of it is there. Must throw on state it does
-   * not understand. After a stop-and-copy that was given up it is called again, with a whole new state: see `reset`.
+   * Destination: loads the chunks of `precopy` and then those of `save`, to the last byte, with the guest not running here. With
+   * `precopy` it is called while the guest runs at the source; the chunks of `save` come once all of them are there. It must reject for
+   * state that it does not understand. After a stop-and-copy that was given up it is called again, with a whole new state: see `reset`.
    */
   load(state: AsyncIterable<Uint8Array>, version: number): Promise<void>;
   /**
-   * Destination: resolves when from here on `load` is quick: threads stand, memory is allocated. Asked before the guest is
-   * paused, and again after a `reset`. Without it the device is prepared once it has taken all that has come.
+   * Destination: resolves when the rest of `load` will be quick: its threads are started, its memory is allocated. Called before the
+   * guest is paused, and again after a `reset`. Without it the device is prepared once it has taken all state that has come.
    */
   prepared?(): Promise<void>;
   /**
-   * Destination: everything that was loaded is void, and the state comes anew from its first byte, with another call of `load`
-   * (VFIO: RESUMING ends only by completion or reset). Called when a stop-and-copy is given up after `load` was handed its end;
-   * the source's device is then told to `restart`. A device with `precopy` that lacks it cannot go back: the migration ends, and
-   * the guest stays at the source.
+   * Destination: voids everything that was loaded; the state comes again from its first byte, with another call of `load` (VFIO:
+   * RESUMING ends only by completion or reset). Called when a stop-and-copy is given up after `load` was given the end of the state; the
+   * source's device is then told to `restart`. A device with `precopy` and without `reset` cannot go back: the migration fails, and the
+   * guest stays at the source.
    */
   reset?(): Promise<void>;
   /**
-   * What giving a stop-and-copy up voids. `stop-state` (the default): what `save` has yielded; what `precopy` has goes on to hold.
-   * `everything`: that too (VFIO, whose stop-and-copy state continues the stream of its pre-copy): the destination's device is reset,
-   * and the source's is told to `restart`.
+   * The state that giving up a stop-and-copy voids. `stop-state` (the default): that of `save`; the state of `precopy` stays valid.
+   * `everything`: both (VFIO, whose stop-and-copy state continues the stream of its pre-copy): the destination's device is reset, and
+   * the source's is told to `restart`.
    */
   readonly backVoids?: 'stop-state' | 'everything';
   /**
-   * Destination: pages of guest memory that the last `load` wrote, by the index of their block. They are owed again when the
-   * stop-and-copy is given up. A device whose `load` writes no guest memory yields nothing; without this method every page
-   * counts as written.
+   * Destination: the pages of guest memory that the last `load` has written; `block` is an index into `GuestMemory.blocks`. The source
+   * sends them again when the stop-and-copy is given up. A device whose `load` writes no guest memory returns none; without this method
+   * every page counts as written.
    */
   loadWrites?(): Iterable<{ readonly block: number; readonly firstPage: number; readonly pageCount: number }>;
 }

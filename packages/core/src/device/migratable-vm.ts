@@ -4,34 +4,34 @@ import type { MigratableDevice } from './migratable-device.js';
 
 export type RunState = 'running' | 'paused' | 'ended';
 
-/** What an embedder hands to the engine, on either side. */
+/** A VM as the embedder gives it to the engine, on either side. */
 export interface MigratableVm {
   readonly memory: GuestMemory;
-  /** Together they must see every writer of guest memory. Used at the source only. */
+  /** Dirty trackers that together see every writer of guest memory; at least one at the source. Not used at the destination. */
   readonly trackers: readonly DirtyTracker[];
-  /** Loaded at the destination in the order that the destination lists them. */
+  /** The devices whose state is migrated. The destination loads them in the order of its own list. */
   readonly devices: readonly MigratableDevice[];
   /**
-   * What the guest does now, as its user sees it: it travels, so that a paused guest stays paused, moved or not. `ended`: it
-   * has shut down or crashed, and there is nothing to move. Without it the guest counts as running.
+   * The state of the guest, as its user set it. It is migrated, so that a paused guest stays paused, here or at the destination.
+   * `ended`: the guest has shut down or crashed; the migration fails with `GODWIT_GUEST_ENDED`. Without it the guest counts as running.
    */
   runState?(): RunState;
   /**
-   * Stops all vCPUs and every other writer of guest memory. Once resolved nothing writes guest memory but devices'
-   * `save`, and, until the first of these, an assigned device whose writes a tracker sees. When `signal` aborts first, undo
-   * what was begun and settle: the guest then runs on as before (a `pause` that resolves all the same is followed by
-   * `resume`). Nothing else is called before it has settled. Idempotent.
+   * Stops all vCPUs and every other writer of guest memory. Once it has resolved, guest memory is written only by devices' `save`, and
+   * until the first `save` by assigned devices whose writes a tracker sees. When `signal` aborts first, it must undo what it began and
+   * settle, with the guest running as before (if it resolves all the same, `resume` is called). No other method is called before it has
+   * settled. Idempotent.
    */
   pause(signal?: AbortSignal): Promise<void>;
   /**
-   * Runs the guest: at the source after a failure, a cancel or a stop-and-copy that was given up, at the destination after
-   * `go`. Never called for a guest that its user had paused. Idempotent.
+   * Runs the guest: at the source after a failure, a cancel or a stop-and-copy that was given up; at the destination after `go`. Never
+   * called for a guest that its user had paused. Idempotent.
    */
   resume(): Promise<void>;
-  /** Destination: resolves when the VM stands (its threads run, its memory is mapped), so that loading devices is quick. */
+  /** Destination: resolves when the VM is built (its threads run, its memory is mapped), so that loading devices is quick. */
   prepared?(): Promise<void>;
-  /** Slows the vCPUs: 0 = full speed, 0.99 = nearly stopped. */
+  /** Slows the vCPUs: 0 is full speed, 0.99 nearly stopped. */
   throttle?(fraction: number): void;
-  /** Destination only: the migration failed before `go`, the VM will never run; free what it holds. */
+  /** Destination: frees the VM, which will never run: the migration failed before `go`, or was a dry run. */
   abandon?(reason: Error): Promise<void>;
 }

@@ -1,13 +1,13 @@
 import { encodingFeature, type PageEncoding } from './page-encoding.js';
 
-/** What a destination that has `mine` makes of the features of a hello. */
+/** Chooses, of the encodings that a hello offers, those that the destination has (`mine`). */
 export function agreeOn(
   offered: readonly string[],
   mine: readonly PageEncoding[],
 ): {
-  /** What both have. */
+  /** The encodings that both sides have. */
   readonly encodings: readonly PageEncoding[];
-  /** The same, for the welcome. */
+  /** Their names as features, for the welcome. */
   readonly features: readonly string[];
   /** Names of encodings that only the source has. */
   readonly missing: readonly string[];

@@ -10,37 +10,40 @@ import { LinkPace } from './link-pace.js';
 import type { Compression } from './page-encoding.js';
 
 /**
- * What deltas are expected to take until it was measured: comparing a page of 4 KiB with the version before takes 1.5 us,
- * copying it 0.5 us. Measured, since a machine that has no time for the link has none for deltas either.
+ * Expected cost of deltas until it was measured: comparing a page of 4 KiB with its previous version takes 1.5 us, copying it 0.5 us.
+ * The cost is measured, since on a busy machine deltas take longer too.
  */
 const DELTA_MS_PER_BYTE = 0.4 / 2 ** 20;
 
-/** Weight of the last batch in what was measured, and of the expectation in what has not been measured for a batch. */
+/** Weight of the last batch in the measured cost, and of the expectation for each batch without deltas. */
 const LEARNING = 0.25;
 const FORGETTING = 0.01;
 
-/** Deltas are looked for while that takes at most this part of the time that the raw pages take on the link. */
+/** Deltas are made while they take at most this part of the time that the raw pages take on the link. */
 const DELTA_SHARE = 0.25;
 
-/** A compressed batch that is not smaller than this part of its pages is sent raw. */
+/** A batch that compression does not bring below this part of its size is sent raw. */
 const WORTH = 0.95;
 
-/** After so long with encodings on, raw pages show how fast the link is by now: until it is known, or so many bytes. */
+/**
+ * After this long with encodings, pages are sent raw to measure the rate of the link again: until there is a sample, or for this many
+ * bytes.
+ */
 const PROBE_AFTER_MS = 20_000;
 const PROBE_BYTES = 24 * 2 ** 20;
 
-/** What a channel needs to encode; with it, a thread makes an encoder of its own. */
+/** The parts of a channel's encoder; a thread makes its own encoder of them. */
 export interface ChannelEncoderParts {
   readonly windows: MemoryWindows;
   readonly clock: Clock;
   /** The migration's cache of sent versions, if deltas were agreed on. */
   readonly cache: DeltaCacheStorage | undefined;
   readonly compressions: readonly Compression[];
-  /** False to encode whatever it costs. */
+  /** False to encode always, whatever it costs. */
   readonly adaptive: boolean;
 }
 
-/** A codec and what it has been seen to do on this channel. */
+/** A compression, and its measured gain on this channel. */
 interface Candidate {
   readonly compression: Compression;
   readonly gain: Gain;
@@ -49,16 +52,16 @@ interface Candidate {
 /** Whole pages of a batch, compressed. */
 export interface CompressedBatch {
   readonly encoding: string;
-  /** `undefined` when they hardly get smaller. */
+  /** `undefined` when compression does not make them small enough. */
   readonly bytes: Uint8Array | undefined;
 }
 
 /**
- * Decides, batch by batch, how the pages of one channel are sent, and encodes them.
+ * Decides for each batch how the pages of one channel are sent, and encodes them.
  *
- * A fast link is left alone: as long as raw pages go out faster than an encoding could help, none is tried, and no page is
- * remembered for later deltas. What a byte costs is learned from the back-pressure of raw writes (`LinkPace`) and from the
- * bandwidth limit, what compressing costs from doing it (`Gain`).
+ * On a fast link nothing is encoded: as long as raw pages take less time than an encoding, none is tried, and no page is kept for later
+ * deltas. The rate of the link is learned from the back-pressure of raw writes (`LinkPace`) and from the bandwidth limit, the cost of
+ * compression by compressing (`Gain`).
  */
 export class ChannelEncoder {
   readonly #clock: Clock;
@@ -70,7 +73,7 @@ export class ChannelEncoder {
   #deltaMsPerByte = DELTA_MS_PER_BYTE;
   readonly #pace = new LinkPace();
   readonly #free: EncodedBatch[] = [];
-  /** Since when encodings are on; `undefined` while they are off. */
+  /** When encodings were switched on, in milliseconds of the clock; `undefined` while they are off. */
   #onSince: number | undefined;
   /** Raw bytes that a probe may still take. */
   #probeBytes = 0;
@@ -82,7 +85,7 @@ export class ChannelEncoder {
     this.#clock = clock;
     this.#adaptive = adaptive;
     this.#windows = windows;
-    // Without 32-bit words of guest memory there is nothing to compare.
+    // Deltas compare 32-bit words.
     this.#cache = cache === undefined || windows.pageSize % 4 !== 0 ? undefined : new DeltaCache(cache);
     this.#delta = this.#cache === undefined ? undefined : new DeltaEncoder(windows, this.#cache);
     this.#candidates = compressions.map((compression) => ({
@@ -92,9 +95,9 @@ export class ChannelEncoder {
   }
 
   /**
-   * Sorts the pages of a batch that are not zero into deltas and whole pages. `zero` and `holes` the destination hears of
-   * without us, but what is remembered of them is void. `limit`: bytes per second that the bandwidth limit leaves this
-   * channel, 0 for no limit. The batch is the caller's until `release`.
+   * Sorts the non-zero pages of a batch into deltas and whole pages. `zero` and `holes` are sent by the caller; their cached versions
+   * become invalid here. `limit`: bytes per second that the bandwidth limit leaves this channel, 0 for no limit. The caller may use the
+   * returned batch until it calls `release`.
    */
   encode(
     { round, block, limit }: { readonly round: number; readonly block: number; readonly limit: number },
@@ -125,7 +128,7 @@ export class ChannelEncoder {
     return batch;
   }
 
-  /** Compresses the whole pages of a batch, if that is what it is to be. */
+  /** Compresses the whole pages of a batch, if `encode` has chosen a compression for it. Rejects when the compression fails. */
   async compress(batch: EncodedBatch): Promise<CompressedBatch> {
     const { compression, wholeBytes } = batch;
     const candidate = this.#candidates.find((one) => one.compression === compression);
@@ -134,7 +137,7 @@ export class ChannelEncoder {
     if (this.#compressing++ === 0) this.#compressingSince = this.#clock.now();
     try {
       const bytes = await candidate.compression.compress(batch.stage());
-      // Several at once share the processors: what counts is the time in which any is under way.
+      // Concurrent compressions share the processors: the time in which at least one is under way counts once.
       const now = this.#clock.now();
       candidate.gain.tried(wholeBytes, bytes.length, now - this.#compressingSince);
       this.#compressingSince = now;
@@ -146,22 +149,23 @@ export class ChannelEncoder {
     }
   }
 
-  /** A write of whole pages begins. */
+  /** Notes that the write of a batch's whole pages begins. */
   begun(batch: EncodedBatch): void {
     if (batch.raw) this.#pace.begun(this.#clock.now());
   }
 
+  /** Notes that the write of a batch's whole pages has ended. */
   ended(batch: EncodedBatch): void {
     if (batch.raw) this.#pace.ended(batch.wholeBytes, this.#clock.now());
   }
 
-  /** The batch's buffers may be used again: nothing of it is being written. */
+  /** Takes back a batch for reuse: nothing of it is being written. */
   release(batch: EncodedBatch): void {
     batch.chunks.length = 0;
     this.#free.push(batch);
   }
 
-  /** What goes out in a millisecond; `undefined` as long as nobody knows, or nobody should: then pages are sent raw. */
+  /** The rate of the link in bytes per millisecond; `undefined` while it is unknown or measured again: pages are then sent raw. */
   #bytesPerMs(bytes: number, limit: number): number | undefined {
     const pace = this.#pace.bytesPerMs;
     if (limit > 0 && !(pace !== undefined && pace < limit / 1000)) return limit / 1000;
@@ -203,7 +207,7 @@ export class ChannelEncoder {
     return best?.gain.pays(bytes, bytesPerMs) ? best.compression : undefined;
   }
 
-  /** Only batches that are not encoded at all show the link's pace. */
+  /** Switches encodings on or off. Only the writes of batches without any encoding measure the link's pace. */
   #turn(on: boolean, batch: EncodedBatch): void {
     batch.raw = !on;
     if (on) this.#onSince ??= this.#clock.now();

@@ -1,7 +1,7 @@
 import { GodwitError } from '../errors.js';
 import type { PageEncoding } from './page-encoding.js';
 
-/** Refuses a list of encodings that names one twice, or one that cannot be named on the wire. */
+/** Returns `encodings`; throws `GODWIT_INVALID_ARGUMENT` when two have the same name, or a name cannot be sent. */
 export function checkEncodings(encodings: readonly PageEncoding[]): readonly PageEncoding[] {
   const names = new Set<string>();
   for (const { name } of encodings) {

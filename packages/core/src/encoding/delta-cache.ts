@@ -1,36 +1,36 @@
 import type { WordsAndBytes } from './delta-format.js';
 
-/** Slots of a set: a page can be in any slot of the set that its number says. */
+/** Slots of a set. A page's number selects its set; the page can be in any slot of it. */
 const WAYS = 8;
 
-/** Waiting rounds double with every delta that did not pay, up to this power of two. */
+/** The rounds for which a page is sent whole double with every delta that did not pay, up to this power of two. */
 const MOST_BACKOFF = 6;
 
-/** A page whose delta did not pay twice in a row is sent whole for a while. */
+/** After this many deltas in a row that did not pay, a page is sent whole for some rounds. */
 const PATIENCE = 2;
 
-/** What is known of a slot, as 32-bit words. */
+/** Fields of a slot, as 32-bit words. */
 const FIELDS = 4;
-/** The round in which the page was last sent, 0 for never: before its end the slot is borrowed by a write. */
+/** The round in which the page was last sent, 0 for never. Until the end of that round a write may borrow the slot. */
 const ROUND = 0;
-/** 1 when the slot holds the page as it was sent last; 0 when it was sent past the cache. */
+/** 1 when the slot has the page as it was last sent; 0 when the page was last sent without the cache. */
 const VALID = 1;
-/** Deltas in a row that did not pay (low byte), and deltas at all that the slot was good for (the rest). */
+/** Deltas in a row that did not pay (low byte), and the number of deltas that did (the rest). */
 const TALLY = 2;
-/** Until this round the page is sent whole, past the cache. */
+/** Until this round the page is sent whole, without the cache. */
 const RESTS_UNTIL = 3;
 const ONE_HIT = 0x100;
 
 /**
  * What `DeltaCache.look` found for a page:
  *
- * - `hit`: the slot holds the version that the destination has; encode against it;
- * - `fill`: the slot is the page's from now on; copy the page into it and send it from there;
- * - `bypass`: send the page past the cache.
+ * - `hit`: the slot has the version that the destination has; encode against it;
+ * - `fill`: the slot is given to the page; copy the page into it and send it from there;
+ * - `bypass`: send the page without the cache.
  */
 export type Look = 'hit' | 'fill' | 'bypass';
 
-/** Everything that threads share of a cache. */
+/** The memory of a cache, which threads can share; can be passed to `postMessage` as it is. */
 export interface DeltaCacheStorage {
   readonly pageSize: number;
   readonly sets: number;
@@ -38,40 +38,40 @@ export interface DeltaCacheStorage {
 }
 
 /**
- * The versions of pages that the destination has: a fixed slab of slots, eight to a set.
+ * The versions of pages that the destination has, in a fixed number of slots, eight in a set.
  *
- * A slot may be used as the base of a delta only when the destination surely has what is in it:
+ * A slot may be used as the base of a delta only when the destination certainly has its content:
  *
- * - a page is copied into its slot first and sent from there, so that a guest that writes it meanwhile changes neither;
- * - a slot is valid from the round *after* the one in which it was sent: that round begins when the one before it was
- *   acknowledged. When the link is lost, what is owed of a round is sent again under the same number, so the pages of it
- *   are not valid then, whatever the destination has got;
- * - a page that goes past the cache (as zero, as a hole, by reference) makes its slot invalid;
- * - a destination that starts anew has nothing: `clear`.
+ * - A page is copied into its slot first and sent from there, so that a write of the guest changes neither.
+ * - A slot is valid from the round *after* the one in which it was sent, which begins once that one was acknowledged. After a lost
+ *   link the owed pages of a round are sent again in the same round, so that they are not valid then, whatever the destination has
+ *   received.
+ * - A page that is sent without the cache (as zero, as a hole, by reference) makes its slot invalid.
+ * - For a destination that was restarted every slot is invalid: `clear`.
  *
- * A slot that was used in a round is not given to another page before the next one: a write may be borrowing it. Slots
- * that have been good for a delta in the last round are kept too, so that a working set larger than the cache does not
- * push itself out in circles; of the others the one that was sent longest ago goes first.
+ * A slot that was used in a round is not given to another page in the same round, since a write may borrow it. Slots that gave a delta
+ * in the last round are kept too, so that a working set larger than the cache does not evict itself again and again. Of the others the
+ * one that was sent longest ago is evicted first.
  *
- * Threads may share the storage. A page is sent once in a round, by one of them; what they contend for are the slots of a
- * set, and a lock of its own protects each set while a slot is looked for.
+ * Threads may share the storage. A page is sent once in a round, by one thread. Threads contend for the slots of a set: a lock protects
+ * each set while a slot is looked up.
  */
 export class DeltaCache {
   readonly storage: DeltaCacheStorage;
   readonly slots: number;
-  /** The slab. A slot's words start at `slot * pageSize / 4`. */
+  /** The contents of all slots. A slot's words start at `slot * pageSize / 4`. */
   readonly pages: WordsAndBytes;
-  /** What the last `look` found, and where; `slot` is of no use after `bypass`. */
+  /** The result of the last `look`; the slot that it returned is not to be used after `bypass`. */
   found: Look = 'bypass';
   readonly #sets: number;
   readonly #shared: boolean;
   /** Page number + 1; 0 for an empty slot. */
   readonly #tags: Float64Array;
   readonly #fields: Int32Array;
-  /** One for each set, and whether the cache is in use. */
+  /** A lock for each set, and as the last word whether any page was ever kept. */
   readonly #locks: Int32Array;
 
-  /** Over storage that is all zero, or that another thread uses too. */
+  /** Makes a cache over storage that is all zero, or that another thread uses too. */
   constructor(storage: DeltaCacheStorage) {
     this.storage = storage;
     const { pageSize, sets, buffer } = storage;
@@ -89,14 +89,14 @@ export class DeltaCache {
     this.#locks = new Int32Array(buffer, tags + this.slots * (8 + FIELDS * 4), sets + 1);
   }
 
-  /** False as long as nothing was ever remembered, by any thread: then there is nothing to drop. */
+  /** False while no thread has ever kept a page: then there is nothing to drop. */
   get used(): boolean {
     return this.#locks[this.#sets] === 1;
   }
 
   /**
-   * Storage for at most `byteLength` bytes of pages, at least one set; what is known of them comes on top, 24 bytes a
-   * page. Memory that threads can share where there is such a thing.
+   * Allocates storage for at most `byteLength` bytes of pages, but at least one set, and 24 bytes of fields for each page. It is shared
+   * memory where `SharedArrayBuffer` exists.
    */
   static storage(byteLength: number, pageSize: number): DeltaCacheStorage {
     const sets = Math.max(1, Math.floor(byteLength / pageSize / WAYS));
@@ -108,8 +108,8 @@ export class DeltaCache {
   }
 
   /**
-   * Finds the slot of `page` for sending it in `round`, and sets `found`. With `take` a slot is given to a page that has
-   * none; without, only those that have one are found.
+   * Returns the slot of `page` for sending it in `round`, and sets `found`. With `take` a page without a slot is given one; without
+   * `take`, or when no slot is free, it returns -1.
    */
   look(page: number, round: number, take: boolean): number {
     const set = page % this.#sets;
@@ -119,7 +119,7 @@ export class DeltaCache {
     return slot;
   }
 
-  /** The delta of the page in `slot` did not pay; the slot holds what was sent instead. */
+  /** Notes that the delta of the page in `slot` did not pay; the slot has the whole page that was sent instead. */
   failed(slot: number, round: number): void {
     const at = slot * FIELDS;
     const failures = Math.min((this.#field(at + TALLY) & 0xff) + 1, MOST_BACKOFF);
@@ -129,16 +129,16 @@ export class DeltaCache {
     this.#fields[at + RESTS_UNTIL] = round + 2 ** failures;
   }
 
-  /** The delta of the page in `slot` was sent. */
+  /** Notes that the delta of the page in `slot` was sent. */
   paid(slot: number): void {
     const at = slot * FIELDS + TALLY;
     this.#fields[at] = Math.min((this.#field(at) & ~0xff) + ONE_HIT, 2 ** 30);
   }
 
-  /** These pages are sent past the cache. */
+  /** Makes the slots of these pages invalid: they are sent without the cache. */
   drop(firstPage: number, pageCount: number): void {
     if (pageCount > this.slots) {
-      // A hole of many gigabytes: what is in the cache is less to look at than what is in the hole.
+      // For a hole larger than the cache it is quicker to go through the slots than through the pages.
       for (let slot = 0; slot < this.slots; slot++) {
         const page = (this.#tags[slot] as number) - 1;
         if (page >= firstPage && page < firstPage + pageCount) this.#fields[slot * FIELDS + VALID] = 0;
@@ -153,13 +153,13 @@ export class DeltaCache {
     }
   }
 
-  /** Forgets everything: the destination has nothing. No channel may be using the cache. */
+  /** Empties every slot, since the destination has no page. No channel may be using the cache. */
   clear(): void {
     this.#tags.fill(0);
     this.#fields.fill(0);
   }
 
-  /** Opens what a thread that was ended by force may have left locked. No channel may be using the cache. */
+  /** Unlocks every set: a terminated thread may have left one locked. No channel may be using the cache. */
   unlockAll(): void {
     this.#locks.fill(0, 0, this.#sets);
   }
@@ -199,7 +199,7 @@ export class DeltaCache {
     return slot;
   }
 
-  /** The slot that is needed least, or -1 when all are needed. */
+  /** The slot to evict, or -1 when all must be kept. */
   #victim(set: number, round: number): number {
     let victim = -1;
     let oldest = round;
@@ -221,7 +221,7 @@ export class DeltaCache {
 
   #lock(set: number): void {
     if (!this.#shared) return;
-    // Held for as long as eight slots take to be looked at.
+    // A spin lock: it is held only while eight slots are compared.
     while (Atomics.compareExchange(this.#locks, set, 0, 1) !== 0);
   }
 

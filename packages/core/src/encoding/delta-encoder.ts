@@ -5,10 +5,10 @@ import type { DeltaCache } from './delta-cache.js';
 import { encodeDelta, putVarint, varintBytes } from './delta-format.js';
 import type { EncodedBatch } from './encoded-batch.js';
 
-/** A delta that is not at least a quarter smaller than its page is not worth a version that differs from page to page. */
+/** A delta that is larger than this part of its page does not pay: the page is sent whole. */
 const WORTH = 0.75;
 
-/** Where pages that are sent whole lie: in guest memory, in their slots, or in guest memory and due for their slots. */
+/** Where whole pages are sent from: guest memory, their slots, or their slots after they were copied there. */
 type Place = 'guest' | 'slot' | 'copied';
 
 /** Encodes pages against the cache, for one channel. */
@@ -17,7 +17,7 @@ export class DeltaEncoder {
   readonly #cache: DeltaCache;
   /** Number of the first page of each block, counted over all blocks. */
   readonly #base: number[] = [];
-  // The stretch of whole pages that is being collected: consecutive in guest memory, and in the slab too.
+  // The run of whole pages that is being collected: consecutive in guest memory, and in the slots too.
   #place: Place = 'guest';
   #first = 0;
   #slot = 0;
@@ -33,7 +33,7 @@ export class DeltaEncoder {
     }
   }
 
-  /** Sorts the pages of `from` into deltas and whole pages of `batch`. All are remembered for the next time. */
+  /** Sorts the pages of `from` into deltas and whole pages of `batch`, and keeps their versions in the cache. */
   encode(from: PageRunList, batch: EncodedBatch): void {
     let at = 0;
     for (let i = 0; i < from.length; i++) {
@@ -43,7 +43,7 @@ export class DeltaEncoder {
     batch.deltaBytes = at;
   }
 
-  /** Pages that are zero or holes: what the cache has of them, the destination has no more. */
+  /** Makes the cached versions of these pages invalid: they are sent as zero or as holes. */
   drop(block: number, runs: PageRunList): void {
     for (let i = 0; i < runs.length; i++) {
       this.#cache.drop((this.#base[block] as number) + runs.firstPage(i), runs.runPages(i));
@@ -60,7 +60,7 @@ export class DeltaEncoder {
     const lengthBytes = varintBytes(most);
     let at = start;
     for (let page = first; page < first + count; page++) {
-      // Without words nothing is ever remembered, and so nothing is found.
+      // A page without 32-bit words is given no slot.
       const slot = cache.look(base + page, batch.round, words !== undefined);
       if (cache.found === 'bypass') {
         this.#whole('guest', page, 0, batch);

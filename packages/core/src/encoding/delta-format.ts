@@ -6,14 +6,14 @@ import { GodwitError } from '../errors.js';
  * unchanged. A payload holds, for every page, the varint length of its delta and the delta. A varint has 7 bits in a
  * byte, the lowest first, and the top bit set in all bytes but the last (LEB128), in at most `VARINT_BYTES` of them.
  *
- * The job is XBZRLE's (QEMU's docs/migration/features), the format is not.
+ * It serves the purpose of QEMU's XBZRLE (docs/migration/features), in another format.
  */
 const VARINT_BYTES = 4;
 
-/** Page sizes that the format can express: a varint has 28 bits. */
+/** The largest page size that the format can express: a varint has 28 bits. */
 export const LARGEST_DELTA_PAGE = 2 ** 28 - 1;
 
-/** So many words of the same value end a run of changed ones: a step of its own takes two bytes and more. */
+/** This many unchanged words end a run of changed ones: a new step takes at least two bytes. */
 const GAP_WORDS = 2;
 
 /** Runs of at least this many bytes are copied by one call, shorter ones in a loop. */
@@ -26,12 +26,10 @@ export interface WordsAndBytes {
 }
 
 /**
- * Writes the delta from a version in `old` to the page in `now` (both at word offsets) to `out` at `outAt`, and makes the
- * version in `old` the new one. Returns where the delta ends in `out`, or -1 when it would reach beyond `outEnd`: then
- * only the version is new.
+ * Writes the delta from the version in `old` to the page in `now` (both at word offsets) to `out` at `outAt`, and updates `old` to the
+ * new version. Returns the end of the delta in `out`, or -1 when it would go beyond `outEnd`: `old` is updated then too.
  *
- * The guest may write the page meanwhile. Whatever is read, a delta holds what has been put into `old` and nothing else,
- * so that the two sides keep the same version.
+ * The guest may write the page meanwhile. The delta has exactly what was written to `old`, so that both sides keep the same version.
  */
 export function encodeDelta(
   now: Int32Array,
@@ -77,7 +75,7 @@ export function encodeDelta(
   }
 }
 
-/** The first word from `from` on that is not the same in both; `count` when all are. */
+/** The index of the first word from `from` on that differs; `count` when none does. */
 function firstChange(a: Int32Array, aAt: number, b: Int32Array, bAt: number, from: number, count: number): number {
   let i = from;
   for (; i + 8 <= count; i += 8) {
@@ -115,7 +113,7 @@ export function putVarint(out: Uint8Array, at: number, value: number): number {
   return end;
 }
 
-/** Reads numbers of a payload that may be anything; every one is checked against the payload's end. */
+/** Reads the numbers of an untrusted payload, each checked against the end of the payload. */
 class PayloadReader {
   readonly bytes: Uint8Array;
   at = 0;
@@ -138,8 +136,8 @@ class PayloadReader {
 }
 
 /**
- * Checks the deltas of `pages` pages: every step inside its delta, every delta inside the payload and, applied, inside its
- * page, and nothing left over. Throws `GODWIT_PROTOCOL`. What has passed can be applied.
+ * Checks the deltas of `pages` pages: every step is inside its delta, every delta inside the payload and, when applied, inside its
+ * page, and no byte is left over. Throws `GODWIT_PROTOCOL`. A payload that has passed can be applied.
  */
 export function checkDeltas(payload: Uint8Array, pages: number, pageSize: number): void {
   const reader = new PayloadReader(payload);
@@ -162,8 +160,8 @@ export function checkDeltas(payload: Uint8Array, pages: number, pageSize: number
 }
 
 /**
- * Applies the delta of one page, which `checkDeltas` has passed, to the page at `offset` of `memory`. Returns where in the
- * payload the next one begins.
+ * Applies the delta of one page, which `checkDeltas` has checked, to the page at `offset` of `memory`. Returns the offset of the next
+ * delta in the payload.
  */
 export function applyDelta(payload: Uint8Array, from: number, memory: Uint8Array, offset: number): number {
   let at = from;

@@ -2,15 +2,15 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
 import type { Compression } from './page-encoding.js';
 
-/** A batch of pages that are not zero, sorted by how they are sent. Made once and used again and again. */
+/** The non-zero pages of a batch, sorted by how they are sent. Objects are reused. */
 export class EncodedBatch {
   round = 0;
   block = 0;
-  /** True when nothing was tried on it. */
+  /** True when no encoding is used for the batch. */
   raw = true;
-  /** What the whole pages are to be compressed with. */
+  /** The compression of the whole pages, if any. */
   compression: Compression | undefined;
-  /** Pages that are sent with their contents, and where these lie: in guest memory or in slots of the delta cache. */
+  /** Pages that are sent with their contents, and views of these: in guest memory or in slots of the delta cache. */
   readonly whole = new PageRunList(256);
   readonly chunks: Uint8Array[] = [];
   wholeBytes = 0;
@@ -33,7 +33,7 @@ export class EncodedBatch {
     this.deltaBytes = 0;
   }
 
-  /** All pages whole, by reference. No run crosses a window. */
+  /** Adds all pages as whole pages, by reference. No run may cross a window. */
   takeFrom(windows: MemoryWindows, pages: PageRunList): void {
     for (let i = 0; i < pages.length; i++) {
       this.whole.push(pages.firstPage(i), pages.runPages(i));
@@ -42,7 +42,7 @@ export class EncodedBatch {
     this.wholeBytes = pages.pageCount * windows.pageSize;
   }
 
-  /** Copies the whole pages into one piece, which the guest does not change. */
+  /** Copies the whole pages into one buffer, which the guest cannot change. */
   stage(): Uint8Array {
     if (this.staging.length < this.wholeBytes) this.staging = new Uint8Array(this.wholeBytes);
     let at = 0;

@@ -1,19 +1,19 @@
-/** Raw bytes for which a loss is looked at again: more than a batch, since the first one has caches and threads to warm. */
+/** Raw bytes of a new trial of an encoding that did not pay: more than a batch, since the first one warms caches and threads. */
 const TRIAL = 2 * 2 ** 20;
 
-/** Weight of what was learned before in what a trial teaches. */
+/** Weight of earlier measurements at the start of a trial. */
 const MEMORY = 0.1;
 
-/** What an encoding must save of the time that raw pages take: below that, measuring errors decide. */
+/** An encoding pays when its time is below this part of the raw pages' time; the margin is for measuring errors. */
 const MARGIN = 0.95;
 
-/** A loss is looked at again after this many raw bytes; after each further loss after twice as many, up to the most. */
+/** Raw bytes between a loss and the next trial; doubled after each further loss, up to the longest. */
 const SHORTEST_REST = 16 * 2 ** 20;
 const LONGEST_REST = 2 ** 28;
 
 /**
- * Whether an encoding pays: the time it takes and the time that its bytes take on the link, against the time of the raw
- * bytes on the link. Both learned from what was encoded; older samples weigh less.
+ * Decides whether an encoding pays: compares its own time plus the time of its bytes on the link with the time of the raw bytes on the
+ * link. It learns from what was encoded; older samples weigh less.
  */
 export class Gain {
   #raw = 0;
@@ -24,19 +24,19 @@ export class Gain {
   #rest = SHORTEST_REST;
   #trial = 0;
 
-  /** `expectedMsPerByte`: what to believe of its time before it was tried. Its size is then believed to be a quarter. */
+  /** `expectedMsPerByte`: the encoding's time before it was tried; its size is then taken as a quarter of the raw bytes. */
   constructor(expectedMsPerByte: number) {
     this.#expectedMsPerByte = expectedMsPerByte;
   }
 
-  /** So many raw bytes became so many in so many milliseconds. */
+  /** Learns that `raw` bytes were encoded to `encoded` bytes in `ms` milliseconds. */
   tried(raw: number, encoded: number, ms: number): void {
     this.#raw = this.#raw * 0.75 + raw;
     this.#encoded = this.#encoded * 0.75 + encoded;
     this.#ms = this.#ms * 0.75 + ms;
   }
 
-  /** Milliseconds for each raw byte over a link of `bytesPerMs`; without the encoding it is `1 / bytesPerMs`. */
+  /** Milliseconds per raw byte with this encoding, over a link of `bytesPerMs`; without it they are `1 / bytesPerMs`. */
   msPerByte(bytesPerMs: number): number {
     if (this.#raw === 0) return this.#expectedMsPerByte + 0.25 / bytesPerMs;
     return (this.#ms + this.#encoded / bytesPerMs) / this.#raw;
@@ -53,7 +53,7 @@ export class Gain {
       this.#rest = SHORTEST_REST;
       return true;
     }
-    // Never tried, and by all that is known of it too slow for this link.
+    // It was never tried, and is expected to be too slow for this link.
     if (this.#raw === 0) return false;
     this.#resting += raw;
     if (this.#resting < this.#rest) return false;

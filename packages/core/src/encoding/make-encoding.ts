@@ -1,7 +1,7 @@
 import { GodwitError } from '../errors.js';
 import { type DeltaOptions, delta, type EncodingRecipe, type PageEncoding } from './page-encoding.js';
 
-/** Makes an encoding from its recipe, on a thread that got it by `postMessage`. */
+/** Makes an encoding from its recipe, on another thread. Rejects with `GODWIT_INVALID_ARGUMENT` when there is no such function. */
 export async function makeEncoding({ module, make, options }: EncodingRecipe): Promise<PageEncoding> {
   if (module === undefined) {
     if (make === 'delta') return delta(options as DeltaOptions);

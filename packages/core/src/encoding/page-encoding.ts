@@ -1,59 +1,62 @@
 import { nonNegative } from '../argument.js';
 
 /**
- * A way to say what is in a page with fewer bytes. Source and destination name those that they have (`encodings`); what
- * both have is used, a page at a time where it pays, and pages for which nothing pays go as they are.
+ * An encoding, which sends pages in fewer bytes. The source offers its encodings (`encodings`) by name; those that the destination has
+ * too are used, each where it pays. Other pages are sent as they are.
  *
- * Nothing but names travels. A thread of its own makes its encodings from `recipe`.
+ * A page channel's thread makes its own encodings from `recipe`.
  */
 export type PageEncoding = DeltaEncoding | Compression;
 
-/** How another thread makes the same encoding: import `module`, call its export `make` with `options`. */
+/** How another thread makes the same encoding: it imports `module` and calls its export `make` with `options`. */
 export interface EncodingRecipe {
-  /** URL of a module; `undefined` for what this package has itself. */
+  /** URL of the module; `undefined` for an encoding of this package. */
   readonly module: string | undefined;
   readonly make: string;
-  /** Anything that structured clone can carry. */
+  /** Any value that structured clone can copy. */
   readonly options: unknown;
 }
 
-/** Pages as what has changed since they were sent last. Needs nothing at the destination. */
+/** Sends a page as the bytes that have changed since it was last sent. Needs no memory at the destination. */
 export interface DeltaEncoding {
   readonly kind: 'delta';
   readonly name: 'delta';
   readonly recipe: EncodingRecipe;
-  /** Bytes of pages that the source remembers, for all page channels together. */
+  /** Bytes of pages that the source keeps, for all page channels together. */
   readonly cacheBytes: number;
 }
 
-/** Pages compressed, a batch at a time. An embedder may bring his own. */
+/** Sends the pages of a batch compressed in one piece. Embedders can write their own. */
 export interface Compression {
   readonly kind: 'compression';
-  /** What both sides call it: `zstd`, `lz4`. From 1 to 32 characters. */
+  /** The name on both sides: `zstd`, `lz4`. From 1 to 32 characters `a-z`, `0-9`, `.` and `-`. */
   readonly name: string;
   readonly recipe: EncodingRecipe;
-  /** Milliseconds that a MiB is expected to take, until it was measured. */
+  /** Expected milliseconds to compress a MiB, until it was measured. */
   readonly expectedMsPerMiB: number;
-  /** Compresses `pages`, which nobody changes until the promise settles. What it resolves with is the caller's. */
+  /** Compresses `pages`, which do not change until the promise settles. The caller owns the result. */
   compress(pages: Uint8Array): Promise<Uint8Array>;
   /**
-   * The reverse. Must not resolve with, nor ever hold, more than `byteLength` bytes, whatever `bytes` are: reject then. The
-   * engine refuses what is not exactly `byteLength` bytes long, before any of it goes into guest memory.
+   * Decompresses `bytes`, which are untrusted, to `byteLength` bytes. It must reject rather than allocate more than `byteLength` bytes
+   * for the result. The engine refuses a result of any other length before any of it is written to guest memory.
    */
   decompress(bytes: Uint8Array, byteLength: number): Promise<Uint8Array>;
 }
 
 export interface DeltaOptions {
   /**
-   * Bytes of pages that the source remembers. Default 64 MiB, as QEMU's xbzrle-cache-size. Allocated in one piece when the
-   * destination has agreed.
+   * Bytes of pages that the source keeps. Default 64 MiB, as QEMU's xbzrle-cache-size. Allocated in one piece once the destination has
+   * agreed.
    */
   readonly cacheBytes?: number;
 }
 
 /**
- * Sends a page as the difference from the version that was sent before, while that is remembered: for guests that rewrite
- * a few bytes of many pages.
+ * Makes the delta encoding, which sends a page as the difference from the version that was last sent, if the source still has it: for
+ * guests that rewrite a few bytes of many pages. Throws `GODWIT_INVALID_ARGUMENT` for a negative `cacheBytes`.
+ *
+ * @example
+ * migrate(vm, connector, { encodings: [delta({ cacheBytes: 256 * 2 ** 20 })] });
  */
 export function delta(options: DeltaOptions = {}): DeltaEncoding {
   const cacheBytes = nonNegative('cacheBytes', options.cacheBytes ?? 64 * 2 ** 20);
@@ -65,7 +68,7 @@ export function delta(options: DeltaOptions = {}): DeltaEncoding {
   };
 }
 
-/** What a hello and a welcome call an encoding, among other features. */
+/** The name of an encoding among the features of a hello and a welcome. */
 export function encodingFeature(name: string): string {
   return `encoding:${name}`;
 }

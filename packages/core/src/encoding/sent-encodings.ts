@@ -7,7 +7,7 @@ import { LARGEST_DELTA_PAGE } from './delta-format.js';
 import type { Compression, EncodingRecipe, PageEncoding } from './page-encoding.js';
 import { encodingFeature } from './page-encoding.js';
 
-/** What a channel on another thread needs to encode as one on this thread does; goes through `postMessage` as it is. */
+/** The encodings of a channel on another thread; can be passed to `postMessage` as it is. */
 export interface SharedEncodings {
   /** `DeltaCache.storage`, in shared memory; `undefined` without deltas. */
   readonly cache: DeltaCacheStorage | undefined;
@@ -16,8 +16,8 @@ export interface SharedEncodings {
 }
 
 /**
- * The encodings of one migration at its source: what is offered, what was agreed on, and the versions of pages that the
- * destination has. They outlive a lost link; every channel of every connection gets an encoder of its own from here.
+ * The encodings of one migration at its source: those that are offered, those that were agreed on, and the versions of pages that the
+ * destination has. They outlive a lost link; every channel of every connection gets its own encoder from here.
  */
 export class SentEncodings {
   readonly #offered: readonly PageEncoding[];
@@ -31,14 +31,14 @@ export class SentEncodings {
     this.#adaptive = adaptive;
   }
 
-  /** For the hello. */
+  /** The features of the hello for the offered encodings. */
   get features(): string[] {
     return this.#offered.map(({ name }) => encodingFeature(name));
   }
 
   /**
-   * The destination has said `welcome`, with these features: it has no page of ours, whatever was sent before. Returns the
-   * names of the encodings that it does not have.
+   * Handles the features of a `welcome`, after which the destination has no page, whatever was sent before. Returns the names of the
+   * encodings that it does not have.
    */
   welcomed(features: readonly string[], memory: GuestMemory): string[] {
     this.#agreed = this.#offered.filter(({ name }) => features.includes(encodingFeature(name)));
@@ -51,17 +51,17 @@ export class SentEncodings {
     return this.#offered.filter((one) => !this.#agreed.includes(one)).map(({ name }) => name);
   }
 
-  /** Whether pages are sent as what has changed in them. */
+  /** Whether deltas are used. */
   get usesDeltas(): boolean {
     return this.#cache !== undefined;
   }
 
-  /** The destination's pages are not what was sent: from the next connection on no delta builds on them. */
+  /** Empties the cache before the next connection, since the destination's pages are no longer those that were sent. */
   forgetPages(): void {
     this.#forget = true;
   }
 
-  /** A connection begins: the threads of the one before have ended, in their own time or not. */
+  /** Prepares the cache for a new connection: the threads of the one before have ended, or were terminated. */
   connectionBegins(): void {
     if (this.#cache !== undefined) {
       const cache = new DeltaCache(this.#cache);
@@ -71,14 +71,14 @@ export class SentEncodings {
     this.#forget = false;
   }
 
-  /** For a channel on this thread; `undefined` when there is nothing to encode with. */
+  /** Makes the encoder of a channel on this thread; `undefined` without encodings. */
   encoder(windows: MemoryWindows, clock: Clock): ChannelEncoder | undefined {
     const compressions = this.#compressions();
     if (this.#cache === undefined && compressions.length === 0) return undefined;
     return new ChannelEncoder({ windows, clock, cache: this.#cache, compressions, adaptive: this.#adaptive });
   }
 
-  /** For a channel on another thread. */
+  /** The encodings for a channel on another thread. */
   shared(): SharedEncodings {
     const compressions = this.#compressions().map(({ recipe }) => recipe);
     return { cache: this.#cache, compressions, adaptive: this.#adaptive };

@@ -2,40 +2,40 @@ import type { FrameStream } from './frame-stream.js';
 import type { PageStream } from './page-stream.js';
 
 /**
- * How long a handshake may take where nobody says otherwise, in milliseconds: the answer to a hello at the source (`prepare`
- * included), a hello and its page channels at the destination, and the first frame of a stream at a listener. One number:
- * a side that gave up earlier than the other would end what the other still waits for.
+ * Default time limit of a handshake, in milliseconds: for the answer to a hello at the source (`prepare` included), for a hello and its
+ * page channels at the destination, and for the first frame of a stream at a listener. It is one number for both sides, since a side
+ * with a shorter limit would end a handshake that the other still waits for.
  */
 export const HANDSHAKE_TIMEOUT_MS = 30_000;
 
 /**
- * What one migration talks over: a control stream, and page channels beside it. With no page channels, pages travel on
- * the control stream (a pipe, a file).
+ * The streams of one connection: a control stream, and page channels. Without page channels (a pipe, a file) pages are sent on the
+ * control stream.
  */
 export interface MigrationLink {
   readonly control: FrameStream;
   readonly pageChannels: readonly PageStream[];
-  /** For messages: `tcp://192.0.2.1:4444`. */
+  /** The peer's address, for messages: `tcp://192.0.2.1:4444`. */
   readonly peer: string;
 }
 
 export interface LinkRequest {
   readonly migrationId: string;
   readonly pageChannels: number;
-  /** 1, 2, 3, ...: which of this migration's connections this is. Every page channel names it. */
+  /** Number of this connection of the migration: 1, 2, 3, ... Every page channel names it. */
   readonly connection: number;
-  /** Whether every stream of the link is to carry checksums (`FrameStream.checksums`). Default: false. */
+  /** Whether every stream of the link must have checksums (`FrameStream.checksums`). Default: false. */
   readonly checksums?: boolean;
 }
 
-/** Makes the link from the source's side. Called again to reconnect. */
+/** Makes the links of a migration at its source. `connect` is called again to reconnect; it rejects when `signal` aborts. */
 export interface LinkConnector {
   connect(request: LinkRequest, signal: AbortSignal): Promise<MigrationLink>;
 }
 
 /**
- * Takes links at the destination. `accept` resolves with a control stream whose first frame has not been read yet;
- * page channels that name the migration join later through `IncomingLink.pageChannels`.
+ * Accepts links at the destination. `accept` resolves with a control stream whose first frame was not read yet; the page channels that
+ * name the migration come later, from `IncomingLink.pageChannels`. It rejects when `signal` aborts.
  */
 export interface LinkListener {
   accept(signal: AbortSignal): Promise<IncomingLink>;
@@ -46,8 +46,8 @@ export interface IncomingLink {
   readonly control: FrameStream;
   readonly peer: string;
   /**
-   * Resolves with the `count` page channels of `migrationId`, in the order of their index: those that name the same
-   * connection as this link's hello.
+   * Resolves with the `count` page channels of `migrationId` that name the same connection as this link's hello, in the order of their
+   * index.
    */
   pageChannels(migrationId: string, count: number, signal: AbortSignal): Promise<readonly PageStream[]>;
 }

@@ -10,25 +10,25 @@ import type { FrameStream } from './frame-stream.js';
 export interface RemoteReading {
   readonly channel: number;
   readonly memory: GuestMemory;
-  /** Joined by the other thread (`PageBoard.join`), whose writer makes every check that ours would. */
+  /** The board, which the other thread joins (`PageBoard.join`); its `PageWriter` makes the same checks as one on this thread. */
   readonly board: PageBoardBuffers;
-  /** What the pages may be encoded with: for the other thread's `PageDecoder`. */
+  /** The encodings that both sides use, for the other thread's `PageDecoder`. */
   readonly encodings: readonly EncodingRecipe[];
   readonly onRoundEnd: ChannelRoundEnd;
 }
 
 /**
- * A page channel's stream. One that lives on another thread, which maps the same memory, moves the pages there: the engine
- * then neither writes it nor reads it, but closes or aborts it as any other.
+ * A page channel's stream. A stream that lives on another thread, which maps the same memory, has `sendPages` and `receivePages`: pages
+ * are then sent and received on that thread. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
  */
 export interface PageStream extends FrameStream {
   /**
-   * Source: the channel that reads `memory` and writes this stream elsewhere, in frames of at most `maximumPayload` bytes of
-   * payload. Throws when it cannot be done with it.
+   * Source: makes the channel that reads `memory` and writes this stream on the other thread, in frames with at most `maximumPayload`
+   * bytes of payload. Throws when the other thread cannot map the memory.
    */
   sendPages?(memory: GuestMemory, encodings: SharedEncodings, maximumPayload: number): PageChannel;
   /**
-   * Destination: `readPageChannel`, elsewhere. When it settles, the other thread does not touch guest memory any more.
+   * Destination: runs `readPageChannel` on the other thread. Once it has settled, that thread does not touch guest memory.
    */
   receivePages?(reading: RemoteReading): Promise<void>;
 }

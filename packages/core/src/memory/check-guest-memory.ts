@@ -1,13 +1,13 @@
 import { GodwitError } from '../errors.js';
 import { type GuestMemory, RAM_WINDOW_BYTES } from './guest-memory.js';
 
-/** Pages are scanned and compared in steps of this many bytes, and a re-armed chunk of 64 pages lies in one window. */
+/** Limits of the page size: pages are scanned and compared in fixed steps, and a re-armed chunk of 64 pages must be in one window. */
 const SMALLEST_PAGE = 256;
 const LARGEST_PAGE = RAM_WINDOW_BYTES / 64;
 
 /**
- * Throws `GODWIT_INVALID_ARGUMENT` unless the engine can move this memory without losing any of it: a page size that is
- * a power of two from 256 bytes to 16 MiB, blocks of whole pages that do not overlap, and no name used twice.
+ * Throws `GODWIT_INVALID_ARGUMENT` unless the page size is a power of two from 256 bytes to 16 MiB, and the blocks are of whole pages,
+ * do not overlap and have different names.
  */
 export function checkGuestMemory(memory: GuestMemory): void {
   const { pageSize, blocks } = memory;

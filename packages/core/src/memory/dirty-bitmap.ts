@@ -1,14 +1,14 @@
 import { GodwitError } from '../errors.js';
 import type { PageRunList } from './page-run.js';
 
-/** Bound once: in a VM context (Jest's, for one) each look-up of a global is slow. */
+/** Bound once, since looking up a global is slow in a VM context (such as Jest's). */
 const { clz32, floor, imul, min } = Math;
 
 /**
  * One bit per page of a RAM block, in the kernel's layout: little-endian 64-bit words, bit 0 of word 0 is page 0,
- * storage rounded up to whole words. The bytes can be handed to `KVM_GET_DIRTY_LOG` and VFIO as they are.
+ * storage rounded up to whole words. The bytes can be passed to `KVM_GET_DIRTY_LOG` and VFIO as they are.
  *
- * Held as `Uint32Array` rather than `BigUint64Array`: a walk over 64-bit bigints is about twenty times slower.
+ * The words are a `Uint32Array`, since a walk over the bigints of a `BigUint64Array` is about twenty times slower.
  * Bits past the last page are always zero.
  */
 export class DirtyBitmap {
@@ -18,8 +18,8 @@ export class DirtyBitmap {
   readonly #shared: boolean;
 
   /**
-   * With `shared`, storage that other threads hold too (`DirtyBitmap.storageBytes` of it): bits may then be set and cleared
-   * from all of them at once.
+   * All clean, or with the bits of `shared`: storage of `DirtyBitmap.storageBytes` bytes that other threads use too. All threads may
+   * then set and clear bits at the same time.
    */
   constructor(pageCount: number, shared?: SharedArrayBuffer) {
     if (!Number.isSafeInteger(pageCount) || pageCount < 0 || pageCount > 2 ** 40) {
@@ -36,12 +36,12 @@ export class DirtyBitmap {
         : new Uint32Array(shared, 0, DirtyBitmap.storageBytes(pageCount) / 4);
   }
 
-  /** Bytes that the bits of so many pages take. */
+  /** Bytes of storage for the bits of `pageCount` pages. */
   static storageBytes(pageCount: number): number {
     return Math.ceil(pageCount / 64) * 8;
   }
 
-  /** The bitmap's memory as bytes, for ioctls: writing it writes the bitmap. Call `maskTail` after a foreign write. */
+  /** The bitmap's memory as bytes, for ioctls: writing it writes the bitmap. Call `maskTail` after a kernel has written it. */
   get bytes(): Uint8Array {
     return new Uint8Array(this.words.buffer, this.words.byteOffset, this.words.byteLength);
   }
@@ -149,7 +149,7 @@ export class DirtyBitmap {
     return true;
   }
 
-  /** First dirty page at or after `page`, or -1. Skips clean words at memory speed. */
+  /** First dirty page at or after `page`, or -1. */
   nextDirty(page: number): number {
     const words = this.words;
     let i = floor(page / 32);
@@ -162,7 +162,7 @@ export class DirtyBitmap {
     return i * 32 + (31 - clz32(bits & -bits));
   }
 
-  /** First clean page at or after `page`; `pageCount` when all the rest is dirty. */
+  /** First clean page at or after `page`; `pageCount` when there is none. */
   nextClean(page: number): number {
     const words = this.words;
     let i = floor(page / 32);
@@ -175,7 +175,7 @@ export class DirtyBitmap {
     return min(i * 32 + (31 - clz32(bits & -bits)), this.pageCount);
   }
 
-  /** Appends the coalesced dirty runs of a range to `into` and returns it. About 10 ns a run, and 1 ns a clean word. */
+  /** Appends the dirty runs of a range to `into` and returns it. Takes about 10 ns a run, and 1 ns a clean word. */
   runs(into: PageRunList, firstPage = 0, pageCount = this.pageCount - firstPage): PageRunList {
     this.#check(firstPage, pageCount);
     if (pageCount === 0) return into;
@@ -185,9 +185,9 @@ export class DirtyBitmap {
     const lastWord = floor((end - 1) / 32);
     const head = -1 << (firstPage % 32);
     const tail = end % 32 === 0 ? -1 : ~(-1 << (end % 32));
-    /** Where a run began that reaches to the word at hand; -1 when there is none. */
+    /** The first page of a run that reaches to the present word; -1 when there is none. */
     let open = -1;
-    /** Only the first run may touch what the list ended with. */
+    /** Only the first run may touch the last run that was in the list. */
     let apart = into.length === 0;
     for (let i = firstWord; i <= lastWord; i++) {
       let bits = (words[i] as number) | 0;
@@ -223,7 +223,7 @@ export class DirtyBitmap {
     return into;
   }
 
-  /** Zeroes the bits past the last page: a kernel or a peer may have set them. */
+  /** Clears the bits past the last page, which a kernel may have set. */
   maskTail(): void {
     const used = this.pageCount % 64;
     const words = this.words;
@@ -262,7 +262,7 @@ export class DirtyBitmap {
     this.#write(lastWord, tail, value);
   }
 
-  /** Threads work on pages of their own, but two of them may share a word. */
+  /** Writes the bits of `mask`, atomically in shared storage: threads work on different pages, which may share a word. */
   #write(at: number, mask: number, value: boolean): void {
     const words = this.words;
     if (!this.#shared) words[at] = value ? (words[at] as number) | mask : (words[at] as number) & ~mask;
@@ -283,7 +283,7 @@ function popCount(word: number): number {
   return imul(x, 0x01010101) >>> 24;
 }
 
-/** Bits set in four words, added up half-way: with a branch for clean words it would take three times as long. */
+/** Bits set in four words, summed before the last step: a branch for clean words would make it three times slower. */
 function popCount4(words: Uint32Array, at: number): number {
   const a = pairs(words[at] as number);
   const b = pairs(words[at + 1] as number);

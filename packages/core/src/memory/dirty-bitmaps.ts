@@ -7,8 +7,8 @@ export class DirtyBitmaps {
   readonly blocks: readonly DirtyBitmap[];
 
   /**
-   * All clean. Given other bitmaps, for the same blocks. With `shared`, over one buffer for each block (`sharedStorage`)
-   * that other threads hold too.
+   * All clean, for the blocks of this memory or of other bitmaps. With `shared`, one buffer for each block (`sharedStorage`), the
+   * bitmaps are those that other threads use too.
    */
   constructor(memory: GuestMemory | DirtyBitmaps, shared?: readonly SharedArrayBuffer[]) {
     const counts =
@@ -18,12 +18,12 @@ export class DirtyBitmaps {
     this.blocks = counts.map((pageCount, index) => new DirtyBitmap(pageCount, shared?.[index]));
   }
 
-  /** Storage, all clean, for bitmaps of this memory that several threads use at once. */
+  /** Allocates storage, all clean, for bitmaps of this memory that several threads use. */
   static sharedStorage(memory: GuestMemory): SharedArrayBuffer[] {
     return memory.blocks.map((block) => new SharedArrayBuffer(DirtyBitmap.storageBytes(pagesOf(memory, block))));
   }
 
-  /** The bitmap of the block at `index`. */
+  /** The bitmap of the block at `index`; throws `GODWIT_INVALID_ARGUMENT` when there is none. */
   at(index: number): DirtyBitmap {
     const bitmap = this.blocks[index];
     if (bitmap === undefined) {
@@ -54,7 +54,7 @@ export class DirtyBitmaps {
     for (const bitmap of this.blocks) bitmap.clearAll();
   }
 
-  /** Dirty pages in all blocks. */
+  /** Number of dirty pages in all blocks. */
   count(): number {
     let total = 0;
     for (const bitmap of this.blocks) total += bitmap.count();

@@ -8,8 +8,8 @@ interface Window {
 }
 
 /**
- * Guest memory through one view per window of at most 1 GiB, asked for once and kept: what the page path uses instead
- * of `RamBlock.view`, so that reading a page allocates nothing.
+ * Guest memory through one view for each window of at most 1 GiB, which is asked for once and kept. The page path uses it instead of
+ * `RamBlock.view`.
  */
 export class MemoryWindows {
   readonly memory: GuestMemory;
@@ -25,8 +25,8 @@ export class MemoryWindows {
   }
 
   /**
-   * Asks for every view now. V8 counts a view as memory of its own, of its full size, and collects garbage for it: once or
-   * twice for all of them here, and once for each, in the middle of a round, where they are made when first touched.
+   * Asks for every view now. V8 counts each view as external memory of its full size and collects garbage for it: once or twice for all
+   * of them here, but once for each in the middle of a round if they are made when first used.
    */
   open(): this {
     for (const [block, list] of this.#windows.entries()) {
@@ -35,7 +35,7 @@ export class MemoryWindows {
     return this;
   }
 
-  /** The memory of a run, as one view. The run must not cross a window (`pagesPerWindow`). */
+  /** The memory of a run, as one view. Throws `GODWIT_OUT_OF_RANGE` when the run crosses a window (`pagesPerWindow`). */
   bytes(blockIndex: number, firstPage: number, pageCount: number): Uint8Array {
     const at = Math.floor(firstPage / this.pagesPerWindow);
     const offset = (firstPage - at * this.pagesPerWindow) * this.pageSize;
@@ -62,7 +62,7 @@ export class MemoryWindows {
     }
   }
 
-  /** The 32-bit words of the window that holds `page`, or undefined when they cannot be had. */
+  /** The 32-bit words of the window that contains `page`; undefined when its view is not 4-byte aligned. */
   words(blockIndex: number, page: number): Int32Array | undefined {
     return this.#window(blockIndex, Math.floor(page / this.pagesPerWindow)).words;
   }

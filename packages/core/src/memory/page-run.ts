@@ -10,10 +10,10 @@ export interface PageRun {
 }
 
 /**
- * A growable list of page runs without an object per run: pairs of (first page, page count) in one `Float64Array`
- * (page numbers are exact to 2^53, so that a block may be of any size the kernel can map).
+ * A growable list of page runs without an object for each run: pairs of (first page, page count) in one `Float64Array`, in which page
+ * numbers are exact to 2^53.
  *
- * Lists are made to be reused: `clear()` keeps the storage. Appending a run that touches the last one extends it.
+ * `clear()` keeps the storage, so that a list can be reused. Appending a run that touches the last one extends it.
  */
 export class PageRunList {
   #pairs: Float64Array;
@@ -60,7 +60,7 @@ export class PageRunList {
     this.pushApart(firstPage, pageCount);
   }
 
-  /** Appends a run of at least one page that is known not to touch the last one: a bitmap's runs, one after the other. */
+  /** Appends a run of at least one page that is known not to touch the last one. */
   pushApart(firstPage: number, pageCount: number): void {
     const at = this.#length * 2;
     if (at === this.#pairs.length) this.#grow();
@@ -75,17 +75,17 @@ export class PageRunList {
     this.#pageCount = 0;
   }
 
-  /** Flat [first, count, first, count, ...]: the form runs have on the wire. */
+  /** The runs as flat [first page, page count, ...], as in frames. */
   toFlatArray(): number[] {
     return Array.from(this.#pairs.subarray(0, this.#length * 2));
   }
 
-  /** The same, for another thread: a copy that `fromPairs` turns into a list again. */
+  /** A copy of the runs for another thread, which `fromPairs` turns into a list again. */
   toPairs(): Float64Array {
     return this.#pairs.slice(0, this.#length * 2);
   }
 
-  /** The list that `toPairs` has copied. */
+  /** Makes a list of the result of `toPairs`. */
   static fromPairs(pairs: Float64Array): PageRunList {
     const list = new PageRunList(pairs.length / 2);
     for (let i = 0; i < pairs.length; i += 2) list.pushApart(pairs[i] as number, pairs[i + 1] as number);

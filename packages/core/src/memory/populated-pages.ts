@@ -4,7 +4,7 @@ import type { DirtyBitmaps } from './dirty-bitmaps.js';
 import { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES } from './guest-memory.js';
 import { type PageRun, PageRunList } from './page-run.js';
 
-/** The dirty bitmaps of round 1: all populated RAM, whatever was migrated before. */
+/** Sets the bits of all populated pages in `into`: the dirty bitmaps of round 1. */
 export async function populatedBitmaps(memory: GuestMemory, into: DirtyBitmaps, clock: Clock): Promise<void> {
   for (const [blockIndex, block] of memory.blocks.entries()) {
     const bitmap = into.at(blockIndex);
@@ -19,8 +19,8 @@ export async function populatedBitmaps(memory: GuestMemory, into: DirtyBitmaps, 
 }
 
 /**
- * Splits dirty runs into those with memory behind them (`present`) and those without (`holes`). Both inputs ascend;
- * extents that do not are an error, since a page taken for a hole would be lost.
+ * Splits dirty runs into populated ones (`present`) and holes. Both inputs must ascend. Throws `GODWIT_INVALID_ARGUMENT` when
+ * `populated` does not, since a page that is wrongly taken for a hole would be lost.
  */
 export function cutHoles(
   runs: PageRunList,

@@ -3,9 +3,8 @@ import type { MemoryWindows } from './memory-windows.js';
 import type { PageRunList } from './page-run.js';
 
 /**
- * Splits a run into pages that are all zero and pages that are not, appending to the two lists. The run must not cross
- * a window. Guest memory may change while it is scanned: a page written after the scan is dirty again, because it was
- * re-armed before.
+ * Splits a run into zero and non-zero pages, which are appended to the two lists. The run must not cross a window. The guest may write
+ * meanwhile: a page that is written after it was scanned is dirty again, since it was re-armed before the scan.
  */
 export function splitZeroPages(
   windows: MemoryWindows,
@@ -23,7 +22,7 @@ export function splitZeroPages(
   const wordsPerPage = windows.pageSize >>> 2;
   let at = (firstPage % windows.pagesPerWindow) * wordsPerPage;
   if (at + pageCount * wordsPerPage > words.length) {
-    // Past the end every word reads as nothing, and pages with contents would pass as zero.
+    // Words past the end read as undefined, so that pages with contents would count as zero.
     throw new GodwitError(
       'GODWIT_OUT_OF_RANGE',
       `pages ${firstPage} + ${pageCount} of RAM block ${blockIndex} cross a window`,
@@ -44,7 +43,7 @@ export function splitZeroPages(
   }
 }
 
-/** Eight words at a time: a page with anything in its first bytes costs one step, a zero page about 0.4 us per 4 KiB. */
+/** Compares eight words at a time: a page with contents in its first 32 bytes takes one step, a zero page about 0.4 us per 4 KiB. */
 function isZero(words: Int32Array, start: number, count: number): boolean {
   const end = start + count;
   for (let i = start; i < end; i += 8) {

@@ -1,8 +1,8 @@
 import type { OwnershipTable } from './ownership.js';
 
 /**
- * Whether the destination may run the guest. Written down, with the source's side, in docs/switchover.md; the model
- * that Spin checks has the same names.
+ * The states of the destination's ownership: whether it may run the guest. docs/switchover.md has both sides; the Spin model has the
+ * same names.
  *
  * ```
  *            back              recover
@@ -18,7 +18,7 @@ import type { OwnershipTable } from './ownership.js';
 export type DestinationOwnershipState =
   /** The source owns the guest; its state is incomplete here. */
   | 'receiving'
-  /** All is loaded and `ready` is said. Waits for `go`, with or without a link, and without a timer. */
+  /** All is loaded and `ready` is sent. Waits for `go`, with or without a link, and without a time limit. */
   | 'ready'
   /** `go` was read; the ownership authority is asked whether the guest is this side's. */
   | 'asking'
@@ -26,13 +26,13 @@ export type DestinationOwnershipState =
   | 'recovering'
   /** This side owns the guest and starts it. */
   | 'running'
-  /** The source has let go of its copy. */
+  /** The source has released its copy. */
   | 'settled'
   /** The guest runs here, but the source could not be told. A later connection is still answered. */
   | 'untold'
   /** `go` was read, but the guest could not be resumed, or the authority says that it is not this side's. Its memory is kept for the embedder. */
   | 'stranded'
-  /** Over before `go`; the guest will never run here. */
+  /** The migration ended before `go`; the guest will never run here. */
   | 'abandoned'
   /** The embedder said that the source is dead. The guest runs here. */
   | 'recovered';
@@ -46,11 +46,11 @@ export type DestinationOwnershipEvent =
   | 'back'
   /** The authority says that the guest is this side's. */
   | 'granted'
-  /** The authority says that it is not. */
+  /** The authority says that the guest is not this side's. */
   | 'denied'
   /**
-   * The source's `error` or the embedder's cancel; while `receiving` also any failure, and a lost link that was not
-   * made anew in time. From `ready` never because of a timer or a lost link: `go` may be on its way.
+   * The source's `error` or the embedder's cancel; while `receiving` also any failure, and a source that has not reconnected in time.
+   * From `ready` never after a time limit or a lost link, since `go` may be in flight.
    */
   | 'fail'
   /** `released` was read. */

@@ -1,18 +1,18 @@
-/** Which hand-over of which guest is asked about. */
+/** The hand-over of a guest that the authority is asked about. */
 export interface Transfer {
   readonly migrationId: string;
-  /** The stop-and-copy that leads to it: one that was given up is never asked about again. */
+  /** Number of the stop-and-copy that leads to it, from 1. One that was given up is never asked about again. */
   readonly attempt: number;
-  /** The destination's VM (`WelcomeFrame.incarnation`). */
+  /** Names the destination's VM (`WelcomeFrame.incarnation`): 32 hex digits. */
   readonly incarnation: string;
 }
 
 /**
- * Who decides which side owns a guest. By default the two sides do, by `go` (`localAuthority`); with a lease in an existing
- * engine (etcd, Consul, a database) it is whoever holds the lease, and a network that is cut in two cannot make two guests.
+ * Decides which side owns a guest. By default the two sides decide by `go` (`localAuthority`). With a lease in an existing engine
+ * (etcd, Consul, a database) the owner of the lease owns the guest, so that a network partition cannot lead to two running guests.
  *
- * Asking for the transfer is the point of no return: the source resumes its guest after it only upon a definite `refused`, or a
- * confirmed `withdrawn`. A call that rejects, or does not return, says nothing either way.
+ * Asking for the transfer is the point of no return: after it the source resumes its guest only when it was `refused` or is
+ * `withdrawn`. A call that rejects or does not return in time is no answer.
  *
  * @example
  * // The store keeps the owner, and the last attempt that was withdrawn: a transfer that arrives after that fails for good.
@@ -28,21 +28,24 @@ export interface Transfer {
  * migrate(vm, connector, { authority: lease });
  */
 export interface OwnershipAuthority {
-  /** Source, with the destination ready and the guest paused: the guest is the destination's from here on. */
+  /**
+   * Called by the source, with the destination ready and the guest paused: makes the destination the owner. `refused`: it has not and
+   * never will be by this transfer.
+   */
   transfer(transfer: Transfer): Promise<'granted' | 'refused'>;
   /**
-   * Source, when `transfer` has failed or has not returned in time: makes certain. `withdrawn`: the transfer has not
+   * Called by the source when `transfer` has rejected or has not returned in time, to find out. `withdrawn`: the transfer has not
    * happened and never will. `granted`: it has happened.
    */
   withdraw(transfer: Transfer): Promise<'withdrawn' | 'granted'>;
   /**
-   * Before a side runs the guest: the destination after `go`, either side in `recover`. Asked again for as long as it
-   * rejects, except by `recover`, which rejects too.
+   * Called before a side runs the guest: by the destination after `go`, by either side in `recover`. Resolves with whether that side is
+   * the owner. When it rejects, the destination asks again after `go`; `recover` rejects too.
    */
   mayRun(transfer: Transfer, role: 'source' | 'destination'): Promise<boolean>;
 }
 
-/** `go` itself decides, and in `recover` the word of whoever calls. */
+/** The default authority: `go` decides, and in `recover` its caller. Grants everything. */
 export const localAuthority: OwnershipAuthority = {
   transfer: async () => 'granted',
   withdraw: async () => 'withdrawn',

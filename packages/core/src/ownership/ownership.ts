@@ -2,22 +2,22 @@ import { GodwitError } from '../errors.js';
 
 /** A state of one side's ownership. */
 export interface OwnershipState {
-  /** Nothing leads out of it. */
+  /** True when no event leads out of this state. */
   readonly final: boolean;
   /** This side may run the guest in this state. Never true on both sides at once. */
   readonly mayRunGuest: boolean;
 }
 
-/** The states and events of one side, as data. The engine obeys it; tests and the model in Promela are compared with it. */
+/** The states and events of one side, as data. The engine follows the table; the tests and the Spin model are compared with it. */
 export interface OwnershipTable<State extends string, Event extends string> {
   readonly role: 'source' | 'destination';
   readonly initial: State;
   readonly states: Readonly<Record<State, OwnershipState>>;
-  /** From a state, by an event, to a state. What is not listed is illegal. */
+  /** The next state, by state and event. An event that is not listed is illegal. */
   readonly transitions: Readonly<Record<State, Readonly<Partial<Record<Event, State>>>>>;
 }
 
-/** One side's ownership of the guest: where it stands, and the only way to move it. */
+/** One side's ownership of the guest: its state, which only `apply` changes. */
 export class Ownership<State extends string, Event extends string> {
   readonly #table: OwnershipTable<State, Event>;
   readonly #onChange: (state: State, previous: State, event: Event) => void;
@@ -49,7 +49,7 @@ export class Ownership<State extends string, Event extends string> {
     return this.#next(event) !== undefined;
   }
 
-  /** Moves to where `event` leads, and returns it. Throws `GODWIT_INVALID_STATE`, and changes nothing, where it is illegal. */
+  /** Applies `event` and returns the new state. Throws `GODWIT_INVALID_STATE`, and changes nothing, when it is illegal. */
   apply(event: Event): State {
     const next = this.#next(event);
     const previous = this.#state;

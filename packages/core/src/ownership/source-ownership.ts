@@ -1,8 +1,8 @@
 import type { OwnershipTable } from './ownership.js';
 
 /**
- * Whether the source may run the guest. Written down, with the destination's side, in docs/switchover.md; the model
- * that Spin checks has the same names.
+ * The states of the source's ownership: whether it may run the guest. docs/switchover.md has both sides; the Spin model has the same
+ * names.
  *
  * ```
  *            back                 refused
@@ -18,19 +18,19 @@ import type { OwnershipTable } from './ownership.js';
  * ```
  */
 export type SourceOwnershipState =
-  /** The guest runs here, or is as the embedder left it. Pre-copy; nothing is given away. */
+  /** Pre-copy: the guest runs here, or is paused by its user. */
   | 'running'
   /** The guest is paused for the switchover; `go` is not sent. */
   | 'paused'
-  /** The authority was asked to give the guest to the destination. Only its definite no leads back. */
+  /** The authority was asked for the transfer to the destination. Only its definite refusal leads back. */
   | 'transferring'
-  /** `go` is sent. The guest is never resumed by itself, whether the link lives, is being made anew or is lost. */
+  /** `go` is sent. The guest is never resumed by the engine itself, whatever happens to the link. */
   | 'handedOver'
-  /** The destination said that it runs the guest. */
+  /** The destination has answered that it runs the guest. */
   | 'released'
-  /** Over before `go`, by failure or cancel. The guest runs on here. */
+  /** The migration failed or was cancelled before `go`. The guest runs on here. */
   | 'kept'
-  /** Gave up asking whether the destination runs the guest. Paused here until the embedder decides. */
+  /** The source has given up asking whether the destination runs the guest, which stays paused here until the embedder decides. */
   | 'unknown'
   /** The embedder said that the destination is dead. The guest runs here. */
   | 'recovered';
@@ -40,11 +40,11 @@ export type SourceOwnershipEvent =
   | 'pause'
   /** Failure or cancel before the transfer. */
   | 'fail'
-  /** Stop-and-copy is given up, and pre-copy goes on. In the tick in which it is decided: then `go` cannot be. */
+  /** The stop-and-copy is given up, and pre-copy goes on. Applied in the tick of the decision: after it `transfer` is illegal. */
   | 'back'
   /** The ownership authority is asked for the transfer: the point of no return. */
   | 'transfer'
-  /** The authority has said no, or has confirmed that the transfer is withdrawn. */
+  /** The authority has refused the transfer, or has confirmed that it is withdrawn. */
   | 'refused'
   /** In the tick in which the `go` frame is written. */
   | 'go'

@@ -1,15 +1,15 @@
 /**
- * The messages of a migration, as the engine sees them. How they become bytes is the framing's business
- * (`@godwit/transport`, `docs/wire-format.md`); what they mean and when they are allowed is decided here.
+ * The messages of a migration, as the engine sees them. `@godwit/transport` turns them into bytes (`docs/wire-format.md`);
+ * `protocol-table.ts` says when each is legal.
  *
- * Numbers are frozen: a type is never renumbered, and a new one takes a new number.
+ * The numbers are frozen: a type is never renumbered, and a new type takes a new number.
  */
 export const FRAME_TYPES = {
-  /** Source, first frame: who I am, what I bring, what I can do. */
+  /** Source, first frame: the migration, its VM, and the features that are offered. */
   hello: 1,
-  /** Destination's answer: what we will use. */
+  /** Destination: the answer to `hello`, with the version and features to use. */
   welcome: 2,
-  /** Either side: I failed, and why. The last frame of that side. */
+  /** Either side: why it ends the connection. The last frame of that side. */
   error: 3,
   /** Joins a further stream to a migration as page channel `index`; first frame of that stream. */
   attach: 4,
@@ -17,7 +17,7 @@ export const FRAME_TYPES = {
   pages: 5,
   /** Pages that are zero; no payload. */
   zeroPages: 6,
-  /** Source, on every page channel: nothing more of this round comes on this channel. */
+  /** Source, on every page channel: no more pages of this round come on this channel. */
   roundEnd: 7,
   /** Destination, control: all channels reached the round's end and every page is in guest memory. */
   roundAck: 8,
@@ -25,42 +25,42 @@ export const FRAME_TYPES = {
   device: 9,
   /** Source: all is sent; load everything and answer `ready`. */
   switchover: 10,
-  /** Destination: everything is loaded, I could run the guest. I do not, yet. */
+  /** Destination: everything is loaded; it waits for `go` to run the guest. */
   ready: 11,
-  /** Source: the guest is yours. The point of no return. */
+  /** Source: the guest is the destination's, which may run it. After it the source never resumes by itself. */
   go: 12,
-  /** Destination: the guest runs here. */
+  /** Destination: it runs the guest. */
   running: 13,
   /** Source: the digests of these pages are in `payload`; compare. Only between `ready` and `go`. */
   digests: 14,
-  /** Source: that was all; every page not mentioned must be zero. */
+  /** Source: the end of the digests; every page that was not in any must be zero. */
   digestsEnd: 15,
-  /** Destination: what the comparison found. */
+  /** Destination: the result of the comparison. */
   verified: 16,
-  /** Either side, any time after the handshake; answered by `pong` with the same `id`. */
+  /** Either side, at any time after the handshake; answered by `pong` with the same `id`. */
   ping: 17,
   pong: 18,
-  /** Destination, in the place of `welcome`, over a further connection of a migration that it knows: how far I am. */
+  /** Destination, instead of `welcome`, over a further connection of a migration that it knows: how far it has come. */
   resumed: 19,
   /** Destination, before `resumed`: these pages of the unfinished round are in guest memory. */
   received: 20,
-  /** Source, after `running` or `resumed`: I have let go of my copy of the guest. */
+  /** Source, after `running` or `resumed`: it has released its copy of the guest. */
   released: 21,
-  /** Pages as what has changed since they were sent last; only if `encoding:delta` was agreed on. */
+  /** Pages as the bytes that have changed since they were last sent; only if `encoding:delta` was agreed on. */
   deltaPages: 24,
   /** Pages compressed in one piece; only if `encoding:` and the name of the compression was agreed on. */
   compressedPages: 25,
-  /** Source: say `prepared` once the VM stands and its devices have loaded every piece up to these. The last one counts. */
+  /** Source: answer `prepared` once the VM is built and its devices have loaded every piece before these. Only the last one counts. */
   prepare: 26,
-  /** Destination: loading what is still to come will be quick. */
+  /** Destination: the answer to `prepare`; loading the rest will be quick. */
   prepared: 27,
-  /** Source: this stop-and-copy is given up, and the guest runs here again. Go back to receiving. */
+  /** Source: this stop-and-copy is given up, and the guest runs at the source; the destination goes back to receiving. */
   back: 28,
-  /** Destination: I am receiving again; what the attempt has sent is void. */
+  /** Destination: it is receiving again; everything that the attempt has sent is void. */
   backAck: 29,
-  /** Destination, before `prepared`: loading has written these pages of guest memory, so they are owed again. */
+  /** Destination, before `prepared`: loading has written these pages of guest memory, so that they must be sent again. */
   owed: 30,
-  /** Destination: these pieces of device state have been taken by `load`, so that further ones may come. */
+  /** Destination: the device's `load` has taken these pieces of state, so that more may be sent. */
   loaded: 31,
 } as const;
 
@@ -70,14 +70,14 @@ export interface BlockDescription {
   readonly id: string;
   readonly guestPhysicalAddress: number;
   readonly byteLength: number;
-  /** What memory it is (`RamBlock.identity`), or empty: a destination refuses to receive a guest into its own memory. */
+  /** The identity of the memory (`RamBlock.identity`), or empty. A destination refuses to receive into the source's own memory. */
   readonly identity: string;
 }
 
 export interface DeviceDescription {
   readonly id: string;
   readonly version: number;
-  /** Bytes that `save` is expected to yield, as the device tells; 0 where it cannot. */
+  /** Bytes that the device expects its `save` to yield; 0 where it cannot tell. */
   readonly stateBytes: number;
 }
 
@@ -93,23 +93,23 @@ export interface HelloFrame {
   readonly pageSize: number;
   readonly blocks: readonly BlockDescription[];
   readonly devices: readonly DeviceDescription[];
-  /** Optional abilities that the source offers. */
+  /** Features that the source offers (`FEATURES`, and `encoding:` names). */
   readonly features: readonly string[];
   /** Page channels beside the control stream; 0 means that pages travel on the control stream. */
   readonly pageChannels: number;
-  /** The embedder's own description of the VM: anything MessagePack can carry. */
+  /** The embedder's own description of the VM: any value that MessagePack can encode. */
   readonly description: unknown;
-  /** 1, 2, 3, ...: which of this migration's connections this is. A higher one takes the place of those before it. */
+  /** Number of this connection of the migration: 1, 2, 3, ... A higher one replaces those before it. */
   readonly connection: number;
-  /** Where the source's ownership stands: only a migration that is `running` may begin with this hello. */
+  /** The state of the source. A migration begins only with a hello in stage `running`. */
   readonly stage: HelloStage;
-  /** From 1: the stop-and-copy that the source is in (`paused`), or makes next (`running`). */
+  /** Number of the stop-and-copy that the source is in (`paused`) or makes next (`running`), from 1. */
   readonly attempt: number;
 }
 
 /**
- * What a source can be when it connects: in pre-copy, in stop-and-copy with everything sent, past `go`, or over before it;
- * `dryRun` asks whether the migration could be made, and ends with the answer.
+ * The state of a source that connects: in pre-copy (`running`), in stop-and-copy with everything sent (`paused`), past `go`
+ * (`handedOver`), or ended before `go` (`kept`). `dryRun` asks whether the migration is possible, and ends with the answer.
  */
 export const HELLO_STAGES = ['running', 'paused', 'handedOver', 'kept', 'dryRun'] as const;
 
@@ -118,12 +118,12 @@ export type HelloStage = (typeof HELLO_STAGES)[number];
 export interface WelcomeFrame {
   readonly type: 'welcome';
   readonly version: number;
-  /** Those of the hello's features that both sides will use. */
+  /** The features of the hello that both sides use. */
   readonly features: readonly string[];
   readonly software: string;
   /** Most bytes of payload that this destination takes in one frame. */
   readonly maximumPayload: number;
-  /** 32 hex digits: this VM of this process. A destination that was restarted has another one. */
+  /** Names this VM of this process: 32 hex digits. A destination that was restarted has another one. */
   readonly incarnation: string;
   /** Most bytes of device state, of all devices together, that this destination holds before they are loaded. */
   readonly maximumDeviceState: number;
@@ -133,7 +133,7 @@ export interface ErrorFrame {
   readonly type: 'error';
   readonly code: string;
   readonly message: string;
-  /** Whether another attempt may go better (`GodwitError.retry`). */
+  /** Whether another attempt may succeed (`GodwitError.retry`). */
   readonly retry: boolean;
 }
 
@@ -141,7 +141,7 @@ export interface AttachFrame {
   readonly type: 'attach';
   readonly migrationId: string;
   readonly index: number;
-  /** That of the hello to which this channel belongs. */
+  /** The `connection` of the hello to which this channel belongs. */
   readonly connection: number;
 }
 
@@ -176,13 +176,13 @@ export interface CompressedPagesFrame {
   readonly encoding: string;
 }
 
-/** Frames that carry pages, of whatever kind. */
+/** Frames that have pages of any kind. */
 export type AnyPagesFrame = PagesFrame | ZeroPagesFrame | DeltaPagesFrame | CompressedPagesFrame;
 
 export interface RoundEndFrame {
   readonly type: 'roundEnd';
   readonly round: number;
-  /** Pages (of any kind) that this channel carried in this round: a lost frame is noticed here. */
+  /** Pages of any kind that were sent on this channel in this round, by which a lost frame is noticed. */
   readonly pages: number;
 }
 
@@ -199,7 +199,7 @@ export interface DeviceFrame {
   /** 0, 1, 2, ... per device: since its last reset while the guest runs, within the attempt while it is paused. */
   readonly sequence: number;
   readonly last: boolean;
-  /** The stop-and-copy that this piece belongs to; 0 for what is sent while the guest runs. */
+  /** The stop-and-copy that this piece belongs to; 0 for a piece that is sent while the guest runs. */
   readonly attempt: number;
 }
 
@@ -207,11 +207,11 @@ export interface SwitchoverFrame {
   readonly type: 'switchover';
   readonly round: number;
   readonly attempt: number;
-  /** What the guest was doing before it was paused for this: it is to do the same at the destination. */
+  /** The state of the guest before this stop-and-copy, and so at the destination. */
   readonly runState: MovedRunState;
 }
 
-/** A guest that has ended does not move. */
+/** The states in which a guest is handed over; one that has ended is not migrated. */
 export const MOVED_RUN_STATES = ['running', 'paused'] as const;
 
 export type MovedRunState = (typeof MOVED_RUN_STATES)[number];
@@ -247,7 +247,7 @@ export interface PreparedFrame {
   readonly type: 'prepared';
   readonly incarnation: string;
   readonly attempt: number;
-  /** Those of the question. */
+  /** The sequences of the `prepare` that this answers. */
   readonly deviceSequences: readonly number[];
 }
 
@@ -259,7 +259,7 @@ export interface BackFrame {
 export interface BackAckFrame {
   readonly type: 'backAck';
   readonly attempt: number;
-  /** For each device, how often it has been reset here: one whose number has grown begins anew, with piece 0. */
+  /** Per device: how often it has been reset. A device whose number has grown begins again, with piece 0. */
   readonly deviceResets: readonly number[];
 }
 
@@ -304,17 +304,17 @@ export interface PongFrame {
   readonly id: number;
 }
 
-/** What a destination can be when it is found again. */
+/** The states of a destination to which a source reconnects. */
 export const RESUMED_STATES = ['receiving', 'loading', 'ready', 'running'] as const;
 
 export interface ResumedFrame {
   readonly type: 'resumed';
   readonly state: (typeof RESUMED_STATES)[number];
-  /** The round that is being received: all before it are wholly in guest memory. */
+  /** The round that is being received: all rounds before it are wholly in guest memory. */
   readonly round: number;
   /** For each of the hello's devices, the sequence of the piece that is expected next. */
   readonly deviceSequences: readonly number[];
-  /** For each device, how often it has been reset: see `backAck`. */
+  /** Per device: how often it has been reset, as in `backAck`. */
   readonly deviceResets: readonly number[];
   readonly incarnation: string;
   /** With `running`: as in the `running` frame; else 0. */
@@ -363,7 +363,7 @@ export type Frame =
   | OwedFrame
   | LoadedFrame;
 
-/** Frames that are followed by a payload. All others never are. */
+/** The types of frames with a payload. All others have none. */
 export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>([
   'pages',
   'device',

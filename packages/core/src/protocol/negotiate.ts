@@ -6,23 +6,23 @@ import type { HelloFrame, HelloStage, WelcomeFrame } from './frame.js';
 /** Protocol versions that this engine speaks. */
 export const PROTOCOL_VERSION = { minimum: 2, maximum: 2 } as const;
 
-/** What the source and the destination call themselves in messages. */
+/** Name and version of this engine, for the peer's messages. */
 export const SOFTWARE = 'godwit/0.1.0';
 
-/** Optional abilities of this protocol. */
+/** Optional features of this protocol; the hello offers them and `welcome` chooses. */
 export const FEATURES = {
   /** Comparison of all RAM between `ready` and `go`. */
   verify: 'verify',
   /** Every frame of every stream is followed by its checksum. */
   checksum: 'checksum',
-  /** A stop-and-copy that was given up: the destination can go back to receiving. A file cannot. */
+  /** The destination can go back to receiving when a stop-and-copy is given up. A file cannot. */
   back: 'back',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */
 export const MAXIMUM_PAYLOAD = 4 * 2 ** 20;
 
-/** What of a hello does not come from the VM. */
+/** The fields of a hello that do not come from the VM. */
 export interface HelloParts {
   readonly migrationId: string;
   readonly features: readonly string[];
@@ -35,7 +35,7 @@ export interface HelloParts {
   readonly stateBytes: readonly number[];
 }
 
-/** The source's hello. */
+/** Makes the source's hello. */
 export function helloOf({ memory, devices }: MigratableVm, parts: HelloParts): HelloFrame {
   const { stateBytes, description, ...rest } = parts;
   return {
@@ -56,10 +56,10 @@ export function helloOf({ memory, devices }: MigratableVm, parts: HelloParts): H
   };
 }
 
-/** Page channels that one migration may have. */
+/** Most page channels of one migration. */
 export const MAXIMUM_PAGE_CHANNELS = 64;
 
-/** Refuses a hello that makes no sense, before anything is built or allocated for it. */
+/** Checks a hello before anything is built or allocated for it. Throws `GODWIT_PROTOCOL` or `GODWIT_LIMIT_EXCEEDED`. */
 export function checkHello(hello: HelloFrame): void {
   if (!/^[0-9a-f]{32}$/.test(hello.migrationId)) {
     throw new GodwitError('GODWIT_PROTOCOL', 'the migrationId of a hello must be 32 hex digits');
@@ -72,7 +72,10 @@ export function checkHello(hello: HelloFrame): void {
   }
 }
 
-/** Refuses streams without checksums where these were agreed on; `whose` says who made them. */
+/**
+ * Checks that every stream has checksums, where they were agreed on; `whose` says which side made the streams. Throws
+ * `GODWIT_UNSUPPORTED` or `GODWIT_PROTOCOL`.
+ */
 export function checkChecksums(streams: readonly FrameStream[], peer: string, whose: 'ours' | "the source's"): void {
   if (streams.every((stream) => stream.checksums === true)) return;
   throw whose === 'ours'
@@ -83,7 +86,7 @@ export function checkChecksums(streams: readonly FrameStream[], peer: string, wh
     : new GodwitError('GODWIT_PROTOCOL', `the source agreed on checksums, but a stream from ${peer} has none`);
 }
 
-/** Picks the version; throws `GODWIT_VERSION_MISMATCH` when there is none in common. */
+/** Returns the highest protocol version that both sides speak; throws `GODWIT_VERSION_MISMATCH` when there is none. */
 export function chooseVersion(hello: HelloFrame): number {
   const version = Math.min(hello.maximumVersion, PROTOCOL_VERSION.maximum);
   if (!(version >= hello.minimumVersion && version >= PROTOCOL_VERSION.minimum)) {
@@ -96,7 +99,10 @@ export function chooseVersion(hello: HelloFrame): number {
   return version;
 }
 
-/** Refuses, before a page moves, a VM that cannot become the source's: page size, RAM blocks, devices, their state's size. */
+/**
+ * Checks, before a page moves, that the VM fits the source's: page size, RAM blocks, devices and the size of their state. Throws
+ * `GODWIT_PAGE_SIZE_MISMATCH`, `GODWIT_MEMORY_MISMATCH`, `GODWIT_DEVICE_MISMATCH` or `GODWIT_LIMIT_EXCEEDED`.
+ */
 export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDeviceState: number): void {
   if (hello.pageSize !== vm.memory.pageSize) {
     throw new GodwitError(
@@ -114,8 +120,8 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDevi
 }
 
 /**
- * Refuses to receive a guest into its own memory: clearing it for what is to come would destroy it. Only memory that both owners
- * declare shared could be left where it is, and none can yet.
+ * Checks that no RAM block of the VM is memory of the source's guest: clearing it would destroy the guest. Throws
+ * `GODWIT_SHARED_MEMORY`. Memory that both sides share on purpose is not supported.
  */
 export function checkNotShared(hello: HelloFrame, vm: MigratableVm): void {
   const mine = new Map<string, string>();
@@ -130,13 +136,16 @@ export function checkNotShared(hello: HelloFrame, vm: MigratableVm): void {
   }
 }
 
-/** Without the offset in the file: ranges of one file that do not overlap are not worth the risk. */
+/** The identity without the offset in the file: even ranges of one file that do not overlap are refused, to be safe. */
 function fileOf(identity: string): string {
   const at = identity.lastIndexOf('+');
   return at === -1 ? identity : identity.slice(0, at);
 }
 
-/** Refuses device state that the destination would not hold: known before a page moves, rather than with the guest paused. */
+/**
+ * Checks, before a page moves, that the destination would hold the devices' state. Throws `GODWIT_LIMIT_EXCEEDED`, which would else
+ * come with the guest paused.
+ */
 export function checkDeviceState(
   ids: readonly string[],
   stateBytes: readonly number[],
@@ -209,8 +218,9 @@ function checkDevices(hello: HelloFrame, vm: MigratableVm): void {
 }
 
 /**
- * The source's check of the destination's answer: of the `offered` features all but the `dispensable` ones are wanted, and
- * pages must fit into a frame.
+ * Checks the destination's answer at the source. Throws `GODWIT_VERSION_MISMATCH`; `GODWIT_PROTOCOL` for a feature that was not
+ * `offered`; `GODWIT_LIMIT_EXCEEDED` when a page does not fit into a frame; and `GODWIT_UNSUPPORTED` for an offered feature that was
+ * not chosen, unless it is `dispensable`.
  */
 export function checkWelcome(
   welcome: WelcomeFrame,

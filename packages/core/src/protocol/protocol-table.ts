@@ -1,19 +1,19 @@
 import type { FrameName } from './frame.js';
 
 /**
- * The protocol as data: which frames each role may **receive** in each of its phases, on the control stream. The engine checks
- * every frame against it before it looks at what the frame says; the file transport, `inspect`, the fuzzers, the wire-format
- * specification and the test of the Spin model read the same table.
+ * The protocol as data: the frames that each role may **receive** in each of its phases, on the control stream. The engine checks
+ * every frame against it before it handles the frame; the file transport, `inspect`, the fuzzers, the wire-format specification and
+ * the test of the Spin model read the same table.
  *
- * A frame that is not listed is a violation: `GODWIT_PROTOCOL`. `ping`, `pong` and `error` are legal in every phase
- * (`ALWAYS`). Page frames come on the page channels where there are any, else on the control stream.
+ * A frame that is not listed ends the connection with `GODWIT_PROTOCOL`. `ping`, `pong` and `error` are legal in every phase
+ * (`ALWAYS`). Page frames come on the page channels if there are any, else on the control stream.
  */
 export type Role = 'source' | 'destination';
 
-/** Legal in every phase, in both directions. */
+/** Frames that are legal in every phase, in both directions. */
 export const ALWAYS: readonly FrameName[] = ['ping', 'pong', 'error'];
 
-/** Frames that belong to a page channel; on the control stream only where a migration has no page channels. */
+/** Frames of a page channel; they come on the control stream only if a migration has no page channels. */
 export const PAGE_CHANNEL_FRAMES: readonly FrameName[] = [
   'pages',
   'zeroPages',
@@ -23,7 +23,7 @@ export const PAGE_CHANNEL_FRAMES: readonly FrameName[] = [
 ];
 
 /**
- * Phases of the source, as far as they differ in what may come.
+ * Phases of the source, as far as they differ in their legal frames.
  *
  * ```
  * greeting -> pre-copy -> stop-and-copy -> loading -> [verifying] -> deciding -> handing-over -> release
@@ -36,27 +36,27 @@ export const SOURCE_PHASES = [
   'greeting',
   /** The guest runs here. */
   'pre-copy',
-  /** The guest is paused; what is left is being sent. */
+  /** The guest is paused; the remaining pages and the device state are being sent. */
   'stop-and-copy',
   /** `switchover` is written. */
   'loading',
   /** Digests are being sent. */
   'verifying',
-  /** The destination is `ready`: last checks, and the authority's word. */
+  /** `ready` was read: the last checks, and the authority's answer. */
   'deciding',
-  /** `back` is written: answers to the attempt that was given up may still be on their way. */
+  /** `back` is written: answers to the attempt that was given up may still come. */
   'going-back',
   /** `go` is written. */
   'handing-over',
-  /** The guest runs there, or stays here: nothing more is asked. */
+  /** The guest runs at the destination, or stays at the source: no answer is waited for. */
   'release',
 ] as const;
 
 export type SourcePhaseName = (typeof SOURCE_PHASES)[number];
 
-/** Phases of the destination, as far as they differ in what may come. */
+/** Phases of the destination, as far as they differ in their legal frames. */
 export const DESTINATION_PHASES = [
-  /** Nothing has come on the stream. */
+  /** No frame was read yet. */
   'greeting',
   /** `hello` was read, and the VM is being built. */
   'preparing',
@@ -68,7 +68,7 @@ export const DESTINATION_PHASES = [
   'ready',
   /** `go` was read. */
   'taking-over',
-  /** The source keeps its guest, and says why. */
+  /** The source keeps its guest; its `error` with the reason is to come. */
   'kept',
 ] as const;
 

@@ -3,52 +3,55 @@ import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import type { FrameStream } from '../link/frame-stream.js';
 
-/** How long an ending side waits: for the peer to take the reason, to say its own, and to close. Milliseconds. */
+/** How long each step of closing a connection may take: writing the closing message, and waiting for the peer's. Milliseconds. */
 export const CLOSING_MS = 1000;
-
-/**
- * How long a carrier may take to accept the closing message, in milliseconds: one that has so many pages before it that it takes
- * longer would keep a migration that is over from ending. The peer is then told over another connection.
- */
-const ACCEPTED_MS = 100;
 
 /** The last thing that a side says on a control stream. */
 export interface ClosingMessage {
   readonly error: GodwitError;
-  /** Whether the peer may come back over another connection. False when the migration is over for this side. */
+  /** Whether the peer may connect again. False when the migration is over for this side. */
   readonly retry: boolean;
 }
 
 /**
- * Lets go of every stream: says the closing message on the first one (the control stream), ends all, waits a little for the peer
- * to do the same (not when the carrier is too busy to take the message), and drops what is left. Afterwards nothing is borrowed and no handle is open. Never rejects. Returns
- * whether the carrier has taken the message; true when there is none.
+ * Closes every stream: writes the closing message on the first one (the control stream), ends all, waits for the peer to do the
+ * same, for `CLOSING_MS` at most, and drops what is left. Afterwards nothing is borrowed and no handle is open. Never rejects. Resolves
+ * with whether the carrier has taken the message; true when there is none.
+ *
+ * @param acceptedMs how long the carrier may take for that, which may have many pages to carry first. Milliseconds
  */
 export async function closeStreams(
   streams: readonly FrameStream[],
   clock: Clock,
   message: ClosingMessage | undefined,
+  acceptedMs = CLOSING_MS,
 ): Promise<boolean> {
   const [control] = streams;
-  let said = message === undefined;
-  // Queued behind what is still being written; `close` comes after it all the same.
-  const saying = message === undefined ? undefined : control?.write(errorFrame(message));
-  const told = saying?.then(() => {
-    said = true;
-  });
-  const ending = Promise.allSettled([told, ...streams.map((stream) => stream.close())]);
-  if (told !== undefined) {
-    await settledWithin(told, clock, ACCEPTED_MS);
-    // After a busy moment of this thread, timers come before what the carrier has to say.
-    if (!said) await clock.yield();
+  let sent = message === undefined;
+  let busy = message !== undefined;
+  const begun = clock.now();
+  // The message is queued behind frames that are still being written; `close` takes effect after it.
+  const sending = message === undefined ? undefined : control?.write(errorFrame(message));
+  const written = sending
+    ?.then(() => {
+      sent = true;
+    })
+    .finally(() => {
+      busy = false;
+    });
+  const ending = Promise.allSettled([written, ...streams.map((stream) => stream.close())]);
+  if (written !== undefined) {
+    await settledWithin(written, clock, acceptedMs);
+    // When this thread was busy, the timer fires before the carrier's answer is seen.
+    if (busy) await clock.yield();
   }
-  if (said) await settledWithin(ending, clock, CLOSING_MS);
+  if (!busy) await settledWithin(ending, clock, Math.max(0, CLOSING_MS - (clock.now() - begun)));
   const why = message === undefined ? '' : `: ${message.error.message}`;
   const over = new GodwitError('GODWIT_LINK_LOST', `the migration is over${why}`);
   for (const stream of streams) stream.abort(over);
-  // Without a limit: memory that the kernel still reads or fills must not be freed, however long the disk takes.
+  // No time limit here: memory that the kernel still reads or writes must not be freed, however long the disk takes.
   await Promise.all(streams.map((stream) => stream.settled?.()));
-  return said;
+  return sent;
 }
 
 function errorFrame({ error: { code, message }, retry }: ClosingMessage) {

@@ -12,19 +12,19 @@ import { Pings } from './pings.js';
 
 type FrameOf<T extends FrameName> = Extract<Frame, { type: T }>;
 
-/** What a role does with a legal frame. The next one is read when it resolves: that is the back-pressure. */
+/** Handles a frame that is legal in the role's phase. The next frame is read once it resolves, which is the back-pressure. */
 export type FrameHandler = (received: ReceivedFrame) => void | Promise<void>;
 
 export interface ConnectionParts<R extends Role> {
   readonly role: R;
   readonly clock: Clock;
   readonly control: FrameStream;
-  /** For messages: `tcp://192.0.2.1:4444`. */
+  /** The peer's address, for messages: `tcp://192.0.2.1:4444`. */
   readonly peer: string;
-  /** The phase that the role is in: which frames may come. Asked for each frame. */
+  /** The phase that the role is in, which decides the legal frames. Called for each frame. */
   readonly phase: () => PhaseName<R>;
   readonly handle: FrameHandler;
-  /** Ends the connection when it aborts, in the same tick. Without it: see `follow`. */
+  /** Ends the connection when it aborts, in the same tick. It can be given later, by `follow`. */
   readonly signal?: AbortSignal;
 }
 
@@ -35,11 +35,12 @@ interface Waiter {
 }
 
 /**
- * One connection of a migration, the same for both roles: the control stream and the page channels beside it, reading and
- * dispatch by the protocol's table, answers that are waited for, pings, keepalive, and the end.
+ * One connection of a migration, the same for both roles: the control stream and its page channels. It reads frames and
+ * dispatches them by the protocol's table, resolves the answers that are waited for, measures round trips, keeps the link
+ * alive, and closes it.
  *
- * When it is over, for whatever reason, `signal` has aborted with that reason, and every frame that is still read is ignored;
- * once `drop` or `close` has resolved, nothing of it touches guest memory any more.
+ * When the connection is over, `signal` has aborted with the reason, and every frame read later is ignored. Once `drop` or
+ * `close` has resolved, nothing of the connection touches guest memory.
  */
 export class Connection<R extends Role = Role> {
   readonly control: FrameStream;
@@ -72,7 +73,7 @@ export class Connection<R extends Role = Role> {
     this.ended = this.#readAll();
   }
 
-  /** From now on the connection ends when `signal` aborts, in the same tick. */
+  /** Makes the connection end when `signal` aborts, in the same tick. */
   follow(signal: AbortSignal): void {
     const onStop = () => this.end(signal.reason);
     if (signal.aborted) {
@@ -92,14 +93,14 @@ export class Connection<R extends Role = Role> {
     return this.#pageChannels;
   }
 
-  /** From now on these streams belong to the connection. */
+  /** Adds the page channels to the connection, which ends and closes them with itself. */
   attach(pageChannels: readonly PageStream[]): void {
     this.#pageChannels = pageChannels;
     const { reason } = this.signal;
     if (this.signal.aborted) for (const stream of pageChannels) stream.abort(reason as GodwitError);
   }
 
-  /** From now on another part of the role takes the frames. */
+  /** Replaces the phase and the handler: another part of the role handles the frames that follow. */
   serve(phase: () => PhaseName<R>, handle: FrameHandler): void {
     this.#phase = phase;
     this.#handle = handle;
@@ -119,12 +120,12 @@ export class Connection<R extends Role = Role> {
     return this.streams.reduce((sum, stream) => sum + stream.bytesRead, 0);
   }
 
-  /** Why nothing more comes on the control stream; `undefined` while it is well. */
+  /** Why reading the control stream ended; `undefined` while frames are read. */
   get failure(): GodwitError | undefined {
     return this.#failure;
   }
 
-  /** From here on a peer that says nothing is noticed, and hears from us. Once. */
+  /** Starts keepalive: pings a quiet peer, and ends the link of a silent one. Later calls do nothing. */
   keepAlive(times: KeepaliveTimes): void {
     if (this.#keptAlive) return;
     this.#keptAlive = true;
@@ -138,7 +139,10 @@ export class Connection<R extends Role = Role> {
     return abortable(this.control.write(frame, payload), this.signal);
   }
 
-  /** The next frame of one of these types, which nobody else may be waiting for. Rejects when the stream fails. */
+  /**
+   * Resolves with the next frame of one of these types. Rejects when the stream fails, and with `GODWIT_INVALID_STATE` when one
+   * of the types is being waited for already.
+   */
   expect<T extends FrameName>(...types: readonly T[]): Promise<FrameOf<T>> {
     const answer = new Promise<FrameOf<T>>((resolve, reject) => {
       if (this.#failure !== undefined) {
@@ -152,26 +156,26 @@ export class Connection<R extends Role = Role> {
       }
       this.#waiters.add({ types, resolve: (frame) => resolve(frame as FrameOf<T>), reject });
     });
-    // It may fail long before somebody awaits it.
+    // The stream may fail before the caller awaits the answer: that must not be an unhandled rejection.
     answer.catch(() => {});
     return answer;
   }
 
-  /** Nobody waits for frames of these types any more. */
+  /** Cancels every wait for a frame of these types; its promise never settles. */
   forget(...types: readonly FrameName[]): void {
     for (const waiter of this.#waiters) {
       if (waiter.types.some((type) => types.includes(type))) this.#waiters.delete(waiter);
     }
   }
 
-  /** Writes `frame` and resolves with the answer to it; rejects as soon as the connection is over. */
+  /** Writes `frame` and resolves with the answer, a frame of one of `types`; rejects as soon as the connection is over. */
   async ask<T extends FrameName>(frame: Frame, ...types: readonly T[]): Promise<FrameOf<T>> {
     const answer = this.expect(...types);
     await abortable(Promise.all([answer, this.control.write(frame)]), this.signal);
     return answer;
   }
 
-  /** Hands a frame to whoever waits for it; false when nobody does. */
+  /** Resolves the wait for this type of frame; returns false when there is none. */
   answer(frame: Frame): boolean {
     for (const waiter of this.#waiters) {
       if (!waiter.types.includes(frame.type)) continue;
@@ -182,12 +186,12 @@ export class Connection<R extends Role = Role> {
     return false;
   }
 
-  /** Measures the round trip: milliseconds until the peer's engine has answered. */
+  /** Measures the round trip: resolves with the milliseconds until the peer's engine has answered. */
   ping(): Promise<number> {
     return abortable(this.#pings.ping(), this.signal);
   }
 
-  /** Registers work that touches guest memory: the connection is not over before it has settled. */
+  /** Registers work that touches guest memory: `idle`, `drop` and `close` wait until it has settled. Returns `work`. */
   borrow<T>(work: Promise<T>): Promise<T> {
     const settled = work.then(
       () => {},
@@ -203,12 +207,12 @@ export class Connection<R extends Role = Role> {
     while (this.#borrowing.size > 0) await Promise.all(this.#borrowing);
   }
 
-  /** From now on every frame is ignored; streams are let go of by `drop` or `close`. */
+  /** Ends the connection: every later frame is ignored. The streams stay open until `drop` or `close`. */
   end(reason: GodwitError): void {
     this.#over.abort(reason);
   }
 
-  /** Drops the connection at once. Resolves when nothing of it touches guest memory any more. */
+  /** Aborts every stream at once. Resolves when nothing of the connection touches guest memory. */
   async drop(reason: GodwitError): Promise<void> {
     this.#finished = true;
     this.end(reason);
@@ -218,28 +222,29 @@ export class Connection<R extends Role = Role> {
   }
 
   /**
-   * Tells the peer why, as far as it still listens, and lets go of every stream. Without `error`, just ends. `retry`: the peer may
-   * come back over another connection. Resolves with whether the peer is known to have read it, once nothing of the connection
-   * touches guest memory any more: that the carrier has taken the words says little where the cable is cut.
+   * Sends `error` to the peer, if there is one and the stream still works, and closes every stream. `retry`: the peer may connect
+   * again. Resolves once nothing of the connection touches guest memory, with whether the peer is known to have read the message:
+   * that the carrier has taken it proves nothing when the cable is cut. `acceptedMs`: how long the carrier may take to accept it.
    */
-  async close(error: GodwitError | undefined, retry = false): Promise<boolean> {
+  async close(error: GodwitError | undefined, retry = false, acceptedMs = CLOSING_MS): Promise<boolean> {
     const { clock } = this.#parts;
-    const deaf = isLost(this.#failure);
-    const silent = error === undefined || error.remote || deaf;
-    // Bytes that came were wrong, and nothing more of them is read: that the carrier takes the message has to do.
-    const notReading = !deaf && this.#failure !== undefined;
+    const lost = isLost(this.#failure);
+    const silent = error === undefined || error.remote || lost;
+    // The peer's bytes were wrong and are read no further, so that its answer cannot be seen: it is enough that the carrier has
+    // taken the message.
+    const notReading = !lost && this.#failure !== undefined;
     this.#finished = true;
     this.end(error ?? new GodwitError('GODWIT_LINK_LOST', 'the migration is over'));
-    const said = await closeStreams(this.streams, clock, silent ? undefined : { error, retry });
+    const written = await closeStreams(this.streams, clock, silent ? undefined : { error, retry }, acceptedMs);
     await this.idle();
-    if (said) await settledWithin(this.ended, clock, CLOSING_MS);
+    if (written) await settledWithin(this.ended, clock, CLOSING_MS);
     const heard = this.#closed || this.#failure?.remote === true;
-    return error === undefined || error.remote || (!deaf && (notReading ? said : heard));
+    return error === undefined || error.remote || (!lost && (notReading ? written : heard));
   }
 
   /**
-   * Why the connection is over, after `error` came from using it: the first cause, as far as it can be known. A stream that broke
-   * says nothing, and the peer may have told the reason on the control stream: that is waited for, a moment.
+   * The first cause of the end, after using the connection has failed with `error`. A broken stream gives no reason, and the peer
+   * may have sent one on the control stream: it is waited for, at most `CLOSING_MS`.
    */
   async cause(error: unknown): Promise<GodwitError> {
     const first: unknown = this.signal.aborted ? this.signal.reason : error;
@@ -252,7 +257,7 @@ export class Connection<R extends Role = Role> {
   async #readAll(): Promise<GodwitError> {
     const peer = this.#parts.role === 'source' ? 'destination' : 'source';
     try {
-      // The maker of the connection is to know of it before the first frame is handled.
+      // The constructor returns before the first frame is handled.
       await Promise.resolve();
       for (;;) {
         const received = await this.control.read();
@@ -260,21 +265,21 @@ export class Connection<R extends Role = Role> {
         if (received === null) throw new GodwitError('GODWIT_LINK_LOST', `the ${peer} closed the connection`);
         const { frame, payloadBytes } = received;
         if (frame.type === 'error') throw remoteError(frame, peer);
-        // What is read after the end is ignored; the reason for the end may still come.
+        // Frames read after the end are ignored; only an `error` frame, the peer's reason, still counts.
         if (this.signal.aborted) {
           if (payloadBytes > 0) await this.control.skipPayload();
           continue;
         }
         if (frame.type === 'ping') this.#pings.answer(frame.id);
         else if (frame.type === 'pong') this.#pings.answered(frame.id);
-        else await this.#take(received, peer);
+        else await this.#dispatch(received, peer);
       }
     } catch (error) {
       return this.#fail(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the control stream failed'));
     }
   }
 
-  async #take(received: ReceivedFrame, peer: string): Promise<void> {
+  async #dispatch(received: ReceivedFrame, peer: string): Promise<void> {
     const { type } = received.frame;
     const phase = this.#phase();
     if (!isLegal(this.#parts.role, phase, type)) {
@@ -294,7 +299,7 @@ export class Connection<R extends Role = Role> {
   }
 }
 
-/** Whether `error` only says that a stream broke: the peer may have told the reason on another one. */
+/** Whether `error` is a stream that broke here: the peer may have sent the reason on another stream. */
 export function isLost(error: unknown): boolean {
   return GodwitError.is(error) && error.code === 'GODWIT_LINK_LOST' && !error.remote;
 }
@@ -303,7 +308,7 @@ function quoted(types: readonly FrameName[]): string {
   return types.map((type) => `"${type}"`).join(' or ');
 }
 
-/** An error that the peer reported. An unknown code (of a newer peer) becomes `GODWIT_INTERNAL`, named in the message. */
+/** Makes an error of the peer's `error` frame. An unknown code (of a newer peer) becomes `GODWIT_INTERNAL`, and the message names it. */
 export function remoteError(
   { code, message, retry = false }: { readonly code: string; readonly message: string; readonly retry?: boolean },
   role: Role,

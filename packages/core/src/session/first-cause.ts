@@ -1,8 +1,8 @@
 import type { GodwitError } from '../errors.js';
 
 /**
- * Why a migration ends, once: whatever is noticed first, and everything that is noticed after it is its consequence. One signal that
- * every part of the role is linked to.
+ * The first cause of a migration's end. Errors noticed later are taken for its consequences and ignored. Its signal ends every
+ * part of the role.
  */
 export class FirstCause {
   readonly #over = new AbortController();
@@ -16,7 +16,7 @@ export class FirstCause {
     return this.signal.aborted ? (this.signal.reason as GodwitError) : undefined;
   }
 
-  /** The first call counts; returns the cause that does. */
+  /** Sets the cause, unless there is one already; returns the cause that counts. */
   set(error: GodwitError): GodwitError {
     if (!this.signal.aborted) this.#over.abort(error);
     return this.cause ?? error;

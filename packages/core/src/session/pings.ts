@@ -9,7 +9,7 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
-/** The pings of one connection, in both directions. */
+/** Sends the pings of one connection and answers the peer's. */
 export class Pings {
   readonly #stream: FrameStream;
   readonly #clock: Clock;
@@ -18,7 +18,7 @@ export class Pings {
   #count = 0;
   /** A pong is being written. */
   #answering = false;
-  /** The latest ping that came meanwhile. */
+  /** The id of the latest ping that came while a pong was being written. */
   #unanswered: number | undefined;
 
   constructor(stream: FrameStream, clock: Clock) {
@@ -26,7 +26,7 @@ export class Pings {
     this.#clock = clock;
   }
 
-  /** Resolves with the milliseconds until the peer has answered. */
+  /** Sends a ping; resolves with the milliseconds until the peer has answered. Rejects when the stream fails. */
   ping(): Promise<number> {
     const id = ++this.#count;
     return new Promise((resolve, reject) => {
@@ -39,7 +39,7 @@ export class Pings {
     });
   }
 
-  /** A pong has come. Those that nobody waits for (a keepalive's) say no more than that bytes come. */
+  /** Handles a pong. One that answers no pending ping (keepalive's) is ignored: its bytes have shown that the peer is alive. */
   answered(id: number): void {
     const at = this.#waiting.findIndex((waiting) => waiting.id === id);
     if (at === -1) return;
@@ -48,8 +48,9 @@ export class Pings {
   }
 
   /**
-   * A ping has come. The answer is not awaited: behind pages that the peer does not take any more, its reason would never be
-   * read. Of the pings that come while an answer waits to be written, the latest is answered: a flood of them takes no memory.
+   * Handles a ping by sending a pong. The write is not awaited: when the peer takes no more bytes, the reading of its closing
+   * message would wait for ever. Of the pings that come while a pong is being written only the latest is answered, so that a
+   * flood of them takes no memory.
    */
   answer(id: number): void {
     if (this.#answering) {
@@ -68,7 +69,7 @@ export class Pings {
     );
   }
 
-  /** Nothing more comes. */
+  /** Rejects every pending ping, and each later one, with `error`. */
   fail(error: GodwitError): void {
     this.#failure = error;
     for (const { reject } of this.#waiting.splice(0)) reject(error);

@@ -5,10 +5,13 @@ import { type ErrorCode, GodwitError } from '../errors.js';
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 
-/** Each pause is shortened or lengthened by up to a quarter, so that many migrations do not come back in one moment. */
+/** The last pause is shortened so that one more attempt begins this many milliseconds before the time is up. */
+const LAST_ATTEMPT_MS = 100;
+
+/** Each pause is shortened or lengthened by up to this fraction, so that many migrations do not reconnect at once. */
 const JITTER = 0.25;
 
-/** Noticed here, of bytes that came: the peer may be well, and the link have garbled them. */
+/** Codes of errors found here in received bytes: the link may have garbled the bytes of a correct peer. */
 const GARBLED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'GODWIT_BAD_STREAM',
   'GODWIT_PROTOCOL',
@@ -17,24 +20,27 @@ const GARBLED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 ]);
 
 /**
- * Where a migration stands, as far as that decides what may be tried again. `connecting`: the first connection. `connected`: one
- * that was in use. `greeting`: another one is being made, and nothing of it was believed yet. `after-go`: the destination may be
- * running the guest, and nothing but its own word, or time, ends the asking.
+ * The stage of a migration, as far as it decides which errors are retried.
+ *
+ * - `connecting`: the first connection is being made.
+ * - `connected`: a connection in use has failed.
+ * - `greeting`: another connection is being made, and its hello is not answered yet.
+ * - `after-go`: the destination may be running the guest. Only its answer, or the time limit, ends the asking.
  */
 export type RetryStage = 'connecting' | 'connected' | 'greeting' | 'after-go';
 
 /**
- * The only place that decides whether a migration goes on over another connection after `error`. An error that the peer has told
- * says so itself; one that was noticed here depends on what is at stake.
+ * Decides whether a migration goes on over another connection after `error`; no other code does. The peer's own errors carry the
+ * decision (`retry`); for an error found here it depends on the stage.
  */
 export function mayRetry(error: unknown, stage: RetryStage): boolean {
   if (!GodwitError.is(error)) return false;
   if (error.remote) return error.retry;
   if (stage === 'connected') return error.retry && error.code === 'GODWIT_LINK_LOST';
-  // Whoever answers at first, and wrongly, is not who was meant.
+  // A first peer that answers wrongly is taken for the wrong peer: it is not tried again.
   if (stage === 'connecting') return error.retry;
   if (error.retry || GARBLED.has(error.code)) return true;
-  // A system call that failed here, for good: a snapshot that cannot be given its name.
+  // A system call that failed here fails again: for example the rename of a snapshot's file.
   return stage === 'after-go' && error.code !== 'GODWIT_SYSCALL';
 }
 
@@ -42,21 +48,22 @@ export interface AttemptParts {
   readonly clock: Clock;
   /** Numbers from 0 to below 1, for the jitter. */
   readonly random: () => number;
-  /** From now to the end of the last attempt, in milliseconds. */
+  /** Time limit for all attempts together, in milliseconds from now. The attempt under way is aborted when it passes. */
   readonly withinMs: number;
   readonly signal: AbortSignal;
   readonly stage: RetryStage;
-  /** Hears of each attempt that failed and is made again. */
+  /** Called after each failed attempt that may be retried, with its error and its number, from 1. */
   readonly onFailure?: (error: GodwitError, attempt: number) => void;
-  /** Milliseconds before the first attempt. Default: a pause, since something was just lost. */
+  /** Milliseconds before the first attempt. Default: about 100, since a link was just lost. */
   readonly firstPauseMs?: number;
-  /** No attempt begins later than this, in milliseconds from now; one that has begun may last. Default: `withinMs`. */
+  /** No attempt begins later than this, in milliseconds from now; one that has begun goes on. Default: `withinMs`. */
   readonly giveUpAfterMs?: number;
 }
 
 /**
- * Attempts the same again, with growing pauses, until it succeeds, fails for good (`mayRetry`), the time is up, or
- * `signal` aborts. When the time is up it rejects with the last attempt's error, or with the reason of the abort.
+ * Calls `attempt` again, with growing pauses and a last time just before the time is up, until it succeeds, fails with an error that
+ * is not retried (`mayRetry`), the time is up, or `signal` aborts. Rejects with the last attempt's error (`GODWIT_TIMEOUT` when there
+ * is none), or with the reason of the abort.
  */
 export async function keepTrying<T>(
   attempt: (signal: AbortSignal) => Promise<T>,
@@ -86,8 +93,9 @@ export async function keepTrying<T>(
         last = error as GodwitError;
         onFailure?.(last, n);
       }
-      wait = jittered(pause);
-      if (clock.now() - beganAt + wait >= giveUpAfterMs) throw last;
+      const left = giveUpAfterMs - (clock.now() - beganAt) - LAST_ATTEMPT_MS;
+      if (left <= 0) throw last;
+      wait = Math.min(jittered(pause), left);
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
   } finally {

@@ -4,8 +4,9 @@ import type { Transfer } from '../ownership/ownership-authority.js';
 import type { SourceContext } from './source-context.js';
 
 /**
- * Asks the authority to give the guest to the destination. Resolves with `undefined` when it has, and with why when it has not and
- * will not; the source may then resume the guest. Rejects with `GODWIT_OWNERSHIP_UNKNOWN` when neither could be found out.
+ * Asks the ownership authority to transfer the guest to the destination. Resolves with `undefined` when the transfer is granted,
+ * and with the reason when it is refused or withdrawn for good; the source may then resume the guest. Rejects with
+ * `GODWIT_INTERNAL` when neither is known: the guest may be the destination's.
  */
 export async function askForTransfer(context: SourceContext): Promise<GodwitError | undefined> {
   const { options, ownership, emit } = context;
@@ -35,10 +36,10 @@ export async function askForTransfer(context: SourceContext): Promise<GodwitErro
   }
 }
 
-/** An authority written in JavaScript may answer anything: only the words of the contract are definite. */
+/** The error for an answer that the contract does not define, which an authority written in JavaScript may give. */
 function notAnAnswer(call: 'transfer' | 'withdraw', answer: never): Error {
   return new Error(
-    `${call}() of the ownership authority has answered ${String(answer)}, which says nothing either way`,
+    `${call}() of the ownership authority has answered ${String(answer)}, which is not one of its answers`,
   );
 }
 
@@ -46,7 +47,7 @@ export function transferOf({ options, session, rounds }: SourceContext): Transfe
   return { migrationId: options.migrationId, attempt: session.attempt, incarnation: rounds.welcome.incarnation };
 }
 
-/** Going back over this is an overrun: an authority that refuses each time ends the policy's patience. */
+/** A refusal counts as an overrun, so that an authority which always refuses ends the migration after `PATIENCE` attempts. */
 function refused(message: string): GodwitError {
   return new GodwitError('GODWIT_SWITCHOVER_OVERRAN', `${message}; the guest runs on at the source`);
 }

@@ -8,13 +8,16 @@ import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 import type { Greeted } from './source-session.js';
 
-/** `switchover` was said over this connection, or one before it: `ready` is to come. */
+/** The destination has `switchover`, from this connection or one before it; `ready` is the answer to come. */
 export interface AskedToLoad {
   readonly connection: SourceConnection;
   readonly ready: Promise<ReadyFrame>;
 }
 
-/** Says `switchover`. Resolves when the destination has read everything: bytes in our own buffers are not its time. */
+/**
+ * Sends `switchover`. Resolves when the destination has read everything that was sent before it: the time that bytes spend in our
+ * buffers does not count as loading.
+ */
 export async function askToLoad(
   connection: SourceConnection,
   switchover: Omit<SwitchoverFrame, 'type'>,
@@ -25,7 +28,7 @@ export async function askToLoad(
   return { connection, ready };
 }
 
-/** Resolves with `ready`. Where nothing bounds the pause, that may take `switchoverTimeoutMs`. */
+/** Resolves with `ready`. Without a bound on the pause, it rejects with `GODWIT_TIMEOUT` after `switchoverTimeoutMs`. */
 export function untilReady(
   { options }: SourceContext,
   bound: PauseBound,
@@ -38,8 +41,8 @@ export function untilReady(
 }
 
 /**
- * The link was lost after `switchover` was written: asks over another one, while the bound allows it, whether the destination has
- * everything. Rejects with the lost link when it does not: then the attempt is given up.
+ * Reconnects after the link was lost with `switchover` written, within the bound, and asks whether the destination has everything.
+ * Rejects with the error of the lost link when it does not; the attempt is then given up.
  */
 export async function continuePaused(
   { session, options, rounds, emit, setState, state }: SourceContext,
@@ -64,7 +67,7 @@ export async function continuePaused(
     stage: 'greeting',
   }).catch((cause: unknown) => {
     session.signal.throwIfAborted();
-    // A destination that was restarted knows nothing: it gets everything anew, with the guest running.
+    // A destination that was restarted has lost everything: pre-copy sends it again, with the guest running.
     const final = GodwitError.is(cause) && cause.remote && cause.code !== 'GODWIT_UNKNOWN_MIGRATION';
     throw final ? cause : reason;
   });
@@ -81,7 +84,7 @@ export async function continuePaused(
     return { connection, ready: Promise.resolve({ type: 'ready', attempt: session.attempt, loadMs: 0 }) };
   }
   if (connection.ready !== undefined) return { connection, ready: connection.ready };
-  // The destination has not got everything, or is another one.
+  // The destination lacks a part of what was sent, or was restarted.
   await connection.drop(reason);
   throw reason;
 }

@@ -2,14 +2,14 @@ import type { Clock } from '../clock.js';
 import type { GodwitError } from '../errors.js';
 import type { PauseTerm } from './pause-bound.js';
 
-/** The pause before another attempt after the first one was given up; twice as long after each further one. Milliseconds. */
+/** The shortest time between a first attempt that was given up and the next; doubled for each further one. Milliseconds. */
 const FIRST_BACK_OFF_MS = 500;
 const LONGEST_BACK_OFF_MS = 10_000;
 
 /** A stop-and-copy that was given up. */
 export interface FailedAttempt {
   readonly attempt: number;
-  /** What it was busy with. */
+  /** The step of the switchover that was under way. */
   readonly term: PauseTerm;
   /** How long the guest was paused, in milliseconds. */
   readonly pausedMs: number;
@@ -27,12 +27,12 @@ export class Attempts {
     this.#clock = clock;
   }
 
-  /** Those that took too long; a link that was lost meanwhile is nobody's impatience. */
+  /** Number of attempts that took too long. One that was given up since the link was lost does not count. */
   get overruns(): number {
     return this.#overruns;
   }
 
-  /** Milliseconds until another one may begin. */
+  /** Milliseconds until another attempt may begin. */
   get backOffMs(): number {
     return Math.max(0, this.#notBefore - this.#clock.now());
   }

@@ -1,21 +1,20 @@
 import type { Clock } from '../clock.js';
 
 /**
- * What may go out in one piece: the limit's share of this many milliseconds. Long enough that a burst shows what the
- * link could do without the limit, and that sleeping costs few wake-ups; short enough to be smooth.
+ * The length of a burst: the limit's bytes for this many milliseconds are sent without a pause. Long enough that a burst shows the
+ * rate of the link without the limit, and that the sender wakes up rarely; short enough to be smooth.
  */
 const BURST_MS = 50;
 
 /**
- * A token bucket over wire bytes. Bytes are charged after they were sent (only then is their encoded size known). Once
- * there is a debt, the next batch waits until it is paid and a whole burst is saved up: over any second the average is
- * the limit, plus one burst and one batch.
+ * A token bucket over wire bytes. Bytes are charged after they were sent (only then is their encoded size known). Once the balance
+ * is negative, the next batch waits until there is a whole burst: in any second at most the limit, one burst and one batch are sent.
  */
 export class BandwidthLimit {
   readonly #clock: Clock;
   #bytesPerSecond: number;
   #balance = 0;
-  /** There was a debt, and there is not a whole burst yet. */
+  /** The balance was negative, and is not a whole burst yet. */
   #saving = false;
   #at: number;
 
@@ -30,7 +29,7 @@ export class BandwidthLimit {
     return this.#bytesPerSecond;
   }
 
-  /** Takes effect from the next batch; debts at the old rate are forgiven. */
+  /** Takes effect from the next batch; the balance begins at 0 again. */
   set bytesPerSecond(value: number) {
     this.#bytesPerSecond = value;
     this.#balance = 0;
@@ -38,15 +37,15 @@ export class BandwidthLimit {
     this.#at = this.#clock.now();
   }
 
-  /** `bytes` were sent; less than 0 when fewer were than was charged before. */
+  /** Charges `bytes` that were sent. Negative to correct an earlier charge that was too high. */
   charge(bytes: number): void {
     if (this.#bytesPerSecond === 0) return;
-    // First the time that has passed: it pays for what was sent before, never for what comes now.
+    // The refill comes first: the time that has passed pays for bytes sent before, not for these.
     this.#refill();
     this.#balance -= bytes;
   }
 
-  /** True when the next batch may go at once; then `wait` need not be called. */
+  /** True when the next batch may be sent at once; then `wait` need not be called. */
   get open(): boolean {
     if (this.#bytesPerSecond === 0) return true;
     this.#refill();
@@ -55,7 +54,7 @@ export class BandwidthLimit {
     return !this.#saving;
   }
 
-  /** Resolves when the next batch may go. Sleeps at most 100 ms at a time, so that a new limit is soon felt. */
+  /** Resolves when the next batch may be sent. Sleeps at most 100 ms at a time, so that a new limit soon takes effect. */
   async wait(signal: AbortSignal): Promise<void> {
     while (!this.open) {
       const ms = ((this.#burst - this.#balance) / this.#bytesPerSecond) * 1000;

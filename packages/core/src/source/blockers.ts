@@ -1,7 +1,7 @@
 import { abortable } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 
-/** Why these devices cannot be migrated, one reason each; empty when they can be. */
+/** Asks each device whether it can be migrated; resolves with one reason for each that cannot. Rejects when `signal` aborts. */
 export async function migrationBlockers(
   devices: readonly MigratableDevice[],
   signal: AbortSignal,

@@ -6,25 +6,28 @@ import { notConverging } from './not-converging.js';
 import { pauseLimitOf } from './options.js';
 import type { SourceContext } from './source-context.js';
 
-/** A guest that dirties a handful of pages would otherwise keep both sides busy with thousands of rounds a second. */
+/**
+ * The shortest time from one round to the next, in milliseconds. Without it a guest that dirties a few pages would cause thousands
+ * of rounds a second.
+ */
 const SHORTEST_ROUND_MS = 10;
 
-/** How long a switchover that waits for something is put off at a time: a round that sends what was written comes between. */
+/** How long a switchover that waits for an obstacle is postponed at a time, in milliseconds; a round follows each time. */
 const GATED_MS = 100;
 
-/** What a switchover waits for. */
+/** Why a switchover has to wait. */
 interface Obstacle {
   readonly gate: 'readiness' | 'other';
   readonly why: string;
 }
 
-/** Rounds that a policy can look back on. */
+/** Most rounds in the history that a policy is given. */
 const MOST_HISTORY = 1000;
 
 /**
- * Decides after each round. The policy says when to switch over; the switchover then waits, with the guest running, for all that
- * would otherwise be waited for with the guest paused: the destination's readiness, a device that vetoes, the back-off of an
- * attempt that was given up.
+ * Decides after each round whether to go on, switch over or abort. The policy says when to switch over; the switchover then waits,
+ * with the guest running, for whatever would otherwise lengthen the pause: the destination's readiness, a device that blocks it,
+ * the back-off after an attempt that was given up.
  */
 export class Switchover {
   readonly #context: SourceContext;
@@ -40,13 +43,14 @@ export class Switchover {
     this.#ask();
   }
 
-  /** Whether devices may yield more state in the next round: not while the destination is to catch up. */
+  /** Whether devices may yield more state in the next round. False while the destination is still loading what it has. */
   get offersDevices(): boolean {
     return this.#gate !== 'readiness';
   }
 
+  /** The decision after this round. Rejects with the first cause once the migration ends, or the guest has ended. */
   async after(outcome: RoundOutcome): Promise<Decision> {
-    const { session, wishes } = this.#context;
+    const { session, requests } = this.#context;
     session.signal.throwIfAborted();
     this.#context.guest.checkAlive();
     this.#ask();
@@ -56,7 +60,7 @@ export class Switchover {
     if (wanted.action !== 'switchover') return wanted;
     const obstacle = await this.#obstacle(wanted);
     if (obstacle === undefined) {
-      wishes.taken();
+      requests.taken();
       return wanted;
     }
     this.#gate = obstacle.gate;
@@ -75,7 +79,7 @@ export class Switchover {
 
   /** The time between two rounds. */
   async untilNext(record: RoundRecord): Promise<void> {
-    const { options, session, readiness, wishes } = this.#context;
+    const { options, session, readiness, requests } = this.#context;
     this.#history.push(record);
     if (this.#history.length > MOST_HISTORY) this.#history.shift();
     if (record.decision.action !== 'continue') return;
@@ -88,10 +92,10 @@ export class Switchover {
     session.signal.addEventListener('abort', stop, { once: true });
     const sleeping = options.clock.sleep(pause, enough.signal).catch(() => {});
     try {
-      // Answers to questions about new state come each round, and end no other wait.
+      // `prepared` comes once a round when devices yield new state, so it ends the wait only where readiness is waited for.
       const prepared = gate === 'readiness' ? [readiness.changed(enough.signal)] : [];
       if (gate === undefined) await sleeping;
-      else await Promise.race([sleeping, wishes.asked(enough.signal), ...prepared]);
+      else await Promise.race([sleeping, requests.asked(enough.signal), ...prepared]);
     } finally {
       enough.abort();
       session.signal.removeEventListener('abort', stop);
@@ -107,9 +111,9 @@ export class Switchover {
   }
 
   #wanted(moment: PolicyMoment, outcome: RoundOutcome): Decision {
-    const { options, meter, wishes, attempts, readiness } = this.#context;
+    const { options, meter, requests, attempts, readiness } = this.#context;
     const { downtimeLimitMs, policy } = options;
-    const asked = wishes.switchover;
+    const asked = requests.switchover;
     if (asked !== undefined) {
       const known = outcome.linkBytesPerSecond > 0;
       const fits = asked.force || (known && outcome.predictedDowntimeMs <= pauseLimitOf(options));
@@ -157,11 +161,11 @@ export class Switchover {
     );
   }
 
-  /** What the switchover has to wait for; `undefined` when it may begin. */
+  /** The first obstacle to the switchover; `undefined` when it may begin. */
   async #obstacle(wanted: Extract<Decision, { action: 'switchover' }>): Promise<Obstacle | undefined> {
-    const { attempts, devices, guest, session, wishes, options } = this.#context;
+    const { attempts, devices, guest, session, requests, options } = this.#context;
     const forced = wanted.force === true;
-    const askedFor = wishes.switchover !== undefined;
+    const askedFor = requests.switchover !== undefined;
     if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
     const blocker = await devices.switchoverBlocker(session.signal);
     if (blocker !== undefined) return { gate: 'other', why: blocker };

@@ -2,8 +2,8 @@ import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 
 /**
- * Calls into devices that have not returned: no device is called again meanwhile, and the guest is not paused. A call that hangs
- * does not keep the engine from going on, and keeps the claim.
+ * Tracks the calls into devices that have not returned. While one is pending, its device is not called again and the guest is not
+ * paused. A call that hangs does not stop the engine; the VM stays claimed until it returns.
  */
 export class DeviceCalls {
   readonly #devices: readonly MigratableDevice[];
@@ -15,7 +15,7 @@ export class DeviceCalls {
     this.#devices = devices;
   }
 
-  /** In words, for messages: `save() of device "gpu"`. */
+  /** The pending calls, for messages: `device "gpu", asked to save its state,`. */
   get busy(): readonly string[] {
     return [...this.#busy].map(([{ id }, { what }]) => `device "${id}", asked to ${what} its state,`);
   }
@@ -25,8 +25,8 @@ export class DeviceCalls {
   }
 
   /**
-   * Runs a call, after the one that is under way, if there is one. Its failure is the device's unless `work` says otherwise by what it
-   * throws.
+   * Runs a call of `device` to do `what` ("save"), after the pending call of that device, if there is one. What `work` throws becomes
+   * `GODWIT_DEVICE_FAILED`; a "save" or "pre-copy" decides by itself, with `failed`, since writing to the link may fail in it too.
    */
   begin<T>(
     device: MigratableDevice,
@@ -42,7 +42,7 @@ export class DeviceCalls {
     });
     const before = this.#busy.get(device);
     const call = { what: before?.what ?? what, settled };
-    // Before the call: one that throws at once is over at once.
+    // Set before the call, which may throw and be removed in this tick.
     this.#busy.set(device, call);
     return (async () => {
       try {
@@ -58,12 +58,12 @@ export class DeviceCalls {
     })();
   }
 
-  /** Resolves when no code of a device runs on our behalf any more: before the guest may run again. */
+  /** Resolves when no call into a device is pending: before that the guest must not run again. */
   async idle(): Promise<void> {
     while (this.#busy.size > 0) await Promise.all([...this.#busy.values()].map(({ settled }) => settled));
   }
 
-  /** Lets every device that was asked for state end it; failures are reported, not thrown. */
+  /** Calls `release` of every device that was asked for state. Failures go to `onFailure`; never rejects. */
   async release(onFailure: (device: MigratableDevice, error: unknown) => void): Promise<void> {
     for (const device of this.#devices) {
       if (!this.#asked.delete(device)) continue;

@@ -4,13 +4,13 @@ import { GodwitError } from '../errors.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { DeviceCalls } from './device-calls.js';
 
-/** Largest piece of device state in one frame. */
+/** Most bytes of device state in one frame. */
 const PIECE_BYTES = 2 ** 20;
 
-/** Pieces that were sent while the guest runs and are not acknowledged: at most about this many bytes are kept. */
+/** Bytes of unacknowledged pieces, sent while the guest runs, from which on a device waits for an acknowledgement. */
 const MOST_KEPT_BYTES = 16 * 2 ** 20;
 
-/** The connection that state is sent over. */
+/** The part of a connection that device state needs. */
 export interface DeviceLink {
   readonly signal: AbortSignal;
   write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
@@ -25,32 +25,32 @@ interface KeptPiece {
 }
 
 /**
- * Sends device state over the control stream: pieces between rounds, the rest with the guest paused.
+ * Sends device state over the control stream: pieces between rounds while the guest runs, the rest with the guest paused.
  *
- * A device will not yield again what it has yielded while the guest runs, so each such piece is kept (a copy) until the
- * destination has answered a ping behind it: after a lost link it is sent again over the next one. State that `save` yields belongs
- * to its stop-and-copy and is not kept: the next one saves anew.
+ * A device does not yield the same state twice while the guest runs, so each such piece is kept (a copy) until the destination has
+ * answered a ping sent after it. After a lost link it is sent again over the next connection. State that `save` yields belongs to
+ * its stop-and-copy and is not kept: the next attempt calls `save` again.
  */
 export class DeviceSender {
   readonly calls: DeviceCalls;
   readonly #devices: readonly MigratableDevice[];
-  /** Of the pieces that are sent while the guest runs. */
+  /** Per device: the sequence of the next piece that is sent while the guest runs. */
   readonly #sequences: number[];
-  /** How often the destination has reset each device, as far as is known here. */
+  /** Per device: how often the destination has reset it, by its last report. */
   readonly #resets: number[];
-  /** How often each device has begun again with its state: what it yields of the time before is not sent. */
+  /** Per device: how often it was restarted. State that a `precopy` begun before the last restart yields is not sent. */
   readonly #epochs: number[];
   readonly #sizes: number[];
-  /** Per device: bytes of pieces that were sent and that the destination's `load` has not taken, by their sequence. */
+  /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
   readonly #waiting: Map<number, number>[];
   #waitingBytes = 0;
   #wakeForRoom: (() => void) | undefined;
-  /** Called when a piece has to wait for room: the round goes on without its device. */
+  /** Called when a piece has to wait for room at the destination: the round goes on without its device. */
   #onStall: () => void = () => {};
-  /** Of a device that went on beside the rounds. */
+  /** The error of a device whose `precopy` outlived its round; the next round throws it. */
   #failure: { readonly error: unknown } | undefined;
   #kept: KeptPiece[] = [];
-  /** Those of them that are still to be sent over the connection that is in use, in order. */
+  /** The kept pieces that are still to be sent over the present connection, in order. */
   #outbox: KeptPiece[] = [];
   #flushing: Promise<void> | undefined;
   #keptBytes = 0;
@@ -69,8 +69,8 @@ export class DeviceSender {
   }
 
   /**
-   * From now on state goes over `link`. `maximumPayload` is the most bytes that the destination takes in one frame,
-   * `maximumDeviceState` the most that it holds before they are loaded.
+   * Sends state over `link` from now on. `maximumPayload` is the most bytes that the destination takes in one frame,
+   * `maximumDeviceState` the most that it holds before its devices have loaded them.
    */
   use(link: DeviceLink, maximumPayload: number, maximumDeviceState: number): void {
     this.#link = link;
@@ -78,7 +78,7 @@ export class DeviceSender {
     this.#maximumBytes = maximumDeviceState;
   }
 
-  /** For each device, the sequence of the piece that will be sent next while the guest runs. */
+  /** Per device: the sequence of the next piece that is sent while the guest runs. */
   get sequences(): readonly number[] {
     return this.#sequences;
   }
@@ -143,7 +143,7 @@ export class DeviceSender {
     }
   }
 
-  /** Saves and sends every device, with the guest paused, as pieces of `attempt`; `signal` gives it up. */
+  /** Saves and sends every device, with the guest paused, as pieces of `attempt`. Rejects when `signal` aborts: the attempt is given up. */
   async save(attempt: number, signal: AbortSignal): Promise<void> {
     const link = this.#current;
     await this.#flush(link);
@@ -151,7 +151,7 @@ export class DeviceSender {
     for (const [index, device] of this.#devices.entries()) {
       let sequence = 0;
       const write = async (last: boolean, bytes?: Uint8Array) => {
-        // A device that hung may yield when the attempt is long given up: such a piece must not follow `back`.
+        // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
         signal.throwIfAborted();
         total += bytes?.byteLength ?? 0;
         if (total > this.#maximumBytes) throw tooLarge(device, this.#maximumBytes);
@@ -174,13 +174,13 @@ export class DeviceSender {
     }
   }
 
-  /** The destination has answered a ping that was sent behind everything so far. */
+  /** Forgets the pieces sent so far: the destination has answered a ping that was sent after them. */
   acknowledged(): void {
     this.#kept = this.#kept.filter(({ sent }) => !sent);
     this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
   }
 
-  /** The destination's device has taken every piece before `sequence`. */
+  /** Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for one never sent. */
   loaded(device: number, sequence: number): void {
     const waiting = this.#waiting[device];
     if (waiting === undefined || sequence > (this.#sequences[device] as number)) {
@@ -197,7 +197,10 @@ export class DeviceSender {
     this.#wakeForRoom?.();
   }
 
-  /** Over a new connection the destination goes on with these pieces: those before them have arrived, the others are sent again. */
+  /**
+   * Continues over a new connection. `expected` has, per device, the piece that the destination expects: those before it have
+   * arrived, the others are sent again. `resets` says how often the destination has reset each device.
+   */
   async resume(expected: readonly number[], resets: readonly number[]): Promise<void> {
     const link = this.#current;
     await this.restartReset(resets);
@@ -215,7 +218,7 @@ export class DeviceSender {
     await this.#flush(link);
   }
 
-  /** Devices that the destination has reset since begin anew, with their first byte. */
+  /** Restarts the devices that the destination has reset since its last report: they yield their state from the first byte. */
   async restartReset(resets: readonly number[]): Promise<void> {
     for (const [index, known] of this.#resets.entries()) {
       const told = resets[index] ?? 0;
@@ -226,13 +229,13 @@ export class DeviceSender {
     }
   }
 
-  /** A destination that knows nothing gets everything anew, if the devices can yield it again. */
+  /** Restarts every device, for a destination that has lost everything. Rejects with `GODWIT_UNSUPPORTED` if one cannot. */
   async restart(): Promise<void> {
     this.#resets.fill(0);
     for (const index of this.#devices.keys()) await this.#restart(index);
   }
 
-  /** Why the guest must not be paused now, as a device says or since one is still busy; `undefined` when it may be. */
+  /** Why the guest must not be paused now: a device says so, or is busy. `undefined` when it may be paused. */
   async switchoverBlocker(signal: AbortSignal): Promise<string | undefined> {
     const [busy] = this.calls.busy;
     if (busy !== undefined) return `${busy} has not returned`;
@@ -263,7 +266,7 @@ export class DeviceSender {
     if (device.restart !== undefined) {
       const busy = this.calls.isBusy(device);
       const restarting = this.calls.begin(device, 'begin again with', async () => device.restart?.());
-      // After a call that has not returned: no round waits for that.
+      // The restart follows a pending call of this device. The round does not wait for it.
       if (!busy) await restarting;
       else {
         restarting.catch((error: unknown) => {
@@ -279,7 +282,10 @@ export class DeviceSender {
     );
   }
 
-  /** Every chunk in turn, until `write` says false. The link's failure, or the end of the attempt, is not the device's. */
+  /**
+   * Writes every chunk in turn, until `write` resolves with false. A failure to write, or the end of the attempt, is not reported as the
+   * device's failure.
+   */
   async #each(
     signal: AbortSignal,
     failed: (error: unknown) => GodwitError,
@@ -303,7 +309,7 @@ export class DeviceSender {
     }
   }
 
-  /** The whole chunk is kept before a byte of it is written: the device has let go of it. */
+  /** Keeps the whole chunk before a byte of it is written, since the device will not yield it again; then sends it. */
   async #iterative(link: DeviceLink, index: number, chunk: Uint8Array): Promise<void> {
     const copy = chunk.slice();
     for (const bytes of this.#pieces(copy)) {
@@ -321,7 +327,7 @@ export class DeviceSender {
     this.acknowledged();
   }
 
-  /** Sends what waits to be sent: what a device has yielded when the link before was lost already, too. One call after the other. */
+  /** Sends the outbox, which may have pieces that were yielded after the previous link was lost. Calls run one after the other. */
   #flush(link: DeviceLink): Promise<void> {
     const before = this.#flushing ?? Promise.resolve();
     const flushing = before
@@ -341,7 +347,7 @@ export class DeviceSender {
       const waiting = this.#waiting[device] as Map<number, number>;
       if (!waiting.has(sequence)) await this.#room(link, bytes);
       link.signal.throwIfAborted();
-      // Its device has been restarted meanwhile.
+      // The device was restarted while this waited: the piece is void.
       if (this.#outbox[0] !== piece) continue;
       this.#outbox.shift();
       if (!waiting.has(sequence)) this.#waitingBytes += bytes;
@@ -351,7 +357,7 @@ export class DeviceSender {
     }
   }
 
-  /** A destination that loads more slowly than the link carries is waited for, with the guest running. */
+  /** Waits, with the guest running, until the destination has loaded enough to take `bytes` more. */
   async #room(link: DeviceLink, bytes: number): Promise<void> {
     while (this.#waitingBytes + bytes > this.#maximumBytes) {
       this.#onStall();

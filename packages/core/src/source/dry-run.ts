@@ -4,7 +4,7 @@ import { noPages } from '../round-record.js';
 import { noTerms } from './downtime-terms.js';
 import type { SourceContext } from './source-context.js';
 
-/** What a dry run has found out. */
+/** Makes the report of a dry run from the VM and the destination's `welcome`. */
 export function dryRunReport(
   { vm, session }: SourceContext,
   peer: string,
@@ -23,7 +23,7 @@ export function dryRunReport(
   };
 }
 
-/** The summary of a migration that has moved nothing. */
+/** The summary of a dry run: no page was moved. */
 export function emptySummary({ options, meter, session }: SourceContext, dryRun: DryRunReport): MigrationSummary {
   return {
     migrationId: options.migrationId,

@@ -1,6 +1,6 @@
 import type { Harvest } from './harvester.js';
 
-/** A stop-and-copy that was given up. The guest runs again; nothing of it is settled with the destination yet. */
+/** A stop-and-copy that was given up: the guest runs again, and the destination does not know yet. */
 export interface GivenUp {
   readonly attempt: number;
   /** Harvests whose pages the destination may not have. */

@@ -7,12 +7,12 @@ import type { PauseBound } from './pause-bound.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 
-/** How long a device that is still saving may take to notice that it is over, before the guest runs again. Milliseconds. */
+/** How long a device that is still saving may take to stop before the guest runs again. Milliseconds. */
 const SAVE_ENDS_MS = 20;
 
 /**
- * Gives a stop-and-copy up: the guest first. Leaving `paused` is one synchronous transition, as asking for the transfer is: of the
- * two, one happens.
+ * Gives up a stop-and-copy: resumes the guest first. Leaving `paused` is a synchronous transition of the ownership, as asking for
+ * the transfer is, so only one of the two can happen. Rejects with `GODWIT_VM_FAILED` when the guest cannot be resumed.
  */
 export async function goBack(
   context: SourceContext,
@@ -58,8 +58,8 @@ async function resumed({ guest, options }: SourceContext, reason: GodwitError): 
 }
 
 /**
- * Settles a stop-and-copy that was given up with the destination, while the guest runs: no page and no piece of it arrives later,
- * and what the destination has of it is void. Resolves with what is owed.
+ * Settles a stop-and-copy that was given up with the destination, while the guest runs: afterwards no page and no piece of it can
+ * arrive, and what the destination has of it is void. Resolves with a harvest of all pages that are owed.
  */
 export async function settleGivenUp(context: SourceContext, { attempt, unsent }: GivenUp): Promise<Harvest> {
   const { session, rounds, harvester, options } = context;
@@ -68,10 +68,10 @@ export async function settleGivenUp(context: SourceContext, { attempt, unsent }:
   let connection = await rounds.settleAbandoned();
   if (connection === before) {
     try {
-      await sayBack(context, connection, attempt);
+      await sendBack(context, connection, attempt);
     } catch (error) {
       await connection.drop(await rounds.lost(connection, error));
-      // A hello in stage running with the next attempt says the same.
+      // The hello of the next connection has the stage `running` and the next attempt, which tells the destination the same.
       connection = await rounds.connected();
     }
   }
@@ -85,7 +85,7 @@ export async function settleGivenUp(context: SourceContext, { attempt, unsent }:
   return { ...harvest, harvestMs: options.clock.now() - start };
 }
 
-async function sayBack(
+async function sendBack(
   { session, rounds, devices, options }: SourceContext,
   connection: SourceConnection,
   attempt: number,

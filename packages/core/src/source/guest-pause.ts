@@ -6,15 +6,15 @@ import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import type { MovedRunState } from '../protocol/frame.js';
 
-/** How long the way back waits for a `pause` that was told to undo itself: a cancel is to be felt at once. Milliseconds. */
+/** How long `resume` waits for a `pause` that was told to undo itself; short, so that a cancel takes effect soon. Milliseconds. */
 const PAUSE_ENDS_MS = 40;
 
-/** How long a `resume` that has not returned keeps the migration from ending. Milliseconds. */
+/** How long the VM's `resume` may take before the migration ends without it. Milliseconds. */
 const RESUME_ENDS_MS = 1000;
 
 /**
- * Pauses the guest for a stop-and-copy, and resumes it when that is given up: never one while the other is under way, and never a
- * guest that its user had paused. Both are the claim's as long as they have not returned.
+ * Pauses the guest for a stop-and-copy, and resumes it when that is given up. It never calls `pause` and `resume` at once, and never
+ * resumes a guest that its user had paused. The VM stays claimed until both calls have returned.
  */
 export class GuestPause {
   readonly #vm: MigratableVm;
@@ -23,34 +23,42 @@ export class GuestPause {
   #pausing: Promise<void> | undefined;
   #settled = true;
   #stuck = false;
+  /** True while the guest is resumed after a `pause` that returned late. */
+  #undoing = false;
+  /** The error with which that `resume` failed. */
+  #notUndone: GodwitError | undefined;
 
   constructor(vm: MigratableVm, claim: Claim) {
     this.#vm = vm;
     this.#claim = claim;
   }
 
-  /** The guest may be paused by us. */
+  /** True from the call of `pause` to that of `resume`: the engine may have paused the guest. */
   get asked(): boolean {
     return this.#pausing !== undefined;
   }
 
-  /** The last `resume` has failed, or has not returned: the guest stands still. */
+  /** True when the last `resume` has failed or has not returned: the guest is not running. */
   get stuck(): boolean {
     return this.#stuck;
   }
 
-  /** True once `pause` has settled, whichever way. */
+  /** True once `pause` has resolved or rejected, and so has the `resume` that follows a late `pause`. */
   get settled(): boolean {
-    return this.#settled;
+    return this.#settled && !this.#undoing;
   }
 
-  /** What the guest did before it was paused for this stop-and-copy. */
+  /** Whether the guest was running or paused before this stop-and-copy. */
   get runState(): MovedRunState {
     return this.#runState;
   }
 
-  /** Throws `GODWIT_GUEST_ENDED` when there is nothing to move any more. */
+  /**
+   * Returns the guest's state. Throws `GODWIT_GUEST_ENDED` when it has shut down or crashed, and `GODWIT_VM_FAILED` when it could not be
+   * resumed after a late `pause`.
+   */
   checkAlive(): RunState {
+    if (this.#notUndone !== undefined) throw this.#notUndone;
     const state = this.#vm.runState?.() ?? 'running';
     if (state !== 'ended') return state;
     throw new GodwitError(
@@ -59,7 +67,7 @@ export class GuestPause {
     );
   }
 
-  /** Pauses the guest. When `signal` aborts, `pause` is told to undo itself, and this rejects at once. */
+  /** Pauses the guest. When `signal` aborts, the VM's `pause` is told to undo itself, and this rejects at once. */
   async pause(signal: AbortSignal): Promise<void> {
     this.#runState = this.checkAlive() === 'paused' ? 'paused' : 'running';
     this.#settled = false;
@@ -76,18 +84,10 @@ export class GuestPause {
     await abortable(this.#pausing, signal);
   }
 
-  /** Resolves when `pause` has settled: until then the engine only reports. */
-  async untilSettled(signal: AbortSignal): Promise<void> {
-    await abortable(
-      Promise.resolve(this.#pausing).catch(() => {}),
-      signal,
-    );
-  }
-
   /**
-   * Runs the guest again, as it did before. Rejects when that fails, or has not returned after a second (it is then the claim's).
-   * A VMM whose `pause` does not come back cannot be resumed now: then this returns false, and the guest is resumed as soon as it
-   * does, still under the claim.
+   * Puts the guest back into the state before `pause`. Resolves with true when that is done, and with false when `pause` has not
+   * returned yet: the guest is then resumed as soon as it has. Rejects when the VM's `resume` fails, and with `GODWIT_VM_FAILED`
+   * when it has not returned within a second. The VM stays claimed until the pending call has returned.
    */
   async resume(clock: Clock): Promise<boolean> {
     const pausing = this.#pausing ?? Promise.resolve();
@@ -95,7 +95,17 @@ export class GuestPause {
     if (!this.#settled) await settledWithin(pausing, clock, PAUSE_ENDS_MS);
     if (this.#runState === 'paused') return true;
     if (!this.#settled) {
-      const later = pausing.catch(() => {}).then(() => this.#run());
+      this.#undoing = true;
+      const later = pausing
+        .catch(() => {})
+        .then(() => this.#run())
+        .catch((error: unknown) => {
+          this.#stuck = true;
+          this.#notUndone = GodwitError.wrap(error, 'GODWIT_VM_FAILED', 'the guest could not be resumed');
+        })
+        .finally(() => {
+          this.#undoing = false;
+        });
       this.#claim.keepUntil(later, 'pause() of the VM, to be followed by resume(),');
       return false;
     }
@@ -109,7 +119,7 @@ export class GuestPause {
     throw new GodwitError('GODWIT_VM_FAILED', `resume() has not returned within ${RESUME_ENDS_MS} ms`);
   }
 
-  /** A guest that has ended while it was paused has nothing to run. */
+  /** Resumes the guest, unless it has ended while it was paused. */
   async #run(): Promise<void> {
     if (this.#vm.runState?.() !== 'ended') await this.#vm.resume();
   }

@@ -10,22 +10,22 @@ export interface Harvest {
   readonly dirtyPages: number;
   readonly trackers: readonly TrackerHarvest[];
   readonly harvestMs: number;
-  /** Time since the harvest before this one ended: what the dirty rate is counted over. */
+  /** Milliseconds since the end of the previous harvest: the dirty rate is counted over this time. */
   readonly sinceMs: number;
 }
 
 /**
- * Takes dirty bitmaps from the tracker into two sets of bitmaps in turn: one is being sent and belongs to the
- * destination until it is acknowledged, the other collects what the guest writes meanwhile.
+ * Harvests the tracker into two sets of dirty bitmaps in turn: one is being sent and must be kept until the destination has
+ * acknowledged it, the other collects what the guest writes meanwhile.
  */
 export class Harvester {
   readonly #tracker: TrackerUnion;
   readonly #clock: Clock;
   readonly #memory: GuestMemory;
   readonly #spare: DirtyBitmaps[];
-  /** Pages that were written where no tracker looks: by `load`, at the destination. */
+  /** Pages that a `load` has written at the destination, where no tracker of the source can see them. */
   #owed: DirtyBitmaps | undefined;
-  /** A harvest that nobody waited for to its end: what it has taken from the trackers is nowhere else. */
+  /** A harvest whose `signal` aborted before it ended. The bits that it takes from the trackers are nowhere else. */
   #abandoned: Abandoned | undefined;
   #lastEnd: number;
 
@@ -49,20 +49,20 @@ export class Harvester {
     return bitmaps;
   }
 
-  /** The destination has acknowledged every page of these: only now are the bits forgotten. */
+  /** Frees the bitmaps and forgets their bits: only after the destination has acknowledged every page of them. */
   release(bitmaps: DirtyBitmaps): void {
     this.#spare.push(bitmaps);
   }
 
-  /** These pages are owed again, from the next harvest on. */
+  /** Adds these pages to the next harvest. */
   owe(blockIndex: number, firstPage: number, pageCount: number): void {
     this.#owed ??= new DirtyBitmaps(this.#memory);
     this.#owed.at(blockIndex).setRange(firstPage, pageCount);
   }
 
   /**
-   * ORs everything written since the last harvest into `bitmaps` (a free set when omitted). When `signal` aborts first, it rejects,
-   * and the next harvest has what this one takes.
+   * ORs every page written since the last harvest into `bitmaps` (a free set when omitted). When `signal` aborts first, it rejects,
+   * and the next harvest includes the bits that this one takes.
    */
   async harvest(signal: AbortSignal, bitmaps: DirtyBitmaps = this.take()): Promise<Harvest> {
     const work = this.#harvest(bitmaps, this.#abandoned);

@@ -6,10 +6,9 @@ import type { PrecopyRound } from './precopy-round.js';
 import type { SourceContext } from './source-context.js';
 
 /**
- * The last harvest, with the guest paused, is compared with the downtime limit before a device is asked for its state: a guest that
- * wrote much between the harvest before and the pause would be down for longer than was predicted. Throws
- * `GODWIT_SWITCHOVER_OVERRAN` then. A prediction that exceeded the limit already (nothing was dirty, so that no round could lower
- * it) is held to the bound instead.
+ * Predicts the downtime again after the last harvest, before a device is saved, and throws `GODWIT_SWITCHOVER_OVERRAN` when it
+ * exceeds the downtime limit: the guest has written more before the pause than was predicted. If the prediction exceeded the limit
+ * before the pause (nothing was dirty, so that no round could lower it), it is compared with the bound of the pause instead.
  */
 export function checkLastHarvest(
   { model, options }: SourceContext,

@@ -19,15 +19,16 @@ import { checkTransition, isFinal } from './state.js';
 /**
  * A migration from the source's side: an Observable of its events, with controls and a promise of the result.
  *
- * - It starts by itself, one microtask after `migrate` has returned, so that a subscriber made at once sees everything. Whoever
- *   subscribes later gets the present status first; `status()` tells it at any time.
+ * - It starts one microtask after `migrate` has returned, so that a subscriber of the same tick gets every event. A later
+ *   subscriber gets the present status first; `status()` returns it at any time.
  * - Observing never controls: unsubscribing ends nothing, and what a subscriber throws reaches neither the process nor the
- *   migration. The stream never ends with an error: a failure is its last event (`failed`). `cancel()` and the signal control.
- * - A link that is lost before `go` is made anew, and only what the destination has not acknowledged is sent again.
- * - From the return of `pause` to `go` the guest stands still for at most `pauseLimitMs`; past it, it runs on here and pre-copy goes
- *   on.
- * - After a failure or cancel before `go` the guest is left as it was; after `go` it never runs here by itself. Whose it
- *   is, `ownership` tells (docs/switchover.md).
+ *   migration. The stream never ends with an error: a failure is its last event (`failed`). Only `cancel()`, the other methods
+ *   and the signal control the migration.
+ * - When the link is lost before `go`, the engine reconnects and sends only what the destination has not acknowledged.
+ * - From the return of `pause` to `go` the guest is paused for at most `pauseLimitMs`; then it runs on at the source, and pre-copy
+ *   goes on.
+ * - After a failure or cancel before `go` the guest is left as it was; after `go` the engine never runs it at the source by itself.
+ *   `ownership` says which side may run it (docs/switchover.md).
  *
  * @example
  * const migration = migrate(vm, connectTo(tcp({ host, port })), { downtimeLimitMs: 100 });
@@ -36,7 +37,10 @@ import { checkTransition, isFinal } from './state.js';
  */
 export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
-  /** Resolves when the guest runs at the destination; rejects with a `GodwitError` when it will not. Settles in bounded time. */
+  /**
+   * Resolves with the summary when the guest runs at the destination; rejects with a `GodwitError` otherwise. After a failure or
+   * `cancel()` it settles in bounded time.
+   */
   readonly result: Promise<MigrationSummary>;
   readonly #options: ResolvedOptions;
   readonly #run: SourceRun | undefined;
@@ -57,7 +61,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
       this.#emit({ type: 'ownership', ownership, previous }),
     );
     try {
-      // Before anything of the VM is touched.
+      // The claim is taken before anything of the VM is touched.
       const claim = Claim.take(vm, 'outgoing', this.id);
       this.#run = new SourceRun(vm, connector, claim, {
         options: this.#options,
@@ -70,7 +74,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
       this.#error = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the VM could not be claimed');
     }
     this.result = Promise.resolve().then(() => this.#start(given.signal));
-    // Whoever only subscribes hears of the failure there.
+    // An embedder that only subscribes gets the failure as an event: the rejection must not reach the process.
     this.result.catch(() => {});
   }
 
@@ -78,12 +82,12 @@ export class Migration extends RoleEvents<MigrationEvent> {
     return this.#state;
   }
 
-  /** Whether the guest may run here, as far as the source knows. Goes on changing after the end, by `settle` and `recover`. */
+  /** Whether the guest may run at the source, as far as it knows. `settle` and `recover` change it after the end, too. */
   get ownership(): SourceOwnershipState {
     return this.#ownership.state;
   }
 
-  /** Where the migration stands: state, progress and the last round, at any time. */
+  /** The present state, progress and last round; may be called at any time. */
   status(): MigrationStatus {
     const { meter, vm, session } = this.#parts ?? {};
     return {
@@ -97,13 +101,13 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * Gives up: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the end
-   * and once the migration is failing or being cancelled, where it does nothing. When it was, `result` rejects with
-   * `GODWIT_CANCELLED` (or `GODWIT_VM_FAILED`, if the guest then cannot be resumed).
+   * Cancels the migration: the guest runs on at the source. Returns whether the request was accepted: false after `go`, after the
+   * end, and once the migration is failing or being cancelled, where it does nothing. When it was accepted, `result` rejects with
+   * `GODWIT_CANCELLED` (or with `GODWIT_VM_FAILED`, if the guest cannot be resumed).
    */
   cancel(reason = 'cancelled by the caller'): boolean {
     const session = this.#parts?.session;
-    // Aborted already: it is failing, for a reason of its own.
+    // The signal has aborted: the migration is failing for another reason.
     const over = session === undefined || !this.#ownership.allows('fail') || session.signal.aborted;
     if (over || isFinal(this.#state) || this.#state === 'cancelling') return false;
     this.#setState('cancelling');
@@ -122,13 +126,14 @@ export class Migration extends RoleEvents<MigrationEvent> {
     if (this.#parts === undefined || !early.includes(this.#state) || this.ownership !== 'running') {
       throw new GodwitError('GODWIT_INVALID_STATE', `nothing to switch over: the state is "${this.#state}"`);
     }
-    this.#parts.wishes.switchOver(force);
+    this.#parts.requests.switchOver(force);
   }
 
   /**
-   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination once more whether it runs the guest, for `settleTimeoutMs`
-   * (30,000 ms where that is 0). Always safe. Resolves when it does (`ownership` is then `released`); rejects with
-   * `GODWIT_OWNERSHIP_UNKNOWN` again otherwise, and with `GODWIT_INVALID_STATE` when there is nothing to settle.
+   * After `GODWIT_OWNERSHIP_UNKNOWN`: asks the destination again whether it runs the guest, for `settleTimeoutMs` (30,000 ms where
+   * that is 0). Always safe: it never resumes the guest after `go`. Resolves when the destination runs it (`ownership` is then
+   * `released`); rejects with `GODWIT_OWNERSHIP_UNKNOWN` otherwise, with `GODWIT_INVALID_STATE` when there is nothing to settle, and
+   * with the authority's refusal when the transfer is withdrawn: the guest then runs at the source.
    */
   async settle(): Promise<void> {
     if (this.#run === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is nothing to settle');
@@ -136,16 +141,17 @@ export class Migration extends RoleEvents<MigrationEvent> {
   }
 
   /**
-   * Runs the guest here again after `go`, on the caller's word that the destination is dead: in `unknown`, or while the
-   * migration is `settling` (which then ends with `GODWIT_RECOVERED`). The ownership authority is asked first. If the word is wrong,
-   * the guest runs twice. Rejects with `GODWIT_INVALID_STATE` at any other time, with `GODWIT_NOT_OWNER` where the authority says no,
-   * and as the VM's `resume` does when that fails.
+   * Runs the guest at the source again after `go`, since the caller knows that the destination is dead. Allowed while `ownership` is
+   * `unknown`, and while the migration is `settling` (which then ends with `GODWIT_RECOVERED`). The ownership authority is asked
+   * first. If the caller is wrong, the guest runs on both sides. Rejects with `GODWIT_INVALID_ARGUMENT` without
+   * `destinationIsDead: true`, with `GODWIT_INVALID_STATE` at any other time, with `GODWIT_NOT_OWNER` when the authority refuses,
+   * and with the error of the VM's `resume` when that fails.
    */
   async recover({ destinationIsDead }: { readonly destinationIsDead: true }): Promise<void> {
     if (destinationIsDead !== true) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
-        'recover() wants { destinationIsDead: true }: say it, and be sure',
+        'recover() needs { destinationIsDead: true }: pass it only after making sure that the destination is dead',
       );
     }
     const waiting = this.#ownership.state === 'handedOver' && this.#state !== 'settling' && this.#state !== 'failed';
@@ -158,21 +164,21 @@ export class Migration extends RoleEvents<MigrationEvent> {
     await this.#run.recover();
   }
 
-  /** Lets a migration go on that waits in `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
+  /** Continues a migration that waits in `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
   proceed(): void {
-    if (this.#parts?.wishes.held !== true) {
+    if (this.#parts?.requests.held !== true) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
         `nothing to proceed with: the state is "${this.#state}", not "pre-switchover"`,
       );
     }
-    this.#parts.wishes.proceed();
+    this.#parts.requests.proceed();
   }
 
   /** Changes limits of a running migration: they apply from the next batch on, and the policy is asked at once. */
   adjust(options: AdjustableOptions): void {
     const { downtimeLimitMs, bandwidthLimit } = options;
-    // Both or neither.
+    // Both are checked before either is changed.
     if (downtimeLimitMs !== undefined) nonNegative('downtimeLimitMs', downtimeLimitMs);
     if (bandwidthLimit !== undefined) nonNegative('bandwidthLimit', bandwidthLimit);
     if (downtimeLimitMs !== undefined) this.#options.downtimeLimitMs = downtimeLimitMs;
@@ -180,7 +186,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
       this.#options.bandwidthLimit = bandwidthLimit;
       if (this.#parts !== undefined) this.#parts.limit.bytesPerSecond = bandwidthLimit;
     }
-    this.#parts?.wishes.adjusted();
+    this.#parts?.requests.adjusted();
   }
 
   /** Cancels, where that is still possible, and resolves when the migration is over. Never rejects. */
@@ -219,7 +225,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
 
   #setState(state: MigrationState): void {
     const previous = this.#state;
-    // A cancel is felt at once, whatever a phase is still about to say.
+    // A phase that is still ending must not change the state of a migration that is being cancelled.
     if (previous === 'cancelling' && state !== 'cancelled' && state !== 'failed') return;
     checkTransition(previous, state);
     this.#state = state;
@@ -237,11 +243,17 @@ export class Migration extends RoleEvents<MigrationEvent> {
 }
 
 /**
- * Moves a running VM to the destination that `connector` reaches. See `Migration` for what comes back.
+ * Moves a running VM to the destination that `connector` reaches. Returns at once; see `Migration` for the events, the controls and
+ * the result.
  *
- * The VM may be running, or paused by its user, which it then stays; it is left as it was at the source unless the destination takes
- * it. A VM that takes part in another migration is refused with `GODWIT_CLAIMED`, one that was handed over with
- * `GODWIT_HANDED_OVER`; nothing of it is touched then.
+ * The VM may be running, or paused by its user: a paused guest stays paused. Unless the destination takes the VM, it is left at the
+ * source as it was. `result` rejects with `GODWIT_CLAIMED` for a VM that takes part in another migration, and with
+ * `GODWIT_HANDED_OVER` for one that was handed over; nothing of it is touched then. Throws `GODWIT_INVALID_ARGUMENT` for an
+ * impossible option.
+ *
+ * @example
+ * const migration = migrate(vm, connectTo(tcp({ host, port })), { downtimeLimitMs: 100 });
+ * const { downtimeMs } = await migration.result;
  */
 export function migrate(vm: MigratableVm, connector: LinkConnector, options: MigrateOptions = {}): Migration {
   return new Migration(vm, connector, options);

@@ -12,105 +12,111 @@ import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../s
 
 /** What may be changed while a migration runs. */
 export interface AdjustableOptions {
-  /** Switch over when the guest is expected to be down for no longer than this. Milliseconds; default 300. */
+  /** Switch over once the predicted downtime is at most this. Milliseconds; default 300. */
   readonly downtimeLimitMs?: number;
-  /** Wire bytes per second while the guest runs; 0 (the default) is no limit. Lifted once the guest is paused. */
+  /** Most wire bytes per second while the guest runs; 0 (the default) is no limit. Not applied while the guest is paused. */
   readonly bandwidthLimit?: number;
 }
 
 export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
-  /** The embedder's own description of the VM, handed to the destination's `prepare`: anything MessagePack can carry. */
+  /** The embedder's own description of the VM, passed to the destination's `prepare`: any value that MessagePack can encode. */
   readonly description?: unknown;
   /** Stop in `pre-switchover`, with the guest paused, until `proceed` is called. Default false. */
   readonly pauseBeforeSwitchover?: boolean;
-  /** With `pauseBeforeSwitchover`: how long `proceed` is waited for before the guest runs on here. Milliseconds; default 0: for ever. */
+  /**
+   * With `pauseBeforeSwitchover`: how long to wait for `proceed` before the guest runs on at the source and pre-copy goes on.
+   * Milliseconds; default 0: no limit.
+   */
   readonly preSwitchoverTimeoutMs?: number;
   /** Compare the RAM of both sides, page by page, before the destination may run. Default false. */
   readonly verify?: boolean;
   /**
-   * How long that comparison may take before the guest runs on here. Milliseconds; 0: for ever. Default: a minute, and a second for
-   * each 64 MiB of RAM.
+   * How long the comparison of `verify` may take before the guest runs on at the source and pre-copy goes on. Milliseconds; 0: no
+   * limit. Default: a minute, and a second for each 64 MiB of RAM.
    */
   readonly verifyTimeoutMs?: number;
   /**
-   * Ask the destination, and everything that could keep the VM here, whether the migration could be made; no page moves. The
-   * destination builds the VM and abandons it. Default false.
+   * Only find out whether the migration is possible: ask the VM's devices and the destination. No page moves; the destination builds
+   * the VM and abandons it. The event `dry-run` and the summary have the report. Default false.
    */
   readonly dryRun?: boolean;
   /** Pause the guest for as long as it takes: no `pauseLimitMs`, and no wait for the destination's readiness. Default false. */
   readonly force?: boolean;
   /**
-   * The bound: most milliseconds from the return of `pause` to `go`, whatever hangs. Past it the guest runs on here, and pre-copy
-   * goes on. Default: twice `downtimeLimitMs`, and at least 500. `pre-switchover` and `verify` stop its clock.
+   * The bound on the pause: most milliseconds from the return of `pause` to `go`, whichever step hangs. Past it the guest runs on at
+   * the source and pre-copy goes on. Default: twice `downtimeLimitMs`, and at least 500. Time in `pre-switchover` and `verify` does
+   * not count.
    */
   readonly pauseLimitMs?: number;
   /**
-   * How long a switchover waits, with the guest running, for the destination to be prepared, before the event `not-prepared` says
-   * so. The policy sees the time, and decides. Milliseconds; default 10,000.
+   * How long a switchover waits, with the guest running, for the destination to be prepared, before the event `not-prepared` is
+   * emitted. The wait goes on; the policy is given its length and decides. Milliseconds; default 10,000.
    */
   readonly readinessTimeoutMs?: number;
-  /** Who decides whose the guest is. Default: the two sides, by `go`. */
+  /** Decides which side owns the guest. Default: `localAuthority`, with which `go` decides. */
   readonly authority?: OwnershipAuthority;
   /**
-   * Send a checksum (CRC-32) with every frame, in both directions and on every stream, so that a byte which is changed on
-   * its way counts as a lost link, and is sent again. Costs a copy of every page. Default false.
+   * Send a checksum (CRC-32) with every frame, in both directions and on every stream: a changed byte then counts as a lost link,
+   * and its frame is sent again. Costs a copy of every page. Default false.
    */
   readonly checksum?: boolean;
   /** Streams for pages beside the control stream; 0 (the default) sends pages on the control stream. At most 64. */
   readonly pageChannels?: number;
   /**
-   * Ways to say what is in a page with fewer bytes, used where they pay: `[delta(), zstd()]`. Default: none. All that the
-   * destination has too are used.
+   * Encodings that send a page in fewer bytes, each used where it pays: `[delta(), zstd()]`. Those that the destination also has are
+   * used. Default: none.
    */
   readonly encodings?: readonly PageEncoding[];
   /**
-   * What to do about an encoding that the destination does not have: `refuse` (the default) to migrate, with
-   * `GODWIT_UNSUPPORTED`, or `warn` and do without.
+   * What to do about an encoding that the destination does not have: `refuse` (the default) fails the migration with
+   * `GODWIT_UNSUPPORTED`; `warn` emits a `warning` and does not use it.
    */
   readonly missingEncoding?: 'refuse' | 'warn';
-  /** False to use the encodings whatever they cost, on a link that is faster than they are too. Default true. */
+  /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
-  /** When to switch over or give up. Default: `withinDowntimeLimit`. */
+  /** Decides after each round whether to switch over or abort. Default: `withinDowntimeLimit`. */
   readonly policy?: ConvergencePolicy;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
   /** Cancels the migration when it aborts. */
   readonly signal?: AbortSignal;
   /**
-   * How long the first connection is tried for, each refusal being told by the event `connect-failed`; and how long each attempt to
-   * make one again may take. Milliseconds; default 10,000.
+   * How long to try to make the first connection (each failed attempt emits `connect-failed`), and how long each later attempt to
+   * connect may take. Milliseconds; default 10,000.
    */
   readonly connectTimeoutMs?: number;
   /**
-   * From our `hello` to the destination's answer, its `prepare` included, on each connection. Milliseconds; default
+   * Time limit, on each connection, from our `hello` to the destination's answer, its `prepare` included. Milliseconds; default
    * 30,000.
    */
   readonly handshakeTimeoutMs?: number;
   /**
-   * How long a lost link is made anew, in every phase before `go`, before the migration fails with `GODWIT_LINK_LOST`; and,
-   * where it failed with the guest paused, how long the destination is looked for to tell it so. Milliseconds; default
-   * 30,000. With 0 a lost link fails at once and nobody is told.
+   * How long to try to reconnect after a lost link, in every phase before `go`, before the migration fails with `GODWIT_LINK_LOST`.
+   * After a failure with the guest paused, how long to try to reach the destination and tell it. Milliseconds; default 30,000. With 0
+   * a lost link fails the migration at once, and the destination is not told.
    */
   readonly reconnectTimeoutMs?: number;
   /**
-   * After `go`: how long the destination is asked over new links whether it runs the guest, before the migration ends
-   * with `GODWIT_OWNERSHIP_UNKNOWN`. Milliseconds; default 30,000. With 0 it ends so at once.
+   * After `go`: how long to ask the destination over new connections whether it runs the guest, before the migration ends with
+   * `GODWIT_OWNERSHIP_UNKNOWN`. Milliseconds; default 30,000. With 0 it ends so at once.
    */
   readonly settleTimeoutMs?: number;
   /**
-   * How long the destination may take to answer `ready`, from when it has read everything, where nothing else bounds it (`force`);
-   * to start the guest and answer `running`; and the authority to answer. Milliseconds each; default 30,000. In the first case the
-   * guest runs on at the source, in the second the link counts as lost, and the destination is asked over a new one
-   * (`settleTimeoutMs`).
+   * Time limit, in milliseconds, for each of these; default 30,000:
+   *
+   * - the destination's `ready`, from when it has read everything, if the pause is not bounded (`force`): then the migration fails, and the
+   *   guest runs on at the source;
+   * - the destination's `running`: then the link counts as lost, and the destination is asked over a new one (`settleTimeoutMs`);
+   * - an answer of the ownership authority: then the transfer is withdrawn.
    */
   readonly switchoverTimeoutMs?: number;
-  /** Milliseconds between `progress` events; default 100; 0 for none. */
+  /** Milliseconds between `progress` events; default 100; 0 for no such events. */
   readonly progressIntervalMs?: number;
-  /** Default: the machine's own clock. */
+  /** The clock of every wait and measurement. Default: `systemClock`. */
   readonly clock?: Clock;
   /** Numbers from 0 to below 1, for the jitter between attempts to connect again. Default: `Math.random`. */
   readonly random?: () => number;
-  /** 32 hex digits; default: random. */
+  /** Names the migration on both sides: 32 hex digits, used for no other migration. Default: random. */
   readonly migrationId?: string;
 }
 
@@ -145,7 +151,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly migrationId: string;
 }
 
-/** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT` naming the option that makes no sense. */
+/** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT`, which names the option, for an impossible value. */
 export function resolveOptions(options: MigrateOptions): ResolvedOptions {
   const migrationId = options.migrationId ?? randomId();
   if (!/^[0-9a-f]{32}$/.test(migrationId)) {
@@ -200,7 +206,7 @@ function optional(name: string, value: number | undefined): number | undefined {
   return value === undefined ? undefined : nonNegative(name, value);
 }
 
-/** 32 hex digits: cryptographic ones, unless `random` gives numbers from 0 to below 1. */
+/** Returns 32 random hex digits: from `random`, which returns numbers from 0 to below 1, or else from the platform's cryptography. */
 export function randomId(random?: () => number): string {
   const bytes = random === undefined ? crypto.getRandomValues(new Uint8Array(16)) : new Uint8Array(16);
   if (random !== undefined) for (let i = 0; i < bytes.length; i++) bytes[i] = Math.floor(random() * 256);

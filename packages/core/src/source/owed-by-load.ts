@@ -4,8 +4,8 @@ import type { OwedFrame, PreparedFrame } from '../protocol/frame.js';
 import type { SourceContext } from './source-context.js';
 
 /**
- * Pages that a `load` of an attempt that was given up has written at the destination: owed again, before another attempt. The
- * destination names them ahead of `prepared`, on each connection; once an attempt's are noted, they are not noted again.
+ * Collects the pages that a `load` of a given-up attempt has written at the destination; they are sent again before another
+ * attempt. The destination names them in `owed` frames before `prepared`, on each connection; those of an attempt count once.
  */
 export class OwedByLoad {
   readonly #context: () => SourceContext;
@@ -30,9 +30,9 @@ export class OwedByLoad {
     this.#named = false;
     this.#noted = attempt;
     if (!encodings.usesDeltas) return;
-    // A delta would build on what the destination does not have any more: the channels begin anew, over another connection.
+    // The next delta would build on a page that the destination no longer has. Another connection begins with new channels.
     encodings.forgetPages();
-    const message = 'loading has changed pages that deltas build on; another connection takes its place';
+    const message = 'loading has changed pages that deltas build on; another connection replaces this one';
     void session.current?.drop(new GodwitError('GODWIT_LINK_LOST', message));
   }
 }

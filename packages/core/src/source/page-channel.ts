@@ -8,7 +8,7 @@ import { splitZeroPages } from '../memory/zero-page.js';
 import type { Frame } from '../protocol/frame.js';
 import { noPages, type PagesByKind } from '../round-record.js';
 
-/** A batch of page runs of one block: the unit of work that crosses a channel or a thread. Runs, never bytes. */
+/** A batch of page runs of one block: the unit of work that is handed to a channel or a thread. It has no page's bytes. */
 export interface PageBatch {
   readonly round: number;
   readonly blockIndex: number;
@@ -16,48 +16,51 @@ export interface PageBatch {
   readonly runs: PageRunList;
   /** Pages known to have no memory behind them: sent as zero, never read. */
   readonly holes: PageRunList;
-  /** Bytes per second that the bandwidth limit leaves each channel; 0 for no limit. Encodings go by it. */
+  /** Bytes per second that the bandwidth limit leaves each channel; 0 for no limit. Encodings are chosen by it. */
   readonly limit: number;
 }
 
-/** Running totals of what a channel has sent; the difference of two snapshots is a round's share. */
+/** Totals of everything that a channel has sent; the difference of two snapshots belongs to a round. */
 export interface PageChannelTotals extends PagesByKind {
-  /** Bytes that deltas and compression have taken off. */
+  /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
-  /** Milliseconds in which pages were looked at, deltas included; compressing is not, it goes on beside. */
+  /** Milliseconds spent on classifying pages and making deltas; compression, which runs concurrently, does not count. */
   readonly scanMs: number;
 }
 
-/** Totals of a channel that has sent nothing, to add to. */
+/** The totals of a channel that has sent nothing; the caller may add to them. */
 export function noTotals(): { -readonly [Name in keyof PageChannelTotals]: number } {
   return { ...noPages(), savedBytes: 0, scanMs: 0 };
 }
 
 /**
- * The source's end of a page channel: owns reading guest memory, classifying pages, framing and writing.
+ * The source's end of a page channel: reads guest memory, classifies pages, frames and writes them.
  *
- * Pages are written by reference. A page whose content changes while it is on its way is dirty again, since its
- * tracker was re-armed before the batch was handed over. With encodings, `ChannelEncoder` decides which pages go how.
+ * Pages are written by reference. A page that changes while it is being written is dirty again, since its tracker was re-armed
+ * before the batch was handed to the channel. With encodings, `ChannelEncoder` chooses the encoding of each page.
  */
 export interface PageChannel {
-  /** Batches that it may hold at once. Default: `BATCHES_PER_CHANNEL` of the round sender. */
+  /** Most batches that it holds at once. Default: 4 (`BATCHES_PER_CHANNEL` of the round sender). */
   readonly depth?: number;
   /**
-   * Most bytes of pages that suit it in one batch, where nothing limits the bandwidth; it cuts them into frames by itself.
-   * Default: one frame's, `BATCH_BYTES` of the round sender.
+   * Most bytes of pages that it wants in one batch while nothing limits the bandwidth; it cuts the batch into frames itself.
+   * Default: one frame's, 1 MiB (`BATCH_BYTES` of the round sender).
    */
   readonly batchBytes?: number;
   /** It looks at pages on a thread of its own, while others do. Default false. */
   readonly ownThread?: boolean;
   readonly totals: Readonly<PageChannelTotals>;
   /**
-   * Bytes that the channel's stream has carried so far, framing included, and those of payloads that it is writing: what
-   * the bandwidth limit counts, however many batches are on their way.
+   * Bytes that the channel's stream has written, framing included, and the payload bytes that it is writing now. The bandwidth limit
+   * counts them, so that batches in flight are not forgotten.
    */
   readonly wireBytes: number;
-  /** Settles when the batch's memory is no longer borrowed and its runs may be reused: that is the back-pressure. */
+  /**
+   * Sends the pages of a batch. Settles when guest memory is no longer borrowed and the batch's runs may be reused, which is the
+   * back-pressure. Rejects when the stream fails.
+   */
   send(batch: PageBatch): Promise<void>;
-  /** Says that this channel carries nothing more of the round. */
+  /** Sends `roundEnd`: this channel carries no more pages of the round. */
   endRound(round: number): Promise<void>;
 }
 
@@ -120,7 +123,7 @@ export class LocalPageChannel implements PageChannel {
     this.#roundPages += batch.runs.pageCount + holes.pageCount;
     this.totals.zero += zero.pageCount;
     this.totals.hole += holes.pageCount;
-    // All of them, even when one fails: until then the memory is borrowed.
+    // All writes must settle, even when one fails: until then guest memory is borrowed.
     const results = await Promise.allSettled(writes);
     if (encoded !== undefined) this.#encoder?.release(encoded);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
@@ -146,7 +149,7 @@ export class LocalPageChannel implements PageChannel {
       writes.push(this.#writeWhole(encoded));
       return;
     }
-    // Its frame may come behind those of later batches: within a round the order of pages is of no concern.
+    // This frame may be written after those of later batches: within a round the order of pages does not matter.
     const begun = (this.#encoder as ChannelEncoder).compress(encoded).then(({ encoding, bytes }) => {
       if (bytes === undefined) return { writing: this.#writeWhole(encoded) };
       this.totals.compressed += whole.pageCount;

@@ -5,9 +5,9 @@ import type { PageBatch } from './page-channel.js';
 const FRAME_RUNS = 1023;
 
 /**
- * Cuts a batch into such of at most `framePages` pages, each to be sent as a frame: for a channel that asks for larger batches
- * than frames may be (`PageChannel.batchBytes`). Holes come last, in one. One and the same list of runs is filled for each:
- * it is the caller's until the next is asked for.
+ * Cuts a batch into batches of at most `framePages` pages, each to be sent as a frame, for a channel that asks for batches larger
+ * than a frame (`PageChannel.batchBytes`). The holes come last, in one batch. All batches share one list of runs: each is valid
+ * until the next one is taken from the generator.
  */
 export function* pageFrames(batch: PageBatch, framePages: number): Generator<PageBatch> {
   const { holes } = batch;

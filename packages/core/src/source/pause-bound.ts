@@ -2,17 +2,17 @@ import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { DowntimeTerms } from '../round-record.js';
 
-/** What a stop-and-copy is busy with: a term of the downtime, or what stops the bound's clock. */
+/** The step of a stop-and-copy that is under way, named by its term of the downtime. */
 export type PauseTerm = keyof DowntimeTerms;
 
 /**
- * How long the guest may stay paused before `go`: one bound for everything in between, whatever hangs. Its clock starts when
- * `pause` has returned, and stands still while a person decides or RAM is compared. When the time is up, `signal` aborts with
- * `GODWIT_SWITCHOVER_OVERRAN`, which names the term that was under way.
+ * The bound on the time that the guest stays paused before `go`: one limit for all steps, whichever of them hangs. Its clock starts
+ * when `pause` has returned, and stands still in `pre-switchover` and while RAM is compared. When the time is up, `signal` aborts
+ * with `GODWIT_SWITCHOVER_OVERRAN`, whose message names the term that was under way.
  */
 export class PauseBound {
   readonly #clock: Clock;
-  /** 0: no bound. */
+  /** The limit in milliseconds; 0 for no bound. */
   readonly limitMs: number;
   readonly #over = new AbortController();
   #timer: AbortController | undefined;
@@ -43,13 +43,13 @@ export class PauseBound {
     return this.#spentMs + (this.#startedAt === undefined ? 0 : this.#clock.now() - this.#startedAt);
   }
 
-  /** From here on this term is under way. */
+  /** Sets the term that is under way. */
   enter(term: PauseTerm): void {
     this.#term = term;
     this.#termAt = this.#clock.now();
   }
 
-  /** Starts the clock, or lets it go on. */
+  /** Starts the clock, or continues it. */
   run(): void {
     if (this.#startedAt !== undefined) return;
     this.#startedAt = this.#clock.now();
@@ -73,13 +73,13 @@ export class PauseBound {
     this.#timer = undefined;
   }
 
-  /** Throws when the bound is passed, a timer that is late included. */
+  /** Throws when the bound is passed, even if its timer is late. */
   check(): void {
     this.signal.throwIfAborted();
     if (this.limitMs > 0 && this.elapsedMs > this.limitMs) throw this.#overran();
   }
 
-  /** Gives the attempt up now, for another reason. */
+  /** Aborts `signal` now, for another reason: the attempt is given up. */
   giveUp(reason: GodwitError): void {
     this.#over.abort(reason);
   }
@@ -94,7 +94,7 @@ export class PauseBound {
   }
 }
 
-/** Terms in words, for messages. */
+/** The step that each term measures, for messages. */
 export const TERM_WORDS: Readonly<Record<PauseTerm, string>> = {
   pauseMs: 'pausing the guest',
   harvestMs: 'collecting dirty pages',

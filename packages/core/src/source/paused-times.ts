@@ -1,7 +1,7 @@
 import type { MovedRunState } from '../protocol/frame.js';
 import type { DowntimeTerms } from '../round-record.js';
 
-/** When what happened while the guest was paused, in milliseconds of the source's clock, in this order. */
+/** When `pause` was called (`start`) and when each step after it ended, in milliseconds of the source's clock, in this order. */
 export interface PausedTimes {
   readonly start: number;
   readonly paused: number;
@@ -14,23 +14,24 @@ export interface PausedTimes {
   readonly ready: number;
   readonly verified: number;
   readonly checked: number;
-  /** As the destination says. */
+  /** Milliseconds of loading at the destination, by its own report. */
   readonly loadMs: number;
   readonly verifiedPages: number;
   readonly runState: MovedRunState;
   readonly attempt: number;
 }
 
-/** What the destination says of itself when it runs the guest, and when that was heard here. */
+/** The destination's report that it runs the guest, and when it came. */
 export interface HandedOver {
   /** How long it took there to start the guest, in milliseconds. */
   readonly resumeMs: number;
   /** From `ready` to the running guest, on the destination's clock. */
   readonly sinceReadyMs: number;
+  /** When the report came, in milliseconds of the source's clock. */
   readonly heardAt: number;
 }
 
-/** The downtime that the guest saw, and what it was made of; `verifyMs` and `heldMs` are not in it. */
+/** The downtime that the guest saw, and its terms; `verifyMs` and `heldMs` are not part of it. Milliseconds. */
 export interface Downtime {
   readonly downtimeMs: number;
   readonly terms: DowntimeTerms;
@@ -39,9 +40,9 @@ export interface Downtime {
 }
 
 /**
- * The guest was down from the call of `pause` here until it ran there. The destination counts from its `ready`, so that a link which
- * was lost with `running` on its way does not count: the guest ran all the time. `roundTripMs` is the link's, to split the way of
- * `ready`.
+ * Computes the downtime: from the call of `pause` here until the guest ran at the destination. The destination counts the time from
+ * its `ready` on its own clock, so that the time to deliver `running` over a lost link does not count. `roundTripMs` is the link's
+ * round trip, half of which `ready` took to arrive.
  */
 export function downtimeOf(times: PausedTimes, handed: HandedOver, verify: boolean, roundTripMs: number): Downtime {
   const heldMs = times.held - times.paused;
@@ -49,7 +50,7 @@ export function downtimeOf(times: PausedTimes, handed: HandedOver, verify: boole
   const heard = handed.heardAt - times.start;
   const ran =
     times.ready - times.start - Math.min(roundTripMs / 2, times.ready - times.sentAgain) + handed.sinceReadyMs;
-  // A clock of the destination that makes no sense is not believed.
+  // A time of the destination's clock that cannot be true is ignored.
   const whole = handed.sinceReadyMs > 0 && ran < heard ? ran : heard;
   const downtimeMs = Math.max(0, whole - heldMs - verifyMs);
   const terms = {
@@ -64,7 +65,7 @@ export function downtimeOf(times: PausedTimes, handed: HandedOver, verify: boole
   return { downtimeMs, terms: { ...terms, roundTripMs: Math.max(0, downtimeMs - known) }, verifyMs, heldMs };
 }
 
-/** What the destination says of its own clock, as far as it fits into what passed here. */
+/** A time that the destination reports, limited to what passed on the source's clock. */
 function atMost(reportedMs: number, passedMs: number): number {
   return reportedMs >= 0 ? Math.min(reportedMs, passedMs) : 0;
 }

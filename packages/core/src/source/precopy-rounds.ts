@@ -30,7 +30,7 @@ export interface PrecopyParts {
  * what was written, predicts the downtime and decides. Completes after the first round whose decision is not
  * `continue`; `pending` then holds what is still owed.
  *
- * Cold: each subscription runs the rounds, so subscribe once (a second migration needs fresh bitmaps anyway).
+ * The stream is cold: each subscription runs the rounds, so subscribe once.
  */
 export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<PrecopyRound> {
   return defer(() => runRound(first, parts)).pipe(

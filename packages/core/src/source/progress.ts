@@ -4,8 +4,8 @@ import { allPages, noPages, type PagesByKind, type RoundRecord } from '../round-
 import type { PageChannel } from './page-channel.js';
 
 /**
- * Rounds that shrink by less than a twentieth do not shrink: a guest that rewrites the same pages faster than they are
- * sent settles at a factor of 1, give or take the noise.
+ * Factor between two rounds from which on they count as not shrinking. A guest that rewrites the same pages faster than they are
+ * sent has a factor of 1, with some noise.
  */
 const NOT_SHRINKING = 0.95;
 
@@ -25,12 +25,12 @@ interface Totals {
   readonly wireBytes: number;
 }
 
-/** Counts what a migration has done so far and makes snapshots of it. Reading it costs nothing on the page path. */
+/** Counts pages and bytes of a migration and makes snapshots of its progress. Snapshots cost nothing on the page path. */
 export class ProgressMeter {
   readonly #clock: Clock;
   readonly startedAt: number;
   #channels: readonly PageChannel[] = [];
-  /** Of channels whose connection is over. */
+  /** Totals of channels whose connection is over. */
   #past: Totals = { pages: noPages(), savedBytes: 0, wireBytes: 0 };
   #round = 0;
   #roundPages = 0;
@@ -48,13 +48,13 @@ export class ProgressMeter {
     this.#lastAt = this.startedAt;
   }
 
-  /** The channels of the connection that is in use; those before it have ended. */
+  /** Sets the channels of the present connection; the previous ones have ended, and their totals are kept. */
   set channels(channels: readonly PageChannel[]) {
     this.#past = this.totals();
     this.#channels = channels;
   }
 
-  /** The round that is being sent, or was sent last, counted over the whole migration. */
+  /** Number of the round that is being sent or was sent last, from 1, counted over the whole migration. */
   get round(): number {
     return this.#round;
   }
@@ -67,7 +67,7 @@ export class ProgressMeter {
     return this.#clock.now() - this.startedAt;
   }
 
-  /** Returns the number of the round. */
+  /** Begins a round of `pages` pages; returns its number. */
   roundStarted(pages: number): number {
     this.#round++;
     this.#roundPages = pages;
@@ -105,7 +105,7 @@ export class ProgressMeter {
     return { pages, savedBytes, wireBytes };
   }
 
-  /** Once in each interval: the rate is counted over the time since the call before. */
+  /** A snapshot whose rate is that since the previous call: to be called once in each interval. */
   snapshot(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
     const { wireBytes } = this.totals();
@@ -116,7 +116,7 @@ export class ProgressMeter {
     return this.present(state, pageSize);
   }
 
-  /** As things stand, with the rate of the last interval. */
+  /** A snapshot with the rate of the last interval; may be called at any time. */
   present(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
     const { pages, savedBytes, wireBytes } = this.totals();
@@ -161,7 +161,7 @@ export class ProgressMeter {
   }
 }
 
-/** Of a migration that has not begun. */
+/** The progress of a migration that has not begun. */
 export function noProgress(state: MigrationState): Progress {
   return {
     state,

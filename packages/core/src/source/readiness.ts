@@ -3,7 +3,7 @@ import { GodwitError } from '../errors.js';
 import type { PreparedFrame } from '../protocol/frame.js';
 import type { SourceConnection } from './source-connection.js';
 
-/** The question whose answer counts. */
+/** A `prepare` that was sent: only its answer counts. */
 interface Question {
   readonly connection: SourceConnection;
   readonly attempt: number;
@@ -12,23 +12,23 @@ interface Question {
 }
 
 /**
- * Whether the destination is prepared (QEMU: switchover-ack): its VM stands, and its devices have loaded everything that has come.
- * The answer names the destination's incarnation, the attempt and the last pieces; a restart, a going back, another connection, a
- * reset or a new piece voids it.
+ * Tracks whether the destination is prepared (QEMU: switchover-ack): its VM is built, and its devices have loaded all state that was
+ * sent. The answer (`prepared`) names the destination's incarnation, the attempt and the last pieces. A restart of the destination,
+ * another attempt, another connection, a reset of a device or a new piece voids it.
  */
 export class Readiness {
   readonly #clock: Clock;
   readonly #changed = new Set<() => void>();
   #question: Question | undefined;
   #prepared: Question | undefined;
-  /** When the destination was first asked, since it was prepared last. */
+  /** When the destination was first asked after it was last prepared. */
   #waitingSince: number | undefined;
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** How long the destination has been waited for, in milliseconds; 0 while it is prepared. */
+  /** Milliseconds since the first unanswered question; 0 while the destination is prepared. */
   get waitedMs(): number {
     return this.#waitingSince === undefined ? 0 : this.#clock.now() - this.#waitingSince;
   }
@@ -38,18 +38,18 @@ export class Readiness {
     return this.#prepared !== undefined && isAbout(this.#prepared, connection, attempt, sequences);
   }
 
-  /** Asks, unless the same was asked already. Does not wait. */
+  /** Sends `prepare`, unless the same question was sent or answered already. Does not wait. */
   ask(connection: SourceConnection, attempt: number, sequences: readonly number[]): void {
     if (this.isPrepared(connection, attempt, sequences)) return;
     if (this.#question !== undefined && isAbout(this.#question, connection, attempt, sequences)) return;
     this.#waitingSince ??= this.#clock.now();
     const question = { connection, attempt, sequences: [...sequences], askedAt: this.#clock.now() };
     this.#question = question;
-    // A link that is lost is noticed by whoever reads it.
+    // The failure of the write is ignored: a lost link is noticed by reading it.
     connection.write({ type: 'prepare', attempt, deviceSequences: question.sequences }).catch(() => {});
   }
 
-  /** The destination's answer. One to an older question says nothing. */
+  /** Handles `prepared`. An answer to an older question is ignored; one of another incarnation throws `GODWIT_PROTOCOL`. */
   answered(frame: PreparedFrame, incarnation: string): void {
     if (frame.incarnation !== incarnation) {
       throw new GodwitError(
@@ -67,7 +67,7 @@ export class Readiness {
     this.#changed.clear();
   }
 
-  /** Resolves at the next answer that counts, or when `signal` aborts. */
+  /** Resolves when the destination becomes prepared, or when `signal` aborts. */
   changed(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       this.#changed.add(resolve);

@@ -2,16 +2,20 @@ import { GodwitError } from '../errors.js';
 import { settledWithin } from '../in-time.js';
 import { CLOSING_MS } from '../session/closing-message.js';
 import { isLost } from '../session/connection.js';
-import { letGo } from './let-go.js';
+import { cleanUp } from './clean-up.js';
 import { ownershipUnknown } from './settlement.js';
 import type { SourceContext } from './source-context.js';
 
-/** How long a device that is still saving may take to notice that it is over, before the guest runs again. Milliseconds. */
+/** How long a device that is still saving may take to stop before the guest runs again. Milliseconds. */
 const SAVE_ENDS_MS = 40;
 
+/** How long the carrier may take to accept the reason of a migration whose time is up. Milliseconds. */
+const OUT_OF_TIME_MS = 50;
+
 /**
- * The way back from any phase: first the guest, then the peer, then everything that was opened. Returns the error to end with: the
- * first cause, which the destination may have told. After the transfer was asked for, the guest stays paused.
+ * Rolls back from any phase: resumes the guest, stops the trackers, tells the peer, releases the devices. Resolves with the error
+ * that the migration ends with: the first cause, which the destination may have sent. After the transfer was asked for, the guest
+ * stays paused.
  */
 export async function rollBack(context: SourceContext, error: unknown): Promise<GodwitError> {
   const { session, ownership, guest, options, claim } = context;
@@ -19,20 +23,22 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
   const first = firstCause(context, error);
   if (!ownership.allows('fail')) {
     const reason = await giveUp(context, first);
-    await letGo(context, async () => {});
+    await cleanUp(context, async () => {});
     return reason;
   }
   const wasPaused = ownership.state === 'paused';
   ownership.apply('fail');
-  // Ends what is still under way, and makes a later `cancel` say that it comes too late.
+  // Ends everything that is still under way, and makes a later `cancel` return false.
   const ended = session.end.set(first);
-  // That the guest stands still is more than why it was to run again.
+  // A guest that could not be resumed is reported before the reason for resuming it.
   const stuck = guest.asked ? await resume(context, ended) : guest.stuck ? first : undefined;
-  // Of a link that was lost the peer may have told the reason; a cancel is one, whatever was lost before it.
+  // The peer may have sent the reason for a lost link; after a cancel that does not matter.
   const reason = stuck ?? (isLost(ended) ? await connection?.cause(ended) : undefined) ?? ended;
   let told = false;
-  await letGo(context, async () => {
-    told = await session.close(reason);
+  await cleanUp(context, async () => {
+    // A migration whose time is up ends at once: behind many pages on a slow link the reason goes over another connection.
+    const outOfTime = reason.code === 'GODWIT_NOT_CONVERGING';
+    told = await session.close(reason, false, outOfTime ? OUT_OF_TIME_MS : undefined);
   });
   if (!told && !reason.remote && session.welcomed && options.reconnectTimeoutMs > 0) {
     // Where the guest was running, the destination cannot be waiting for `go`: one short attempt is enough.
@@ -43,20 +49,26 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
   return reason;
 }
 
-/** After the point of no return: the guest stays paused here, unless the embedder has recovered it in the meantime. */
+/**
+ * Ends a migration that failed after the point of no return: the guest stays paused at the source, unless the embedder has recovered
+ * it. Resolves with the error to end with, which is `GODWIT_OWNERSHIP_UNKNOWN` while the ownership is `unknown`.
+ */
 export async function giveUp(
   { ownership, session, claim, transferred }: SourceContext,
   reason: GodwitError,
 ): Promise<GodwitError> {
   if (ownership.allows('giveUp')) ownership.apply('giveUp');
-  // While the authority has not said whose the guest is, the destination stays ready: it may own the guest.
+  // Until the authority has granted the transfer, the destination may own the guest: `retry` keeps it ready.
   await session.close(reason, !transferred);
   if (ownership.state !== 'unknown') return reason;
   claim.handOver();
   return ownershipUnknown(reason);
 }
 
-/** A connection that is over says why better than what failed by using it; that the guest could not be resumed comes first. */
+/**
+ * The first cause of `error`: that the guest could not be resumed, else the migration's end, else the end of the connection, which
+ * is why using it failed.
+ */
 function firstCause({ session, guest }: SourceContext, error: unknown): GodwitError {
   const { signal } = session.current ?? {};
   const lost: unknown = signal?.aborted === true && !session.signal.aborted ? signal.reason : undefined;
@@ -64,7 +76,7 @@ function firstCause({ session, guest }: SourceContext, error: unknown): GodwitEr
   return GodwitError.wrap(cause, 'GODWIT_INTERNAL', 'the migration failed');
 }
 
-/** Nothing of ours touches the guest any more when it runs again. Resolves with why it does not, if it could not be resumed. */
+/** Waits until no device call touches the guest and resumes it. Resolves with the error if it could not be resumed. */
 async function resume(
   { devices, guest, options, emit }: SourceContext,
   error: GodwitError,

@@ -1,10 +1,10 @@
 import type { RoundRecord } from '../round-record.js';
 import type { SourceContext } from './source-context.js';
 
-/** Round records kept: a migration that never converges must not fill memory with them. */
+/** Most round records that are kept: a migration that never converges must not fill memory with them. */
 const MOST_RECORDS = 1000;
 
-/** A round is about to be sent: counted over the whole migration, whatever the destination counts. Returns its number. */
+/** Begins a round. Returns its number over the whole migration, which differs from the one on the wire after a restart. */
 export function roundStarted({ meter, emit }: SourceContext, dirtyPages: number): number {
   const round = meter.roundStarted(dirtyPages);
   emit({ type: 'round-start', round, dirtyPages });

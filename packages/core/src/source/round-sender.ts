@@ -10,37 +10,37 @@ import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
 
-/** Re-arming and hole discovery go by chunks of this many bytes: one ioctl for many pages, soon before they are read. */
+/** Trackers are re-armed, and holes found, in chunks of this many bytes: one ioctl for many pages, just before they are read. */
 const CHUNK_BYTES = 64 * 2 ** 20;
 
-/** Chunks begin and end at multiples of this: the kernel re-arms whole words of its bitmap. */
+/** Chunks begin and end at multiples of this many pages, since the kernel re-arms whole words of its bitmap. */
 const CHUNK_UNIT_PAGES = 64;
 
 /**
- * At most this many bytes in a batch, and so in a frame: large enough that per-frame cost vanishes. A channel that cuts
- * batches into frames itself may ask for more (`PageChannel.batchBytes`).
+ * Most bytes of pages in a batch, and so in a frame: large enough that the cost per frame is small. A channel that cuts batches into
+ * frames itself may ask for more (`PageChannel.batchBytes`).
  */
 const BATCH_BYTES = 2 ** 20;
 
-/** At most this many runs in a frame's worth of a batch: each is one entry of a gathering write (IOV_MAX is 1024). */
+/** Most runs in a frame: each is one entry of a gathering write (IOV_MAX is 1024). */
 const BATCH_RUNS = 512;
 
 /** A round is cut into at least this many batches a channel, so that all of them have work until its end. */
 const SHARES_PER_CHANNEL = 4;
 
-/** Batches that each channel may hold at once: while some are in the kernel's hands the next are scanned. */
+/** Batches that each channel may hold at once: while the kernel writes some, the next ones are classified. */
 const BATCHES_PER_CHANNEL = 4;
 
-/** Continuous work after which pending I/O gets its turn. */
+/** Milliseconds of continuous work after which the sender yields to pending I/O. */
 const YIELD_AFTER_MS = 1;
 
-/** What sending a round cost. Milliseconds of the source's clock. */
+/** The pages, bytes and times of a round that was sent. Times are milliseconds of the source's clock. */
 export interface SentRound {
   readonly pages: PagesByKind;
   /** Guest bytes that these pages stand for. */
   readonly rawBytes: number;
   readonly wireBytes: number;
-  /** Bytes that deltas and compression have taken off. */
+  /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
   readonly scanMs: number;
   readonly sendMs: number;
@@ -78,11 +78,10 @@ interface Slot extends PageBatch {
 }
 
 /**
- * Sends the dirty pages of a round: cuts them into batches of runs, hands each to whichever channel is free, and waits
- * for the destination's acknowledgement of the whole round.
+ * Sends the dirty pages of a round: cuts them into batches of runs, hands each to a free channel, and waits for the destination's
+ * acknowledgement of the whole round.
  *
- * For every chunk the order is: re-arm, find holes, read. Never the other way round: a write between reading and
- * re-arming would be lost.
+ * The order for every chunk is: re-arm, find holes, read. In any other order a write between reading and re-arming would be lost.
  */
 export class RoundSender {
   readonly #parts: RoundSenderParts;
@@ -103,9 +102,9 @@ export class RoundSender {
   #begun = { start: 0, before: noTotals() as Readonly<PageChannelTotals>, wireBefore: 0 };
   /** Ends the round that is being sent, but not the connection. */
   #giveUp: AbortSignal | undefined;
-  /** The round's end, once it was said on the channels. */
+  /** The pending end of the round, once `roundEnd` was sent on the channels. */
   #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
-  /** Everything before this page was handed to a channel. */
+  /** Every dirty page before this one was handed to a channel. */
   #reached = { block: 0, page: 0 };
   /** Of the chunk that is being sent: pages of each list before `before` were handed to a channel. */
   #handed: { readonly list: PageRunList; before: number }[] = [];
@@ -132,10 +131,10 @@ export class RoundSender {
   }
 
   /**
-   * Sends every page that is set in `dirty`, of which there are `dirtyPages`. With `limited` false the bandwidth limit
-   * does not apply (the guest is paused). The bitmaps are only read: until this resolves, they are what the destination
-   * has not acknowledged. It resolves when it has, and when no channel borrows memory any more. When `giveUp` aborts first, it
-   * rejects with that; the round then has to be ended by `abandon` before another one begins.
+   * Sends every page that is set in `dirty`, of which there are `dirtyPages`. With `limited` false the bandwidth limit does not
+   * apply (the guest is paused). The bitmaps are only read: until this resolves, the destination has not acknowledged their pages.
+   * Resolves when it has, and no channel borrows guest memory. When `giveUp` aborts first, it rejects with that reason; the round
+   * must then be ended by `abandon` before another one begins.
    */
   async send(
     round: number,
@@ -186,9 +185,9 @@ export class RoundSender {
   }
 
   /**
-   * Ends a round whose `send` was given up: what is on its way arrives, every channel says that nothing more comes, and the
-   * destination acknowledges. Then the pages that it has are cleared in `dirty`, the bitmaps of that `send`. An old page never
-   * lands on a newer one, since no later round begins before.
+   * Ends a round whose `send` was given up: waits for the batches in flight, sends `roundEnd` on every channel and waits for the
+   * acknowledgement. Then it clears the pages that the destination has in `dirty`, the bitmaps of that `send`. No later round begins
+   * before, so that an old page never overwrites a newer one.
    */
   async abandon(round: number, dirty: DirtyBitmaps): Promise<void> {
     this.#giveUp = undefined;
@@ -207,7 +206,7 @@ export class RoundSender {
     }
   }
 
-  /** What the round that was under way when the link was lost has cost so far. */
+  /** The pages, bytes and times so far of the round that was under way when the link was lost. */
   interrupted(): SentRound {
     const { start, before, wireBefore } = this.#begun;
     return this.#sent(start, before, wireBefore, Math.max(start, this.#lastProgress));
@@ -235,7 +234,7 @@ export class RoundSender {
     };
   }
 
-  /** Resolves when no channel holds memory of the guest, after a failure too. */
+  /** Resolves when no channel borrows guest memory, also after a failure. */
   async idle(): Promise<void> {
     await Promise.all(this.#inFlight);
   }
@@ -254,7 +253,7 @@ export class RoundSender {
     const start = clock.now();
     tracker.rearm?.(blockIndex, firstPage, pageCount);
     const runs = bitmap.runs(new PageRunList(), firstPage, pageCount);
-    // A dense chunk may reach over memory that was never touched, or was given back: reading it would allocate it.
+    // A dense chunk may cover pages without memory (never touched, or given back): reading them would allocate them.
     const holes = new PageRunList();
     const present = block.populated !== undefined && runs.pageCount * 4 >= pageCount ? new PageRunList() : runs;
     if (present !== runs) cutHoles(runs, block.populated?.({ firstPage, pageCount }) ?? [], present, holes);
@@ -298,7 +297,7 @@ export class RoundSender {
     handed.before = Number.POSITIVE_INFINITY;
   }
 
-  /** Most pages and runs of a batch. A bandwidth limit is kept by small ones. */
+  /** Most pages and runs of a batch for this slot's channel. Under a bandwidth limit batches are small, which keeps to the limit. */
   #roomOf({ channel, limit }: Slot, kind: 'runs' | 'holes'): { readonly pages: number; readonly runs: number } {
     const { memory, maximumPayload } = this.#parts;
     if (kind === 'holes') return { pages: Number.MAX_SAFE_INTEGER, runs: BATCH_RUNS };
@@ -308,7 +307,7 @@ export class RoundSender {
     return { pages: frames * frame, runs: frames * BATCH_RUNS };
   }
 
-  /** A free slot, after the limit and the event loop have had their due. */
+  /** Resolves with a free slot, after waiting for the bandwidth limit and yielding to the event loop when that is due. */
   async #acquire(round: number, blockIndex: number, limited: boolean): Promise<Slot> {
     const { clock, limit, signal } = this.#parts;
     limit.charge(this.#unchargedBytes());
@@ -343,7 +342,7 @@ export class RoundSender {
     try {
       return await this.#unlessFailed(free);
     } catch (error) {
-      // A slot that comes in this moment is not lost.
+      // A slot that became free in this same tick goes back to the free list.
       if (this.#waiter === waiter) this.#waiter = undefined;
       else void free.then((slot) => this.#free.push(slot));
       throw error;
@@ -399,20 +398,20 @@ export class RoundSender {
     this.#giveUp?.throwIfAborted();
   }
 
-  /** Says on every channel that the round ends, once. */
+  /** Sends `roundEnd` on every channel, once for each round. */
   #end(round: number): { readonly round: number; readonly acknowledged: Promise<number> } {
     if (this.#ending?.round === round) return this.#ending;
     const { channels, acknowledged } = this.#parts;
     const ack = acknowledged(round);
     const ended = Promise.all(channels.map((channel) => channel.endRound(round)));
-    // The channels too: what they borrowed may be reused, and their counts are final, only when they say so.
+    // The channels are waited for too: only then is their borrowed memory free and are their counts final.
     const everything = Promise.all([ack, ended, this.idle()]).then(([pages]) => pages);
     everything.catch(() => {});
     this.#ending = { round, acknowledged: everything };
     return this.#ending;
   }
 
-  /** Every channel ends the round; then the destination says how many pages it has put into guest memory. */
+  /** Ends the round on every channel and compares the destination's count of pages in guest memory with the pages sent. */
   async #barrier(round: number): Promise<void> {
     const expected = this.#dispatched;
     const pages = await this.#unlessFailed(this.#end(round).acknowledged);

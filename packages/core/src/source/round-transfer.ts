@@ -17,7 +17,7 @@ import { addRounds } from './sent-rounds.js';
 import { type SenderParts, type SourceConnection, unanswered } from './source-connection.js';
 import type { Greeted, SourceSession } from './source-session.js';
 
-/** Thrown where a destination came back with nothing: pre-copy begins again, with round 1. */
+/** Thrown when the destination was restarted and has lost everything: pre-copy begins again with round 1. */
 export class DestinationRestarted extends Error {
   override readonly name = 'DestinationRestarted';
 }
@@ -41,20 +41,20 @@ export interface RoundTransferParts {
 /**
  * Sends rounds over as many connections as it takes, and numbers them as the destination does.
  *
- * A lost link is made anew, and what the destination has not acknowledged goes over the next one: the two agree by the
- * number of the round and the pages of it that the destination names. Dirty bits are cleared by nothing else, and only
- * once the destination has ended everything that read the old connection.
+ * It reconnects after a lost link, and sends what the destination has not acknowledged over the next connection: the destination
+ * names its round and the pages of it that it has received. Nothing else clears dirty bits of an unfinished round. The destination
+ * answers only after it has stopped everything that read the old connection.
  */
 export class RoundTransfer {
   readonly #parts: RoundTransferParts;
-  /** The last round that was begun, from 1 for each destination. */
+  /** Number of the last round that was begun, from 1; it begins at 1 again for a restarted destination. */
   #round = 0;
-  /** Its pages that are not acknowledged; `undefined` once the whole round is. */
+  /** The pages of that round that are not acknowledged; `undefined` once the whole round is. */
   #owed: DirtyBitmaps | undefined;
-  /** All pages of the round, kept from its first lost link on: what the destination may name. */
+  /** All pages of the round, kept from its first lost link on: the destination may name only these. */
   #all: DirtyBitmaps | undefined;
   #welcome: WelcomeFrame | undefined;
-  /** The last connection that was used; another one may have been tried since, and failed. */
+  /** The last connection that was used; an attempt to make another one may have failed since. */
   #last: SourceConnection | undefined;
   /** When the link was lost for the first time since something was acknowledged. */
   #lostSince: number | undefined;
@@ -63,7 +63,7 @@ export class RoundTransfer {
     this.#parts = parts;
   }
 
-  /** What the destination has agreed to. */
+  /** The destination's `welcome`, which has everything that it agreed to. */
   get welcome(): WelcomeFrame {
     if (this.#welcome === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no welcome');
     return this.#welcome;
@@ -74,7 +74,7 @@ export class RoundTransfer {
     return this.#round;
   }
 
-  /** Takes the connection on which the destination has said `welcome`. */
+  /** Begins with round 1 on the connection on which `welcome` came. Throws when the welcome does not fit this migration. */
   start(connection: SourceConnection, welcome: WelcomeFrame): void {
     const { options, windows, devices, onChannels, encodings, emit, session, sender, deviceIds } = this.#parts;
     const dispensable = [...(options.missingEncoding === 'warn' ? encodings.features : []), 'back'];
@@ -129,7 +129,7 @@ export class RoundTransfer {
         return sum as SentRound;
       } catch (error) {
         if (this.#owed !== undefined) sum = addRounds(sum, connection.sender.interrupted());
-        await this.#makeAnew(connection, error);
+        await this.#reconnect(connection, error);
         round = this.#round;
         owedPages = (this.#owed as DirtyBitmaps | undefined)?.count() ?? 0;
         this.#parts.onOwed(owedPages);
@@ -138,8 +138,8 @@ export class RoundTransfer {
   }
 
   /**
-   * Sends a round with the guest paused, on the connection that is there, without the bandwidth limit. When `giveUp` aborts, or the
-   * link is lost, it rejects, and `settleAbandoned` tells what is still owed.
+   * Sends a round with the guest paused, on this connection only, without the bandwidth limit. Rejects when `giveUp` aborts or the
+   * link is lost; `settleAbandoned` must be called then.
    */
   async sendPaused(connection: SourceConnection, harvest: Harvest, giveUp: AbortSignal): Promise<SentRound> {
     const round = this.#begin(harvest.bitmaps);
@@ -149,9 +149,9 @@ export class RoundTransfer {
   }
 
   /**
-   * After a stop-and-copy was given up, with the guest running again: ends its unfinished round, if there is one, on the live
-   * connection, or drops that and makes another one, so that no page of it arrives later. The bits of what the destination has are
-   * cleared in the bitmaps of that round. Resolves with the connection to go on with.
+   * Settles the unfinished round of a stop-and-copy that was given up, with the guest running again: ends it on the connection, or
+   * drops the connection and makes another one, so that no page of the round arrives later. Clears the bits of the pages that the
+   * destination has in the bitmaps of that round. Resolves with the connection to go on with.
    */
   async settleAbandoned(): Promise<SourceConnection> {
     const { session, options } = this.#parts;
@@ -169,14 +169,14 @@ export class RoundTransfer {
     }
     const next = await this.connected();
     if (this.#owed !== undefined) {
-      // The destination is in the middle of it: the next one has its number.
+      // The destination is still in this round, so the next one has its number.
       this.#round--;
       this.#owed = undefined;
     }
     return next;
   }
 
-  /** Measures the round trip once before the first round, over a new link if need be. */
+  /** Measures the round trip before the first round, in milliseconds; reconnects after a lost link. */
   async ping(): Promise<number> {
     const { clock, handshakeTimeoutMs } = this.#parts.options;
     for (;;) {
@@ -185,27 +185,27 @@ export class RoundTransfer {
         try {
           return await inTime(connection.ping(), clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
         } catch (error) {
-          await this.#makeAnew(connection, error);
+          await this.#reconnect(connection, error);
         }
       } catch (error) {
-        // Nothing was sent that would have to be sent again.
+        // No round was sent yet, so a restarted destination makes no difference.
         if (!(error instanceof DestinationRestarted)) throw error;
       }
     }
   }
 
-  /** The connection, after it was made anew if it is known to be lost. */
+  /** Resolves with the present connection; reconnects first if it is lost. */
   async connected(): Promise<SourceConnection> {
     for (;;) {
       const { current } = this.#parts.session;
       if (current !== undefined && !current.signal.aborted) return current;
       const connection = current ?? this.#last;
       if (connection === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there was no first connection');
-      await this.#makeAnew(connection, connection.signal.reason);
+      await this.#reconnect(connection, connection.signal.reason);
     }
   }
 
-  /** From now on this connection is used, on which the destination has answered in the middle of a stop-and-copy. */
+  /** Uses this connection from now on: the destination has answered on it and goes on with the round that it is in. */
   adopt(connection: SourceConnection): void {
     const { windows, sender, devices, onChannels } = this.#parts;
     const { maximumPayload, maximumDeviceState } = this.welcome;
@@ -215,7 +215,7 @@ export class RoundTransfer {
     onChannels(connection);
   }
 
-  /** Whether `error`, from using `connection`, is a lost link that is to be made anew; throws the cause when it is not. */
+  /** Resolves with the cause of `error`, which came from using `connection`, if it is a lost link to reconnect after; throws it otherwise. */
   async lost(connection: SourceConnection, error: unknown): Promise<GodwitError> {
     const { session, options } = this.#parts;
     session.signal.throwIfAborted();
@@ -256,14 +256,14 @@ export class RoundTransfer {
     return ++this.#round;
   }
 
-  /** Makes a lost link anew. Throws the first cause, if it was no lost link. */
-  async #makeAnew(lost: SourceConnection, error: unknown): Promise<void> {
+  /** Reconnects after a lost link. Throws the cause if it was not a lost link, and `DestinationRestarted` if that is so. */
+  async #reconnect(lost: SourceConnection, error: unknown): Promise<void> {
     const { session, options, emit, setState, devices, onChannels } = this.#parts;
     const { clock, random, reconnectTimeoutMs } = options;
     const { signal } = session;
     const reason = await this.lost(lost, error);
     const since = clock.now();
-    // A link that is made anew and lost again, with nothing done meanwhile, has not come back.
+    // The time limit counts from the last progress: a link that comes back and is lost again without any has not come back.
     this.#lostSince ??= since;
     const withinMs = Math.max(0, reconnectTimeoutMs - (since - this.#lostSince));
     emit({ type: 'link-lost', reason });
@@ -295,7 +295,7 @@ export class RoundTransfer {
     signal.throwIfAborted();
     if (!restarted) {
       const { deviceSequences, deviceResets } = answer as ResumedFrame;
-      // A link that is lost here is lost for the next one to use it; its control stream may not have noticed yet.
+      // A link that is lost here is dropped, even if its control stream has not failed yet: the next call reconnects.
       await devices.resume(deviceSequences, deviceResets).catch(async (cause: unknown) => {
         if (signal.aborted || !(connection.signal.aborted || isLost(cause))) throw cause;
         if (!connection.signal.aborted) await connection.drop(await connection.cause(cause));
@@ -314,7 +314,7 @@ export class RoundTransfer {
     }
   }
 
-  /** Only here are bits of an unfinished round forgotten: those that the destination names, which must be of it. */
+  /** Clears the bits of an unfinished round that the destination names; each must belong to the round. No other code clears them. */
   #resume(connection: SourceConnection, answer: ResumedFrame, received: DirtyBitmaps): void {
     const owed = this.#owed;
     const unfinished = owed !== undefined && answer.round === this.#round;
@@ -352,7 +352,7 @@ function notOfThisRound(round: number): GodwitError {
   );
 }
 
-/** The connection is dropped then, and with it all that may still be on its way. */
+/** The error with which the connection is dropped, and with it every page that is still in flight. */
 function unacknowledged(handshakeTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',

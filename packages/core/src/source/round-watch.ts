@@ -53,12 +53,12 @@ export class RoundWatch {
 
   async #watch(): Promise<void> {
     const { signal: over } = this.#over;
-    const { session, wishes, options } = this.#context;
+    const { session, requests, options } = this.#context;
     while (!over.aborted) {
       const waiting = new AbortController();
       const stop = () => waiting.abort();
       over.addEventListener('abort', stop, { once: true });
-      const asked = wishes.asked(waiting.signal).then(() => 'adjusted' as const);
+      const asked = requests.asked(waiting.signal).then(() => 'adjusted' as const);
       const slept = options.clock.sleep(ASK_MS, waiting.signal).then(
         () => 'in-round' as const,
         () => 'in-round' as const,

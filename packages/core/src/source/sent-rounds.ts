@@ -1,6 +1,6 @@
 import type { SentRound } from './round-sender.js';
 
-/** A round that took several connections, as one. What the link can do is what it did on the last of them. */
+/** Adds up the parts of a round that took several connections. The burst is that of the last one that carried bytes. */
 export function addRounds(before: SentRound | undefined, sent: SentRound): SentRound {
   if (before === undefined) return sent;
   const { pages } = before;
@@ -26,7 +26,7 @@ export function addRounds(before: SentRound | undefined, sent: SentRound): SentR
   };
 }
 
-/** The part of a round's record that comes from sending it. */
+/** The fields of a round's record that come from sending it. */
 export function describeSent(sent: SentRound) {
   return {
     pages: sent.pages,

@@ -7,11 +7,11 @@ import type { HandedOver } from './paused-times.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 
-/** For an embedder who asks again, but has turned off asking. */
+/** How long `settle()` asks when `settleTimeoutMs` is 0. Milliseconds. */
 const SETTLE_MS = 30_000;
 
-/** Says `go`, in this tick, and waits for `running`, at most `switchoverTimeoutMs`. */
-export async function sayGo(
+/** Sends `go` in this tick and waits for `running`; rejects with `GODWIT_TIMEOUT` after `switchoverTimeoutMs`. */
+export async function sendGo(
   connection: SourceConnection,
   { clock, switchoverTimeoutMs }: ResolvedOptions,
   attempt: number,
@@ -30,7 +30,7 @@ export async function sayGo(
   return { resumeMs, sinceReadyMs, heardAt: clock.now() };
 }
 
-/** `go` was said, and no answer came that could be believed: asks over other connections, unless that is turned off. */
+/** Settles the migration after `go` was sent and `running` did not come (`settle`), unless `settleTimeoutMs` is 0. */
 export async function settleAfterGo(
   context: SourceContext,
   connection: SourceConnection,
@@ -45,11 +45,11 @@ export async function settleAfterGo(
 }
 
 /**
- * After `go`, without an answer: asks the destination over new connections, for at most `withinMs`, whether it runs the
- * guest, and says `go` again where it still waits for that. Resolves when the guest runs there; the connection on which it said
- * so is then the current one. Rejects with why that could not be found out, or with what the destination says instead.
+ * Asks the destination over new connections, for at most `withinMs`, whether it runs the guest, and sends `go` again if it still
+ * waits for it. Resolves when the guest runs there; the connection of that answer is then the current one. Rejects with the reason
+ * why this is not known, or with a contradicting answer of the destination.
  *
- * It never resumes the guest here, whatever it hears: docs/switchover.md.
+ * It never resumes the guest at the source, whatever the answer: docs/switchover.md.
  */
 export async function settle(
   { session, options, ownership, settling }: SourceContext,
@@ -70,9 +70,9 @@ export async function settle(
         if (answer.state === 'running') {
           return { resumeMs: answer.resumeMs, sinceReadyMs: answer.sinceReadyMs, heardAt: clock.now() };
         }
-        // Declared dead meanwhile: from then on `go` is not said, and no answer is waited for.
+        // After the embedder has declared the destination dead (`recover`), `go` must not be sent.
         signal.throwIfAborted();
-        return await abortable(sayGo(connection, options, session.attempt), signal).catch(async (error: unknown) => {
+        return await abortable(sendGo(connection, options, session.attempt), signal).catch(async (error: unknown) => {
           signal.throwIfAborted();
           throw await connection.cause(error);
         });
@@ -92,7 +92,7 @@ export async function settle(
   }
 }
 
-/** What nobody but a person can decide, in words for that person. */
+/** The error for a person, who has to decide which side runs the guest. */
 export function ownershipUnknown(reason: GodwitError): GodwitError {
   return new GodwitError(
     'GODWIT_OWNERSHIP_UNKNOWN',

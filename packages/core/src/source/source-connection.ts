@@ -24,7 +24,7 @@ import type { ResolvedOptions } from './options.js';
 import { LocalPageChannel, type PageChannel } from './page-channel.js';
 import { RoundSender, type RoundSenderParts } from './round-sender.js';
 
-/** Takes frames of one type that nobody waits for. */
+/** Handlers, by type, of frames that are not waited for. */
 export type FrameListeners = { readonly [N in FrameName]?: (frame: Extract<Frame, { type: N }>) => void };
 
 export interface SourceConnectionParts {
@@ -34,14 +34,14 @@ export interface SourceConnectionParts {
   readonly phase: () => SourcePhaseName;
   readonly setPhase: (phase: SourcePhaseName) => void;
   readonly listeners: FrameListeners;
-  /** Ends the connection, and the making of it. */
+  /** Ends the connection when it aborts, also while it is being made. */
   readonly signal: AbortSignal;
 }
 
-/** What a round sender needs besides the connection. */
+/** The parts of a round sender that do not come from the connection. */
 export type SenderParts = Pick<RoundSenderParts, 'memory' | 'tracker' | 'limit' | 'onBatch' | 'maximumPayload'>;
 
-/** Where the source is once the destination has answered a hello of this stage. */
+/** The source's phase after the destination has answered a hello of each stage. */
 const PHASE_AFTER: Readonly<Record<HelloStage, SourcePhaseName>> = {
   running: 'pre-copy',
   paused: 'loading',
@@ -50,15 +50,15 @@ const PHASE_AFTER: Readonly<Record<HelloStage, SourcePhaseName>> = {
   dryRun: 'release',
 };
 
-/** One connection of a migration at its source, with what sends pages over it. */
+/** One connection of a migration at its source, with the channels that send pages over it. */
 export class SourceConnection extends Connection<'source'> {
   readonly request: LinkRequest;
   readonly #source: SourceConnectionParts;
   readonly #pages: readonly PageStream[];
   #stage: HelloStage = 'running';
-  /** Takes the `received` frames that come before `resumed`. */
+  /** Handles the `received` frames that come before `resumed`. */
   #onReceived: ((frame: ReceivedPagesFrame) => void) | undefined;
-  /** Registered with the answer to a hello in stage `paused`: `ready` may be the very next frame. */
+  /** The wait for `ready`, registered with the answer to a hello in stage `paused`: `ready` may be the next frame. */
   #ready: Promise<ReadyFrame> | undefined;
   #channels: readonly PageChannel[] = [];
   #sender: RoundSender | undefined;
@@ -80,7 +80,10 @@ export class SourceConnection extends Connection<'source'> {
     this.attach(link.pageChannels);
   }
 
-  /** Makes the link, within `connectTimeoutMs`. A link that comes too late is dropped. */
+  /**
+   * Connects within `connectTimeoutMs`; a link that comes later is closed. Rejects with the connector's error,
+   * `GODWIT_CONNECT_FAILED` or `GODWIT_TIMEOUT`.
+   */
   static async connect(request: LinkRequest, parts: SourceConnectionParts): Promise<SourceConnection> {
     const { connector, options, signal } = parts;
     const { clock, connectTimeoutMs } = options;
@@ -112,18 +115,18 @@ export class SourceConnection extends Connection<'source'> {
     return this.#ready;
   }
 
-  /** Page channels of the link; where it has none, pages travel on the control stream. */
+  /** The page channels; over a link without page streams there is one, on the control stream. */
   get channels(): readonly PageChannel[] {
     return this.#channels;
   }
 
-  /** Available after `begin`. */
+  /** Sends rounds over the page channels; throws before `begin`. */
   get sender(): RoundSender {
     if (this.#sender === undefined) throw new GodwitError('GODWIT_INTERNAL', 'no page channels on this connection');
     return this.#sender;
   }
 
-  /** Says who we are, and resolves with the destination's answer, within `handshakeTimeoutMs`. */
+  /** Sends our hello and resolves with the destination's answer; rejects with `GODWIT_TIMEOUT` after `handshakeTimeoutMs`. */
   async greet(
     hello: HelloFrame,
     onReceived: (frame: ReceivedPagesFrame) => void = nothingReceived,
@@ -142,7 +145,7 @@ export class SourceConnection extends Connection<'source'> {
     }
   }
 
-  /** Makes page channels, which begin with nothing of those before them, and what sends rounds over them. */
+  /** Makes the page channels, without any state of an earlier connection's, and the sender of rounds over them. */
   begin(windows: MemoryWindows, parts: SenderParts): void {
     const { encodings, options } = this.#source;
     const { clock } = options;
@@ -163,7 +166,7 @@ export class SourceConnection extends Connection<'source'> {
     this.#sender = sender;
   }
 
-  /** Resolves when nothing borrows guest memory, or after a moment for a channel that does not let go. */
+  /** Resolves when nothing borrows guest memory; a page channel that still does is waited for at most `CLOSING_MS`. */
   override async idle(): Promise<void> {
     await super.idle();
     if (this.#sender !== undefined) await settledWithin(this.#sender.idle(), this.#source.options.clock, CLOSING_MS);
@@ -174,7 +177,7 @@ export class SourceConnection extends Connection<'source'> {
     if (payloadBytes > 0) {
       throw new GodwitError('GODWIT_PROTOCOL', `the destination sent a "${type}" frame, which only a source sends`);
     }
-    // In this tick: the next frame may be one of the phase that this answer leads to.
+    // The phase changes in this tick: the next frame may be legal only in the phase that this answer leads to.
     if (type === 'welcome' || type === 'resumed') {
       this.#source.setPhase(PHASE_AFTER[this.#stage]);
       if (this.#stage === 'paused' && type === 'resumed' && frame.state === 'loading')
@@ -195,7 +198,7 @@ export class SourceConnection extends Connection<'source'> {
       listener(frame);
       return;
     }
-    // An answer to an attempt that was given up.
+    // The answer belongs to the attempt that was given up.
     if (this.#source.phase() === 'going-back') return;
     throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${type}" though nothing was asked of it`);
   }

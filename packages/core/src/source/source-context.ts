@@ -12,6 +12,7 @@ import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { Attempts } from './attempts.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import type { DeviceSender } from './device-sender.js';
+import type { EmbedderRequests } from './embedder-requests.js';
 import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { Harvester } from './harvester.js';
@@ -23,13 +24,12 @@ import type { Readiness } from './readiness.js';
 import type { RoundTransfer } from './round-transfer.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceSession } from './source-session.js';
-import type { Wishes } from './wishes.js';
 
-/** What a phase can lead to: each is made of what only the phase before it has. The list itself is in `source-run.ts`. */
+/** Makes the next phase, from values that only the phase before it has. `source-run.ts` implements it. */
 export interface SourcePhases {
   preCopy(givenUp?: GivenUp): SourcePhase;
   stopAndCopy(last: PrecopyRound, connection: SourceConnection): SourcePhase;
-  /** `giveUp` leads back to pre-copy, with everything that is still owed. */
+  /** `giveUp` gives up the stop-and-copy; it resolves with what pre-copy goes on with. */
   handOver(
     connection: SourceConnection,
     record: RoundRecord,
@@ -39,7 +39,7 @@ export interface SourcePhases {
   release(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
 }
 
-/** Everything of a migration at its source that outlives a phase. */
+/** The parts of a migration at its source that all phases share. */
 export interface SourceContext {
   readonly phases: SourcePhases;
   readonly vm: MigratableVm;
@@ -59,13 +59,13 @@ export interface SourceContext {
   readonly attempts: Attempts;
   readonly rounds: RoundTransfer;
   readonly records: RoundRecord[];
-  /** What the embedder asks for while it runs. */
-  readonly wishes: Wishes;
-  /** Made anew for a destination that was restarted. */
+  /** The embedder's requests during the migration. */
+  readonly requests: EmbedderRequests;
+  /** Replaced when the destination was restarted. */
   harvester: Harvester;
-  /** Ends the asking after `go`; another one for each time that is asked. */
+  /** Aborts the settlement after `go`; replaced for each settlement. */
   settling: AbortController;
-  /** The authority has granted the transfer: from then on only the destination is asked. */
+  /** True once the authority has granted the transfer: from then on only the destination is asked. */
   transferred: boolean;
   readonly emit: (event: MigrationEvent) => void;
   readonly state: () => MigrationState;
@@ -73,8 +73,8 @@ export interface SourceContext {
 }
 
 /**
- * A phase of the source: takes what only the phase before it could have made, so that a wrong order does not compile, and resolves
- * with the next one. Whatever it throws leads to `rollBack`.
+ * A phase of the source. Its constructor takes values that only the phase before it can make, so that a wrong order does not
+ * compile; `run` resolves with the next phase. Whatever it throws leads to `rollBack`.
  *
  * ```
  * set-up -> pre-copy <-> stop-and-copy -> hand-over -> release -> (finished)        any -> roll-back
@@ -85,7 +85,7 @@ export interface SourcePhase {
   run(context: SourceContext): Promise<SourcePhase | Finished>;
 }
 
-/** The end of a migration that went well. */
+/** The end of a successful migration. */
 export class Finished {
   readonly summary: MigrationSummary;
 

@@ -14,6 +14,7 @@ import { askForTransfer, transferOf } from './ask-for-transfer.js';
 import { Attempts } from './attempts.js';
 import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
+import { EmbedderRequests } from './embedder-requests.js';
 import { GuestPause } from './guest-pause.js';
 import { Harvester } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
@@ -27,13 +28,12 @@ import { ProgressMeter } from './progress.js';
 import { Readiness } from './readiness.js';
 import { giveUp, rollBack } from './roll-back.js';
 import { RoundTransfer } from './round-transfer.js';
-import { sayReleased } from './say-released.js';
+import { sendReleased } from './send-released.js';
 import { settle } from './settlement.js';
 import { Finished, type SourceContext, type SourcePhase, type SourcePhases } from './source-context.js';
 import { SourceSession } from './source-session.js';
-import { Wishes } from './wishes.js';
 
-/** What a run needs of the `Migration` it belongs to. */
+/** The parts of a `Migration` that its run needs. */
 export interface SourceControls {
   readonly options: ResolvedOptions;
   readonly emit: (event: MigrationEvent) => void;
@@ -42,8 +42,8 @@ export interface SourceControls {
   readonly ownership: Ownership<SourceOwnershipState, SourceOwnershipEvent>;
 }
 
-/** How often a guest that ends by itself is looked for, in milliseconds. */
-const LOOK_MS = 100;
+/** How often the engine checks whether the guest has ended by itself. Milliseconds. */
+const CHECK_MS = 100;
 
 /** The phases after `SetUp`. */
 const PHASES: SourcePhases = {
@@ -53,7 +53,7 @@ const PHASES: SourcePhases = {
   release: (record, times, handed, predictedMs) => new Release(record, times, handed, predictedMs),
 };
 
-/** One migration at its source: the phases one after the other, and the way back from each. */
+/** One migration at its source: runs the phases one after the other, and rolls back when one fails. */
 export class SourceRun {
   readonly context: SourceContext;
 
@@ -61,7 +61,7 @@ export class SourceRun {
     this.context = makeContext(vm, connector, claim, controls);
   }
 
-  /** Resolves when the guest runs at the destination. Rejects otherwise; before the transfer the guest then runs here again. */
+  /** Resolves when the guest runs at the destination. Rejects otherwise; before the transfer the guest is first resumed. */
   async execute(): Promise<MigrationSummary> {
     const over = new AbortController();
     const watching = [this.#reportProgress(over.signal), this.#watchGuest(over.signal)];
@@ -73,24 +73,24 @@ export class SourceRun {
     }
   }
 
-  /** From `unknown`: asks the authority, and then the destination, again. Rejects as the migration did where that says nothing. */
+  /** In `unknown`: asks the authority, if it has not answered, and then the destination again. Rejects when that is no answer. */
   async settleAgain(): Promise<void> {
     const { context } = this;
-    const { ownership, rounds } = context;
+    const { ownership, session } = context;
     if (!ownership.allows('settle')) ownership.apply('settle');
     context.settling = new AbortController();
     try {
       if (context.transferred) ownership.apply('settle');
       else await this.#transferAgain();
       await settle(context);
-      await sayReleased(context);
+      await sendReleased(context);
     } catch (error) {
-      const reason = GodwitError.wrap(error, 'GODWIT_INTERNAL', `settling attempt ${rounds.round} failed`);
+      const reason = GodwitError.wrap(error, 'GODWIT_INTERNAL', `settling attempt ${session.attempt} failed`);
       throw ownership.state === 'kept' ? reason : await giveUp(context, reason);
     }
   }
 
-  /** Throws when the guest stays here: it then runs. */
+  /** Asks the authority again. Throws its refusal after the guest was resumed at the source. */
   async #transferAgain(): Promise<void> {
     const { context } = this;
     const { ownership, claim, guest, options } = context;
@@ -109,14 +109,14 @@ export class SourceRun {
     throw refused;
   }
 
-  /** The destination is dead, says the embedder: with the authority's word the guest runs here. */
+  /** Runs the guest at the source after `go`, if the authority allows it: the embedder has declared the destination dead. */
   async recover(): Promise<void> {
     const { context } = this;
     const { ownership, options, vm, claim, guest } = context;
     if (!ownership.allows('recover')) ownership.apply('recover');
     const { clock, authority, switchoverTimeoutMs } = options;
     const transfer = transferOf(context);
-    // A transfer that was never answered may still be granted later: it has to be withdrawn first.
+    // A transfer without an answer may still be granted later: it is withdrawn first.
     const asking = context.transferred
       ? authority.mayRun(transfer, 'source')
       : authority.withdraw(transfer).then((answer) => answer === 'withdrawn' && authority.mayRun(transfer, 'source'));
@@ -166,13 +166,13 @@ export class SourceRun {
     }
   }
 
-  /** A guest that ends in the middle of a round ends the migration then. */
+  /** Ends the migration when the guest ends by itself, also in the middle of a round. */
   async #watchGuest(over: AbortSignal): Promise<void> {
     const { options, vm, ownership, guest, session } = this.context;
     if (vm.runState === undefined) return;
     try {
       for (;;) {
-        await options.clock.sleep(LOOK_MS, over);
+        await options.clock.sleep(CHECK_MS, over);
         if (ownership.state === 'running') guest.checkAlive();
       }
     } catch (error) {
@@ -246,7 +246,7 @@ function makeContext(
     model,
     attempts: new Attempts(clock),
     records: [],
-    wishes: new Wishes(),
+    requests: new EmbedderRequests(),
     harvester: new Harvester(memory, tracker, clock),
     settling: new AbortController(),
     transferred: false,

@@ -20,7 +20,7 @@ export interface SourceSessionParts {
   readonly emit: (event: MigrationEvent) => void;
 }
 
-/** What is at stake with a hello of each stage; the first one is `connecting`. */
+/** The retry stage of a hello of each stage; that of the first hello is `connecting`. */
 const RETRY_STAGES: Readonly<Record<HelloStage, RetryStage>> = {
   running: 'greeting',
   paused: 'greeting',
@@ -29,31 +29,31 @@ const RETRY_STAGES: Readonly<Record<HelloStage, RetryStage>> = {
   dryRun: 'connecting',
 };
 
-/** A connection on which the destination has answered our hello. */
+/** A connection, and the destination's answer to our hello on it. */
 export interface Greeted<Answer = WelcomeFrame | ResumedFrame> {
   readonly connection: SourceConnection;
   readonly answer: Answer;
 }
 
 /**
- * All connections of a migration at its source, over its whole life: one at a time, numbered, each in the place of the one before;
- * and why it ends, once.
+ * All connections of a migration at its source, over its whole life: one at a time, numbered from 1. It also keeps the first cause
+ * of the end.
  */
 export class SourceSession {
-  /** Which frames may come now. */
+  /** The source's phase, which decides the legal frames. */
   phase: SourcePhaseName = 'greeting';
-  /** The stop-and-copy that the source is in, or makes next. */
+  /** Number of the stop-and-copy that the source is in or makes next, from 1. */
   attempt = 1;
-  /** What each device's `save` is expected to yield, in bytes: for the hello. */
+  /** Per device: the bytes that its `save` is expected to yield, for the hello. */
   stateBytes: readonly number[] = [];
   listeners: FrameListeners = {};
   readonly end = new FirstCause();
   readonly #parts: SourceSessionParts;
   #number = 0;
   #current: SourceConnection | undefined;
-  /** Bytes carried by connections that are over. */
+  /** Bytes written on connections that are over. */
   #pastBytes = 0;
-  /** The destination has said `welcome`: it knows of the migration. */
+  /** True once the destination has answered `welcome`: it knows the migration. */
   welcomed = false;
 
   constructor(parts: SourceSessionParts) {
@@ -69,12 +69,12 @@ export class SourceSession {
     return this.#current;
   }
 
-  /** Bytes that all streams of all connections have carried. */
+  /** Bytes written on all streams of all connections. */
   get wireBytes(): number {
     return this.#pastBytes + (this.#current?.bytesWritten ?? 0);
   }
 
-  /** What the hello offers. */
+  /** The features that the hello offers. */
   get features(): readonly string[] {
     const { options, encodings } = this.#parts;
     return [
@@ -85,14 +85,14 @@ export class SourceSession {
     ];
   }
 
-  /** The first connection: tried again within `connectTimeoutMs`, with an event for each refusal. */
+  /** Makes the first connection: tries again for `connectTimeoutMs`, and emits `connect-failed` for each failed attempt. */
   async first(stage: 'running' | 'dryRun'): Promise<Greeted<WelcomeFrame>> {
     const { options, emit } = this.#parts;
     const { clock, random, connectTimeoutMs, migrationId } = options;
     const { connection, answer } = await keepTrying((window) => this.#connect(stage, options.pageChannels, window), {
       clock,
       random,
-      // The handshake has a time of its own, behind the connecting.
+      // The handshake has its own time limit, after that of connecting.
       withinMs: connectTimeoutMs + options.handshakeTimeoutMs,
       signal: this.signal,
       stage: 'connecting',
@@ -115,7 +115,7 @@ export class SourceSession {
     );
   }
 
-  /** One more connection before the transfer, while the guest runs or is paused; `signal` ends the attempt. */
+  /** Reconnects before the transfer, while the guest runs or is paused; `signal` ends the attempt. */
   again(
     stage: 'running' | 'paused',
     signal: AbortSignal,
@@ -124,13 +124,13 @@ export class SourceSession {
     return this.#connect(stage, this.#parts.options.pageChannels, signal, this.signal, onReceived);
   }
 
-  /** One more connection to ask or to tell whose the guest is: without page channels, and over when `signal` aborts. */
+  /** Connects to settle which side runs the guest: without page channels. The connection ends when `signal` aborts. */
   ask(stage: 'handedOver' | 'kept', signal: AbortSignal): Promise<Greeted> {
     // What the destination has of an unfinished round is of no concern any more.
     return this.#connect(stage, 0, signal, signal, () => {});
   }
 
-  /** Lets go of the connection that was lost. Resolves when nothing of it borrows guest memory any more. */
+  /** Drops the present connection. Resolves when nothing of it borrows guest memory. */
   async drop(reason: GodwitError): Promise<void> {
     const connection = this.#current;
     this.#current = undefined;
@@ -140,16 +140,16 @@ export class SourceSession {
   }
 
   /**
-   * Ends the connection in peace, with `error` as the closing message, if there is one; false when nobody can have heard it. `retry`:
-   * the migration is not over, and may go on over another connection.
+   * Closes the present connection, with `error` as the closing message, if any. `retry`: the migration is not over and may go on over
+   * another connection. Resolves with whether the destination has read the message.
    */
-  async close(error: GodwitError | undefined, retry = false): Promise<boolean> {
-    return (await this.#current?.close(error, retry)) ?? false;
+  async close(error: GodwitError | undefined, retry = false, acceptedMs?: number): Promise<boolean> {
+    return (await this.#current?.close(error, retry, acceptedMs)) ?? false;
   }
 
   /**
-   * The guest stays here, and the destination, which may be waiting for `go`, does not know: tells it over a new
-   * connection, for as long as that is worth it. Never rejects.
+   * Tells the destination over a new connection that the guest stays at the source: it may be waiting for `go`. Tries for `withinMs`
+   * at most. Never rejects.
    */
   async tellKept(error: GodwitError, withinMs: number): Promise<void> {
     const { clock, random } = this.#parts.options;
@@ -171,18 +171,20 @@ export class SourceSession {
           clock,
           random,
           withinMs: Math.max(withinMs, CLOSING_MS),
-          firstPauseMs: 0,
           signal: new AbortController().signal,
           stage: 'greeting',
         },
       );
     } catch {
-      // It has heard of it some other way, or never will: whoever cancels the incoming migration there decides.
+      // The destination could not be told: the incoming migration has to be cancelled there.
       await this.drop(error);
     }
   }
 
-  /** When it fails, nothing of it is left. `over` ends the connection once it is made; default: the end of the migration. */
+  /**
+   * Connects and sends the hello. A connection that fails before its answer is closed. `attempt` ends the making of the connection,
+   * `over` (default: the end of the migration) the connection too.
+   */
   async #connect(
     stage: HelloStage,
     pageChannels: number,
@@ -192,7 +194,7 @@ export class SourceSession {
   ): Promise<Greeted> {
     const { vm, connector, options, encodings } = this.#parts;
     const { migrationId, checksum, description } = options;
-    await this.drop(new GodwitError('GODWIT_LINK_LOST', 'another connection takes its place'));
+    await this.drop(new GodwitError('GODWIT_LINK_LOST', 'another connection replaces this one'));
     attempt.throwIfAborted();
     over.throwIfAborted();
     this.phase = 'greeting';
@@ -228,13 +230,13 @@ export class SourceSession {
         });
         const answer = await connection.greet(hello, onReceived);
         if (answer.type === 'welcome') this.welcomed = true;
-        // It lasts as long as `over` does, and no longer as the attempt.
+        // From here on only `over` ends the connection.
         connection.signal.addEventListener('abort', () => over.removeEventListener('abort', stop), { once: true });
         return { connection, answer };
       } catch (error) {
         const reason = await connection.cause(error);
-        // What is final is told. So is why a first connection is given up, since its peer knows nothing yet; for a later one, which is
-        // made again, no time is lost with words.
+        // The peer is told an error that is final, and any error of a first connection, of which it knows nothing yet. A later
+        // connection that is made again is dropped at once, to lose no time.
         const retry = mayRetry(reason, this.welcomed ? RETRY_STAGES[stage] : 'connecting');
         if (!reason.remote && !isLost(reason) && (!retry || !this.welcomed)) await connection.close(reason, retry);
         await this.drop(reason);

@@ -1,7 +1,7 @@
 import { GodwitError } from '../errors.js';
 import type { MigrationState } from '../migration-event.js';
 
-/** The legal transitions of the source, as data: what `migration-event.ts` draws. */
+/** The legal transitions of the source's state; `migration-event.ts` has the diagram. */
 export const MIGRATION_TRANSITIONS: Readonly<Record<MigrationState, readonly MigrationState[]>> = {
   none: ['setup', 'cancelling'],
   setup: ['active', 'completed', 'failed', 'cancelling'],
@@ -16,7 +16,7 @@ export const MIGRATION_TRANSITIONS: Readonly<Record<MigrationState, readonly Mig
   cancelled: [],
 };
 
-/** Throws `GODWIT_INVALID_STATE` for a transition that is not drawn. */
+/** Throws `GODWIT_INVALID_STATE` for a transition that is not legal. */
 export function checkTransition(from: MigrationState, to: MigrationState): void {
   if (MIGRATION_TRANSITIONS[from].includes(to)) return;
   throw new GodwitError('GODWIT_INVALID_STATE', `a migration cannot go from "${from}" to "${to}"`);

@@ -3,7 +3,10 @@ import { GodwitError } from '../errors.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { Harvest } from './harvester.js';
 
-/** The last harvest before the hand-over must be empty, and known to be: throws when it is not. */
+/**
+ * Checks that the last harvest before the hand-over is empty. Throws `GODWIT_TRACKER_FAILED` when a tracker failed, so that this is
+ * not known, and `GODWIT_VM_FAILED` when a page was written after the guest was paused and its devices saved.
+ */
 export function stillAsSaved(vm: MigratableVm, tracker: TrackerUnion, after: Harvest): void {
   if (tracker.failed) {
     throw new GodwitError(

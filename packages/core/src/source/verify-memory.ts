@@ -54,7 +54,7 @@ async function compare(
   );
 }
 
-/** A minute, and a second for each 64 MiB of RAM: a tenth of what either side hashes. */
+/** A minute, and a second for each 64 MiB of RAM: a tenth of the rate at which either side hashes. */
 function defaultLimit({ vm }: SourceContext): number {
   const bytes = vm.memory.blocks.reduce((sum, { byteLength }) => sum + byteLength, 0);
   return 60_000 + (bytes / (64 * 2 ** 20)) * 1000;

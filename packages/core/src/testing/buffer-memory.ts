@@ -9,8 +9,8 @@ export interface BufferBlock {
 }
 
 /**
- * Guest memory in ordinary array buffers, with holes: a page is populated once it was written through `write`, or holds
- * anything but zeros.
+ * Guest memory in ordinary array buffers, with holes: a page is populated once it was written with `write`, or has a byte that is not
+ * zero.
  */
 export class BufferMemory implements GuestMemory {
   readonly pageSize: number;
@@ -23,7 +23,7 @@ export class BufferMemory implements GuestMemory {
       const words = new Int32Array(bytes.buffer);
       const present = new DirtyBitmap(byteLength / pageSize);
       const populated = (range: PageRun = { firstPage: 0, pageCount: present.pageCount }) => {
-        // What was written past `write` (by the engine at a destination) is found by looking.
+        // Pages that were written without `write` (by the engine at a destination) are found by their contents.
         for (let page = range.firstPage; page < range.firstPage + range.pageCount; page++) {
           if (!present.has(page) && !isZero(words, (page * pageSize) / 4, pageSize / 4)) present.set(page);
         }
@@ -55,7 +55,7 @@ export class BufferMemory implements GuestMemory {
     });
   }
 
-  /** Writes guest memory as a guest would; the page becomes populated. Tell a tracker yourself. */
+  /** Writes guest memory; its pages become populated. No tracker is told: see `SoftwareTracker.mark`. */
   write(blockIndex: number, offset: number, data: Uint8Array): void {
     const block = this.blocks[blockIndex];
     if (block === undefined) throw new RangeError(`no block ${blockIndex}`);
@@ -70,7 +70,7 @@ export class BufferMemory implements GuestMemory {
     return this.firstDifference(other) === undefined;
   }
 
-  /** The first page that differs, for messages. */
+  /** The first page that differs; undefined when all RAM is equal. */
   firstDifference(other: BufferMemory): { readonly blockIndex: number; readonly page: number } | undefined {
     for (const [blockIndex, block] of this.blocks.entries()) {
       const theirs = other.blocks[blockIndex]?.bytes;
@@ -87,7 +87,7 @@ function isZero(words: Int32Array, first: number, count: number): boolean {
   return true;
 }
 
-/** -1 when both are equal, byte by byte. */
+/** The offset of the first different byte; -1 when both are equal. */
 function firstDifferentByte(a: Uint8Array, b: Uint8Array): number {
   if (a.byteLength !== b.byteLength) return Math.min(a.byteLength, b.byteLength);
   const aWords = new Int32Array(a.buffer, a.byteOffset, a.byteLength >>> 2);

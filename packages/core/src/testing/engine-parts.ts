@@ -1,6 +1,4 @@
-/**
- * Parts of the engine that are not API, for tests of the engine itself: they may change in any version.
- */
+/** Parts of the engine that are not API, for tests of the engine itself: they may change in any version. */
 export { Claim } from '../claim/claim.js';
 export { LinkRate } from '../convergence/link-rate.js';
 export { ConnectionRouter, connectionRouter } from '../destination/connection-router.js';

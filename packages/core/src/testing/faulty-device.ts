@@ -1,19 +1,19 @@
 import type { MigratableDevice } from '../device/migratable-device.js';
 
 export interface DeviceFaults {
-  /** Throws at this call of `save` (1 is the first). */
+  /** `save` throws at this call (1 is the first). */
   readonly failSave?: number;
-  /** Throws at this call of `load`. */
+  /** `load` throws at this call. */
   readonly failLoad?: number;
-  /** Never ends its `save`. */
+  /** `save` never ends. */
   readonly hangSave?: boolean;
-  /** Never ends its `load`. */
+  /** `load` never ends. */
   readonly hangLoad?: boolean;
-  /** Called when `save` has begun: a device may dirty memory then. */
+  /** Called when `save` has begun; it may write guest memory. */
   readonly onSave?: () => void;
 }
 
-/** A device with a state of its own that fails on the Nth call. */
+/** A device whose `save` or `load` fails or hangs on purpose. */
 export class FaultyDevice implements MigratableDevice {
   readonly id: string;
   readonly version: number;

@@ -3,32 +3,32 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 
 export interface TrackerFaults {
-  /** Forgets this page's bit, always. */
+  /** Never reports this page. */
   readonly blindTo?: { readonly blockIndex: number; readonly page: number };
-  /** Returns nothing from this harvest on (1 is the first): what forgetting the last harvest looks like. */
+  /** Reports nothing from this harvest on (1 is the first). */
   readonly nothingFrom?: number;
-  /** Loses all bits of this harvest. */
+  /** Loses the bits of this harvest. */
   readonly loseHarvest?: number;
   /** Throws at this harvest. */
   readonly failHarvest?: number;
   /** Throws when started. */
   readonly failStart?: boolean;
-  /** Throws at this call of `rearm`, after everything that was written in its range has been forgotten. */
+  /** Throws at this call of `rearm`, after it has lost everything that was written in the range. */
   readonly failRearm?: number;
   /** Throws when stopped. */
   readonly failStop?: boolean;
-  /** Re-arms each range only at the next harvest: after the engine has read its pages, and so too late. */
+  /** Re-arms each range only at the next harvest, which is too late: the engine has read the pages before. */
   readonly rearmLate?: boolean;
-  /** Called before this tracker's harvest reads the log, with its number. */
+  /** Called with the number of each harvest, before it reads the log. */
   readonly onHarvest?: (harvest: number) => void;
 }
 
-/** A tracker that loses writes or fails on purpose: embedders test that their own verification notices. */
+/** A tracker that loses writes or fails on purpose, with which embedders can test that their verification notices. */
 export class FaultyTracker implements DirtyTracker {
   readonly name: string;
   readonly blindSpots?: string;
   readonly exact?: boolean;
-  /** Calls of `start` that went well, and of `stop`. */
+  /** Calls of `start` that succeeded, and calls of `stop`. */
   starts = 0;
   stops = 0;
   readonly #late: (() => void)[] = [];
@@ -49,7 +49,7 @@ export class FaultyTracker implements DirtyTracker {
     if (inner.rearm !== undefined || faults.failRearm !== undefined) {
       this.rearm = (blockIndex, firstPage, pageCount) => {
         if (++this.#rearms === faults.failRearm) {
-          // What was not reported yet goes with it.
+          // Writes that were not reported yet are lost too.
           void inner.harvest(new DirtyBitmaps(memory));
           inner.rearm?.(blockIndex, firstPage, pageCount);
           throw new Error('re-arm failed on purpose');

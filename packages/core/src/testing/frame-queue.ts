@@ -1,13 +1,13 @@
 import { GodwitError } from '../errors.js';
 import type { Frame } from '../protocol/frame.js';
 
-/** A frame on its way, with its payload. */
+/** A frame in flight, with its payload. */
 export interface Parcel {
   readonly frame: Frame;
   readonly payload: Uint8Array | undefined;
 }
 
-/** Why a direction failed, as each end of it sees it. */
+/** The error of each end of a direction that has failed. */
 export interface QueueFailure {
   readonly reader: GodwitError;
   readonly writer: GodwitError;
@@ -22,7 +22,7 @@ export class FrameQueue {
   #capacity: number;
   #ended = false;
   #failure: QueueFailure | undefined;
-  /** Frames that were on their way when the direction failed still arrive. */
+  /** Whether frames that were in flight when the direction failed still arrive. */
   #delivered = false;
   #reader: (() => void) | undefined;
   #writers: (() => void)[] = [];
@@ -77,7 +77,7 @@ export class FrameQueue {
     if (this.#failure !== undefined) throw this.#failure.writer;
   }
 
-  /** The reader is leaving: writers do not wait for it any more. */
+  /** Removes the capacity: the reader is closing, and writers must not wait for it. */
   unbounded(): void {
     this.#capacity = Number.POSITIVE_INFINITY;
     this.#wakeWriters();

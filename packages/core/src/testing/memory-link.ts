@@ -6,12 +6,12 @@ import type { Frame } from '../protocol/frame.js';
 import { FrameQueue, type Parcel } from './frame-queue.js';
 import { SimulatedWire } from './simulated-wire.js';
 
-/** Framing overhead that this link pretends to have, for each frame. */
+/** Bytes of framing that this link counts for each frame. */
 const FRAME_BYTES = 16;
 
 /**
- * What a test may do to a frame on its way: return it (changed), or `undefined` to lose it. `channel` is -1 on the
- * control stream, else the page channel's index.
+ * Called for each frame in flight: returns the frame, which may be changed, or `undefined` to lose it. `channel` is -1 on the control
+ * stream, else the page channel's index.
  */
 export type FrameTap = (
   frame: Frame,
@@ -22,19 +22,20 @@ export type FrameTap = (
 export interface MemoryLinkOptions {
   /** Frames that a direction holds before its writer waits. Default 4. */
   readonly capacity?: number;
-  /** Sees, changes or loses what the source sends. */
+  /** Called for each frame that the source sends. */
   readonly fromSource?: FrameTap;
+  /** Called for each frame that the destination sends. */
   readonly fromDestination?: FrameTap;
   /**
-   * When payloads are copied out of the sender's memory: as soon as they are written (the default), or at the last
-   * moment at which they are borrowed.
+   * When a payload is copied from the sender's memory: at the call of `write` (`early`, the default), or at the last moment at which
+   * it is borrowed (`late`).
    */
   readonly copies?: 'early' | 'late';
-  /** Bytes per second of each direction, shared by all streams of a link; by default nothing takes time. */
+  /** Bytes per second of each direction, shared by all streams of a link. Default 0: no limit. */
   readonly bytesPerSecond?: number;
-  /** Milliseconds from one end to the other, beside the time that the bytes take. Default 0. */
+  /** Milliseconds from one end to the other, besides the time that the bytes take. Default 0. */
   readonly latencyMs?: number;
-  /** What `bytesPerSecond` and `latencyMs` are measured with. Default: the machine's clock. */
+  /** The clock of `bytesPerSecond` and `latencyMs`. Default: `systemClock`. */
   readonly clock?: Clock;
 }
 
@@ -42,18 +43,17 @@ export interface MemoryLink {
   readonly connector: LinkConnector;
   readonly listener: LinkListener;
   /**
-   * Cuts every stream that was made so far, for both sides. With `delivered`, what was on its way still arrives; else
-   * it is lost.
+   * Cuts every stream that was made so far, for both sides. With `delivered`, frames in flight still arrive; else they are lost.
    */
   cut(options?: { readonly delivered?: boolean }): void;
-  /** Streams that have neither ended nor been dropped, of either side. */
+  /** Number of directions of streams that have neither ended nor failed. */
   readonly openStreams: number;
 }
 
 class MemoryFrameStream implements FrameStream {
   bytesWritten = 0;
   bytesRead = 0;
-  /** Nothing here is bytes: what arrives is what was sent. */
+  /** Checksums are only claimed: frames are not turned into bytes, so that they cannot be garbled. */
   readonly checksums: boolean;
   readonly #out: FrameQueue;
   readonly #in: FrameQueue;
@@ -62,7 +62,7 @@ class MemoryFrameStream implements FrameStream {
   readonly #channel: number;
   readonly #copyLate: boolean;
   #payload: Uint8Array | undefined;
-  /** The write before: frames keep the order of the calls. */
+  /** The previous write: frames keep the order of the calls. */
   #last: Promise<void> = Promise.resolve();
   #delivered: Promise<void> = Promise.resolve();
   /** Aborts when the stream is dropped: what it has not carried yet takes no time any more. */
@@ -102,7 +102,7 @@ class MemoryFrameStream implements FrameStream {
     return writing;
   }
 
-  /** The writer has long gone on when it arrives. */
+  /** Delivers a frame after the latency; the writer does not wait for it. */
   #deliverLater(parcel: Parcel): void {
     const travelling = this.#wire.travel();
     this.#delivered = this.#delivered
@@ -122,7 +122,7 @@ class MemoryFrameStream implements FrameStream {
   }
 
   async readPayload(into: readonly Uint8Array[]): Promise<void> {
-    // As from a socket: some bytes are here, the others come later, and none once the stream was dropped.
+    // As with a socket: some bytes have come, the others come later, and none after the stream was dropped.
     const payload = this.#payload ?? new Uint8Array();
     const here = Math.floor(payload.byteLength / 2) + 1;
     this.#in.throwIfFailed();
@@ -150,7 +150,7 @@ class MemoryFrameStream implements FrameStream {
 
   abort(reason: GodwitError): void {
     const lost = new GodwitError('GODWIT_LINK_LOST', 'the peer dropped the link');
-    // Both have said all that they had to say: the peer reads it to its end.
+    // Both directions have ended: the peer still reads what was sent.
     if (this.#in.ended && this.#out.ended) return;
     this.#dropped.abort(reason);
     this.#in.fail({ reader: reason, writer: lost });
@@ -159,8 +159,13 @@ class MemoryFrameStream implements FrameStream {
 }
 
 /**
- * A connector and a listener in one process that carry frames without turning them into bytes: for tests of the engine,
- * and of what embedders build on it. Payloads are copied once. With a clock and a rate it is a simulated network.
+ * Makes a connector and a listener in one process that pass frames without turning them into bytes: for tests of the engine, and of
+ * embedders' code. Payloads are copied once. With a clock and a rate it simulates a network.
+ *
+ * @example
+ * const { connector, listener } = memoryLink();
+ * const incoming = receive(listener, { prepare: () => destinationVm });
+ * await migrate(sourceVm, connector).result;
  */
 export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
   const { capacity = 4, clock = systemClock, bytesPerSecond = 0, latencyMs = 0 } = options;
@@ -228,7 +233,7 @@ export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
   };
 }
 
-/** Copies the bytes `from` to `to` of `payload` to their places; returns how many bytes there is room for. */
+/** Copies the bytes `from` to `to` of `payload` to their places in `into`; returns the total length of `into`. */
 function fill(into: readonly Uint8Array[], payload: Uint8Array, from: number, to: number): number {
   let at = 0;
   for (const chunk of into) {

@@ -1,13 +1,13 @@
 import type { Clock } from '../clock.js';
 
-/** One direction of a network link: bytes take their time one after the other, whichever stream they belong to. */
+/** One direction of a simulated network link: the bytes of all its streams are sent one after the other. */
 export class SimulatedWire {
   readonly #clock: Clock;
   readonly #bytesPerSecond: number;
   readonly latencyMs: number;
   #busyUntil = 0;
 
-  /** `bytesPerSecond` of 0: no time at all. */
+  /** `bytesPerSecond` of 0 means that sending takes no time. */
   constructor(clock: Clock, bytesPerSecond: number, latencyMs: number) {
     this.#clock = clock;
     this.#bytesPerSecond = bytesPerSecond;
@@ -23,7 +23,7 @@ export class SimulatedWire {
     await this.#clock.sleep(this.#busyUntil - now, dropped);
   }
 
-  /** Resolves when what leaves now is at the other end. */
+  /** Resolves when a byte that is sent now has arrived. */
   travel(): Promise<void> {
     return this.#clock.sleep(this.latencyMs);
   }

@@ -5,7 +5,7 @@ import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import { SoftwareTracker } from '../tracker/software-tracker.js';
 import { type BufferBlock, BufferMemory } from './buffer-memory.js';
 
-/** Hears of every write that a `ToyVm` makes. */
+/** A log of the writes of a `ToyVm`: `mark` is called after each. */
 export interface WriteLog {
   mark(blockIndex: number, offset: number, length: number): void;
 }
@@ -28,7 +28,7 @@ export class ToyVm implements MigratableVm {
   pauses = 0;
   resumes = 0;
   abandoned: Error | undefined;
-  /** The guest has ended by itself. */
+  /** Set it to true to make the guest end by itself. */
   ended = false;
   /** Called by `pause`, before it returns; may throw. */
   onPause: () => void | Promise<void> = () => {};
@@ -45,14 +45,14 @@ export class ToyVm implements MigratableVm {
     this.running = options.running ?? true;
   }
 
-  /** Makes `tracker` the only one; it hears of every write from now on. */
+  /** Makes `tracker` the VM's only tracker; its `mark` is called for every write from now on. */
   track<T extends DirtyTracker & WriteLog>(tracker: T): T {
     this.#logs.push(tracker);
     this.trackers = [tracker];
     return tracker;
   }
 
-  /** Writes as the guest does: memory, then the dirty log. Throws when the guest is paused: a lost pause is a defect. */
+  /** Writes as the guest does: memory, then the dirty log. Throws when the guest is paused. */
   write(blockIndex: number, offset: number, data: Uint8Array): void {
     if (!this.running) throw new Error('the guest wrote though it is paused');
     this.deviceWrite(blockIndex, offset, data);

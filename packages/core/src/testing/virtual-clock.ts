@@ -6,11 +6,11 @@ interface Sleeper {
 }
 
 /**
- * A clock whose time passes only when nothing else happens: everything that can run without waiting runs first, then
- * time jumps to the next sleeper. Hours pass in milliseconds, nothing depends on the machine's speed, and the same
- * program sees the same times on every run.
+ * A clock whose time passes only when nothing else can run: everything that can run without waiting runs first, then the time jumps to
+ * that of the next sleeper. Hours pass in milliseconds, independent of the machine's speed, and the same program sees the same times on
+ * every run.
  *
- * Works for programs that wait for this clock and for promises only; it does not know of sockets, files or threads.
+ * It works for programs that wait only for this clock and for promises, not for sockets, files or threads.
  *
  * @example
  * const clock = new VirtualClock();
@@ -20,12 +20,12 @@ interface Sleeper {
  */
 export class VirtualClock implements Clock {
   #now = 0;
-  /** By time; of the same time, in the order of the calls. */
+  /** Sorted by time, and at the same time by the order of the calls. */
   readonly #sleepers: Sleeper[] = [];
   readonly #yielding: (() => void)[] = [];
   #running = false;
 
-  /** Calls of `sleep` that have not ended. After everything is over there should be none. */
+  /** Number of calls of `sleep` that have not ended: 0 unless a timer was left behind. */
   get sleepers(): number {
     return this.#sleepers.length;
   }

@@ -1,27 +1,27 @@
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 
 /**
- * Somebody who sees writes to guest memory: KVM's dirty log, VFIO, pagemap, the VMM itself.
+ * Reports which pages of guest memory were written: KVM's dirty log, VFIO, pagemap, the VMM itself.
  *
- * Guarantees an implementation gives:
+ * An implementation guarantees:
  *
  * - After `start()` has resolved, every write that this tracker can see sets its page's bit in some later `harvest`.
  * - `harvest` ORs; it never clears a bit of `into`.
  * - A write that happens after a page was re-armed is reported by a later harvest; one before it, by this one.
- * - An error means "I do not know": the engine then treats every page as dirty.
+ * - An error means that the writes are not known: the engine then treats every page as dirty.
  *
- * Re-arming happens in `harvest`, unless the tracker has `rearm`: then a harvest may leave the pages it reported
- * un-armed, and the engine promises to call `rearm` for each range **before** it reads any page of that range
- * (KVM's manual dirty-log protect: clearing late means that a page written twice before it is sent is sent once).
+ * `harvest` re-arms the pages that it reports, unless the tracker has `rearm`: then it may leave that to the engine, which calls `rearm`
+ * for each range **before** it reads any page of it (KVM's manual dirty-log protect: after late clearing, a page that was written twice
+ * before it is sent is sent once).
  */
 export interface DirtyTracker {
   /** For messages and statistics: `kvm`, `pagemap`, `vfio-type1`, ... */
   readonly name: string;
-  /** Which writers this tracker cannot see, in words for a person: shown in errors and statistics. */
+  /** The writers that this tracker cannot see, for people. */
   readonly blindSpots?: string;
   /**
-   * False when it also reports pages that nobody wrote (VFIO type1 reports pinned pages at every harvest). The engine
-   * then cannot use it to prove that a paused guest's memory stands still. Default true.
+   * False when the tracker also reports pages that were not written (VFIO type1 reports pinned pages at every harvest). The engine then
+   * cannot use it to prove that the memory of a paused guest does not change. Default true.
    */
   readonly exact?: boolean;
   start(): Promise<void>;
@@ -32,6 +32,6 @@ export interface DirtyTracker {
    * Bits not yet reported must survive. Throwing means the range may be lost: everything becomes dirty.
    */
   rearm?(blockIndex: number, firstPage: number, pageCount: number): void;
-  /** Idempotent; after it the tracker costs the guest nothing. */
+  /** Stops tracking; afterwards the tracker does not slow the guest. Idempotent. */
   stop(): Promise<void>;
 }

@@ -3,12 +3,12 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from './dirty-tracker.js';
 
 /**
- * Writes that somebody tells us about: a device model in JavaScript calls `mark` after (or before) it writes guest
- * memory. Between `start` and `stop` only; outside a migration `mark` costs one comparison.
+ * Reports the writes that are marked: a device model in JavaScript calls `mark` when it writes guest memory. `mark` counts only between
+ * `start` and `stop`; outside a migration it costs one comparison.
  */
 export class SoftwareTracker implements DirtyTracker {
   readonly name: string;
-  readonly blindSpots = 'every write that nobody marks';
+  readonly blindSpots = 'every write that is not marked';
   readonly #memory: GuestMemory;
   #dirty: DirtyBitmaps | undefined;
 
@@ -17,7 +17,7 @@ export class SoftwareTracker implements DirtyTracker {
     this.name = name;
   }
 
-  /** `length` bytes at `offset` of a block were written. */
+  /** Marks the pages of `length` bytes at `offset` of a block as written. */
   mark(blockIndex: number, offset: number, length: number): void {
     if (this.#dirty === undefined || length <= 0) return;
     const first = Math.floor(offset / this.#memory.pageSize);

@@ -4,10 +4,10 @@ import type { TrackerHarvest } from '../round-record.js';
 import type { DirtyTracker } from './dirty-tracker.js';
 
 /**
- * Several trackers as one: every writer counts, so their bitmaps are ORed.
+ * Several trackers as one, whose bitmaps are ORed.
  *
- * A tracker that fails does not know what was written: then **everything** is dirty, and `onFailure` hears about it.
- * Nothing is retried silently and nothing is ever assumed clean.
+ * When a tracker fails, the writes are not known: the next harvest reports **every** page, and `onFailure` is called. Nothing is retried
+ * silently, and no page is assumed clean.
  */
 export class TrackerUnion implements DirtyTracker {
   readonly name: string;
@@ -15,12 +15,12 @@ export class TrackerUnion implements DirtyTracker {
   readonly #trackers: readonly DirtyTracker[];
   readonly #started: DirtyTracker[] = [];
   readonly #onFailure: (tracker: DirtyTracker, error: unknown) => void;
-  /** A failed re-arm is remembered until the next harvest can report it. */
+  /** True after a tracker has failed, until a harvest has reported every page. */
   #lost = false;
   #over = false;
   #failed = false;
   #harvests: TrackerHarvest[] = [];
-  /** What one tracker reports, before it is counted and ORed with what the others do. */
+  /** The report of one tracker, before it is counted and ORed with the others. */
   #own: DirtyBitmaps | undefined;
 
   constructor(
@@ -34,12 +34,12 @@ export class TrackerUnion implements DirtyTracker {
     this.#onFailure = onFailure;
   }
 
-  /** What each tracker reported at the last harvest, in their order. */
+  /** The reports of the trackers at the last harvest, in their order. */
   get harvests(): readonly TrackerHarvest[] {
     return this.#harvests;
   }
 
-  /** True when trackers that report nothing but real writes have seen one before the last harvest. */
+  /** True when an exact tracker has reported a page at the last harvest. */
   get surelyWritten(): boolean {
     return this.#harvests.some(({ exact, failed, dirtyPages }) => exact && !failed && dirtyPages > 0);
   }
@@ -57,7 +57,7 @@ export class TrackerUnion implements DirtyTracker {
       try {
         await tracker.start();
         this.#started.push(tracker);
-        // Nobody waits any more: what has started nevertheless is stopped.
+        // `stop` was called meanwhile: a tracker that has started since is stopped.
         if (this.#over) await this.stop();
       } catch (error) {
         await this.stop();
@@ -117,7 +117,7 @@ export class TrackerUnion implements DirtyTracker {
       this.#lost = true;
       failed = true;
     }
-    // A tracker that hands the bitmap to its kernel may have let bits past the last page slip in.
+    // A kernel that wrote the bitmap may have set bits past the last page.
     for (const bitmap of own.blocks) bitmap.maskTail();
     into.or(own);
     return { name, dirtyPages: own.count(), exact, failed };

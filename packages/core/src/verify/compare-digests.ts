@@ -7,19 +7,19 @@ import { PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
 import { digestPage } from './page-digest.js';
 
-/** Bytes that are looked at in one go: they lie in one window, and take a fraction of a millisecond. */
+/** Bytes of a step, which is inside one window and takes a fraction of a millisecond. */
 const STEP_BYTES = 4 * 2 ** 20;
 
-/** Continuous work after which pending I/O gets its turn. */
+/** Milliseconds of continuous work after which the comparison yields to pending I/O. */
 const YIELD_AFTER_MS = 3;
 
-/** Pages after which the clock is looked at. */
-const PAGES_PER_LOOK = 256;
+/** Pages after which the clock is read. */
+const PAGES_PER_CLOCK_READ = 256;
 
-/** How many differing pages are named. */
+/** Most differing pages that are named. */
 const NAMED = 16;
 
-/** The destination's side of the comparison: collects the source's digests and says which pages differ. */
+/** The destination's side of the comparison: compares the source's digests with its own pages, and counts those that differ. */
 export class DigestComparison {
   readonly #windows: MemoryWindows;
   readonly #clock: Clock;
@@ -32,7 +32,7 @@ export class DigestComparison {
   /** The first differing pages, flat [block, page, ...]. */
   readonly differences: number[] = [];
 
-  /** `isOver`: nobody waits for the outcome any more, and the memory may soon be gone. */
+  /** `isOver`: whether the connection is over, so that the memory may soon be gone; the comparison then rejects. */
   constructor(windows: MemoryWindows, clock: Clock, isOver: () => boolean = () => false) {
     this.#windows = windows;
     this.#clock = clock;
@@ -41,7 +41,7 @@ export class DigestComparison {
     this.#mentioned = new DirtyBitmaps(windows.memory);
   }
 
-  /** `digests` holds two words for each page of the runs, which have been checked against the block. */
+  /** Compares the pages of `runs`, which were checked against the block, with `digests`: two words for each page. */
   async compare(blockIndex: number, runs: readonly number[], digests: Uint32Array): Promise<void> {
     let at = 0;
     for (let i = 0; i < runs.length; i += 2) {
@@ -51,12 +51,12 @@ export class DigestComparison {
       for (let page = first; page < first + count; page++, at += 2) {
         digestPage(this.#windows, blockIndex, page, this.#own, 0);
         if (this.#own[0] !== digests[at] || this.#own[1] !== digests[at + 1]) this.#differs(blockIndex, page);
-        if (++this.pagesCompared % PAGES_PER_LOOK === 0) await this.#yield();
+        if (++this.pagesCompared % PAGES_PER_CLOCK_READ === 0) await this.#yield();
       }
     }
   }
 
-  /** Every page that was not mentioned must be zero; those with memory behind them are looked at. */
+  /** Compares every populated page without a digest with zero. */
   async finish(): Promise<void> {
     const { memory } = this.#windows;
     const nonZero = new PageRunList();
@@ -97,7 +97,8 @@ export class DigestComparison {
     if (this.#clock.now() - this.#lastYield <= YIELD_AFTER_MS) return;
     await this.#clock.yield();
     this.#lastYield = this.#clock.now();
-    if (this.#isOver()) throw new GodwitError('GODWIT_LINK_LOST', 'the comparison of RAM is not wanted any more');
+    if (this.#isOver())
+      throw new GodwitError('GODWIT_LINK_LOST', 'the comparison of RAM was abandoned: the connection is over');
   }
 
   #differs(blockIndex: number, page: number): void {

@@ -1,13 +1,13 @@
 import type { MemoryWindows } from '../memory/memory-windows.js';
 
-/** Bound once: in a VM context (Jest's, for one) each look-up of a global costs more than the multiplication. */
+/** Bound once, since looking up a global in a VM context (such as Jest's) takes longer than the multiplication. */
 const { imul } = Math;
 
 /** Bytes of a page digest on the wire: two little-endian 32-bit words. */
 export const DIGEST_BYTES = 8;
 
 /**
- * A 64-bit digest of a page, for comparing two memories, not against an adversary.
+ * Writes the 64-bit digest of a page to `into` at `at`, as two words. It finds differences of two memories, but not forgeries.
  *
  * Four lanes take every fourth 32-bit word: `h = (rotl(h, 13) ^ w) * odd constant`, each step a bijection of `h` and of
  * `w`. The first half of the digest mixes the four `h`, so that any change confined to one word is certain to show. The
@@ -30,8 +30,8 @@ export function digestPage(
 }
 
 /**
- * The same digest of `count` words from `start` on (a page: `count` is a multiple of 4), wherever they are. Puts its two
- * words into `into` at `at`; as bytes they are what `docs/wire-format.md` calls a digest on a little-endian host.
+ * Writes the digest of `count` words from `start` on (a page; `count` is a multiple of 4) to `into` at `at`, as two words. On a
+ * little-endian host their bytes are the digest of `docs/wire-format.md`.
  */
 export function digestWords(words: Int32Array, start: number, count: number, into: Uint32Array, at: number): void {
   let a = 0x9e3779b1 | 0;
@@ -56,7 +56,7 @@ export function digestWords(words: Int32Array, start: number, count: number, int
   into[at + 1] = mix(sumD, sumC, sumB, sumA);
 }
 
-/** A bijection of each argument while the others stand. */
+/** A bijection of each argument while the others are fixed. */
 function mix(a: number, b: number, c: number, d: number): number {
   return finish(finish(finish(finish(a) ^ b) ^ c) ^ d);
 }
@@ -68,7 +68,7 @@ function finish(hash: number): number {
   return h ^ (h >>> 16);
 }
 
-/** For memory whose views are not 4-byte aligned (never that of this project's own packages). */
+/** A copy of the page as words, for memory whose views are not 4-byte aligned. */
 function copyOfPage(windows: MemoryWindows, blockIndex: number, page: number): Int32Array {
   return new Int32Array(windows.bytes(blockIndex, page, 1).slice().buffer);
 }

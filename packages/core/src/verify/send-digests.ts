@@ -7,7 +7,7 @@ import { PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
 import { DIGEST_BYTES, digestPage } from './page-digest.js';
 
-/** Guest memory whose digests travel in one frame: two or three milliseconds of work for either side. */
+/** Bytes of guest memory whose digests are sent in one frame: two or three milliseconds of work for either side. */
 const BYTES_PER_FRAME = 4 * 2 ** 20;
 
 export interface DigestParts {
@@ -20,12 +20,12 @@ export interface DigestParts {
 }
 
 /**
- * Sends the digest of every page that is not zero, with the guest paused, and returns their number. Pages that are not
- * mentioned are zero: the destination checks that too. Holes are not read.
+ * Sends the digest of every non-zero page and then `digestsEnd`, with the guest paused; resolves with the number of digests. Pages
+ * without a digest are zero, which the destination checks too. Holes are not read.
  */
 export async function sendDigests({ windows, stream, clock, signal, maximumPayload }: DigestParts): Promise<number> {
   let sent = 0;
-  // A power of two that divides a window, so that no step crosses one.
+  // A power of two, so that it divides a window and no step crosses one.
   const fitting = 2 ** Math.floor(Math.log2(maximumPayload / DIGEST_BYTES));
   const step = Math.max(1, Math.min(BYTES_PER_FRAME / windows.pageSize, fitting));
   const digests = new Uint32Array((step * DIGEST_BYTES) / 4);

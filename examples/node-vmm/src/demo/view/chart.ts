@@ -16,7 +16,7 @@ export interface BarPart {
   readonly glyph?: string;
 }
 
-/** Several amounts side by side, `total` being the whole width. Edges are rounded, so the parts add up; never empty. */
+/** Several amounts side by side; `total` is the whole width. The edges are rounded, so that the parts add up. */
 export function stackedBar(parts: readonly BarPart[], total: number, width: number): Span[] {
   const spans: Span[] = [];
   let sum = 0;

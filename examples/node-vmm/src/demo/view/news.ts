@@ -2,7 +2,7 @@ import type { DowntimeTerms } from '@godwit/core';
 import type { DemoEvent } from '../demo-event.js';
 import { formatMs } from '../quantity.js';
 
-/** Terms of the downtime, in a person's words. */
+/** Names of the downtime's terms, for people. */
 export const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
   pauseMs: 'stop the vCPUs',
   harvestMs: 'last harvest',
@@ -13,7 +13,7 @@ export const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
   resumeMs: 'start the vCPUs',
 };
 
-/** Events that say how a switchover goes, or why it does not yet. */
+/** Events about a switchover: its start, its end, and why it waits. */
 export type News = Extract<
   DemoEvent,
   {
@@ -30,7 +30,7 @@ export type News = Extract<
   }
 >;
 
-/** One line. */
+/** The event as one line of text. */
 export function newsText(news: News): string {
   switch (news.event) {
     case 'status':

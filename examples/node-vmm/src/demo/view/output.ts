@@ -7,10 +7,10 @@ import { render } from './render.js';
 import { paint } from './styled-line.js';
 import { EMPTY_VIEW, reduce } from './view-state.js';
 
-/** Where a run's events go. */
+/** Shows the events of a run. */
 export interface Output {
   show(event: TimedEvent): void;
-  /** After the last event: leaves the terminal in order. */
+  /** Called after the last event: restores the terminal. */
   end(): void;
 }
 
@@ -35,7 +35,7 @@ export function plainOutput(write: (text: string) => void): Output {
   };
 }
 
-/** Redraws in place, a few times a second: drawing at every event would only flicker. */
+/** Redraws the view in place, 15 times a second: drawing at every event would flicker. */
 export function liveOutput(stream: NodeJS.WriteStream, now: () => number): Output {
   const colors = picocolors.createColors(true);
   const log = createLogUpdate(stream);
@@ -52,7 +52,7 @@ export function liveOutput(stream: NodeJS.WriteStream, now: () => number): Outpu
     },
     end() {
       clearInterval(timer);
-      // The last picture stays in the scrollback, so it may be taller than the terminal.
+      // The last picture stays in the scrollback, so that it may be taller than the terminal.
       const lines = render(view, stream.columns - 1, Math.max(stream.rows - 1, LAST_PICTURE_ROWS), now());
       log.clear();
       log.done();

@@ -4,7 +4,7 @@ import { newsText } from './news.js';
 import { summaryLines } from './summary.js';
 import type { ViewState } from './view-state.js';
 
-/** What `--plain` prints for an event; `view` already includes it. Nothing for events that only a live view shows. */
+/** The lines of `--plain` for an event, which `view` includes already; none for events that only the live view shows. */
 export function plainLines(event: TimedEvent, view: ViewState): readonly string[] {
   const many = (view.guest?.settings.roundTrips ?? 0) > 0;
   switch (event.event) {

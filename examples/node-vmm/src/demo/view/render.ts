@@ -63,7 +63,7 @@ function header(view: ViewState, width: number, nowMs: number): StyledLine[] {
   return lines;
 }
 
-/** `● source ━━━━━━━━▶──────── destination ○`: how much of the guest is over there. */
+/** `● source ━━━━━━━━▶──────── destination ○`: the part of the guest that was sent. */
 function route(view: ViewState, width: number): StyledLine {
   const from: HostName = view.hop?.from ?? 'source';
   const to: HostName = view.hop?.to ?? 'destination';
@@ -80,7 +80,7 @@ function route(view: ViewState, width: number): StyledLine {
   ];
 }
 
-/** Of the pages known to be owed: sent in this round against all of the largest round. */
+/** The sent part of the guest: 1 without the pages that are owed in this round, as a part of the largest round. */
 function shareMoved(view: ViewState): number {
   const largest = Math.max(...view.rounds.map(pagesToSend), view.current?.dirtyPages ?? 0, 1);
   const { progress } = view;
@@ -160,7 +160,7 @@ function roundLines(view: ViewState, width: number, most: number): StyledLine[] 
   }
   if (lines.length === 0) return [[span(`${MARGIN}no round yet`, 'dim')]];
   if (lines.length <= most) return lines;
-  // The first round and the newest ones tell the story.
+  // The first round and the newest ones are shown.
   const hidden = lines.length - most + 1;
   return [...lines.slice(0, 1), [span(`${MARGIN}… ${hidden} more`, 'dim')], ...lines.slice(1 + hidden)];
 }
@@ -194,7 +194,7 @@ function hopLines(view: ViewState, most: number): StyledLine[] {
 function rates(view: ViewState, width: number): StyledLine[] {
   const { progress } = view;
   const chart = Math.max(8, width - 40);
-  // One scale for both, and the limit at full height where there is one: the burst of the switchover is not limited.
+  // Both rates have one scale, with the bandwidth limit, if any, at full height: the burst of the switchover is not limited.
   const limited = view.guest?.settings.maxBandwidth ?? 0;
   const top = Math.max(...view.dirtyBytesPerSecond, ...(limited > 0 ? [limited] : view.linkBytesPerSecond), 1);
   const limit = view.guest?.settings.downtimeLimitMs ?? 100;
@@ -250,7 +250,7 @@ function consoleLines(view: ViewState, width: number, count: number): StyledLine
   ];
 }
 
-/** When all is over: the lines around the last move, so that one sees the counter go on. */
+/** The lines around the last move, shown at the end, so that the heartbeat counter is seen to continue. */
 function crossing(lines: ViewState['console'], count: number): ViewState['console'] {
   const lastMove = lines.findLastIndex((line, at) => at > 0 && line.host !== lines[at - 1]?.host);
   const start =
@@ -258,7 +258,7 @@ function crossing(lines: ViewState['console'], count: number): ViewState['consol
   return lines.slice(Math.max(0, start)).slice(0, count);
 }
 
-/** The guest may print anything; the view must not obey its control characters. */
+/** Replaces control characters, since the guest may print anything. */
 function printable(text: string): string {
   return text.replace(/[^\x20-\x7e]/g, '·');
 }

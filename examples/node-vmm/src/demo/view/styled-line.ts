@@ -32,7 +32,7 @@ export function widthOf(line: StyledLine): number {
   return line.reduce((sum, { text }) => sum + text.length, 0);
 }
 
-/** Cuts a line at `width` columns. A terminal that wraps a line makes a view that is redrawn in place jump. */
+/** Cuts a line at `width` columns: a line that the terminal wraps would move the view that is redrawn in place. */
 export function cut(line: StyledLine, width: number): StyledLine {
   const kept: Span[] = [];
   let room = width;
@@ -51,7 +51,7 @@ export function spread(left: StyledLine, right: StyledLine, width: number): Styl
   return gap < 1 ? cut(left, width) : [...left, span(' '.repeat(gap)), ...right];
 }
 
-/** Words over as many lines as they need, all but the first indented by `indent` columns. */
+/** Wraps text to as many lines as it needs, all but the first indented by `indent` columns. */
 export function wrap(text: string, width: number, indent: number, colour: Colour): StyledLine[] {
   const lines: string[] = [''];
   for (const word of text.split(' ')) {
@@ -63,7 +63,7 @@ export function wrap(text: string, width: number, indent: number, colour: Colour
   return lines.map((line, at) => [span(' '.repeat(at === 0 ? 0 : indent)), span(line, colour)]);
 }
 
-/** The line as the terminal wants it. */
+/** The line with the terminal's colour codes. */
 export function paint(line: StyledLine, colors: Colors): string {
   return line
     .map(({ text, colour }) => brush(colour, colors)(text))

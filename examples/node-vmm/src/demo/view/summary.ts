@@ -6,7 +6,7 @@ import { TERMS } from './news.js';
 import { type StyledLine, span, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
 
-/** How it went: the verdict, the downtime term by term, predicted against actual. */
+/** The lines of the result: verified or not, and the predicted and the actual downtime term by term. */
 export function summaryLines(view: ViewState, width: number): StyledLine[] {
   if (view.failure !== undefined) {
     const { code, message } = view.failure;
@@ -75,7 +75,7 @@ export function summaryLines(view: ViewState, width: number): StyledLine[] {
   return lines;
 }
 
-/** Of many migrations: what a person would ask about the worst of them. */
+/** The lines about the distribution of many migrations. */
 function distributionLines({
   loadMs,
   downtimeMs,

@@ -22,7 +22,7 @@ const COLOURS: Readonly<Record<Colour, string>> = {
   bad: '#f2777a',
 };
 
-/** Block characters as rectangles [x, y, width, height] in parts of a cell: fonts leave gaps between them. */
+/** Block characters as rectangles [x, y, width, height] in parts of a cell, since fonts leave gaps between the characters. */
 const BLOCKS: Readonly<Record<string, readonly [number, number, number, number]>> = {
   ...Object.fromEntries([...'▏▎▍▌▋▊▉█'].map((glyph, at) => [glyph, [0, 0.12, (at + 1) / 8, 0.76] as const])),
   ...Object.fromEntries(
@@ -67,7 +67,7 @@ function lineElements(line: StyledLine, top: number): string[] {
   return elements;
 }
 
-/** Runs of one block character become one rectangle, everything between them one text. */
+/** Splits text into runs of one block character, each drawn as a rectangle, and the texts between them. */
 function runsOf(text: string): string[] {
   const runs: string[] = [];
   for (const glyph of text) {

@@ -7,7 +7,7 @@ import { newsText } from './news.js';
 const HISTORY = 120;
 const CONSOLE_LINES = 400;
 
-/** What the view draws: everything that happened so far, folded. */
+/** The state that the view draws, folded from the events so far. */
 export interface ViewState {
   readonly guest:
     | { readonly spec: GuestSpec; readonly settings: RunSettings; readonly note: string | undefined }
@@ -26,7 +26,7 @@ export interface ViewState {
   readonly linkBytesPerSecond: readonly number[];
   readonly console: readonly { readonly host: HostName; readonly text: string }[];
   readonly notices: readonly { readonly text: string; readonly bad: boolean }[];
-  /** Round records are dropped: only the terms are shown, and a hundred hops add up. */
+  /** The completed migrations, without their round records: only the terms are shown, and there may be hundreds. */
   readonly hops: readonly {
     readonly number: number;
     readonly to: HostName;
@@ -61,7 +61,7 @@ export const EMPTY_VIEW: ViewState = {
   failure: undefined,
 };
 
-/** The next state of the view. Pure: a recorded run can be replayed. */
+/** The next state of the view: a pure function, so that a recorded run can be replayed. */
 export function reduce(view: ViewState, event: TimedEvent): ViewState {
   switch (event.event) {
     case 'guest':

@@ -9,12 +9,12 @@ import { checkPayload } from '../read-page-channel.js';
 import { readFrom, serve } from '../serve.js';
 import { transferOf } from '../transfer-of.js';
 
-/** How long the authority may take to answer a `recover`. Milliseconds. */
+/** How long the ownership authority may take to answer a `recover`. Milliseconds. */
 const RECOVER_MS = 30_000;
 
 /**
- * The guest is paused at the source and everything was sent: devices load, and the destination says `ready`. From then on it waits for
- * `go`, with or without a link and without a timer; only the source's word leads back.
+ * Loads the devices, with the guest paused at the source and everything sent, and answers `ready`. Then it waits for `go`, with or
+ * without a link and without a time limit; only a message of the source leads back to receiving.
  */
 export class Load implements ServingPhase {
   readonly name = 'load';
@@ -35,7 +35,7 @@ export class Load implements ServingPhase {
     this.next.catch(() => {});
   }
 
-  /** From this tick on frames are taken as those of this phase. */
+  /** Makes the phase and begins to load. Frames are handled by it from this tick on. */
   static begin(context: DestinationContext, arriving: Arriving): Load {
     const load = new Load(context, arriving);
     context.serving = load;
@@ -70,7 +70,7 @@ export class Load implements ServingPhase {
       case 'digests':
         return check.compare(connection.control, frame, payloadBytes);
       case 'digestsEnd':
-        // Beside the reading: the source may give up meanwhile.
+        // The comparison is not awaited: frames are still read, since the source may give up meanwhile.
         void connection.borrow(
           check.finish().then(
             (verified) => connection.write(verified).catch(() => {}),
@@ -88,7 +88,7 @@ export class Load implements ServingPhase {
     }
   }
 
-  /** The source is dead, says the embedder: a guest that is complete here runs here, if the authority agrees. */
+  /** Takes the guest over without `go`, if the authority allows it: the embedder has declared the source dead. */
   async recover(): Promise<void> {
     const { ownership, session, options } = this.#context;
     ownership.apply('recover');
@@ -121,7 +121,7 @@ export class Load implements ServingPhase {
     try {
       await loading;
     } catch (error) {
-      // Given up meanwhile: the end of it is waited for before the next attempt.
+      // The attempt was given up meanwhile; the devices wait for the end of this load before the next one.
       if (this.#context.serving !== this) return;
       throw error;
     }
@@ -131,7 +131,7 @@ export class Load implements ServingPhase {
     ownership.apply('ready');
     this.protocolPhase = 'ready';
     const { loadMs } = arriving;
-    // A source that has lost this connection is told by `resumed`.
+    // A failure to write is ignored: a source that reconnects is told by `resumed`.
     await session.current?.write({ type: 'ready', attempt, loadMs }).catch(() => {});
   }
 

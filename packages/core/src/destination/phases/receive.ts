@@ -9,7 +9,7 @@ import type { PageReceiver } from '../page-receiver.js';
 import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.js';
 import { channelEnded, RUNS_PER_FRAME, readFrom, serve } from '../serve.js';
 
-/** The guest runs at the source: pages go into memory, and devices load what has come of their state. */
+/** Receives while the guest runs at the source: writes pages to memory, and lets devices load the state that has come. */
 export class Receive implements ServingPhase {
   readonly name = 'receive';
   readonly protocolPhase = 'receiving';
@@ -17,9 +17,9 @@ export class Receive implements ServingPhase {
   #lead: (phase: DestinationPhase) => void = () => {};
   readonly #context: DestinationContext;
   readonly #arriving: Arriving;
-  /** Only the last question is answered. */
+  /** Number of the last `prepare`, the only one that is answered. */
   #question = 0;
-  /** The connection over which the pages that loads have written were told. */
+  /** The connection over which the source was told which pages loads have written. */
   #owedToldOn: IncomingConnection | undefined;
 
   private constructor(context: DestinationContext, arriving: Arriving) {
@@ -30,7 +30,7 @@ export class Receive implements ServingPhase {
     });
   }
 
-  /** From this tick on frames are taken as those of this phase. */
+  /** Makes the phase. Frames are handled by it from this tick on. */
   static begin(context: DestinationContext, arriving: Arriving): Receive {
     const receive = new Receive(context, arriving);
     context.arriving = arriving;
@@ -111,7 +111,7 @@ export class Receive implements ServingPhase {
     this.#lead(this.#context.phases.load(arriving));
   }
 
-  /** Says `prepared` once the VM stands and its devices have loaded everything that has come; meanwhile frames are read. */
+  /** Answers `prepared` once the VM is built and its devices have loaded all state that has come; frames are read meanwhile. */
   #prepare(connection: IncomingConnection, { attempt, deviceSequences }: PrepareFrame): void {
     this.#checkAttempt('prepare', attempt);
     const question = ++this.#question;
@@ -127,7 +127,7 @@ export class Receive implements ServingPhase {
       if (current()) await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences });
     };
     prepared().then(
-      // A link that is lost meanwhile is noticed by whoever reads it, and the source asks again.
+      // A failure to write is ignored: a lost link is noticed by reading it, and the source then asks again.
       () => answer().catch(() => {}),
       (error: unknown) => {
         if (!current()) return;
@@ -138,12 +138,12 @@ export class Receive implements ServingPhase {
     );
   }
 
-  /** Pages that loads of attempts that were given up have written: owed again. Once over each connection. */
+  /** Sends `owed` with the pages that loads of given-up attempts have written, once over each connection. */
   async #tellOwed(connection: IncomingConnection): Promise<void> {
     const { loader, receiver } = this.#arriving;
     if (this.#owedToldOn === connection || loader.owed.isEmpty()) return;
     this.#owedToldOn = connection;
-    // They may not be zero where no page has come.
+    // A page that was loaded into may not be zero, even if the source has never sent it.
     receiver?.board.touched.or(loader.owed);
     for (const [block, bitmap] of loader.owed.blocks.entries()) {
       const runs = bitmap.runs(new PageRunList()).toFlatArray();

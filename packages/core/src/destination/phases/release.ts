@@ -6,7 +6,7 @@ import { CLOSING_MS } from '../../session/closing-message.js';
 import { Arrived, type Arriving, type DestinationContext, type DestinationPhase } from '../destination-context.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 
-/** The guest runs here: says so until the source has let go of its copy, or for as long as that is worth it. */
+/** Tells the source that the guest runs here, until it answers `released`, or `settleTimeoutMs` has passed. */
 export class Release implements DestinationPhase {
   readonly name = 'release';
   readonly #arriving: Arriving;
@@ -51,7 +51,7 @@ export class Release implements DestinationPhase {
         type: 'warning',
         code: 'GODWIT_LINK_LOST',
         message:
-          `the guest runs here, but the source has not said within settleTimeoutMs (${settleTimeoutMs} ms) that it knows: ` +
+          `the guest runs here, but the source has not answered "released" within settleTimeoutMs (${settleTimeoutMs} ms): ` +
           `its copy may still exist, paused (${error instanceof Error ? error.message : String(error)})`,
       });
     }
@@ -79,7 +79,7 @@ export class Release implements DestinationPhase {
         await abortable(released, connection.signal);
         return;
       } catch (error) {
-        // Whatever it was, the guest runs here: the source may come back and ask.
+        // The guest runs here whatever the failure was: the source may reconnect and ask.
         const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'telling the source failed');
         await session.drop(reason);
         emit({ type: 'link-lost', reason });

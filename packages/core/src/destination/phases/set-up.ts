@@ -27,7 +27,7 @@ import type { IncomingConnection } from '../incoming-connection.js';
 import { LoadedReports } from '../loaded-reports.js';
 import { makePristine } from '../zero-run.js';
 
-/** Waits for a source, builds the VM that it describes, and agrees to it. A dry run ends here, and the next source is waited for. */
+/** Waits for a source, builds the VM that it describes, and answers `welcome`. After a dry run it waits for the next source. */
 export class SetUp implements DestinationPhase {
   readonly name = 'set-up';
 
@@ -83,7 +83,7 @@ export class SetUp implements DestinationPhase {
     return receive;
   }
 
-  /** Hello, blockers, sizes: everything that a migration would be refused for, and no page. */
+  /** Answers a dry run: makes every check that could refuse a migration, and abandons the VM. */
   async #answerDryRun(context: DestinationContext, connection: IncomingConnection): Promise<void> {
     const { hello } = connection;
     checkHello(hello);
@@ -116,7 +116,7 @@ export class SetUp implements DestinationPhase {
     context.emit({ type: 'hello', migrationId, peer, description, dryRun: stage === 'dryRun' });
     const preparing = this.#prepare(context, hello);
     return await abortable(preparing, signal).catch((error: unknown) => {
-      // Nobody waits for it any more.
+      // The VM that `prepare` builds too late is abandoned.
       preparing.then(
         (late) => abandonVm(context, late, GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration is over')),
         () => {},
@@ -125,7 +125,7 @@ export class SetUp implements DestinationPhase {
     });
   }
 
-  /** Everything that a migration would be refused for. */
+  /** Refuses a VM that cannot become the source's, or cannot be received now. */
   async #check(
     { options }: DestinationContext,
     { hello }: IncomingConnection,
@@ -149,7 +149,10 @@ export class SetUp implements DestinationPhase {
     }
   }
 
-  /** A VM that is somebody else's, or whose memory is the source's, is neither received into nor abandoned by this call. */
+  /**
+   * Claims the VM. A VM that takes part in another migration, or whose memory is the source's, is refused, and is not abandoned by this
+   * call.
+   */
   #claim(context: DestinationContext, vm: MigratableVm, hello: HelloFrame): Claim {
     try {
       checkNotShared(hello, vm);
@@ -190,8 +193,8 @@ export class SetUp implements DestinationPhase {
 }
 
 /**
- * Aborts when the VM is not wanted any more: at the end of the migration, or of the connection, unless that was only lost. Its source
- * then comes back, and hears `welcome` on the next one.
+ * Aborts when the VM is no longer needed: at the end of the migration, or of the connection unless its link was lost. The source then
+ * reconnects, and gets `welcome` on the next connection.
  */
 function asLongAsWanted(connection: IncomingConnection, over: AbortSignal): AbortSignal {
   const unwanted = new AbortController();
@@ -207,13 +210,13 @@ function asLongAsWanted(connection: IncomingConnection, over: AbortSignal): Abor
   return unwanted.signal;
 }
 
-/** Settles as `work` does, or resolves when it failed since the link was lost meanwhile: the next phase waits for the source. */
+/** Settles as `work` does, but resolves when it failed since the link was lost: the next phase waits for the source to reconnect. */
 async function unlessLost(connection: IncomingConnection, work: Promise<void>): Promise<void> {
   try {
     await work;
   } catch (error) {
     if (!isOnlyLost(connection) && !isLost(error)) throw error;
-    // Its control stream may not have noticed yet.
+    // The control stream may not have failed yet.
     connection.end(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the link was lost'));
   }
 }

@@ -6,11 +6,11 @@ import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } fro
 import type { IncomingConnection } from '../incoming-connection.js';
 import { transferOf } from '../transfer-of.js';
 
-/** How long one question to the authority may take, and the pause before the next. Milliseconds. */
+/** How long the ownership authority may take to answer, and the pause before it is asked again. Milliseconds. */
 const ASK_MS = 30_000;
 const ASK_AGAIN_MS = 500;
 
-/** `go` was read, or the embedder has declared the source dead: asks the authority, and starts the guest. */
+/** Takes the guest over after `go`, or after the embedder has declared the source dead: asks the authority and starts the guest. */
 export class TakeOver implements ServingPhase {
   readonly name = 'take-over';
   readonly protocolPhase = 'taking-over';
@@ -22,7 +22,7 @@ export class TakeOver implements ServingPhase {
     this.#arriving = arriving;
   }
 
-  /** From this tick on frames are taken as those of this phase. */
+  /** Makes the phase. Frames are handled by it from this tick on. */
   static begin(context: DestinationContext, arriving: Arriving): TakeOver {
     const takeOver = new TakeOver(context, arriving);
     context.serving = takeOver;
@@ -58,17 +58,17 @@ export class TakeOver implements ServingPhase {
   returned(hello: HelloFrame): ServingPhase {
     throw new GodwitError(
       'GODWIT_PROTOCOL',
-      `the guest was taken over, and the source says that it is "${hello.stage}"`,
+      `the guest was taken over here, but the source says in its hello that it is "${hello.stage}"`,
     );
   }
 
-  /** Answers that somebody waits for; `released` is read by the next phase. */
+  /** Handles the frame that the next phase waits for (`released`). */
   handle({ frame }: ReceivedFrame): void {
     if ((this.#context.session.current as IncomingConnection).answer(frame)) return;
     throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" before it got "running"`);
   }
 
-  /** Never runs the guest without the authority's word, however long that takes. */
+  /** Asks the authority until it answers: the guest never runs without its permission. */
   async #ask(): Promise<void> {
     const { ownership, options, emit } = this.#context;
     const { clock, authority } = options;
@@ -80,7 +80,7 @@ export class TakeOver implements ServingPhase {
         ownership.apply('denied');
         throw new GodwitError(
           'GODWIT_NOT_OWNER',
-          'the source said "go", but the ownership authority says that the guest is not this side\'s; its memory is kept',
+          'the source sent "go", but the ownership authority says that the guest is not this side\'s; its memory is kept',
         );
       } catch (error) {
         if (ownership.state !== 'asking') throw error;

@@ -4,13 +4,13 @@ import type { RoundRecord } from '../../round-record.js';
 import { askForTransfer } from '../ask-for-transfer.js';
 import type { GivenUp } from '../given-up.js';
 import type { PausedTimes } from '../paused-times.js';
-import { sayGo, settleAfterGo } from '../settlement.js';
+import { sendGo, settleAfterGo } from '../settlement.js';
 import type { SourceConnection } from '../source-connection.js';
 import type { SourceContext, SourcePhase } from '../source-context.js';
 
 /**
- * Asks the ownership authority for the transfer, which is the point of no return, says `go`, and finds out whether the guest runs
- * at the destination. Only a definite no of the authority leads back.
+ * Asks the ownership authority for the transfer, which is the point of no return, sends `go`, and finds out whether the guest runs
+ * at the destination. Only a definite refusal of the authority leads back to pre-copy.
  */
 export class HandOver implements SourcePhase {
   readonly name = 'hand-over';
@@ -19,7 +19,7 @@ export class HandOver implements SourcePhase {
   readonly #times: PausedTimes;
   readonly #giveUp: (reason: GodwitError) => Promise<GivenUp>;
 
-  /** `giveUp` leads back to pre-copy, with everything that is still owed. */
+  /** `giveUp` gives up the stop-and-copy; it resolves with what pre-copy goes on with. */
   constructor(
     connection: SourceConnection,
     record: RoundRecord,
@@ -34,7 +34,7 @@ export class HandOver implements SourcePhase {
 
   async run(context: SourceContext): Promise<SourcePhase> {
     const { ownership, options, session } = context;
-    // In the tick of the last look at the bound.
+    // In the same tick as the last check of the bound.
     ownership.apply('transfer');
     const refused = await askForTransfer(context);
     if (refused !== undefined) return context.phases.preCopy(await this.#giveUp(refused));
@@ -43,7 +43,7 @@ export class HandOver implements SourcePhase {
     try {
       ownership.apply('go');
       session.phase = 'handing-over';
-      const handed = await sayGo(this.#connection, options, this.#times.attempt);
+      const handed = await sendGo(this.#connection, options, this.#times.attempt);
       ownership.apply('running');
       return context.phases.release(this.#record, this.#times, handed, predicted);
     } catch (error) {

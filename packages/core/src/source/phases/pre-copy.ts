@@ -11,8 +11,8 @@ import { DestinationRestarted } from '../round-transfer.js';
 import type { SourceContext, SourcePhase } from '../source-context.js';
 
 /**
- * Sends all populated memory, and then what the guest writes meanwhile, round by round, until it is decided to switch over. Begun
- * with a stop-and-copy that was given up, it goes on with what that one owes.
+ * Sends all populated memory, and then round by round what the guest writes meanwhile, until a switchover is decided. After a
+ * stop-and-copy that was given up, it goes on with the pages that are still owed.
  */
 export class PreCopy implements SourcePhase {
   readonly name = 'pre-copy';
@@ -45,7 +45,7 @@ export class PreCopy implements SourcePhase {
         if (record.decision.action === 'abort') throw notConverging(record.decision, record);
         pending = last.pending;
         const connection = session.current;
-        // A link that was lost since is made anew with the guest running, and the destination asked again.
+        // If the link was lost since, another round reconnects with the guest running, and the decision is made again.
         if (connection !== undefined && !connection.signal.aborted) {
           return context.phases.stopAndCopy(last, connection);
         }

@@ -1,12 +1,12 @@
 import type { MigrationSummary } from '../../migration-event.js';
 import { allPages, type RoundRecord } from '../../round-record.js';
+import { cleanUp } from '../clean-up.js';
 import { compareTerms, worstTerm } from '../downtime-terms.js';
-import { letGo } from '../let-go.js';
 import { downtimeOf, type HandedOver, type PausedTimes } from '../paused-times.js';
-import { sayReleased } from '../say-released.js';
+import { sendReleased } from '../send-released.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
-/** The guest runs at the destination: nothing that fails from here on may say otherwise. Lets go of everything here. */
+/** Cleans up the source after the guest runs at the destination. Nothing that fails here changes the result. */
 export class Release implements SourcePhase {
   readonly name = 'release';
   readonly #record: RoundRecord;
@@ -24,7 +24,7 @@ export class Release implements SourcePhase {
   async run(context: SourceContext): Promise<Finished> {
     context.claim.handOver();
     const summary = this.#summary(context);
-    await letGo(context, async () => sayReleased(context));
+    await cleanUp(context, async () => sendReleased(context));
     return new Finished({ ...summary, wireBytes: context.session.wireBytes });
   }
 

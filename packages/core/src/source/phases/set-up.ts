@@ -5,7 +5,7 @@ import { migrationBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
-/** Checks the VM, makes the first connection, agrees with the destination and starts the trackers. No page moves. */
+/** Checks the VM, makes the first connection, negotiates with the destination and starts the trackers. No page moves. */
 export class SetUp implements SourcePhase {
   readonly name = 'set-up';
 
@@ -30,7 +30,7 @@ export class SetUp implements SourcePhase {
     if (options.dryRun) {
       const report = dryRunReport(context, connection.peer, answer, blockers);
       context.emit({ type: 'dry-run', report });
-      // Before the connection is closed: its end would count as the cause.
+      // Thrown before the connection is closed: else the end of the connection is taken for the cause.
       if (blockers.length > 0) throw blocked(blockers);
       await session.close(undefined);
       return new Finished(emptySummary(context, report));

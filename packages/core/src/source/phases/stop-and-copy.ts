@@ -21,8 +21,8 @@ import { stillAsSaved } from '../still-as-saved.js';
 import { verifyMemory } from '../verify-memory.js';
 
 /**
- * Pauses the guest and sends what is left: pages, devices, pages that saving has written. The destination loads and answers `ready`;
- * then the source hands over.
+ * Pauses the guest and sends what is left: pages, device state, and the pages that saving has written. The destination loads and
+ * answers `ready`; then the source hands over.
  *
  * ```
  * source                                      destination
@@ -37,14 +37,14 @@ import { verifyMemory } from '../verify-memory.js';
  * harvest: must be empty, and known to be
  * ```
  *
- * One bound holds from the return of `pause` on, whatever hangs. Past it, and when the link is lost, the guest runs on here and
- * pre-copy goes on; any other failure ends the migration.
+ * One bound (`PauseBound`) holds from the return of `pause` on, whichever step hangs. Past it, and when the link is lost, the guest
+ * runs on at the source and pre-copy goes on; any other failure ends the migration.
  */
 export class StopAndCopy implements SourcePhase {
   readonly name = 'stop-and-copy';
   readonly #last: PrecopyRound;
   #connection: SourceConnection;
-  /** Bitmaps whose pages the destination does not have. */
+  /** Harvests whose pages the destination has not acknowledged. */
   readonly #unsent = new Set<Harvest>();
 
   constructor(last: PrecopyRound, connection: SourceConnection) {
@@ -62,7 +62,7 @@ export class StopAndCopy implements SourcePhase {
     context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
     try {
       const times = await this.#pausedSteps(context, bound, force);
-      // The last look at the bound: asking for the transfer is the point of no return.
+      // The last check of the bound: the next phase asks for the transfer, which is the point of no return.
       bound.check();
       session.signal.throwIfAborted();
       context.guest.checkAlive();
@@ -124,11 +124,11 @@ export class StopAndCopy implements SourcePhase {
     const checked = clock.now();
     return {
       ...{ start, paused, held, harvested, sent, saved, harvestedAgain, sentAgain, ready, verified, checked },
-      ...{ loadMs, verifiedPages, runState: guest.runState, attempt, round: context.meter.round },
+      ...{ loadMs, verifiedPages, runState: guest.runState, attempt },
     };
   }
 
-  /** The bound counts for `pause` too, until it has returned: past it, `pause` is told to undo itself. */
+  /** Pauses the guest. The call of `pause` has the same limit as the bound: past it, `pause` is told to undo itself. */
   async #pause({ options, guest, emit }: SourceContext, bound: PauseBound): Promise<void> {
     const { signal } = this.#connection;
     bound.enter('pauseMs');
@@ -157,12 +157,12 @@ export class StopAndCopy implements SourcePhase {
     guest.checkAlive();
   }
 
-  /** A person decides: the bound's clock stands still, and this wait has a limit of its own. */
-  async #hold({ options, session, wishes, setState }: SourceContext, bound: PauseBound): Promise<void> {
+  /** Waits in `pre-switchover`, if that is asked for: the bound's clock stands still, and the wait has its own limit. */
+  async #hold({ options, session, requests, setState }: SourceContext, bound: PauseBound): Promise<void> {
     const { clock, pauseBeforeSwitchover, preSwitchoverTimeoutMs } = options;
     if (pauseBeforeSwitchover) {
       bound.hold();
-      const holding = wishes.hold(this.#connection.signal, () => setState('pre-switchover'));
+      const holding = requests.hold(this.#connection.signal, () => setState('pre-switchover'));
       await (preSwitchoverTimeoutMs === 0
         ? holding
         : inTime(holding, clock, preSwitchoverTimeoutMs, () => notProceeded(preSwitchoverTimeoutMs)));
@@ -207,7 +207,7 @@ export class StopAndCopy implements SourcePhase {
     harvester.release(harvest.bitmaps);
   }
 
-  /** Says `switchover`, and waits for `ready`; over another connection, when this one is lost meanwhile. */
+  /** Sends `switchover` and waits for `ready`; reconnects when the link is lost meanwhile. */
   async #load(context: SourceContext, bound: PauseBound): Promise<ReadyFrame> {
     const { session, rounds, guest } = context;
     const { attempt } = session;
@@ -228,7 +228,7 @@ export class StopAndCopy implements SourcePhase {
     }
   }
 
-  /** The comparison of all RAM stops the bound's clock, and has a limit of its own. */
+  /** Compares all RAM: the bound's clock stands still, and the comparison has its own limit. */
   async #verify(context: SourceContext, bound: PauseBound, since: number): Promise<number> {
     const { session, options, emit } = context;
     bound.hold();
@@ -245,8 +245,8 @@ export class StopAndCopy implements SourcePhase {
   }
 
   /**
-   * The reason, where it is one to go back for; throws the first cause otherwise. Of a link that was lost the peer may have told the
-   * reason: that is found out when it is made anew, with the guest running.
+   * Returns the reason for going back to pre-copy: the passed bound or a lost link. Throws the first cause of any other failure. The
+   * reason that the peer may have sent for a lost link is found out by reconnecting, with the guest running.
    */
   #reasonToGoBack({ session }: SourceContext, bound: PauseBound, error: unknown): GodwitError {
     session.signal.throwIfAborted();

@@ -1,18 +1,18 @@
 import { abortable } from '../abortable.js';
 
 /** What an embedder asks of a running migration: `switchOver`, `adjust` and `proceed`. */
-export class Wishes {
+export class EmbedderRequests {
   #switchover: { readonly force: boolean } | undefined;
   /** Those who wait for something to be asked. */
   readonly #wake = new Set<() => void>();
   #proceed: (() => void) | undefined;
 
-  /** Whether a switchover was asked for that has not been tried. */
+  /** The requested switchover, until it is tried. */
   get switchover(): { readonly force: boolean } | undefined {
     return this.#switchover;
   }
 
-  /** The next decision is to switch over, whatever the policy thinks. */
+  /** Requests a switchover: the next decision does not ask the policy. */
   switchOver(force: boolean): void {
     this.#switchover = { force: force || (this.#switchover?.force ?? false) };
     this.#wakeAll();
@@ -23,7 +23,7 @@ export class Wishes {
     this.#wakeAll();
   }
 
-  /** The switchover that was asked for is being tried. */
+  /** Forgets the requested switchover: it is being tried. */
   taken(): void {
     this.#switchover = undefined;
   }
@@ -58,13 +58,13 @@ export class Wishes {
     this.#proceed?.();
   }
 
-  /** Waits for `proceed`, from the call of `onHeld` on, which tells the embedder. */
+  /** Calls `onHeld`, which tells the embedder, and resolves at `proceed`. Rejects when `signal` aborts. */
   async hold(signal: AbortSignal, onHeld: () => void): Promise<void> {
     const proceeding = new Promise<void>((resolve) => {
       this.#proceed = resolve;
     });
     try {
-      // Whoever hears of it may proceed, or cancel, at once.
+      // A subscriber may call `proceed` or `cancel` in this call.
       onHeld();
       await abortable(proceeding, signal);
     } finally {

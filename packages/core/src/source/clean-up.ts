@@ -2,14 +2,14 @@ import { settledWithin } from '../in-time.js';
 import { CLOSING_MS } from '../session/closing-message.js';
 import type { SourceContext } from './source-context.js';
 
-/** How long devices may take to let go of their state when it is over: a change of state in hardware, and some. */
+/** How long the devices' `release` may take: enough for a device to change its state in hardware. Milliseconds. */
 const RELEASE_MS = 5000;
 
 /**
- * Stops the trackers, does `between`, and lets devices go of their state: each for a bounded time. What has not returned by then is
- * reported, and is the claim's until it does.
+ * Cleans up at the end of a migration: stops the trackers, runs `between`, and releases the devices, each within a time limit. A
+ * tracker that has not stopped by then is reported; the VM stays claimed until every call has returned.
  */
-export async function letGo(context: SourceContext, between: () => Promise<void>): Promise<void> {
+export async function cleanUp(context: SourceContext, between: () => Promise<void>): Promise<void> {
   await stopTracking(context);
   await between();
   await releaseDevices(context);
@@ -34,7 +34,7 @@ async function releaseDevices({ devices, claim, options, emit }: SourceContext):
   const { calls } = devices;
   const [busy] = calls.busy;
   if (busy !== undefined) claim.keepUntil(calls.idle(), busy);
-  // Not behind a call that hangs: letting go may be what ends it.
+  // This does not wait for a pending call: `release` may be what ends it.
   const releasing = calls.release((device, error) =>
     emit({
       type: 'warning',
