@@ -10,7 +10,7 @@ afterEach(async () => {
   for (const close of opened.splice(0).reverse()) await close();
 });
 
-/** A server that keeps what it hears and answers with one byte when it has heard all of it. */
+/** A server that keeps the bytes it receives and answers with one byte at their end. */
 async function behindTheLink(): Promise<{ link: SlowLink; heard: Buffer[] }> {
   const heard: Buffer[] = [];
   const server = createServer({ allowHalfOpen: true }, (socket) => {

@@ -110,7 +110,7 @@ export class IncomingDevice {
     if (everything && device.reset === undefined) {
       throw new GodwitError(
         'GODWIT_DEVICE_FAILED',
-        `the switchover was given up after device "${device.id}" was handed the end of its state, and it cannot begin anew (it has no reset()); the guest stays at the source: start a new migration`,
+        `the switchover was given up after device "${device.id}" was handed the end of its state, and its state cannot be loaded again (it has no reset()); the guest stays at the source: start a new migration`,
       );
     }
     const loading = this.#loading ?? Promise.resolve();

@@ -213,7 +213,7 @@ function notTaken(handshakeTimeoutMs: number): GodwitError {
 function notBack(loss: GodwitError | undefined, reconnectTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',
-    `the link was lost (${loss?.message ?? 'for a reason that is not known'}) and the source has not come back within reconnectTimeoutMs (${reconnectTimeoutMs} ms)`,
+    `the link was lost (${loss?.message ?? 'for a reason that is not known'}) and the source has not reconnected within reconnectTimeoutMs (${reconnectTimeoutMs} ms)`,
     loss === undefined ? {} : { cause: loss },
   );
 }

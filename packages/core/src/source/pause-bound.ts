@@ -7,7 +7,7 @@ export type PauseTerm = keyof DowntimeTerms;
 
 /**
  * The bound on the time that the guest stays paused before `go`: one limit for all steps, whichever of them hangs. Its clock starts
- * when `pause` has returned, and stands still in `pre-switchover` and while RAM is compared. When the time is up, `signal` aborts
+ * when `pause` has returned, and is stopped in `pre-switchover` and while RAM is compared. When the time is up, `signal` aborts
  * with `GODWIT_SWITCHOVER_OVERRAN`, whose message names the term that was under way.
  */
 export class PauseBound {

@@ -263,7 +263,7 @@ export class RoundTransfer {
     const { signal } = session;
     const reason = await this.lost(lost, error);
     const since = clock.now();
-    // The time limit counts from the last progress: a link that comes back and is lost again without any has not come back.
+    // The time limit counts from the last progress: a new connection that is lost without any progress does not restart it.
     this.#lostSince ??= since;
     const withinMs = Math.max(0, reconnectTimeoutMs - (since - this.#lostSince));
     emit({ type: 'link-lost', reason });
@@ -363,7 +363,7 @@ function unacknowledged(handshakeTimeoutMs: number): GodwitError {
 function gaveUp(lost: GodwitError, last: GodwitError, reconnectTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',
-    `the link was lost (${lost.message}) and could not be made anew within reconnectTimeoutMs (${reconnectTimeoutMs} ms); the last attempt: ${last.message}`,
+    `the link was lost (${lost.message}) and no new connection was made within reconnectTimeoutMs (${reconnectTimeoutMs} ms); the last attempt: ${last.message}`,
     { cause: lost },
   );
 }

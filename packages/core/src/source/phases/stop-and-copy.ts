@@ -157,7 +157,7 @@ export class StopAndCopy implements SourcePhase {
     guest.checkAlive();
   }
 
-  /** Waits in `pre-switchover`, if that is asked for: the bound's clock stands still, and the wait has its own limit. */
+  /** Waits in `pre-switchover`, if that is asked for: the bound's clock is stopped, and the wait has its own limit. */
   async #hold({ options, session, requests, setState }: SourceContext, bound: PauseBound): Promise<void> {
     const { clock, pauseBeforeSwitchover, preSwitchoverTimeoutMs } = options;
     if (pauseBeforeSwitchover) {
@@ -228,7 +228,7 @@ export class StopAndCopy implements SourcePhase {
     }
   }
 
-  /** Compares all RAM: the bound's clock stands still, and the comparison has its own limit. */
+  /** Compares all RAM: the bound's clock is stopped, and the comparison has its own limit. */
   async #verify(context: SourceContext, bound: PauseBound, since: number): Promise<number> {
     const { session, options, emit } = context;
     bound.hold();
