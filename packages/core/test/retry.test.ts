@@ -145,6 +145,20 @@ describe('pauses', () => {
 });
 
 describe('the end of it', () => {
+  test('comes for any time and any pauses, whatever is lost in rounding', () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.double({ min: 0, max: 3000, noNaN: true }),
+        fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+        async (within, drawn) => {
+          const { began, clock } = await trial({ within, random: () => drawn });
+          expect(began.length).toBeLessThan(10);
+          expect(clock.now()).toBeLessThanOrEqual(Math.max(within, 125));
+        },
+      ),
+      { numRuns: 300 },
+    ));
+
   test('is the first success; failures before it are told, each with its number', async () => {
     const { result, failures, clock } = await trial({
       attempt: async (n) => {

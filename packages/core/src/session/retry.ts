@@ -94,7 +94,8 @@ export async function keepTrying<T>(
         onFailure?.(last, n);
       }
       const left = giveUpAfterMs - (clock.now() - beganAt) - LAST_ATTEMPT_MS;
-      if (left <= 0) throw last;
+      // Less than a millisecond may be rounding, and a sleep that takes no time would be tried for ever.
+      if (left < 1) throw last;
       wait = Math.min(jittered(pause), left);
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
