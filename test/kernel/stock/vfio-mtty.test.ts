@@ -12,6 +12,7 @@ import {
   type MigrationState,
   migrationPath,
   STATE_NUMBER,
+  STATE_VERSION,
   Type1Container,
   trackersOf,
   VfioDevice,
@@ -19,6 +20,7 @@ import {
   VfioGroup,
   VfioMigratableDevice,
 } from '@godwit/vfio';
+import { deviceBytes, framedState } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { Feature, feature, SET } from '../guest/device-feature.js';
 import { MediatedDevice, type MediatedDeviceType } from '../guest/mediated-device.js';
@@ -30,6 +32,9 @@ import { u32 } from '../guest/vfio-calls.js';
 const UART_DATA = 0;
 const UART_LSR = 5;
 const DATA_READY = 1;
+
+/** Before each piece of a device's state. */
+const RECORD_HEAD = 8;
 
 class MttyVm {
   readonly memory: MappedGuestMemory;
@@ -148,15 +153,15 @@ test('pre-copy gives the header, stop-copy the ports; in between the estimate sh
   const source = mtty(true);
   const pieces: number[] = [];
   for await (const piece of source.migratable.precopy?.() ?? []) pieces.push(piece.byteLength);
-  // Ours, then mtty's own.
-  expect(pieces).toEqual([8 + 'mdev:mtty-1'.length, 24]);
+  // Our header, then mtty's own in a record of ours.
+  expect(pieces).toEqual([8 + 'mdev:mtty-1'.length, RECORD_HEAD + 24]);
   expect(source.migratable.migration.state()).toBe('PRE_COPY');
   for await (const _ of source.migratable.precopy?.() ?? []) throw new Error('there is nothing more to say');
   await source.set.pause();
   expect(source.migratable.migration.state()).toBe('STOP_COPY');
   let rest = 0;
   for await (const piece of source.migratable.save()) rest += piece.byteLength;
-  expect(rest).toBe(36);
+  expect(rest).toBe(RECORD_HEAD + 36);
   await source.set.resume();
   expect(source.migratable.migration.state()).toBe('RUNNING');
   await source.migratable.release();
@@ -190,12 +195,12 @@ test('a stop-and-copy that is given up: before its save nothing is void, after i
   await vm.pause();
   const giveUp = new AbortController();
   const pieces = from.save(giveUp.signal);
-  expect((await pieces.next()).value?.byteLength).toBe(36);
+  expect((await pieces.next()).value?.byteLength).toBe(RECORD_HEAD + 36);
   giveUp.abort();
   expect((await pieces.next()).done).toBe(true);
   await vm.resume();
   expect(from.migration.state()).toBe('RUNNING');
-  await expect(to.load(loaded(new Error('given up')), 1)).rejects.toThrow('given up');
+  await expect(to.load(loaded(new Error('given up')), STATE_VERSION)).rejects.toThrow('given up');
   await to.reset();
   await from.restart();
 
@@ -205,7 +210,7 @@ test('a stop-and-copy that is given up: before its save nothing is void, after i
     await round();
     await vm.pause();
     for await (const piece of from.save()) state.push(Uint8Array.from(piece));
-    await to.load(loaded(undefined), 1);
+    await to.load(loaded(undefined), STATE_VERSION);
     expect(to.migration.state()).toBe('STOP');
     if (text === 'more') break;
     await vm.resume();
@@ -234,7 +239,7 @@ test('a destination with another device: both say why, and the port goes on at t
 test.each([
   ['cut short', (state: Uint8Array) => state.subarray(0, -1)],
   ['with a byte too many', (state: Uint8Array) => Uint8Array.of(...state, 0)],
-  ['of something else', (state: Uint8Array) => state.map((byte, i) => (i < 30 ? byte : byte ^ 0xff))],
+  ['of something else', (state: Uint8Array) => state.map((byte, i) => (i < 10 ? byte : byte ^ 0xff))],
 ])('state %s is refused, and the device is usable again', async (_, spoil) => {
   const source = mtty(true);
   const destination = mtty(false);
@@ -243,9 +248,12 @@ test.each([
   for await (const piece of source.migratable.save()) state.push(...piece);
   await source.migratable.release();
   const spoiled = (async function* () {
-    yield spoil(Uint8Array.from(state));
+    const { kind } = source.migratable;
+    yield framedState(kind, spoil(deviceBytes(kind, Uint8Array.from(state))));
   })();
-  await expect(destination.migratable.load(spoiled, 1)).rejects.toMatchObject({ code: 'GODWIT_DEVICE_FAILED' });
+  await expect(destination.migratable.load(spoiled, STATE_VERSION)).rejects.toMatchObject({
+    code: 'GODWIT_DEVICE_FAILED',
+  });
   expect(destination.migratable.migration.state()).toBe('RUNNING');
   destination.type('clean');
   expect(destination.answer()).toBe('clean');

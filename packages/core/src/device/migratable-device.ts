@@ -1,4 +1,10 @@
 /**
+ * Bytes of state; or what is assumed where nobody can tell, and why, in words for a person. An assumption counts in predictions and is
+ * told to whoever watches, but is no reason for a destination to refuse the state.
+ */
+export type StateBytes = number | { readonly bytes: number; readonly assumed: string };
+
+/**
  * Any part of a VM besides RAM whose state is migrated: a vCPU, an interrupt controller, a serial port, a VFIO device.
  *
  * The state is an opaque byte stream with a version. The device may yield chunks of any size (the engine splits and joins them); each
@@ -12,7 +18,12 @@ export interface MigratableDevice {
   /** Oldest version that `load` still reads; default `version`. Checked before a page moves. */
   readonly minimumVersion?: number;
   /** Bytes that `save` would yield now, for the prediction of the downtime. Without it 0 is assumed until a save was measured. */
-  stateBytes?(): number | Promise<number>;
+  stateBytes?(): StateBytes | Promise<StateBytes>;
+  /**
+   * Its `save` and its `load` may run while those of its neighbours in the VM's list do which say so too: for devices whose firmware
+   * takes its time. Default false: one device after the other.
+   */
+  readonly parallel?: boolean;
   /**
    * Yields state while the guest runs (VFIO PRE_COPY). Called at most once a round; yields what there is now and ends. It is ended early
    * (`return`) when the link is lost: what it has yielded counts as sent, the rest is for the next call or for `save`.

@@ -24,6 +24,8 @@ export interface DirtyTracker {
    * cannot use it to prove that the memory of a paused guest does not change. Default true.
    */
   readonly exact?: boolean;
+  /** Why the VM cannot be migrated with this tracker, or `undefined`. Asked once, before it is started; by `dryRun` too. */
+  migrationBlocker?(): string | undefined | Promise<string | undefined>;
   start(): Promise<void>;
   /** ORs into `into` every page written since the last harvest (since `start` for the first). */
   harvest(into: DirtyBitmaps): Promise<void>;

@@ -42,6 +42,11 @@ export function probeFeature(port: KernelPort, device: number, feature: number, 
   return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, head);
 }
 
+/** A SET without data, which asks for a behaviour: 0, or minus errno (ENOTTY where the kernel does not know it). */
+export function setFeature(port: KernelPort, device: number, feature: number): number {
+  return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, featureHead(feature, 'SET', 0));
+}
+
 function featureHead(feature: number, operation: FeatureOperation, payloadBytes: number): Uint8Array {
   const size = VFIO_DEVICE_FEATURE.size + payloadBytes;
   return new StructBuffer(VFIO_DEVICE_FEATURE, payloadBytes)

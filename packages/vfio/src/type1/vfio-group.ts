@@ -93,23 +93,26 @@ export class VfioGroup {
    * @param name as in sysfs: `0000:01:00.0`, or a mediated device's UUID
    */
   deviceFd(name: string): number {
-    const argument = new TextEncoder().encode(`${name}\0`);
-    return succeeded(
-      this.#port.ioctl(this.fd, Vfio.VFIO_GROUP_GET_DEVICE_FD, argument),
-      'VFIO_GROUP_GET_DEVICE_FD',
-      `for ${name} in group ${this.number}`,
-      {
-        [Errno.ENODEV]: {
-          code: 'GODWIT_UNSUPPORTED',
-          advice: 'no such device in this group, or no VFIO driver has it',
-        },
-        [Errno.EBUSY]: { code: 'GODWIT_DEVICE_BUSY', advice: 'another process has the device open' },
-        [Errno.EINVAL]: {
-          code: 'GODWIT_INVALID_STATE',
-          advice: 'put the group into a container and set its IOMMU first',
-        },
+    return this.#opened(name, this.#port.ioctl(this.fd, Vfio.VFIO_GROUP_GET_DEVICE_FD, nameArgument(name)));
+  }
+
+  /** `deviceFd` on a pool thread. */
+  async deviceFdAsync(name: string): Promise<number> {
+    return this.#opened(name, await this.#port.ioctlAsync(this.fd, Vfio.VFIO_GROUP_GET_DEVICE_FD, nameArgument(name)));
+  }
+
+  #opened(name: string, result: number): number {
+    return succeeded(result, 'VFIO_GROUP_GET_DEVICE_FD', `for ${name} in group ${this.number}`, {
+      [Errno.ENODEV]: {
+        code: 'GODWIT_UNSUPPORTED',
+        advice: 'no such device in this group, or no VFIO driver has it',
       },
-    );
+      [Errno.EBUSY]: { code: 'GODWIT_DEVICE_BUSY', advice: 'another process has the device open' },
+      [Errno.EINVAL]: {
+        code: 'GODWIT_INVALID_STATE',
+        advice: 'put the group into a container and set its IOMMU first',
+      },
+    });
   }
 
   /** Idempotent. Devices of the group must be closed before. */
@@ -127,6 +130,10 @@ export class VfioGroup {
         `/sys/kernel/iommu_groups/${this.number}/devices to vfio-pci or to no driver`,
     );
   }
+}
+
+function nameArgument(name: string): Uint8Array {
+  return new TextEncoder().encode(`${name}\0`);
 }
 
 /** EBUSY from open is somebody else's group; all other failures pass. */
