@@ -72,7 +72,9 @@ test('what was unpacked goes before what the machine has; a link counts, a folde
   const folders = (...names: string[]) => names.map((name) => join(root, name));
   expect(programIn(folders('c', 'd', 'a', 'b'), 'tool')).toBe(own);
   expect(programIn(folders('missing', 'e', 'b'), 'tool')).toBe(join(root, 'e/tool'));
-  expect(() => programIn(folders('c', 'd'), 'tool')).toThrow(/there is no program tool in .*: install Debian's package/);
+  expect(() => programIn(folders('c', 'd'), 'tool')).toThrow(
+    /there is no program tool in .*: install Debian's package/,
+  );
 });
 
 test('a PATH that is not there, or leads into the current folder', () => {

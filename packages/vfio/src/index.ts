@@ -5,6 +5,7 @@ export { DmaLoggingTracker } from './dirty/dma-logging-tracker.js';
 export { IommufdTracker } from './dirty/iommufd-tracker.js';
 export { MappingTranslation, type RamSegment, ramSegments } from './dirty/iova-translation.js';
 export { type LoggedRange, loggedRanges, MOST_RANGES } from './dirty/logged-ranges.js';
+export { StoppedDeviceTracker } from './dirty/stopped-device-tracker.js';
 export { type Type1Harvest, VfioType1Tracker } from './dirty/type1-tracker.js';
 export type { DmaMapping, DmaSpace, UnmapListener } from './dma-space.js';
 export { VfioDeviceNode } from './iommufd/device-node.js';

@@ -163,12 +163,16 @@ describe('the choice of a tracker', () => {
     expect(choice?.passedOver[0]).toMatch(/EOPNOTSUPP/);
   });
 
-  test('a device that nobody would see is refused', async () => {
+  test('a device that nobody would see blocks the migration, and is not tracked', async () => {
     const { group, container, memory, model } = await logging([4], { tracking: false });
     const plain = VfioDevice.open(group, 'plain', model);
-    const error = await errorOf(() => chooseTrackers([{ device: plain, space: container }], memory));
-    expect(error.code).toBe('GODWIT_UNSUPPORTED');
-    expect(error.message).toMatch(/nobody would see what plain writes/);
+    const [choice] = await chooseTrackers([{ device: plain, space: container }], memory);
+    expect(await choice?.tracker.migrationBlocker?.()).toMatch(
+      /^nobody would see what plain writes: plain does not log its own DMA; .* Unplug it for the migration, or /,
+    );
+    expect((await errorOf(() => choice?.tracker.start())).code).toBe('GODWIT_UNSUPPORTED');
+    expect((await errorOf(() => choice?.tracker.harvest(new DirtyBitmaps(memory)))).code).toBe('GODWIT_INVALID_STATE');
+    await choice?.tracker.stop();
     plain.close();
   });
 });

@@ -30,6 +30,11 @@ export interface DirtyTracker {
   /** ORs into `into` every page written since the last harvest (since `start` for the first). */
   harvest(into: DirtyBitmaps): Promise<void>;
   /**
+   * ORs into `into` the pages that it will report in any case once the guest and its devices stand still: those that a device which
+   * nobody can watch may have written. They count in the predicted downtime, and are not sent before.
+   */
+  whenStopped?(into: DirtyBitmaps): void;
+  /**
    * Deferred re-arm of pages reported by the last harvests. The range is 64-page aligned, except at a block's end.
    * Bits not yet reported must survive. Throwing means the range may be lost: everything becomes dirty.
    */

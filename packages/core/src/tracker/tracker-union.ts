@@ -70,6 +70,15 @@ export class TrackerUnion implements DirtyTracker {
     }
   }
 
+  /** Some tracker has pages that it reports in any case once everything stands still. */
+  get owesWhenStopped(): boolean {
+    return this.#trackers.some((tracker) => tracker.whenStopped !== undefined);
+  }
+
+  whenStopped(into: DirtyBitmaps): void {
+    for (const tracker of this.#trackers) tracker.whenStopped?.(into);
+  }
+
   async harvest(into: DirtyBitmaps): Promise<void> {
     this.#own ??= new DirtyBitmaps(into);
     const harvests: TrackerHarvest[] = [];

@@ -3,6 +3,7 @@ import { SyscallError } from '@godwit/linux';
 import type { DmaMapping } from '../dma-space.js';
 import type { Type1Container } from '../type1/type1-container.js';
 import type { MappingDirtyLog } from '../type1/type1-dirty-log.js';
+import { bitmapLimitBlocker } from './bitmap-limit.js';
 import { MappingTranslation } from './iova-translation.js';
 import { PerMapping } from './per-mapping.js';
 import { trackerFailed } from './tracker-error.js';
@@ -67,6 +68,12 @@ export class VfioType1Tracker implements DirtyTracker {
 
   get lastHarvest(): Type1Harvest {
     return this.#lastHarvest;
+  }
+
+  /** The kernel gives bitmaps of a limited size. */
+  migrationBlocker(): string | undefined {
+    const { mappings, info } = this.#container;
+    return info.dirtyTracking === null ? undefined : bitmapLimitBlocker(mappings, info.dirtyTracking);
   }
 
   async start(): Promise<void> {
