@@ -1,115 +1,29 @@
-import { readSync, writeSync } from 'node:fs';
-import { type MigratableVm, migrate, type RoundRecord, receive } from '@godwit/core';
+import { migrate, type RoundRecord, receive } from '@godwit/core';
 import { memoryLink } from '@godwit/core/testing';
-import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
 import {
-  chooseTrackers,
   DeviceMigration,
-  deviceKind,
   hasState,
-  iommuGroupOf,
   MIGRATION_STATES,
   type MigrationState,
   migrationPath,
   STATE_NUMBER,
   STATE_VERSION,
-  Type1Container,
-  trackersOf,
-  VfioDevice,
-  VfioDeviceSet,
-  VfioGroup,
-  VfioMigratableDevice,
 } from '@godwit/vfio';
 import { deviceBytes, framedState } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { Feature, feature, SET } from '../guest/device-feature.js';
-import { MediatedDevice, type MediatedDeviceType } from '../guest/mediated-device.js';
+import type { MediatedDeviceType } from '../guest/mediated-device.js';
+import { MttyVm } from '../guest/mtty-vm.js';
 import { u32 } from '../guest/vfio-calls.js';
 
 /** The kernel's own sample of a migratable device, a serial port in loopback: what is written to it can be read back. */
 
-/** drivers/tty: transmit and receive register, and the line status with its "data ready" bit. */
-const UART_DATA = 0;
-const UART_LSR = 5;
-const DATA_READY = 1;
-
 /** Before each piece of a device's state. */
 const RECORD_HEAD = 8;
 
-class MttyVm {
-  readonly memory: MappedGuestMemory;
-  readonly set: VfioDeviceSet;
-  readonly device: VfioDevice;
-  readonly migratable: VfioMigratableDevice;
-  readonly container: Type1Container;
-  running: boolean;
-  readonly #group: VfioGroup;
-  readonly #mediated: MediatedDevice;
-
-  constructor(running: boolean, type: MediatedDeviceType = 'mtty-1') {
-    this.running = running;
-    this.#mediated = new MediatedDevice(type);
-    this.#group = VfioGroup.open(iommuGroupOf(this.#mediated.folder));
-    this.container = Type1Container.open([this.#group]);
-    this.device = VfioDevice.open(this.#group, this.#mediated.name);
-    this.migratable = new VfioMigratableDevice({
-      device: this.device,
-      id: 'serial',
-      kind: deviceKind(this.#mediated.folder),
-    });
-    this.set = new VfioDeviceSet([this.migratable]);
-    this.memory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20 }] });
-  }
-
-  /** As the engine sees it. */
-  async vm(): Promise<MigratableVm> {
-    await this.container.mapMemory(this.memory);
-    const choices = await chooseTrackers([{ device: this.device, space: this.container }], this.memory);
-    return this.set.attachTo({
-      memory: this.memory,
-      trackers: trackersOf(choices),
-      devices: [],
-      pause: async () => {
-        this.running = false;
-      },
-      resume: async () => {
-        this.running = true;
-      },
-    });
-  }
-
-  type(text: string): void {
-    const { offset } = this.device.region(0);
-    for (const byte of new TextEncoder().encode(text)) {
-      writeSync(this.device.fd, Uint8Array.of(byte), 0, 1, offset + UART_DATA);
-    }
-  }
-
-  /** All that the port has received. */
-  answer(): string {
-    const { offset } = this.device.region(0);
-    const byte = new Uint8Array(1);
-    const received: number[] = [];
-    for (;;) {
-      readSync(this.device.fd, byte, 0, 1, offset + UART_LSR);
-      if (((byte[0] as number) & DATA_READY) === 0) return String.fromCharCode(...received);
-      readSync(this.device.fd, byte, 0, 1, offset + UART_DATA);
-      received.push(byte[0] as number);
-    }
-  }
-
-  close(): void {
-    this.device.close();
-    this.container.close();
-    this.#group.close();
-    this.memory.close();
-    this.#mediated.remove();
-  }
-}
-
 const open: MttyVm[] = [];
-afterEach(() => {
-  for (const vm of open.splice(0)) vm.close();
+afterEach(async () => {
+  for (const vm of open.splice(0)) await vm.close();
 });
 function mtty(running: boolean, type?: MediatedDeviceType): MttyVm {
   const vm = new MttyVm(running, type);
