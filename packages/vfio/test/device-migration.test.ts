@@ -142,6 +142,21 @@ describe('initial bytes', () => {
     expect(destination.models[0]?.memory).toEqual(STATE);
   });
 
+  test('that come while the guest is being paused: it runs on, and they go first', async () => {
+    const { source, destination } = pair([{}, {}]);
+    const [model] = source.models as [DeviceModel];
+    let given = 0;
+    model.onState = (state) => {
+      if (state === 'PRE_COPY_P2P' && given++ === 0) model.reinitialize(16);
+    };
+    const { sent, events } = await move(source, destination);
+    expect(sent).toMatchObject({ status: 'fulfilled' });
+    const attempts = events.flatMap((event) => (event.type === 'went-back' ? [event.reason.message] : []));
+    expect(attempts).toEqual([expect.stringMatching(/^d0 has been given 16 new initial bytes .* the guest runs on/)]);
+    expect(destination.models.map(({ memory }) => memory)).toEqual([STATE, STATE]);
+    expect(source.models.flatMap(({ visited }) => visited.filter((state) => state === 'STOP_COPY'))).toHaveLength(2);
+  });
+
   test.each([true, false])('flags count only where the kernel fills them in (%s)', async (precopyInfoV2) => {
     const { source } = pair([{ precopyInfoV2 }]);
     const [model] = source.models as [DeviceModel];

@@ -44,7 +44,8 @@ export interface MigratableDevice {
   /**
    * Yields the rest of the state, with the guest paused. Called once in each stop-and-copy: again after one that was given up, when the
    * guest has run since, but never while an earlier call has not ended. `signal` aborts when the stop-and-copy is given up: the
-   * iteration must then end soon, since the guest runs again. It may write guest memory, which a tracker must see.
+   * iteration must then end soon, since the guest runs again. It may write guest memory, which a tracker must see. A device that finds
+   * only now that the guest must not be stopped yet throws GODWIT_SWITCHOVER_OVERRAN: the guest runs on, and pre-copy goes on.
    */
   save(signal?: AbortSignal): AsyncIterable<Uint8Array>;
   /**

@@ -86,7 +86,7 @@ export class VfioDeviceSet {
    */
   attachTo(vm: MigratableVm, trackers: readonly DirtyTracker[] = []): MigratableVm {
     const stopped = () => {
-      this.#stopping ??= this.pause();
+      this.#stopping ??= this.#stopWhenSettled();
       return this.#stopping;
     };
     return {
@@ -118,6 +118,12 @@ export class VfioDeviceSet {
         }
       },
     };
+  }
+
+  /** The last look at what devices still have to stream: held back they can still go back to it, and stopped they cannot. */
+  async #stopWhenSettled(): Promise<void> {
+    for (const device of this.devices) device.checkInitialBytes();
+    await this.pause();
   }
 
   async #holdBack(): Promise<void> {

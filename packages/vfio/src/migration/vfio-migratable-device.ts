@@ -133,6 +133,20 @@ export class VfioMigratableDevice implements MigratableDevice {
     return `${this.id} still has ${info.initialBytes} ${which} of its state to stream`;
   }
 
+  /**
+   * Throws GODWIT_SWITCHOVER_OVERRAN when the device was given new initial bytes since `switchoverBlocker` was asked: stopping it would
+   * take long now.
+   */
+  checkInitialBytes(): void {
+    const info = this.#saving.precopyInfo();
+    if (info === null || info.initialBytes === 0) return;
+    throw new GodwitError(
+      'GODWIT_SWITCHOVER_OVERRAN',
+      `${this.id} has been given ${info.initialBytes} new initial bytes of state while the guest was being paused; the guest runs on at ` +
+        'the source, and pre-copy goes on',
+    );
+  }
+
   save(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     return this.#saving.save(signal);
   }
