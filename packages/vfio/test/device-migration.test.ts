@@ -1,7 +1,15 @@
 import { GodwitError, type MigrateOptions, type MigrationEvent, migrate, receive, roundCap } from '@godwit/core';
 import { memoryLink, VirtualClock } from '@godwit/core/testing';
 import { Errno, type IoctlArgument } from '@godwit/linux';
-import { DeviceMigration, type MigrationState, VfioDevice, type VfioMigratableDevice } from '@godwit/vfio';
+import {
+  DeviceFeature,
+  DeviceMigration,
+  type MigrationState,
+  Type1Container,
+  VfioDevice,
+  VfioGroup,
+  VfioMigratableDevice,
+} from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, VfioModel } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
@@ -237,6 +245,51 @@ test('every call that a signal interrupts is made again', async () => {
   for (const { kernel } of [source, destination]) (kernel as Interrupted).interrupting = false;
   expect(sent).toMatchObject({ status: 'fulfilled' });
   expect(destination.models.map(({ memory }) => memory)).toEqual([STATE, STATE]);
+});
+
+test('a device is opened, its state changed, and closed again, with all that may take its time on pool threads', async () => {
+  const kernel = new VfioModel([{ number: 1, devices: { d: {} } }]);
+  const group = VfioGroup.open(1, kernel);
+  const container = Type1Container.open([group], kernel);
+  const onLoop: number[] = [];
+  const ioctl = kernel.ioctl.bind(kernel);
+  const ioctlAsync = kernel.ioctlAsync.bind(kernel);
+  let pooled = 0;
+  kernel.ioctl = (fd, request, argument) => {
+    if (pooled === 0) onLoop.push(request);
+    return ioctl(fd, request, argument);
+  };
+  kernel.ioctlAsync = async (...call) => {
+    pooled++;
+    return ioctlAsync(...call).finally(() => pooled--);
+  };
+  const closed: number[] = [];
+  Object.assign(kernel, {
+    closeAsync: async (fd: number) => {
+      closed.push(fd);
+      kernel.close(fd);
+    },
+  });
+  const device = await VfioDevice.openAsync(group, 'd', kernel);
+  const migratable = new VfioMigratableDevice({ device, kind: 'mdev:model' });
+  const { fd } = device;
+  for await (const _ of migratable.precopy?.() ?? []);
+  await migratable.stop();
+  for await (const _ of migratable.save());
+  await migratable.release();
+  await device.reset();
+  await device.closeAsync();
+  expect(closed).toEqual([expect.any(Number), fd]);
+  // Questions that a driver answers at once, and no change.
+  const { VFIO_DEVICE_FEATURE, VFIO_MIG_GET_PRECOPY_INFO } = DeviceFeature;
+  expect(new Set(onLoop)).toEqual(new Set([VFIO_DEVICE_FEATURE, VFIO_MIG_GET_PRECOPY_INFO]));
+  expect(kernel.devices.get('d')?.visited).toEqual(['PRE_COPY', 'PRE_COPY_P2P', 'STOP_COPY', 'STOP', 'RUNNING']);
+  expect(await errorOf(() => VfioDevice.openAsync(group, 'none', kernel))).toMatchObject({
+    code: 'GODWIT_UNSUPPORTED',
+  });
+  container.close();
+  group.close();
+  expect(kernel.openDescriptors).toBe(0);
 });
 
 describe('closing a device', () => {

@@ -1,4 +1,4 @@
-import { abortable } from '../abortable.js';
+import { abortable, underAll } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
@@ -159,19 +159,17 @@ export class DeviceSender {
     await this.#flush(link);
     const saved = { bytes: this.#waitingBytes };
     for (const together of sideBySide(this.#devices)) {
-      // The first failure ends those beside it.
       const failed = new AbortController();
-      const either = together.length === 1 ? signal : AbortSignal.any([signal, failed.signal]);
-      await Promise.all(
-        together.map(async (device) => {
-          try {
-            await this.#save(link, device, attempt, either, saved);
-          } catch (error) {
-            failed.abort(error);
-            throw error;
-          }
-        }),
-      );
+      const all = together.map((device) => async (either: AbortSignal) => {
+        try {
+          await this.#save(link, device, attempt, either, saved);
+        } catch (error) {
+          // The first failure ends those beside it.
+          failed.abort(error);
+          throw error;
+        }
+      });
+      await underAll([signal, failed.signal], (either) => Promise.all(all.map((one) => one(either))));
     }
   }
 

@@ -61,7 +61,7 @@ export class StoppedDeviceTracker implements DirtyTracker {
     for (const translation of this.#departed.splice(0)) translation.reportAll(into);
     let state: MigrationState;
     try {
-      state = this.#migration.state();
+      state = await this.#migration.stateAsync();
     } catch (error) {
       this.#reportAll(into);
       throw trackerFailed(this.name, 'harvest', error);

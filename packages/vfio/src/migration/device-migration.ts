@@ -61,11 +61,22 @@ export class DeviceMigration {
       this.capabilities.preCopy && setFeature(device.port, device.fd, VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2) === 0;
   }
 
-  /** The state that the device is in now. */
+  /** The state that the device is in now. Waits, and the event loop with it, for a change of state that is under way. */
   state(): MigrationState {
     const { device } = this;
-    const call = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, 'GET', VFIO_FEATURE_MIG_STATE);
-    const result = call.call(device.port, device.fd);
+    const call = stateCall();
+    return this.#stateOf(call, call.call(device.port, device.fd));
+  }
+
+  /** `state` on a pool thread. */
+  async stateAsync(): Promise<MigrationState> {
+    const { device } = this;
+    const call = stateCall();
+    return this.#stateOf(call, await call.callAsync(device.port, device.fd));
+  }
+
+  #stateOf(call: StateCall, result: number): MigrationState {
+    const { device } = this;
     if (result < 0) throw failed('VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', result, `on ${device.name}`);
     const number = call.data.get('device_state');
     const state = stateOf(number);
@@ -138,6 +149,12 @@ export class DeviceMigration {
       return `a state that cannot be told (${String(error)})`;
     }
   }
+}
+
+type StateCall = FeatureCall<keyof typeof VFIO_FEATURE_MIG_STATE.fields>;
+
+function stateCall(): StateCall {
+  return new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, 'GET', VFIO_FEATURE_MIG_STATE);
 }
 
 function failed(call: string, result: number, asked: string): SyscallError {
