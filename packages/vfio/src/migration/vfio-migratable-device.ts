@@ -16,7 +16,7 @@ export interface VfioMigratableDeviceOptions {
   readonly kind: string;
   /**
    * Bytes that its state is taken to have when the kernel cannot tell (before Linux 6.2). Default 100 GiB, as in QEMU: a downtime limit
-   * is then out of reach until somebody says more, or calls `switchOver`.
+   * is then out of reach until somebody says more, or forces the switchover.
    */
   readonly assumedStateBytes?: number;
 }
