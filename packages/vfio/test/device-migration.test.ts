@@ -81,6 +81,12 @@ describe('a device that cannot hold back peer-to-peer DMA', () => {
     expect(source.vm.running).toBe(true);
   });
 
+  test('nor beside those of another set', () => {
+    const { source, destination } = pair([{ migrationFlags: 1 }]);
+    const vm = source.set.attachTo(source.vm);
+    expect(() => destination.set.attachTo(vm)).toThrow(/has the VFIO device "d0" already: .* one VfioDeviceSet/);
+  });
+
   test('moves alone', async () => {
     const { source, destination } = pair([{ migrationFlags: 1 }]);
     expect((await move(source, destination)).sent).toMatchObject({ status: 'fulfilled' });

@@ -2,7 +2,7 @@ import { type DirtyTracker, GodwitError, type MigratableVm } from '@godwit/core'
 import { type Observable, Subject } from 'rxjs';
 import { savedAfter } from './saved-after.js';
 import { Turns } from './turns.js';
-import type { DeviceReset, VfioMigratableDevice } from './vfio-migratable-device.js';
+import { type DeviceReset, VfioMigratableDevice } from './vfio-migratable-device.js';
 
 /**
  * The VFIO devices of one VM, which stop and start together: as long as one of them may still write into another (peer-to-peer
@@ -83,8 +83,16 @@ export class VfioDeviceSet {
    * no device the state that it has streamed; what they write until then their trackers see.
    *
    * @param trackers further ones, as a rule those of the devices: `trackersOf(await chooseTrackers(...))`
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for a VM that has VFIO devices already: they would not stop together with these
    */
   attachTo(vm: MigratableVm, trackers: readonly DirtyTracker[] = []): MigratableVm {
+    const apart = vm.devices.find((device) => device instanceof VfioMigratableDevice);
+    if (apart !== undefined) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `the VM has the VFIO device "${apart.id}" already: all of its VFIO devices belong into one VfioDeviceSet, which stops them together`,
+      );
+    }
     const stopped = () => {
       this.#stopping ??= this.#stopWhenSettled();
       return this.#stopping;
