@@ -1,4 +1,4 @@
-import { callAsync, check, resultOrNegativeErrno } from './call.js';
+import { callAsync, check, checkAsync, resultOrNegativeErrno } from './call.js';
 import { cFunction } from './library.js';
 
 /*
@@ -31,6 +31,11 @@ export function tryOpenFile(path: string, flags: number = OpenFlags.O_RDWR): num
 
 export function closeFd(fd: number): void {
   check('close', cClose(fd), `file descriptor ${fd}`);
+}
+
+/** `closeFd` on a pool thread (see `callAsync`): the last close of a file may unpin memory, or wait for a device. */
+export async function closeFdAsync(fd: number): Promise<void> {
+  await checkAsync('close', `file descriptor ${fd}`, cClose, fd);
 }
 
 /** A second descriptor of the same open file. */

@@ -3,6 +3,7 @@ export { openDevice } from './device-node.js';
 export { Errno, errnoName } from './errno.js';
 export {
   closeFd,
+  closeFdAsync,
   duplicateFd,
   EventfdFlags,
   eventfd,
