@@ -40,17 +40,28 @@ export async function chooseTrackers(
     shared.set(key, tracker);
     return tracker;
   };
+  const names = new Set<string>();
+  /** The first tracker of a kind has its name, the next ones a number behind it: messages and statistics tell them apart. */
+  const named = (name: string): string => {
+    let free = name;
+    for (let i = 2; names.has(free); i++) free = `${name}-${i}`;
+    names.add(free);
+    return free;
+  };
   const choices: TrackerChoice[] = [];
   for (const { device, space, pagetable } of devices) {
     const passedOver: string[] = [];
-    const logging = await usableLogging(device, space, memory, passedOver);
+    const logging = await usableLogging(device, space, memory, named, passedOver);
     if (logging !== null) choices.push({ device, tracker: logging, passedOver });
     else if (pagetable !== undefined) {
-      choices.push({ device, tracker: once(pagetable, () => new IommufdTracker(pagetable, memory)), passedOver });
+      choices.push({
+        device,
+        tracker: once(pagetable, () => new IommufdTracker(pagetable, memory, named('iommufd'))),
+        passedOver,
+      });
     } else if (space instanceof Type1Container && space.info.dirtyTracking !== null) {
-      const containers = [...shared.keys()].filter((key) => key instanceof Type1Container).length;
-      const name = containers === 0 ? 'vfio-type1' : `vfio-type1-${containers + 1}`;
-      choices.push({ device, tracker: once(space, () => new VfioType1Tracker(space, memory, name)), passedOver });
+      const make = () => new VfioType1Tracker(space, memory, named('vfio-type1'));
+      choices.push({ device, tracker: once(space, make), passedOver });
     } else throw unseen(device, passedOver);
   }
   return choices;
@@ -66,17 +77,18 @@ async function usableLogging(
   device: VfioDevice,
   space: Type1Container | Ioas,
   memory: GuestMemory,
+  named: (name: string) => string,
   passedOver: string[],
 ): Promise<DirtyTracker | null> {
   if (!DmaLoggingTracker.supports(device)) {
     passedOver.push(`${device.name} does not log its own DMA`);
     return null;
   }
-  const tracker = new DmaLoggingTracker(device, space, memory);
+  const tried = new DmaLoggingTracker(device, space, memory);
   try {
-    await tracker.start();
-    await tracker.stop();
-    return tracker;
+    await tried.start();
+    await tried.stop();
+    return new DmaLoggingTracker(device, space, memory, named(tried.name));
   } catch (error) {
     passedOver.push(error instanceof Error ? error.message : String(error));
     return null;
