@@ -47,8 +47,8 @@ const KEPT_BITMAPS = 64;
  * The dirty log of an address space, mapping by mapping, while mappings come and go.
  *
  * What a mapping leaves behind when it goes is added by `departed`, and is in the next harvest. A harvest waits for changes that
- * were asked for before it, skips mappings whose unmap has begun and waits for these at its end, and reports all of a mapping
- * when a later one took its addresses while it was read: all of both.
+ * were asked for before it, waits at its end for unmaps that overtook its reads, and reports all of a mapping when a later one
+ * took its addresses while it was read: all of both.
  */
 export class SpaceLog {
   readonly #space: DmaSpace;
@@ -99,7 +99,7 @@ export class SpaceLog {
     const stuck = await this.#space.changesDone();
     if (stuck !== null) pass.reportAll(stuck);
     await this.#readAll(pass);
-    if (pass.skipped) {
+    if (pass.overtaken) {
       const late = stuck ?? (await this.#space.changesDone());
       if (late !== null) pass.reportAll(late);
     }
@@ -155,8 +155,8 @@ class HarvestPass implements SpaceHarvest {
   mappedPages = 0;
   dirtyPages = 0;
   failure: unknown;
-  /** An unmap of a mapping that was to be read had begun. */
-  skipped = false;
+  /** An unmap of a mapping that was to be read had begun before its bits were there. */
+  overtaken = false;
   readonly #space: DmaSpace;
   readonly #reader: MappingReader;
   readonly #into: DirtyBitmaps;
@@ -188,6 +188,8 @@ class HarvestPass implements SpaceHarvest {
     } catch (error) {
       this.failure ??= error;
     }
+    // An unmap that began meanwhile may have been first, and has the bits then.
+    if (!this.#space.isMapped(mapping)) this.overtaken = true;
     const others = read.end();
     for (const other of others) this.reportAll(other);
     this.#found(mapping, bitmap, others.length > 0 ? null : result);
@@ -207,7 +209,7 @@ class HarvestPass implements SpaceHarvest {
 
   #begins(mapping: DmaMapping, { pageCount }: DirtyBitmap): boolean {
     if (!this.#space.isMapped(mapping)) {
-      this.skipped = true;
+      this.overtaken = true;
       return false;
     }
     this.mappedPages += pageCount;

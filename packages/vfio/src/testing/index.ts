@@ -1,4 +1,5 @@
 export { DeviceModel, type DeviceModelOptions } from './device-model.js';
+export { IommufdModel, type IommufdModelDevice } from './iommufd-model.js';
 export { LoggingModel } from './logging-model.js';
 export { Type1Model, type Type1ModelOptions } from './type1-model.js';
 export { copyFromUser, copyToUser } from './user-memory.js';
