@@ -104,7 +104,6 @@ export class TrackerUnion implements DirtyTracker {
   }
 
   async #harvestOne(tracker: DirtyTracker, own: DirtyBitmaps, into: DirtyBitmaps): Promise<TrackerHarvest> {
-    const { name, exact = true, blindSpots } = tracker;
     own.clearAll();
     let failed = false;
     try {
@@ -117,6 +116,8 @@ export class TrackerUnion implements DirtyTracker {
     // A kernel that wrote the bitmap may have set bits past the last page.
     for (const bitmap of own.blocks) bitmap.maskTail();
     into.or(own);
+    // Now: what a tracker had to guess at this harvest makes it inexact.
+    const { name, exact = true, blindSpots } = tracker;
     const blind = blindSpots === undefined ? {} : { blindSpots };
     return { name, dirtyPages: own.count(), exact, failed, ...blind };
   }

@@ -43,6 +43,8 @@ export class DmaLoggingTracker implements DirtyTracker {
   #devicePage = 0;
   /** A report that an unmap asked for failed. */
   #failure: unknown;
+  /** Pages may have been among those of the last harvest that the device did not write. */
+  #guessed = false;
 
   /** Whether this device logs at all. Whether this kernel can tell what it logged shows when it is started. */
   static supports(device: VfioDevice): boolean {
@@ -70,10 +72,13 @@ export class DmaLoggingTracker implements DirtyTracker {
     });
   }
 
-  /** Exact when the device logs all that is mapped, in pages no larger than the engine's; known once it has started. */
+  /**
+   * Exact when the device logs all that is mapped, in pages no larger than the engine's, and no unmap kept the last harvest from
+   * being so; known once it has started.
+   */
   get exact(): boolean {
     const fine = this.#devicePage > 0 && this.#devicePage <= this.#memory.pageSize;
-    return fine && this.#space.mappings.every((mapping) => isLogged(this.#ranges, mapping));
+    return fine && !this.#guessed && this.#space.mappings.every((mapping) => isLogged(this.#ranges, mapping));
   }
 
   /** What the device logs. */
@@ -90,6 +95,7 @@ export class DmaLoggingTracker implements DirtyTracker {
   async start(): Promise<void> {
     if (this.#log.running) throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} runs already`);
     this.#failure = undefined;
+    this.#guessed = false;
     try {
       await this.#log.start({ unmapped: (mapping) => this.#unmapped(mapping) }, async () => {
         await this.#startLogging();
@@ -107,7 +113,8 @@ export class DmaLoggingTracker implements DirtyTracker {
 
   async harvest(into: DirtyBitmaps): Promise<void> {
     if (!this.#log.running) throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} does not run`);
-    const { failure } = await this.#log.harvest(into);
+    const { failure, guessed } = await this.#log.harvest(into);
+    this.#guessed = guessed;
     // "If any error is returned userspace should assume that the dirty log is corrupted" (linux/vfio.h).
     const first = this.#failure ?? failure;
     this.#failure = undefined;

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { DirtyBitmap, type DirtyBitmaps, type GuestMemory } from '@godwit/core';
+import { DirtyBitmap, DirtyBitmaps, type GuestMemory } from '@godwit/core';
 import type { DmaMapping, DmaSpace, UnmapListener } from '../dma-space.js';
 import { MappingTranslation } from './iova-translation.js';
 
@@ -23,6 +23,8 @@ export interface SpaceHarvest {
   readonly mappedPages: number;
   /** Of these, the dirty ones. */
   readonly dirtyPages: number;
+  /** All of a mapping was reported because nobody knows what of it was written. */
+  readonly guessed: boolean;
   /** The first read that failed: everything that it was for is reported. */
   readonly failure: unknown;
 }
@@ -55,7 +57,8 @@ export class SpaceLog {
   readonly #memory: GuestMemory;
   readonly #reader: MappingReader;
   readonly #bitmaps = new Map<number, DirtyBitmap>();
-  #departed: { readonly mapping: DmaMapping; readonly dirty: DirtyBitmap | null }[] = [];
+  /** Pages of RAM that were written through mappings that went since the last harvest; null: of none. */
+  #departed: { readonly pages: DirtyBitmaps; guessed: boolean } | null = null;
   #unlisten: (() => void) | null = null;
 
   constructor(space: DmaSpace, memory: GuestMemory, reader: MappingReader) {
@@ -72,7 +75,7 @@ export class SpaceLog {
   start(listener: UnmapListener, turnOn: () => Promise<void>): Promise<void> {
     return this.#space.between(async () => {
       await turnOn();
-      this.#departed = [];
+      this.#departed = null;
       this.#unlisten = this.#space.listen(listener);
     });
   }
@@ -83,7 +86,7 @@ export class SpaceLog {
       if (this.#unlisten === null) return;
       this.#unlisten();
       this.#unlisten = null;
-      this.#departed = [];
+      this.#departed = null;
       this.#bitmaps.clear();
       await turnOff();
     });
@@ -91,7 +94,14 @@ export class SpaceLog {
 
   /** A mapping is gone. `dirty` has its pages that were written since the last harvest; null: all of it is dirty. */
   departed(mapping: DmaMapping, dirty: DirtyBitmap | null): void {
-    this.#departed.push({ mapping, dirty });
+    // At once into pages of RAM: a guest may unmap a hundred thousand times between two harvests.
+    this.#departed ??= { pages: new DirtyBitmaps(this.#memory), guessed: false };
+    const translation = this.translation(mapping);
+    if (dirty !== null) translation.report(dirty, this.#departed.pages);
+    else {
+      translation.reportAll(this.#departed.pages);
+      this.#departed.guessed = true;
+    }
   }
 
   async harvest(into: DirtyBitmaps): Promise<SpaceHarvest> {
@@ -103,9 +113,10 @@ export class SpaceLog {
       const late = stuck ?? (await this.#space.changesDone());
       if (late !== null) pass.reportAll(late);
     }
-    for (const { mapping, dirty } of this.#departed.splice(0)) {
-      if (dirty === null) pass.reportAll(mapping);
-      else this.translation(mapping).report(dirty, into);
+    if (this.#departed !== null) {
+      into.or(this.#departed.pages);
+      pass.guessed ||= this.#departed.guessed;
+      this.#departed = null;
     }
     return pass;
   }
@@ -154,6 +165,7 @@ export class SpaceLog {
 class HarvestPass implements SpaceHarvest {
   mappedPages = 0;
   dirtyPages = 0;
+  guessed = false;
   failure: unknown;
   /** An unmap of a mapping that was to be read had begun before its bits were there. */
   overtaken = false;
@@ -175,6 +187,7 @@ class HarvestPass implements SpaceHarvest {
   }
 
   reportAll(mapping: DmaMapping): void {
+    this.guessed = true;
     this.#translation(mapping).reportAll(this.#into);
   }
 

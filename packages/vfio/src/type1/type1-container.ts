@@ -227,7 +227,9 @@ export class Type1Container implements DmaSpace {
 
   async #unmap(mapping: DmaMapping): Promise<Unmapped> {
     const log = this.#dirtyLog;
-    const dirty = log?.running === true ? new DirtyBitmap(mapping.byteLength / log.pageSize) : null;
+    // A mapping too large for a bitmap can go only without one, and all of it is dirty.
+    const bits = log?.running === true && log.takes(mapping);
+    const dirty = bits ? new DirtyBitmap(mapping.byteLength / log.pageSize) : null;
     const unmap = unmapArgument(mapping, dirty, log?.pageSize ?? 0);
     const result = await this.#descriptor.ioctlAsync(Type1.VFIO_IOMMU_UNMAP_DMA, unmap.bytes);
     if (result < 0) return { result, dirty: null };

@@ -47,10 +47,15 @@ export class Type1DirtyLog {
     succeeded(await this.#control(Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP), 'VFIO_IOMMU_DIRTY_PAGES', 'STOP');
   }
 
+  /** Whether the kernel gives a bitmap of so many bytes of memory. */
+  takes({ byteLength }: Pick<DmaMapping, 'byteLength'>): boolean {
+    return bitmapBytesOf(byteLength, this.pageSize) <= this.maximumBitmapBytes;
+  }
+
   /** @throws GodwitError GODWIT_LIMIT_EXCEEDED for a mapping whose bitmap the kernel would refuse */
   checkSize({ byteLength }: DmaMapping): void {
-    const bitmapBytes = Math.ceil(byteLength / this.pageSize / 64) * 8;
-    if (bitmapBytes <= this.maximumBitmapBytes) return;
+    if (this.takes({ byteLength })) return;
+    const bitmapBytes = bitmapBytesOf(byteLength, this.pageSize);
     throw new GodwitError(
       'GODWIT_LIMIT_EXCEEDED',
       `the mapping of ${byteLength} bytes needs a bitmap of ${bitmapBytes}; the kernel gives ${this.maximumBitmapBytes}, ` +
@@ -88,6 +93,11 @@ export class Type1DirtyLog {
     const argument = new StructBuffer(VFIO_DIRTY_BITMAP).set('argsz', VFIO_DIRTY_BITMAP.size).set('flags', flag);
     return this.#container.ioctlAsync(Type1.VFIO_IOMMU_DIRTY_PAGES, argument.bytes);
   }
+}
+
+/** Whole words of 64 bits. */
+function bitmapBytesOf(byteLength: number, pageSize: number): number {
+  return Math.ceil(byteLength / pageSize / 64) * 8;
 }
 
 /** The argument of GET_BITMAP. */
