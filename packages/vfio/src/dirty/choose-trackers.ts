@@ -34,33 +34,39 @@ export async function chooseTrackers(
   devices: readonly TrackableDevice[],
   memory: GuestMemory,
 ): Promise<readonly TrackerChoice[]> {
+  const trackers: DirtyTracker[] = [];
   const shared = new Map<object, DirtyTracker>();
   const once = (key: object, make: () => DirtyTracker): DirtyTracker => {
-    const tracker = shared.get(key) ?? make();
+    const made = shared.get(key);
+    if (made !== undefined) return made;
+    const tracker = make();
     shared.set(key, tracker);
+    trackers.push(tracker);
     return tracker;
   };
-  const names = new Set<string>();
   /** The first tracker of a kind has its name, the next ones a number behind it: messages and statistics tell them apart. */
-  const named = (name: string): string => {
-    let free = name;
-    for (let i = 2; names.has(free); i++) free = `${name}-${i}`;
-    names.add(free);
-    return free;
+  const free = (name: string): string => {
+    const taken = (wanted: string) => trackers.some((tracker) => tracker.name === wanted);
+    if (!taken(name)) return name;
+    let i = 2;
+    while (taken(`${name}-${i}`)) i++;
+    return `${name}-${i}`;
   };
   const choices: TrackerChoice[] = [];
   for (const { device, space, pagetable } of devices) {
     const passedOver: string[] = [];
-    const logging = await usableLogging(device, space, memory, named, passedOver);
-    if (logging !== null) choices.push({ device, tracker: logging, passedOver });
-    else if (pagetable !== undefined) {
+    const logging = await usableLogging(device, space, memory, free, passedOver);
+    if (logging !== null) {
+      trackers.push(logging);
+      choices.push({ device, tracker: logging, passedOver });
+    } else if (pagetable !== undefined) {
       choices.push({
         device,
-        tracker: once(pagetable, () => new IommufdTracker(pagetable, memory, named('iommufd'))),
+        tracker: once(pagetable, () => new IommufdTracker(pagetable, memory, free('iommufd'))),
         passedOver,
       });
     } else if (space instanceof Type1Container && space.info.dirtyTracking !== null) {
-      const make = () => new VfioType1Tracker(space, memory, named('vfio-type1'));
+      const make = () => new VfioType1Tracker(space, memory, free('vfio-type1'));
       choices.push({ device, tracker: once(space, make), passedOver });
     } else throw unseen(device, passedOver);
   }
@@ -77,18 +83,18 @@ async function usableLogging(
   device: VfioDevice,
   space: Type1Container | Ioas,
   memory: GuestMemory,
-  named: (name: string) => string,
+  free: (name: string) => string,
   passedOver: string[],
 ): Promise<DirtyTracker | null> {
   if (!DmaLoggingTracker.supports(device)) {
     passedOver.push(`${device.name} does not log its own DMA`);
     return null;
   }
-  const tried = new DmaLoggingTracker(device, space, memory);
+  const tracker = new DmaLoggingTracker(device, space, memory, free(`vfio-dma-log ${device.name}`));
   try {
-    await tried.start();
-    await tried.stop();
-    return new DmaLoggingTracker(device, space, memory, named(tried.name));
+    await tracker.start();
+    await tracker.stop();
+    return tracker;
   } catch (error) {
     passedOver.push(error instanceof Error ? error.message : String(error));
     return null;
