@@ -307,6 +307,7 @@ test('a walk over what is populated ends with the block: the number of its file 
   readSync(reused, new Uint8Array(10), 0, 10, null);
   expect((await errorOf(() => walk.next())).code).toBe('GODWIT_INVALID_STATE');
   expect([block.fd, memory.allocatedBytes()]).toEqual([null, 0]);
+  expect((await errorOf(() => memory.attachment())).code).toBe('GODWIT_INVALID_STATE');
   // Where it was: nobody has moved the position of the file.
   const next = new Uint8Array(2);
   readSync(reused, next, 0, 2, null);

@@ -10,6 +10,8 @@ export interface Unmapped {
   readonly result: number;
   /** Null when it is not known which pages were written. */
   readonly dirty: DirtyBitmap | null;
+  /** Bytes that the kernel says were unmapped. */
+  readonly byteLength: number;
 }
 
 /** The mappings of an address space, the order of their changes, and who wants to know when one goes. */
@@ -107,26 +109,30 @@ export class AddressSpace implements DmaSpace {
    * and all of it counts as dirty.
    *
    * @param which the mapping itself, or its address and size
-   * @param call unmaps it; its result is what this resolves with
+   * @param call unmaps it
+   * @returns the result of the call, which may have failed
    * @throws GodwitError GODWIT_INVALID_ARGUMENT when no mapping has this address and size
    */
   unmap(
     which: Pick<DmaMapping, 'iova' | 'byteLength'>,
     stopped: boolean,
     call: (mapping: DmaMapping) => Promise<Unmapped>,
-  ): Promise<Unmapped & { readonly mapping: DmaMapping }> {
+  ): Promise<{ readonly mapping: DmaMapping; readonly result: number }> {
     return this.between(async () => {
       const mapping = this.#find(which);
       this.#changing = { mapping, unmap: true };
       try {
         for (const listener of this.#listeners) await listener.unmapping?.(mapping, stopped);
-        const { result, dirty } = await call(mapping);
+        const { result, byteLength, ...unmapped } = await call(mapping);
+        // A mapping of which less was there than was asked has gone before, and its bits with it.
+        const whole = result >= 0 && byteLength >= mapping.byteLength;
+        const dirty = whole ? unmapped.dirty : null;
         if (result >= 0) {
           this.#mapped.delete(mapping.iova);
           this.#snapshot = null;
         }
-        for (const listener of this.#listeners) await listener.unmapped?.(mapping, result >= 0 ? dirty : null);
-        return { mapping, result, dirty };
+        for (const listener of this.#listeners) await listener.unmapped?.(mapping, dirty, whole);
+        return { mapping, result };
       } finally {
         this.#changing = null;
       }

@@ -18,10 +18,13 @@ export interface UnmapListener {
    */
   unmapping?(mapping: DmaMapping, stopped: boolean): Promise<void>;
   /**
-   * It is gone, and its addresses are not in use again yet. `dirty` has the pages of it that were written since the last
-   * harvest, in the kernel's page size; null when that is not known.
+   * It is gone, and its addresses are not in use again yet.
+   *
+   * @param dirty the pages of it that were written since the last harvest, in the kernel's page size; null when the kernel does not say
+   * @param whole the kernel has unmapped all of it: false when the call failed, or when some of it was gone already, and what was
+   * written there with it
    */
-  unmapped?(mapping: DmaMapping, dirty: DirtyBitmap | null): Promise<void> | void;
+  unmapped?(mapping: DmaMapping, dirty: DirtyBitmap | null, whole: boolean): Promise<void> | void;
 }
 
 /** The read of one mapping's log, from before the call until its result is here. */

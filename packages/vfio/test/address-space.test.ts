@@ -1,8 +1,9 @@
 import { DirtyBitmaps, type DirtyTracker } from '@godwit/core';
-import { Errno } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux';
 import {
   DmaLoggingTracker,
   type DmaMapping,
+  IOMMU_IOAS_UNMAP,
   type Ioas,
   Iommufd,
   IommufdRequest,
@@ -277,6 +278,22 @@ describe('iommufd: a mapping that goes', () => {
     write(IOVA + 2 * PAGE);
     await (space as Ioas).unmap(only, { stopped: true });
     expect(await harvest(tracker)).toEqual(['0:2']);
+    await tracker.stop();
+  });
+
+  test('with its devices stopped, but of which the kernel found less than was asked: all of it is dirty', async () => {
+    const { space, tracker, model, unmap, write } = await iommufd();
+    const only = await map(space, IOVA, 0);
+    await tracker.start();
+    write(IOVA + 2 * PAGE);
+    const make = model.ioctlAsync.bind(model);
+    model.ioctlAsync = async (fd, request, argument) => {
+      const result = await make(fd, request, argument);
+      if (request === unmap) new StructBuffer(IOMMU_IOAS_UNMAP, argument as Uint8Array).set('length', PAGE);
+      return result;
+    };
+    await (space as Ioas).unmap(only, { stopped: true });
+    expect(await harvest(tracker)).toEqual(pages(0));
     await tracker.stop();
   });
 

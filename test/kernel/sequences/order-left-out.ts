@@ -19,8 +19,8 @@ export function leaveOutOrder(
     changesDone: async () => null,
     listen: (listener: UnmapListener) =>
       listen({
-        unmapped: (mapping, dirty) => {
-          Promise.resolve(listener.unmapped?.(mapping, dirty)).catch(() => {});
+        unmapped: (mapping, dirty, whole) => {
+          Promise.resolve(listener.unmapped?.(mapping, dirty, whole)).catch(() => {});
         },
       }),
   };

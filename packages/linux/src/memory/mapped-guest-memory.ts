@@ -71,8 +71,13 @@ export class MappedGuestMemory implements GuestMemory {
     return bytes;
   }
 
-  /** For a worker thread of this process: `attachGuestMemory(memory.attachment())` there sees the same mapping. */
+  /**
+   * For a worker thread of this process: `attachGuestMemory(memory.attachment())` there sees the same mapping.
+   *
+   * @throws GodwitError GODWIT_INVALID_STATE once the memory is closed
+   */
   attachment(): GuestMemoryAttachment {
+    for (const block of this.blocks) block.requireOpen();
     const blocks = this.blocks.map(({ id, guestPhysicalAddress, byteLength, hostAddress, fd, pins }) => ({
       id,
       guestPhysicalAddress,

@@ -73,7 +73,7 @@ export class MappedRamBlock implements RamBlock {
    * multiple of `RAM_WINDOW_BYTES`, GODWIT_INVALID_STATE after `close`
    */
   view(offset: number, length: number): Uint8Array {
-    this.#requireOpen();
+    this.requireOpen();
     if (!(offset >= 0 && length >= 0 && offset + length <= this.byteLength)) {
       throw new GodwitError(
         'GODWIT_OUT_OF_RANGE',
@@ -174,7 +174,7 @@ export class MappedRamBlock implements RamBlock {
   }
 
   #checkRange(range: PageRun): { end: number } {
-    this.#requireOpen();
+    this.requireOpen();
     const { firstPage, pageCount } = range;
     const end = firstPage + pageCount;
     const pages = this.byteLength / this.#pageSize;
@@ -198,7 +198,7 @@ export class MappedRamBlock implements RamBlock {
    * was closed meanwhile, by this block or by the owner that it was attached from, has the number of any other file.
    */
   #file(): number {
-    this.#requireOpen();
+    this.requireOpen();
     const { fd, ownsFd } = this.#backing;
     if (fd === null) {
       throw new GodwitError('GODWIT_UNSUPPORTED', `RAM block ${this.id} was attached without its memory file`);
@@ -210,7 +210,8 @@ export class MappedRamBlock implements RamBlock {
     );
   }
 
-  #requireOpen(): void {
+  /** Throws GODWIT_INVALID_STATE once it is closed. */
+  requireOpen(): void {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', `RAM block ${this.id} is closed`);
   }
 }

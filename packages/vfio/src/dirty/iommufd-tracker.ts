@@ -37,7 +37,7 @@ export class IommufdTracker implements DirtyTracker {
     if (this.#log.running) throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} runs already`);
     const listener = {
       unmapping: (mapping: DmaMapping, stopped: boolean) => this.#unmapping(mapping, stopped),
-      unmapped: (mapping: DmaMapping) => this.#unmapped(mapping),
+      unmapped: (mapping: DmaMapping, _dirty: DirtyBitmap | null, whole: boolean) => this.#unmapped(mapping, whole),
     };
     try {
       await this.#log.start(listener, async () => {
@@ -73,8 +73,8 @@ export class IommufdTracker implements DirtyTracker {
   }
 
   /** Between the last look at a mapping and its end a device may have written: all of it is dirty. */
-  #unmapped(mapping: DmaMapping): void {
-    this.#log.departed(mapping, this.#last.get(mapping) ?? null);
+  #unmapped(mapping: DmaMapping, whole: boolean): void {
+    this.#log.departed(mapping, whole ? (this.#last.get(mapping) ?? null) : null);
     this.#last.delete(mapping);
   }
 }

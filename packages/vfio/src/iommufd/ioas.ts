@@ -132,7 +132,7 @@ export class Ioas implements DmaSpace {
       .set('length', mapping.byteLength);
     const result = await this.#owner.ioctlAsync(IommufdRequest.IOMMU_IOAS_UNMAP, argument.bytes);
     if (result >= 0) this.#pins.release(mapping);
-    return { result, dirty: null };
+    return { result, dirty: null, byteLength: result < 0 ? 0 : argument.get('length') };
   }
 }
 

@@ -232,10 +232,10 @@ export class Type1Container implements DmaSpace {
     const dirty = bits ? new DirtyBitmap(mapping.byteLength / log.pageSize) : null;
     const unmap = unmapArgument(mapping, dirty, log?.pageSize ?? 0);
     const result = await this.#descriptor.ioctlAsync(Type1.VFIO_IOMMU_UNMAP_DMA, unmap.bytes);
-    if (result < 0) return { result, dirty: null };
+    if (result < 0) return { result, dirty: null, byteLength: 0 };
     this.#pins.release(mapping);
     dirty?.maskTail();
-    return { result, dirty: unmap.get('size') < mapping.byteLength ? null : dirty };
+    return { result, dirty, byteLength: unmap.get('size') };
   }
 
   /**
