@@ -62,4 +62,5 @@ export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';
 export { TrackerUnion } from './tracker/tracker-union.js';
+export { WriteMarks, type WriteMarksStorage } from './tracker/write-marks.js';
 export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

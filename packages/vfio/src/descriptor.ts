@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core';
-import type { IoctlArgument } from '@godwit/linux';
+import { type IoctlArgument, uninterrupted, uninterruptedAsync } from '@godwit/linux';
 import type { KernelPort } from './kernel-port.js';
 
 /**
@@ -36,18 +36,18 @@ export class Descriptor {
     if (!this.#open) throw new GodwitError('GODWIT_INVALID_STATE', `${this.#what} is closed`);
   }
 
-  /** For calls that are done in microseconds. The result, or minus errno. */
+  /** For calls that are done in microseconds. The result, or minus errno, which is never EINTR: such a call is made again. */
   ioctl(request: number, argument?: IoctlArgument): number {
     this.requireOpen();
-    return this.port.ioctl(this.fd, request, argument);
+    return uninterrupted(() => this.port.ioctl(this.fd, request, argument));
   }
 
-  /** On a pool thread. The result, or minus errno. */
+  /** The same on a pool thread. */
   async ioctlAsync(request: number, argument?: IoctlArgument): Promise<number> {
     this.requireOpen();
     this.#calls++;
     try {
-      return await this.port.ioctlAsync(this.fd, request, argument);
+      return await uninterruptedAsync(() => this.port.ioctlAsync(this.fd, request, argument));
     } finally {
       this.#calls--;
       if (this.#calls === 0) this.#callsOver?.();

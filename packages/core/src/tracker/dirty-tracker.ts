@@ -17,7 +17,10 @@ import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 export interface DirtyTracker {
   /** For messages and statistics: `kvm`, `pagemap`, `vfio-type1`, ... */
   readonly name: string;
-  /** The writers that this tracker cannot see, for people. */
+  /**
+   * The writers that this tracker cannot see, for people: in the record of each round (`TrackerHarvest.blindSpots`), and in the error
+   * of a migration whose memory differs.
+   */
   readonly blindSpots?: string;
   /**
    * False when the tracker also reports pages that were not written (VFIO type1 reports pinned pages at every harvest). The engine then

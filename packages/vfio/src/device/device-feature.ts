@@ -27,9 +27,14 @@ export class FeatureCall<Field extends string> {
   }
 }
 
-/** An operation without data: 0, or minus errno. */
-export function plainFeature(port: KernelPort, device: number, feature: number, operation: FeatureOperation): number {
-  return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, featureHead(feature, operation, 0));
+/** An operation without data, on a pool thread: 0, or minus errno. */
+export function plainFeatureAsync(
+  port: KernelPort,
+  device: number,
+  feature: number,
+  operation: FeatureOperation,
+): Promise<number> {
+  return port.ioctlAsync(device, DeviceFeature.VFIO_DEVICE_FEATURE, featureHead(feature, operation, 0));
 }
 
 /** Whether the device has the feature for this operation: 0, or minus errno (ENOTTY when it has not). */

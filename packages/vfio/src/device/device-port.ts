@@ -29,12 +29,12 @@ export class DevicePort implements KernelPort {
   }
 
   ioctl(fd: number, request: number, argument?: IoctlArgument): number {
-    if (fd === this.#device.fd) return uninterrupted(() => this.#device.ioctl(request, argument));
+    if (fd === this.#device.fd) return this.#device.ioctl(request, argument);
     return uninterrupted(() => this.#kernel.ioctl(fd, request, argument));
   }
 
   async ioctlAsync(fd: number, request: number, argument?: IoctlArgument): Promise<number> {
-    if (fd === this.#device.fd) return uninterruptedAsync(() => this.#device.ioctlAsync(request, argument));
+    if (fd === this.#device.fd) return this.#device.ioctlAsync(request, argument);
     return uninterruptedAsync(() => this.#kernel.ioctlAsync(fd, request, argument));
   }
 

@@ -44,30 +44,49 @@ export async function chooseTrackers(
   devices: readonly TrackableDevice[],
   memory: GuestMemory,
 ): Promise<readonly TrackerChoice[]> {
+  const trackers: DirtyTracker[] = [];
   const shared = new Map<object, DirtyTracker>();
   const once = (key: object, make: () => DirtyTracker): DirtyTracker => {
-    const tracker = shared.get(key) ?? make();
+    const made = shared.get(key);
+    if (made !== undefined) return made;
+    const tracker = make();
     shared.set(key, tracker);
+    trackers.push(tracker);
     return tracker;
+  };
+  /** The first tracker of a kind has its name, the next ones a number behind it: messages and statistics tell them apart. */
+  const free = (name: string): string => {
+    const taken = (wanted: string) => trackers.some((tracker) => tracker.name === wanted);
+    if (!taken(name)) return name;
+    let i = 2;
+    while (taken(`${name}-${i}`)) i++;
+    return `${name}-${i}`;
   };
   const choices: TrackerChoice[] = [];
   for (const { device, space, pagetable, trackDuringPrecopy = true } of devices) {
     const passedOver: string[] = [];
     if (!trackDuringPrecopy) {
-      const tracker = new StoppedDeviceTracker(device, space, memory);
+      const tracker = new StoppedDeviceTracker(device, space, memory, free(`vfio-stopped ${device.name}`));
+      trackers.push(tracker);
       choices.push({ device, tracker, passedOver: ['trackDuringPrecopy is false'] });
       continue;
     }
-    const logging = await usableLogging(device, space, memory, passedOver);
-    if (logging !== null) choices.push({ device, tracker: logging, passedOver });
-    else if (pagetable !== undefined) {
-      choices.push({ device, tracker: once(pagetable, () => new IommufdTracker(pagetable, memory)), passedOver });
+    const logging = await usableLogging(device, space, memory, free, passedOver);
+    if (logging !== null) {
+      trackers.push(logging);
+      choices.push({ device, tracker: logging, passedOver });
+    } else if (pagetable !== undefined) {
+      choices.push({
+        device,
+        tracker: once(pagetable, () => new IommufdTracker(pagetable, memory, free('iommufd'))),
+        passedOver,
+      });
     } else if (space instanceof Type1Container && space.info.dirtyTracking !== null) {
-      const containers = [...shared.keys()].filter((key) => key instanceof Type1Container).length;
-      const name = containers === 0 ? 'vfio-type1' : `vfio-type1-${containers + 1}`;
-      choices.push({ device, tracker: once(space, () => new VfioType1Tracker(space, memory, name)), passedOver });
+      const make = () => new VfioType1Tracker(space, memory, free('vfio-type1'));
+      choices.push({ device, tracker: once(space, make), passedOver });
     } else {
-      const tracker = new UnseenDeviceTracker(`vfio-unseen ${device.name}`, unseen(device, passedOver));
+      const tracker = new UnseenDeviceTracker(free(`vfio-unseen ${device.name}`), unseen(device, passedOver));
+      trackers.push(tracker);
       choices.push({ device, tracker, passedOver });
     }
   }
@@ -84,13 +103,14 @@ async function usableLogging(
   device: VfioDevice,
   space: Type1Container | Ioas,
   memory: GuestMemory,
+  free: (name: string) => string,
   passedOver: string[],
 ): Promise<DirtyTracker | null> {
   if (!DmaLoggingTracker.supports(device)) {
     passedOver.push(`${device.name} does not log its own DMA`);
     return null;
   }
-  const tracker = new DmaLoggingTracker(device, space, memory);
+  const tracker = new DmaLoggingTracker(device, space, memory, free(`vfio-dma-log ${device.name}`));
   try {
     await tracker.start();
     await tracker.stop();

@@ -57,6 +57,9 @@ export class StoppedDeviceTracker implements DirtyTracker {
     if (this.#unlisten === null) {
       throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} does not run`);
     }
+    // A mapping that is on its way out is reported here, or with those that are gone.
+    const unfinished = await this.#space.changesDone();
+    if (unfinished !== null) this.#translationOf(unfinished).reportAll(into);
     // What is gone cannot be written any more: it need not wait for the stop.
     for (const translation of this.#departed.splice(0)) translation.reportAll(into);
     let state: MigrationState;
