@@ -11,6 +11,7 @@ import {
 } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
 import { median, type Report } from '../report.js';
+import { mappingRows } from './mappings.js';
 
 const PAGE_BYTES = 4096;
 
@@ -70,6 +71,7 @@ export async function vfioHarvestBenchmark(options: {
     const value = await harvestMs(bitmap, shift, Math.max(5, options.runs * 3));
     rows.push({ name, value, unit: 'ms', atMost: 10 });
   }
+  rows.push(...(await mappingRows(options.runs)));
   return {
     benchmark: `vfio: harvest of one mapping of ${options.byteLength / 2 ** 30} GiB (${pages} pages) beyond the ioctl, medians`,
     rows,

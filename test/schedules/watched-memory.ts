@@ -58,7 +58,7 @@ export class MachineMemory {
       },
       discard: (range) => {
         check();
-        block.discard?.(range);
+        return block.discard?.(range) ?? true;
       },
     };
   }

@@ -1,10 +1,11 @@
-import { Type1, Vfio } from '@godwit/vfio';
+import { Iommufd, Type1, Vfio } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { errnoOrResult, named } from '../kernel/conformance/conformance-row.js';
 import { deviceFeatureTable } from '../kernel/conformance/device-feature-table.js';
 import { dirtyPagesTable, MAPPING } from '../kernel/conformance/dirty-pages-table.js';
 import { askInfo, infoTable } from '../kernel/conformance/info-table.js';
+import { iommufdTable, MAPPED_BYTES, MAPPED_IOVA } from '../kernel/conformance/iommufd-table.js';
 import { mapTable, unmapTable } from '../kernel/conformance/map-table.js';
 import { setUpTable } from '../kernel/conformance/set-up-table.js';
 import { DmaContainer } from '../kernel/guest/dma-container.js';
@@ -82,4 +83,29 @@ test.each(named(deviceFeatureTable))('VFIO_DEVICE_FEATURE: %s: %s', (_when, resu
   const container = new DmaContainer([{ ...device, name: 'mtty', group: GROUP + 1 }, device], { port });
   const bench = { mtty: container.deviceFile(0), dma: container.deviceFile(1), unmapped: place.unmapped };
   expect(errnoOrResult(row.call(bench))).toBe(result);
+});
+
+describe('iommufd with a mock IOMMU', () => {
+  test.each(named(iommufdTable))('%s: %s', async (_when, result, row) => {
+    const port = new VfioModel([]);
+    const iommufd = Iommufd.open(port);
+    const kernel = port.iommufd(iommufd.fd);
+    const ioas = iommufd.allocateIoas();
+    const capable = kernel.device();
+    const pagetable = iommufd.allocateTracking(capable.deviceId, ioas);
+    const hostAddress = memory.address;
+    await ioas.map({ iova: MAPPED_IOVA, byteLength: MAPPED_BYTES, guestPhysicalAddress: 0, hostAddress });
+    await pagetable.setTracking(true);
+    const bench = {
+      iommufd: { port, fd: iommufd.fd },
+      ioas: ioas.id,
+      pagetable: pagetable.id,
+      device: capable,
+      incapable: kernel.device({ tracksDirtyPages: false }),
+      place,
+      vaddr: hostAddress,
+    };
+    expect(errnoOrResult(row.call(bench))).toBe(result);
+    iommufd.close();
+  });
 });

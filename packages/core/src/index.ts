@@ -12,7 +12,7 @@ export {
 } from './convergence/policy.js';
 export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
-export type { MigratableDevice } from './device/migratable-device.js';
+export type { MigratableDevice, StateBytes } from './device/migratable-device.js';
 export type { MigratableVm, RunState } from './device/migratable-vm.js';
 export {
   HANDSHAKE_TIMEOUT_MS,
@@ -62,4 +62,5 @@ export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';
 export { TrackerUnion } from './tracker/tracker-union.js';
+export { WriteMarks, type WriteMarksStorage } from './tracker/write-marks.js';
 export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

@@ -89,7 +89,13 @@ export interface DryRunReport {
   /** The features that both sides would use. */
   readonly features: readonly string[];
   readonly ramBytes: number;
-  readonly devices: readonly { readonly id: string; readonly version: number; readonly stateBytes: number }[];
+  readonly devices: readonly {
+    readonly id: string;
+    readonly version: number;
+    readonly stateBytes: number;
+    /** Why `stateBytes` is an assumption; absent when the device can tell. */
+    readonly assumed?: string;
+  }[];
   /** Most bytes of device state that the destination holds. */
   readonly maximumDeviceState: number;
   /** Why the VM cannot be migrated now, one reason each; with any, the dry run fails with `GODWIT_BLOCKED`. */

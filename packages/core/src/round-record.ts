@@ -44,6 +44,8 @@ export interface TrackerHarvest {
   readonly exact: boolean;
   /** True when the tracker failed, so that every page counts as dirty. */
   readonly failed: boolean;
+  /** Which writers it cannot see, in words: `DirtyTracker.blindSpots`. */
+  readonly blindSpots?: string;
 }
 
 /** The terms of the downtime, in milliseconds; they add up to it. */

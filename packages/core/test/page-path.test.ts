@@ -319,4 +319,22 @@ describe('zeroRun and makePristine', () => {
     const stopped = AbortSignal.abort(new Error('stop'));
     await expect(makePristine(windows, clock, stopped)).rejects.toThrow('stop');
   });
+
+  test('write zeros to what is pinned, and leave its holes alone', async () => {
+    const clock = new VirtualClock();
+    const memory = new BufferMemory([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 400 * 4096 }], 4096);
+    const [block] = memory.blocks;
+    if (block === undefined) throw new Error('unreachable');
+    block.bytes.fill(7, 0, 100 * 4096);
+    const windows = new MemoryWindows(memory);
+    const populated = () => [...(block.populated?.() ?? [])].map(({ firstPage, pageCount }) => [firstPage, pageCount]);
+    expect(populated()).toEqual([[0, 100]]);
+    const unpin = block.pin?.({ firstPage: 50, pageCount: 1 });
+    await zeroRun(windows, block, 0, { firstPage: 0, pageCount: 400 }, clock);
+    expect(Buffer.compare(block.bytes, new Uint8Array(block.byteLength))).toBe(0);
+    expect(populated()).toEqual([[0, 100]]);
+    unpin?.();
+    await zeroRun(windows, block, 0, { firstPage: 0, pageCount: 400 }, clock);
+    expect(populated()).toEqual([]);
+  });
 });

@@ -171,7 +171,7 @@ describe('a tracker that reports every page each time, beside an exact one', () 
     const rounds = toy.events.flatMap((event) => (event.type === 'round' ? [event.round] : []));
     expect(rounds).toHaveLength(2);
     expect(rounds[1]?.trackers).toEqual([
-      { name: 'software', dirtyPages: 0, exact: true, failed: false },
+      { name: 'software', dirtyPages: 0, exact: true, failed: false, blindSpots: 'every write that is not marked' },
       { name: 'vfio-type1', dirtyPages: 64, exact: false, failed: false },
     ]);
     expect(String((ends.sent as PromiseRejectedResult).reason)).toMatch(

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { type PageRun, RAM_WINDOW_BYTES } from '@godwit/core';
 import {
@@ -293,4 +293,44 @@ testWhen(hostSupport().transparentHugePages)('one touched byte takes a transpare
   block.view(2 ** 21 + 5, 1)[0] = 1;
   expect([...block.populated()]).toEqual([{ firstPage: 512, pageCount: 512 }]);
   memory.close();
+});
+
+test('a walk over what is populated ends with the block: the number of its file may be another file by then', async () => {
+  const { memory, block } = oneBlock(64 * 2 ** 20);
+  for (const page of [0, 3, 6000, 12_000]) block.view(page * PAGE, 1)[0] = 1;
+  const walk = block.populated();
+  walk.next();
+  const { fd } = block;
+  memory.close();
+  const reused = openSync('/proc/self/exe', 'r');
+  expect(reused).toBe(fd);
+  readSync(reused, new Uint8Array(10), 0, 10, null);
+  expect((await errorOf(() => walk.next())).code).toBe('GODWIT_INVALID_STATE');
+  expect([block.fd, memory.allocatedBytes()]).toEqual([null, 0]);
+  expect((await errorOf(() => memory.attachment())).code).toBe('GODWIT_INVALID_STATE');
+  // Where it was: nobody has moved the position of the file.
+  const next = new Uint8Array(2);
+  readSync(reused, next, 0, 2, null);
+  const there = new Uint8Array(2);
+  readSync(reused, there, 0, 2, 10);
+  expect(next).toEqual(there);
+  closeSync(reused);
+});
+
+test('a block whose owner has closed its file asks nobody about another one, and punches no holes into it', async () => {
+  const { memory, block } = oneBlock(64 * PAGE);
+  const fd = block.fd as number;
+  const { hostAddress } = block;
+  const attached = attachGuestMemory({
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE, fd, hostAddress }],
+  });
+  memory.close();
+  const other = oneBlock(64 * PAGE);
+  expect(other.block.fd).toBe(fd);
+  other.block.view(0, PAGE).fill(5);
+  const [theirs] = attached.blocks;
+  expect((await errorOf(() => [...(theirs?.populated() ?? [])])).message).toMatch(/its owner has closed it/);
+  expect((await errorOf(() => theirs?.discard({ firstPage: 0, pageCount: 16 }))).code).toBe('GODWIT_INVALID_STATE');
+  expect(other.block.view(0, 1)[0]).toBe(5);
+  other.memory.close();
 });

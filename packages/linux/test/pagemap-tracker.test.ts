@@ -1,8 +1,10 @@
 import { once } from 'node:events';
-import { openSync, readSync, writeSync } from 'node:fs';
+import { constants, mkdtempSync, openSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { open as openFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { DirtyBitmaps } from '@godwit/core';
+import { DirtyBitmaps, WriteMarks } from '@godwit/core';
 import {
   createGuestMemory,
   HOST_PAGE_SIZE,
@@ -214,7 +216,59 @@ testPagemap('what it says it cannot see, it does not see', async () => {
   writeSync(block.fd as number, new Uint8Array([9]), 0, 1, 3 * PAGE);
   expect(block.view(3 * PAGE, 1)[0]).toBe(9);
   expect(await harvested(memory, tracker)).toEqual([[]]);
-  expect(tracker.blindSpots).toMatch(/pwrite/);
+  expect(tracker.blindSpots).toMatch(/pwrite.*O_DIRECT, io_uring, vhost/);
+});
+
+testPagemap('what is marked is reported once, from any thread, between start and stop', async () => {
+  const { memory, tracker } = tracked([700, 16]);
+  tracker.mark(0, 0, PAGE);
+  await tracker.start();
+  expect(await harvested(memory, tracker)).toEqual([[], []]);
+  tracker.mark(0, 698 * PAGE + 4095, 2);
+  new WriteMarks(tracker.marks.storage).mark(1, 3 * PAGE, PAGE);
+  expect(await harvested(memory, tracker)).toEqual([[698, 699], [3]]);
+  expect(await harvested(memory, tracker)).toEqual([[], []]);
+  expect((await errorOf(() => tracker.mark(1, 16 * PAGE, 1))).code).toBe('GODWIT_INVALID_ARGUMENT');
+  tracker.mark(0, 0, PAGE);
+  await tracker.stop();
+  tracker.mark(0, 0, PAGE);
+});
+
+testPagemap('reads with O_DIRECT that are in flight while pages are re-armed: marked, none is lost', async () => {
+  const pages = 1024;
+  const { memory, tracker } = tracked([pages]);
+  const view = blockOf(memory).view(0, pages * PAGE);
+  const folder = mkdtempSync(join(import.meta.dirname, 'o-direct-'));
+  const path = join(folder, 'disk');
+  writeFileSync(path, new Uint8Array(pages * PAGE).fill(0x11));
+  const disk = await openFile(path, constants.O_RDONLY | constants.O_DIRECT);
+  try {
+    await tracker.start();
+    const copy = new Uint8Array(pages * PAGE);
+    const copyReported = async (): Promise<void> => {
+      const [reported] = await harvested(memory, tracker);
+      for (const page of reported ?? []) copy.set(view.subarray(page * PAGE, (page + 1) * PAGE), page * PAGE);
+    };
+    for (let round = 0; round < 4; round++) {
+      view.fill(0xee);
+      await copyReported();
+      let reading = true;
+      const read = (first: number) =>
+        disk
+          .read(view, first * PAGE, 64 * PAGE, first * PAGE)
+          .then(({ bytesRead }) => tracker.mark(0, first * PAGE, bytesRead));
+      const reads = Promise.all(Array.from({ length: pages / 64 }, (_, i) => read(i * 64))).then(() => {
+        reading = false;
+      });
+      while (reading) await copyReported();
+      await reads;
+      await copyReported();
+      expect(Buffer.compare(copy, view)).toBe(0);
+    }
+  } finally {
+    await disk.close();
+    rmSync(folder, { recursive: true });
+  }
 });
 
 testPagemap('harvests OR into what is there', async () => {

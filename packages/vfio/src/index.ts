@@ -1,15 +1,17 @@
+export { LONGEST_WAIT_MS } from './address-space.js';
 export { type FeatureOperation, probeFeature } from './device/device-feature.js';
 export { deviceKind, VfioDevice, type VfioDeviceInfo, type VfioRegion } from './device/vfio-device.js';
 export { chooseTrackers, type TrackableDevice, type TrackerChoice, trackersOf } from './dirty/choose-trackers.js';
 export { DmaLoggingTracker } from './dirty/dma-logging-tracker.js';
 export { IommufdTracker } from './dirty/iommufd-tracker.js';
 export { MappingTranslation, type RamSegment, ramSegments } from './dirty/iova-translation.js';
-export { type LoggedRange, loggedRanges, MOST_RANGES } from './dirty/logged-ranges.js';
+export { isLogged, type LoggedRange, loggedRanges, MOST_RANGES } from './dirty/logged-ranges.js';
+export { StoppedDeviceTracker } from './dirty/stopped-device-tracker.js';
 export { type Type1Harvest, VfioType1Tracker } from './dirty/type1-tracker.js';
-export type { DmaMapping, DmaSpace, UnmapListener } from './dma-space.js';
+export type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from './dma-space.js';
 export { VfioDeviceNode } from './iommufd/device-node.js';
-export { HardwareDirtyLog, HardwarePagetable } from './iommufd/hardware-pagetable.js';
-export { Ioas, type IommufdOwner } from './iommufd/ioas.js';
+export { HardwarePagetable } from './iommufd/hardware-pagetable.js';
+export { Ioas, type IommufdOwner, type UnmapOptions } from './iommufd/ioas.js';
 export { Iommufd } from './iommufd/iommufd.js';
 export { type KernelPort, linuxKernel } from './kernel-port.js';
 export * from './layouts/index.js';
@@ -49,5 +51,5 @@ export {
   type MapRequest,
   Type1Container,
 } from './type1/type1-container.js';
-export { MappingDirtyLog, Type1DirtyLog } from './type1/type1-dirty-log.js';
+export { Type1DirtyLog } from './type1/type1-dirty-log.js';
 export { iommuGroupOf, VfioGroup } from './type1/vfio-group.js';

@@ -1,5 +1,6 @@
 import {
   closeFd,
+  closeFdAsync,
   type IoctlArgument,
   OpenFlags,
   openDevice,
@@ -19,6 +20,8 @@ export interface KernelPort {
   /** Opens a device node, close-on-exec. Throws a `SyscallError` that says what to do. */
   open(path: string): number;
   close(fd: number): void;
+  /** On a pool thread: the last close of a file unpins memory, or resets a device. Without it `close` is called. */
+  closeAsync?(fd: number): Promise<void>;
   /** For calls that are done in microseconds. */
   ioctl(fd: number, request: number, argument?: IoctlArgument): number;
   /** On a pool thread: pins memory, moves a device, or waits for a lock that such a call holds. */
@@ -33,6 +36,7 @@ export interface KernelPort {
 export const linuxKernel: KernelPort = {
   open: (path) => openDevice(path, OpenFlags.O_RDWR),
   close: closeFd,
+  closeAsync: closeFdAsync,
   ioctl: tryIoctl,
   ioctlAsync: tryIoctlAsync,
   read: readFdAsync,

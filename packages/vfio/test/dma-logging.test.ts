@@ -5,11 +5,13 @@ import {
   DeviceFeature,
   DmaLoggingTracker,
   type DmaMapping,
+  HardwarePagetable,
+  Iommufd,
   loggedRanges,
   trackersOf,
   VfioDevice,
 } from '@godwit/vfio';
-import type { DeviceModel, LoggingModel } from '@godwit/vfio/testing';
+import { type DeviceModel, type LoggingModel, VfioModel } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';
@@ -163,12 +165,38 @@ describe('the choice of a tracker', () => {
     expect(choice?.passedOver[0]).toMatch(/EOPNOTSUPP/);
   });
 
-  test('a device that nobody would see is refused', async () => {
+  test('trackers of one kind have names of their own', async () => {
+    const { container, memory, device: nic, model } = await logging();
+    const twin = VfioDevice.adopt(nic.fd, 'nic', model);
+    const iommufd = Iommufd.open(model);
+    const ioas = iommufd.allocateIoas();
+    const behind = (id: number) => {
+      const device = VfioDevice.adopt(1, `d${id}`, Object.assign(new VfioModel([]), { ioctl: () => -Errno.ENOTTY }));
+      return { device, space: ioas, pagetable: new HardwarePagetable(iommufd, id, ioas) };
+    };
+    const logs = [nic, twin].map((device) => ({ device, space: container }));
+    const choices = await chooseTrackers([...logs, behind(1), behind(2)], memory);
+    expect(choices.map(({ tracker }) => tracker.name)).toEqual([
+      'vfio-dma-log nic',
+      'vfio-dma-log nic-2',
+      'iommufd',
+      'iommufd-2',
+    ]);
+    // Trying it out has shown how it logs.
+    expect(choices[0]?.tracker.exact).toBe(true);
+    iommufd.close();
+  });
+
+  test('a device that nobody would see blocks the migration, and is not tracked', async () => {
     const { group, container, memory, model } = await logging([4], { tracking: false });
     const plain = VfioDevice.open(group, 'plain', model);
-    const error = await errorOf(() => chooseTrackers([{ device: plain, space: container }], memory));
-    expect(error.code).toBe('GODWIT_UNSUPPORTED');
-    expect(error.message).toMatch(/nobody would see what plain writes/);
+    const [choice] = await chooseTrackers([{ device: plain, space: container }], memory);
+    expect(await choice?.tracker.migrationBlocker?.()).toMatch(
+      /^nobody would see what plain writes: plain does not log its own DMA; .* Unplug it for the migration, or /,
+    );
+    expect((await errorOf(() => choice?.tracker.start())).code).toBe('GODWIT_UNSUPPORTED');
+    expect((await errorOf(() => choice?.tracker.harvest(new DirtyBitmaps(memory)))).code).toBe('GODWIT_INVALID_STATE');
+    await choice?.tracker.stop();
     plain.close();
   });
 });

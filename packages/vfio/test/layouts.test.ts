@@ -15,6 +15,8 @@ const SINCE_6_2: ReadonlySet<string> = new Set([
   'struct vfio_precopy_info',
   'VFIO_MIGRATION_PRE_COPY',
   'VFIO_MIG_GET_PRECOPY_INFO',
+  'VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2',
+  'VFIO_PRECOPY_INFO_REINIT',
   'VFIO_DEVICE_STATE_PRE_COPY',
   'VFIO_DEVICE_STATE_PRE_COPY_P2P',
   'struct vfio_device_bind_iommufd',

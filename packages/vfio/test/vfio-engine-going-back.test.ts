@@ -88,14 +88,18 @@ describe.each([
   ['neither', { migrationFlags: 1 }],
 ])('a device with %s', (_, options) => {
   test('arrives after two stop-and-copies that were given up', async () => {
-    const journey = await moved({ devices: [options, { migrationFlags: 7 }], hangs: 2 });
+    // Without P2P a device is migrated alone.
+    const beside = (options.migrationFlags & 2) === 0 ? [] : [{ migrationFlags: 7 }];
+    const journey = await moved({ devices: [options, ...beside], hangs: 2 });
     expect(wentBack(journey)).toBe(2);
     expectArrived(journey);
   });
 });
 
-test('the link is cut at every frame, once and twice more: every device arrives', async () => {
-  const devices = [{ migrationFlags: 7 }, { migrationFlags: 5 }, { migrationFlags: 3 }];
+test.each([
+  ['several devices', [{ migrationFlags: 7 }, { migrationFlags: 7 }, { migrationFlags: 3 }]],
+  ['one without P2P', [{ migrationFlags: 5 }]],
+])('the link is cut at every frame, once and twice more: %s arrive', async (_, devices) => {
   const { frames } = await moved({ devices });
   let back = 0;
   for (let first = 0; first < frames; first++) {

@@ -1,6 +1,6 @@
 import { GodwitError, type MigratableDevice, type MigratableVm } from '@godwit/core';
 import type { IoctlArgument } from '@godwit/linux';
-import type { MigrationState, VfioMigratableDevice } from '@godwit/vfio';
+import { type MigrationState, STATE_VERSION, type VfioMigratableDevice } from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, VfioModel } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
@@ -64,7 +64,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
     const both = ends(options);
     const { vm, from, to, model, there } = both;
     const stream = new PushedStream();
-    const loading = to.load(stream, 1);
+    const loading = to.load(stream, STATE_VERSION);
     await round(from, stream);
     await vm.pause();
     await vm.resume();
@@ -84,7 +84,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
     expect(from.backVoids).toBe(streams ? 'everything' : 'stop-state');
     const first = new PushedStream();
     // The engine calls `load` when the first piece of a device that streams has come, and else when all is there.
-    const failed = streams ? errorOf(() => to.load(first, 1)) : undefined;
+    const failed = streams ? errorOf(() => to.load(first, STATE_VERSION)) : undefined;
     await round(from, first);
     await vm.pause();
     const giveUp = new AbortController();
@@ -105,7 +105,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
     expect(there.state).toBe('RUNNING');
     model.memory = LATER;
     const second = new PushedStream();
-    const loading = to.load(second, 1);
+    const loading = to.load(second, STATE_VERSION);
     await round(from, second);
     await stopAndCopy(both, second, loading);
     expect(there.memory).toEqual(LATER);
@@ -116,7 +116,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
     const both = ends(options);
     const { vm, from, to, model, there } = both;
     const first = new PushedStream();
-    const loaded = to.load(first, 1);
+    const loaded = to.load(first, STATE_VERSION);
     await round(from, first);
     await stopAndCopy(both, first, loaded);
     expect([there.state, there.memory]).toEqual(['STOP', STATE]);
@@ -128,7 +128,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
     expect(there.resets).toBe(0);
     model.memory = LATER;
     const second = new PushedStream();
-    const loading = to.load(second, 1);
+    const loading = to.load(second, STATE_VERSION);
     await round(from, second);
     await stopAndCopy(both, second, loading);
     expect([there.state, there.memory]).toEqual(['STOP', LATER]);
@@ -142,7 +142,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
     model.visited.length = 0;
     for (let attempt = 1; attempt <= 2; attempt++) {
       const stream = new PushedStream();
-      const failed = errorOf(() => to.load(stream, 1));
+      const failed = errorOf(() => to.load(stream, STATE_VERSION));
       await round(from, stream);
       await vm.pause();
       const giveUp = new AbortController();
@@ -157,7 +157,7 @@ describe.each(KINDS)('a device with %s', (_, options, streams) => {
       if (streams) await from.restart();
     }
     const stream = new PushedStream();
-    const loading = to.load(stream, 1);
+    const loading = to.load(stream, STATE_VERSION);
     await round(from, stream);
     await stopAndCopy(both, stream, loading);
     expect(there.memory).toEqual(STATE);
@@ -218,13 +218,13 @@ test.each([
 ])('a reset ends the load under way, which notices with %s, and not the one after it', async (_, goOn) => {
   const { from, to, there } = ends({});
   const [first, second] = [new PushedStream(), new PushedStream()];
-  const old = errorOf(() => to.load(first, 1));
+  const old = errorOf(() => to.load(first, STATE_VERSION));
   await round(from, first);
   await first.taken();
   await to.reset();
   expect([there.state, there.resets]).toEqual(['RUNNING', 1]);
   await from.restart();
-  const loading = to.load(second, 1);
+  const loading = to.load(second, STATE_VERSION);
   await round(from, second);
   await second.taken();
   goOn(first);
@@ -239,7 +239,7 @@ test.each([
 test('the end of a stream that is void takes the device nowhere', async () => {
   const { from, to, there } = ends({});
   const stream = new PushedStream();
-  const loading = errorOf(() => to.load(stream, 1));
+  const loading = errorOf(() => to.load(stream, STATE_VERSION));
   await round(from, stream);
   await stream.pushAll(from.save());
   await stream.taken();
@@ -296,7 +296,7 @@ test('a reset while the device is being taken to RESUMING leaves no session open
   const stream = new PushedStream();
   const { closed, open } = gate();
   (destination.kernel as SlowKernel).gate = closed;
-  const loading = errorOf(() => to.load(stream, 1));
+  const loading = errorOf(() => to.load(stream, STATE_VERSION));
   await round(from, stream);
   await new Promise(setImmediate);
   const resetting = to.reset();

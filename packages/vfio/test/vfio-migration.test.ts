@@ -1,12 +1,22 @@
 import { type GodwitError, type MigrateOptions, migrate, receive, roundCap } from '@godwit/core';
 import { memoryLink, VirtualClock } from '@godwit/core/testing';
-import { DeviceMigration, Type1Container, VfioDevice, VfioGroup, type VfioMigratableDevice } from '@godwit/vfio';
-import { type DeviceModel, type DeviceModelOptions, VfioModel } from '@godwit/vfio/testing';
+import {
+  DeviceMigration,
+  STATE_VERSION,
+  Type1Container,
+  VfioDevice,
+  VfioGroup,
+  type VfioMigratableDevice,
+} from '@godwit/vfio';
+import { type DeviceModel, type DeviceModelOptions, deviceBytes, framedState, VfioModel } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { closeSides, type ModelSide, modelSide, STATE } from './model-side.js';
 
 afterEach(closeSides);
+
+/** `mdev:model` */
+const MODEL_KIND = [...new TextEncoder().encode('mdev:model')];
 
 function side(devices: readonly DeviceModelOptions[], running: boolean, kind?: string): ModelSide {
   return modelSide(devices, { running, ...(kind === undefined ? {} : { kind }) });
@@ -117,9 +127,9 @@ test.each([
   for await (const piece of saving.save()) whole.push(...piece);
   await saving.release();
   const spoiled = (async function* () {
-    yield spoil(Uint8Array.from(whole));
+    yield framedState(saving.kind, spoil(deviceBytes(saving.kind, Uint8Array.from(whole))));
   })();
-  const error = await errorOf(() => destination.set.devices[0]?.load(spoiled, 1));
+  const error = await errorOf(() => destination.set.devices[0]?.load(spoiled, STATE_VERSION));
   expect(error.code).toBe('GODWIT_DEVICE_FAILED');
   expect([destination.models[0]?.state, destination.models[0]?.resets]).toEqual(['RUNNING', 1]);
 });
@@ -128,15 +138,26 @@ test.each([
   ['no state at all', [], 'GODWIT_BAD_STREAM'],
   ['something else', [[1, 2, 3]], 'GODWIT_BAD_STREAM'],
   ['the wrong version', [[71, 86, 70, 83, 9, 0, 1, 0, 97]], 'GODWIT_VERSION_MISMATCH'],
-  ['another kind', [[71, 86, 70, 83, 1, 0], [1, 0], [97]], 'GODWIT_DEVICE_MISMATCH'],
-  ['a kind without end', [[71, 86, 70, 83, 1, 0, 255, 255]], 'GODWIT_BAD_STREAM'],
+  ['another kind', [[71, 86, 70, 83, 2, 0], [1, 0], [97]], 'GODWIT_DEVICE_MISMATCH'],
+  ['a kind without end', [[71, 86, 70, 83, 2, 0, 255, 255]], 'GODWIT_BAD_STREAM'],
   ['half a header', [[71, 86]], 'GODWIT_BAD_STREAM'],
+  [
+    'a record of an unknown kind',
+    [[71, 86, 70, 83, 2, 0, 10, 0], MODEL_KIND, [9, 0, 0, 0, 0, 0, 0, 0]],
+    'GODWIT_BAD_STREAM',
+  ],
+  [
+    'a beginning with a length',
+    [[71, 86, 70, 83, 2, 0, 10, 0], MODEL_KIND, [2, 0, 0, 0, 1, 0, 0, 0]],
+    'GODWIT_BAD_STREAM',
+  ],
+  ['half a record’s head', [[71, 86, 70, 83, 2, 0, 10, 0], MODEL_KIND, [1, 0, 0]], 'GODWIT_BAD_STREAM'],
 ] as const)('%s is refused before the device is touched', async (_, chunks, code) => {
   const { set, models } = side([{}], false);
   const state = (async function* () {
     for (const chunk of chunks) yield Uint8Array.from(chunk);
   })();
-  expect((await errorOf(() => set.devices[0]?.load(state, 1))).code).toBe(code);
+  expect((await errorOf(() => set.devices[0]?.load(state, STATE_VERSION))).code).toBe(code);
   expect(models[0]?.visited).toEqual([]);
 });
 

@@ -1,17 +1,23 @@
 import { IommufdFlag, IommufdRequest } from '@godwit/vfio';
-import { MOCK_APERTURE, type MockDevice } from '../guest/mock-iommu.js';
+import { MOCK_APERTURE } from '../guest/mock-iommu.js';
 import { call, type Descriptor, packed, u32, u64 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';
 import type { RowPlace } from './dirty-pages-table.js';
+
+/** A device of the mock IOMMU's, or of the model's. */
+export interface TableDevice {
+  readonly deviceId: number;
+  attach(id: number): number;
+}
 
 /** An address space with one mapping, a mock device, and a page table of it that logs, with tracking on. */
 export interface IommufdBench {
   readonly iommufd: Descriptor;
   readonly ioas: number;
   readonly pagetable: number;
-  readonly device: MockDevice;
+  readonly device: TableDevice;
   /** One whose IOMMU cannot log, attached to the same address space. */
-  readonly incapable: MockDevice;
+  readonly incapable: TableDevice;
   readonly place: RowPlace;
   /** 16 pages of this process, mapped at `MAPPED_IOVA`. */
   readonly vaddr: bigint;
@@ -48,7 +54,7 @@ export function setTracking({ iommufd }: IommufdBench, pagetable: number, flags:
 }
 
 /** IOMMU_HWPT_ALLOC, 48 bytes: the new page table's number, or minus errno. */
-function allocate({ iommufd, ioas }: IommufdBench, device: MockDevice, flags: number): number {
+function allocate({ iommufd, ioas }: IommufdBench, device: TableDevice, flags: number): number {
   const argument = packed(u32(48, flags, device.deviceId, ioas), new Uint8Array(32));
   const result = call(iommufd, IommufdRequest.IOMMU_HWPT_ALLOC, argument);
   return result < 0 ? result : new DataView(argument.buffer).getUint32(16, true);

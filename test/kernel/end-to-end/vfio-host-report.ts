@@ -6,6 +6,8 @@ export interface SourceOrder {
   readonly port: number;
   /** Leave out the tracker that sees DMA. */
   readonly blind: boolean;
+  /** A mapping moves while the device writes through it; unordered: the order of changes and harvests is left out. */
+  readonly moving?: 'ordered' | 'unordered';
   /** To type into mtty before it moves. */
   readonly text: string;
 }
@@ -18,6 +20,8 @@ export interface SourceReport {
   readonly state: string;
   /** By the device. */
   readonly writes: number;
+  /** Times that the mapping was moved. */
+  readonly moves: number;
   readonly rounds: readonly {
     readonly phase: string;
     readonly newlyDirtyPages: number;

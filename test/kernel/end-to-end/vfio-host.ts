@@ -9,7 +9,7 @@ import { VfioMachine } from './vfio-machine.js';
 const MEMORY_BYTES = 16 * 2 ** 20;
 const ROUNDS = 4;
 
-async function source({ port, blind, text }: SourceOrder): Promise<SourceReport> {
+async function source({ port, blind, moving, text }: SourceOrder): Promise<SourceReport> {
   const machine = await Machine.create({
     memoryBytes: MEMORY_BYTES,
     vcpus: 1,
@@ -21,6 +21,7 @@ async function source({ port, blind, text }: SourceOrder): Promise<SourceReport>
   await beats;
   vfio.type(text);
   vfio.startDma();
+  if (moving !== undefined) await vfio.startMoving(moving === 'ordered');
   const rounds: RoundRecord[] = [];
   const migration = migrate(await vfio.vm(blind), connectTo(tcp({ host: '127.0.0.1', port })), {
     description: machine.description,
@@ -33,13 +34,14 @@ async function source({ port, blind, text }: SourceOrder): Promise<SourceReport>
     (summary) => ({ verified: summary.verified, pages: summary.verifiedPages, downtimeMs: summary.downtimeMs }),
     (error: unknown) => ({ code: GodwitError.is(error) ? error.code : String(error), message: String(error) }),
   );
-  const { writes } = vfio;
-  vfio.stopDma();
+  const { writes, moves } = vfio;
+  await vfio.stopDma();
   const { state } = machine;
   const report: SourceReport = {
     outcome,
     state,
     writes,
+    moves,
     rounds: rounds.map(({ phase, trackers, newlyDirtyPages }) => ({ phase, trackers, newlyDirtyPages })),
     dmaDigest: vfio.dmaDigest(),
     // Where the guest stayed, the port answers here.

@@ -13,6 +13,7 @@ import {
 import {
   chooseTrackers,
   deviceKind,
+  linuxKernel,
   Type1Container,
   trackersOf,
   VfioDevice,
@@ -22,11 +23,15 @@ import {
 } from '@godwit/vfio';
 import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
+import { leaveOutOrder } from '../sequences/order-left-out.js';
+import { LateReads } from './late-reads.js';
+import { MovingMapping } from './moving-mapping.js';
 
 /** Pages at the end of RAM that the guest never touches: the device's own. */
-export const DMA_PAGES = 256;
-/** Of these, the first few are pinned and written past the kernel. */
+export const DMA_PAGES = 256 + MovingMapping.PAGES;
+/** Of these, the first few are pinned and written past the kernel; the last are reached through the mapping that moves. */
 const PINNED_PAGES = 4;
+const WRITTEN_PAGES = DMA_PAGES - MovingMapping.PAGES - PINNED_PAGES;
 const DMA_INTERVAL_MS = 5;
 /** A port of mtty's is an 8250: transmit and receive at 0, line status at 5, its bit 0 is "data ready". */
 const UART_DATA = 0;
@@ -40,6 +45,8 @@ export class VfioMachine {
   readonly machine: Machine;
   readonly #group: { readonly dma: VfioGroup; readonly serial: VfioGroup };
   readonly #container: Type1Container;
+  readonly #reads = new LateReads(linuxKernel);
+  #moving: MovingMapping | undefined;
   readonly #dmaDevice: VfioDevice;
   readonly #serial: VfioDevice;
   readonly #serialState: VfioMigratableDevice;
@@ -56,7 +63,7 @@ export class VfioMachine {
       dma: VfioGroup.open(this.#mediated.dma.group),
       serial: VfioGroup.open(this.#mediated.serial.group),
     };
-    this.#container = Type1Container.open([this.#group.dma, this.#group.serial]);
+    this.#container = Type1Container.open([this.#group.dma, this.#group.serial], this.#reads);
     this.#dmaDevice = VfioDevice.open(this.#group.dma, this.#mediated.dma.name);
     this.#serial = VfioDevice.open(this.#group.serial, this.#mediated.serial.name);
     this.#serialState = new VfioMigratableDevice({
@@ -93,7 +100,7 @@ export class VfioMachine {
         prepared: () => machine.prepared(),
         pause: async (signal) => {
           await machine.pause(signal);
-          this.stopDma();
+          await this.stopDma();
         },
         resume: () => machine.resume(),
         abandon: (reason) => machine.abandon(reason),
@@ -112,15 +119,35 @@ export class VfioMachine {
     this.#timer = setInterval(() => {
       const count = ++this.#writes;
       const bytes = new Uint8Array(new Uint32Array([count, ~count]).buffer);
-      const page = PINNED_PAGES + ((count * 7) % (DMA_PAGES - PINNED_PAGES));
+      const page = PINNED_PAGES + ((count * 7) % WRITTEN_PAGES);
       this.#succeeds(this.#dma.write((this.#firstPage + page) * PAGE_SIZE + (count % 4000), bytes));
       const pinned = this.#firstPage + (count % PINNED_PAGES);
       this.#succeeds(this.#dma.writePinned(pinned * PAGE_SIZE + 8, bytes));
+      this.#moving?.write(bytes);
     }, DMA_INTERVAL_MS);
   }
 
-  stopDma(): void {
+  /**
+   * A mapping moves over the last of the device's pages, as a guest's own virtual IOMMU has it, while the device writes through
+   * it. From here on every look at a dirty log is late: a move comes before it.
+   */
+  async startMoving(ordered: boolean): Promise<void> {
+    if (!ordered) leaveOutOrder(this.#container);
+    const { hostAddress } = this.machine.memory.blocks[0] as { readonly hostAddress: bigint };
+    const first = (this.#firstPage + DMA_PAGES - MovingMapping.PAGES) * PAGE_SIZE;
+    const moving = new MovingMapping(this.#container, this.#dma, first, hostAddress + BigInt(first));
+    await moving.start();
+    this.#moving = moving;
+    this.#reads.before = () => moving.movedAndWritten();
+  }
+
+  get moves(): number {
+    return this.#moving?.moves ?? 0;
+  }
+
+  async stopDma(): Promise<void> {
     clearInterval(this.#timer);
+    await this.#moving?.stop();
     if (this.#timer !== undefined) this.#succeeds(this.#dma.unpin(this.#firstPage * PAGE_SIZE, PINNED_PAGES));
     this.#timer = undefined;
   }
@@ -162,7 +189,7 @@ export class VfioMachine {
   }
 
   async close(): Promise<void> {
-    this.stopDma();
+    await this.stopDma();
     this.#serial.close();
     this.#dmaDevice.close();
     this.#container.close();

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { cached } from './cache.js';
 import { announced, run } from './command.js';
+import { programLookup } from './programs.js';
 
 /** The series whose behaviour the suites describe. */
 const SERIES = '6.12';
@@ -21,7 +22,7 @@ export interface DebianTree {
   readonly sourceArchive: string;
   /** The packages and versions that it is made of: what is built from it has these as part of its key. */
   readonly key: readonly string[];
-  /** The path of a program: unpacked, or the machine's own. */
+  /** The absolute path of a program, unpacked or the machine's own: to be run, and to be read. Throws when there is none. */
   program(name: string): string;
   /** What an unpacked program needs in its environment. */
   readonly environment: Readonly<Record<string, string>>;
@@ -51,8 +52,7 @@ export async function debianTree(): Promise<DebianTree> {
     makeHeadersMovable(target, release);
   });
   const libraries = [join(folder, 'usr/lib/x86_64-linux-gnu'), join(folder, 'lib/x86_64-linux-gnu')];
-  const program = (name: string): string =>
-    ['usr/bin', 'bin'].map((bin) => join(folder, bin, name)).find((path) => existsSync(path)) ?? name;
+  const program = programLookup(folder, process.env['PATH']);
   return {
     folder,
     release,

@@ -55,6 +55,20 @@ test('a mediated device has no IOMMU that could log for it; its own log is chose
   await tracker?.stop();
 });
 
+test('in its Async forms nothing holds the event loop up, and all of it closes once', async () => {
+  node.close();
+  await node.closeAsync();
+  const again = await VfioDeviceNode.openAsync(mediated.folder, mediated.name, iommufd);
+  await again.attachAsync(ioas);
+  expect(new DmaDevice(again.device.fd).write(0, new Uint8Array(8).fill(7))).toBe(0);
+  expect(memory.blocks[0]?.discard({ firstPage: 0, pageCount: 100 })).toBe(false);
+  await again.detachAsync();
+  await Promise.all([again.closeAsync(), again.closeAsync()]);
+  expect(() => again.attach(ioas)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_STATE' }));
+  await ioas.unmap(ioas.mappings[0] as NonNullable<(typeof ioas.mappings)[0]>);
+  expect(memory.blocks[0]?.discard({ firstPage: 0, pageCount: 100 })).toBe(true);
+});
+
 test('a device that somebody has is busy, and one that is not there has no node', () => {
   const other = Iommufd.open();
   expect(() => VfioDeviceNode.open(mediated.folder, mediated.name, other)).toThrow(

@@ -159,6 +159,12 @@ describe('IommufdTracker', () => {
     expect(await harvest()).toEqual([]);
   });
 
+  test('a mapping that goes with its devices stopped is read exactly', async () => {
+    write(0x200_3000 + 7 * PAGE);
+    await ioas.unmap(mappings[1] as DmaMapping, { stopped: true });
+    expect(await harvest()).toEqual(['high 7+1']);
+  });
+
   test('stop and start again: clean', async () => {
     write(3 * PAGE);
     await tracker.stop();

@@ -13,3 +13,6 @@ export const SEQUENCES: readonly (readonly [first: number, last: number])[] = Ar
 export function seedsOf(first: number, last: number): number[] {
   return Array.from({ length: last - first + 1 }, (_, i) => first + i);
 }
+
+/** Guest RAM of the sequences whose changes and harvests overlap. */
+export const OVERLAP_BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0x20_0000, byteLength: 96 * 4096 }];

@@ -2,7 +2,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { afterEach, expect, test } from '@jest/globals';
-import type { DestinationReport, SourceReport } from '../end-to-end/vfio-host-report.js';
+import type { DestinationReport, SourceOrder, SourceReport } from '../end-to-end/vfio-host-report.js';
 
 /**
  * node-vmm's guest with VFIO devices moves between two processes. Its vCPU, nested in a machine that is emulated, keeps writing
@@ -38,16 +38,16 @@ async function report<R>(child: ChildProcess): Promise<R> {
   return found as R;
 }
 
-async function run(blind: boolean, text: string): Promise<[SourceReport, DestinationReport]> {
+async function run(order: Omit<SourceOrder, 'role' | 'port'>): Promise<[SourceReport, DestinationReport]> {
   const destination = host({ role: 'destination' });
   const { port } = await message(destination);
   const arrived = report<DestinationReport>(destination);
-  const sent = report<SourceReport>(host({ role: 'source', port, blind, text }));
+  const sent = report<SourceReport>(host({ role: 'source', port, ...order }));
   return Promise.all([sent, arrived]);
 }
 
 test('the guest moves with its devices: every byte equal, DMA included, and the port answers there', async () => {
-  const [source, destination] = await run(false, 'moved');
+  const [source, destination] = await run({ blind: false, text: 'moved' });
   expect(source.outcome).toMatchObject({ verified: true });
   expect(source.state).toBe('paused');
   expect(destination).toMatchObject({ arrived: true, defects: [], answer: 'moved' });
@@ -65,12 +65,26 @@ test('the guest moves with its devices: every byte equal, DMA included, and the 
 }, 900_000);
 
 test('without the tracker of VFIO the comparison fails, and the guest stays where it is', async () => {
-  const [source, destination] = await run(true, 'stays');
+  const [source, destination] = await run({ blind: true, text: 'stays' });
   expect(source.outcome).toMatchObject({
     code: 'GODWIT_VERIFY_FAILED',
     message: expect.stringMatching(/a writer of guest memory is seen by no dirty tracker/),
   });
   expect(source).toMatchObject({ state: 'running', defects: [], answer: 'stays' });
   expect(source.rounds.every(({ trackers }) => trackers.every(({ name }) => name !== 'vfio-type1'))).toBe(true);
+  expect(destination).toEqual({ arrived: false, code: 'GODWIT_VERIFY_FAILED' });
+}, 900_000);
+
+test('a mapping that moves every 50 ms while the device writes through it, and before each look at the log: every byte equal', async () => {
+  const [source, destination] = await run({ blind: false, moving: 'ordered', text: 'moved' });
+  expect(source.outcome).toMatchObject({ verified: true });
+  expect(destination).toMatchObject({ arrived: true, defects: [], answer: 'moved', dmaDigest: source.dmaDigest });
+  expect(source.moves).toBeGreaterThan(4);
+}, 900_000);
+
+test('the same with the order of unmaps and harvests left out: the comparison fails, and the guest stays where it is', async () => {
+  const [source, destination] = await run({ blind: false, moving: 'unordered', text: 'stays' });
+  expect(source.outcome).toMatchObject({ code: 'GODWIT_VERIFY_FAILED' });
+  expect(source).toMatchObject({ state: 'running', defects: [], answer: 'stays' });
   expect(destination).toEqual({ arrived: false, code: 'GODWIT_VERIFY_FAILED' });
 }, 900_000);

@@ -90,8 +90,38 @@ test('a migration that cannot converge for it says which tracker is why', async 
     message: expect.stringMatching(/of 300 dirty pages the tracker "vfio-type1" reported 300/),
   });
   await incoming.result.catch(() => {});
-  expect(trackers).toEqual(Array(3).fill([{ name: 'vfio-type1', dirtyPages: 300, exact: false, failed: false }]));
+  const { name, blindSpots } = tracker;
+  expect(trackers).toEqual(Array(3).fill([{ name, dirtyPages: 300, exact: false, failed: false, blindSpots }]));
   other.close();
+});
+
+test('at the destination too: memory that it has mapped is not discarded, and its DMA is in the guest afterwards', async () => {
+  const source = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 300 * PAGE }] });
+  const text = new TextEncoder().encode('moved, then copied by DMA');
+  source.blocks[0]?.view(5 * PAGE, text.length).set(text);
+  const [ram] = memory.blocks;
+  // What an embedder has left there is not the source's: 299 pages have to become zero, and their memory to stay.
+  ram?.view(0, 300 * PAGE).fill(0xee);
+  const still = { trackers: [], devices: [], pause: async () => {}, resume: async () => {} };
+  const link = memoryLink();
+  const incoming = receive(link.listener, { prepare: () => ({ ...still, memory }) });
+  incoming.subscribe({ error: () => {} });
+  const nothing = { name: 'nothing', start: async () => {}, stop: async () => {}, harvest: async () => {} };
+  const migration = migrate({ ...still, memory: source, trackers: [nothing] }, link.connector, { verify: true });
+  migration.subscribe({ error: () => {} });
+  const [moved] = await Promise.all([migration.result, incoming.result]);
+  expect(moved.verified).toBe(true);
+  expect(ram?.view(200 * PAGE, 8)).toEqual(new Uint8Array(8));
+  const dma = new EduDmaEngine(device.fd);
+  await dma.copy(5 * PAGE, 200 * PAGE, text.length);
+  dma.close();
+  expect(ram?.view(200 * PAGE, text.length)).toEqual(text);
+  // Both ends alike: whoever maps it, nobody discards it until it is unmapped.
+  const range = { firstPage: 100, pageCount: 100 };
+  expect(ram?.discard(range)).toBe(false);
+  for (const mapping of container.mappings) await container.unmap(mapping);
+  expect(ram?.discard(range)).toBe(true);
+  source.close();
 });
 
 test('it can neither migrate nor log its DMA, and says so', () => {

@@ -1,4 +1,5 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
+import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { DeviceDescription, DeviceFrame } from '../protocol/frame.js';
@@ -26,6 +27,8 @@ export class DeviceLoader {
   readonly #parts: DeviceLoaderParts;
   readonly #devices: readonly IncomingDevice[];
   readonly #inOrder: readonly IncomingDevice[];
+  /** In the same order: those that are loaded at the same time together. */
+  readonly #groups: readonly (readonly IncomingDevice[])[];
   /** Per device: bytes that it has loaded since the last report. */
   readonly #unreported: number[];
   /** Pages that the loads of given-up attempts have written. */
@@ -45,6 +48,9 @@ export class DeviceLoader {
     });
     const places = new Map(this.#devices.map((incoming) => [incoming.device.id, incoming]));
     this.#inOrder = vm.devices.flatMap(({ id }) => places.get(id) ?? []);
+    this.#groups = sideBySide(this.#inOrder.map(({ device }) => device)).map((together) =>
+      together.flatMap(({ id }) => places.get(id) ?? []),
+    );
     this.#unreported = described.map(() => 0);
     this.#owed = new DirtyBitmaps(vm.memory);
   }
@@ -122,8 +128,10 @@ export class DeviceLoader {
         `"switchover" came before the end of the state of device "${missing.device.id}"`,
       );
     }
-    for (const incoming of this.#inOrder) {
-      await incoming.commit();
+    for (const together of this.#groups) {
+      // Only when all are over: the first failure would otherwise leave loads behind.
+      const outcomes = await Promise.allSettled(together.map((incoming) => incoming.commit()));
+      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
       // The attempt was given up meanwhile: nothing more of it is loaded.
       if (this.#givenUp >= attempt) return;
     }

@@ -10,7 +10,10 @@ const DISCARD_PAGES = 16;
 /** Bytes that are filled before yielding to the event loop: about a millisecond. */
 const FILL_BYTES = 8 * 2 ** 20;
 
-/** Makes a run read as zero: discards it where the block can, else writes zeros. Rejects with `GODWIT_LINK_LOST` once `isOver`. */
+/**
+ * Makes a run read as zero: discards it where the block can and may, else writes zeros. Of a long run that may not be discarded only
+ * pages with memory behind them are written: the others are holes, and stay so. Rejects with `GODWIT_LINK_LOST` once `isOver`.
+ */
 export async function zeroRun(
   windows: MemoryWindows,
   block: RamBlock,
@@ -19,10 +22,20 @@ export async function zeroRun(
   clock: Clock,
   isOver: () => boolean = () => false,
 ): Promise<void> {
-  if (block.discard !== undefined && run.pageCount >= DISCARD_PAGES) {
-    block.discard(run);
-    return;
-  }
+  const fill = (part: PageRun): Promise<void> => fillRun(windows, blockIndex, part, clock, isOver);
+  if (block.discard === undefined || run.pageCount < DISCARD_PAGES) return fill(run);
+  // A block that says nothing has discarded them.
+  if (block.discard(run) !== false) return;
+  for (const part of [...populatedRuns(block, run)]) await fill(part);
+}
+
+async function fillRun(
+  windows: MemoryWindows,
+  blockIndex: number,
+  run: PageRun,
+  clock: Clock,
+  isOver: () => boolean,
+): Promise<void> {
   const step = Math.max(1, FILL_BYTES / windows.pageSize);
   const end = run.firstPage + run.pageCount;
   for (let page = run.firstPage; page < end; page += step) {

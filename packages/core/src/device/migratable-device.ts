@@ -1,4 +1,10 @@
 /**
+ * Bytes of state; or what is assumed where nobody can tell, and why, in words for a person. An assumption counts in predictions and is
+ * told to whoever watches, but is no reason for a destination to refuse the state.
+ */
+export type StateBytes = number | { readonly bytes: number; readonly assumed: string };
+
+/**
  * Any part of a VM besides RAM whose state is migrated: a vCPU, an interrupt controller, a serial port, a VFIO device.
  *
  * The state is an opaque byte stream with a version. The device may yield chunks of any size (the engine splits and joins them); each
@@ -12,7 +18,12 @@ export interface MigratableDevice {
   /** Oldest version that `load` still reads; default `version`. Checked before a page moves. */
   readonly minimumVersion?: number;
   /** Bytes that `save` would yield now, for the prediction of the downtime. Without it 0 is assumed until a save was measured. */
-  stateBytes?(): number | Promise<number>;
+  stateBytes?(): StateBytes | Promise<StateBytes>;
+  /**
+   * Its `save` and its `load` may run while those of its neighbours in the VM's list do which say so too: for devices whose firmware
+   * takes its time. Default false: one device after the other.
+   */
+  readonly parallel?: boolean;
   /**
    * Yields state while the guest runs (VFIO PRE_COPY). Called at most once a round; yields what there is now and ends. It is ended early
    * (`return`) when the link is lost: what it has yielded counts as sent, the rest is for the next call or for `save`.
@@ -33,7 +44,8 @@ export interface MigratableDevice {
   /**
    * Yields the rest of the state, with the guest paused. Called once in each stop-and-copy: again after one that was given up, when the
    * guest has run since, but never while an earlier call has not ended. `signal` aborts when the stop-and-copy is given up: the
-   * iteration must then end soon, since the guest runs again. It may write guest memory, which a tracker must see.
+   * iteration must then end soon, since the guest runs again. It may write guest memory, which a tracker must see. A device that finds
+   * only now that the guest must not be stopped yet throws GODWIT_SWITCHOVER_OVERRAN: the guest runs on, and pre-copy goes on.
    */
   save(signal?: AbortSignal): AsyncIterable<Uint8Array>;
   /**

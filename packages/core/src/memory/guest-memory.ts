@@ -37,8 +37,16 @@ export interface RamBlock {
   /**
    * Turns pages into holes: they read as zero afterwards, and their memory goes back to the host. Called only at the destination, for
    * pages that have become zero. Without it the engine writes zeros.
+   *
+   * @returns false when pages of the range are pinned: nothing was discarded, and the engine writes zeros
    */
-  discard?(range: PageRun): void;
+  discard?(range: PageRun): boolean;
+  /**
+   * Somebody holds these pages by their physical memory and not by their address, until the returned function is called:
+   * memory mapped for a device's DMA, io_uring's fixed buffers. `discard` refuses them meanwhile: their holder would go on
+   * writing pages that are the guest's no more. To be called before the pages are pinned, by whoever pins them.
+   */
+  pin?(range: PageRun): () => void;
 }
 
 /** All memory of a guest. Its blocks do not overlap and have different names. */

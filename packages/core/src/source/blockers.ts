@@ -1,15 +1,22 @@
 import { abortable } from '../abortable.js';
-import type { MigratableDevice } from '../device/migratable-device.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
 
-/** Asks each device whether it can be migrated; resolves with one reason for each that cannot. Rejects when `signal` aborts. */
+/**
+ * Asks each device and each tracker whether the VM can be migrated; resolves with one reason for each that cannot. The destination's
+ * trackers are not asked: it moves nothing away. Rejects when `signal` aborts.
+ */
 export async function migrationBlockers(
-  devices: readonly MigratableDevice[],
+  { devices, trackers }: { devices: MigratableVm['devices']; trackers?: MigratableVm['trackers'] },
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   const reasons: string[] = [];
   for (const device of devices) {
     const reason = await abortable(Promise.resolve(device.migrationBlocker?.()), signal);
     if (reason !== undefined) reasons.push(`device "${device.id}": ${reason}`);
+  }
+  for (const tracker of trackers ?? []) {
+    const reason = await abortable(Promise.resolve(tracker.migrationBlocker?.()), signal);
+    if (reason !== undefined) reasons.push(`tracker "${tracker.name}": ${reason}`);
   }
   return reasons;
 }

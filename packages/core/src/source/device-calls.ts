@@ -76,7 +76,9 @@ export class DeviceCalls {
   }
 }
 
+/** The failure of a device; one that gives the stop-and-copy up, since it would last, has not failed. */
 export function deviceFailed(device: MigratableDevice, what: string, error: unknown): GodwitError {
+  if (GodwitError.is(error) && error.code === 'GODWIT_SWITCHOVER_OVERRAN') return error;
   return new GodwitError(
     'GODWIT_DEVICE_FAILED',
     `device "${device.id}" failed to ${what} its state: ${error instanceof Error ? error.message : String(error)}`,

@@ -1,5 +1,6 @@
-import { abortable } from '../abortable.js';
+import { abortable, underAll } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
+import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { DeviceCalls } from './device-calls.js';
@@ -41,6 +42,7 @@ export class DeviceSender {
   /** Per device: how often it was restarted. State that a `precopy` begun before the last restart yields is not sent. */
   readonly #epochs: number[];
   readonly #sizes: number[];
+  readonly #assumptions: (string | undefined)[];
   /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
   readonly #waiting: Map<number, number>[];
   #waitingBytes = 0;
@@ -65,6 +67,7 @@ export class DeviceSender {
     this.#resets = devices.map(() => 0);
     this.#epochs = devices.map(() => 0);
     this.#sizes = devices.map(() => 0);
+    this.#assumptions = devices.map(() => undefined);
     this.#waiting = devices.map(() => new Map());
   }
 
@@ -93,10 +96,17 @@ export class DeviceSender {
     for (const [index, device] of this.#devices.entries()) {
       if (device.stateBytes === undefined || this.calls.isBusy(device)) continue;
       const asking = this.calls.begin(device, 'tell the size of', async () => (await device.stateBytes?.()) ?? 0);
-      const bytes = await abortable(asking, signal);
+      const answer = await abortable(asking, signal);
+      const bytes = typeof answer === 'number' ? answer : answer.bytes;
       this.#sizes[index] = Number.isFinite(bytes) && bytes > 0 ? Math.ceil(bytes) : 0;
+      this.#assumptions[index] = typeof answer === 'number' ? undefined : answer.assumed;
     }
     return this.#sizes;
+  }
+
+  /** For each device, why its size is an assumption; `undefined` when it could tell. As of the last `sizes`. */
+  get assumptions(): readonly (string | undefined)[] {
+    return this.#assumptions;
   }
 
   /**
@@ -147,31 +157,53 @@ export class DeviceSender {
   async save(attempt: number, signal: AbortSignal): Promise<void> {
     const link = this.#current;
     await this.#flush(link);
-    let total = this.#waitingBytes;
-    for (const [index, device] of this.#devices.entries()) {
-      let sequence = 0;
-      const write = async (last: boolean, bytes?: Uint8Array) => {
-        // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
-        signal.throwIfAborted();
-        total += bytes?.byteLength ?? 0;
-        if (total > this.#maximumBytes) throw tooLarge(device, this.#maximumBytes);
-        const header: DeviceFrame = { type: 'device', device: index, sequence: sequence++, last, attempt };
-        await abortable(link.write(header, bytes === undefined ? [] : [bytes]), signal);
-      };
-      const saving = this.calls.begin(device, 'save', (failed) =>
-        this.#each(
-          signal,
-          failed,
-          () => device.save(signal),
-          async (chunk) => {
-            for (const piece of this.#pieces(chunk)) await write(false, piece);
-            return true;
-          },
-        ),
-      );
-      await abortable(saving, signal);
-      await write(true);
+    const saved = { bytes: this.#waitingBytes };
+    for (const together of sideBySide(this.#devices)) {
+      const failed = new AbortController();
+      const all = together.map((device) => async (either: AbortSignal) => {
+        try {
+          await this.#save(link, device, attempt, either, saved);
+        } catch (error) {
+          // The first failure ends those beside it.
+          failed.abort(error);
+          throw error;
+        }
+      });
+      await underAll([signal, failed.signal], (either) => Promise.all(all.map((one) => one(either))));
     }
+  }
+
+  /** Saves and sends one device; `saved` counts the bytes of all. */
+  async #save(
+    link: DeviceLink,
+    device: MigratableDevice,
+    attempt: number,
+    signal: AbortSignal,
+    saved: { bytes: number },
+  ): Promise<void> {
+    let sequence = 0;
+    const write = async (last: boolean, bytes?: Uint8Array) => {
+      // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
+      signal.throwIfAborted();
+      saved.bytes += bytes?.byteLength ?? 0;
+      if (saved.bytes > this.#maximumBytes) throw tooLarge(device, this.#maximumBytes);
+      const index = this.#devices.indexOf(device);
+      const header: DeviceFrame = { type: 'device', device: index, sequence: sequence++, last, attempt };
+      await abortable(link.write(header, bytes === undefined ? [] : [bytes]), signal);
+    };
+    const saving = this.calls.begin(device, 'save', (failed) =>
+      this.#each(
+        signal,
+        failed,
+        () => device.save(signal),
+        async (chunk) => {
+          for (const piece of this.#pieces(chunk)) await write(false, piece);
+          return true;
+        },
+      ),
+    );
+    await abortable(saving, signal);
+    await write(true);
   }
 
   /** Forgets the pieces sent so far: the destination has answered a ping that was sent after them. */

@@ -6,9 +6,10 @@ import type { SourceContext } from './source-context.js';
 
 /** Makes the report of a dry run from the VM and the destination's `welcome`. */
 export function dryRunReport(
-  { vm, session }: SourceContext,
+  { vm, devices }: SourceContext,
   peer: string,
   welcome: WelcomeFrame,
+  sizes: readonly number[],
   blockers: readonly string[],
 ): DryRunReport {
   return {
@@ -17,7 +18,10 @@ export function dryRunReport(
     version: welcome.version,
     features: welcome.features,
     ramBytes: vm.memory.blocks.reduce((sum, { byteLength }) => sum + byteLength, 0),
-    devices: vm.devices.map(({ id, version }, index) => ({ id, version, stateBytes: session.stateBytes[index] ?? 0 })),
+    devices: vm.devices.map(({ id, version }, index) => {
+      const assumed = devices.assumptions[index];
+      return { id, version, stateBytes: sizes[index] ?? 0, ...(assumed === undefined ? {} : { assumed }) };
+    }),
     maximumDeviceState: welcome.maximumDeviceState,
     blockers,
   };

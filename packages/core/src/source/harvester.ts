@@ -8,6 +8,8 @@ import type { TrackerUnion } from '../tracker/tracker-union.js';
 export interface Harvest {
   readonly bitmaps: DirtyBitmaps;
   readonly dirtyPages: number;
+  /** Pages that would be left if the guest were paused now: these, and those that trackers report only then. */
+  readonly pagesWhenStopped: number;
   readonly trackers: readonly TrackerHarvest[];
   readonly harvestMs: number;
   /** Milliseconds since the end of the previous harvest: the dirty rate is counted over this time. */
@@ -25,6 +27,8 @@ export class Harvester {
   readonly #spare: DirtyBitmaps[];
   /** Pages that a `load` has written at the destination, where no tracker of the source can see them. */
   #owed: DirtyBitmaps | undefined;
+  /** Where pages are counted that trackers report only when all stands still. */
+  #stopped: DirtyBitmaps | undefined;
   /** A harvest whose `signal` aborted before it ended. The bits that it takes from the trackers are nowhere else. */
   #abandoned: Abandoned | undefined;
   #lastEnd: number;
@@ -86,7 +90,18 @@ export class Harvester {
     const end = this.#clock.now();
     this.#lastEnd = end;
     const { harvests: trackers } = this.#tracker;
-    return { bitmaps, dirtyPages: bitmaps.count(), trackers, harvestMs: end - start, sinceMs };
+    const dirtyPages = bitmaps.count();
+    const pagesWhenStopped = this.#pagesWhenStopped(bitmaps, dirtyPages);
+    return { bitmaps, dirtyPages, pagesWhenStopped, trackers, harvestMs: end - start, sinceMs };
+  }
+
+  #pagesWhenStopped(bitmaps: DirtyBitmaps, dirtyPages: number): number {
+    if (!this.#tracker.owesWhenStopped) return dirtyPages;
+    this.#stopped ??= new DirtyBitmaps(this.#memory);
+    this.#stopped.clearAll();
+    this.#tracker.whenStopped(this.#stopped);
+    this.#stopped.or(bitmaps);
+    return this.#stopped.count();
   }
 }
 

@@ -22,7 +22,7 @@ export function checkLastHarvest(
   model.burst(burst);
   if (force) return;
   const { deviceMs, loadMs, roundTripMs, resumeMs } = record.prediction;
-  const { ramMs } = model.predict({ dirtyPages: last.dirtyPages, deviceBytes: 0, paused: true });
+  const { ramMs } = model.predict({ dirtyPages: last.pagesWhenStopped, deviceBytes: 0, paused: true });
   const expected = totalDowntime({
     pauseMs: 0,
     harvestMs: pending.harvestMs + bound.elapsedMs,
@@ -33,7 +33,7 @@ export function checkLastHarvest(
   if (expected <= limitMs) return;
   throw new GodwitError(
     'GODWIT_SWITCHOVER_OVERRAN',
-    `${last.dirtyPages} pages are left with the guest paused, ${burst} more than were predicted: it would be down for ` +
+    `${last.pagesWhenStopped} pages are left with the guest paused, ${burst} more than were predicted: it would be down for ` +
       `${expected.toFixed(0)} ms, and the limit is ${limitMs} ms. The guest runs on at the source, and pre-copy goes on`,
   );
 }

@@ -56,7 +56,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   model.harvested(pending.harvestMs);
   const sizes = await devices.sizes(session.signal);
   const deviceBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
-  const prediction = model.predict({ dirtyPages: pending.dirtyPages, deviceBytes });
+  const prediction = model.predict({ dirtyPages: pending.pagesWhenStopped, deviceBytes });
   const outcome: RoundOutcome = {
     round: meter.round,
     phase: 'pre-copy',

@@ -50,8 +50,14 @@ async function compare(
   throw new GodwitError(
     'GODWIT_VERIFY_FAILED',
     `${pagesDifferent} of ${pagesCompared} pages differ at the destination (${named.join(', ')}${pagesDifferent > named.length ? ', ...' : ''}); ` +
-      'a writer of guest memory is seen by no dirty tracker, or the link alters bytes; the guest stays at the source',
+      `a writer of guest memory is seen by no dirty tracker, or the link alters bytes; the guest stays at the source${unseen(vm)}`,
   );
+}
+
+/** What the trackers say that they cannot see, for the message; empty when they say nothing. */
+function unseen({ trackers }: SourceContext['vm']): string {
+  const said = trackers.flatMap(({ name, blindSpots }) => (blindSpots === undefined ? [] : [`${name}: ${blindSpots}`]));
+  return said.length === 0 ? '' : `. Not seen by ${said.join('; by ')}`;
 }
 
 /** A minute, and a second for each 64 MiB of RAM: a tenth of the rate at which either side hashes. */

@@ -22,6 +22,7 @@ export class BufferMemory implements GuestMemory {
       const bytes = new Uint8Array(byteLength);
       const words = new Int32Array(bytes.buffer);
       const present = new DirtyBitmap(byteLength / pageSize);
+      const pins = new Map<number, number>();
       const populated = (range: PageRun = { firstPage: 0, pageCount: present.pageCount }) => {
         // Pages that were written without `write` (by the engine at a destination) are found by their contents.
         for (let page = range.firstPage; page < range.firstPage + range.pageCount; page++) {
@@ -47,9 +48,19 @@ export class BufferMemory implements GuestMemory {
           }
           return bytes.subarray(offset, offset + length);
         },
+        pin({ firstPage, pageCount }: PageRun) {
+          for (let page = firstPage; page < firstPage + pageCount; page++) pins.set(page, (pins.get(page) ?? 0) + 1);
+          return () => {
+            for (let page = firstPage; page < firstPage + pageCount; page++) pins.set(page, (pins.get(page) ?? 0) - 1);
+          };
+        },
         discard({ firstPage, pageCount }: PageRun) {
+          for (const [page, count] of pins) {
+            if (count > 0 && page >= firstPage && page < firstPage + pageCount) return false;
+          }
           bytes.fill(0, firstPage * pageSize, (firstPage + pageCount) * pageSize);
           present.clearRange(firstPage, pageCount);
+          return true;
         },
       };
     });

@@ -17,16 +17,26 @@ import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 export interface DirtyTracker {
   /** For messages and statistics: `kvm`, `pagemap`, `vfio-type1`, ... */
   readonly name: string;
-  /** The writers that this tracker cannot see, for people. */
+  /**
+   * The writers that this tracker cannot see, for people: in the record of each round (`TrackerHarvest.blindSpots`), and in the error
+   * of a migration whose memory differs.
+   */
   readonly blindSpots?: string;
   /**
    * False when the tracker also reports pages that were not written (VFIO type1 reports pinned pages at every harvest). The engine then
    * cannot use it to prove that the memory of a paused guest does not change. Default true.
    */
   readonly exact?: boolean;
+  /** Why the VM cannot be migrated with this tracker, or `undefined`. Asked once, before it is started; by `dryRun` too. */
+  migrationBlocker?(): string | undefined | Promise<string | undefined>;
   start(): Promise<void>;
   /** ORs into `into` every page written since the last harvest (since `start` for the first). */
   harvest(into: DirtyBitmaps): Promise<void>;
+  /**
+   * ORs into `into` the pages that it will report in any case once the guest and its devices stand still: those that a device which
+   * nobody can watch may have written. They count in the predicted downtime, and are not sent before.
+   */
+  whenStopped?(into: DirtyBitmaps): void;
   /**
    * Deferred re-arm of pages reported by the last harvests. The range is 64-page aligned, except at a block's end.
    * Bits not yet reported must survive. Throwing means the range may be lost: everything becomes dirty.

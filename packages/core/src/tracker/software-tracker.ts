@@ -1,41 +1,46 @@
-import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from './dirty-tracker.js';
+import { WriteMarks } from './write-marks.js';
 
 /**
- * Reports the writes that are marked: a device model in JavaScript calls `mark` when it writes guest memory. `mark` counts only between
- * `start` and `stop`; outside a migration it costs one comparison.
+ * Reports the writes that are marked: a device model calls `mark` once it has written guest memory, in this thread or, through
+ * `marks`, in another one. `mark` counts only between `start` and `stop`; outside a migration it costs one comparison.
  */
 export class SoftwareTracker implements DirtyTracker {
   readonly name: string;
   readonly blindSpots = 'every write that is not marked';
   readonly #memory: GuestMemory;
-  #dirty: DirtyBitmaps | undefined;
+  #marks: WriteMarks | undefined;
+  #running = false;
 
   constructor(memory: GuestMemory, name = 'software') {
     this.#memory = memory;
     this.name = name;
   }
 
+  /** For device models in other threads: its `storage` goes there. */
+  get marks(): WriteMarks {
+    this.#marks ??= new WriteMarks(this.#memory);
+    return this.#marks;
+  }
+
   /** Marks the pages of `length` bytes at `offset` of a block as written. */
   mark(blockIndex: number, offset: number, length: number): void {
-    if (this.#dirty === undefined || length <= 0) return;
-    const first = Math.floor(offset / this.#memory.pageSize);
-    const last = Math.floor((offset + length - 1) / this.#memory.pageSize);
-    this.#dirty.at(blockIndex).setRange(first, last - first + 1);
+    if (this.#running) this.marks.mark(blockIndex, offset, length);
   }
 
   async start(): Promise<void> {
-    this.#dirty = new DirtyBitmaps(this.#memory);
+    this.marks.begin();
+    this.#running = true;
   }
 
   async harvest(into: DirtyBitmaps): Promise<void> {
-    if (this.#dirty === undefined) return;
-    into.or(this.#dirty);
-    this.#dirty.clearAll();
+    if (this.#running) this.marks.harvest(into);
   }
 
   async stop(): Promise<void> {
-    this.#dirty = undefined;
+    this.#running = false;
+    this.#marks?.end();
   }
 }

@@ -11,7 +11,6 @@ import type { DirtyTracker } from './dirty-tracker.js';
  */
 export class TrackerUnion implements DirtyTracker {
   readonly name: string;
-  readonly blindSpots?: string;
   readonly #trackers: readonly DirtyTracker[];
   readonly #started: DirtyTracker[] = [];
   readonly #onFailure: (tracker: DirtyTracker, error: unknown) => void;
@@ -28,8 +27,6 @@ export class TrackerUnion implements DirtyTracker {
     onFailure: (tracker: DirtyTracker, error: unknown) => void = () => {},
   ) {
     this.name = trackers.map((tracker) => tracker.name).join('+') || 'none';
-    const blind = trackers.flatMap((tracker) => (tracker.blindSpots ? [`${tracker.name}: ${tracker.blindSpots}`] : []));
-    if (blind.length > 0) this.blindSpots = blind.join('; ');
     this.#trackers = trackers;
     this.#onFailure = onFailure;
   }
@@ -70,6 +67,15 @@ export class TrackerUnion implements DirtyTracker {
     }
   }
 
+  /** Some tracker has pages that it reports in any case once everything stands still. */
+  get owesWhenStopped(): boolean {
+    return this.#trackers.some((tracker) => tracker.whenStopped !== undefined);
+  }
+
+  whenStopped(into: DirtyBitmaps): void {
+    for (const tracker of this.#trackers) tracker.whenStopped?.(into);
+  }
+
   async harvest(into: DirtyBitmaps): Promise<void> {
     this.#own ??= new DirtyBitmaps(into);
     const harvests: TrackerHarvest[] = [];
@@ -107,7 +113,6 @@ export class TrackerUnion implements DirtyTracker {
   }
 
   async #harvestOne(tracker: DirtyTracker, own: DirtyBitmaps, into: DirtyBitmaps): Promise<TrackerHarvest> {
-    const { name, exact = true } = tracker;
     own.clearAll();
     let failed = false;
     try {
@@ -120,6 +125,9 @@ export class TrackerUnion implements DirtyTracker {
     // A kernel that wrote the bitmap may have set bits past the last page.
     for (const bitmap of own.blocks) bitmap.maskTail();
     into.or(own);
-    return { name, dirtyPages: own.count(), exact, failed };
+    // Now: what a tracker had to guess at this harvest makes it inexact.
+    const { name, exact = true, blindSpots } = tracker;
+    const blind = blindSpots === undefined ? {} : { blindSpots };
+    return { name, dirtyPages: own.count(), exact, failed, ...blind };
   }
 }

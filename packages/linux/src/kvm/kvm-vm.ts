@@ -1,4 +1,4 @@
-import { closeFd, ioctl } from '../libc/index.js';
+import { closeFd, ioctl, sizeArgument } from '../libc/index.js';
 import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
 import { kvmClockData, kvmIrqchip, kvmPitConfig, kvmPitState2, kvmUserspaceMemoryRegion } from './kvm-structs.js';
 import { KvmVcpu } from './kvm-vcpu.js';
@@ -45,10 +45,14 @@ export class KvmVm {
     const bytes = new Uint8Array(kvmUserspaceMemoryRegion.size);
     const view = new DataView(bytes.buffer);
     const { fields } = kvmUserspaceMemoryRegion;
-    view.setUint32(fields.slot[0], region.slot, true);
+    view.setUint32(fields.slot[0], sizeArgument('a slot of guest memory', region.slot, 0xffff_ffff), true);
     view.setUint32(fields.flags[0], region.logDirty === true ? KvmValue.KVM_MEM_LOG_DIRTY_PAGES : 0, true);
-    view.setBigUint64(fields.guest_phys_addr[0], BigInt(region.guestPhysicalAddress), true);
-    view.setBigUint64(fields.memory_size[0], BigInt(region.byteLength), true);
+    view.setBigUint64(
+      fields.guest_phys_addr[0],
+      BigInt(sizeArgument('a guest-physical address', region.guestPhysicalAddress)),
+      true,
+    );
+    view.setBigUint64(fields.memory_size[0], BigInt(sizeArgument('the length of a slot', region.byteLength)), true);
     view.setBigUint64(fields.userspace_addr[0], region.hostAddress, true);
     ioctl(this.fd, KvmVmRequest.KVM_SET_USER_MEMORY_REGION, bytes, 'KVM_SET_USER_MEMORY_REGION');
   }
@@ -115,6 +119,7 @@ export class KvmVm {
 
   /** @param id also the vCPU's APIC id; vCPU 0 is the boot processor, the others wait for a start-up interrupt */
   createVcpu(id: number): KvmVcpu {
+    sizeArgument("a vCPU's id", id, 0xffff_ffff);
     return new KvmVcpu({
       id,
       fd: ioctl(this.fd, KvmVmRequest.KVM_CREATE_VCPU, id, 'KVM_CREATE_VCPU'),

@@ -1,4 +1,4 @@
-import { tryIoctl } from '../libc/index.js';
+import { tryIoctlOnce } from '../libc/index.js';
 import { KvmVcpuRequest } from './kvm-constants.js';
 
 /**
@@ -8,5 +8,5 @@ import { KvmVcpuRequest } from './kvm-constants.js';
  * -EAGAIN when the vCPU waits for a start-up interrupt
  */
 export function runVcpu(vcpuFd: number): number {
-  return tryIoctl(vcpuFd, KvmVcpuRequest.KVM_RUN, 0);
+  return tryIoctlOnce(vcpuFd, KvmVcpuRequest.KVM_RUN, 0);
 }

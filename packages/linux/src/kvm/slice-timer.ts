@@ -1,4 +1,4 @@
-import { cFunction, check, getThreadId, WAKE_SIGNAL } from '../libc/index.js';
+import { cFunction, check, getThreadId, sizeArgument, WAKE_SIGNAL } from '../libc/index.js';
 
 /** linux/time.h */
 const CLOCK_MONOTONIC = 1;
@@ -44,10 +44,13 @@ export class SliceTimer {
     this.#id = id[0] as bigint;
   }
 
-  /** @param milliseconds between two ticks; 0 stops */
+  /**
+   * @param milliseconds between two ticks, to the next larger nanosecond; 0 stops
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for what is no time
+   */
   tickEvery(milliseconds: number): void {
-    const seconds = Math.floor(milliseconds / 1000);
-    const nanoseconds = Math.round((milliseconds - seconds * 1000) * 1e6);
+    const whole = sizeArgument('the time between two ticks, in nanoseconds,', Math.ceil(milliseconds * 1e6));
+    const [seconds, nanoseconds] = [Math.floor(whole / 1e9), whole % 1e9];
     // struct itimerspec: interval, then first expiry; both seconds and nanoseconds, 8 bytes each.
     const time = BigUint64Array.of(BigInt(seconds), BigInt(nanoseconds), BigInt(seconds), BigInt(nanoseconds));
     check('timer_settime', this.#setTime(this.#id, 0, new Uint8Array(time.buffer), null));

@@ -1,3 +1,4 @@
+import { GodwitError } from '@godwit/core/errors';
 import type { StructLayout } from './kernel-layout.js';
 
 const TWO_32 = 2 ** 32;
@@ -18,17 +19,22 @@ export class StructBuffer<Field extends string> {
     this.#view = new DataView(this.bytes.buffer, this.bytes.byteOffset, this.bytes.byteLength);
   }
 
-  /** Writes an integer of the field's size; negative numbers in two's complement. */
+  /**
+   * Writes an integer of the field's size; negative numbers in two's complement.
+   *
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for a value that the field cannot hold: it would be another one there
+   */
   set(field: Field, value: number | bigint): this {
     const [offset, size] = this.layout.fields[field];
     const view = this.#view;
     if (typeof value === 'bigint') {
-      if (size === 8) view.setBigUint64(offset, BigInt.asUintN(64, value), true);
-      else this.set(field, Number(value));
+      if (size !== 8) return this.set(field, Number(value));
+      if (value < -(2n ** 63n) || value >= 2n ** 64n) throw this.#cannotHold(field, value);
+      view.setBigUint64(offset, BigInt.asUintN(64, value), true);
       return this;
     }
-    if (!Number.isSafeInteger(value))
-      throw new RangeError(`${this.layout.struct}.${field} = ${value} is not an integer`);
+    if (!Number.isSafeInteger(value)) throw this.#cannotHold(field, value);
+    if (size < 8 && (value < -(2 ** (8 * size - 1)) || value >= 2 ** (8 * size))) throw this.#cannotHold(field, value);
     if (size === 8) {
       view.setUint32(offset, value, true);
       view.setInt32(offset + 4, Math.floor(value / TWO_32), true);
@@ -59,5 +65,13 @@ export class StructBuffer<Field extends string> {
   /** Reads a signed 64-bit integer: a count that is minus errno on failure. */
   getSigned(field: Field): bigint {
     return this.#view.getBigInt64(this.layout.fields[field][0], true);
+  }
+
+  #cannotHold(field: Field, value: number | bigint): GodwitError {
+    const bits = 8 * this.layout.fields[field][1];
+    return new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `${this.layout.struct}.${field} is an integer of ${bits} bits, and cannot be ${value}`,
+    );
   }
 }

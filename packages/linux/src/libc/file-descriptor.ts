@@ -1,5 +1,9 @@
 import { callAsync, check, resultOrNegativeErrno } from './call.js';
+import { Errno } from './errno.js';
+import { intArgument, sizeArgument } from './integer-argument.js';
+import { uninterrupted, uninterruptedAsync } from './interrupted.js';
 import { cFunction } from './library.js';
+import { SyscallError } from './syscall-error.js';
 
 /*
  * File descriptors are opened and closed here rather than with `node:fs`: a worker thread closes what it opened with
@@ -18,50 +22,82 @@ export const OpenFlags = { O_RDONLY: 0, O_WRONLY: 1, O_RDWR: 2, O_NONBLOCK: 0o40
 export const EventfdFlags = { EFD_SEMAPHORE: 1, EFD_NONBLOCK: 0o4000, EFD_CLOEXEC: 0o2000000 } as const;
 /** asm-generic/fcntl.h: F_LINUX_SPECIFIC_BASE (1024) + 6 */
 const F_DUPFD_CLOEXEC = 1030;
+const DESCRIPTOR = 'a file descriptor';
 
 /** Opens an existing file; the descriptor does not survive an exec. */
 export function openFile(path: string, flags: number = OpenFlags.O_RDWR): number {
-  return check('open', cOpen(path, flags | OpenFlags.O_CLOEXEC, 0), path);
+  const result = tryOpenFile(path, flags);
+  if (result >= 0) return result;
+  throw new SyscallError('open', -result, path);
 }
 
 /** `open(2)` with the result as the kernel gives it: a descriptor or minus errno. */
 export function tryOpenFile(path: string, flags: number = OpenFlags.O_RDWR): number {
-  return resultOrNegativeErrno(cOpen(path, flags | OpenFlags.O_CLOEXEC, 0));
+  return uninterrupted(() => resultOrNegativeErrno(cOpen(path, flags | OpenFlags.O_CLOEXEC, 0)));
 }
 
+/**
+ * `close(2)`. A call that a signal interrupts has closed the descriptor (Linux; close(2), "Dealing with error returns").
+ *
+ * @throws SyscallError EBADF when it is not open: somebody has closed a descriptor of somebody else's
+ */
 export function closeFd(fd: number): void {
-  check('close', cClose(fd), `file descriptor ${fd}`);
+  closed(resultOrNegativeErrno(cClose(intArgument(DESCRIPTOR, fd))), fd);
+}
+
+/**
+ * `closeFd` on a pool thread: the last descriptor of a device or of an IOMMU's address space unpins memory, or waits for firmware. The
+ * number may be somebody else's from the moment of the call on.
+ */
+export async function closeFdAsync(fd: number): Promise<void> {
+  closed(await callAsync(cClose, intArgument(DESCRIPTOR, fd)), fd);
+}
+
+function closed(result: number, fd: number): void {
+  if (result < 0 && result !== -Errno.EINTR) throw new SyscallError('close', -result, `file descriptor ${fd}`);
 }
 
 /** A second descriptor of the same open file. */
 export function duplicateFd(fd: number): number {
-  return check('fcntl F_DUPFD_CLOEXEC', cDup(fd, F_DUPFD_CLOEXEC, 0), `file descriptor ${fd}`);
+  return check('fcntl F_DUPFD_CLOEXEC', cDup(intArgument(DESCRIPTOR, fd), F_DUPFD_CLOEXEC, 0), `file descriptor ${fd}`);
 }
 
-/** `read(2)` into `buffer`: bytes read (0 at the end of the file), or minus errno (EAGAIN on an empty non-blocking fd). */
+/**
+ * `read(2)` into `buffer`: bytes read (0 at the end of the file), or minus errno (EAGAIN on an empty non-blocking fd, EINTR when a
+ * signal ends the wait: `signalThread`).
+ */
 export function readFd(fd: number, buffer: Uint8Array): number {
-  return resultOrNegativeErrno(cRead(fd, buffer, buffer.byteLength));
+  return resultOrNegativeErrno(cRead(intArgument(DESCRIPTOR, fd), buffer, buffer.byteLength));
 }
 
-/** `write(2)` from `buffer`: bytes written, or minus errno. */
+/** `write(2)` from `buffer`: bytes written, or minus errno; EINTR as with `readFd`. */
 export function writeFd(fd: number, buffer: Uint8Array): number {
-  return resultOrNegativeErrno(cWrite(fd, buffer, buffer.byteLength));
+  return resultOrNegativeErrno(cWrite(intArgument(DESCRIPTOR, fd), buffer, buffer.byteLength));
 }
 
 /**
  * `readFd` on a pool thread (see `callAsync`), for descriptors that make their bytes while we wait: a device's state.
- * Do not close the descriptor before this has resolved: its number may be somebody else's by the time it is read.
+ * Do not close the descriptor before this has resolved: its number may be somebody else's by the time it is read. Made again for as
+ * long as a signal interrupts it.
  */
-export function readFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
-  return callAsync(cRead, fd, buffer, buffer.byteLength);
+export async function readFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
+  intArgument(DESCRIPTOR, fd);
+  return uninterruptedAsync(() => callAsync(cRead, fd, buffer, buffer.byteLength));
 }
 
 /** `writeFd` on a pool thread; the same rules. */
-export function writeFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
-  return callAsync(cWrite, fd, buffer, buffer.byteLength);
+export async function writeFdAsync(fd: number, buffer: Uint8Array): Promise<number> {
+  intArgument(DESCRIPTOR, fd);
+  return uninterruptedAsync(() => callAsync(cWrite, fd, buffer, buffer.byteLength));
 }
 
 /** A new event counter; close-on-exec, and non-blocking unless `flags` says otherwise. */
 export function eventfd(initial = 0, flags: number = EventfdFlags.EFD_NONBLOCK): number {
-  return check('eventfd', cEventfd(initial, flags | EventfdFlags.EFD_CLOEXEC));
+  return check(
+    'eventfd',
+    cEventfd(
+      sizeArgument('the first value of an event counter', initial, 0xffff_ffff),
+      flags | EventfdFlags.EFD_CLOEXEC,
+    ),
+  );
 }

@@ -3,6 +3,7 @@ export { openDevice } from './device-node.js';
 export { Errno, errnoName } from './errno.js';
 export {
   closeFd,
+  closeFdAsync,
   duplicateFd,
   EventfdFlags,
   eventfd,
@@ -14,7 +15,9 @@ export {
   writeFd,
   writeFdAsync,
 } from './file-descriptor.js';
-export { type IoctlArgument, ioctl, ioctlAsync, tryIoctl, tryIoctlAsync } from './ioctl.js';
+export { exactArgument, intArgument, sizeArgument } from './integer-argument.js';
+export { uninterrupted, uninterruptedAsync } from './interrupted.js';
+export { type IoctlArgument, ioctl, ioctlAsync, tryIoctl, tryIoctlAsync, tryIoctlOnce } from './ioctl.js';
 export { cFunction, cFunctionAddress, lastErrno } from './library.js';
 export {
   addressOf,

@@ -1,4 +1,7 @@
 import { callAsync, resultOrNegativeErrno } from './call.js';
+import { Errno } from './errno.js';
+import { exactArgument, intArgument } from './integer-argument.js';
+import { uninterrupted, uninterruptedAsync } from './interrupted.js';
 import { cFunction } from './library.js';
 import { SyscallError } from './syscall-error.js';
 
@@ -15,10 +18,11 @@ const withInteger = cFunction<[number, number, number | bigint], number>('ioctl'
 ]);
 
 /**
- * `ioctl(2)`. Returns what the kernel returns (0, a file descriptor, a count).
+ * `ioctl(2)`. Returns what the kernel returns (0, a file descriptor, a count). Made again for as long as a signal interrupts it.
  *
  * @param name the request's name in its header, for the error: `KVM_CREATE_VM`
- * @throws SyscallError on failure, EINTR and EAGAIN included; see `tryIoctl`
+ * @throws SyscallError on failure, EAGAIN included; see `tryIoctl`. GodwitError GODWIT_INVALID_ARGUMENT for a number that the kernel
+ * would not get as it is
  */
 export function ioctl(fd: number, request: number, argument: IoctlArgument = 0, name?: string): number {
   const result = tryIoctl(fd, request, argument);
@@ -26,8 +30,15 @@ export function ioctl(fd: number, request: number, argument: IoctlArgument = 0, 
   throw ioctlError(fd, request, -result, name);
 }
 
-/** `ioctl(2)` without exceptions: the result, or minus errno. */
+/** `ioctl(2)` without exceptions: the result, or minus errno, which is never EINTR. */
 export function tryIoctl(fd: number, request: number, argument: IoctlArgument = 0): number {
+  const result = tryIoctlOnce(fd, request, argument);
+  return result === -Errno.EINTR ? uninterrupted(() => tryIoctlOnce(fd, request, argument)) : result;
+}
+
+/** `tryIoctl` for a request that a signal is to interrupt (KVM_RUN): minus EINTR then. */
+export function tryIoctlOnce(fd: number, request: number, argument: IoctlArgument = 0): number {
+  checkArguments(fd, argument);
   return resultOrNegativeErrno(
     typeof argument === 'object' ? withPointer(fd, request, argument) : withInteger(fd, request, argument),
   );
@@ -46,10 +57,18 @@ export async function ioctlAsync(
 }
 
 /** `tryIoctl` on a pool thread. */
-export function tryIoctlAsync(fd: number, request: number, argument: IoctlArgument = 0): Promise<number> {
-  return typeof argument === 'object'
-    ? callAsync(withPointer, fd, request, argument)
-    : callAsync(withInteger, fd, request, argument);
+export async function tryIoctlAsync(fd: number, request: number, argument: IoctlArgument = 0): Promise<number> {
+  checkArguments(fd, argument);
+  return uninterruptedAsync(() =>
+    typeof argument === 'object'
+      ? callAsync(withPointer, fd, request, argument)
+      : callAsync(withInteger, fd, request, argument),
+  );
+}
+
+function checkArguments(fd: number, argument: IoctlArgument): void {
+  intArgument('the file descriptor of an ioctl', fd);
+  if (typeof argument === 'number') exactArgument('the argument of an ioctl', argument);
 }
 
 function ioctlError(fd: number, request: number, errno: number, name?: string): SyscallError {

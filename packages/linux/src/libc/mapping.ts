@@ -1,5 +1,6 @@
 import koffi from 'koffi';
 import { check, checkAsync, MAP_FAILED } from './call.js';
+import { sizeArgument } from './integer-argument.js';
 import { cFunction, lastErrno } from './library.js';
 import { SyscallError } from './syscall-error.js';
 
@@ -26,6 +27,7 @@ export const MemoryAdvice = {
 } as const;
 
 type Address = bigint | null;
+const LENGTH = 'a length';
 const cMmap = cFunction<[Address, number, number, number, number, number], bigint>('mmap', 'void *', [
   'void *',
   'size_t',
@@ -59,11 +61,11 @@ export interface MapRequest {
 export function mmap(request: MapRequest): bigint {
   const address = cMmap(
     request.address ?? null,
-    request.byteLength,
+    sizeArgument(LENGTH, request.byteLength),
     request.protection ?? Protection.PROT_READ | Protection.PROT_WRITE,
     request.flags,
     request.fd ?? -1,
-    request.offset ?? 0,
+    sizeArgument('an offset', request.offset ?? 0),
   );
   if (address !== MAP_FAILED) return address;
   throw new SyscallError('mmap', lastErrno(), `of ${request.byteLength} bytes`);
@@ -73,16 +75,23 @@ export function mmap(request: MapRequest): bigint {
  * Removes a mapping. Every JavaScript view of it becomes a way to crash the process: nobody may touch one afterwards.
  */
 export function munmap(address: bigint, byteLength: number): void {
-  check('munmap', cMunmap(address, byteLength), `of ${byteLength} bytes`);
+  check('munmap', cMunmap(address, sizeArgument(LENGTH, byteLength)), `of ${byteLength} bytes`);
 }
 
 export function madvise(address: bigint, byteLength: number, advice: number): void {
-  check('madvise', cMadvise(address, byteLength, advice), `${advice} on ${byteLength} bytes`);
+  check('madvise', cMadvise(address, sizeArgument(LENGTH, byteLength), advice), `${advice} on ${byteLength} bytes`);
 }
 
 /** `madvise` on a pool thread: populating a GiB takes hundreds of milliseconds. */
 export async function madviseAsync(address: bigint, byteLength: number, advice: number): Promise<void> {
-  await checkAsync('madvise', `${advice} on ${byteLength} bytes`, cMadvise, address, byteLength, advice);
+  await checkAsync(
+    'madvise',
+    `${advice} on ${byteLength} bytes`,
+    cMadvise,
+    address,
+    sizeArgument(LENGTH, byteLength),
+    advice,
+  );
 }
 
 /**

@@ -1,5 +1,7 @@
 import { check, resultOrNegativeErrno } from './call.js';
 import { Errno } from './errno.js';
+import { intArgument, sizeArgument } from './integer-argument.js';
+import { uninterrupted } from './interrupted.js';
 import { cFunction } from './library.js';
 import { SyscallError } from './syscall-error.js';
 
@@ -34,11 +36,16 @@ export function memfdCreate(name: string, flags = 0): number {
 
 /** Sets a file's length; new bytes are a hole. */
 export function ftruncate(fd: number, byteLength: number): void {
-  check('ftruncate', cFtruncate(fd, byteLength), `to ${byteLength} bytes`);
+  const [file, bytes] = [intArgument('a file descriptor', fd), sizeArgument('the length of a file', byteLength)];
+  const result = uninterrupted(() => resultOrNegativeErrno(cFtruncate(file, bytes)));
+  if (result < 0) throw new SyscallError('ftruncate', -result, `to ${byteLength} bytes`);
 }
 
 export function fallocate(fd: number, mode: number, offset: number, byteLength: number): void {
-  check('fallocate', cFallocate(fd, mode, offset, byteLength), `mode ${mode} of ${byteLength} bytes at ${offset}`);
+  const file = intArgument('a file descriptor', fd);
+  const [from, bytes] = [sizeArgument('an offset', offset), sizeArgument('a length', byteLength)];
+  const result = uninterrupted(() => resultOrNegativeErrno(cFallocate(file, mode, from, bytes)));
+  if (result < 0) throw new SyscallError('fallocate', -result, `mode ${mode} of ${byteLength} bytes at ${offset}`);
 }
 
 /** Gives the memory of a range back to the host; it reads as zero afterwards, through every mapping of the file. */
@@ -57,7 +64,9 @@ export function seekHole(fd: number, offset: number): number {
 }
 
 function seek(fd: number, offset: number, whence: keyof typeof SeekWhence): number {
-  const result = resultOrNegativeErrno(cLseek(fd, offset, SeekWhence[whence]));
+  const result = resultOrNegativeErrno(
+    cLseek(intArgument('a file descriptor', fd), sizeArgument('an offset', offset), SeekWhence[whence]),
+  );
   if (result >= 0) return result;
   if (result === -Errno.ENXIO) return -1;
   throw new SyscallError('lseek', -result, `${whence} from ${offset}`);

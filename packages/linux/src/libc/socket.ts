@@ -1,6 +1,7 @@
 import { check, resultOrNegativeErrno } from './call.js';
 import { Errno } from './errno.js';
 import { OpenFlags } from './file-descriptor.js';
+import { intArgument, sizeArgument } from './integer-argument.js';
 import { cFunction } from './library.js';
 import { addressOf } from './mapping.js';
 
@@ -86,11 +87,15 @@ export function resetOnClose(fd: number): void {
 
 /**
  * Calls that wait for bytes return what they have after this long, or EAGAIN where that is nothing (`SO_RCVTIMEO`, on
- * 64-bit machines a `struct timeval` of two longs).
+ * 64-bit machines a `struct timeval` of two longs, in microseconds). 0 waits for ever.
  */
 export function setReceiveTimeout(fd: number, ms: number): void {
   const { SOL_SOCKET, SO_RCVTIMEO } = SocketNumbers;
-  const time = new Uint8Array(new BigInt64Array([BigInt(Math.floor(ms / 1000)), BigInt((ms % 1000) * 1000)]).buffer);
+  intArgument('a file descriptor', fd);
+  // Rounded up: nothing at all would be to wait for ever.
+  const microseconds = sizeArgument('a receive timeout, in microseconds,', Math.ceil(ms * 1000));
+  const parts = [Math.floor(microseconds / 1e6), microseconds % 1e6];
+  const time = new Uint8Array(new BigInt64Array(parts.map(BigInt)).buffer);
   check('setsockopt SO_RCVTIMEO', cSetsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, time, time.byteLength), `socket ${fd}`);
 }
 

@@ -10,9 +10,11 @@ const PAGES_PER_CALL = 4096;
  * SEEK_HOLE would walk the page cache to the next hole however far that is (about 11 ms per GiB), and again for every
  * range of a walk; so SEEK_DATA skips holes, and mincore says what is resident in the next 16 MiB. mincore cannot tell
  * a swapped-out page from a hole: a gap between resident pages is asked about with SEEK_DATA.
+ *
+ * @param file says the memory file's descriptor, or throws; it is asked before each use, since a walk may rest in between
  */
 export function* dataExtents(
-  fd: number,
+  file: () => number,
   address: bigint,
   from: number,
   limit: number,
@@ -20,7 +22,7 @@ export function* dataExtents(
   const residency = new Uint8Array(PAGES_PER_CALL);
   let at = from;
   while (at < limit) {
-    const data = seekData(fd, at);
+    const data = seekData(file(), at);
     if (data === -1 || data >= limit) return;
     const base = Math.floor(data / HOST_PAGE_SIZE) * HOST_PAGE_SIZE;
     const pages = Math.min(PAGES_PER_CALL, Math.ceil((limit - base) / HOST_PAGE_SIZE));
@@ -32,7 +34,7 @@ export function* dataExtents(
       const start = base + first * HOST_PAGE_SIZE;
       const end = base + page * HOST_PAGE_SIZE;
       if (resident) yield { start, end };
-      else yield* swappedOut(fd, start, end);
+      else yield* swappedOut(file, start, end);
     }
     at = base + pages * HOST_PAGE_SIZE;
   }
@@ -40,15 +42,15 @@ export function* dataExtents(
 
 /** Data in a range of which nothing is resident; as a rule there is none, and one call says so. */
 function* swappedOut(
-  fd: number,
+  file: () => number,
   from: number,
   limit: number,
 ): IterableIterator<{ readonly start: number; readonly end: number }> {
   let at = from;
   while (at < limit) {
-    const start = seekData(fd, at);
+    const start = seekData(file(), at);
     if (start === -1 || start >= limit) return;
-    const hole = seekHole(fd, start);
+    const hole = seekHole(file(), start);
     // -1: the data that we saw was punched out meanwhile, and nothing follows.
     if (hole === -1) return;
     yield { start, end: Math.min(hole, limit) };

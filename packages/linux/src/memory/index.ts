@@ -10,3 +10,4 @@ export {
   MappedGuestMemory,
 } from './mapped-guest-memory.js';
 export { MappedRamBlock } from './mapped-ram-block.js';
+export { pinHostMemory } from './pinned-memory.js';

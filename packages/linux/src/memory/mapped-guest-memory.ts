@@ -41,6 +41,8 @@ export interface BlockAttachment extends BlockPlacement {
   readonly hostAddress?: bigint;
   /** The memory file; stays its owner's. Without it, holes cannot be seen or made. */
   readonly fd?: number;
+  /** Which parts are pinned (`MappedRamBlock.pins`); without it, what is pinned in other threads is not known. */
+  readonly pins?: SharedArrayBuffer;
 }
 
 /** What a worker thread needs to see the same memory; goes through `postMessage` as it is. */
@@ -69,13 +71,19 @@ export class MappedGuestMemory implements GuestMemory {
     return bytes;
   }
 
-  /** For a worker thread of this process: `attachGuestMemory(memory.attachment())` there sees the same mapping. */
+  /**
+   * For a worker thread of this process: `attachGuestMemory(memory.attachment())` there sees the same mapping.
+   *
+   * @throws GodwitError GODWIT_INVALID_STATE once the memory is closed
+   */
   attachment(): GuestMemoryAttachment {
-    const blocks = this.blocks.map(({ id, guestPhysicalAddress, byteLength, hostAddress, fd }) => ({
+    for (const block of this.blocks) block.requireOpen();
+    const blocks = this.blocks.map(({ id, guestPhysicalAddress, byteLength, hostAddress, fd, pins }) => ({
       id,
       guestPhysicalAddress,
       byteLength,
       hostAddress,
+      pins,
       ...(fd === null ? {} : { fd }),
     }));
     return { pageSize: this.pageSize, blocks };
@@ -169,7 +177,8 @@ function mapNew(fd: number, byteLength: number, hugePages: HugePages | undefined
 
 function attachBacking(block: BlockAttachment): BlockBacking {
   const fd = block.fd ?? null;
-  if (block.hostAddress !== undefined) return { hostAddress: block.hostAddress, fd, ownsFd: false };
+  const pins = block.pins === undefined ? {} : { pins: block.pins };
+  if (block.hostAddress !== undefined) return { hostAddress: block.hostAddress, fd, ownsFd: false, ...pins };
   if (fd === null) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `RAM block ${block.id} is attached by its address or its file`);
   }
@@ -180,7 +189,7 @@ function attachBacking(block: BlockAttachment): BlockBacking {
       `the memory file of RAM block ${block.id} has ${size} bytes, fewer than ${block.byteLength}`,
     );
   }
-  return { ...mapShared(fd, block.byteLength), fd, ownsFd: false };
+  return { ...mapShared(fd, block.byteLength), fd, ownsFd: false, ...pins };
 }
 
 type Mapping = Required<Pick<BlockBacking, 'hostAddress' | 'reservation'>>;

@@ -3,6 +3,8 @@ import { closeFd, munmap, punchHole, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
 import { dataExtents } from './data-extent.js';
 import { fileIdentity } from './file-identity.js';
+import { PinCounts } from './pin-counts.js';
+import { blockClosed, blockOpened, blockWithIdentity, pinnedBytes } from './pinned-memory.js';
 
 /** What a block is made of, and which parts of it the block lets go of when it closes. */
 export interface BlockBacking {
@@ -13,6 +15,8 @@ export interface BlockBacking {
   readonly reservation?: { readonly address: bigint; readonly byteLength: number };
   /** Whether `close` closes `fd`. */
   readonly ownsFd: boolean;
+  /** Which parts are pinned, when another thread counts that already (`PinCounts.storage`). */
+  readonly pins?: SharedArrayBuffer;
 }
 
 /** A RAM block that is a shared mapping of a memory file. */
@@ -22,10 +26,9 @@ export class MappedRamBlock implements RamBlock {
   readonly byteLength: number;
   /** Where the block starts in this process. The whole block is one mapping. */
   readonly hostAddress: bigint;
-  /** The memory file behind the block (offset 0 is page 0), or null when it was attached by address alone. */
-  readonly fd: number | null;
   readonly #pageSize: number;
   readonly #backing: BlockBacking;
+  readonly #pins: PinCounts;
   readonly #identity: string | undefined;
   readonly #windows: (Uint8Array | undefined)[];
   #closed = false;
@@ -35,13 +38,26 @@ export class MappedRamBlock implements RamBlock {
     this.guestPhysicalAddress = placement.guestPhysicalAddress;
     this.byteLength = placement.byteLength;
     this.hostAddress = backing.hostAddress;
-    this.fd = backing.fd;
     this.#pageSize = pageSize;
     this.#backing = backing;
     // Now: an attached descriptor is its owner's, who may close it, and its number may be another file's then.
     const file = backing.fd === null ? undefined : fileIdentity(backing.fd);
     this.#identity = file === undefined ? undefined : `${file}+0`;
     this.#windows = new Array(Math.ceil(placement.byteLength / RAM_WINDOW_BYTES));
+    // Two objects over one file: what is pinned through one is not discarded through the other.
+    const pins = backing.pins ?? blockWithIdentity(this.#identity)?.pins;
+    this.#pins = new PinCounts(placement.byteLength, pins);
+    blockOpened(this);
+  }
+
+  /** The memory file behind the block (offset 0 is page 0); null when it was attached by address alone, and after `close`. */
+  get fd(): number | null {
+    return this.#closed ? null : this.#backing.fd;
+  }
+
+  /** Which parts are pinned, for other threads that see this memory. */
+  get pins(): SharedArrayBuffer {
+    return this.#pins.storage;
   }
 
   /**
@@ -57,7 +73,7 @@ export class MappedRamBlock implements RamBlock {
    * multiple of `RAM_WINDOW_BYTES`, GODWIT_INVALID_STATE after `close`
    */
   view(offset: number, length: number): Uint8Array {
-    this.#requireOpen();
+    this.requireOpen();
     if (!(offset >= 0 && length >= 0 && offset + length <= this.byteLength)) {
       throw new GodwitError(
         'GODWIT_OUT_OF_RANGE',
@@ -91,8 +107,7 @@ export class MappedRamBlock implements RamBlock {
     const pageSize = this.#pageSize;
     let pending: { firstPage: number; pageCount: number } | null = null;
     const from = range.firstPage * pageSize;
-    for (const extent of dataExtents(this.fd, this.hostAddress, from, end * pageSize)) {
-      this.#requireOpen();
+    for (const extent of dataExtents(() => this.#file(), this.hostAddress, from, end * pageSize)) {
       const first = Math.floor(extent.start / pageSize);
       const stop = Math.min(Math.ceil(extent.end / pageSize), end);
       // Extents may touch, and share a page that is larger than the host's: one run for the caller.
@@ -110,15 +125,28 @@ export class MappedRamBlock implements RamBlock {
    * Gives the pages' memory back to the host (FALLOC_FL_PUNCH_HOLE); they read as zero afterwards, through every
    * mapping of the file. Not seen by `PagemapTracker`.
    *
+   * @returns false, and nothing is discarded, while pages of the range are pinned (`pin`), or while the kernel has memory of
+   * this process pinned for somebody who has not said what (io_uring's fixed buffers): VmPin in /proc/self/status
    * @throws GodwitError GODWIT_UNSUPPORTED when the block was attached by address alone
    */
-  discard(range: PageRun): void {
+  discard(range: PageRun): boolean {
     this.#checkRange(range);
-    if (this.fd === null) {
-      throw new GodwitError('GODWIT_UNSUPPORTED', `RAM block ${this.id} was attached without its memory file`);
-    }
-    if (range.pageCount === 0) return;
-    punchHole(this.fd, range.firstPage * this.#pageSize, range.pageCount * this.#pageSize);
+    if (range.pageCount === 0) return true;
+    const fd = this.#file();
+    const [offset, byteLength] = [range.firstPage * this.#pageSize, range.pageCount * this.#pageSize];
+    if (pinnedBytes() > 0) return false;
+    return this.#pins.unlessPinned(offset, byteLength, () => punchHole(fd, offset, byteLength));
+  }
+
+  /** Somebody holds these pages by their physical memory until the returned function is called; see `pinHostMemory`. */
+  pin(range: PageRun): () => void {
+    this.#checkRange(range);
+    return this.pinBytes(range.firstPage * this.#pageSize, range.pageCount * this.#pageSize);
+  }
+
+  /** The same for bytes. */
+  pinBytes(offset: number, byteLength: number): () => void {
+    return this.#pins.pin(offset, byteLength);
   }
 
   /**
@@ -128,6 +156,7 @@ export class MappedRamBlock implements RamBlock {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    blockClosed(this);
     this.#windows.fill(undefined);
     const { reservation, ownsFd, fd } = this.#backing;
     if (reservation !== undefined) munmap(reservation.address, reservation.byteLength);
@@ -145,7 +174,7 @@ export class MappedRamBlock implements RamBlock {
   }
 
   #checkRange(range: PageRun): { end: number } {
-    this.#requireOpen();
+    this.requireOpen();
     const { firstPage, pageCount } = range;
     const end = firstPage + pageCount;
     const pages = this.byteLength / this.#pageSize;
@@ -164,7 +193,25 @@ export class MappedRamBlock implements RamBlock {
     );
   }
 
-  #requireOpen(): void {
+  /**
+   * The memory file's descriptor, for one use: whoever walks through `populated` may take hours for it, and a descriptor that
+   * was closed meanwhile, by this block or by the owner that it was attached from, has the number of any other file.
+   */
+  #file(): number {
+    this.requireOpen();
+    const { fd, ownsFd } = this.#backing;
+    if (fd === null) {
+      throw new GodwitError('GODWIT_UNSUPPORTED', `RAM block ${this.id} was attached without its memory file`);
+    }
+    if (ownsFd || `${fileIdentity(fd)}+0` === this.#identity) return fd;
+    throw new GodwitError(
+      'GODWIT_INVALID_STATE',
+      `file descriptor ${fd} is not the memory file of RAM block ${this.id} any more: its owner has closed it`,
+    );
+  }
+
+  /** Throws GODWIT_INVALID_STATE once it is closed. */
+  requireOpen(): void {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', `RAM block ${this.id} is closed`);
   }
 }

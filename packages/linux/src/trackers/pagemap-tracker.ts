@@ -1,4 +1,4 @@
-import { type DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError } from '@godwit/core';
+import { type DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, WriteMarks } from '@godwit/core';
 import { PAGE_REGION, PagemapScan, PM_SCAN_ARG } from '../layouts/pagemap-scan.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { Uffd } from '../layouts/userfaultfd.js';
@@ -42,16 +42,29 @@ const REGIONS = 4096;
  * A harvest is exact: no write is lost, and only written pages are reported. Pages are write-protected in page tables,
  * holes included, so that `start` on a sparse guest allocates page tables for all of it (2 MiB per GiB). The first
  * write to a page after each harvest takes a fault of about a microsecond.
+ *
+ * A system call that has taken hold of a page's memory before the page was re-armed, and writes after it, takes no fault: a
+ * read with O_DIRECT, io_uring's reads and receives, vhost. A device model that makes such calls marks what they have written:
+ *
+ * ```ts
+ * const { bytesRead } = await disk.read(ram.view(offset, length), 0, length, position); // a file that was opened with O_DIRECT
+ * tracker.mark(0, offset, bytesRead);
+ * ```
+ *
+ * Its `pause` resolves when none is in flight any more, and all are marked.
  */
 export class PagemapTracker implements DirtyTracker {
   readonly name = 'pagemap';
   readonly blindSpots =
     'writes that bypass this mapping: through another mapping or pwrite of the memory file, by another process, by ' +
-    'DMA of assigned devices, and holes punched into the file';
+    'DMA of assigned devices, and holes punched into the file; and those in flight through pages that the kernel holds: ' +
+    'reads with O_DIRECT, io_uring, vhost. Whoever makes them calls mark() once they are done';
   readonly #ranges: readonly TrackedRange[];
   readonly #pageSize: number;
   readonly #regions = new Uint32Array((REGIONS * PAGE_REGION.size) / 4);
   readonly #argument: StructBuffer<keyof typeof PM_SCAN_ARG.fields>;
+  readonly #pageCounts: readonly number[];
+  #marks: WriteMarks | undefined;
   #active: { readonly uffd: Userfaultfd; readonly pagemap: number } | null = null;
   #busy = false;
 
@@ -83,11 +96,31 @@ export class PagemapTracker implements DirtyTracker {
       );
     }
     this.#ranges = options.ranges;
+    const pageCounts: number[] = [];
+    for (const { blockIndex, firstPage, byteLength } of options.ranges) {
+      const end = firstPage + Math.ceil(byteLength / this.#pageSize);
+      pageCounts[blockIndex] = Math.max(pageCounts[blockIndex] ?? 0, end);
+    }
+    this.#pageCounts = Array.from(pageCounts, (count) => count ?? 0);
     this.#argument = new StructBuffer(PM_SCAN_ARG)
       .set('size', PM_SCAN_ARG.size)
       .set('flags', PagemapScan.PM_SCAN_WP_MATCHING | PagemapScan.PM_SCAN_CHECK_WPASYNC)
       .set('category_mask', PagemapScan.PAGE_IS_WRITTEN)
       .set('return_mask', PagemapScan.PAGE_IS_WRITTEN);
+  }
+
+  /** For device models in other threads: its `storage` goes there. */
+  get marks(): WriteMarks {
+    this.#marks ??= new WriteMarks({ pageSize: this.#pageSize, pageCounts: this.#pageCounts });
+    return this.#marks;
+  }
+
+  /**
+   * `length` bytes at `offset` of a block were written in a way that this tracker does not see (`blindSpots`). To be called once
+   * they are in guest memory.
+   */
+  mark(blockIndex: number, offset: number, length: number): void {
+    if (this.#active !== null) this.marks.mark(blockIndex, offset, length);
   }
 
   /**
@@ -108,6 +141,7 @@ export class PagemapTracker implements DirtyTracker {
       // Without a vector the kernel only protects.
       this.#argument.set('vec', 0).set('vec_len', 0);
       await this.#exclusively(ARM_BYTES, null);
+      this.marks.begin();
     } catch (error) {
       uffd.close();
       await this.stop();
@@ -119,6 +153,7 @@ export class PagemapTracker implements DirtyTracker {
     try {
       this.#argument.set('vec', addressOf(this.#regions)).set('vec_len', REGIONS);
       await this.#exclusively(SCAN_BYTES, into);
+      this.marks.harvest(into);
     } catch (error) {
       if (GodwitError.is(error) && error.code === 'GODWIT_INVALID_STATE') throw error;
       throw trackerFailed(this.name, 'harvest', error);
@@ -129,6 +164,7 @@ export class PagemapTracker implements DirtyTracker {
     const active = this.#active;
     if (active === null) return;
     this.#active = null;
+    this.#marks?.end();
     // Closing the userfaultfd unregisters every range and drops the protection.
     active.uffd.close();
     closeFd(active.pagemap);

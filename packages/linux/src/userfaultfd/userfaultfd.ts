@@ -1,3 +1,4 @@
+import { GodwitError } from '@godwit/core/errors';
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { UFFDIO_API, UFFDIO_RANGE, UFFDIO_REGISTER, Uffd, UffdRequest } from '../layouts/userfaultfd.js';
 import {
@@ -50,6 +51,7 @@ export class Userfaultfd {
 
   /** @param mode bits of `UFFDIO_REGISTER_MODE_...` */
   register(address: bigint, byteLength: number, mode: number): void {
+    this.#requireOpen();
     const argument = new StructBuffer(UFFDIO_REGISTER)
       .set('range.start', address)
       .set('range.len', byteLength)
@@ -59,6 +61,7 @@ export class Userfaultfd {
 
   /** Takes a range out; its write protection goes with it. */
   unregister(address: bigint, byteLength: number): void {
+    this.#requireOpen();
     const argument = new StructBuffer(UFFDIO_RANGE).set('start', address).set('len', byteLength);
     ioctl(this.fd, UffdRequest.UFFDIO_UNREGISTER, argument.bytes, 'UFFDIO_UNREGISTER');
   }
@@ -68,6 +71,10 @@ export class Userfaultfd {
     if (this.#closed) return;
     this.#closed = true;
     closeFd(this.fd);
+  }
+
+  #requireOpen(): void {
+    if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', 'the userfaultfd is closed');
   }
 }
 

@@ -27,9 +27,14 @@ export class FeatureCall<Field extends string> {
   }
 }
 
-/** An operation without data: 0, or minus errno. */
-export function plainFeature(port: KernelPort, device: number, feature: number, operation: FeatureOperation): number {
-  return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, featureHead(feature, operation, 0));
+/** An operation without data, on a pool thread: 0, or minus errno. */
+export function plainFeatureAsync(
+  port: KernelPort,
+  device: number,
+  feature: number,
+  operation: FeatureOperation,
+): Promise<number> {
+  return port.ioctlAsync(device, DeviceFeature.VFIO_DEVICE_FEATURE, featureHead(feature, operation, 0));
 }
 
 /** Whether the device has the feature for this operation: 0, or minus errno (ENOTTY when it has not). */
@@ -40,6 +45,11 @@ export function probeFeature(port: KernelPort, device: number, feature: number, 
     feature | operationFlag(operation) | DeviceFeature.VFIO_DEVICE_FEATURE_PROBE,
   );
   return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, head);
+}
+
+/** A SET without data, which asks for a behaviour: 0, or minus errno (ENOTTY where the kernel does not know it). */
+export function setFeature(port: KernelPort, device: number, feature: number): number {
+  return port.ioctl(device, DeviceFeature.VFIO_DEVICE_FEATURE, featureHead(feature, 'SET', 0));
 }
 
 function featureHead(feature: number, operation: FeatureOperation, payloadBytes: number): Uint8Array {

@@ -2,10 +2,13 @@ import { readFileSync, readlinkSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { GodwitError } from '@godwit/core';
 import { Errno, StructBuffer } from '@godwit/linux';
+import { Descriptor } from '../descriptor.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
 import { VFIO_DEVICE_INFO, VFIO_REGION_INFO, Vfio } from '../layouts/vfio-setup.js';
 import { succeeded } from '../syscall-result.js';
 import type { VfioGroup } from '../type1/vfio-group.js';
+import { DevicePort } from './device-port.js';
+import { resetWhenFree } from './device-reset.js';
 
 export interface VfioDeviceInfo {
   readonly resettable: boolean;
@@ -30,21 +33,32 @@ export interface VfioRegion {
 export class VfioDevice {
   /** As in sysfs. */
   readonly name: string;
-  readonly fd: number;
+  /** Calls on the device and on the descriptors of its state: made again when a signal interrupts them, refused once it is closed. */
   readonly port: KernelPort;
-  readonly #owned: boolean;
-  #open = true;
+  readonly #descriptor: Descriptor;
 
   private constructor(name: string, fd: number, owned: boolean, port: KernelPort) {
     this.name = name;
-    this.fd = fd;
-    this.port = port;
-    this.#owned = owned;
+    this.#descriptor = new Descriptor(port, fd, `device ${name}`, owned);
+    this.port = new DevicePort(port, this.#descriptor);
   }
 
-  /** A device of a group that is in a container with an IOMMU; see `VfioGroup.deviceFd` for errors. */
+  /** Its descriptor. */
+  get fd(): number {
+    return this.#descriptor.fd;
+  }
+
+  /**
+   * A device of a group that is in a container with an IOMMU; see `VfioGroup.deviceFd` for errors. The event loop waits until it is
+   * open, which may take a reset of it: `openAsync` does not hold it up.
+   */
   static open(group: VfioGroup, name: string, port: KernelPort = linuxKernel): VfioDevice {
     return new VfioDevice(name, group.deviceFd(name), true, port);
+  }
+
+  /** `open` on a pool thread. */
+  static async openAsync(group: VfioGroup, name: string, port: KernelPort = linuxKernel): Promise<VfioDevice> {
+    return new VfioDevice(name, await group.deviceFdAsync(name), true, port);
   }
 
   /** A device that the embedder has open already; `fd` stays its own. */
@@ -80,19 +94,35 @@ export class VfioDevice {
     };
   }
 
-  /** VFIO_DEVICE_RESET: the device forgets its state. Drivers that do not advertise it may do it all the same. */
+  /**
+   * VFIO_DEVICE_RESET, on a pool thread: the device forgets its state, and runs. Drivers that do not advertise it may do it all the
+   * same. While somebody else holds the device's lock (EAGAIN) it is tried again, for half a second.
+   *
+   * @throws SyscallError GODWIT_UNSUPPORTED when its driver cannot, GODWIT_DEVICE_BUSY when the lock is held for longer
+   */
   async reset(): Promise<void> {
-    const result = await this.port.ioctlAsync(this.fd, Vfio.VFIO_DEVICE_RESET);
+    const result = await resetWhenFree(() => this.port.ioctlAsync(this.fd, Vfio.VFIO_DEVICE_RESET));
     succeeded(result, 'VFIO_DEVICE_RESET', `of ${this.name}`, {
       [Errno.ENOTTY]: { code: 'GODWIT_UNSUPPORTED', advice: 'its driver cannot reset it' },
+      [Errno.EAGAIN]: {
+        code: 'GODWIT_DEVICE_BUSY',
+        advice:
+          'something else holds the lock of the device or its bus (a driver that is bound, a recovery from errors); try again',
+      },
     });
   }
 
-  /** Idempotent. Leaves an adopted descriptor alone. */
+  /**
+   * Idempotent: a second call closes nothing. Closed when it returns, or when the calls under way are over. Leaves an adopted descriptor
+   * alone. The event loop waits for the driver, which may reset the device: `closeAsync` does not hold it up.
+   */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    if (this.#owned) this.port.close(this.fd);
+    this.#descriptor.close();
+  }
+
+  /** `close` on a pool thread. Resolves when the device is closed. */
+  closeAsync(): Promise<void> {
+    return this.#descriptor.closeAsync();
   }
 
   #ask(request: number, argument: Uint8Array, name: string): void {

@@ -1,11 +1,13 @@
-import { type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
+import type { DirtyTracker, GuestMemory } from '@godwit/core';
 import type { VfioDevice } from '../device/vfio-device.js';
 import type { HardwarePagetable } from '../iommufd/hardware-pagetable.js';
 import type { Ioas } from '../iommufd/ioas.js';
 import { Type1Container } from '../type1/type1-container.js';
 import { DmaLoggingTracker } from './dma-logging-tracker.js';
 import { IommufdTracker } from './iommufd-tracker.js';
+import { StoppedDeviceTracker } from './stopped-device-tracker.js';
 import { VfioType1Tracker } from './type1-tracker.js';
+import { UnseenDeviceTracker } from './unseen-device-tracker.js';
 
 /** A device, and where its DMA goes through. */
 export interface TrackableDevice {
@@ -13,6 +15,12 @@ export interface TrackableDevice {
   readonly space: Type1Container | Ioas;
   /** The page table that it is attached to, when that can log. */
   readonly pagetable?: HardwarePagetable;
+  /**
+   * False: nobody watches the device while it runs, and everything that it can reach moves when it has been stopped, with the downtime
+   * that this takes (QEMU: x-pre-copy-dirty-page-tracking=off). For one that cannot be tracked, or whose tracker reports every mapped
+   * page at every harvest, so that pre-copy would never end. Default true.
+   */
+  readonly trackDuringPrecopy?: boolean;
 }
 
 export interface TrackerChoice {
@@ -28,30 +36,59 @@ export interface TrackerChoice {
  * the type1 container. They mix freely: the engine ORs what they report.
  *
  * @returns one choice for each device; give every tracker once to the engine (`trackersOf`)
- * @throws GodwitError GODWIT_UNSUPPORTED for a device whose writes nobody would see
+ * A device whose writes nobody would see has a tracker that blocks the migration, and says why.
+ *
+ * @throws GodwitError GODWIT_UNSUPPORTED for a device that is not to be tracked while it runs, and cannot migrate
  */
 export async function chooseTrackers(
   devices: readonly TrackableDevice[],
   memory: GuestMemory,
 ): Promise<readonly TrackerChoice[]> {
+  const trackers: DirtyTracker[] = [];
   const shared = new Map<object, DirtyTracker>();
   const once = (key: object, make: () => DirtyTracker): DirtyTracker => {
-    const tracker = shared.get(key) ?? make();
+    const made = shared.get(key);
+    if (made !== undefined) return made;
+    const tracker = make();
     shared.set(key, tracker);
+    trackers.push(tracker);
     return tracker;
   };
+  /** The first tracker of a kind has its name, the next ones a number behind it: messages and statistics tell them apart. */
+  const free = (name: string): string => {
+    const taken = (wanted: string) => trackers.some((tracker) => tracker.name === wanted);
+    if (!taken(name)) return name;
+    let i = 2;
+    while (taken(`${name}-${i}`)) i++;
+    return `${name}-${i}`;
+  };
   const choices: TrackerChoice[] = [];
-  for (const { device, space, pagetable } of devices) {
+  for (const { device, space, pagetable, trackDuringPrecopy = true } of devices) {
     const passedOver: string[] = [];
-    const logging = await usableLogging(device, space, memory, passedOver);
-    if (logging !== null) choices.push({ device, tracker: logging, passedOver });
-    else if (pagetable !== undefined) {
-      choices.push({ device, tracker: once(pagetable, () => new IommufdTracker(pagetable, memory)), passedOver });
+    if (!trackDuringPrecopy) {
+      const tracker = new StoppedDeviceTracker(device, space, memory, free(`vfio-stopped ${device.name}`));
+      trackers.push(tracker);
+      choices.push({ device, tracker, passedOver: ['trackDuringPrecopy is false'] });
+      continue;
+    }
+    const logging = await usableLogging(device, space, memory, free, passedOver);
+    if (logging !== null) {
+      trackers.push(logging);
+      choices.push({ device, tracker: logging, passedOver });
+    } else if (pagetable !== undefined) {
+      choices.push({
+        device,
+        tracker: once(pagetable, () => new IommufdTracker(pagetable, memory, free('iommufd'))),
+        passedOver,
+      });
     } else if (space instanceof Type1Container && space.info.dirtyTracking !== null) {
-      const containers = [...shared.keys()].filter((key) => key instanceof Type1Container).length;
-      const name = containers === 0 ? 'vfio-type1' : `vfio-type1-${containers + 1}`;
-      choices.push({ device, tracker: once(space, () => new VfioType1Tracker(space, memory, name)), passedOver });
-    } else throw unseen(device, passedOver);
+      const make = () => new VfioType1Tracker(space, memory, free('vfio-type1'));
+      choices.push({ device, tracker: once(space, make), passedOver });
+    } else {
+      const tracker = new UnseenDeviceTracker(free(`vfio-unseen ${device.name}`), unseen(device, passedOver));
+      trackers.push(tracker);
+      choices.push({ device, tracker, passedOver });
+    }
   }
   return choices;
 }
@@ -66,13 +103,14 @@ async function usableLogging(
   device: VfioDevice,
   space: Type1Container | Ioas,
   memory: GuestMemory,
+  free: (name: string) => string,
   passedOver: string[],
 ): Promise<DirtyTracker | null> {
   if (!DmaLoggingTracker.supports(device)) {
     passedOver.push(`${device.name} does not log its own DMA`);
     return null;
   }
-  const tracker = new DmaLoggingTracker(device, space, memory);
+  const tracker = new DmaLoggingTracker(device, space, memory, free(`vfio-dma-log ${device.name}`));
   try {
     await tracker.start();
     await tracker.stop();
@@ -83,10 +121,9 @@ async function usableLogging(
   }
 }
 
-function unseen(device: VfioDevice, passedOver: readonly string[]): GodwitError {
-  return new GodwitError(
-    'GODWIT_UNSUPPORTED',
+function unseen(device: VfioDevice, passedOver: readonly string[]): string {
+  return (
     `nobody would see what ${device.name} writes: ${passedOver.join('; ')}; it is behind no page table that logs, and in no ` +
-      'container that tracks. It has to be unplugged for the migration',
+    'container that tracks. Unplug it for the migration, or choose its tracker with trackDuringPrecopy: false'
   );
 }

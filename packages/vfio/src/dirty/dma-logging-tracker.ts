@@ -1,6 +1,6 @@
 import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
 import { addressOf, Errno, StructBuffer, SyscallError } from '@godwit/linux';
-import { FeatureCall, plainFeature, probeFeature } from '../device/device-feature.js';
+import { FeatureCall, plainFeatureAsync, probeFeature } from '../device/device-feature.js';
 import type { VfioDevice } from '../device/vfio-device.js';
 import type { DmaMapping, DmaSpace } from '../dma-space.js';
 import {
@@ -9,34 +9,17 @@ import {
   VFIO_FEATURE_DMA_LOGGING_RANGE,
   VFIO_FEATURE_DMA_LOGGING_REPORT,
 } from '../layouts/device-feature.js';
-import { MappingTranslation } from './iova-translation.js';
-import { type LoggedRange, loggedRanges, MOST_RANGES } from './logged-ranges.js';
-import { PerMapping } from './per-mapping.js';
+import { isLogged, type LoggedRange, loggedRanges, MOST_RANGES } from './logged-ranges.js';
+import { SpaceLog } from './space-log.js';
 import { trackerFailed } from './tracker-error.js';
 
 /** VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT takes no smaller one. */
 const LEAST_REPORT_PAGE = 4096;
 
-/** What a device is asked about one mapping, and what it answers. */
-class MappingReport {
-  readonly translation: MappingTranslation;
-  readonly bitmap: DirtyBitmap;
-  readonly call: FeatureCall<keyof typeof VFIO_FEATURE_DMA_LOGGING_REPORT.fields>;
+type ReportCall = FeatureCall<keyof typeof VFIO_FEATURE_DMA_LOGGING_REPORT.fields>;
 
-  constructor(mapping: DmaMapping, memory: GuestMemory, page: number) {
-    this.translation = new MappingTranslation(mapping, memory, page);
-    this.bitmap = new DirtyBitmap(Math.ceil(mapping.byteLength / page));
-    this.call = new FeatureCall(
-      DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
-      'GET',
-      VFIO_FEATURE_DMA_LOGGING_REPORT,
-    );
-    this.call.data
-      .set('iova', mapping.iova)
-      .set('length', mapping.byteLength)
-      .set('page_size', page)
-      .set('bitmap', addressOf(this.bitmap.bytes));
-  }
+function newReport(): ReportCall {
+  return new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, 'GET', VFIO_FEATURE_DMA_LOGGING_REPORT);
 }
 
 /**
@@ -44,7 +27,7 @@ class MappingReport {
  * those made for migration do.
  *
  * Logging covers what is mapped when it starts. Memory that is mapped later, outside of that, is reported as dirty at every
- * harvest.
+ * harvest. A device logs addresses, not mappings: each unmap asks for a report before its addresses may be used again.
  */
 export class DmaLoggingTracker implements DirtyTracker {
   readonly name: string;
@@ -53,11 +36,15 @@ export class DmaLoggingTracker implements DirtyTracker {
   readonly #space: DmaSpace;
   readonly #memory: GuestMemory;
   readonly #reportPage: number;
-  readonly #reports: PerMapping<MappingReport>;
+  readonly #log: SpaceLog;
+  /** Of reports that are made at once. */
+  readonly #report = newReport();
   #ranges: readonly LoggedRange[] = [];
   #devicePage = 0;
-  #departed: MappingReport[] = [];
-  #unlisten: (() => void) | null = null;
+  /** A report that an unmap asked for failed. */
+  #failure: unknown;
+  /** Pages may have been among those of the last harvest that the device did not write. */
+  #guessed = false;
 
   /** Whether this device logs at all. Whether this kernel can tell what it logged shows when it is started. */
   static supports(device: VfioDevice): boolean {
@@ -76,13 +63,22 @@ export class DmaLoggingTracker implements DirtyTracker {
     this.#memory = memory;
     // Reported in the engine's own pages where that can be: nothing is left to translate then.
     this.#reportPage = Math.max(memory.pageSize, LEAST_REPORT_PAGE);
-    this.#reports = new PerMapping((mapping) => new MappingReport(mapping, memory, this.#reportPage));
+    this.#log = new SpaceLog(space, memory, {
+      pageSize: this.#reportPage,
+      read: (mapping, bitmap) => this.#reportCall(mapping, bitmap).callAsync(device.port, device.fd),
+      readNow: (mapping, bitmap) => this.#reportCall(mapping, bitmap, this.#report).call(device.port, device.fd),
+      error: (mapping, result) => this.#reportError(mapping, result),
+      covers: (mapping) => isLogged(this.#ranges, mapping),
+    });
   }
 
-  /** Exact when the device logs all that is mapped, in pages no larger than the engine's; known once it has started. */
+  /**
+   * Exact when the device logs all that is mapped, in pages no larger than the engine's, and no unmap kept the last harvest from
+   * being so; known once it has started.
+   */
   get exact(): boolean {
     const fine = this.#devicePage > 0 && this.#devicePage <= this.#memory.pageSize;
-    return fine && this.#space.mappings.every((mapping) => this.#covers(mapping));
+    return fine && !this.#guessed && this.#space.mappings.every((mapping) => isLogged(this.#ranges, mapping));
   }
 
   /** What the device logs. */
@@ -97,52 +93,58 @@ export class DmaLoggingTracker implements DirtyTracker {
    * @throws GodwitError GODWIT_TRACKER_FAILED when the device does not log, or the kernel cannot tell what it logged
    */
   async start(): Promise<void> {
-    if (this.#unlisten !== null)
-      throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} runs already`);
+    if (this.#log.running) throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} runs already`);
+    this.#failure = undefined;
+    this.#guessed = false;
     try {
-      await this.#startLogging();
-      const [first] = this.#reports.of(this.#space.mappings);
-      if (first !== undefined) await this.#read(first);
+      await this.#log.start({ unmapped: (mapping) => this.#unmapped(mapping) }, async () => {
+        await this.#startLogging();
+        try {
+          await this.#tryReport();
+        } catch (error) {
+          await this.#stopLogging();
+          throw error;
+        }
+      });
     } catch (error) {
-      this.#stopLogging();
       throw trackerFailed(this.name, 'start', error);
     }
-    this.#departed = [];
-    this.#unlisten = this.#space.listen({
-      // The device's log still has it when the mapping is gone.
-      unmapped: (mapping) => this.#departed.push(new MappingReport(mapping, this.#memory, this.#reportPage)),
-    });
   }
 
   async harvest(into: DirtyBitmaps): Promise<void> {
-    if (this.#unlisten === null)
-      throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} does not run`);
-    let failure: unknown;
-    for (const report of [...this.#departed.splice(0), ...this.#reports.of(this.#space.mappings)]) {
-      if (!this.#covers(report.translation.mapping)) {
-        report.translation.reportAll(into);
-        continue;
-      }
-      try {
-        await this.#read(report);
-        report.translation.report(report.bitmap, into);
-      } catch (error) {
-        // "If any error is returned userspace should assume that the dirty log is corrupted" (linux/vfio.h).
-        report.translation.reportAll(into);
-        failure ??= error;
-      }
-    }
-    if (failure !== undefined) throw trackerFailed(this.name, 'harvest', failure);
+    if (!this.#log.running) throw new GodwitError('GODWIT_INVALID_STATE', `dirty tracker ${this.name} does not run`);
+    const { failure, guessed } = await this.#log.harvest(into);
+    this.#guessed = guessed;
+    // "If any error is returned userspace should assume that the dirty log is corrupted" (linux/vfio.h).
+    const first = this.#failure ?? failure;
+    this.#failure = undefined;
+    if (first !== undefined) throw trackerFailed(this.name, 'harvest', first);
   }
 
   async stop(): Promise<void> {
-    if (this.#unlisten === null) return;
-    this.#unlisten();
-    this.#unlisten = null;
-    this.#departed = [];
-    const result = this.#stopLogging();
-    if (result < 0) {
+    await this.#log.stop(async () => {
+      const result = await this.#stopLogging();
+      if (result >= 0) return;
       throw trackerFailed(this.name, 'stop', new SyscallError('VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP', -result, ''));
+    });
+  }
+
+  /**
+   * What the device wrote through a mapping that is gone: it can write no more now, and what it wrote must be known before
+   * the addresses are used again, since its log knows addresses only.
+   */
+  async #unmapped(mapping: DmaMapping): Promise<void> {
+    if (!isLogged(this.#ranges, mapping)) return this.#log.departed(mapping, null);
+    const { port, fd } = this.#device;
+    const bitmap = new DirtyBitmap(Math.ceil(mapping.byteLength / this.#reportPage));
+    try {
+      const result = await this.#reportCall(mapping, bitmap).callAsync(port, fd);
+      if (result < 0) throw this.#reportError(mapping, result);
+      bitmap.maskTail();
+      this.#log.departed(mapping, bitmap);
+    } catch (error) {
+      this.#failure ??= error;
+      this.#log.departed(mapping, null);
     }
   }
 
@@ -179,19 +181,34 @@ export class DmaLoggingTracker implements DirtyTracker {
     }
   }
 
-  #stopLogging(): number {
+  async #stopLogging(): Promise<number> {
     const { port, fd } = this.#device;
-    return plainFeature(port, fd, DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, 'SET');
+    return plainFeatureAsync(port, fd, DeviceFeature.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, 'SET');
   }
 
-  /** REPORT only sets bits: the bitmap is zeroed first. */
-  async #read({ bitmap, call, translation }: MappingReport): Promise<void> {
+  /** Whether this kernel can tell what the device logged. */
+  async #tryReport(): Promise<void> {
+    const [first] = this.#space.mappings;
+    if (first === undefined) return;
+    const { port, fd } = this.#device;
+    const bitmap = new DirtyBitmap(Math.ceil(first.byteLength / this.#reportPage));
+    const result = await this.#reportCall(first, bitmap).callAsync(port, fd);
+    if (result < 0) throw this.#reportError(first, result);
+    // What it found is no loss: whoever starts a tracker has not read a page yet.
     bitmap.clearAll();
-    const result = await call.callAsync(this.#device.port, this.#device.fd);
-    bitmap.maskTail();
-    if (result >= 0) return;
-    const { iova, byteLength } = translation.mapping;
-    throw new SyscallError(
+  }
+
+  #reportCall({ iova, byteLength }: DmaMapping, bitmap: DirtyBitmap, call: ReportCall = newReport()): ReportCall {
+    call.data
+      .set('iova', iova)
+      .set('length', byteLength)
+      .set('page_size', this.#reportPage)
+      .set('bitmap', addressOf(bitmap.bytes));
+    return call;
+  }
+
+  #reportError({ iova, byteLength }: DmaMapping, result: number): SyscallError {
+    return new SyscallError(
       'VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT',
       -result,
       `of ${byteLength} bytes at IOVA 0x${iova.toString(16)} on ${this.#device.name}`,
@@ -199,10 +216,6 @@ export class DmaLoggingTracker implements DirtyTracker {
         ? { code: 'GODWIT_UNSUPPORTED', advice: 'the kernel needs CONFIG_IOMMUFD_DRIVER to tell what a device logged' }
         : {},
     );
-  }
-
-  #covers({ iova, byteLength }: DmaMapping): boolean {
-    return this.#ranges.some((range) => range.iova <= iova && iova + byteLength <= range.iova + range.byteLength);
   }
 }
 

@@ -32,3 +32,20 @@ export function loggedRanges(mappings: readonly DmaMapping[], most: number = MOS
   }
   return merged.map(({ iova, end }) => ({ iova, byteLength: end - iova }));
 }
+
+/** Whether the range of one mapping is logged as a whole. `ranges` as `loggedRanges` makes them. */
+export function isLogged(
+  ranges: readonly LoggedRange[],
+  { iova, byteLength }: Pick<DmaMapping, 'iova' | 'byteLength'>,
+): boolean {
+  let low = 0;
+  let high = ranges.length;
+  // The last range that begins at the mapping or before it.
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((ranges[middle] as LoggedRange).iova <= iova) low = middle + 1;
+    else high = middle;
+  }
+  const range = ranges[low - 1];
+  return range !== undefined && iova + byteLength <= range.iova + range.byteLength;
+}

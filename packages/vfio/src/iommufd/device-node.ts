@@ -2,8 +2,10 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { GodwitError } from '@godwit/core';
 import { Errno, StructBuffer } from '@godwit/linux';
+import { Descriptor } from '../descriptor.js';
 import { VfioDevice } from '../device/vfio-device.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
+import { atOnce, type KernelSteps, onPool } from '../kernel-steps.js';
 import {
   DeviceNodeRequest,
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
@@ -22,57 +24,114 @@ export class VfioDeviceNode {
   readonly device: VfioDevice;
   /** Its number in the iommufd. */
   readonly deviceId: number;
-  readonly #port: KernelPort;
+  readonly #descriptor: Descriptor;
+  #closing: Promise<void> | null = null;
 
-  private constructor(device: VfioDevice, deviceId: number, port: KernelPort) {
+  private constructor(device: VfioDevice, deviceId: number, descriptor: Descriptor) {
     this.device = device;
     this.deviceId = deviceId;
-    this.#port = port;
+    this.#descriptor = descriptor;
   }
 
   /**
-   * Opens a device and binds it; until then the kernel lets nobody use it.
+   * Opens a device and binds it; until then the kernel lets nobody use it. The event loop waits until the device is set up,
+   * which may take a reset of it: `openAsync` does not hold it up.
    *
    * @param folder the device's folder in sysfs, as for `iommuGroupOf`
    * @throws GodwitError GODWIT_UNSUPPORTED when it has no node (CONFIG_VFIO_DEVICE_CDEV), GODWIT_DEVICE_BUSY
    */
   static open(folder: string, name: string, iommufd: Iommufd, port: KernelPort = linuxKernel): VfioDeviceNode {
-    const fd = port.open(join('/dev/vfio/devices', nodeOf(folder)));
+    return atOnce(port, VfioDeviceNode.#opening(folder, name, iommufd, port));
+  }
+
+  /** `open` on a pool thread. */
+  static async openAsync(
+    folder: string,
+    name: string,
+    iommufd: Iommufd,
+    port: KernelPort = linuxKernel,
+  ): Promise<VfioDeviceNode> {
+    return onPool(port, VfioDeviceNode.#opening(folder, name, iommufd, port));
+  }
+
+  static *#opening(folder: string, name: string, iommufd: Iommufd, port: KernelPort): KernelSteps<VfioDeviceNode> {
+    const fd = yield { open: join('/dev/vfio/devices', nodeOf(folder)) };
+    const descriptor = new Descriptor(port, fd, `device ${name}`);
     try {
       const bind = new StructBuffer(VFIO_DEVICE_BIND_IOMMUFD)
         .set('argsz', VFIO_DEVICE_BIND_IOMMUFD.size)
         .set('iommufd', iommufd.fd);
-      const result = port.ioctl(fd, DeviceNodeRequest.VFIO_DEVICE_BIND_IOMMUFD, bind.bytes);
+      const result = yield {
+        on: descriptor,
+        request: DeviceNodeRequest.VFIO_DEVICE_BIND_IOMMUFD,
+        argument: bind.bytes,
+      };
       succeeded(result, 'VFIO_DEVICE_BIND_IOMMUFD', `of ${name}`, {
         // EINVAL is what Linux 6.12 says when somebody has the node open, and nothing else is wrong with the call.
         [Errno.EBUSY]: TAKEN,
         [Errno.EINVAL]: TAKEN,
       });
-      return new VfioDeviceNode(VfioDevice.adopt(fd, name, port), bind.get('out_devid'), port);
+      return new VfioDeviceNode(VfioDevice.adopt(fd, name, port), bind.get('out_devid'), descriptor);
     } catch (error) {
-      port.close(fd);
+      yield { close: descriptor };
       throw error;
     }
   }
 
-  /** Puts the device into an address space, or behind a page table of it that logs. Replaces what it was attached to. */
+  /**
+   * Puts the device into an address space, or behind a page table of it that logs. Replaces what it was attached to. The event
+   * loop waits while memory is pinned for it: `attachAsync` does not hold it up.
+   */
   attach(to: Ioas | HardwarePagetable): void {
-    const attach = new StructBuffer(VFIO_DEVICE_ATTACH_IOMMUFD_PT)
-      .set('argsz', VFIO_DEVICE_ATTACH_IOMMUFD_PT.size)
-      .set('pt_id', to.id);
-    const result = this.#port.ioctl(this.device.fd, DeviceNodeRequest.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach.bytes);
-    succeeded(result, 'VFIO_DEVICE_ATTACH_IOMMUFD_PT', `of ${this.device.name} to ${to.id}`);
+    atOnce(this.#descriptor.port, this.#attach(to));
+  }
+
+  /** `attach` on a pool thread. */
+  attachAsync(to: Ioas | HardwarePagetable): Promise<void> {
+    return onPool(this.#descriptor.port, this.#attach(to));
   }
 
   detach(): void {
-    const detach = new StructBuffer(VFIO_DEVICE_DETACH_IOMMUFD_PT).set('argsz', VFIO_DEVICE_DETACH_IOMMUFD_PT.size);
-    const result = this.#port.ioctl(this.device.fd, DeviceNodeRequest.VFIO_DEVICE_DETACH_IOMMUFD_PT, detach.bytes);
-    succeeded(result, 'VFIO_DEVICE_DETACH_IOMMUFD_PT', `of ${this.device.name}`);
+    atOnce(this.#descriptor.port, this.#detach());
   }
 
-  /** The kernel detaches and unbinds it. */
+  /** `detach` on a pool thread. */
+  detachAsync(): Promise<void> {
+    return onPool(this.#descriptor.port, this.#detach());
+  }
+
+  /** Idempotent. The kernel detaches and unbinds it. */
   close(): void {
-    this.#port.close(this.device.fd);
+    if (!this.#descriptor.isOpen) return;
+    atOnce(this.#descriptor.port, this.#steps());
+  }
+
+  /** `close` on a pool thread. Resolves when it is closed. */
+  closeAsync(): Promise<void> {
+    this.#closing ??= onPool(this.#descriptor.port, this.#steps());
+    return this.#closing;
+  }
+
+  *#steps(): KernelSteps<void> {
+    // It has the same descriptor, and does not own it.
+    this.device.close();
+    yield { close: this.#descriptor };
+  }
+
+  *#attach(to: Ioas | HardwarePagetable): KernelSteps<void> {
+    const attach = new StructBuffer(VFIO_DEVICE_ATTACH_IOMMUFD_PT)
+      .set('argsz', VFIO_DEVICE_ATTACH_IOMMUFD_PT.size)
+      .set('pt_id', to.id);
+    const request = DeviceNodeRequest.VFIO_DEVICE_ATTACH_IOMMUFD_PT;
+    const result = yield { on: this.#descriptor, request, argument: attach.bytes };
+    succeeded(result, 'VFIO_DEVICE_ATTACH_IOMMUFD_PT', `of ${this.device.name} to ${to.id}`);
+  }
+
+  *#detach(): KernelSteps<void> {
+    const detach = new StructBuffer(VFIO_DEVICE_DETACH_IOMMUFD_PT).set('argsz', VFIO_DEVICE_DETACH_IOMMUFD_PT.size);
+    const request = DeviceNodeRequest.VFIO_DEVICE_DETACH_IOMMUFD_PT;
+    const result = yield { on: this.#descriptor, request, argument: detach.bytes };
+    succeeded(result, 'VFIO_DEVICE_DETACH_IOMMUFD_PT', `of ${this.device.name}`);
   }
 }
 

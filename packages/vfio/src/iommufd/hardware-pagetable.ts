@@ -1,5 +1,5 @@
-import { DirtyBitmap, GodwitError } from '@godwit/core';
-import { addressOf, StructBuffer } from '@godwit/linux';
+import { type DirtyBitmap, GodwitError } from '@godwit/core';
+import { addressOf, StructBuffer, SyscallError } from '@godwit/linux';
 import type { DmaMapping } from '../dma-space.js';
 import {
   IOMMU_HWPT_GET_DIRTY_BITMAP,
@@ -14,8 +14,8 @@ import type { Ioas, IommufdOwner } from './ioas.js';
  * A page table of the IOMMU's that can log which pages devices wrote through it (Linux 6.7).
  *
  * The kernel (6.12) answers 0 to questions that it has not answered: with tracking off, for a range that is not wholly mapped,
- * and when the bitmap cannot be written, in which case the bits are lost. So what it does not check is checked here, and every
- * bitmap is touched, by zeroing it, right before the call.
+ * and when the bitmap cannot be written, in which case the bits are lost. So what it does not check is checked here, and
+ * bitmaps are touched, by zeroing them, right before the call.
  */
 export class HardwarePagetable {
   readonly id: number;
@@ -39,73 +39,55 @@ export class HardwarePagetable {
       .set('size', IOMMU_HWPT_SET_DIRTY_TRACKING.size)
       .set('flags', on ? IommufdFlag.IOMMU_HWPT_DIRTY_TRACKING_ENABLE : 0)
       .set('hwpt_id', this.id);
-    const { fd, port } = this.#owner;
-    const result = await port.ioctlAsync(fd, IommufdRequest.IOMMU_HWPT_SET_DIRTY_TRACKING, argument.bytes);
+    const result = await this.#owner.ioctlAsync(IommufdRequest.IOMMU_HWPT_SET_DIRTY_TRACKING, argument.bytes);
     succeeded(result, 'IOMMU_HWPT_SET_DIRTY_TRACKING', `${on ? 'on' : 'off'} for page table ${this.id}`);
     this.#tracking = on;
   }
 
   /**
-   * What is needed to read the log of a mapping again and again, made once.
-   *
-   * @param pageSize bytes that a bit stands for: a power of two, and what the mapping is a multiple of. A page is dirty when any
-   * part of it is
+   * Throws GODWIT_INVALID_ARGUMENT unless a mapping's log can be read in pages of this size: a power of two, and what the
+   * mapping is a multiple of.
    */
-  of(mapping: DmaMapping, pageSize: number): HardwareDirtyLog {
-    return new HardwareDirtyLog(this.#owner, this, mapping, pageSize);
-  }
-}
-
-/** IOMMU_HWPT_GET_DIRTY_BITMAP for one mapping. */
-export class HardwareDirtyLog {
-  readonly mapping: DmaMapping;
-  /** What the last `read` found. */
-  readonly bitmap: DirtyBitmap;
-  readonly #owner: IommufdOwner;
-  readonly #pagetable: HardwarePagetable;
-  readonly #request: StructBuffer<keyof typeof IOMMU_HWPT_GET_DIRTY_BITMAP.fields>;
-
-  constructor(owner: IommufdOwner, pagetable: HardwarePagetable, mapping: DmaMapping, pageSize: number) {
+  checkPageSize({ iova, byteLength }: DmaMapping, pageSize: number): void {
     const powerOfTwo = pageSize > 0 && Number.isInteger(Math.log2(pageSize));
-    if (!powerOfTwo || mapping.iova % pageSize !== 0 || mapping.byteLength % pageSize !== 0) {
-      throw new GodwitError(
-        'GODWIT_INVALID_ARGUMENT',
-        `the log of ${mapping.byteLength} bytes at IOVA 0x${mapping.iova.toString(16)} cannot be read in pages of ${pageSize} bytes`,
-      );
-    }
-    this.mapping = mapping;
-    this.#owner = owner;
-    this.#pagetable = pagetable;
-    this.bitmap = new DirtyBitmap(mapping.byteLength / pageSize);
-    this.#request = new StructBuffer(IOMMU_HWPT_GET_DIRTY_BITMAP)
-      .set('size', IOMMU_HWPT_GET_DIRTY_BITMAP.size)
-      .set('hwpt_id', pagetable.id)
-      .set('iova', mapping.iova)
-      .set('length', mapping.byteLength)
-      .set('page_size', pageSize)
-      .set('data', addressOf(this.bitmap.bytes));
+    if (powerOfTwo && iova % pageSize === 0 && byteLength % pageSize === 0) return;
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `the log of ${byteLength} bytes at IOVA 0x${iova.toString(16)} cannot be read in pages of ${pageSize} bytes`,
+    );
   }
 
   /**
-   * Reads the bits into `bitmap`, and clears them in the page table unless `keep` says otherwise.
+   * ORs the bits of one mapping into `bitmap`, and clears them in the page table (IOMMU_HWPT_GET_DIRTY_BITMAP).
    *
+   * @param bitmap of the mapping's pages, zeroed right before: a bitmap whose memory is not there yet would lose the bits
+   * @param pageSize bytes that a bit stands for; see `checkPageSize`. A page is dirty when any part of it is
    * @returns 0, or minus errno: every page of the mapping then counts as dirty
-   * @throws GodwitError GODWIT_INVALID_STATE with tracking off, or when the mapping is gone
+   * @throws GodwitError GODWIT_INVALID_STATE with tracking off
    */
-  async read(options: { readonly keep?: boolean } = {}): Promise<number> {
-    if (!this.#pagetable.tracking) throw new GodwitError('GODWIT_INVALID_STATE', 'dirty tracking is off');
-    if (!this.#pagetable.ioas.mappings.includes(this.mapping)) {
-      throw new GodwitError(
-        'GODWIT_INVALID_STATE',
-        `the mapping at IOVA 0x${this.mapping.iova.toString(16)} is gone: the kernel would say 0 to it`,
-      );
-    }
-    this.#request.set('flags', options.keep === true ? IommufdFlag.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR : 0);
-    // The kernel ORs. And a bitmap whose memory is not there yet would lose the bits.
-    this.bitmap.clearAll();
-    const { fd, port } = this.#owner;
-    const result = await port.ioctlAsync(fd, IommufdRequest.IOMMU_HWPT_GET_DIRTY_BITMAP, this.#request.bytes);
-    this.bitmap.maskTail();
-    return result;
+  async read(mapping: DmaMapping, bitmap: DirtyBitmap, pageSize: number): Promise<number> {
+    return this.#owner.ioctlAsync(IommufdRequest.IOMMU_HWPT_GET_DIRTY_BITMAP, this.#request(mapping, bitmap, pageSize));
+  }
+
+  /** The same in one call that is made at once. */
+  readNow(mapping: DmaMapping, bitmap: DirtyBitmap, pageSize: number): number {
+    return this.#owner.ioctl(IommufdRequest.IOMMU_HWPT_GET_DIRTY_BITMAP, this.#request(mapping, bitmap, pageSize));
+  }
+
+  readError({ iova, byteLength }: DmaMapping, result: number): Error {
+    const asked = `of ${byteLength} bytes at IOVA 0x${iova.toString(16)}`;
+    return new SyscallError('IOMMU_HWPT_GET_DIRTY_BITMAP', -result, asked);
+  }
+
+  #request(mapping: DmaMapping, bitmap: DirtyBitmap, pageSize: number): Uint8Array {
+    if (!this.#tracking) throw new GodwitError('GODWIT_INVALID_STATE', 'dirty tracking is off');
+    this.checkPageSize(mapping, pageSize);
+    return new StructBuffer(IOMMU_HWPT_GET_DIRTY_BITMAP)
+      .set('size', IOMMU_HWPT_GET_DIRTY_BITMAP.size)
+      .set('hwpt_id', this.id)
+      .set('iova', mapping.iova)
+      .set('length', mapping.byteLength)
+      .set('page_size', pageSize)
+      .set('data', addressOf(bitmap.bytes)).bytes;
   }
 }

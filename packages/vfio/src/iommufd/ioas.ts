@@ -1,6 +1,6 @@
-import { Errno, StructBuffer } from '@godwit/linux';
-import type { DmaMapping, DmaSpace, UnmapListener } from '../dma-space.js';
-import type { KernelPort } from '../kernel-port.js';
+import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux';
+import { AddressSpace, checkMapping, type Unmapped } from '../address-space.js';
+import type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from '../dma-space.js';
 import {
   IOMMU_IOAS_IOVA_RANGES,
   IOMMU_IOAS_MAP,
@@ -8,21 +8,30 @@ import {
   IommufdFlag,
   IommufdRequest,
 } from '../layouts/iommufd.js';
-import { checkMapping, MappingList } from '../mapping-list.js';
+import { PinnedMappings } from '../pinned-mappings.js';
 import { succeeded } from '../syscall-result.js';
 import type { MapRequest } from '../type1/type1-container.js';
 
-/** What an address space needs of the iommufd that it is in. */
+/** The iommufd that an address space or a page table is in: calls on it, which fail once it is closed. */
 export interface IommufdOwner {
-  readonly fd: number;
-  readonly port: KernelPort;
+  ioctl(request: number, argument?: IoctlArgument): number;
+  ioctlAsync(request: number, argument?: IoctlArgument): Promise<number>;
+}
+
+export interface UnmapOptions {
+  /**
+   * No device of this address space can write until the unmap is over: all of them are stopped. What the mapping's dirty bits
+   * say right before is then exact. Default false.
+   */
+  readonly stopped?: boolean;
 }
 
 /** An I/O address space of an iommufd. */
 export class Ioas implements DmaSpace {
   readonly id: number;
   readonly #owner: IommufdOwner;
-  readonly #list = new MappingList();
+  readonly #space = new AddressSpace();
+  readonly #pins = new PinnedMappings();
 
   constructor(owner: IommufdOwner, id: number) {
     this.#owner = owner;
@@ -30,11 +39,31 @@ export class Ioas implements DmaSpace {
   }
 
   get mappings(): readonly DmaMapping[] {
-    return this.#list.mappings;
+    return this.#space.mappings;
+  }
+
+  get idle(): boolean {
+    return this.#space.idle;
+  }
+
+  isMapped(mapping: DmaMapping): boolean {
+    return this.#space.isMapped(mapping);
   }
 
   listen(listener: UnmapListener): () => void {
-    return this.#list.listen(listener);
+    return this.#space.listen(listener);
+  }
+
+  between<T>(step: () => Promise<T>): Promise<T> {
+    return this.#space.between(step);
+  }
+
+  changesDone(): Promise<DmaMapping | null> {
+    return this.#space.changesDone();
+  }
+
+  reading(mapping: DmaMapping): MappingRead {
+    return this.#space.reading(mapping);
   }
 
   /** Bytes that addresses and sizes are multiples of; grows when a device with larger pages is attached. */
@@ -42,13 +71,16 @@ export class Ioas implements DmaSpace {
     const ranges = new StructBuffer(IOMMU_IOAS_IOVA_RANGES)
       .set('size', IOMMU_IOAS_IOVA_RANGES.size)
       .set('ioas_id', this.id);
-    const result = this.#owner.port.ioctl(this.#owner.fd, IommufdRequest.IOMMU_IOAS_IOVA_RANGES, ranges.bytes);
+    const result = this.#owner.ioctl(IommufdRequest.IOMMU_IOAS_IOVA_RANGES, ranges.bytes);
     // No room was given for the ranges themselves, which is not what was asked.
     if (result !== -Errno.EMSGSIZE) succeeded(result, 'IOMMU_IOAS_IOVA_RANGES', `of ${this.id}`);
     return ranges.get('out_iova_alignment');
   }
 
-  /** Maps memory at a fixed address and pins it, on a pool thread. The same errors as `Type1Container.map`. */
+  /**
+   * Maps memory at a fixed address and pins it, on a pool thread, after all changes that were asked for before. The same
+   * errors, and the same for discarding, as `Type1Container.map`.
+   */
   async map(request: MapRequest): Promise<DmaMapping> {
     const { iova, byteLength, guestPhysicalAddress, hostAddress, writable = true } = request;
     const mapping: DmaMapping = { iova, byteLength, guestPhysicalAddress };
@@ -61,38 +93,46 @@ export class Ioas implements DmaSpace {
       .set('user_va', hostAddress)
       .set('length', byteLength)
       .set('iova', iova);
-    const { fd, port } = this.#owner;
-    const result = await port.ioctlAsync(fd, IommufdRequest.IOMMU_IOAS_MAP, argument.bytes);
-    succeeded(result, 'IOMMU_IOAS_MAP', described(mapping), {
-      [Errno.EEXIST]: { code: 'GODWIT_INVALID_ARGUMENT', advice: 'it overlaps a mapping' },
-      [Errno.EINVAL]: { code: 'GODWIT_INVALID_ARGUMENT' },
-      [Errno.ENOMEM]: {
-        advice: 'memory for DMA is locked; raise `ulimit -l` (RLIMIT_MEMLOCK) by the size of the guest',
-      },
+    return this.#space.map(mapping, async () => {
+      const result = await this.#pins.pinnedBy(mapping, hostAddress, () =>
+        this.#owner.ioctlAsync(IommufdRequest.IOMMU_IOAS_MAP, argument.bytes),
+      );
+      if (result >= 0) return;
+      succeeded(result, 'IOMMU_IOAS_MAP', described(mapping), {
+        [Errno.EEXIST]: { code: 'GODWIT_INVALID_ARGUMENT', advice: 'it overlaps a mapping' },
+        [Errno.EINVAL]: { code: 'GODWIT_INVALID_ARGUMENT' },
+        [Errno.ENOMEM]: {
+          advice: 'memory for DMA is locked; raise `ulimit -l` (RLIMIT_MEMLOCK) by the size of the guest',
+        },
+      });
     });
-    this.#list.add(mapping);
-    return mapping;
   }
 
   /**
-   * Unmaps one whole mapping. There is no call that unmaps and reads the dirty bits in one step: trackers read them before,
-   * and then take all of the mapping for dirty, since a device may write in between.
+   * Unmaps one whole mapping, after all changes that were asked for before. There is no call that unmaps and reads the dirty
+   * bits in one step, and between the two a device may write: trackers take all of the mapping for dirty, unless its devices
+   * are said to be stopped.
    */
-  async unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>): Promise<void> {
-    const mapping = this.#list.find(which);
-    await this.#list.unmapping(mapping);
+  async unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>, options: UnmapOptions = {}): Promise<void> {
+    const { stopped = false } = options;
+    const { mapping, result } = await this.#space.unmap(which, stopped, (found) => this.#unmap(found));
+    succeeded(result, 'IOMMU_IOAS_UNMAP', described(mapping));
+  }
+
+  /** The iommufd is closed, and all mappings are gone with it. */
+  closed(): void {
+    this.#pins.releaseAll();
+  }
+
+  async #unmap(mapping: DmaMapping): Promise<Unmapped> {
     const argument = new StructBuffer(IOMMU_IOAS_UNMAP)
       .set('size', IOMMU_IOAS_UNMAP.size)
       .set('ioas_id', this.id)
       .set('iova', mapping.iova)
       .set('length', mapping.byteLength);
-    const { fd, port } = this.#owner;
-    const result = await port.ioctlAsync(fd, IommufdRequest.IOMMU_IOAS_UNMAP, argument.bytes);
-    if (result < 0) {
-      this.#list.lost(mapping, null);
-      succeeded(result, 'IOMMU_IOAS_UNMAP', described(mapping));
-    }
-    this.#list.unmapped(mapping, null);
+    const result = await this.#owner.ioctlAsync(IommufdRequest.IOMMU_IOAS_UNMAP, argument.bytes);
+    if (result >= 0) this.#pins.release(mapping);
+    return { result, dirty: null, byteLength: result < 0 ? 0 : argument.get('length') };
   }
 }
 

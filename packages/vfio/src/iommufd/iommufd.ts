@@ -1,6 +1,7 @@
-import { GodwitError } from '@godwit/core';
-import { Errno, StructBuffer } from '@godwit/linux';
+import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux';
+import { Descriptor } from '../descriptor.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
+import { atOnce, type KernelSteps, onPool } from '../kernel-steps.js';
 import {
   IOMMU_DESTROY,
   IOMMU_HW_INFO,
@@ -11,19 +12,20 @@ import {
 } from '../layouts/iommufd.js';
 import { succeeded } from '../syscall-result.js';
 import { HardwarePagetable } from './hardware-pagetable.js';
-import { Ioas } from './ioas.js';
+import { Ioas, type IommufdOwner } from './ioas.js';
 
 /** /dev/iommu: what is to replace containers (Linux 6.2). Objects in it have numbers; they end with it. */
-export class Iommufd {
-  readonly fd: number;
+export class Iommufd implements IommufdOwner {
   readonly port: KernelPort;
+  readonly #descriptor: Descriptor;
   readonly #owned: boolean;
-  #open = true;
+  readonly #spaces: Ioas[] = [];
+  #closing: Promise<void> | null = null;
 
   private constructor(fd: number, owned: boolean, port: KernelPort) {
-    this.fd = fd;
     this.port = port;
     this.#owned = owned;
+    this.#descriptor = new Descriptor(port, fd, `iommufd ${fd}`, owned);
   }
 
   /** @throws SyscallError GODWIT_UNSUPPORTED on a kernel without it, GODWIT_PERMISSION */
@@ -36,17 +38,24 @@ export class Iommufd {
     return new Iommufd(fd, false, port);
   }
 
+  get fd(): number {
+    return this.#descriptor.fd;
+  }
+
   /** A new I/O address space, with nothing mapped. */
   allocateIoas(): Ioas {
     const argument = new StructBuffer(IOMMU_IOAS_ALLOC).set('size', IOMMU_IOAS_ALLOC.size);
-    this.call(IommufdRequest.IOMMU_IOAS_ALLOC, argument.bytes, 'IOMMU_IOAS_ALLOC');
-    return new Ioas(this, argument.get('out_ioas_id'));
+    const result = this.ioctl(IommufdRequest.IOMMU_IOAS_ALLOC, argument.bytes);
+    succeeded(result, 'IOMMU_IOAS_ALLOC', `on iommufd ${this.fd}`);
+    const space = new Ioas(this, argument.get('out_ioas_id'));
+    this.#spaces.push(space);
+    return space;
   }
 
   /** Whether the IOMMU behind a device can log which pages were written (IOMMU_GET_HW_INFO). */
   tracksDirtyPages(deviceId: number): boolean {
     const info = new StructBuffer(IOMMU_HW_INFO).set('size', IOMMU_HW_INFO.size).set('dev_id', deviceId);
-    const result = this.port.ioctl(this.fd, IommufdRequest.IOMMU_GET_HW_INFO, info.bytes);
+    const result = this.ioctl(IommufdRequest.IOMMU_GET_HW_INFO, info.bytes);
     // Not a device with an IOMMU of its own: a mediated device.
     if (result === -Errno.ENOENT || result === -Errno.EOPNOTSUPP) return false;
     succeeded(result, 'IOMMU_GET_HW_INFO', `of device ${deviceId}`);
@@ -56,38 +65,65 @@ export class Iommufd {
   /**
    * A page table of the IOMMU's that can log writes, over an address space. Attach devices to it, not to the address space.
    *
+   * The event loop waits while all that is mapped is entered into it: `allocateTrackingAsync` does not hold it up.
+   *
    * @throws SyscallError GODWIT_UNSUPPORTED when the IOMMU behind the device cannot
    */
   allocateTracking(deviceId: number, ioas: Ioas): HardwarePagetable {
-    const argument = new StructBuffer(IOMMU_HWPT_ALLOC)
+    return atOnce(this.port, this.#allocateTracking(deviceId, ioas));
+  }
+
+  /** `allocateTracking` on a pool thread. */
+  allocateTrackingAsync(deviceId: number, ioas: Ioas): Promise<HardwarePagetable> {
+    return onPool(this.port, this.#allocateTracking(deviceId, ioas));
+  }
+
+  *#allocateTracking(deviceId: number, ioas: Ioas): KernelSteps<HardwarePagetable> {
+    const alloc = new StructBuffer(IOMMU_HWPT_ALLOC)
       .set('size', IOMMU_HWPT_ALLOC.size)
       .set('flags', IommufdFlag.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
       .set('dev_id', deviceId)
       .set('pt_id', ioas.id);
-    succeeded(
-      this.port.ioctl(this.fd, IommufdRequest.IOMMU_HWPT_ALLOC, argument.bytes),
-      'IOMMU_HWPT_ALLOC',
-      `for device ${deviceId} with dirty tracking`,
-      { [Errno.EOPNOTSUPP]: { code: 'GODWIT_UNSUPPORTED', advice: 'the IOMMU behind this device cannot log writes' } },
-    );
-    return new HardwarePagetable(this, argument.get('out_hwpt_id'), ioas);
+    const result = yield { on: this.#descriptor, request: IommufdRequest.IOMMU_HWPT_ALLOC, argument: alloc.bytes };
+    succeeded(result, 'IOMMU_HWPT_ALLOC', `for device ${deviceId} with dirty tracking`, {
+      [Errno.EOPNOTSUPP]: { code: 'GODWIT_UNSUPPORTED', advice: 'the IOMMU behind this device cannot log writes' },
+    });
+    return new HardwarePagetable(this, alloc.get('out_hwpt_id'), ioas);
   }
 
   /** Ends an object that nothing uses any more. */
   destroy(id: number): void {
     const argument = new StructBuffer(IOMMU_DESTROY).set('size', IOMMU_DESTROY.size).set('id', id);
-    this.call(IommufdRequest.IOMMU_DESTROY, argument.bytes, 'IOMMU_DESTROY');
+    succeeded(this.ioctl(IommufdRequest.IOMMU_DESTROY, argument.bytes), 'IOMMU_DESTROY', `on iommufd ${this.fd}`);
   }
 
-  call(request: number, argument: Uint8Array, name: string): void {
-    if (!this.#open) throw new GodwitError('GODWIT_INVALID_STATE', 'the iommufd is closed');
-    succeeded(this.port.ioctl(this.fd, request, argument), name, `on iommufd ${this.fd}`);
+  /** The result, or minus errno. Throws GODWIT_INVALID_STATE once it is closed. */
+  ioctl(request: number, argument?: IoctlArgument): number {
+    return this.#descriptor.ioctl(request, argument);
   }
 
-  /** Idempotent. Leaves an adopted descriptor alone. */
+  /** The same on a pool thread. */
+  ioctlAsync(request: number, argument?: IoctlArgument): Promise<number> {
+    return this.#descriptor.ioctlAsync(request, argument);
+  }
+
+  /**
+   * Idempotent. Leaves an adopted descriptor alone. Close the devices that are bound to it before: they keep what is mapped.
+   * The event loop waits until a guest's memory is unpinned: `closeAsync` does not hold it up.
+   */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    if (this.#owned) this.port.close(this.fd);
+    if (!this.#descriptor.isOpen) return;
+    atOnce(this.port, this.#steps());
+  }
+
+  /** `close` on a pool thread. Resolves when it is closed. */
+  closeAsync(): Promise<void> {
+    this.#closing ??= onPool(this.port, this.#steps());
+    return this.#closing;
+  }
+
+  *#steps(): KernelSteps<void> {
+    yield { close: this.#descriptor };
+    if (this.#owned) for (const space of this.#spaces) space.closed();
   }
 }

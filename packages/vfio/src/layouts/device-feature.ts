@@ -3,7 +3,8 @@ import { defines, type KernelLayout, struct } from '@godwit/linux';
 const HEADER = 'linux/vfio.h';
 
 /**
- * Features of a device in linux/vfio.h: device migration v2 (Linux 5.18; pre-copy 6.2), DMA logging (6.1).
+ * Features of a device in linux/vfio.h: device migration v2 (Linux 5.18; pre-copy 6.2; its flags, "INFOv2", after 6.18), DMA logging
+ * (6.1).
  * VFIO_DEVICE_FEATURE has the number of VFIO_IOMMU_DIRTY_PAGES: which of the two it is, the file descriptor decides.
  */
 export const DeviceFeature = {
@@ -17,10 +18,12 @@ export const DeviceFeature = {
   VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP: 7,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT: 8,
   VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: 9,
+  VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: 12,
   VFIO_MIGRATION_STOP_COPY: 1,
   VFIO_MIGRATION_P2P: 2,
   VFIO_MIGRATION_PRE_COPY: 4,
   VFIO_MIG_GET_PRECOPY_INFO: 0x3b79,
+  VFIO_PRECOPY_INFO_REINIT: 1,
 } as const;
 
 /** `enum vfio_device_mig_state`. */
@@ -68,7 +71,10 @@ export const VFIO_FEATURE_MIG_DATA_SIZE = struct(HEADER, 'vfio_device_feature_mi
   stop_copy_length: [0, 8],
 });
 
-/** Asked of the data descriptor, in the PRE_COPY states only. Linux 6.2. */
+/**
+ * Asked of the data descriptor, in the PRE_COPY states only. Linux 6.2. `flags` comes back as it went in, unless the device was told
+ * to fill it in (VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2, a SET without data).
+ */
 export const VFIO_PRECOPY_INFO = struct(HEADER, 'vfio_precopy_info', 24, {
   argsz: [0, 4],
   flags: [4, 4],

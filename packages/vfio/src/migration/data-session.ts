@@ -1,13 +1,14 @@
 import { GodwitError } from '@godwit/core';
 import { Errno, SyscallError } from '@godwit/linux';
 import type { KernelPort } from '../kernel-port.js';
+import { RECORD_BYTES, RecordKind, writeRecordHead } from './state-records.js';
 
-/** Read in pieces of this size: what the engine puts into one frame. */
+/** Records of this size, their heads included: what the engine puts into one frame. */
 const PIECE_BYTES = 2 ** 20;
 
 /**
  * The descriptor through which a device's state flows, from the change of state that began it to the one that ends it.
- * Reads and writes run on pool threads; `close` waits for the one under way, since a number that is closed too early may be
+ * Reads, writes and closing run on pool threads; `close` waits for the one under way, since a number that is closed too early may be
  * somebody else's file by the time the kernel looks at it.
  */
 export class DataSession {
@@ -16,7 +17,7 @@ export class DataSession {
   readonly #device: string;
   readonly #buffer: Uint8Array;
   #working: Promise<unknown> = Promise.resolve();
-  #open = true;
+  #closing: Promise<void> | null = null;
 
   constructor(port: KernelPort, fd: number, device: string) {
     this.#port = port;
@@ -26,15 +27,18 @@ export class DataSession {
   }
 
   /**
-   * The next piece, lent until the next call.
+   * The next piece as a record, lent until the next call.
    *
    * @param phase in `pre-copy` the stream has a temporary end, when the device has nothing new: the kernel's documents say
    * ENOMSG, some drivers (mtty) return 0. In `stop-copy` 0 is the end for good, and ENOMSG a defect of the driver's.
    * @returns null at the end that the phase has
    */
   async read(phase: 'pre-copy' | 'stop-copy'): Promise<Uint8Array | null> {
-    const result = await this.#retried(() => this.#port.read(this.fd, this.#buffer));
-    if (result > 0) return this.#buffer.subarray(0, result);
+    const result = await this.#exclusively(() => this.#port.read(this.fd, this.#buffer.subarray(RECORD_BYTES)));
+    if (result > 0) {
+      writeRecordHead(this.#buffer, RecordKind.DATA, result);
+      return this.#buffer.subarray(0, RECORD_BYTES + result);
+    }
     if (result === 0 || (phase === 'pre-copy' && result === -Errno.ENOMSG)) return null;
     throw new SyscallError('read', -result, `the state of ${this.#device} (${phase})`, {
       code: 'GODWIT_DEVICE_FAILED',
@@ -45,7 +49,7 @@ export class DataSession {
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.byteLength; ) {
       const rest = bytes.subarray(at);
-      const result = await this.#retried(() => this.#port.write(this.fd, rest));
+      const result = await this.#exclusively(() => this.#port.write(this.fd, rest));
       if (result < 0) {
         throw new SyscallError('write', -result, `the state of ${this.#device}, byte ${at} of ${bytes.byteLength}`, {
           code: 'GODWIT_DEVICE_FAILED',
@@ -59,24 +63,27 @@ export class DataSession {
     }
   }
 
-  /** Idempotent. */
-  async close(): Promise<void> {
-    if (!this.#open) return;
-    this.#open = false;
-    await this.#working;
-    this.#port.close(this.fd);
+  /** Idempotent: the number is given back once, and every caller waits for it. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
   }
 
-  async #retried(call: () => Promise<number>): Promise<number> {
-    for (;;) {
-      if (!this.#open) throw new GodwitError('GODWIT_INVALID_STATE', `the data session of ${this.#device} is closed`);
-      const calling = call();
-      this.#working = calling.then(
-        () => {},
-        () => {},
-      );
-      const result = await calling;
-      if (result !== -Errno.EINTR) return result;
+  async #close(): Promise<void> {
+    await this.#working;
+    if (this.#port.closeAsync === undefined) this.#port.close(this.fd);
+    else await this.#port.closeAsync(this.fd);
+  }
+
+  async #exclusively(call: () => Promise<number>): Promise<number> {
+    if (this.#closing !== null) {
+      throw new GodwitError('GODWIT_INVALID_STATE', `the data session of ${this.#device} is closed`);
     }
+    const calling = call();
+    this.#working = calling.then(
+      () => {},
+      () => {},
+    );
+    return calling;
   }
 }

@@ -1,6 +1,6 @@
 import { GodwitError } from '@godwit/core';
 import { Errno, StructBuffer, SyscallError } from '@godwit/linux';
-import { FeatureCall } from '../device/device-feature.js';
+import { FeatureCall, setFeature } from '../device/device-feature.js';
 import type { VfioDevice } from '../device/vfio-device.js';
 import {
   DeviceFeature,
@@ -24,12 +24,19 @@ export interface PrecopyInfo {
   readonly initialBytes: number;
   /** That changed since it was read. */
   readonly dirtyBytes: number;
+  /**
+   * The device has new initial bytes, whatever it said before (VFIO_PRECOPY_INFO_REINIT: it was reconfigured, say). False where the
+   * kernel cannot tell.
+   */
+  readonly reinitialized: boolean;
 }
 
 /** VFIO device migration v2 (Linux 5.18): the state machine of one device, as the kernel has it. */
 export class DeviceMigration {
   readonly device: VfioDevice;
   readonly capabilities: MigrationCapabilities;
+  /** The kernel fills in the flags of VFIO_MIG_GET_PRECOPY_INFO; one that was not told to gives back what it was given. */
+  readonly #tellsReinit: boolean;
 
   /** @throws GodwitError GODWIT_UNSUPPORTED when the device or its driver cannot migrate */
   constructor(device: VfioDevice) {
@@ -49,13 +56,28 @@ export class DeviceMigration {
       p2p: (flags & DeviceFeature.VFIO_MIGRATION_P2P) !== 0,
       preCopy: (flags & DeviceFeature.VFIO_MIGRATION_PRE_COPY) !== 0,
     };
+    const { VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 } = DeviceFeature;
+    this.#tellsReinit =
+      this.capabilities.preCopy && setFeature(device.port, device.fd, VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2) === 0;
   }
 
-  /** The state that the device is in now. */
+  /** The state that the device is in now. Waits, and the event loop with it, for a change of state that is under way. */
   state(): MigrationState {
     const { device } = this;
-    const call = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, 'GET', VFIO_FEATURE_MIG_STATE);
-    succeeded(call.call(device.port, device.fd), 'VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', `on ${device.name}`);
+    const call = stateCall();
+    return this.#stateOf(call, call.call(device.port, device.fd));
+  }
+
+  /** `state` on a pool thread. */
+  async stateAsync(): Promise<MigrationState> {
+    const { device } = this;
+    const call = stateCall();
+    return this.#stateOf(call, await call.callAsync(device.port, device.fd));
+  }
+
+  #stateOf(call: StateCall, result: number): MigrationState {
+    const { device } = this;
+    if (result < 0) throw failed('VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', result, `on ${device.name}`);
     const number = call.data.get('device_state');
     const state = stateOf(number);
     if (state !== null) return state;
@@ -93,13 +115,17 @@ export class DeviceMigration {
     return fd >= 0 ? fd : null;
   }
 
-  /** VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: bytes that stopping and copying would take; null where the kernel cannot tell. */
+  /**
+   * VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: bytes that stopping and copying would take; null where the kernel cannot tell (before 6.2).
+   *
+   * @throws SyscallError GODWIT_DEVICE_FAILED when the driver fails to tell
+   */
   stopCopyBytes(): number | null {
     const { device } = this;
     const call = new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, 'GET', VFIO_FEATURE_MIG_DATA_SIZE);
     const result = call.call(device.port, device.fd);
     if (result === -Errno.ENOTTY) return null;
-    succeeded(result, 'VFIO_DEVICE_FEATURE_MIG_DATA_SIZE', `on ${device.name}`);
+    if (result < 0) throw failed('VFIO_DEVICE_FEATURE_MIG_DATA_SIZE', result, `on ${device.name}`);
     return call.data.get('stop_copy_length');
   }
 
@@ -107,8 +133,13 @@ export class DeviceMigration {
   precopyInfo(dataFd: number): PrecopyInfo {
     const info = new StructBuffer(VFIO_PRECOPY_INFO).set('argsz', VFIO_PRECOPY_INFO.size);
     const result = this.device.port.ioctl(dataFd, DeviceFeature.VFIO_MIG_GET_PRECOPY_INFO, info.bytes);
-    succeeded(result, 'VFIO_MIG_GET_PRECOPY_INFO', `on the state of ${this.device.name}`);
-    return { initialBytes: info.get('initial_bytes'), dirtyBytes: info.get('dirty_bytes') };
+    if (result < 0) throw failed('VFIO_MIG_GET_PRECOPY_INFO', result, `on the state of ${this.device.name}`);
+    const reinit = (info.get('flags') & DeviceFeature.VFIO_PRECOPY_INFO_REINIT) !== 0;
+    return {
+      initialBytes: info.get('initial_bytes'),
+      dirtyBytes: info.get('dirty_bytes'),
+      reinitialized: this.#tellsReinit && reinit,
+    };
   }
 
   #whereabouts(): string {
@@ -118,6 +149,16 @@ export class DeviceMigration {
       return `a state that cannot be told (${String(error)})`;
     }
   }
+}
+
+type StateCall = FeatureCall<keyof typeof VFIO_FEATURE_MIG_STATE.fields>;
+
+function stateCall(): StateCall {
+  return new FeatureCall(DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, 'GET', VFIO_FEATURE_MIG_STATE);
+}
+
+function failed(call: string, result: number, asked: string): SyscallError {
+  return new SyscallError(call, -result, asked, { code: 'GODWIT_DEVICE_FAILED' });
 }
 
 function noWay(name: string, from: MigrationState, to: MigrationState): GodwitError {

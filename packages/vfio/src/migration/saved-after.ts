@@ -1,15 +1,28 @@
 import type { MigratableDevice } from '@godwit/core';
 
-/** `device`, but for its `save`, which waits for `ready` first and yields nothing when it is given up meanwhile. */
-export function savedAfter(device: MigratableDevice, ready: () => Promise<void>): MigratableDevice {
+/**
+ * `device`, but for its `save`, which waits for `ready` first and yields nothing when it is given up meanwhile.
+ *
+ * @param alsoBlocked a reason of its surroundings' why it cannot be migrated, beside those of its own
+ */
+export function savedAfter(
+  device: MigratableDevice,
+  ready: () => Promise<void>,
+  alsoBlocked?: () => string | undefined,
+): MigratableDevice {
   async function* save(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     await ready();
     if (signal?.aborted !== true) yield* device.save(signal);
+  }
+  async function migrationBlocker(): Promise<string | undefined> {
+    const reasons = [await device.migrationBlocker?.(), alsoBlocked?.()].filter((reason) => reason !== undefined);
+    return reasons.length === 0 ? undefined : reasons.join('; ');
   }
   // Whatever else a device has, or has not, is the device's own: also what the contract may get later.
   return new Proxy(device, {
     get(target, name) {
       if (name === 'save') return save;
+      if (name === 'migrationBlocker' && alsoBlocked !== undefined) return migrationBlocker;
       const value: unknown = Reflect.get(target, name, target);
       return typeof value === 'function' ? value.bind(target) : value;
     },

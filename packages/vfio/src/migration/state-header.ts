@@ -1,7 +1,7 @@
 import { GodwitError } from '@godwit/core';
 
 /**
- * What precedes a device's own bytes in its state, version 1, little-endian:
+ * What a device's state begins with, version 2, little-endian:
  *
  * ```
  * 0  u8[4]  "GVFS"
@@ -10,9 +10,9 @@ import { GodwitError } from '@godwit/core';
  * 8         the kind, UTF-8: `mdev:mtty-2`
  * ```
  *
- * Then, to the end, what the device's data descriptor gave: opaque, in order, its pieces of any size.
+ * Then records, to the end: see state-records.ts.
  */
-export const STATE_VERSION = 1;
+export const STATE_VERSION = 2;
 
 const MAGIC = new TextEncoder().encode('GVFS');
 const FIXED_BYTES = 8;

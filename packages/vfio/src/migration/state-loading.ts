@@ -3,6 +3,7 @@ import type { VfioDevice } from '../device/vfio-device.js';
 import { DataSession } from './data-session.js';
 import type { DeviceMigration } from './device-migration.js';
 import { StateHeaderReader } from './state-header.js';
+import { RecordReader } from './state-records.js';
 
 /** One stream of state on its way into the device. */
 interface Load {
@@ -62,21 +63,41 @@ export class StateLoading {
 
   async #write(state: AsyncIterable<Uint8Array>, load: Load): Promise<void> {
     const header = new StateHeaderReader(this.#kind);
+    const records = new RecordReader();
     for await (const chunk of state) {
       this.#requireCurrent(load);
-      const own = header.take(chunk);
-      if (!header.done) continue;
-      load.opening ??= this.#open();
-      await (await load.opening).write(own);
+      for (const part of records.take(header.take(chunk))) {
+        if (part === 'from the beginning') await this.#beginAnew(load);
+        else await (await this.#opened(load)).write(part);
+        this.#requireCurrent(load);
+      }
     }
     this.#requireCurrent(load);
-    if (load.opening === null) {
-      throw new GodwitError('GODWIT_BAD_STREAM', `the state of ${this.#id} ends before the device's own part begins`);
+    if (!header.done || !records.whole) {
+      throw new GodwitError(
+        'GODWIT_BAD_STREAM',
+        `the state of ${this.#id} ends ${header.done ? 'in the middle of a record' : "before the device's own part begins"}`,
+      );
     }
+    await this.#opened(load);
+    this.#requireCurrent(load);
     // Here the driver takes it in, and says whether it makes sense.
     load.completing = this.#migration.moveTo('STOP');
     await load.completing;
     this.#requireCurrent(load);
+  }
+
+  #opened(load: Load): Promise<DataSession> {
+    load.opening ??= this.#open();
+    return load.opening;
+  }
+
+  /** The guest has reset its device at the source. RESUMING takes one session's output, so the device is reset here too. */
+  async #beginAnew(load: Load): Promise<void> {
+    await closed(load);
+    this.#requireCurrent(load);
+    load.opening = null;
+    await this.#leaveResuming();
   }
 
   async #open(): Promise<DataSession> {

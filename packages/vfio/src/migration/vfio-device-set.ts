@@ -2,7 +2,7 @@ import { type DirtyTracker, GodwitError, type MigratableVm } from '@godwit/core'
 import { type Observable, Subject } from 'rxjs';
 import { savedAfter } from './saved-after.js';
 import { Turns } from './turns.js';
-import type { DeviceReset, VfioMigratableDevice } from './vfio-migratable-device.js';
+import { type DeviceReset, VfioMigratableDevice } from './vfio-migratable-device.js';
 
 /**
  * The VFIO devices of one VM, which stop and start together: as long as one of them may still write into another (peer-to-peer
@@ -24,6 +24,19 @@ export class VfioDeviceSet {
     this.devices = devices;
   }
 
+  /**
+   * Why a device cannot be migrated together with the others, or `undefined`: without P2P states it cannot be kept from writing into
+   * one that has stopped already.
+   */
+  migrationBlocker({ id, migration }: VfioMigratableDevice): string | undefined {
+    if (migration.capabilities.p2p || this.devices.length === 1) return undefined;
+    const others = this.devices.flatMap((device) => (device.migration === migration ? [] : [device.id]));
+    return (
+      `${id} cannot hold back peer-to-peer DMA (it lacks VFIO_MIGRATION_P2P), so it can only be migrated alone: unplug it, or ` +
+      others.join(' and ')
+    );
+  }
+
   /** Devices that could only be brought back by a reset, and lost their state. Never silent: subscribe, and tell somebody. */
   get resets(): Observable<DeviceReset> {
     return this.#resets.asObservable();
@@ -32,6 +45,8 @@ export class VfioDeviceSet {
   /**
    * Call it when the vCPUs stand still. Devices start no DMA into each other any more; into guest memory they still do, which
    * their trackers see. A device that streams its state goes on with it, and comes back from here with nothing lost. Idempotent.
+   *
+   * @throws GodwitError GODWIT_BLOCKED for devices that cannot be stopped together, before any is touched: see `migrationBlocker`
    */
   holdBack(): Promise<void> {
     return this.#turns.take(() => this.#holdBack());
@@ -68,17 +83,28 @@ export class VfioDeviceSet {
    * no device the state that it has streamed; what they write until then their trackers see.
    *
    * @param trackers further ones, as a rule those of the devices: `trackersOf(await chooseTrackers(...))`
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT for a VM that has VFIO devices already: they would not stop together with these
    */
   attachTo(vm: MigratableVm, trackers: readonly DirtyTracker[] = []): MigratableVm {
+    const apart = vm.devices.find((device) => device instanceof VfioMigratableDevice);
+    if (apart !== undefined) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `the VM has the VFIO device "${apart.id}" already: all of its VFIO devices belong into one VfioDeviceSet, which stops them together`,
+      );
+    }
     const stopped = () => {
-      this.#stopping ??= this.pause();
+      this.#stopping ??= this.#stopWhenSettled();
       return this.#stopping;
     };
     return {
       memory: vm.memory,
       trackers: [...vm.trackers, ...trackers],
       // Before a vCPU or an interrupt chip is saved: a device that runs may still raise an interrupt.
-      devices: [...vm.devices, ...this.devices].map((device) => savedAfter(device, stopped)),
+      devices: [
+        ...vm.devices.map((device) => savedAfter(device, stopped)),
+        ...this.devices.map((device) => savedAfter(device, stopped, () => this.migrationBlocker(device))),
+      ],
       ...(vm.runState === undefined ? {} : { runState: vm.runState.bind(vm) }),
       ...(vm.prepared === undefined ? {} : { prepared: vm.prepared.bind(vm) }),
       ...(vm.throttle === undefined ? {} : { throttle: vm.throttle.bind(vm) }),
@@ -102,8 +128,16 @@ export class VfioDeviceSet {
     };
   }
 
-  #holdBack(): Promise<void> {
-    return this.#all('hold back its peer-to-peer DMA', (device) => device.holdPeerDma());
+  /** The last look at what devices still have to stream: held back they can still go back to it, and stopped they cannot. */
+  async #stopWhenSettled(): Promise<void> {
+    for (const device of this.devices) device.checkInitialBytes();
+    await this.pause();
+  }
+
+  async #holdBack(): Promise<void> {
+    const blockers = this.devices.flatMap((device) => this.migrationBlocker(device) ?? []);
+    if (blockers.length > 0) throw new GodwitError('GODWIT_BLOCKED', blockers.join('; '));
+    await this.#all('hold back its peer-to-peer DMA', (device) => device.holdPeerDma());
   }
 
   #report(reset: DeviceReset | null): void {

@@ -1,10 +1,11 @@
-import { GodwitError, type MigratableDevice } from '@godwit/core';
+import { GodwitError, type MigratableDevice, type StateBytes } from '@godwit/core';
+import { sizeArgument } from '@godwit/linux';
 import type { VfioDevice } from '../device/vfio-device.js';
-import { DataSession } from './data-session.js';
 import { DeviceMigration } from './device-migration.js';
 import type { MigrationState } from './migration-state.js';
 import { STATE_VERSION, stateHeader } from './state-header.js';
 import { StateLoading } from './state-loading.js';
+import { StateSaving } from './state-saving.js';
 import { Turns } from './turns.js';
 
 export interface VfioMigratableDeviceOptions {
@@ -13,7 +14,15 @@ export interface VfioMigratableDeviceOptions {
   readonly id?: string;
   /** What the device is: its state is loaded by the same kind only. See `deviceKind`. */
   readonly kind: string;
+  /**
+   * Bytes that its state is taken to have when the kernel cannot tell (before Linux 6.2). Default 100 GiB, as in QEMU: a downtime limit
+   * is then out of reach until somebody says more, or forces the switchover.
+   */
+  readonly assumedStateBytes?: number;
 }
+
+/** hw/vfio/migration.c, VFIO_MIG_STOP_COPY_SIZE */
+const ASSUMED_STATE_BYTES = 100 * 2 ** 30;
 
 /** A device had to be reset: it runs, but what it knew is gone, and the guest's driver will notice. */
 export interface DeviceReset {
@@ -27,13 +36,6 @@ const STREAMS_IN: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
   PRE_COPY: 'PRE_COPY',
   RUNNING_P2P: 'PRE_COPY_P2P',
   PRE_COPY_P2P: 'PRE_COPY_P2P',
-};
-
-/** Where a device goes from a state of saving when its session ends and it is to run, or stand still, as before. */
-const WITHOUT_SESSION: Readonly<Partial<Record<MigrationState, MigrationState>>> = {
-  PRE_COPY: 'RUNNING',
-  PRE_COPY_P2P: 'RUNNING_P2P',
-  STOP_COPY: 'STOP',
 };
 
 /**
@@ -50,46 +52,62 @@ const WITHOUT_SESSION: Readonly<Partial<Record<MigrationState, MigrationState>>>
  * `precopy` is there when the device can stream its state while it runs. STOP_COPY goes on with that stream and leads back only
  * by its end, so a stop-and-copy that is given up after it voids everything (`backVoids`). All devices of a VM belong into one
  * `VfioDeviceSet`, which takes them through the P2P states together.
+ *
+ * **PCI configuration space and the state of MSI and MSI-X are not part of it**: whoever emulates them for the guest moves them, as a
+ * device of its own (see the package's README).
  */
 export class VfioMigratableDevice implements MigratableDevice {
   readonly id: string;
   readonly version = STATE_VERSION;
   readonly kind: string;
   readonly backVoids: 'stop-state' | 'everything';
+  /** Firmware and drivers work on the states of several devices at once. */
+  readonly parallel = true;
   readonly migration: DeviceMigration;
   readonly precopy?: () => AsyncIterable<Uint8Array>;
   readonly #device: VfioDevice;
   readonly #turns = new Turns();
+  readonly #saving: StateSaving;
   readonly #loading: StateLoading;
-  /** Of state being saved. */
-  #session: DataSession | null = null;
-  /** `precopy` has yielded state since the last `restart`: the destination may have followed. */
-  #streamed = false;
-  /** A `save` has read from the session: what it did not yield is gone with it. */
-  #saved = false;
-  /** A session that the destination has followed is over, and a new one makes no sense to it before it was told. */
-  #mustRestart = false;
+  readonly #assumedStateBytes: number;
 
   /** @throws GodwitError GODWIT_UNSUPPORTED when the device cannot migrate */
-  constructor({ device, id = device.name, kind }: VfioMigratableDeviceOptions) {
+  constructor({
+    device,
+    id = device.name,
+    kind,
+    assumedStateBytes = ASSUMED_STATE_BYTES,
+  }: VfioMigratableDeviceOptions) {
     this.id = id;
     this.kind = kind;
     stateHeader(kind);
     this.#device = device;
     this.migration = new DeviceMigration(device);
+    this.#assumedStateBytes = sizeArgument('assumedStateBytes', assumedStateBytes);
+    this.#saving = new StateSaving(id, kind, device, this.migration, this.#turns);
     this.#loading = new StateLoading(id, kind, device, this.migration);
     const { preCopy } = this.migration.capabilities;
     this.backVoids = preCopy ? 'everything' : 'stop-state';
     if (preCopy) this.precopy = () => this.#precopy();
   }
 
-  /** What is still to come if the device were stopped now: by its own estimates, both of them. */
-  stateBytes(): number {
-    const session = this.#session;
-    const stopCopy = this.migration.stopCopyBytes() ?? 0;
-    if (session === null || this.migration.state() === 'STOP_COPY') return stopCopy;
-    const { initialBytes, dirtyBytes } = this.migration.precopyInfo(session.fd);
-    return stopCopy + initialBytes + dirtyBytes;
+  /**
+   * What is still to come if the device were stopped now: by its own estimates, both of them. Assumed, and said to be, when the
+   * kernel cannot tell.
+   *
+   * @throws SyscallError GODWIT_DEVICE_FAILED when the driver fails to tell
+   */
+  stateBytes(): StateBytes {
+    const info = this.#saving.precopyInfo();
+    const precopyBytes = info === null ? 0 : info.initialBytes + info.dirtyBytes;
+    const stopCopyBytes = this.migration.stopCopyBytes();
+    if (stopCopyBytes !== null) return stopCopyBytes + precopyBytes;
+    return {
+      bytes: this.#assumedStateBytes + precopyBytes,
+      assumed:
+        `the kernel cannot tell how much state ${this.id} has (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE came with Linux 6.2): ` +
+        `${this.#assumedStateBytes} bytes are assumed (assumedStateBytes)`,
+    };
   }
 
   /** A device in ERROR has no state to save, and takes none. */
@@ -104,23 +122,33 @@ export class VfioMigratableDevice implements MigratableDevice {
   switchoverBlocker(): string | undefined {
     const state = this.migration.state();
     if (this.precopy === undefined || STREAMS_IN[state] === undefined) return undefined;
-    if (this.#session === null) return `${this.id} has not begun to stream its state`;
-    const { initialBytes } = this.migration.precopyInfo(this.#session.fd);
-    return initialBytes > 0 ? `${this.id} still has ${initialBytes} initial bytes of its state to stream` : undefined;
+    const info = this.#saving.precopyInfo();
+    if (info === null) {
+      return this.#saving.begun
+        ? `the guest has reset ${this.id}, and its state has to be streamed anew`
+        : `${this.id} has not begun to stream its state`;
+    }
+    if (info.initialBytes === 0) return undefined;
+    const which = info.reinitialized ? 'new initial bytes' : 'initial bytes';
+    return `${this.id} still has ${info.initialBytes} ${which} of its state to stream`;
   }
 
-  async *save(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-    // Already there when pre-copy was used and the set has stopped its devices.
-    const entered = await this.#enter('STOP_COPY', signal);
-    if (entered === null) return;
-    const { session, begun } = entered;
-    this.#saved = true;
-    if (begun) yield stateHeader(this.kind);
-    for (;;) {
-      const piece = await unlessAborted(session, signal);
-      if (piece === null) return;
-      yield piece;
-    }
+  /**
+   * Throws GODWIT_SWITCHOVER_OVERRAN when the device was given new initial bytes since `switchoverBlocker` was asked: stopping it would
+   * take long now.
+   */
+  checkInitialBytes(): void {
+    const info = this.#saving.precopyInfo();
+    if (info === null || info.initialBytes === 0) return;
+    throw new GodwitError(
+      'GODWIT_SWITCHOVER_OVERRAN',
+      `${this.id} has been given ${info.initialBytes} new initial bytes of state while the guest was being paused; the guest runs on at ` +
+        'the source, and pre-copy goes on',
+    );
+  }
+
+  save(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+    return this.#saving.save(signal);
   }
 
   /**
@@ -147,13 +175,7 @@ export class VfioMigratableDevice implements MigratableDevice {
 
   /** The migration is over, whatever became of it: ends what pre-copy began. A device that stands still goes on doing so. */
   release(): Promise<void> {
-    return this.#turns.take(async () => {
-      this.#mustRestart = false;
-      this.#streamed = false;
-      if (this.#session === null) return;
-      const to = WITHOUT_SESSION[this.migration.state()] ?? 'RUNNING';
-      await this.#endSaving(() => this.migration.moveTo(to));
-    });
+    return this.#turns.take(() => this.#saving.release());
   }
 
   /** The destination has nothing, or what it had is void: the next `precopy` begins with the first byte, in a new session. */
@@ -163,20 +185,18 @@ export class VfioMigratableDevice implements MigratableDevice {
 
   /** No DMA into other devices any more; nothing to do for a device that has no such state. */
   holdPeerDma(): Promise<void> {
-    return this.#turns.take(async () => {
+    return this.#turn(async (state) => {
       if (!this.migration.capabilities.p2p) return;
-      const state = this.migration.state();
-      if (state === 'PRE_COPY') await this.migration.moveTo('PRE_COPY_P2P');
-      else if (state === 'RUNNING') await this.migration.moveTo('RUNNING_P2P');
+      if (state === 'PRE_COPY') await this.#saving.moveTo('PRE_COPY_P2P');
+      else if (state === 'RUNNING') await this.#saving.moveTo('RUNNING_P2P');
     });
   }
 
   /** No DMA at all any more. A pre-copy session goes on. */
   stop(): Promise<void> {
-    return this.#turns.take(async () => {
-      const state = this.migration.state();
-      if (state === 'PRE_COPY' || state === 'PRE_COPY_P2P') await this.migration.moveTo('STOP_COPY');
-      else if (state === 'RUNNING' || state === 'RUNNING_P2P') await this.migration.moveTo('STOP');
+    return this.#turn(async (state) => {
+      if (state === 'PRE_COPY' || state === 'PRE_COPY_P2P') await this.#saving.moveTo('STOP_COPY');
+      else if (state === 'RUNNING' || state === 'RUNNING_P2P') await this.#saving.moveTo('STOP');
     });
   }
 
@@ -186,16 +206,16 @@ export class VfioMigratableDevice implements MigratableDevice {
    * @returns why it had to be reset; null as a rule
    */
   startWithoutPeers(): Promise<DeviceReset | null> {
-    return this.#turns.take(async () => {
-      if (this.#streams()) return null;
+    return this.#turn(async () => {
+      if (this.#saving.streams()) return null;
       return this.#towards(this.migration.capabilities.p2p ? 'RUNNING_P2P' : 'STOP');
     });
   }
 
   /** Runs as before, and streams on if it did. The same way out as `startWithoutPeers`. */
   start(): Promise<DeviceReset | null> {
-    return this.#turns.take(async () => {
-      if (!this.#streams()) return this.#towards('RUNNING');
+    return this.#turn(async () => {
+      if (!this.#saving.streams()) return this.#towards('RUNNING');
       try {
         await this.#persistently('PRE_COPY');
         return null;
@@ -209,8 +229,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   /** Lets go of everything; a device with half a state in it is reset. For a destination that will never run. */
   abandon(): Promise<void> {
     return this.#turns.take(async () => {
-      await this.#session?.close();
-      this.#session = null;
+      await this.#saving.close();
       await this.#loading.reset();
     });
   }
@@ -218,73 +237,22 @@ export class VfioMigratableDevice implements MigratableDevice {
   async *#precopy(): AsyncGenerator<Uint8Array> {
     const state = this.migration.state();
     if (state === 'STOP' || state === 'STOP_COPY') return;
-    const entered = await this.#enter(STREAMS_IN[state] ?? 'PRE_COPY');
-    if (entered === null) return;
-    const { session, begun } = entered;
-    this.#streamed = true;
-    if (begun) yield stateHeader(this.kind);
-    // As much as there is now, and no more: a busy device would keep the round from ending.
-    const { initialBytes, dirtyBytes } = this.migration.precopyInfo(session.fd);
-    for (let left = initialBytes + dirtyBytes; left > 0; ) {
-      const piece = await session.read('pre-copy');
-      if (piece === null) return;
-      left -= piece.byteLength;
-      yield piece;
-    }
+    yield* this.#saving.precopy(STREAMS_IN[state] ?? 'PRE_COPY');
   }
 
-  /** Whether it is in pre-copy with a session that the destination has followed. */
-  #streams(): boolean {
-    const state = this.migration.state();
-    return this.#session !== null && (state === 'PRE_COPY' || state === 'PRE_COPY_P2P');
-  }
-
-  /** Into a state of saving, with the session that belongs to it; null when that was given up before it began. */
-  #enter(
-    state: MigrationState,
-    signal?: AbortSignal,
-  ): Promise<{ readonly session: DataSession; readonly begun: boolean } | null> {
+  /** A step of its own, from the state that the device is in. */
+  #turn<T>(step: (state: MigrationState) => Promise<T>): Promise<T> {
     return this.#turns.take(async () => {
-      if (signal?.aborted === true) return null;
-      await this.#endGivenUpSave();
-      if (this.#session === null) {
-        this.#session = await this.#begin(state);
-        return { session: this.#session, begun: true };
-      }
-      await this.migration.moveTo(state);
-      return { session: this.#session, begun: false };
+      await this.#saving.closeLost();
+      return step(this.migration.state());
     });
-  }
-
-  /** What a `save` that was given up has read is not read again: a new session has it, unless the destination followed this one. */
-  async #endGivenUpSave(): Promise<void> {
-    this.#mustRestart ||= this.#saved && this.#streamed;
-    if (this.#mustRestart) {
-      throw new GodwitError(
-        'GODWIT_INVALID_STATE',
-        `${this.id} must be told to restart before it is saved again: its data session ended when a stop-and-copy was given up, and another one begins with its first byte`,
-      );
-    }
-    if (this.#saved) await this.#endSaving(() => this.migration.moveTo('STOP'));
-  }
-
-  async #begin(state: MigrationState): Promise<DataSession> {
-    // A session that somebody left behind: its descriptor is lost, so it has to end first.
-    const without = WITHOUT_SESSION[state];
-    if (without !== undefined && this.migration.state() === state) await this.migration.moveTo(without);
-    const fd = await this.migration.moveTo(state);
-    if (fd === null) {
-      throw new GodwitError('GODWIT_DEVICE_FAILED', `${this.id} went to ${state} without a descriptor for its state`);
-    }
-    return new DataSession(this.#device.port, fd, this.id);
   }
 
   async #towards(state: MigrationState): Promise<DeviceReset | null> {
     // A reset has taken it further already.
     if (this.migration.state() === 'RUNNING') return null;
-    this.#mustRestart ||= this.#session !== null && this.#streamed;
     try {
-      await this.#endSaving(() => this.#persistently(state));
+      await this.#saving.endBy(() => this.#persistently(state));
       return null;
     } catch (cause) {
       await this.#device.reset();
@@ -295,42 +263,10 @@ export class VfioMigratableDevice implements MigratableDevice {
   /** A device that fails half-way, but not into ERROR, gets a second chance from where it is: better than a reset. */
   async #persistently(state: MigrationState): Promise<void> {
     try {
-      await this.migration.moveTo(state);
+      await this.#saving.moveTo(state);
     } catch (error) {
       if (this.migration.state() === 'ERROR') throw error;
-      await this.migration.moveTo(state);
+      await this.#saving.moveTo(state);
     }
-  }
-
-  /** Changes the state, which ends reads that wait for data, and then closes the session. */
-  async #endSaving(move: () => Promise<unknown>): Promise<void> {
-    const session = this.#session;
-    this.#session = null;
-    this.#saved = false;
-    try {
-      await move();
-    } finally {
-      await session?.close();
-    }
-  }
-}
-
-/**
- * The next piece; null at the end, and once `signal` aborts. A read that waits for the device is left to itself then: it ends
- * when the device leaves STOP_COPY, and the session is closed after it.
- */
-async function unlessAborted(session: DataSession, signal: AbortSignal | undefined): Promise<Uint8Array | null> {
-  if (signal?.aborted === true) return null;
-  const reading = session.read('stop-copy');
-  if (signal === undefined) return reading;
-  let onAbort = (): void => undefined;
-  const aborted = new Promise<null>((resolve) => {
-    onAbort = () => resolve(null);
-    signal.addEventListener('abort', onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([reading, aborted]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
   }
 }

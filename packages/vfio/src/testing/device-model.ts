@@ -22,6 +22,12 @@ export interface DeviceModelOptions {
   readonly endsWithNoMessage?: boolean;
   /** Bytes that pre-copy is said to have beyond those that it has; default 0. Estimates may be wrong. */
   readonly precopySurplus?: number;
+  /** What VFIO_DEVICE_FEATURE_MIG_DATA_SIZE says instead, as an errno: ENOTTY before Linux 6.2. */
+  readonly dataSizeFails?: number;
+  /** The kernel knows VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2; default true. */
+  readonly precopyInfoV2?: boolean;
+  /** Resets that fail with EAGAIN before one goes well, since somebody holds the device's lock; default 0. */
+  readonly lockedResets?: number;
   /** Fails on the way into this state, once, and is then in ... */
   readonly failInto?: { readonly state: MigrationState; readonly leaves: MigrationState };
 }
@@ -46,22 +52,45 @@ export class DeviceModel {
   readonly #options: DeviceModelOptions;
   readonly #newSession: () => number;
   #failInto: DeviceModelOptions['failInto'];
+  /** Asked for by VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: flags are filled in. */
+  #fillsInFlags = false;
+  /** Where the initial part of the stream ends. */
+  #initialEnd = HEADER_BYTES;
+  #reinitialized = false;
+  #lockedResets: number;
   /** The session's descriptor, how far it was read, and what was written into it. */
   #session: { readonly fd: number; read: number; written: Uint8Array } | null = null;
 
   constructor(options: DeviceModelOptions, newSession: () => number) {
     this.#options = options;
     this.#failInto = options.failInto;
+    this.#lockedResets = options.lockedResets ?? 0;
     this.#newSession = newSession;
     this.logging = options.logging === true ? new LoggingModel() : null;
   }
 
+  /** The device is reconfigured: so many bytes more of its state are initial bytes (VFIO_PRECOPY_INFO_REINIT). */
+  reinitialize(bytes: number): void {
+    this.#initialEnd += bytes;
+    this.#reinitialized = true;
+  }
+
+  /** VFIO_DEVICE_RESET, or a function-level reset by the guest: its session is over, and its descriptor of no use. */
+  reset(): void {
+    this.resets++;
+    this.#session = null;
+    this.#initialEnd = HEADER_BYTES;
+    this.memory = new Uint8Array();
+    this.#enter('RUNNING');
+  }
+
   ioctl(request: number, argument: bigint): number {
     if (request === Vfio.VFIO_DEVICE_RESET) {
-      this.resets++;
-      this.#session = null;
-      this.memory = new Uint8Array();
-      this.#enter('RUNNING');
+      if (this.#lockedResets > 0) {
+        this.#lockedResets--;
+        return -Errno.EAGAIN;
+      }
+      this.reset();
       return 0;
     }
     return request === DeviceFeature.VFIO_DEVICE_FEATURE ? this.#feature(argument) : -Errno.ENOTTY;
@@ -76,8 +105,12 @@ export class DeviceModel {
     if (bytes === null) return -Errno.EFAULT;
     const info = new StructBuffer(VFIO_PRECOPY_INFO, bytes);
     if (info.get('argsz') < VFIO_PRECOPY_INFO.size) return -Errno.EINVAL;
+    // Until it was told otherwise a kernel answers with flags that mean nothing.
+    if (this.#fillsInFlags) info.set('flags', this.#reinitialized ? DeviceFeature.VFIO_PRECOPY_INFO_REINIT : 0);
+    else info.set('flags', DeviceFeature.VFIO_PRECOPY_INFO_REINIT);
+    this.#reinitialized = false;
     info
-      .set('initial_bytes', Math.max(0, HEADER_BYTES - this.#session.read))
+      .set('initial_bytes', Math.max(0, this.#initialEnd - this.#session.read))
       .set('dirty_bytes', this.#options.precopySurplus ?? 0);
     return copyToUser(argument, bytes) ? 0 : -Errno.EFAULT;
   }
@@ -85,7 +118,7 @@ export class DeviceModel {
   read(fd: number, buffer: Uint8Array): number {
     const session = this.#session;
     if (session?.fd !== fd || !isSaving(this.state)) return -Errno.ENODEV;
-    const stream = this.state === 'STOP_COPY' ? this.#stream() : this.#stream().subarray(0, HEADER_BYTES);
+    const stream = this.state === 'STOP_COPY' ? this.#stream() : this.#stream().subarray(0, this.#initialEnd);
     const piece = stream.subarray(session.read, session.read + Math.min(buffer.byteLength, 7));
     if (piece.byteLength === 0 && this.state !== 'STOP_COPY') {
       return this.#options.endsWithNoMessage === false ? 0 : -Errno.ENOMSG;
@@ -129,7 +162,14 @@ export class DeviceModel {
       case DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
         return migrates ? this.#stateFeature(operations, data) : -Errno.ENOTTY;
       case DeviceFeature.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
+        if (this.#options.dataSizeFails !== undefined) return -this.#options.dataSizeFails;
         return migrates ? this.#dataSize(operations, data) : -Errno.ENOTTY;
+      case DeviceFeature.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: {
+        if (!migrates || this.#options.precopyInfoV2 === false) return -Errno.ENOTTY;
+        const checked = checkFeature(flags, SET, operations.room, 0);
+        if (checked === 1) this.#fillsInFlags = true;
+        return Math.min(checked, 0);
+      }
       default:
         return this.logging?.feature(flags, operations.room, data) ?? -Errno.ENOTTY;
     }

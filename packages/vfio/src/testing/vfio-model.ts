@@ -3,6 +3,7 @@ import { addressOf, Errno, type IoctlArgument, SyscallError } from '@godwit/linu
 import type { KernelPort } from '../kernel-port.js';
 import { VFIO_GROUP_STATUS, Vfio } from '../layouts/vfio-setup.js';
 import { DeviceModel, type DeviceModelOptions } from './device-model.js';
+import { IommufdModel } from './iommufd-model.js';
 import { Type1Model, type Type1ModelOptions } from './type1-model.js';
 import { copyFromUser, copyToUser } from './user-memory.js';
 
@@ -18,7 +19,8 @@ type Opened =
   | { readonly kind: 'container'; type1: Type1Model | null; groups: number }
   | { readonly kind: 'group'; readonly group: ModelGroup; container: Extract<Opened, { kind: 'container' }> | null }
   | { readonly kind: 'device'; readonly model: DeviceModel; readonly group: ModelGroup }
-  | { readonly kind: 'session'; readonly model: DeviceModel };
+  | { readonly kind: 'session'; readonly model: DeviceModel }
+  | { readonly kind: 'iommufd'; readonly model: IommufdModel };
 
 /** linux/vfio.h */
 const VFIO_DMA_CC_IOMMU = 4;
@@ -59,7 +61,15 @@ export class VfioModel implements KernelPort {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${fd} is no container with an IOMMU`);
   }
 
+  /** What is behind an iommufd's descriptor. */
+  iommufd(fd: number): IommufdModel {
+    const opened = this.#open.get(fd);
+    if (opened?.kind === 'iommufd') return opened.model;
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${fd} is no iommufd`);
+  }
+
   open(path: string): number {
+    if (path === '/dev/iommu') return this.#add({ kind: 'iommufd', model: new IommufdModel() });
     if (path === '/dev/vfio/vfio') return this.#add({ kind: 'container', type1: null, groups: 0 });
     const group = this.#groups.find(({ number }) => path === `/dev/vfio/${number}`);
     if (group === undefined) throw new SyscallError('open', Errno.ENOENT, path, { code: 'GODWIT_UNSUPPORTED' });
@@ -90,6 +100,8 @@ export class VfioModel implements KernelPort {
         return opened.model.ioctl(request, pointer);
       case 'session':
         return opened.model.sessionIoctl(fd, request, pointer);
+      case 'iommufd':
+        return opened.model.ioctl(request, pointer);
     }
   }
 

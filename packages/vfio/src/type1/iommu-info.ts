@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core';
-import { StructBuffer } from '@godwit/linux';
+import { StructBuffer, uninterrupted } from '@godwit/linux';
 import type { KernelPort } from '../kernel-port.js';
 import {
   Type1,
@@ -49,7 +49,7 @@ export function readType1Info(port: KernelPort, container: number): Type1Info {
   for (;;) {
     // Never less than the whole fixed part: with a smaller argsz the kernel leaves cap_offset as it was.
     const info = new StructBuffer(VFIO_IOMMU_TYPE1_INFO, size - VFIO_IOMMU_TYPE1_INFO.size).set('argsz', size);
-    const result = port.ioctl(container, Type1.VFIO_IOMMU_GET_INFO, info.bytes);
+    const result = uninterrupted(() => port.ioctl(container, Type1.VFIO_IOMMU_GET_INFO, info.bytes));
     succeeded(result, 'VFIO_IOMMU_GET_INFO', `on container ${container}`);
     const needed = info.get('argsz');
     if (needed <= size) return parseType1Info(info.bytes);

@@ -1,10 +1,13 @@
 import { DirtyBitmap, GodwitError, type GuestMemory } from '@godwit/core';
 import { addressOf, Errno, StructBuffer } from '@godwit/linux';
-import type { DmaMapping, DmaSpace, UnmapListener } from '../dma-space.js';
+import { AddressSpace, checkMapping, type Unmapped } from '../address-space.js';
+import { Descriptor } from '../descriptor.js';
+import type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from '../dma-space.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
+import { atOnce, type KernelSteps, onPool } from '../kernel-steps.js';
 import { Type1, VFIO_BITMAP, VFIO_DMA_MAP, VFIO_DMA_UNMAP } from '../layouts/type1.js';
 import { Vfio } from '../layouts/vfio-setup.js';
-import { checkMapping, MappingList } from '../mapping-list.js';
+import { PinnedMappings } from '../pinned-mappings.js';
 import { succeeded } from '../syscall-result.js';
 import { type IovaRange, readType1Info, type Type1Info } from './iommu-info.js';
 import { largestMapping, mappingPieces } from './mapping-pieces.js';
@@ -40,81 +43,96 @@ export interface MapMemoryOptions {
  * ```
  *
  * Mappings come and go through this object, during a migration too: it sees to it that no dirty bit dies with its
- * mapping. Type1 is what stock kernels have; it is meant to give way to iommufd one day (`Documentation/driver-api/vfio.rst`).
+ * mapping, and that none is credited to the next one at its address. Type1 is what stock kernels have; it is meant to give way to iommufd one day (`Documentation/driver-api/vfio.rst`).
  */
 export class Type1Container implements DmaSpace {
-  readonly fd: number;
   readonly info: Type1Info;
-  readonly #port: KernelPort;
-  readonly #owned: boolean;
-  readonly #list: MappingList;
+  readonly #descriptor: Descriptor;
+  readonly #groups: readonly VfioGroup[];
+  readonly #space: AddressSpace;
+  readonly #pins: PinnedMappings;
   readonly #dirtyLog: Type1DirtyLog | null;
-  #open = true;
+  #closing: Promise<void> | null = null;
 
-  private constructor(port: KernelPort, fd: number, owned: boolean, mappings: readonly DmaMapping[]) {
-    this.#port = port;
-    this.fd = fd;
-    this.#owned = owned;
-    this.info = readType1Info(port, fd);
-    const { dirtyTracking } = this.info;
-    for (const mapping of mappings) checkMapping(mapping, this.info.smallestPageSize);
-    this.#list = new MappingList(mappings);
-    this.#dirtyLog = dirtyTracking === null ? null : new Type1DirtyLog(port, fd, dirtyTracking);
+  private constructor(
+    descriptor: Descriptor,
+    info: Type1Info,
+    groups: readonly VfioGroup[],
+    mappings: readonly DmaMapping[],
+  ) {
+    this.#descriptor = descriptor;
+    this.#groups = groups;
+    this.info = info;
+    const { dirtyTracking } = info;
+    for (const mapping of mappings) checkMapping(mapping, info.smallestPageSize);
+    this.#space = new AddressSpace(mappings);
+    this.#pins = new PinnedMappings();
+    this.#dirtyLog = dirtyTracking === null ? null : new Type1DirtyLog(descriptor, dirtyTracking);
   }
 
   /**
-   * A container of its own for these groups, which stay the caller's: close the container before them.
+   * A container of its own for these groups, which stay the caller's: close their devices, then the container, then them. Undoes
+   * what it did when it fails half-way.
+   *
+   * The event loop waits for it, which for devices with much to set up takes a while: `openAsync` does not hold it up.
    *
    * @throws GodwitError GODWIT_UNSUPPORTED without VFIO or its type1v2 IOMMU, GODWIT_PERMISSION, GODWIT_INVALID_STATE when
    * a group is in another container
    */
   static open(groups: readonly VfioGroup[], port: KernelPort = linuxKernel): Type1Container {
-    if (groups.length === 0) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'a container has no IOMMU before it has a group; give one');
-    }
-    const fd = port.open('/dev/vfio/vfio');
-    try {
-      const version = port.ioctl(fd, Vfio.VFIO_GET_API_VERSION);
-      if (version !== Vfio.VFIO_API_VERSION) {
-        throw new GodwitError(
-          'GODWIT_UNSUPPORTED',
-          `VFIO speaks API version ${version}, Godwit speaks ${Vfio.VFIO_API_VERSION}`,
-        );
-      }
-      if (port.ioctl(fd, Vfio.VFIO_CHECK_EXTENSION, Vfio.VFIO_TYPE1v2_IOMMU) !== 1) {
-        throw new GodwitError('GODWIT_UNSUPPORTED', 'VFIO has no type1v2 IOMMU; load the module vfio_iommu_type1');
-      }
-      for (const group of groups) group.setContainer(fd);
-      succeeded(
-        port.ioctl(fd, Vfio.VFIO_SET_IOMMU, Vfio.VFIO_TYPE1v2_IOMMU),
-        'VFIO_SET_IOMMU',
-        `type1v2 on container ${fd}`,
-        { [Errno.ENODEV]: { code: 'GODWIT_UNSUPPORTED' } },
-      );
-      return new Type1Container(port, fd, true, []);
-    } catch (error) {
-      port.close(fd);
-      throw error;
-    }
+    return atOnce(port, opening(groups, port, Type1Container.#made));
+  }
+
+  /** `open` on a pool thread: attaching a group sets up its part of the IOMMU. */
+  static openAsync(groups: readonly VfioGroup[], port: KernelPort = linuxKernel): Promise<Type1Container> {
+    return onPool(port, opening(groups, port, Type1Container.#made));
   }
 
   /**
    * For an embedder that has a container already, with its IOMMU set: `fd` stays its own. From here on mappings that it
    * unmaps by itself must not be in use for tracking: a mapping that goes behind this object's back takes its dirty bits
-   * along.
+   * along. Memory that it has mapped must not be discarded: see `pinHostMemory` of `@godwit/linux`.
    *
    * @param mappings what is mapped now, as it was mapped: the kernel refuses to tell about a part of a mapping
    */
   static adopt(fd: number, mappings: readonly DmaMapping[], port: KernelPort = linuxKernel): Type1Container {
-    return new Type1Container(port, fd, false, mappings);
+    const descriptor = new Descriptor(port, fd, `VFIO container ${fd}`, false);
+    return new Type1Container(descriptor, readType1Info(port, fd), [], mappings);
+  }
+
+  static readonly #made = (descriptor: Descriptor, groups: readonly VfioGroup[]): Type1Container =>
+    new Type1Container(descriptor, readType1Info(descriptor.port, descriptor.fd), groups, []);
+
+  get fd(): number {
+    return this.#descriptor.fd;
   }
 
   get mappings(): readonly DmaMapping[] {
-    return this.#list.mappings;
+    return this.#space.mappings;
+  }
+
+  get idle(): boolean {
+    return this.#space.idle;
+  }
+
+  isMapped(mapping: DmaMapping): boolean {
+    return this.#space.isMapped(mapping);
   }
 
   listen(listener: UnmapListener): () => void {
-    return this.#list.listen(listener);
+    return this.#space.listen(listener);
+  }
+
+  between<T>(step: () => Promise<T>): Promise<T> {
+    return this.#space.between(step);
+  }
+
+  changesDone(): Promise<DmaMapping | null> {
+    return this.#space.changesDone();
+  }
+
+  reading(mapping: DmaMapping): MappingRead {
+    return this.#space.reading(mapping);
   }
 
   /**
@@ -132,8 +150,9 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * Maps memory for devices. With an IOMMU behind the container all of it is pinned now, which takes its time (on a pool
-   * thread) and counts against `ulimit -l`.
+   * Maps memory for devices, after all changes that were asked for before. With an IOMMU behind the container all of it is
+   * pinned now, which takes its time (on a pool thread) and counts against `ulimit -l`. Guest memory of `@godwit/linux` is not
+   * discarded for as long as it is mapped: a device would go on writing the pages that it had.
    *
    * @throws SyscallError GODWIT_INVALID_ARGUMENT for a range that overlaps another or that devices cannot address,
    * GODWIT_OUT_OF_MEMORY when the lock limit is reached, GODWIT_LIMIT_EXCEEDED when there are too many mappings
@@ -149,20 +168,23 @@ export class Type1Container implements DmaSpace {
       .set('vaddr', hostAddress)
       .set('iova', iova)
       .set('size', byteLength);
-    const result = await this.#port.ioctlAsync(this.fd, Type1.VFIO_IOMMU_MAP_DMA, argument.bytes);
-    succeeded(result, 'VFIO_IOMMU_MAP_DMA', described(mapping), {
-      [Errno.EEXIST]: { code: 'GODWIT_INVALID_ARGUMENT', advice: 'it overlaps a mapping' },
-      [Errno.EINVAL]: { code: 'GODWIT_INVALID_ARGUMENT' },
-      [Errno.ENOMEM]: {
-        advice: 'memory for DMA is locked; raise `ulimit -l` (RLIMIT_MEMLOCK) by the size of the guest',
-      },
-      [Errno.ENOSPC]: {
-        code: 'GODWIT_LIMIT_EXCEEDED',
-        advice: 'the parameter dma_entry_limit of vfio_iommu_type1 says how many mappings there may be',
-      },
+    return this.#space.map(mapping, async () => {
+      const result = await this.#pins.pinnedBy(mapping, hostAddress, () =>
+        this.#descriptor.ioctlAsync(Type1.VFIO_IOMMU_MAP_DMA, argument.bytes),
+      );
+      if (result >= 0) return;
+      succeeded(result, 'VFIO_IOMMU_MAP_DMA', described(mapping), {
+        [Errno.EEXIST]: { code: 'GODWIT_INVALID_ARGUMENT', advice: 'it overlaps a mapping' },
+        [Errno.EINVAL]: { code: 'GODWIT_INVALID_ARGUMENT' },
+        [Errno.ENOMEM]: {
+          advice: 'memory for DMA is locked; raise `ulimit -l` (RLIMIT_MEMLOCK) by the size of the guest',
+        },
+        [Errno.ENOSPC]: {
+          code: 'GODWIT_LIMIT_EXCEEDED',
+          advice: 'the parameter dma_entry_limit of vfio_iommu_type1 says how many mappings there may be',
+        },
+      });
     });
-    this.#list.add(mapping);
-    return mapping;
   }
 
   /** Maps all blocks, in pieces whose dirty bitmaps can be had. Undoes what it did when one cannot be mapped. */
@@ -194,34 +216,101 @@ export class Type1Container implements DmaSpace {
   }
 
   /**
-   * Unmaps one whole mapping. While its pages are tracked the kernel hands over their dirty bits in the same call
-   * (VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP), and trackers report them at their next harvest.
+   * Unmaps one whole mapping, after all changes that were asked for before. While its pages are tracked the kernel hands over
+   * their dirty bits in the same call (VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP), and trackers report them at their next harvest.
+   * When the kernel says that it unmapped less than was asked, all of it counts as dirty.
    */
   async unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>): Promise<void> {
-    const mapping = this.#list.find(which);
-    await this.#list.unmapping(mapping);
-    const log = this.#dirtyLog;
-    const dirty = log?.running === true ? new DirtyBitmap(mapping.byteLength / log.pageSize) : null;
-    const argument = unmapArgument(mapping, dirty, log?.pageSize ?? 0);
-    const result = await this.#port.ioctlAsync(this.fd, Type1.VFIO_IOMMU_UNMAP_DMA, argument);
-    if (result < 0) {
-      // What of it is gone, and which bits with it, nobody knows.
-      this.#list.lost(mapping, null);
-      succeeded(result, 'VFIO_IOMMU_UNMAP_DMA', described(mapping));
-    }
-    dirty?.maskTail();
-    this.#list.unmapped(mapping, dirty);
+    const { mapping, result } = await this.#space.unmap(which, false, (found) => this.#unmap(found));
+    succeeded(result, 'VFIO_IOMMU_UNMAP_DMA', described(mapping));
   }
 
-  /** Idempotent. The kernel unmaps everything with the last descriptor. Leaves an adopted descriptor alone. */
+  async #unmap(mapping: DmaMapping): Promise<Unmapped> {
+    const log = this.#dirtyLog;
+    // A mapping too large for a bitmap can go only without one, and all of it is dirty.
+    const bits = log?.running === true && log.takes(mapping);
+    const dirty = bits ? new DirtyBitmap(mapping.byteLength / log.pageSize) : null;
+    const unmap = unmapArgument(mapping, dirty, log?.pageSize ?? 0);
+    const result = await this.#descriptor.ioctlAsync(Type1.VFIO_IOMMU_UNMAP_DMA, unmap.bytes);
+    if (result < 0) return { result, dirty: null, byteLength: 0 };
+    this.#pins.release(mapping);
+    dirty?.maskTail();
+    return { result, dirty, byteLength: unmap.get('size') };
+  }
+
+  /**
+   * Idempotent. Takes the groups out of the container and closes it, and the kernel unmaps everything, before it returns; when
+   * calls are in flight, as soon as they are over. Leaves an adopted descriptor alone.
+   *
+   * The event loop waits until a guest's memory is unpinned: `closeAsync` does not hold it up.
+   */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    if (this.#owned) this.#port.close(this.fd);
+    if (!this.#descriptor.isOpen) return;
+    atOnce(this.#descriptor.port, this.#steps());
+  }
+
+  /** `close` on a pool thread. Resolves when the container is closed. */
+  closeAsync(): Promise<void> {
+    this.#closing ??= onPool(this.#descriptor.port, this.#steps());
+    return this.#closing;
+  }
+
+  *#steps(): KernelSteps<void> {
+    if (this.#descriptor.isOpen) yield* leaving(this.#groups);
+    yield { close: this.#descriptor };
+    // What an adopted descriptor has mapped stays mapped.
+    if (this.#groups.length > 0) this.#pins.releaseAll();
   }
 }
 
-function unmapArgument({ iova, byteLength }: DmaMapping, dirty: DirtyBitmap | null, pageSize: number): Uint8Array {
+/** Opens a container, puts the groups into it, and sets its IOMMU. */
+function* opening<T>(
+  groups: readonly VfioGroup[],
+  port: KernelPort,
+  made: (descriptor: Descriptor, groups: readonly VfioGroup[]) => T,
+): KernelSteps<T> {
+  if (groups.length === 0) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'a container has no IOMMU before it has a group; give one');
+  }
+  const fd = yield { open: '/dev/vfio/vfio' };
+  const container = new Descriptor(port, fd, `VFIO container ${fd}`);
+  const inside: VfioGroup[] = [];
+  try {
+    const version = yield { on: container, request: Vfio.VFIO_GET_API_VERSION };
+    if (version !== Vfio.VFIO_API_VERSION) {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        `VFIO speaks API version ${version}, Godwit speaks ${Vfio.VFIO_API_VERSION}`,
+      );
+    }
+    const type1 = yield { on: container, request: Vfio.VFIO_CHECK_EXTENSION, argument: Vfio.VFIO_TYPE1v2_IOMMU };
+    if (type1 !== 1) {
+      throw new GodwitError('GODWIT_UNSUPPORTED', 'VFIO has no type1v2 IOMMU; load the module vfio_iommu_type1');
+    }
+    for (const group of groups) {
+      yield* group.enters(fd);
+      inside.push(group);
+    }
+    const set = yield { on: container, request: Vfio.VFIO_SET_IOMMU, argument: Vfio.VFIO_TYPE1v2_IOMMU };
+    succeeded(set, 'VFIO_SET_IOMMU', `type1v2 on container ${fd}`, { [Errno.ENODEV]: { code: 'GODWIT_UNSUPPORTED' } });
+    return made(container, groups);
+  } catch (error) {
+    yield* leaving(inside);
+    yield { close: container };
+    throw error;
+  }
+}
+
+/** Takes groups out of their container, as far as they are open and the kernel lets them go: not with a device open. */
+function* leaving(groups: readonly VfioGroup[]): KernelSteps<void> {
+  for (const group of groups) yield* group.leaves();
+}
+
+function unmapArgument(
+  { iova, byteLength }: DmaMapping,
+  dirty: DirtyBitmap | null,
+  pageSize: number,
+): StructBuffer<keyof typeof VFIO_DMA_UNMAP.fields> {
   const extra = dirty === null ? 0 : VFIO_BITMAP.size;
   const unmap = new StructBuffer(VFIO_DMA_UNMAP, extra)
     .set('argsz', VFIO_DMA_UNMAP.size + extra)
@@ -234,7 +323,7 @@ function unmapArgument({ iova, byteLength }: DmaMapping, dirty: DirtyBitmap | nu
       .set('size', dirty.words.byteLength)
       .set('data', addressOf(dirty.bytes));
   }
-  return unmap.bytes;
+  return unmap;
 }
 
 /** The kernel says EINVAL to this and to five other things: better say it ourselves. */

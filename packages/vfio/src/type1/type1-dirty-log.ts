@@ -1,7 +1,7 @@
-import { DirtyBitmap, GodwitError } from '@godwit/core';
-import { addressOf, Errno, StructBuffer } from '@godwit/linux';
+import { type DirtyBitmap, GodwitError } from '@godwit/core';
+import { addressOf, Errno, StructBuffer, SyscallError } from '@godwit/linux';
+import type { Descriptor } from '../descriptor.js';
 import type { DmaMapping } from '../dma-space.js';
-import type { KernelPort } from '../kernel-port.js';
 import { Type1, VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET } from '../layouts/type1.js';
 import { succeeded } from '../syscall-result.js';
 import type { DirtyTrackingSupport } from './iommu-info.js';
@@ -14,12 +14,12 @@ export class Type1DirtyLog {
   /** Bytes that a bit stands for. */
   readonly pageSize: number;
   readonly maximumBitmapBytes: number;
-  readonly #port: KernelPort;
-  readonly #container: number;
+  readonly #container: Descriptor;
+  /** The request of reads that are made at once. */
+  readonly #request = new GetBitmap();
   #running = false;
 
-  constructor(port: KernelPort, container: number, support: DirtyTrackingSupport) {
-    this.#port = port;
+  constructor(container: Descriptor, support: DirtyTrackingSupport) {
     this.#container = container;
     this.pageSize = support.pageSize;
     this.maximumBitmapBytes = support.maximumBitmapBytes;
@@ -39,77 +39,81 @@ export class Type1DirtyLog {
     this.#running = true;
   }
 
-  /** Everything not yet read is forgotten. Idempotent. */
+  /** Everything not yet read is forgotten. Idempotent; the log of a closed container is gone with it. */
   async stop(): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
+    if (!this.#container.isOpen) return;
     succeeded(await this.#control(Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP), 'VFIO_IOMMU_DIRTY_PAGES', 'STOP');
   }
 
-  /**
-   * What is needed to read the log of a mapping again and again, made once.
-   *
-   * @throws GodwitError GODWIT_LIMIT_EXCEEDED for a mapping whose bitmap the kernel would refuse
-   */
-  of(mapping: DmaMapping): MappingDirtyLog {
-    return new MappingDirtyLog(this, mapping, (argument) =>
-      this.#port.ioctlAsync(this.#container, Type1.VFIO_IOMMU_DIRTY_PAGES, argument),
+  /** Whether the kernel gives a bitmap of so many bytes of memory. */
+  takes({ byteLength }: Pick<DmaMapping, 'byteLength'>): boolean {
+    return bitmapBytesOf(byteLength, this.pageSize) <= this.maximumBitmapBytes;
+  }
+
+  /** @throws GodwitError GODWIT_LIMIT_EXCEEDED for a mapping whose bitmap the kernel would refuse */
+  checkSize({ byteLength }: DmaMapping): void {
+    if (this.takes({ byteLength })) return;
+    const bitmapBytes = bitmapBytesOf(byteLength, this.pageSize);
+    throw new GodwitError(
+      'GODWIT_LIMIT_EXCEEDED',
+      `the mapping of ${byteLength} bytes needs a bitmap of ${bitmapBytes}; the kernel gives ${this.maximumBitmapBytes}, ` +
+        'and no bitmap of a part of a mapping. Map memory in smaller pieces',
     );
+  }
+
+  /**
+   * Reads the bits of one mapping and clears them in the kernel; pages that are still pinned stay dirty there.
+   *
+   * Always the whole mapping from its own IOVA on: with several mappings in one call Linux (seen in 6.12) shifts its own
+   * bitmap in place and leaves bits behind that come back as dirty pages ever after.
+   *
+   * @param bitmap of the mapping's pages, all clean: the kernel never writes holes. Bits past the last page are to be masked
+   * @returns 0, or minus errno: the bits may then be gone, so that every page of the mapping counts as dirty
+   */
+  async read(mapping: DmaMapping, bitmap: DirtyBitmap): Promise<number> {
+    this.checkSize(mapping);
+    const request = new GetBitmap().of(mapping, bitmap, this.pageSize);
+    return this.#container.ioctlAsync(Type1.VFIO_IOMMU_DIRTY_PAGES, request);
+  }
+
+  /** The same in one call that is made at once. */
+  readNow(mapping: DmaMapping, bitmap: DirtyBitmap): number {
+    this.checkSize(mapping);
+    return this.#container.ioctl(Type1.VFIO_IOMMU_DIRTY_PAGES, this.#request.of(mapping, bitmap, this.pageSize));
+  }
+
+  error({ iova, byteLength }: DmaMapping, result: number): Error {
+    const asked = `GET_BITMAP of ${byteLength} bytes at IOVA 0x${iova.toString(16)}`;
+    return new SyscallError('VFIO_IOMMU_DIRTY_PAGES', -result, asked);
   }
 
   #control(flag: number): Promise<number> {
     const argument = new StructBuffer(VFIO_DIRTY_BITMAP).set('argsz', VFIO_DIRTY_BITMAP.size).set('flags', flag);
-    return this.#port.ioctlAsync(this.#container, Type1.VFIO_IOMMU_DIRTY_PAGES, argument.bytes);
+    return this.#container.ioctlAsync(Type1.VFIO_IOMMU_DIRTY_PAGES, argument.bytes);
   }
 }
 
-/** GET_BITMAP for one mapping. */
-export class MappingDirtyLog {
-  readonly mapping: DmaMapping;
-  /** What the last `read` found. */
-  readonly bitmap: DirtyBitmap;
-  readonly #request: Uint8Array;
-  readonly #get: (request: Uint8Array) => Promise<number>;
+/** Whole words of 64 bits. */
+function bitmapBytesOf(byteLength: number, pageSize: number): number {
+  return Math.ceil(byteLength / pageSize / 64) * 8;
+}
 
-  constructor(log: Type1DirtyLog, mapping: DmaMapping, get: (request: Uint8Array) => Promise<number>) {
-    const { pageSize, maximumBitmapBytes } = log;
-    this.mapping = mapping;
-    this.bitmap = new DirtyBitmap(mapping.byteLength / pageSize);
-    const bitmapBytes = this.bitmap.words.byteLength;
-    if (bitmapBytes > maximumBitmapBytes) {
-      throw new GodwitError(
-        'GODWIT_LIMIT_EXCEEDED',
-        `the mapping of ${mapping.byteLength} bytes needs a bitmap of ${bitmapBytes}; the kernel gives ${maximumBitmapBytes}, ` +
-          'and no bitmap of a part of a mapping. Map memory in smaller pieces',
-      );
-    }
-    const request = new StructBuffer(VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET.size);
-    request
-      .set('argsz', VFIO_DIRTY_BITMAP.size + VFIO_DIRTY_BITMAP_GET.size)
-      .set('flags', Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP);
-    new StructBuffer(VFIO_DIRTY_BITMAP_GET, request.bytes.subarray(VFIO_DIRTY_BITMAP.size))
-      .set('iova', mapping.iova)
-      .set('size', mapping.byteLength)
+/** The argument of GET_BITMAP. */
+class GetBitmap {
+  readonly #head = new StructBuffer(VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET.size)
+    .set('argsz', VFIO_DIRTY_BITMAP.size + VFIO_DIRTY_BITMAP_GET.size)
+    .set('flags', Type1.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP);
+  readonly #get = new StructBuffer(VFIO_DIRTY_BITMAP_GET, this.#head.bytes.subarray(VFIO_DIRTY_BITMAP.size));
+
+  of({ iova, byteLength }: DmaMapping, bitmap: DirtyBitmap, pageSize: number): Uint8Array {
+    this.#get
+      .set('iova', iova)
+      .set('size', byteLength)
       .set('bitmap.pgsize', pageSize)
-      .set('bitmap.size', bitmapBytes)
-      .set('bitmap.data', addressOf(this.bitmap.bytes));
-    this.#request = request.bytes;
-    this.#get = get;
-  }
-
-  /**
-   * Reads the bits into `bitmap` and clears them in the kernel; pages that are still pinned stay dirty there.
-   *
-   * Always the whole mapping from its own IOVA on: with several mappings in one call Linux (seen in 6.12) shifts its own
-   * bitmap in place and leaves bits behind that come back as dirty pages ever after. The buffer is zeroed, since the
-   * kernel never writes holes; bits past the last page are masked.
-   *
-   * @returns 0, or minus errno: the bits may then be gone, so that every page of the mapping counts as dirty
-   */
-  async read(): Promise<number> {
-    this.bitmap.clearAll();
-    const result = await this.#get(this.#request);
-    this.bitmap.maskTail();
-    return result;
+      .set('bitmap.size', bitmap.words.byteLength)
+      .set('bitmap.data', addressOf(bitmap.bytes));
+    return this.#head.bytes;
   }
 }

@@ -2,7 +2,9 @@ import { readlinkSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { GodwitError } from '@godwit/core';
 import { Errno, StructBuffer } from '@godwit/linux';
+import { Descriptor } from '../descriptor.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
+import { atOnce, type KernelSteps, onPool } from '../kernel-steps.js';
 import { VFIO_GROUP_STATUS, Vfio } from '../layouts/vfio-setup.js';
 import { succeeded } from '../syscall-result.js';
 
@@ -29,14 +31,15 @@ export function iommuGroupOf(device: string): number {
 /** An IOMMU group: the devices that the IOMMU cannot keep apart, and so the smallest thing that can be assigned. */
 export class VfioGroup {
   readonly number: number;
-  readonly fd: number;
-  readonly #port: KernelPort;
-  #open = true;
+  readonly #descriptor: Descriptor;
 
   private constructor(number: number, fd: number, port: KernelPort) {
     this.number = number;
-    this.fd = fd;
-    this.#port = port;
+    this.#descriptor = new Descriptor(port, fd, `IOMMU group ${number}`);
+  }
+
+  get fd(): number {
+    return this.#descriptor.fd;
   }
 
   /**
@@ -65,7 +68,7 @@ export class VfioGroup {
   /** VFIO_GROUP_GET_STATUS. */
   status(): { readonly viable: boolean; readonly containerSet: boolean } {
     const status = new StructBuffer(VFIO_GROUP_STATUS).set('argsz', VFIO_GROUP_STATUS.size);
-    const result = this.#port.ioctl(this.fd, Vfio.VFIO_GROUP_GET_STATUS, status.bytes);
+    const result = this.#descriptor.ioctl(Vfio.VFIO_GROUP_GET_STATUS, status.bytes);
     succeeded(result, 'VFIO_GROUP_GET_STATUS', `on group ${this.number}`);
     const flags = status.get('flags');
     return {
@@ -74,10 +77,15 @@ export class VfioGroup {
     };
   }
 
-  /** Puts the group into a container. Closing the group takes it out again. */
+  /** Puts the group into a container. `leaves`, or closing the group, takes it out again. */
   setContainer(container: number): void {
+    atOnce(this.#descriptor.port, this.enters(container));
+  }
+
+  /** The calls of `setContainer`. */
+  *enters(container: number): KernelSteps<void> {
     const argument = new Uint8Array(new Int32Array([container]).buffer);
-    const result = this.#port.ioctl(this.fd, Vfio.VFIO_GROUP_SET_CONTAINER, argument);
+    const result = yield { on: this.#descriptor, request: Vfio.VFIO_GROUP_SET_CONTAINER, argument };
     succeeded(result, 'VFIO_GROUP_SET_CONTAINER', `of group ${this.number}`, {
       [Errno.EBADFD]: { code: 'GODWIT_INVALID_ARGUMENT', advice: `file descriptor ${container} is no VFIO container` },
       [Errno.EINVAL]: { code: 'GODWIT_INVALID_STATE', advice: 'the group is in a container already' },
@@ -87,36 +95,50 @@ export class VfioGroup {
     });
   }
 
+  /** Takes the group out of its container. With a device of it open the kernel refuses, and it stays in until it is closed. */
+  *leaves(): KernelSteps<void> {
+    if (this.#descriptor.isOpen) yield { on: this.#descriptor, request: Vfio.VFIO_GROUP_UNSET_CONTAINER };
+  }
+
   /**
-   * A descriptor of one of the group's devices; the caller closes it. The group must be in a container with an IOMMU.
+   * A descriptor of one of the group's devices; the caller closes it. The group must be in a container with an IOMMU. The event
+   * loop waits until the device is open, which may take a reset of it: `deviceFdAsync` does not hold it up.
    *
    * @param name as in sysfs: `0000:01:00.0`, or a mediated device's UUID
    */
   deviceFd(name: string): number {
-    const argument = new TextEncoder().encode(`${name}\0`);
-    return succeeded(
-      this.#port.ioctl(this.fd, Vfio.VFIO_GROUP_GET_DEVICE_FD, argument),
-      'VFIO_GROUP_GET_DEVICE_FD',
-      `for ${name} in group ${this.number}`,
-      {
-        [Errno.ENODEV]: {
-          code: 'GODWIT_UNSUPPORTED',
-          advice: 'no such device in this group, or no VFIO driver has it',
-        },
-        [Errno.EBUSY]: { code: 'GODWIT_DEVICE_BUSY', advice: 'another process has the device open' },
-        [Errno.EINVAL]: {
-          code: 'GODWIT_INVALID_STATE',
-          advice: 'put the group into a container and set its IOMMU first',
-        },
-      },
-    );
+    return atOnce(this.#descriptor.port, this.#deviceFd(name));
   }
 
-  /** Idempotent. Devices of the group must be closed before. */
+  /** `deviceFd` on a pool thread. */
+  deviceFdAsync(name: string): Promise<number> {
+    return onPool(this.#descriptor.port, this.#deviceFd(name));
+  }
+
+  *#deviceFd(name: string): KernelSteps<number> {
+    const argument = new TextEncoder().encode(`${name}\0`);
+    const result = yield { on: this.#descriptor, request: Vfio.VFIO_GROUP_GET_DEVICE_FD, argument };
+    return succeeded(result, 'VFIO_GROUP_GET_DEVICE_FD', `for ${name} in group ${this.number}`, {
+      [Errno.ENODEV]: {
+        code: 'GODWIT_UNSUPPORTED',
+        advice: 'no such device in this group, or no VFIO driver has it',
+      },
+      [Errno.EBUSY]: { code: 'GODWIT_DEVICE_BUSY', advice: 'another process has the device open' },
+      [Errno.EINVAL]: {
+        code: 'GODWIT_INVALID_STATE',
+        advice: 'put the group into a container and set its IOMMU first',
+      },
+    });
+  }
+
+  /** Idempotent. Devices of the group must be closed before, and its container. */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    this.#port.close(this.fd);
+    this.#descriptor.close();
+  }
+
+  /** `close` on a pool thread. Resolves when the group is closed. */
+  closeAsync(): Promise<void> {
+    return this.#descriptor.closeAsync();
   }
 
   #requireViable(): void {

@@ -134,7 +134,7 @@ export class SetUp implements DestinationPhase {
   ): Promise<void> {
     checkGuestMemory(vm.memory);
     checkCompatible(hello, vm, options.maximumDeviceState);
-    const blockers = await migrationBlockers(vm.devices, signal);
+    const blockers = await migrationBlockers({ devices: vm.devices }, signal);
     if (blockers.length === 0) return;
     throw new GodwitError('GODWIT_BLOCKED', `the destination cannot receive the VM now: ${blockers.join('; ')}`);
   }

@@ -66,6 +66,7 @@ export class PreCopy implements SourcePhase {
     await populatedBitmaps(vm.memory, bitmaps, options.clock);
     session.signal.throwIfAborted();
     const harvestMs = options.clock.now() - start;
-    return { bitmaps, dirtyPages: bitmaps.count(), trackers: [], harvestMs, sinceMs: 0 };
+    const dirtyPages = bitmaps.count();
+    return { bitmaps, dirtyPages, pagesWhenStopped: dirtyPages, trackers: [], harvestMs, sinceMs: 0 };
   }
 }

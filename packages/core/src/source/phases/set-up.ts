@@ -22,13 +22,20 @@ export class SetUp implements SourcePhase {
       );
     }
     guest.checkAlive();
-    const blockers = await migrationBlockers(vm.devices, signal);
+    const blockers = await migrationBlockers(vm, signal);
     if (blockers.length > 0 && !options.dryRun) throw blocked(blockers);
-    session.stateBytes = await devices.sizes(signal);
+    const sizes = await devices.sizes(signal);
+    // The hello has what is known: an assumption is no reason to refuse.
+    session.stateBytes = sizes.map((bytes, index) => (devices.assumptions[index] === undefined ? bytes : 0));
+    for (const [index, assumed] of devices.assumptions.entries()) {
+      if (assumed === undefined) continue;
+      const message = `device "${vm.devices[index]?.id}": ${assumed}`;
+      context.emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+    }
     const { connection, answer } = await session.first(options.dryRun ? 'dryRun' : 'running');
     rounds.start(connection, answer);
     if (options.dryRun) {
-      const report = dryRunReport(context, connection.peer, answer, blockers);
+      const report = dryRunReport(context, connection.peer, answer, sizes, blockers);
       context.emit({ type: 'dry-run', report });
       // Thrown before the connection is closed: else the end of the connection is taken for the cause.
       if (blockers.length > 0) throw blocked(blockers);

@@ -1,0 +1,40 @@
+import { GodwitError } from '@godwit/core/errors';
+
+/*
+ * koffi hands 3.7 to C as 3, and 2^32 + 5 as 5 where C has an `int`: a call would act on another file, or on another range, than
+ * the one that was asked for.
+ */
+
+/**
+ * A file descriptor, or any other `int` of C's.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT unless it is a whole number of 32 bits; minus one goes to the kernel, which says EBADF
+ */
+export function intArgument(name: string, value: number): number {
+  if ((value | 0) === value) return value;
+  throw wrong(name, 'a whole number of 32 bits', value);
+}
+
+/**
+ * A length, an offset or a count.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT unless it is a whole number from 0 to `most`
+ */
+export function sizeArgument(name: string, value: number, most = Number.MAX_SAFE_INTEGER): number {
+  if (Number.isInteger(value) && value >= 0 && value <= most) return value;
+  throw wrong(name, `a whole number from 0 to ${most}`, value);
+}
+
+/**
+ * The third argument of an ioctl, given as a number.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT unless JavaScript has it exactly
+ */
+export function exactArgument(name: string, value: number): number {
+  if (Number.isSafeInteger(value)) return value;
+  throw wrong(name, 'a whole number below 2^53, or a bigint', value);
+}
+
+function wrong(name: string, expected: string, value: unknown): GodwitError {
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be ${expected}, got ${String(value)}`);
+}

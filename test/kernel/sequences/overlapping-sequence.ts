@@ -1,0 +1,252 @@
+import { setImmediate } from 'node:timers/promises';
+import { DirtyBitmaps, type DirtyTracker, PageRunList } from '@godwit/core';
+import type { MappedGuestMemory } from '@godwit/linux';
+import { type DmaMapping, type DmaSpace, IommufdRequest, type MapRequest, Type1 } from '@godwit/vfio';
+import type { HeldCalls } from './held-calls.js';
+import { SeededRandom } from './seeded-random.js';
+
+/** Where sequences run: an address space, one tracker of it, and a device, on a kernel whose slow calls are held. */
+export interface OverlapPlace {
+  readonly space: DmaSpace & {
+    map(request: MapRequest): Promise<DmaMapping>;
+    unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>): Promise<void>;
+  };
+  readonly tracker: DirtyTracker;
+  /** One block. */
+  readonly memory: MappedGuestMemory;
+  readonly calls: HeldCalls;
+  /** The first address that may be mapped. */
+  readonly iova: number;
+  /** The device writes some bytes of a page that is mapped. Below 0 when it fails. */
+  write(iova: number): number;
+}
+
+const PAGE = 4096;
+/** Places in the address space that mappings come and go at, beside each other. */
+const SLOTS = 5;
+const SLOT_PAGES = 6;
+const STEPS = 80;
+const CHANGES = new Set<number>([
+  Type1.VFIO_IOMMU_MAP_DMA,
+  Type1.VFIO_IOMMU_UNMAP_DMA,
+  IommufdRequest.IOMMU_IOAS_MAP,
+  IommufdRequest.IOMMU_IOAS_UNMAP,
+]);
+
+/**
+ * One random sequence of map, unmap, map elsewhere, device write and harvest, none of which waits for another: each of the
+ * kernel's calls is made, and its result delivered, at a moment of its own.
+ *
+ * The device writes where the kernel has mapped something at that moment. An engine copies what a harvest reports right after
+ * it; by then every page must be as it was when the harvest began or newer, and after the last harvest all of them as they are.
+ * It throws when a page is not.
+ */
+export async function runOverlappingSequence(place: OverlapPlace, seed: number): Promise<void> {
+  const sequence = new OverlappingSequence(place, seed);
+  try {
+    await sequence.run();
+  } catch (error) {
+    throw new Error(`seed ${seed}: ${(error as Error).message}\n${sequence.log.join('\n')}`, { cause: error });
+  } finally {
+    await sequence.end();
+  }
+}
+
+class OverlappingSequence {
+  readonly log: string[] = [];
+  readonly #place: OverlapPlace;
+  readonly #random: SeededRandom;
+  /** What the kernel has mapped: page of the address space to page of RAM. */
+  readonly #truth = new Map<number, number>();
+  /** Slots that will be mapped once all that was asked for is done. */
+  readonly #mapped = new Set<number>();
+  /** How many times each page of RAM was written, and at which of these it was copied. */
+  readonly #written: Uint32Array;
+  readonly #copied: Uint32Array;
+  readonly #changes = new Set<Promise<unknown>>();
+  #harvest: Promise<void> | null = null;
+  #failure: unknown;
+
+  constructor(place: OverlapPlace, seed: number) {
+    this.#place = place;
+    this.#random = new SeededRandom(seed);
+    const pages = (place.memory.blocks[0]?.byteLength ?? 0) / PAGE;
+    this.#written = new Uint32Array(pages);
+    this.#copied = new Uint32Array(pages);
+  }
+
+  async run(): Promise<void> {
+    const { calls, tracker } = this.#place;
+    calls.onPerformed = (request, argument, result) => this.#performed(request, argument, result);
+    // All of the address space is mapped at the start, so that devices that log do log all of it.
+    for (let slot = 0; slot < SLOTS; slot++) this.#map(slot);
+    await this.#settled();
+    await tracker.start();
+    calls.holding = true;
+    for (let i = 0; i < STEPS; i++) {
+      this.#step();
+      await setImmediate();
+      if (this.#failure !== undefined) throw this.#failure;
+    }
+    // The VM is paused: its device stops, and what is under way comes to its end beside the last harvest.
+    this.#beginHarvest();
+    await this.#settled();
+    this.#beginHarvest();
+    await this.#settled();
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#compare(this.#written, 'after the last harvest');
+  }
+
+  async end(): Promise<void> {
+    const { calls, tracker, space } = this.#place;
+    await this.#settled();
+    calls.holding = false;
+    await tracker.stop();
+    for (const mapping of space.mappings) await space.unmap(mapping);
+    calls.onPerformed = () => {};
+  }
+
+  #step(): void {
+    const { calls } = this.#place;
+    const what = this.#random.integer(10);
+    if (what < 2) this.#write();
+    else if (what < 4 && calls.asked.length > 0) this.#performOne();
+    else if (what < 6 && calls.performed.length > 0) this.#deliver(this.#random.integer(calls.performed.length));
+    else if (what < 7) this.#beginHarvest();
+    else this.#change(this.#random.integer(SLOTS));
+  }
+
+  /** Reads are late more often than changes: a mapping may go and another one come at its addresses in the meantime. */
+  #performOne(): void {
+    const { asked } = this.#place.calls;
+    const index = this.#random.integer(asked.length);
+    const change = CHANGES.has(asked[index]?.request ?? 0);
+    if (change || this.#random.integer(4) === 0) this.#perform(index);
+  }
+
+  #perform(index: number): void {
+    const { calls } = this.#place;
+    calls.perform(calls.asked[index] as (typeof calls.asked)[number]);
+  }
+
+  #deliver(index: number): void {
+    const { calls } = this.#place;
+    const call = calls.performed[index] as (typeof calls.performed)[number];
+    this.log.push(`the caller of 0x${call.request.toString(16)} hears of it`);
+    calls.deliver(call);
+  }
+
+  #change(slot: number): void {
+    if (this.#changes.size > 3) return;
+    if (this.#mapped.has(slot)) this.#unmap(slot);
+    else this.#map(slot);
+  }
+
+  #unmap(slot: number): void {
+    this.#mapped.delete(slot);
+    this.log.push(`unmap slot ${slot} is asked for`);
+    const { space } = this.#place;
+    this.#ask(space.unmap({ iova: this.#iova(slot), byteLength: SLOT_PAGES * PAGE }));
+  }
+
+  #map(slot: number): void {
+    const { space, memory } = this.#place;
+    const [block] = memory.blocks;
+    if (block === undefined) return;
+    const page = this.#random.integer(this.#written.length - SLOT_PAGES);
+    this.#mapped.add(slot);
+    this.log.push(`map slot ${slot} to RAM page ${page} is asked for`);
+    const request = {
+      iova: this.#iova(slot),
+      byteLength: SLOT_PAGES * PAGE,
+      guestPhysicalAddress: block.guestPhysicalAddress + page * PAGE,
+      hostAddress: block.hostAddress + BigInt(page * PAGE),
+    };
+    this.#ask(space.map(request));
+  }
+
+  #ask(change: Promise<unknown>): void {
+    this.#changes.add(change);
+    change
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => this.#changes.delete(change));
+  }
+
+  #write(): void {
+    const pages = [...this.#truth.keys()];
+    if (pages.length === 0) return;
+    const page = this.#random.pick(pages);
+    const ram = this.#truth.get(page) as number;
+    const result = this.#place.write(page * PAGE + this.#random.integer(PAGE - 8));
+    if (result < 0) throw new Error(`the device's write failed with ${result}`);
+    this.#written[ram] = (this.#written[ram] as number) + 1;
+    this.log.push(`the device writes RAM page ${ram}`);
+  }
+
+  #beginHarvest(): void {
+    if (this.#harvest !== null) return;
+    const before = this.#written.slice();
+    const into = new DirtyBitmaps(this.#place.memory);
+    this.log.push('harvest begins');
+    this.#harvest = this.#place.tracker
+      .harvest(into)
+      .then(() => {
+        const reported: number[] = [];
+        for (const { firstPage, pageCount } of into.at(0).runs(new PageRunList())) {
+          for (let page = firstPage; page < firstPage + pageCount; page++) reported.push(page);
+        }
+        this.log.push(`harvest: ${reported.join(' ')}`);
+        for (const page of reported) this.#copied[page] = this.#written[page] as number;
+        this.#compare(before, 'by a harvest that began after it was written');
+      })
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => {
+        this.#harvest = null;
+      });
+  }
+
+  #compare(wanted: Uint32Array, when: string): void {
+    const lost = [...wanted.keys()].filter((page) => (this.#copied[page] as number) < (wanted[page] as number));
+    if (lost.length > 0) throw new Error(`written and not reported ${when}: pages ${lost.join(' ')}`);
+  }
+
+  /** Everything that is under way comes to its end, in an order that the seed says. */
+  async #settled(): Promise<void> {
+    const { calls } = this.#place;
+    for (let idle = 0; idle < 3; ) {
+      if (calls.asked.length > 0) this.#perform(this.#random.integer(calls.asked.length));
+      else if (calls.performed.length > 0) this.#deliver(this.#random.integer(calls.performed.length));
+      else if (this.#changes.size === 0 && this.#harvest === null) idle++;
+      await setImmediate();
+    }
+  }
+
+  /** The kernel has made a call: the argument says which. Offsets are those of linux/vfio.h and linux/iommufd.h. */
+  #performed(request: number, argument: Uint8Array, result: number): void {
+    const view = new DataView(argument.buffer, argument.byteOffset);
+    const u64 = (offset: number): number => Number(view.getBigUint64(offset, true));
+    this.log.push(`the kernel makes 0x${request.toString(16)}: ${result}`);
+    if (result < 0) return;
+    if (request === Type1.VFIO_IOMMU_MAP_DMA) this.#mappedAt(u64(16), u64(24), u64(8));
+    else if (request === IommufdRequest.IOMMU_IOAS_MAP) this.#mappedAt(u64(32), u64(24), u64(16));
+    else if (request === Type1.VFIO_IOMMU_UNMAP_DMA || request === IommufdRequest.IOMMU_IOAS_UNMAP) {
+      const first = u64(8) / PAGE;
+      for (let i = 0; i < SLOT_PAGES; i++) this.#truth.delete(first + i);
+    }
+  }
+
+  #mappedAt(iova: number, byteLength: number, address: number): void {
+    const base = Number(this.#place.memory.blocks[0]?.hostAddress);
+    for (let offset = 0; offset < byteLength; offset += PAGE) {
+      this.#truth.set((iova + offset) / PAGE, (address + offset - base) / PAGE);
+    }
+  }
+
+  #iova(slot: number): number {
+    return this.#place.iova + slot * SLOT_PAGES * PAGE;
+  }
+}
