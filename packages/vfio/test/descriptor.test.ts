@@ -28,7 +28,7 @@ class NotedKernel implements KernelPort {
   readonly closed: number[] = [];
   readonly asked: (readonly [fd: number, request: number])[] = [];
   slow = false;
-  finish = (): void => {};
+  readonly finish: (() => void)[] = [];
   #next = 100;
 
   open = (): number => this.#next++;
@@ -44,9 +44,7 @@ class NotedKernel implements KernelPort {
   ioctlAsync = async (fd: number, request: number): Promise<number> => {
     this.asked.push([fd, request]);
     if (this.slow) {
-      await new Promise<void>((resolve) => {
-        this.finish = resolve;
-      });
+      await new Promise<void>((resolve) => this.finish.push(resolve));
     }
     return 0;
   };
@@ -109,6 +107,7 @@ test('a descriptor is given back when the calls on it are over, and takes none a
     const mapping = ioas
       .map({ iova: 0, byteLength: 4096, guestPhysicalAddress: 0, hostAddress: 0x1000n })
       .catch(() => {});
+    const pagetable = iommufd.allocateTrackingAsync(1, ioas);
     await new Promise(setImmediate);
     close(iommufd);
     expect(kernel.closed).toEqual([]);
@@ -119,8 +118,13 @@ test('a descriptor is given back when the calls on it are over, and takes none a
     expect((await errorOf(() => iommufd.allocateTrackingAsync(1, ioas))).code).toBe('GODWIT_INVALID_STATE');
     expect(kernel.asked).toHaveLength(length);
     kernel.slow = false;
-    kernel.finish();
+    expect(kernel.finish).toHaveLength(2);
+    kernel.finish.shift()?.();
     await mapping;
+    await new Promise(setImmediate);
+    expect(kernel.closed).toEqual([]);
+    kernel.finish.shift()?.();
+    await pagetable;
     await new Promise(setImmediate);
     expect(kernel.closed).toEqual([iommufd.fd]);
     expect((await errorOf(() => ioas.unmap({ iova: 0, byteLength: 4096 }))).code).toBe('GODWIT_INVALID_STATE');
