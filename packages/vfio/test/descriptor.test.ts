@@ -120,11 +120,10 @@ test('a descriptor is given back when the calls on it are over, and takes none a
     kernel.slow = false;
     expect(kernel.finish).toHaveLength(2);
     kernel.finish.shift()?.();
-    await mapping;
     await new Promise(setImmediate);
     expect(kernel.closed).toEqual([]);
     kernel.finish.shift()?.();
-    await pagetable;
+    await Promise.all([mapping, pagetable]);
     await new Promise(setImmediate);
     expect(kernel.closed).toEqual([iommufd.fd]);
     expect((await errorOf(() => ioas.unmap({ iova: 0, byteLength: 4096 }))).code).toBe('GODWIT_INVALID_STATE');
