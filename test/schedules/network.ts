@@ -83,6 +83,8 @@ export class Network {
   >();
   readonly #paths = new Map<string, Path>();
   readonly #ends: WireStream[] = [];
+  /** Page channels that no link has given out. */
+  #untaken: WireStream[] = [];
 
   constructor(clock: Clock, plan: LinkPlan, observe: Observer) {
     this.#clock = clock;
@@ -120,10 +122,16 @@ export class Network {
         const pages = Array.from({ length: pageChannels }, (_, channel) =>
           this.#streams(path, target.process, channel, checksums),
         );
+        // A transport lets go of page channels that nobody takes; here nobody has them until then.
+        this.#untaken.push(...pages.map(([, theirs]) => theirs));
         target.offer({
           control: control[1],
           peer: source.name,
-          pageChannels: async () => pages.map(([, theirs]) => theirs),
+          pageChannels: async () => {
+            const theirs = pages.map(([, end]) => end);
+            this.#untaken = this.#untaken.filter((end) => !theirs.includes(end));
+            return theirs;
+          },
         });
         return { control: control[0], pageChannels: pages.map(([ours]) => ours), peer: address };
       },
@@ -168,7 +176,7 @@ export class Network {
 
   /** Number of stream ends that a process has neither closed nor dropped. */
   openEnds(process: HostProcess): number {
-    return this.#ends.filter((end) => end.process === process && end.open).length;
+    return this.#ends.filter((end) => end.process === process && end.open && !this.#untaken.includes(end)).length;
   }
 
   #streams(path: Path, target: HostProcess, channel: number, checksums: boolean): [WireStream, WireStream] {

@@ -133,7 +133,8 @@ function expectClaims(world: World): void {
   for (const { vm, machine, process } of world.departures) {
     if (!process.alive) continue;
     const { state, waitingFor } = claimOf(vm);
-    const gone = world.guest.hasLived(machine) && world.guest.home !== machine;
+    // A VM that could not be started was never handed on: a person has taken the guest back to where it came from.
+    const gone = world.guest.hasLived(machine) && world.guest.home !== machine && !machine.stranded;
     const wanted = gone ? 'handedOver' : 'idle';
     if (state !== wanted)
       world.fault('claim', `${machine.name}: the VM is "${state}", not "${wanted}" (${waitingFor.join(', ')})`);
