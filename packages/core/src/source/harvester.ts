@@ -33,7 +33,12 @@ export class Harvester {
   #abandoned: Abandoned | undefined;
   #lastEnd: number;
 
-  constructor(memory: GuestMemory, tracker: TrackerUnion, clock: Clock) {
+  /**
+   * @param before the harvester whose place this one takes, when everything is sent anew: a harvest of it that nobody waited for may
+   *   still take bits from the trackers, which are then in no other bitmap
+   */
+  constructor(memory: GuestMemory, tracker: TrackerUnion, clock: Clock, before?: Harvester) {
+    if (before !== undefined) this.#abandoned = before.#abandoned;
     this.#tracker = tracker;
     this.#clock = clock;
     this.#memory = memory;

@@ -54,7 +54,7 @@ export class PreCopy implements SourcePhase {
         givenUp = undefined;
         pending = undefined;
         context.model.restarted();
-        context.harvester = new Harvester(context.vm.memory, context.tracker, context.options.clock);
+        context.harvester = new Harvester(context.vm.memory, context.tracker, context.options.clock, context.harvester);
       }
     }
   }
