@@ -133,8 +133,9 @@ function expectClaims(world: World): void {
   for (const { vm, machine, process } of world.departures) {
     if (!process.alive) continue;
     const { state, waitingFor } = claimOf(vm);
-    // A VM that could not be started was never handed on: a person has taken the guest back to where it came from.
-    const gone = world.guest.hasLived(machine) && world.guest.home !== machine && !machine.stranded;
+    // A VM that could not be started keeps its guest's place until it is handed on: a person has taken the guest back from it.
+    const handedOn = world.departures.some((one) => one.machine === machine && one.migration.ownership === 'released');
+    const gone = world.guest.hasLived(machine) && world.guest.home !== machine && (handedOn || !machine.stranded);
     const wanted = gone ? 'handedOver' : 'idle';
     if (state !== wanted)
       world.fault('claim', `${machine.name}: the VM is "${state}", not "${wanted}" (${waitingFor.join(', ')})`);
