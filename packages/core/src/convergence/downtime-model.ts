@@ -10,7 +10,7 @@ const FIRST_GUESS = { pauseMs: 1, harvestMs: 0.5, deviceMs: 2, loadMs: 5, roundT
 /** Harvests with the guest paused. */
 const HARVESTS = 3;
 
-/** Round trips are measured once a round, when the link is quiet. */
+/** Round trips that are kept; one is measured after each round, when the link is quiet. */
 const ROUND_TRIPS_KEPT = 4;
 
 /** What would have to be sent if the guest were paused now. */
@@ -57,7 +57,7 @@ export class DowntimeModel {
     return ((limit > 0 ? Math.min(limit, bytesPerSecond) : bytesPerSecond) * pages) / bytes;
   }
 
-  /** A stop-and-copy, given up or not, has shown how long a term takes. */
+  /** Learns that a term has taken `ms` in a stop-and-copy, given up or not. */
   measured(term: keyof DowntimeTerms, ms: number): void {
     this.#learned.measured(term, ms);
   }
@@ -83,8 +83,8 @@ export class DowntimeModel {
     const roundTripMs = this.#roundTripMs ?? 0;
     const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
     this.#link.add(round.burstBytes, Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs)), wallMs);
-    // What the pages are like that are being rewritten, later rounds show. Round 1 has all the others too, and a guest
-    // whose RAM is mostly zero would seem to have next to nothing to send: of it, only pages with contents count.
+    // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
+    // mostly zero would seem to have almost nothing to send. Of round 1 only pages with contents count.
     const first = ++this.#rounds === 1;
     const counted = first ? pages - round.pages.zero - round.pages.hole : pages;
     if (counted === 0) return;

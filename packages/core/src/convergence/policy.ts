@@ -52,7 +52,7 @@ export const withinDowntimeLimit: ConvergencePolicy = ({ moment, outcome, downti
   if (moment === 'in-round') return undefined;
   // In the first moments of round 1 nothing is known of the link.
   if (moment === 'adjusted' && outcome.linkBytesPerSecond === 0) return undefined;
-  // The predictions were wrong three times: somebody else decides, or the migration is given up.
+  // The predictions were wrong three times: another policy decides, or the migration is aborted.
   if (overruns >= PATIENCE) return undefined;
   const predicted = `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms`;
   if (outcome.predictedDowntimeMs <= downtimeLimitMs) {

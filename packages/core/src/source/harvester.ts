@@ -51,7 +51,7 @@ export class Harvester {
     return this.#clock.now() - this.#lastEnd;
   }
 
-  /** Bitmaps that are free now, cleared. */
+  /** Returns a free set of bitmaps, cleared. */
   take(): DirtyBitmaps {
     const bitmaps = this.#spare.pop() ?? new DirtyBitmaps(this.#memory);
     bitmaps.clearAll();

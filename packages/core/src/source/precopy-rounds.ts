@@ -46,10 +46,10 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const sent = await send(harvest, decide.offersDevices, watch.cut, (ms) => model.roundTrip(ms)).finally(() =>
     watch.end(),
   );
-  // Acknowledged by the destination: only now are these bits forgotten. Of a round that was ended early some are left.
+  // The destination has acknowledged the round: only now may its bits be forgotten. Of a round that ended early some are left.
   const leftPages = watch.cut.aborted ? harvest.bitmaps.count() : 0;
   if (leftPages === 0) harvester.release(harvest.bitmaps);
-  // A tracker that hangs does not keep a migration from being cancelled.
+  // With the signal, a migration can be cancelled while a tracker hangs.
   const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
   const newlyDirtyPages = pending.dirtyPages - leftPages;
   model.sent(sent);

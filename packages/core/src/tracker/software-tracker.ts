@@ -1,3 +1,4 @@
+import { GodwitError } from '../errors.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from './dirty-tracker.js';
@@ -36,7 +37,13 @@ export class SoftwareTracker implements DirtyTracker {
   }
 
   async harvest(into: DirtyBitmaps): Promise<void> {
-    if (this.#running) this.marks.harvest(into);
+    if (!this.#running) {
+      throw new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `the dirty tracker "${this.name}" was not started: nothing was tracked`,
+      );
+    }
+    this.marks.harvest(into);
   }
 
   async stop(): Promise<void> {
