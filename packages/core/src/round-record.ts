@@ -2,8 +2,24 @@
 export type Decision =
   /** Send another round with the guest running. */
   | { readonly action: 'continue'; readonly reason: string }
-  /** Pause the guest and send the rest, within `pauseLimitMs`, or with `force` without a limit. */
-  | { readonly action: 'switchover'; readonly reason: string; readonly force?: boolean }
+  /**
+   * Pause the guest and send the rest, within `pauseLimitMs`, or with `force` without a limit. `downtimeLimitMs` is the limit that this
+   * attempt is held to, where a policy raises it step by step; default: that of the migration.
+   */
+  | {
+      readonly action: 'switchover';
+      readonly reason: string;
+      readonly force?: boolean;
+      readonly downtimeLimitMs?: number;
+    }
+  /** A switchover with `force`: whatever the downtime. */
+  | { readonly action: 'force'; readonly reason: string }
+  /** Go on, with vCPUs that are held back for this share of their time, from 0 to 0.99, until another such decision. */
+  | { readonly action: 'throttle'; readonly reason: string; readonly fraction: number }
+  /** Go on, with another `bandwidthLimit` in bytes per second; 0: no limit. */
+  | { readonly action: 'bandwidth'; readonly reason: string; readonly bytesPerSecond: number }
+  /** Run the guest at the destination and send the rest afterwards: `GODWIT_UNSUPPORTED` unless `PolicyInput.canPostcopy`. */
+  | { readonly action: 'postcopy'; readonly reason: string }
   /** Give up: the migration fails with `GODWIT_NOT_CONVERGING` and the guest runs on at the source. */
   | { readonly action: 'abort'; readonly reason: string };
 

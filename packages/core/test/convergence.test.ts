@@ -247,6 +247,13 @@ describe('policies', () => {
     fixedDowntimeMs: 0,
     overruns: 0,
     unpreparedMs: 0,
+    timeBudgetMs: undefined,
+    throttle: 0,
+    canThrottle: false,
+    canPostcopy: false,
+    bandwidthLimit: 0,
+    pagesPerSecond: undefined,
+    pageSize: 4096,
   });
 
   test('withinDowntimeLimit', () => {

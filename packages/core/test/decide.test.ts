@@ -130,7 +130,7 @@ describe('what the policy is asked, and what comes of its answer', () => {
       elapsedMs: 77,
       overruns: 2,
     };
-    expect(inputs).toEqual([
+    expect(inputs).toMatchObject([
       { ...same, history: [before], unpreparedMs: 40 },
       { ...same, history: [before, next], unpreparedMs: 0 },
     ]);

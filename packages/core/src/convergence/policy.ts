@@ -23,6 +23,20 @@ export interface PolicyInput {
   /** What the guest would be down for with no page left: no round can lower it. Milliseconds. */
   readonly fixedDowntimeMs: number;
   readonly elapsedMs: number;
+  /** `MigrateOptions.timeBudgetMs`: the time for the whole migration; `undefined` when none was given. */
+  readonly timeBudgetMs: number | undefined;
+  /** The share of time for which vCPUs are held back now: 0 to 0.99. */
+  readonly throttle: number;
+  /** Whether the VM can throttle its vCPUs; without it a decision `throttle` ends the migration with `GODWIT_UNSUPPORTED`. */
+  readonly canThrottle: boolean;
+  /** Whether the guest may run at the destination before all its pages are there. */
+  readonly canPostcopy: boolean;
+  /** Bytes per second; 0: no limit. */
+  readonly bandwidthLimit: number;
+  /** Pages of the kind that the guest rewrites that go out in a second, within `bandwidthLimit`; `undefined` while unknown. */
+  readonly pagesPerSecond: number | undefined;
+  /** Bytes of a page. */
+  readonly pageSize: number;
   /** Number of switchovers that were given up since the guest would have been down for too long. */
   readonly overruns: number;
   /** How long the destination has been waited for to be prepared, in milliseconds; 0 while it is. */

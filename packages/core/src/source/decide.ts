@@ -111,7 +111,7 @@ export class Switchover {
   }
 
   #wanted(moment: PolicyMoment, outcome: RoundOutcome): Decision {
-    const { options, meter, requests, attempts, readiness } = this.#context;
+    const { vm, options, meter, model, requests, attempts, readiness } = this.#context;
     const { downtimeLimitMs, policy } = options;
     const asked = requests.switchover;
     if (asked !== undefined) {
@@ -128,6 +128,13 @@ export class Switchover {
       downtimeLimitMs,
       fixedDowntimeMs: fixedDowntime(outcome.prediction),
       elapsedMs: meter.elapsedMs,
+      timeBudgetMs: options.timeBudgetMs,
+      throttle: 0,
+      canThrottle: false,
+      canPostcopy: false,
+      bandwidthLimit: options.bandwidthLimit,
+      pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
+      pageSize: vm.memory.pageSize,
       overruns: attempts.overruns,
       unpreparedMs: readiness.waitedMs,
     });

@@ -74,6 +74,8 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly missingEncoding?: 'refuse' | 'warn';
   /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
+  /** Time for the whole migration, in milliseconds, which policies go by. Default: none. */
+  readonly timeBudgetMs?: number;
   /** Decides after each round whether to switch over or abort. Default: `withinDowntimeLimit`. */
   readonly policy?: ConvergencePolicy;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
@@ -138,6 +140,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly encodings: readonly PageEncoding[];
   readonly missingEncoding: 'refuse' | 'warn';
   readonly adaptiveEncodings: boolean;
+  readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
   readonly prior: Partial<DowntimeTerms>;
   readonly connectTimeoutMs: number;
@@ -182,6 +185,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     encodings: checkEncodings(options.encodings ?? []),
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
+    timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
