@@ -13,6 +13,9 @@ export interface GuestSpec {
   readonly memoryFile: boolean;
 }
 
+/** Bytes of pages that a source keeps for deltas: a power of two that is larger than all pages that the guest writes. */
+export const DELTA_CACHE_BYTES = 256 * 2 ** 20;
+
 /** The settings of a migration or a snapshot. */
 export interface MoveSettings {
   /** Number of page channels, each with its own thread; 0: pages are sent on the main stream. */

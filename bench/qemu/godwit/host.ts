@@ -15,7 +15,7 @@ import { type CommandHandlers, sendToParent, serveCommands } from '@godwit/examp
 import { connectTo, file, listenOn, tcp } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import { randomMemory } from '../memory/random-memory.js';
-import { type Departure, type GuestSpec, now } from '../vmm.js';
+import { DELTA_CACHE_BYTES, type Departure, type GuestSpec, now } from '../vmm.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
 import { neverRearmed } from './never-rearmed.js';
 
@@ -76,7 +76,7 @@ class Host {
         pageChannels: channels,
         downtimeLimitMs,
         bandwidthLimit: bytesPerSecond,
-        ...(deltas ? { encodings: [delta()] } : {}),
+        ...(deltas ? { encodings: [delta({ cacheBytes: DELTA_CACHE_BYTES })] } : {}),
         ...(this.#vm === this.#machine ? {} : { policy: afterManyWrites(() => this.#printed) }),
       });
       const watched = watch(migration);

@@ -1,10 +1,8 @@
-import { type Departure, type MoveSettings, now, type Patience } from '../vmm.js';
+import { DELTA_CACHE_BYTES, type Departure, type MoveSettings, now, type Patience } from '../vmm.js';
 import type { Qmp, QmpEvent } from './qmp.js';
 
 /** Milliseconds between two queries of a running migration. */
 const QUERY_MS = 50;
-/** A power of two that is larger than all pages that the guest writes. */
-const XBZRLE_CACHE_BYTES = 256 * 2 ** 20;
 
 /** The fields of `query-migrate` that are used here (qapi/migration.json). */
 interface MigrationInfo {
@@ -35,7 +33,7 @@ export async function setUp(qmp: Qmp, settings: MoveSettings, to: 'socket' | 'fi
     'downtime-limit': downtimeLimitMs,
     'max-bandwidth': bytesPerSecond,
     ...(channels > 0 ? { 'multifd-channels': channels } : {}),
-    ...(deltas ? { 'xbzrle-cache-size': XBZRLE_CACHE_BYTES } : {}),
+    ...(deltas ? { 'xbzrle-cache-size': DELTA_CACHE_BYTES } : {}),
     ...(to === 'file' && channels > 0 ? { 'direct-io': true } : {}),
   });
 }
