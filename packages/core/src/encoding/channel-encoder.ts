@@ -19,8 +19,13 @@ const DELTA_MS_PER_BYTE = 0.4 / 2 ** 20;
 const LEARNING = 0.25;
 const FORGETTING = 0.01;
 
-/** Deltas are made while they take at most this part of the time that the raw pages take on the link. */
+/** Deltas are made while comparing takes at most this part of the time that the raw pages take on the link. */
 const DELTA_SHARE = 0.25;
+/**
+ * The same for filling the cache, once for each page: its first use of fresh memory takes several times as long, and the link sends what
+ * was written before meanwhile.
+ */
+const FILL_SHARE = 0.9;
 
 /** A batch that compression does not bring below this part of its size is sent raw. */
 const WORTH = 0.95;
@@ -70,7 +75,8 @@ export class ChannelEncoder {
   readonly #cache: DeltaCache | undefined;
   readonly #delta: DeltaEncoder | undefined;
   readonly #candidates: readonly Candidate[];
-  #deltaMsPerByte = DELTA_MS_PER_BYTE;
+  /** The cost of a byte in batches that mostly gave deltas, and in those that mostly filled the cache. */
+  readonly #deltaCost = { compare: DELTA_MS_PER_BYTE, fill: DELTA_MS_PER_BYTE };
   readonly #pace = new LinkPace();
   readonly #free: EncodedBatch[] = [];
   /** When encodings were switched on, in milliseconds of the clock; `undefined` while they are off. */
@@ -121,7 +127,8 @@ export class ChannelEncoder {
       if (batch.deltas.length < bytes) batch.deltas = new Uint8Array(bytes);
       const start = this.#clock.now();
       this.#delta?.encode(nonZero, batch);
-      if (bytes > 0) this.#learn((this.#clock.now() - start) / bytes, LEARNING);
+      const work = batch.delta.pageCount * 2 >= nonZero.pageCount ? 'compare' : 'fill';
+      if (bytes > 0) this.#learn(work, (this.#clock.now() - start) / bytes, LEARNING);
     } else {
       batch.takeFrom(this.#windows, nonZero);
     }
@@ -185,13 +192,16 @@ export class ChannelEncoder {
   #deltaPays(bytesPerMs: number | undefined): boolean {
     if (!this.#adaptive) return true;
     if (bytesPerMs === undefined) return false;
-    const pays = this.#deltaMsPerByte <= DELTA_SHARE / bytesPerMs;
-    if (!pays) this.#learn(DELTA_MS_PER_BYTE, FORGETTING);
-    return pays;
+    const { compare, fill } = this.#deltaCost;
+    const tooSlow =
+      compare > DELTA_SHARE / bytesPerMs ? 'compare' : fill > FILL_SHARE / bytesPerMs ? 'fill' : undefined;
+    if (tooSlow === undefined) return true;
+    this.#learn(tooSlow, DELTA_MS_PER_BYTE, FORGETTING);
+    return false;
   }
 
-  #learn(msPerByte: number, weight: number): void {
-    this.#deltaMsPerByte += (msPerByte - this.#deltaMsPerByte) * weight;
+  #learn(work: 'compare' | 'fill', msPerByte: number, weight: number): void {
+    this.#deltaCost[work] += (msPerByte - this.#deltaCost[work]) * weight;
   }
 
   #choose(bytes: number, bytesPerMs: number | undefined): Compression | undefined {

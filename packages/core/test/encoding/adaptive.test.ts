@@ -1,5 +1,5 @@
-import { type Compression, delta, type MigrateOptions, type MigrationSummary } from '@godwit/core';
-import { engineParts, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { type Compression, delta, type MigrateOptions, type MigrationSummary, PageRunList } from '@godwit/core';
+import { BufferMemory, engineParts, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, jest, test } from '@jest/globals';
 import { expectMoved, start } from '../toy-migration.js';
 
@@ -203,5 +203,52 @@ describe('the gain of an encoding', () => {
     expect(gain.pays(MIB, 1e5)).toBe(false);
     for (let i = 0; i < 10; i++) gain.tried(MIB, MIB / 10, 1);
     expect(gain.pays(MIB, 1e5)).toBe(true);
+  });
+});
+
+describe('deltas', () => {
+  /** 4 batches of 64 pages, each of which takes 10 ms on a link that carries 100 batches a second; the work on a batch takes as long as `step` says. */
+  const costs = { step: 0 };
+  let now = 0;
+  const clock = { now: () => (now += costs.step), sleep: async () => {}, yield: async () => {} };
+  const PAGES = 64;
+
+  function rounds(fillMs: number, compareMs: number): number[] {
+    const memory = new BufferMemory([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4 * PAGES * PAGE }], PAGE);
+    memory.write(0, 0, new Uint8Array(4 * PAGES * PAGE).fill(7));
+    const encoder = new engineParts.ChannelEncoder({
+      windows: new engineParts.MemoryWindows(memory),
+      clock,
+      cache: engineParts.DeltaCache.storage(4 * PAGES * PAGE, PAGE),
+      compressions: [],
+      adaptive: true,
+    });
+    const limit = (PAGES * PAGE) / 0.01;
+    const none = new PageRunList();
+    return Array.from({ length: 4 }, (_, round) => {
+      costs.step = round === 0 ? fillMs : compareMs;
+      let deltas = 0;
+      for (let first = 0; first < 4 * PAGES; first += PAGES) {
+        const pages = new PageRunList();
+        pages.push(first, PAGES);
+        const batch = encoder.encode({ round: round + 1, block: 0, limit }, pages, none, none);
+        deltas += batch.delta.pageCount;
+        encoder.release(batch);
+      }
+      return deltas;
+    });
+  }
+
+  test('are made although filling the cache is slow, since the link is waited for meanwhile', () => {
+    expect(rounds(8, 1)).toEqual([0, 256, 256, 256]);
+  });
+
+  test('are not made when filling the cache takes longer than the pages take on the link', () => {
+    const [, ...later] = rounds(40, 1);
+    expect(Math.max(...later)).toBeLessThan(256);
+  });
+
+  test('are given up when comparing takes too much of the time that it saves', () => {
+    expect(rounds(1, 40).at(-1)).toBeLessThan(64);
   });
 });
