@@ -62,7 +62,7 @@ export async function giveUp(
   await session.close(reason, !transferred);
   if (ownership.state !== 'unknown') return reason;
   claim.handOver();
-  return ownershipUnknown(reason);
+  return ownershipUnknown(reason, transferred);
 }
 
 /**
