@@ -1,6 +1,7 @@
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { isForced, type PauseDecision, pauseLimitOf, pauses } from './attempt-limits.js';
+import type { MidRound } from './mid-round.js';
 import { opinion } from './opinion.js';
 import type { SourceContext } from './source-context.js';
 
@@ -27,7 +28,7 @@ const MOST_HISTORY = 1000;
  * with the guest running, for whatever would otherwise lengthen the pause: the destination's readiness, a device that blocks it,
  * the back-off after an attempt that was given up.
  */
-export class Switchover {
+export class Switchover implements MidRound {
   readonly #context: SourceContext;
   readonly #history: RoundRecord[];
   #gate: Obstacle['gate'] | undefined;
@@ -71,10 +72,6 @@ export class Switchover {
     return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle.why}` };
   }
 
-  /**
-   * In the middle of a round: the switchover for which the round may be ended early, and what the policy says to that. Throws when the
-   * policy throws, or returns what is no decision.
-   */
   inRound(
     moment: PolicyMoment,
     outcome: RoundOutcome,
@@ -83,12 +80,10 @@ export class Switchover {
     return { wanted: this.#requested(moment, outcome) ?? (pauses(said) ? said : undefined), said };
   }
 
-  /** Resolves with whether nothing keeps this switchover from beginning at once. */
   async mayBegin(wanted: PauseDecision): Promise<boolean> {
     return (await this.#obstacle(wanted, false)) === undefined;
   }
 
-  /** The running round is ended early for this decision. */
   cutFor(wanted: PauseDecision): void {
     this.#cutFor = wanted;
   }

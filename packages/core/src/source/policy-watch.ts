@@ -3,7 +3,7 @@ import type { PolicyMoment, RoundOutcome } from '../convergence/policy.js';
 import { GodwitError } from '../errors.js';
 import { type Decision, noPages } from '../round-record.js';
 import type { PauseDecision } from './attempt-limits.js';
-import type { Switchover } from './decide.js';
+import type { MidRound, RoundCuts } from './mid-round.js';
 import { notConverging } from './not-converging.js';
 import { opinion } from './opinion.js';
 import type { SourceContext } from './source-context.js';
@@ -18,7 +18,7 @@ export class RoundCut extends Error {
 
 /** A round that is being sent. */
 interface RunningRound {
-  readonly decide: Switchover;
+  readonly decide: MidRound;
   readonly cut: AbortController;
   readonly startedAt: number;
   /** Wire bytes, and when, once the carriers were filled: what goes out from then on goes as fast as the link is. */
@@ -30,7 +30,7 @@ interface RunningRound {
  * budget is used up, and at once when a limit is changed or a switchover asked for. Ends the running round early when a switchover may
  * begin, and the migration when the policy gives up, throws, or returns what is no decision.
  */
-export class PolicyWatch {
+export class PolicyWatch implements RoundCuts {
   readonly #parts: () => SourceContext;
   #round: RunningRound | undefined;
   /** True while it is found out whether the round may be ended. */
@@ -45,19 +45,16 @@ export class PolicyWatch {
     return this.#parts();
   }
 
-  /** Returns a signal that aborts when the round that begins now is to end early. */
-  roundBegins(decide: Switchover): AbortSignal {
+  roundBegins(decide: MidRound): AbortSignal {
     const cut = new AbortController();
     this.#round = { decide, cut, startedAt: this.#context.options.clock.now() };
     return cut.signal;
   }
 
-  /** The round is acknowledged, or has failed. */
   roundEnds(): void {
     this.#round = undefined;
   }
 
-  /** Asks until `over` aborts. Never rejects. */
   async run(over: AbortSignal): Promise<void> {
     const { ownership, session, throttle } = this.#context;
     while (!over.aborted) {
