@@ -13,7 +13,7 @@ export {
 export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
 export type { MigratableDevice, StateBytes } from './device/migratable-device.js';
-export type { MigratableVm, RunState } from './device/migratable-vm.js';
+export type { MigratableVm, RunState, ThrottleOptions } from './device/migratable-vm.js';
 export {
   HANDSHAKE_TIMEOUT_MS,
   type IncomingLink,

@@ -452,13 +452,15 @@ test('what a VM can tell goes through, and what it cannot is not there', async (
       ...plain,
       runState: () => 'paused',
       prepared: async () => void asked.push('prepared'),
-      throttle: (fraction) => void asked.push(`throttle ${fraction}`),
+      throttle: (fraction, { longestMs }) => void asked.push(`throttle ${fraction}, ${longestMs}`),
+      vcpuWrites: () => [1, 2],
     },
     source.vm.trackers,
   );
   expect(talkative.runState?.()).toBe('paused');
   await talkative.prepared?.();
-  talkative.throttle?.(0.5);
-  expect(asked).toEqual(['prepared', 'throttle 0.5']);
+  talkative.throttle?.(0.5, { longestMs: 300 });
+  expect(asked).toEqual(['prepared', 'throttle 0.5, 300']);
+  expect(talkative.vcpuWrites?.()).toEqual([1, 2]);
   expect(talkative.trackers).toEqual(source.vm.trackers);
 });

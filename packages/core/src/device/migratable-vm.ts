@@ -4,6 +4,20 @@ import type { MigratableDevice } from './migratable-device.js';
 
 export type RunState = 'running' | 'paused' | 'ended';
 
+/** How vCPUs are held back. */
+export interface ThrottleOptions {
+  /**
+   * Most milliseconds for which a vCPU is held at a stretch: the downtime limit, and at least 1. With a fraction `f` it thus runs for at
+   * most `longestMs * (1 - f) / f` between two of them. A VMM that cannot run a vCPU for so short a time holds it back less, not longer.
+   */
+  readonly longestMs: number;
+  /**
+   * A fraction for each vCPU, in the order of `vcpuWrites`, which together hold back as many writes as `fraction` does when it holds
+   * all of them back alike. Absent unless the VM has `vcpuWrites`. A VMM without a throttle for each vCPU uses `fraction`.
+   */
+  readonly vcpus?: readonly number[];
+}
+
 /** A VM as the embedder gives it to the engine, on either side. */
 export interface MigratableVm {
   readonly memory: GuestMemory;
@@ -30,8 +44,19 @@ export interface MigratableVm {
   resume(): Promise<void>;
   /** Destination: resolves when the VM is built (its threads run, its memory is mapped), so that loading devices is quick. */
   prepared?(): Promise<void>;
-  /** Slows the vCPUs: 0 is full speed, 0.99 nearly stopped. */
-  throttle?(fraction: number): void;
+  /**
+   * Holds vCPUs back for this share of their time, from 0 (full speed) to 0.99, until the next call. Called with the guest running or
+   * paused, at any time but while `pause` or `resume` is pending; returns at once. A vCPU that is held neither delays `pause` nor keeps a
+   * new fraction waiting. The engine calls it with 0 at the end, whatever the end, and with the guest paused; not at the destination.
+   * An exception is reported as a warning, and the guest is throttled no more.
+   */
+  throttle?(fraction: number, options: ThrottleOptions): void;
+  /**
+   * What each vCPU has written since the last call, in any unit that grows with the pages that it dirties and is the same for all: entries
+   * of its dirty ring, its write faults. Called ten times a second while the guest is throttled; with it those vCPUs are held back
+   * that write most. Always the same length and order.
+   */
+  vcpuWrites?(): readonly number[];
   /** Destination: frees the VM, which will never run: the migration failed before `go`, or was a dry run. */
   abandon?(reason: Error): Promise<void>;
 }

@@ -108,6 +108,7 @@ export class VfioDeviceSet {
       ...(vm.runState === undefined ? {} : { runState: vm.runState.bind(vm) }),
       ...(vm.prepared === undefined ? {} : { prepared: vm.prepared.bind(vm) }),
       ...(vm.throttle === undefined ? {} : { throttle: vm.throttle.bind(vm) }),
+      ...(vm.vcpuWrites === undefined ? {} : { vcpuWrites: vm.vcpuWrites.bind(vm) }),
       pause: async (signal) => {
         this.#stopping = null;
         await vm.pause(signal);
