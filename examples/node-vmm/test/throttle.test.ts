@@ -29,14 +29,18 @@ async function busy(kind: KindUnderTest): Promise<{ machine: VirtualMachine; gue
   return { machine, guest };
 }
 
-/** Writes per second over the next heartbeats, by the guest's own counter and clock. */
-async function writesPerSecond(guest: ObservedGuest, beats = 25): Promise<number> {
+/** Over the next heartbeats, by the guest's own counter and clock. */
+async function observed(
+  machine: VirtualMachine,
+  guest: ObservedGuest,
+): Promise<{ writesPerSecond: number; heldShare: number }> {
   await guest.moreBeats(1);
-  const from = guest.last;
-  await guest.moreBeats(beats);
-  const to = guest.last;
+  const [from, [heldBefore = 0]] = [guest.last, machine.heldMs()];
+  await guest.moreBeats(25);
+  const [to, [heldAfter = 0]] = [guest.last, machine.heldMs()];
   if (from === undefined || to === undefined) throw new Error(`no heartbeats: ${guest.problems.join(', ')}`);
-  return ((to.writes - from.writes) / (to.clock - from.clock)) * 1e6;
+  const seconds = (to.clock - from.clock) / 1e6;
+  return { writesPerSecond: (to.writes - from.writes) / seconds, heldShare: (heldAfter - heldBefore) / 1000 / seconds };
 }
 
 for (const kind of KINDS) {
@@ -44,20 +48,33 @@ for (const kind of KINDS) {
     const { machine, guest } = await busy(kind);
     // In turn, since other processes take more or less of the host in the meantime.
     const rates = { full: 0, half: 0, tenth: 0 };
-    for (let turn = 0; turn < 4; turn++) {
+    const shares = { half: 0, tenth: 0 };
+    const turns = 4;
+    for (let turn = 0; turn < turns; turn++) {
       machine.throttle(0);
-      rates.full += await writesPerSecond(guest);
-      machine.throttle(0.5, { longestMs: 300 });
-      rates.half += await writesPerSecond(guest);
-      machine.throttle(0.9, { longestMs: 300 });
-      rates.tenth += await writesPerSecond(guest);
+      rates.full += (await observed(machine, guest)).writesPerSecond / turns;
+      for (const [name, fraction] of [
+        ['half', 0.5],
+        ['tenth', 0.9],
+      ] as const) {
+        machine.throttle(fraction, { longestMs: 300 });
+        const { writesPerSecond, heldShare } = await observed(machine, guest);
+        rates[name] += writesPerSecond / turns;
+        shares[name] += heldShare / turns;
+      }
     }
     const [half, tenth] = [rates.half / rates.full, rates.tenth / rates.full];
-    process.stderr.write(`${kind.kind}: throttled by 50 %: ${half.toFixed(3)}, by 90 %: ${tenth.toFixed(3)}\n`);
-    expect(half).toBeGreaterThan(0.3);
-    expect(half).toBeLessThan(0.7);
+    process.stderr.write(
+      `${kind.kind}: throttled by 50 %: ${half.toFixed(3)} of the writes, held for ${shares.half.toFixed(3)} of the time; ` +
+        `by 90 %: ${tenth.toFixed(3)}, ${shares.tenth.toFixed(3)}\n`,
+    );
+    // 0.5 and 0.1 on an idle host. Where others take turns with it, a vCPU at full speed loses more by them than a throttled one.
+    expect(half).toBeGreaterThan(0.25);
+    expect(half).toBeLessThan(0.85);
     expect(tenth).toBeGreaterThan(0.02);
-    expect(tenth).toBeLessThan(0.25);
+    expect(tenth).toBeLessThan(Math.min(half * 0.75, 0.4));
+    expect(Math.abs(shares.half - 0.5)).toBeLessThan(0.2);
+    expect(Math.abs(shares.tenth - 0.9)).toBeLessThan(0.2);
     const held = machine.heldMs();
     expect(held.every((ms) => ms > 0)).toBe(true);
     machine.throttle(0);
@@ -116,7 +133,7 @@ for (const kind of KINDS) {
       expect(machine.state).toBe('paused');
       const before = writes(machine);
       expect(await machine.rehearsePause()).toBe(0);
-      expect(writes(machine)).toEqual(before);
+      expect(writes(machine).equals(before)).toBe(true);
       await machine.resume();
     }
     const abort = new AbortController();
@@ -188,6 +205,6 @@ testKvm('vCPUs are throttled one by one, and KVM tells which of them dirties mem
 });
 
 /** The counters of the guest's writes: what a guest that runs changes all the time. */
-function writes(machine: VirtualMachine): Uint8Array {
-  return Uint8Array.from(machine.ram.view(0, 64 * 1024));
+function writes(machine: VirtualMachine): Buffer {
+  return Buffer.from(machine.ram.view(0, 64 * 1024));
 }
