@@ -220,7 +220,8 @@ export class World implements MachineWatch {
         pauseBeforeSwitchover: options.heldMs !== undefined,
         policy: (input) => {
           const decision = decide(input);
-          departure.forced = decision?.action === 'switchover' && decision.force === true;
+          departure.forced =
+            decision?.action === 'force' || (decision?.action === 'switchover' && decision.force === true);
           return decision;
         },
         ...(options.pauseLimitMs === undefined ? {} : { pauseLimitMs: options.pauseLimitMs }),

@@ -39,6 +39,7 @@ export type {
   MigrationSummary,
   Progress,
   ReceivedPages,
+  ShadowReport,
 } from './migration-event.js';
 export {
   DESTINATION_OWNERSHIP,

@@ -62,6 +62,8 @@ export interface Progress {
    * yet how much the guest writes, and while it does not converge.
    */
   readonly remainingMs: number | undefined;
+  /** The share of time for which vCPUs are held back now, from 0 to 0.99. */
+  readonly throttle: number;
 }
 
 export interface DowntimeTerm {
@@ -78,6 +80,27 @@ export interface AttemptSummary {
   readonly pausedMs: number;
   readonly code: ErrorCode;
   readonly message: string;
+}
+
+/** What a shadow policy would have done, the first time that it would have ended pre-copy. */
+export interface ShadowReport {
+  /** Its name in `MigrateOptions.shadows`. */
+  readonly name: string;
+  /**
+   * `force`: a switchover whatever the downtime. `none`: it has decided none of these. `failed`: it threw, or returned what is no decision
+   * or could not be done; `reason` says which.
+   */
+  readonly action: 'switchover' | 'force' | 'postcopy' | 'abort' | 'none' | 'failed';
+  /** The policy's own reason. */
+  readonly reason: string;
+  /** The last complete round by then. */
+  readonly round: number;
+  /** Milliseconds since the start. */
+  readonly elapsedMs: number;
+  /** The predicted downtime then, in milliseconds. */
+  readonly predictedDowntimeMs: number;
+  /** Pages that were owed then. */
+  readonly owedPages: number;
 }
 
 /** The result of a dry run: hello and welcome were exchanged, and no page was sent. */
@@ -144,6 +167,13 @@ export interface MigrationSummary {
   readonly savedBytes: number;
   /** Stop-and-copies that were given up before the one that succeeded. */
   readonly attempts: readonly AttemptSummary[];
+  /**
+   * How much the guest was slowed: the share of its vCPUs' time for which they were held back, times milliseconds. 1,000 may be two seconds
+   * at half speed.
+   */
+  readonly throttledMs: number;
+  /** What each of `MigrateOptions.shadows` would have done, in their order. */
+  readonly shadows: readonly ShadowReport[];
   /** The state of the guest before the move, and at the destination unless that has `onArrival: 'pause'`. */
   readonly runState: MovedRunState;
   /** The report of a dry run; undefined otherwise. */
@@ -206,6 +236,26 @@ export type MigrationEvent =
       readonly fixedMs: number;
       readonly terms: DowntimeTerms;
     }
+  /**
+   * The guest is throttled otherwise than before: by the policy's decision, since it is paused, or at the end. `vcpus`: the fraction of
+   * each vCPU, where they differ; it changes without an event.
+   */
+  | {
+      readonly type: 'throttle';
+      readonly fraction: number;
+      readonly previous: number;
+      readonly reason: string;
+      readonly vcpus?: readonly number[];
+    }
+  /** The policy has changed `bandwidthLimit`. Bytes per second; 0: no limit. */
+  | {
+      readonly type: 'bandwidth';
+      readonly bytesPerSecond: number;
+      readonly previous: number;
+      readonly reason: string;
+    }
+  /** A shadow policy would have ended pre-copy now; once for each. */
+  | { readonly type: 'shadow'; readonly shadow: ShadowReport }
   | { readonly type: 'dry-run'; readonly report: DryRunReport }
   /** Something failed or is not available, and the migration goes on without it. */
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }

@@ -105,9 +105,11 @@ export interface RoundRecord {
   /** Time waiting for `bandwidthLimit`. */
   readonly limitMs: number;
   readonly totalMs: number;
+  /** The share of time for which vCPUs were held back during this round, from 0 to 0.99. */
+  readonly throttle: number;
   /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */
   readonly linkBytesPerSecond: number;
-  /** Pages that became dirty while this round was sent. */
+  /** Pages that became dirty while this round was sent; of a round that ended early, with those of it that are left. */
   readonly newlyDirtyPages: number;
   /** The reports of the trackers at that harvest, in the order of `MigratableVm.trackers`. */
   readonly trackers: readonly TrackerHarvest[];

@@ -44,7 +44,12 @@ function migration(
     session,
     readiness,
     attempts,
-    meter: { elapsedMs: 77 },
+    meter: { elapsedMs: 77, round: 1 },
+    vm: { memory: { pageSize: 4096 } },
+    model: { pagesPerSecond: () => undefined },
+    throttle: { fraction: 0, available: false, unavailable: 'it cannot' },
+    shadows: { ask: () => {} },
+    reach: { check: () => {} },
     requests: {
       get switchover() {
         return wish.switchover;

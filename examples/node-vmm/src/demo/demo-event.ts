@@ -168,6 +168,9 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
     case 'reconnected':
     case 'completed':
     case 'dry-run':
+    case 'throttle':
+    case 'bandwidth':
+    case 'shadow':
       return undefined;
   }
 }

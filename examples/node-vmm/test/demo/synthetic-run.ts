@@ -38,6 +38,7 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     scanMs: 2,
     sendMs: pages / 30,
     limitMs: 0,
+    throttle: 0,
     totalMs: pages / 30,
     linkBytesPerSecond: 900 * MIB,
     newlyDirtyPages: pages * 0.6,
@@ -106,6 +107,7 @@ export function syntheticRun(): readonly TimedEvent[] {
         dirtyPagesPerSecond: index === 0 ? 0 : 19_000 + part * 250,
         predictedDowntimeMs: index === 0 ? undefined : pages / 60,
         remainingMs: index === 0 ? undefined : pages / 10,
+        throttle: 0,
       });
     }
     const record = round(index + 1, pages, index === sizes.length - 1 ? 'stop-and-copy' : 'pre-copy', pages / 60);
@@ -138,6 +140,8 @@ export function syntheticRun(): readonly TimedEvent[] {
     wireBytes,
     savedBytes: 0,
     attempts: [],
+    throttledMs: 0,
+    shadows: [],
     runState: 'running',
   };
   at(1, { event: 'state', state: 'completed', previous: 'device' });

@@ -4,8 +4,16 @@ import type { DirtyBitmaps } from './dirty-bitmaps.js';
 import { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES } from './guest-memory.js';
 import { type PageRun, PageRunList } from './page-run.js';
 
-/** Sets the bits of all populated pages in `into`: the dirty bitmaps of round 1. */
-export async function populatedBitmaps(memory: GuestMemory, into: DirtyBitmaps, clock: Clock): Promise<void> {
+/**
+ * Sets the bits of all populated pages in `into`: the dirty bitmaps of round 1. Rejects with the reason of `signal` when that aborts; no
+ * memory is looked at any more then.
+ */
+export async function populatedBitmaps(
+  memory: GuestMemory,
+  into: DirtyBitmaps,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<void> {
   for (const [blockIndex, block] of memory.blocks.entries()) {
     const bitmap = into.at(blockIndex);
     const pages = pagesOf(memory, block);
@@ -14,6 +22,7 @@ export async function populatedBitmaps(memory: GuestMemory, into: DirtyBitmaps, 
       const range = { firstPage, pageCount: Math.min(step, pages - firstPage) };
       for (const run of populatedRuns(block, range)) bitmap.setRange(run.firstPage, run.pageCount);
       await clock.yield();
+      signal.throwIfAborted();
     }
   }
 }

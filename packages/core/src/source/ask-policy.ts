@@ -1,16 +1,33 @@
 import type { ConvergencePolicy, PolicyInput } from '../convergence/policy.js';
 import { GodwitError } from '../errors.js';
 import type { Decision } from '../round-record.js';
+import { MOST_THROTTLE } from './vcpu-spread.js';
 
-const ACTIONS: ReadonlySet<unknown> = new Set<Decision['action']>(['continue', 'switchover', 'abort']);
+const ACTIONS: ReadonlySet<unknown> = new Set<Decision['action']>([
+  'continue',
+  'switchover',
+  'force',
+  'throttle',
+  'bandwidth',
+  'postcopy',
+  'abort',
+]);
 
 /**
- * What a policy decides. Throws `GODWIT_INTERNAL` when the policy throws, and `GODWIT_INVALID_ARGUMENT` when what it returns is
- * neither `undefined` nor a decision; both name the policy.
+ * What a policy decides. Throws an error that names the policy: `GODWIT_INTERNAL` when it throws, `GODWIT_INVALID_ARGUMENT` when it
+ * returns neither `undefined` nor a decision, or one with an impossible number, and `GODWIT_UNSUPPORTED` for what cannot be done here.
+ *
+ * @param cannotThrottle why the guest cannot be throttled
+ * @param given the policy's name in messages; default: that of its function
  */
-export function askPolicy(policy: ConvergencePolicy, input: PolicyInput): Decision | undefined {
-  const name = policy.name === '' ? 'the policy' : `the policy "${policy.name}"`;
-  let decision: Decision | undefined;
+export function askPolicy(
+  policy: ConvergencePolicy,
+  input: PolicyInput,
+  cannotThrottle: string,
+  given?: string,
+): Decision | undefined {
+  const name = given ?? (policy.name === '' ? 'the policy' : `the policy "${policy.name}"`);
+  let decision: unknown;
   try {
     decision = policy(input);
   } catch (error) {
@@ -20,15 +37,72 @@ export function askPolicy(policy: ConvergencePolicy, input: PolicyInput): Decisi
     });
   }
   if (decision === undefined) return undefined;
-  if (ACTIONS.has(decision?.action) && typeof decision.reason === 'string') return decision;
-  throw new GodwitError(
-    'GODWIT_INVALID_ARGUMENT',
-    `${name} returned ${inWords(decision)}; a decision is { action, reason }, with action ` +
-      `${[...ACTIONS].map((action) => `"${action}"`).join(', ')} and reason a string, or undefined for no opinion`,
-  );
+  if (!isDecision(decision)) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `${name} returned ${inWords(decision)}; a decision is { action, reason }, with action ` +
+        `${[...ACTIONS].map((action) => `"${action}"`).join(', ')} and reason a string, or undefined for no opinion`,
+    );
+  }
+  const wrong = wrongNumber(decision);
+  if (wrong !== undefined) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} returned ${inWords(decision)}; ${wrong}`);
+  }
+  const impossible = whyImpossible(decision, input, cannotThrottle);
+  if (impossible !== undefined) {
+    throw new GodwitError('GODWIT_UNSUPPORTED', `${name} decided "${decision.action}", but ${impossible}`);
+  }
+  return decision;
+}
+
+function isDecision(value: unknown): value is Decision {
+  // The rejection of a promise that nobody expects would end the process.
+  if (value instanceof Promise) value.catch(() => {});
+  const { action, reason } = (value ?? {}) as Partial<Decision>;
+  return ACTIONS.has(action) && typeof reason === 'string';
+}
+
+/** What is wrong with the numbers of a decision, and what they have to be. */
+function wrongNumber(decision: Decision): string | undefined {
+  switch (decision.action) {
+    case 'throttle':
+      if (decision.fraction >= 0 && decision.fraction <= MOST_THROTTLE) return undefined;
+      return `fraction must be a number from 0 to ${MOST_THROTTLE}, got ${inWords(decision.fraction)}`;
+    case 'bandwidth':
+      if (isNonNegative(decision.bytesPerSecond)) return undefined;
+      return `bytesPerSecond must be a number of at least 0 (0: no limit), got ${inWords(decision.bytesPerSecond)}`;
+    case 'switchover':
+      if (decision.downtimeLimitMs === undefined || isNonNegative(decision.downtimeLimitMs)) return undefined;
+      return `downtimeLimitMs must be a number of at least 0, or absent, got ${inWords(decision.downtimeLimitMs)}`;
+    default:
+      return undefined;
+  }
+}
+
+function isNonNegative(value: unknown): boolean {
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0;
+}
+
+/** Why this decision cannot be carried out, and what to do. Letting go of a guest is always possible. */
+function whyImpossible(
+  decision: Decision,
+  { canThrottle, canPostcopy }: PolicyInput,
+  cannotThrottle: string,
+): string | undefined {
+  if (decision.action === 'throttle' && decision.fraction > 0 && !canThrottle) {
+    return `${cannotThrottle}; let the VM implement it, or decide so only where input.canThrottle is true`;
+  }
+  if (decision.action === 'postcopy' && !canPostcopy) {
+    return (
+      'the guest cannot run at the destination before all its pages are there; use "force" or "abort" unless ' +
+      'input.canPostcopy is true'
+    );
+  }
+  return undefined;
 }
 
 function inWords(value: unknown): string {
+  if (typeof value === 'number') return String(value);
   try {
     return JSON.stringify(value) ?? String(value);
   } catch {

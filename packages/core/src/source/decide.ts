@@ -1,9 +1,8 @@
-import { fixedDowntime } from '../convergence/downtime-model.js';
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
-import { askPolicy } from './ask-policy.js';
-import { notConverging } from './not-converging.js';
-import { pauseLimitOf } from './options.js';
+import { isForced, type PauseDecision, pauseLimitOf, pauses } from './attempt-limits.js';
+import type { MidRound } from './mid-round.js';
+import { opinion } from './opinion.js';
 import type { SourceContext } from './source-context.js';
 
 /**
@@ -29,13 +28,13 @@ const MOST_HISTORY = 1000;
  * with the guest running, for whatever would otherwise lengthen the pause: the destination's readiness, a device that blocks it,
  * the back-off after an attempt that was given up.
  */
-export class Switchover {
+export class Switchover implements MidRound {
   readonly #context: SourceContext;
   readonly #history: RoundRecord[];
   #gate: Obstacle['gate'] | undefined;
   #reported = false;
-  /** The limit can be reached, as far as was told. */
-  #reachable = true;
+  /** The decision for which the running round was ended early. */
+  #cutFor: PauseDecision | undefined;
 
   constructor(context: SourceContext) {
     this.#context = context;
@@ -50,31 +49,43 @@ export class Switchover {
 
   /** The decision after this round. Rejects with the first cause once the migration ends, or the guest has ended. */
   async after(outcome: RoundOutcome): Promise<Decision> {
-    const { session, requests } = this.#context;
+    const { session, requests, options } = this.#context;
     session.signal.throwIfAborted();
     this.#context.guest.checkAlive();
     this.#ask();
-    this.#checkReachable(outcome);
-    const wanted = this.#wanted('round-end', outcome);
+    const cutFor = this.#cutFor;
+    this.#cutFor = undefined;
+    const said = opinion(this.#context, 'round-end', outcome, this.#history);
+    session.signal.throwIfAborted();
+    const stands = cutFor !== undefined && said === undefined && stillHolds(cutFor, outcome, options.downtimeLimitMs);
+    const wanted = this.#requested('round-end', outcome) ?? (stands ? cutFor : said) ?? this.#byDefault(outcome);
     this.#gate = undefined;
-    if (wanted.action !== 'switchover') return wanted;
-    const obstacle = await this.#obstacle(wanted);
+    if (!pauses(wanted)) return wanted;
+    const obstacle = await this.#obstacle(wanted, true);
     if (obstacle === undefined) {
       requests.taken();
       return wanted;
     }
+    // What was asked for waits; the policy's patience need not.
+    if (said?.action === 'abort') return said;
     this.#gate = obstacle.gate;
     return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle.why}` };
   }
 
-  /**
-   * While a round is sent: whether it is to end early, since a switchover may begin at once. Throws when the policy gives up, throws, or
-   * returns what is no decision.
-   */
-  async inRound(moment: PolicyMoment, outcome: RoundOutcome): Promise<boolean> {
-    const wanted = this.#wanted(moment, outcome);
-    if (wanted.action === 'abort') throw notConverging(wanted, this.#context.meter.last);
-    return wanted.action === 'switchover' && (await this.#obstacle(wanted)) === undefined;
+  inRound(
+    moment: PolicyMoment,
+    outcome: RoundOutcome,
+  ): { readonly wanted: PauseDecision | undefined; readonly said: Decision | undefined } {
+    const said = opinion(this.#context, moment, outcome, this.#history);
+    return { wanted: this.#requested(moment, outcome) ?? (pauses(said) ? said : undefined), said };
+  }
+
+  async mayBegin(wanted: PauseDecision): Promise<boolean> {
+    return (await this.#obstacle(wanted, false)) === undefined;
+  }
+
+  cutFor(wanted: PauseDecision): void {
+    this.#cutFor = wanted;
   }
 
   /** The time between two rounds. */
@@ -82,7 +93,7 @@ export class Switchover {
     const { options, session, readiness, requests } = this.#context;
     this.#history.push(record);
     if (this.#history.length > MOST_HISTORY) this.#history.shift();
-    if (record.decision.action !== 'continue') return;
+    if (pauses(record.decision) || record.decision.action === 'abort') return;
     const least = SHORTEST_ROUND_MS - record.totalMs;
     const gate = this.#gate;
     const pause = gate === undefined ? least : Math.max(least, GATED_MS);
@@ -110,53 +121,25 @@ export class Switchover {
     readiness.ask(connection, session.attempt, devices.sequences);
   }
 
-  #wanted(moment: PolicyMoment, outcome: RoundOutcome): Decision {
-    const { vm, options, meter, model, requests, attempts, readiness } = this.#context;
-    const { downtimeLimitMs, policy } = options;
+  /** The switchover that the embedder has asked for, where it may begin now. */
+  #requested(moment: PolicyMoment, outcome: RoundOutcome): PauseDecision | undefined {
+    const { options, requests } = this.#context;
     const asked = requests.switchover;
-    if (asked !== undefined) {
-      const known = outcome.linkBytesPerSecond > 0;
-      const fits = asked.force || (known && outcome.predictedDowntimeMs <= pauseLimitOf(options));
-      if (moment === 'round-end' || fits) {
-        return { action: 'switchover', force: asked.force, reason: 'switchOver() was called' };
-      }
-    }
-    const opinion = askPolicy(policy, {
-      moment,
-      outcome,
-      history: this.#history,
-      downtimeLimitMs,
-      fixedDowntimeMs: fixedDowntime(outcome.prediction),
-      elapsedMs: meter.elapsedMs,
-      timeBudgetMs: options.timeBudgetMs,
-      throttle: 0,
-      canThrottle: false,
-      canPostcopy: false,
-      bandwidthLimit: options.bandwidthLimit,
-      pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
-      pageSize: vm.memory.pageSize,
-      overruns: attempts.overruns,
-      unpreparedMs: readiness.waitedMs,
-    });
-    if (opinion !== undefined) return opinion;
-    if (attempts.overruns >= PATIENCE && moment === 'round-end')
-      return { action: 'abort', reason: this.#outOfPatience() };
-    return {
-      action: 'continue',
-      reason: `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds the limit of ${downtimeLimitMs} ms`,
-    };
+    if (asked === undefined) return undefined;
+    const known = outcome.linkBytesPerSecond > 0;
+    const fits = asked.force || (known && outcome.predictedDowntimeMs <= pauseLimitOf(options));
+    if (moment !== 'round-end' && !fits) return undefined;
+    return { action: 'switchover', force: asked.force, reason: 'switchOver() was called' };
   }
 
-  /** Tells once when the limit cannot be reached, whatever is sent. */
-  #checkReachable({ prediction }: RoundOutcome): void {
-    const { options, emit } = this.#context;
-    const fixedMs = fixedDowntime(prediction);
-    const limitMs = options.downtimeLimitMs;
-    const reachable = fixedMs <= limitMs;
-    if (!reachable && this.#reachable) {
-      emit({ type: 'limit-unreachable', code: 'GODWIT_LIMIT_UNREACHABLE', limitMs, fixedMs, terms: prediction });
-    }
-    this.#reachable = reachable;
+  /** The decision of a round's end on which nobody has an opinion. */
+  #byDefault(outcome: RoundOutcome): Decision {
+    const { attempts, options } = this.#context;
+    if (attempts.overruns >= PATIENCE) return { action: 'abort', reason: this.#outOfPatience() };
+    return {
+      action: 'continue',
+      reason: `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds the limit of ${options.downtimeLimitMs} ms`,
+    };
   }
 
   #outOfPatience(): string {
@@ -169,9 +152,9 @@ export class Switchover {
   }
 
   /** The first obstacle to the switchover; `undefined` when it may begin. */
-  async #obstacle(wanted: Extract<Decision, { action: 'switchover' }>): Promise<Obstacle | undefined> {
+  async #obstacle(wanted: PauseDecision, wait: boolean): Promise<Obstacle | undefined> {
     const { attempts, devices, guest, session, requests, options } = this.#context;
-    const forced = wanted.force === true;
+    const forced = isForced(wanted);
     const askedFor = requests.switchover !== undefined;
     if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
     const blocker = await devices.switchoverBlocker(session.signal);
@@ -181,16 +164,16 @@ export class Switchover {
       return { gate: 'other', why: `${backOffMs.toFixed(0)} ms until another attempt` };
     }
     if (options.force || (forced && askedFor)) return undefined;
-    const why = await this.#unprepared(forced);
+    const why = await this.#unprepared(forced, wait);
     return why === undefined ? undefined : { gate: 'readiness', why };
   }
 
-  async #unprepared(forced: boolean): Promise<string | undefined> {
+  async #unprepared(forced: boolean, wait: boolean): Promise<string | undefined> {
     const { readiness, session, devices, options, emit } = this.#context;
     const { clock, readinessTimeoutMs } = options;
     const prepared = () =>
       session.current !== undefined && readiness.isPrepared(session.current, session.attempt, devices.sequences);
-    if (!prepared()) {
+    if (wait && !prepared()) {
       const enough = new AbortController();
       await Promise.race([readiness.changed(enough.signal), clock.sleep(GATED_MS, enough.signal).catch(() => {})]);
       enough.abort();
@@ -209,4 +192,14 @@ export class Switchover {
     }
     return `the destination has not said "prepared" for ${waitedMs.toFixed(0)} ms`;
   }
+}
+
+/**
+ * Whether the decision for which a round was ended early still holds: it was made with what was owed by then, and the policy has nothing
+ * to say about what is owed now.
+ */
+function stillHolds(decision: PauseDecision, outcome: RoundOutcome, downtimeLimitMs: number): boolean {
+  if (isForced(decision)) return true;
+  const own = decision.action === 'switchover' ? decision.downtimeLimitMs : undefined;
+  return outcome.predictedDowntimeMs <= (own ?? downtimeLimitMs);
 }

@@ -45,6 +45,8 @@ export function emptySummary({ options, meter, session }: SourceContext, dryRun:
     wireBytes: session.wireBytes,
     savedBytes: 0,
     attempts: [],
+    throttledMs: 0,
+    shadows: [],
     runState: 'running',
     dryRun,
   };

@@ -20,7 +20,7 @@ export async function goBack(
   reason: GodwitError,
   unsent: readonly Harvest[],
 ): Promise<GivenUp> {
-  const { session, ownership, devices, attempts, model, options, emit, state, setState } = context;
+  const { session, ownership, devices, attempts, model, throttle, options, emit, state, setState } = context;
   const { clock } = options;
   const { attempt } = session;
   ownership.apply('back');
@@ -38,6 +38,7 @@ export async function goBack(
       message: 'pause() has not returned: the guest is resumed as soon as it does, and no other attempt is made before',
     });
   }
+  throttle.refresh();
   attempts.wentBack({ attempt, term, pausedMs, reason });
   if (reason.code === 'GODWIT_SWITCHOVER_OVERRAN' && term !== 'ramMs') model.overran(term, ms);
   emit({ type: 'went-back', attempt, term, elapsedMs: pausedMs, limitMs, reason });

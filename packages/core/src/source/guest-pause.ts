@@ -23,6 +23,9 @@ export class GuestPause {
   #pausing: Promise<void> | undefined;
   #settled = true;
   #stuck = false;
+  #resuming = false;
+  /** The last call of `pause` or `resume`, and what follows it. */
+  #calls: Promise<unknown> = Promise.resolve();
   /** True while the guest is resumed after a `pause` that returned late. */
   #undoing = false;
   /** The error with which that `resume` failed. */
@@ -46,6 +49,16 @@ export class GuestPause {
   /** True once `pause` has resolved or rejected, and so has the `resume` that follows a late `pause`. */
   get settled(): boolean {
     return this.#settled && !this.#undoing;
+  }
+
+  /** True while no call of `pause` or `resume` is pending. */
+  get quiet(): boolean {
+    return this.settled && !this.#resuming;
+  }
+
+  /** Resolves when no call is pending that was made so far, and none that follows it. */
+  async whenQuiet(): Promise<void> {
+    await this.#calls.catch(() => {});
   }
 
   /** Whether the guest was running or paused before this stop-and-copy. */
@@ -80,6 +93,7 @@ export class GuestPause {
         this.#settled = true;
       }
     })();
+    this.#calls = this.#pausing;
     this.#claim.keepUntil(this.#pausing, 'pause() of the VM');
     await abortable(this.#pausing, signal);
   }
@@ -106,13 +120,20 @@ export class GuestPause {
         .finally(() => {
           this.#undoing = false;
         });
+      this.#calls = later;
       this.#claim.keepUntil(later, 'pause() of the VM, to be followed by resume(),');
       return false;
     }
     this.#stuck = true;
-    const resuming = this.#run().then(() => {
-      this.#stuck = false;
-    });
+    this.#resuming = true;
+    const resuming = this.#run()
+      .then(() => {
+        this.#stuck = false;
+      })
+      .finally(() => {
+        this.#resuming = false;
+      });
+    this.#calls = resuming;
     this.#claim.keepUntil(resuming, 'resume() of the VM');
     await Promise.race([resuming, settledWithin(resuming, clock, RESUME_ENDS_MS)]);
     if (!this.#stuck) return true;

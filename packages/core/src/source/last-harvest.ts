@@ -1,5 +1,6 @@
 import { totalDowntime } from '../convergence/downtime-model.js';
 import { GodwitError } from '../errors.js';
+import { downtimeLimitOf } from './attempt-limits.js';
 import type { Harvest } from './harvester.js';
 import type { PauseBound } from './pause-bound.js';
 import type { PrecopyRound } from './precopy-round.js';
@@ -7,7 +8,7 @@ import type { SourceContext } from './source-context.js';
 
 /**
  * Predicts the downtime again after the last harvest, before a device is saved, and throws `GODWIT_SWITCHOVER_OVERRAN` when it
- * exceeds the downtime limit: the guest has written more before the pause than was predicted. If the prediction exceeded the limit
+ * exceeds the downtime limit of the attempt: the guest has written more before the pause than was predicted. If the prediction exceeded the limit
  * before the pause (nothing was dirty, so that no round could lower it), it is compared with the bound of the pause instead.
  */
 export function checkLastHarvest(
@@ -28,8 +29,8 @@ export function checkLastHarvest(
     harvestMs: pending.harvestMs + bound.elapsedMs,
     ...{ ramMs, deviceMs, loadMs, roundTripMs, resumeMs },
   });
-  const promised = record.predictedDowntimeMs <= options.downtimeLimitMs;
-  const limitMs = promised ? options.downtimeLimitMs : bound.limitMs;
+  const own = downtimeLimitOf(options, record.decision);
+  const limitMs = record.predictedDowntimeMs <= own ? own : bound.limitMs;
   if (expected <= limitMs) return;
   throw new GodwitError(
     'GODWIT_SWITCHOVER_OVERRAN',

@@ -14,7 +14,10 @@ import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../s
 export interface AdjustableOptions {
   /** Switch over once the predicted downtime is at most this. Milliseconds; default 300. */
   readonly downtimeLimitMs?: number;
-  /** Most wire bytes per second while the guest runs; 0 (the default) is no limit. Not applied while the guest is paused. */
+  /**
+   * Most wire bytes per second while the guest runs; 0 (the default) is no limit. Not applied while the guest is paused. A policy's decision
+   * `bandwidth` replaces it until `adjust` is given another.
+   */
   readonly bandwidthLimit?: number;
 }
 
@@ -76,8 +79,18 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly adaptiveEncodings?: boolean;
   /** Time for the whole migration, in milliseconds, which policies go by. Default: none. */
   readonly timeBudgetMs?: number;
-  /** Decides after each round whether to switch over or abort. Default: `withinDowntimeLimit`. */
+  /**
+   * Decides when to switch over or abort, and whether to throttle the guest: asked after each round and every 100 ms. Default:
+   * `withinDowntimeLimit`.
+   */
   readonly policy?: ConvergencePolicy;
+  /**
+   * Policies that only watch, by names of your choice: each is asked whenever `policy` is, with the same input, and the event `shadow` and
+   * the summary say when it would have switched over, and with which downtime. What it says of the throttle or the bandwidth is not done,
+   * so its input goes on as `policy` makes it. One that throws, or returns what is no decision, has failed, and disturbs nothing. Default:
+   * none.
+   */
+  readonly shadows?: Readonly<Record<string, ConvergencePolicy>>;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
   /** Cancels the migration when it aborts. */
@@ -142,6 +155,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly adaptiveEncodings: boolean;
   readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
+  readonly shadows: Readonly<Record<string, ConvergencePolicy>>;
   readonly prior: Partial<DowntimeTerms>;
   readonly connectTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
@@ -186,7 +200,8 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
-    policy: options.policy ?? withinDowntimeLimit,
+    policy: checkPolicy('policy', options.policy ?? withinDowntimeLimit),
+    shadows: checkShadows(options.shadows ?? {}),
     prior: options.prior ?? {},
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
@@ -201,9 +216,20 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
   };
 }
 
-/** The bound of a stop-and-copy, in milliseconds. */
-export function pauseLimitOf({ pauseLimitMs, downtimeLimitMs }: ResolvedOptions): number {
-  return pauseLimitMs ?? Math.max(2 * downtimeLimitMs, 500);
+function checkPolicy(name: string, policy: unknown): ConvergencePolicy {
+  if (typeof policy === 'function') return policy as ConvergencePolicy;
+  throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be a function, got ${String(policy)}`);
+}
+
+function checkShadows(shadows: unknown): Readonly<Record<string, ConvergencePolicy>> {
+  if (typeof shadows !== 'object' || shadows === null) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `shadows must be an object that has policies by name, got ${String(shadows)}`,
+    );
+  }
+  const checked = Object.entries(shadows).map(([name, policy]) => [name, checkPolicy(`shadows.${name}`, policy)]);
+  return Object.fromEntries(checked);
 }
 
 function optional(name: string, value: number | undefined): number | undefined {

@@ -1,12 +1,12 @@
 import { defer, EMPTY, expand, type Observable } from 'rxjs';
 import { totalDowntime } from '../convergence/downtime-model.js';
 import type { RoundOutcome } from '../convergence/policy.js';
-import type { RoundRecord } from '../round-record.js';
+import type { Decision } from '../round-record.js';
+import { pauses } from './attempt-limits.js';
 import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { SentRound } from './round-sender.js';
-import { RoundWatch } from './round-watch.js';
 import { describeSent } from './sent-rounds.js';
 import type { SourceContext } from './source-context.js';
 
@@ -27,31 +27,32 @@ export interface PrecopyParts {
 
 /**
  * Iterative pre-copy as a stream of rounds: each sends a set of dirty bitmaps while the guest goes on writing, harvests
- * what was written, predicts the downtime and decides. Completes after the first round whose decision is not
- * `continue`; `pending` then holds what is still owed.
+ * what was written, predicts the downtime and decides. Completes after the first round whose decision is
+ * a switchover or an abort; `pending` then holds what is still owed.
  *
  * The stream is cold: each subscription runs the rounds, so subscribe once.
  */
 export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<PrecopyRound> {
   return defer(() => runRound(first, parts)).pipe(
-    expand((round) => (round.record.decision.action === 'continue' ? runRound(round.pending, parts) : EMPTY)),
+    // The record is known to everybody before the wait for the next round begins.
+    expand((round) => (isLast(round.record.decision) ? EMPTY : defer(() => nextRound(round, parts)))),
   );
 }
 
 async function runRound(harvest: Harvest, { context, decide, send }: PrecopyParts): Promise<PrecopyRound> {
-  const { harvester, model, options, session, devices, meter } = context;
+  const { harvester, model, options, session, devices, meter, watch, throttle } = context;
   const { clock } = options;
   const start = clock.now();
-  const watch = new RoundWatch(context, decide);
-  const sent = await send(harvest, decide.offersDevices, watch.cut, (ms) => model.roundTrip(ms)).finally(() =>
-    watch.end(),
+  const throttled = throttle.mark();
+  const cut = watch.roundBegins(decide);
+  const sent = await send(harvest, decide.offersDevices, cut, (ms) => model.roundTrip(ms)).finally(() =>
+    watch.roundEnds(),
   );
   // The destination has acknowledged the round: only now may its bits be forgotten. Of a round that ended early some are left.
-  const leftPages = watch.cut.aborted ? harvest.bitmaps.count() : 0;
+  const leftPages = cut.aborted ? harvest.bitmaps.count() : 0;
   if (leftPages === 0) harvester.release(harvest.bitmaps);
   // With the signal, a migration can be cancelled while a tracker hangs.
   const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
-  const newlyDirtyPages = pending.dirtyPages - leftPages;
   model.sent(sent);
   model.harvested(pending.harvestMs);
   const sizes = await devices.sizes(session.signal);
@@ -65,14 +66,22 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     harvestMs: harvest.harvestMs,
     totalMs: clock.now() - start,
     linkBytesPerSecond: model.linkBytesPerSecond,
-    newlyDirtyPages,
+    throttle: throttle.meanSince(throttled),
+    newlyDirtyPages: pending.dirtyPages,
     trackers: pending.trackers,
-    dirtyPagesPerSecond: (newlyDirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    dirtyPagesPerSecond: ((pending.dirtyPages - leftPages) / Math.max(pending.sinceMs, 0.001)) * 1000,
     predictedDowntimeMs: totalDowntime(prediction),
     prediction,
   };
   const decision = await decide.after(outcome);
-  const record: RoundRecord = { ...outcome, decision };
-  await decide.untilNext(record);
-  return { record, pending };
+  return { record: { ...outcome, decision }, pending };
+}
+
+async function nextRound({ record, pending }: PrecopyRound, parts: PrecopyParts): Promise<PrecopyRound> {
+  await parts.decide.untilNext(record);
+  return runRound(pending, parts);
+}
+
+function isLast(decision: Decision): boolean {
+  return pauses(decision) || decision.action === 'abort';
 }

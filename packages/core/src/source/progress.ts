@@ -17,6 +17,8 @@ export interface Outlook {
   /** Pages that go out in a second, by what pages were like lately, the link and the bandwidth limit; `undefined` while unknown. */
   readonly pagesPerSecond: number | undefined;
   readonly downtimeLimitMs: number;
+  /** The throttle in force, from 0 to 0.99. */
+  readonly throttle: number;
 }
 
 interface Totals {
@@ -36,6 +38,9 @@ export class ProgressMeter {
   #roundPages = 0;
   #roundPagesSent = 0;
   #last: RoundRecord | undefined;
+  #lastPrecopy: RoundRecord | undefined;
+  /** A round has begun, and is not complete. */
+  #sending = false;
   #lastBytes = 0;
   #lastAt: number;
   #rate = 0;
@@ -63,6 +68,21 @@ export class ProgressMeter {
     return this.#last;
   }
 
+  /** The last complete round that was sent with the guest running. */
+  get lastPrecopy(): RoundRecord | undefined {
+    return this.#lastPrecopy;
+  }
+
+  /** Number of the last complete round; 0 before the first is. */
+  get roundsEnded(): number {
+    return this.#sending ? this.#round - 1 : this.#round;
+  }
+
+  /** Pages of the running round that are left, or else those that the last harvest has found. */
+  get pagesOwed(): number {
+    return this.#sending ? this.pagesLeft : (this.#lastPrecopy?.newlyDirtyPages ?? 0);
+  }
+
   get elapsedMs(): number {
     return this.#clock.now() - this.startedAt;
   }
@@ -72,6 +92,7 @@ export class ProgressMeter {
     this.#round++;
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
+    this.#sending = true;
     return this.#round;
   }
 
@@ -91,6 +112,8 @@ export class ProgressMeter {
 
   roundEnded(record: RoundRecord): void {
     this.#last = record;
+    this.#sending = false;
+    if (record.phase === 'pre-copy') this.#lastPrecopy = record;
   }
 
   /** Pages by kind and bytes since the start. */
@@ -135,6 +158,7 @@ export class ProgressMeter {
       dirtyPagesPerSecond: this.#last?.dirtyPagesPerSecond ?? 0,
       predictedDowntimeMs: this.#last?.predictedDowntimeMs,
       remainingMs: this.#remaining(),
+      throttle: this.#outlook().throttle,
     };
   }
 
@@ -177,5 +201,6 @@ export function noProgress(state: MigrationState): Progress {
     dirtyPagesPerSecond: 0,
     predictedDowntimeMs: undefined,
     remainingMs: undefined,
+    throttle: 0,
   };
 }

@@ -12,6 +12,9 @@ const SAVE_ENDS_MS = 40;
 /** How long the carrier may take to accept the reason of a migration whose time is up. Milliseconds. */
 const OUT_OF_TIME_MS = 50;
 
+/** How long the end of such a migration is waited for; what takes longer goes on behind it, and keeps the claim. Milliseconds. */
+const LAST_MS = 90;
+
 /**
  * Rolls back from any phase: resumes the guest, stops the trackers, tells the peer, releases the devices. Resolves with the error
  * that the migration ends with: the first cause, which the destination may have sent. After the transfer was asked for, the guest
@@ -30,23 +33,36 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
   ownership.apply('fail');
   // Ends everything that is still under way, and makes a later `cancel` return false.
   const ended = session.end.set(first);
+  // Before the guest runs on: it is not to find itself throttled.
+  context.throttle.end();
   // A guest that could not be resumed is reported before the reason for resuming it.
   const stuck = guest.asked ? await resume(context, ended) : guest.stuck ? first : undefined;
   // The peer may have sent the reason for a lost link; after a cancel that does not matter.
   const reason = stuck ?? (isLost(ended) ? await connection?.cause(ended) : undefined) ?? ended;
+  const ending = tellAndCleanUp(context, reason, wasPaused);
+  if (outOfTime(reason)) {
+    claim.keepUntil(ending, 'the end of a migration whose time was up');
+    await settledWithin(ending, options.clock, LAST_MS);
+  } else await ending;
+  claim.end();
+  return reason;
+}
+
+async function tellAndCleanUp(context: SourceContext, reason: GodwitError, wasPaused: boolean): Promise<void> {
+  const { session, options } = context;
   let told = false;
   await cleanUp(context, async () => {
     // A migration whose time is up ends at once: behind many pages on a slow link the reason goes over another connection.
-    const outOfTime = reason.code === 'GODWIT_NOT_CONVERGING';
-    told = await session.close(reason, false, outOfTime ? OUT_OF_TIME_MS : undefined);
+    told = await session.close(reason, false, outOfTime(reason) ? OUT_OF_TIME_MS : undefined);
   });
-  if (!told && !reason.remote && session.welcomed && options.reconnectTimeoutMs > 0) {
-    // Where the guest was running, the destination cannot be waiting for `go`: one short attempt is enough.
-    const patience = wasPaused || session.attempt > 1 ? options.reconnectTimeoutMs : CLOSING_MS;
-    await session.tellKept(reason, patience);
-  }
-  claim.end();
-  return reason;
+  if (told || reason.remote || !session.welcomed || options.reconnectTimeoutMs === 0) return;
+  // Where the guest was running, the destination cannot be waiting for `go`: one short attempt is enough.
+  const patience = wasPaused || session.attempt > 1 ? options.reconnectTimeoutMs : CLOSING_MS;
+  await session.tellKept(reason, patience);
+}
+
+function outOfTime({ code }: GodwitError): boolean {
+  return code === 'GODWIT_NOT_CONVERGING';
 }
 
 /**
@@ -62,7 +78,7 @@ export async function giveUp(
   await session.close(reason, !transferred);
   if (ownership.state !== 'unknown') return reason;
   claim.handOver();
-  return ownershipUnknown(reason);
+  return ownershipUnknown(reason, transferred);
 }
 
 /**

@@ -92,11 +92,17 @@ export async function settle(
   }
 }
 
-/** The error for a person, who has to decide which side runs the guest. */
-export function ownershipUnknown(reason: GodwitError): GodwitError {
+/**
+ * The error for a person, who has to decide which side runs the guest. `transferred`: the authority has granted the transfer, so that `go`
+ * was sent.
+ */
+export function ownershipUnknown(reason: GodwitError, transferred: boolean): GodwitError {
+  const when = transferred
+    ? `after "go" was sent (${reason.message}): the destination may be running the guest`
+    : `before "go" was sent, but the ownership authority may have granted the transfer (${reason.message})`;
   return new GodwitError(
     'GODWIT_OWNERSHIP_UNKNOWN',
-    `the migration failed after "go" was sent (${reason.message}): the destination may be running the guest. It stays paused here. ` +
+    `the migration failed ${when}. The guest stays paused here. ` +
       'settle() asks the destination again; recover({ destinationIsDead: true }) runs the guest here, only after making ' +
       'sure that the destination does not and never will',
     { cause: reason },

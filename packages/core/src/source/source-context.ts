@@ -15,13 +15,17 @@ import type { DeviceSender } from './device-sender.js';
 import type { EmbedderRequests } from './embedder-requests.js';
 import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
+import type { GuestThrottle } from './guest-throttle.js';
 import type { Harvester } from './harvester.js';
+import type { LimitReach } from './limit-reach.js';
+import type { RoundCuts } from './mid-round.js';
 import type { ResolvedOptions } from './options.js';
 import type { HandedOver, PausedTimes } from './paused-times.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { ProgressMeter } from './progress.js';
 import type { Readiness } from './readiness.js';
 import type { RoundTransfer } from './round-transfer.js';
+import type { ShadowPolicies } from './shadow-policies.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceSession } from './source-session.js';
 
@@ -56,6 +60,10 @@ export interface SourceContext {
   readonly model: DowntimeModel;
   readonly meter: ProgressMeter;
   readonly readiness: Readiness;
+  readonly throttle: GuestThrottle;
+  readonly shadows: ShadowPolicies;
+  readonly reach: LimitReach;
+  readonly watch: RoundCuts;
   readonly attempts: Attempts;
   readonly rounds: RoundTransfer;
   readonly records: RoundRecord[];

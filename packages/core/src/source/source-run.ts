@@ -16,7 +16,9 @@ import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
 import { EmbedderRequests } from './embedder-requests.js';
 import { GuestPause } from './guest-pause.js';
+import { GuestThrottle } from './guest-throttle.js';
 import { Harvester } from './harvester.js';
+import { LimitReach } from './limit-reach.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
 import { HandOver } from './phases/hand-over.js';
@@ -24,12 +26,14 @@ import { PreCopy } from './phases/pre-copy.js';
 import { Release } from './phases/release.js';
 import { SetUp } from './phases/set-up.js';
 import { StopAndCopy } from './phases/stop-and-copy.js';
+import { PolicyWatch } from './policy-watch.js';
 import { ProgressMeter } from './progress.js';
 import { Readiness } from './readiness.js';
 import { giveUp, rollBack } from './roll-back.js';
 import { RoundTransfer } from './round-transfer.js';
 import { sendReleased } from './send-released.js';
 import { settle } from './settlement.js';
+import { ShadowPolicies } from './shadow-policies.js';
 import { Finished, type SourceContext, type SourcePhase, type SourcePhases } from './source-context.js';
 import { SourceSession } from './source-session.js';
 
@@ -64,13 +68,27 @@ export class SourceRun {
   /** Resolves when the guest runs at the destination. Rejects otherwise; before the transfer the guest is first resumed. */
   async execute(): Promise<MigrationSummary> {
     const over = new AbortController();
+    const { watch, options } = this.context;
     const watching = [this.#reportProgress(over.signal), this.#watchGuest(over.signal)];
+    if (!options.dryRun) watching.push(watch.run(over.signal));
     try {
       return await this.#phases();
     } finally {
       over.abort();
       await Promise.all(watching);
+      this.#letGoOfGuest();
     }
+  }
+
+  /** However the migration has ended, the guest is throttled no more: as soon as the VM may be called. */
+  #letGoOfGuest(): void {
+    const { throttle, guest, claim } = this.context;
+    throttle.end();
+    if (!throttle.holds) return;
+    claim.keepUntil(
+      guest.whenQuiet().then(() => throttle.end()),
+      'pause() or resume() of the VM, to be followed by throttle(0),',
+    );
   }
 
   /** In `unknown`: asks the authority, if it has not answered, and then the destination again. Rejects when that is no answer. */
@@ -195,7 +213,10 @@ function makeContext(
   const meter = new ProgressMeter(clock, () => ({
     pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
     downtimeLimitMs: options.downtimeLimitMs,
+    throttle: throttle.fraction,
   }));
+  const guest = new GuestPause(vm, claim);
+  const throttle = new GuestThrottle({ vm, guest, clock, longestMs: () => options.downtimeLimitMs, emit });
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const session = new SourceSession({ vm, connector, options, encodings, emit });
   const devices = new DeviceSender(vm.devices);
@@ -241,8 +262,12 @@ function makeContext(
       meter,
       readiness,
       rounds,
+      guest,
+      throttle,
     },
-    guest: new GuestPause(vm, claim),
+    shadows: new ShadowPolicies(options.shadows, emit),
+    reach: new LimitReach(emit),
+    watch: new PolicyWatch(() => context),
     model,
     attempts: new Attempts(clock),
     records: [],

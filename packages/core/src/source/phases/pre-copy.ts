@@ -63,8 +63,7 @@ export class PreCopy implements SourcePhase {
   async #populated({ vm, options, session, harvester }: SourceContext): Promise<Harvest> {
     const bitmaps = harvester.take();
     const start = options.clock.now();
-    await populatedBitmaps(vm.memory, bitmaps, options.clock);
-    session.signal.throwIfAborted();
+    await populatedBitmaps(vm.memory, bitmaps, options.clock, session.signal);
     const harvestMs = options.clock.now() - start;
     const dirtyPages = bitmaps.count();
     return { bitmaps, dirtyPages, pagesWhenStopped: dirtyPages, trackers: [], harvestMs, sinceMs: 0 };

@@ -1,5 +1,6 @@
 import type { MigrationSummary } from '../../migration-event.js';
 import { allPages, type RoundRecord } from '../../round-record.js';
+import { downtimeLimitOf } from '../attempt-limits.js';
 import { cleanUp } from '../clean-up.js';
 import { compareTerms, worstTerm } from '../downtime-terms.js';
 import { downtimeOf, type HandedOver, type PausedTimes } from '../paused-times.js';
@@ -29,13 +30,14 @@ export class Release implements SourcePhase {
   }
 
   #summary(context: SourceContext): MigrationSummary {
-    const { options, meter, vm, model, records, attempts, session, emit } = context;
-    const { verify, downtimeLimitMs } = options;
-    const { prediction } = this.#record;
+    const { options, meter, vm, model, records, attempts, session, throttle, shadows, emit } = context;
+    const { verify } = options;
+    const { prediction, decision } = this.#record;
+    const limitMs = downtimeLimitOf(options, decision);
     const { downtimeMs, terms, verifyMs, heldMs } = downtimeOf(this.#times, this.#handed, verify, model.roundTripMs);
-    if (downtimeMs > downtimeLimitMs) {
+    if (downtimeMs > limitMs) {
       const term = worstTerm(prediction, terms);
-      emit({ type: 'downtime-exceeded', limitMs: downtimeLimitMs, downtimeMs, term });
+      emit({ type: 'downtime-exceeded', limitMs, downtimeMs, term });
     }
     const { pages, savedBytes } = meter.totals();
     return {
@@ -58,6 +60,8 @@ export class Release implements SourcePhase {
         code: reason.code,
         message: reason.message,
       })),
+      throttledMs: throttle.throttledMs,
+      shadows: shadows.reports,
       runState: this.#times.runState,
     };
   }

@@ -5,11 +5,11 @@ import type { ReadyFrame } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
 import { isLost } from '../../session/connection.js';
 import { type AskedToLoad, askToLoad, continuePaused, untilReady } from '../ask-to-load.js';
+import { downtimeLimitOf, isForced, pauseLimitOf } from '../attempt-limits.js';
 import type { GivenUp } from '../given-up.js';
 import { goBack } from '../go-back.js';
 import type { Harvest } from '../harvester.js';
 import { checkLastHarvest } from '../last-harvest.js';
-import { pauseLimitOf } from '../options.js';
 import { PauseBound } from '../pause-bound.js';
 import type { PausedTimes } from '../paused-times.js';
 import type { PrecopyRound } from '../precopy-round.js';
@@ -56,8 +56,10 @@ export class StopAndCopy implements SourcePhase {
   async run(context: SourceContext): Promise<SourcePhase> {
     const { options, session, ownership, rounds } = context;
     const canGoBack = rounds.welcome.features.includes(FEATURES.back);
-    const force = options.force || (this.#last.record.decision as { force?: boolean }).force === true || !canGoBack;
-    const bound = new PauseBound(options.clock, force ? 0 : pauseLimitOf(options));
+    const { decision } = this.#last.record;
+    const force = options.force || isForced(decision) || !canGoBack;
+    const limitMs = downtimeLimitOf(options, decision);
+    const bound = new PauseBound(options.clock, force ? 0 : pauseLimitOf(options, limitMs));
     session.phase = 'stop-and-copy';
     context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
     try {
@@ -88,6 +90,7 @@ export class StopAndCopy implements SourcePhase {
     await this.#pause(context, bound);
     const paused = clock.now();
     bound.run();
+    context.throttle.paused();
     await this.#hold(context, bound);
     const held = clock.now();
 
@@ -195,6 +198,7 @@ export class StopAndCopy implements SourcePhase {
       harvestMs: harvest.harvestMs,
       totalMs: sent.totalMs,
       linkBytesPerSecond: model.linkBytesPerSecond,
+      throttle: 0,
       newlyDirtyPages: 0,
       trackers: [],
       dirtyPagesPerSecond: 0,

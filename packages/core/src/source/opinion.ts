@@ -1,0 +1,63 @@
+import { fixedDowntime } from '../convergence/downtime-model.js';
+import type { PolicyInput, PolicyMoment, RoundOutcome } from '../convergence/policy.js';
+import type { Decision, RoundRecord } from '../round-record.js';
+import { askPolicy } from './ask-policy.js';
+import type { SourceContext } from './source-context.js';
+
+/**
+ * What the policy of the migration thinks now; `undefined`: no opinion. A throttle or a bandwidth is carried out before this returns. The
+ * shadow policies are asked first, with the same input. Throws as `askPolicy` does.
+ */
+export function opinion(
+  context: SourceContext,
+  moment: PolicyMoment,
+  outcome: RoundOutcome,
+  history: readonly RoundRecord[],
+): Decision | undefined {
+  const { options, throttle, shadows, reach, session, meter } = context;
+  reach.check(outcome, options.downtimeLimitMs);
+  // Before round 1 no switchover can begin, and a prediction would be of nothing.
+  if (meter.round > 0) shadows.ask(() => inputOf(context, moment, outcome, history), throttle.unavailable);
+  // Whoever hears of a shadow's report may cancel the migration.
+  session.signal.throwIfAborted();
+  const decision = askPolicy(options.policy, inputOf(context, moment, outcome, history), throttle.unavailable);
+  if (decision !== undefined) carryOut(context, decision);
+  return decision;
+}
+
+/** Policies are other people's code: what they are given is theirs, so that changing it changes nothing here. */
+function inputOf(
+  { vm, options, meter, model, attempts, readiness, throttle }: SourceContext,
+  moment: PolicyMoment,
+  outcome: RoundOutcome,
+  history: readonly RoundRecord[],
+): PolicyInput {
+  const { downtimeLimitMs, timeBudgetMs, bandwidthLimit } = options;
+  return {
+    moment,
+    outcome: { ...outcome, prediction: { ...outcome.prediction } },
+    history: [...history],
+    downtimeLimitMs,
+    fixedDowntimeMs: fixedDowntime(outcome.prediction),
+    elapsedMs: meter.elapsedMs,
+    timeBudgetMs,
+    throttle: throttle.fraction,
+    canThrottle: throttle.available,
+    canPostcopy: false,
+    bandwidthLimit,
+    pagesPerSecond: model.pagesPerSecond(bandwidthLimit),
+    pageSize: vm.memory.pageSize,
+    overruns: attempts.overruns,
+    unpreparedMs: readiness.waitedMs,
+  };
+}
+
+function carryOut({ throttle, options, limit, emit }: SourceContext, decision: Decision): void {
+  if (decision.action === 'throttle') throttle.decide(decision.fraction, decision.reason);
+  if (decision.action !== 'bandwidth' || decision.bytesPerSecond === options.bandwidthLimit) return;
+  const previous = options.bandwidthLimit;
+  const { bytesPerSecond, reason } = decision;
+  options.bandwidthLimit = bytesPerSecond;
+  limit.bytesPerSecond = bytesPerSecond;
+  emit({ type: 'bandwidth', bytesPerSecond, previous, reason });
+}

@@ -1,0 +1,193 @@
+import { totalDowntime } from '../convergence/downtime-model.js';
+import type { PolicyMoment, RoundOutcome } from '../convergence/policy.js';
+import { GodwitError } from '../errors.js';
+import { type Decision, noPages } from '../round-record.js';
+import type { PauseDecision } from './attempt-limits.js';
+import type { MidRound, RoundCuts } from './mid-round.js';
+import { notConverging } from './not-converging.js';
+import { opinion } from './opinion.js';
+import type { SourceContext } from './source-context.js';
+
+/** How often a policy is asked while the guest runs, in milliseconds. */
+const ASK_MS = 100;
+
+/** The reason of the signal that ends a round early. */
+export class RoundCut extends Error {
+  override readonly name = 'RoundCut';
+}
+
+/** A round that is being sent. */
+interface RunningRound {
+  readonly decide: MidRound;
+  readonly cut: AbortController;
+  readonly startedAt: number;
+  /** Wire bytes, and when, once the carriers were filled: what goes out from then on goes as fast as the link is. */
+  filled?: { readonly bytes: number; readonly at: number };
+}
+
+/**
+ * Asks the policy for as long as the guest runs here and the migration goes on, whatever that waits for: every 100 ms, when the time
+ * budget is used up, and at once when a limit is changed or a switchover asked for. Ends the running round early when a switchover may
+ * begin, and the migration when the policy gives up, throws, or returns what is no decision.
+ */
+export class PolicyWatch implements RoundCuts {
+  readonly #parts: () => SourceContext;
+  #round: RunningRound | undefined;
+  /** True while it is found out whether the round may be ended. */
+  #checking = false;
+
+  /** `context` is called once the context is whole. */
+  constructor(context: () => SourceContext) {
+    this.#parts = context;
+  }
+
+  get #context(): SourceContext {
+    return this.#parts();
+  }
+
+  roundBegins(decide: MidRound): AbortSignal {
+    const cut = new AbortController();
+    this.#round = { decide, cut, startedAt: this.#context.options.clock.now() };
+    return cut.signal;
+  }
+
+  roundEnds(): void {
+    this.#round = undefined;
+  }
+
+  async run(over: AbortSignal): Promise<void> {
+    const { ownership, session, throttle } = this.#context;
+    while (!over.aborted) {
+      const moment = await this.#next(over);
+      if (over.aborted || session.signal.aborted) return;
+      // While it is paused, one bound holds, and nothing is left to decide.
+      if (ownership.state !== 'running') continue;
+      try {
+        throttle.refresh();
+        this.#ask(moment);
+      } catch (error) {
+        // Whoever waits for something hears of it: the session is over.
+        session.end.set(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the policy could not be asked'));
+        return;
+      }
+    }
+  }
+
+  /** Waits for the next moment to ask. */
+  async #next(over: AbortSignal): Promise<PolicyMoment> {
+    const { requests, options, meter } = this.#context;
+    const { clock, timeBudgetMs } = options;
+    const left = timeBudgetMs === undefined ? 0 : timeBudgetMs - meter.elapsedMs;
+    const waiting = new AbortController();
+    const stop = () => waiting.abort();
+    over.addEventListener('abort', stop, { once: true });
+    const asked = requests.asked(waiting.signal).then(() => 'adjusted' as const);
+    const slept = clock.sleep(left > 0 ? Math.min(ASK_MS, left) : ASK_MS, waiting.signal).then(
+      () => 'in-round' as const,
+      () => 'in-round' as const,
+    );
+    const moment: PolicyMoment = await Promise.race([asked, slept]);
+    waiting.abort();
+    over.removeEventListener('abort', stop);
+    return moment;
+  }
+
+  #ask(moment: PolicyMoment): void {
+    const round = this.#round;
+    const outcome = outcomeNow(this.#context, round && this.#bytesPerSecond(round));
+    if (round === undefined) {
+      const said = opinion(this.#context, moment, outcome, this.#context.records);
+      if (said?.action === 'abort') throw notConverging(said, this.#context.meter.last);
+      return;
+    }
+    const { wanted, said } = round.decide.inRound(moment, outcome);
+    const abort = said?.action === 'abort' ? said : undefined;
+    // A switchover that was asked for goes before the policy's opinion, unless something keeps it from beginning.
+    if (abort !== undefined && (wanted === undefined || this.#checking)) {
+      throw notConverging(abort, this.#context.meter.last);
+    }
+    if (wanted !== undefined && !this.#checking) void this.#cutIfPossible(round, wanted, abort);
+  }
+
+  async #cutIfPossible(round: RunningRound, wanted: PauseDecision, otherwise: Decision | undefined): Promise<void> {
+    const { session, meter } = this.#context;
+    this.#checking = true;
+    try {
+      // A device that is asked what blocks it may hang; the policy is asked all the same.
+      const may = await round.decide.mayBegin(wanted);
+      if (this.#round !== round) return;
+      if (!may && otherwise !== undefined) throw notConverging(otherwise, meter.last);
+      if (!may) return;
+      round.decide.cutFor(wanted);
+      round.cut.abort(new RoundCut('the policy wants to switch over'));
+    } catch (error) {
+      if (this.#round !== round) return;
+      session.end.set(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'what blocks a switchover could not be found out'));
+    } finally {
+      this.#checking = false;
+    }
+  }
+
+  /** Of the round that is being sent, waiting for our own limit included; `undefined` at first. */
+  #bytesPerSecond(round: RunningRound): number | undefined {
+    const { meter, options } = this.#context;
+    const now = options.clock.now();
+    if (now - round.startedAt < ASK_MS / 2) return undefined;
+    const { wireBytes } = meter.totals();
+    round.filled ??= { bytes: wireBytes, at: now };
+    const { bytes, at } = round.filled;
+    return now > at ? ((wireBytes - bytes) / (now - at)) * 1000 : undefined;
+  }
+}
+
+/** The last complete round, with what is owed now. */
+function outcomeNow(
+  { vm, meter, model, harvester, devices }: SourceContext,
+  bytesPerSecond: number | undefined,
+): RoundOutcome {
+  const last = meter.lastPrecopy;
+  const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
+  const newlyDirtyPages = (meter.round === 0 ? allPagesOf(vm.memory) : meter.pagesOwed) + Math.round(dirtied);
+  const prediction = model.predict({
+    dirtyPages: newlyDirtyPages,
+    deviceBytes: devices.knownBytes,
+    ...(bytesPerSecond !== undefined && { bytesPerSecond }),
+  });
+  return {
+    ...(last ?? NO_ROUND),
+    round: meter.roundsEnded,
+    linkBytesPerSecond: model.linkBytesPerSecond || (bytesPerSecond ?? 0),
+    newlyDirtyPages,
+    prediction,
+    predictedDowntimeMs: totalDowntime(prediction),
+  };
+}
+
+function allPagesOf({ blocks, pageSize }: SourceContext['vm']['memory']): number {
+  return blocks.reduce((sum, { byteLength }) => sum + byteLength / pageSize, 0);
+}
+
+const NO_TERMS = { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 };
+
+/** Before the first round is complete. */
+const NO_ROUND: RoundOutcome = {
+  round: 0,
+  phase: 'pre-copy',
+  dirtyPages: 0,
+  pages: noPages(),
+  rawBytes: 0,
+  wireBytes: 0,
+  savedBytes: 0,
+  harvestMs: 0,
+  scanMs: 0,
+  sendMs: 0,
+  limitMs: 0,
+  totalMs: 0,
+  throttle: 0,
+  linkBytesPerSecond: 0,
+  newlyDirtyPages: 0,
+  trackers: [],
+  dirtyPagesPerSecond: 0,
+  predictedDowntimeMs: 0,
+  prediction: NO_TERMS,
+};
