@@ -149,7 +149,7 @@ for (const kind of KINDS) {
   });
 }
 
-testKvm('vCPUs are throttled one by one, and KVM tells which of them dirties memory', async () => {
+testKvm('vCPUs are throttled one by one, and where the host can, KVM tells which of them dirties memory', async () => {
   // vCPU 0 writes 1,024 pages over and over and counts at 0x300000; vCPU 1 counts at 0x300008.
   const code = [
     ...[0x85, 0xf6, 0x75, 0x20], // test esi, esi; jnz other
@@ -187,13 +187,11 @@ testKvm('vCPUs are throttled one by one, and KVM tells which of them dirties mem
   await machine.resume();
   for (const tracker of machine.trackers) await tracker.start();
   await run(20);
-  machine.vcpuWrites();
+  machine.vcpuWrites?.();
   const full = await run(100);
-  const writes = machine.vcpuWrites();
-  process.stderr.write(`write faults of each vCPU: ${writes.join(', ')}\n`);
-  expect(writes).toHaveLength(2);
-  // All zeros on a processor that logs dirty pages by itself.
-  if (writes.some((count) => count > 0)) expect(writes[0]).toBeGreaterThan((writes[1] ?? 0) * 10);
+  const writes = machine.vcpuWrites?.();
+  process.stderr.write(`write faults of each vCPU: ${writes?.join(', ') ?? 'not told by this host'}\n`);
+  if (writes !== undefined) expect(writes[0]).toBeGreaterThan((writes[1] ?? 0) * 10);
   const before = machine.heldMs();
   machine.throttle(0.5, { longestMs: 300, vcpus: [0.95, 0] });
   const throttled = await run(300);

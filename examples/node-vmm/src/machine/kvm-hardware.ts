@@ -7,9 +7,9 @@ import {
   type KvmVcpu,
   type KvmVm,
   type MappedGuestMemory,
-  type VcpuStatistics,
 } from '@godwit/linux';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
+import { WriteFaults } from './write-faults.js';
 
 /**
  * The KVM objects of a machine: the VM with its chips, one memory slot for each RAM block (the slot's number is the block's index), and
@@ -20,8 +20,8 @@ export class KvmHardware {
   readonly vcpus: readonly KvmVcpu[];
   readonly msrIndices: readonly number[];
   readonly #memory: MappedGuestMemory;
-  readonly #statistics: (VcpuStatistics | undefined)[];
-  readonly #seen: number[];
+  /** What each vCPU dirties, where this host tells. */
+  readonly writeFaults: WriteFaults | undefined;
 
   constructor(memory: MappedGuestMemory, vcpus: number) {
     this.#memory = memory;
@@ -39,9 +39,6 @@ export class KvmHardware {
       kvm.close();
     }
     this.vcpus = made;
-    const statistics: (VcpuStatistics | undefined)[] = [];
-    this.#statistics = statistics;
-    this.#seen = Array.from({ length: vcpus }, () => 0);
     try {
       this.vm.setIntelPages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
       this.vm.createIrqchip();
@@ -52,8 +49,7 @@ export class KvmHardware {
         made.push(vcpu);
         vcpu.setCpuid(cpuid.forVcpu(i));
       }
-      // While a vCPU runs, KVM_GET_STATS_FD would wait for it.
-      for (const vcpu of made) statistics.push(vcpu.statistics());
+      this.writeFaults = WriteFaults.of(made);
     } catch (error) {
       this.close();
       throw error;
@@ -75,19 +71,9 @@ export class KvmHardware {
     });
   }
 
-  /** Page faults of each vCPU that KVM has handled since the last call; zeros where KVM does not count them. */
-  faults(): readonly number[] {
-    return this.#statistics.map((statistics, vcpu) => {
-      const count = statistics?.read('pf_fixed') ?? 0;
-      const before = this.#seen[vcpu] as number;
-      this.#seen[vcpu] = count;
-      return count - before;
-    });
-  }
-
   /** Frees everything. No thread may be in KVM_RUN; to be called before the memory is unmapped. */
   close(): void {
-    for (const statistics of this.#statistics.splice(0)) statistics?.close();
+    this.writeFaults?.close();
     for (const vcpu of this.vcpus) vcpu.close();
     this.vm.close();
   }

@@ -61,6 +61,8 @@ export class Machine implements VirtualMachine {
   readonly devices: readonly MigratableDevice[];
   readonly console: Observable<string>;
   readonly events: Observable<MachineEvent>;
+  /** Page faults of each vCPU since the last call; absent where those do not tell what it dirties: see `WriteFaults`. */
+  readonly vcpuWrites?: () => readonly number[];
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
   readonly #runners: readonly VcpuRunner[];
@@ -91,6 +93,8 @@ export class Machine implements VirtualMachine {
     });
     this.console = this.#output.text.asObservable();
     this.events = this.#run.events.asObservable();
+    const { writeFaults } = hardware;
+    if (writeFaults !== undefined) this.vcpuWrites = () => writeFaults.sinceLast();
     this.trackers = [hardware.dirtyLog(), ...(mailboxTracker ? [mailboxTracker] : [])];
     this.devices = [
       new Chipset(hardware.vm),
@@ -243,14 +247,6 @@ export class Machine implements VirtualMachine {
       const changed = this.#board.setThrottle(runner.index, fractions[runner.index] as number, longestMs);
       if (changed && this.#run.state === 'running') runner.lookUp();
     }
-  }
-
-  /**
-   * Page faults of each vCPU that KVM has handled since the last call. While KVM logs dirty pages by write protection, one is the first
-   * write to a page since the last harvest. All zeros where a processor logs them by itself (Intel's PML), or before Linux 5.14.
-   */
-  vcpuWrites(): readonly number[] {
-    return this.#hardware.faults();
   }
 
   /** For how long each vCPU was held back by the throttle so far, in milliseconds. */
