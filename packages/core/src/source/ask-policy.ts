@@ -31,10 +31,13 @@ export function askPolicy(
   try {
     decision = policy(input);
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    throw new GodwitError('GODWIT_INTERNAL', `${name} threw: ${message}; a policy returns a decision or undefined`, {
-      cause: error,
-    });
+    throw new GodwitError(
+      'GODWIT_INTERNAL',
+      `${name} threw: ${messageOf(error)}; a policy returns a decision or undefined`,
+      {
+        cause: error,
+      },
+    );
   }
   if (decision === undefined) return undefined;
   if (!isDecision(decision)) {
@@ -101,11 +104,20 @@ function whyImpossible(
   return undefined;
 }
 
+/** What is thrown may be anything, even an object that cannot be made a string. */
+function messageOf(error: unknown): string {
+  try {
+    return error instanceof Error ? error.message : String(error);
+  } catch {
+    return 'what cannot be shown';
+  }
+}
+
 function inWords(value: unknown): string {
   if (typeof value === 'number') return String(value);
   try {
     return JSON.stringify(value) ?? String(value);
   } catch {
-    return String(value);
+    return messageOf(value);
   }
 }

@@ -10,6 +10,10 @@ const RELEASE_MS = 5000;
  * tracker that has not stopped by then is reported; the VM stays claimed until every call has returned.
  */
 export async function cleanUp(context: SourceContext, between: () => Promise<void>): Promise<void> {
+  const { harvester, claim, tracker } = context;
+  // Bits that it takes from the trackers are lost to whoever migrates the VM next.
+  if (harvester.pending !== undefined)
+    claim.keepUntil(harvester.pending, `harvest() of the dirty tracker "${tracker.name}"`);
   await stopTracking(context);
   await between();
   await releaseDevices(context);

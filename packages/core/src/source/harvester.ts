@@ -51,6 +51,11 @@ export class Harvester {
     return this.#clock.now() - this.#lastEnd;
   }
 
+  /** A harvest that nobody waits for any more, and that may still take bits from the trackers; resolves when it has ended. */
+  get pending(): Promise<unknown> | undefined {
+    return this.#abandoned?.work;
+  }
+
   /** Returns a free set of bitmaps, cleared. */
   take(): DirtyBitmaps {
     const bitmaps = this.#spare.pop() ?? new DirtyBitmaps(this.#memory);
