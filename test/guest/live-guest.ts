@@ -31,9 +31,9 @@ export class LiveGuest {
   #beats = 0;
   #wake: (() => void) | undefined;
 
-  static async boot(): Promise<LiveGuest> {
+  static async boot(config: MachineConfig = GUEST): Promise<LiveGuest> {
     const guest = new LiveGuest();
-    const machine = await (hasKvm() ? Machine : SoftwareMachine).create(GUEST);
+    const machine = await (hasKvm() ? Machine : SoftwareMachine).create(config);
     guest.#follow(machine);
     guest.#machine = machine;
     await machine.resume();

@@ -79,6 +79,21 @@ export type DemoEvent =
     }
   /** No round can lower the downtime to the limit: what is no RAM takes longer. */
   | { readonly event: 'limit-unreachable'; readonly limitMs: number; readonly fixedMs: number }
+  /** The guest is held back for another share of its time; `vcpus`: of each vCPU's, where they differ. */
+  | {
+      readonly event: 'throttle';
+      readonly fraction: number;
+      readonly previous: number;
+      readonly reason: string;
+      readonly vcpus?: readonly number[];
+    }
+  /** The policy has changed the limit of the pre-copy. Bytes per second; 0: none. */
+  | {
+      readonly event: 'bandwidth';
+      readonly bytesPerSecond: number;
+      readonly previous: number;
+      readonly reason: string;
+    }
   /** The engine's last word on a migration that did not happen. */
   | { readonly event: 'migration-failed'; readonly code: ErrorCode; readonly message: string }
   /** Every page of both sides was compared while the guest was paused. */
@@ -148,6 +163,14 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
     }
     case 'limit-unreachable':
       return { event: 'limit-unreachable', limitMs: event.limitMs, fixedMs: event.fixedMs };
+    case 'throttle': {
+      const { type, ...throttle } = event;
+      return { event: type, ...throttle };
+    }
+    case 'bandwidth': {
+      const { type, ...bandwidth } = event;
+      return { event: type, ...bandwidth };
+    }
     case 'failed':
       return { event: 'migration-failed', ...codeAndMessage(event.error) };
     case 'state':
@@ -168,8 +191,6 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
     case 'reconnected':
     case 'completed':
     case 'dry-run':
-    case 'throttle':
-    case 'bandwidth':
     case 'shadow':
       return undefined;
   }

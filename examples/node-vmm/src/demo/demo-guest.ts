@@ -123,7 +123,9 @@ function blinded(machine: VirtualMachine, name: string): MigratableVm {
     pause: (signal) => machine.pause(signal),
     resume: () => machine.resume(),
     prepared: () => machine.prepared(),
-    throttle: (fraction) => machine.throttle(fraction),
+    rehearsePause: (signal) => machine.rehearsePause(signal),
+    throttle: (fraction, options) => machine.throttle(fraction, options),
+    ...(machine.vcpuWrites === undefined ? {} : { vcpuWrites: () => machine.vcpuWrites?.() ?? [] }),
     abandon: (reason) => machine.abandon(reason),
   };
 }

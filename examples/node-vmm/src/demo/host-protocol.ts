@@ -2,6 +2,7 @@ import type { IncomingSummary, MigrationSummary } from '@godwit/core';
 import type { DemoEvent } from './demo-event.js';
 import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
+import type { PolicyName } from './policies.js';
 
 /** The address at which a host listens: the reply to `listen`, and a part of the request `migrate`. */
 export type Address =
@@ -14,6 +15,8 @@ export interface MigrateRequest {
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
   readonly maxRounds: number;
+  readonly policy: PolicyName | undefined;
+  readonly timeBudgetMs: number | undefined;
   readonly verify: boolean;
   readonly pageChannels: number;
   readonly workers: boolean;

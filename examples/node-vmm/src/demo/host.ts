@@ -2,17 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import {
-  firstOpinion,
-  GodwitError,
-  type IncomingMigration,
-  type LinkListener,
-  type Migration,
-  migrate,
-  receive,
-  roundCap,
-  withinDowntimeLimit,
-} from '@godwit/core';
+import { GodwitError, type IncomingMigration, type LinkListener, type Migration, migrate, receive } from '@godwit/core';
 import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import type { CommandHandlers } from '../process/command-messages.js';
@@ -21,6 +11,7 @@ import { demoEvent } from './demo-event.js';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import { encodingsOf, knownEncodings } from './encodings.js';
 import type { Address, HostCommands, HostMessage } from './host-protocol.js';
+import { policyFor } from './policies.js';
 
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 3000;
@@ -70,11 +61,11 @@ class Host {
       }
     },
 
-    migrate: async ({ address, downtimeLimitMs, maxBandwidth, maxRounds, verify, record, ...pages }) => {
+    migrate: async ({ address, downtimeLimitMs, maxBandwidth, verify, record, ...rest }) => {
       const guest = this.#running();
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
-      const connector = pages.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
+      const connector = rest.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
       // A recording that fails is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { event: 'warning', code, message } });
@@ -83,10 +74,11 @@ class Host {
         description: guest.description,
         downtimeLimitMs,
         bandwidthLimit: maxBandwidth,
-        policy: firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover')),
+        policy: policyFor(rest.policy, rest.maxRounds),
+        ...(rest.timeBudgetMs === undefined ? {} : { timeBudgetMs: rest.timeBudgetMs }),
         verify,
-        pageChannels: pages.pageChannels,
-        encodings: encodingsOf(pages.encodings),
+        pageChannels: rest.pageChannels,
+        encodings: encodingsOf(rest.encodings),
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
       });

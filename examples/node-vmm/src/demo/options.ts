@@ -3,6 +3,7 @@ import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
 import { ENCODING_NAMES, type EncodingName } from './encodings.js';
 import { workingSetProblem } from './guest-spec.js';
+import { POLICY_NAMES, type PolicyName } from './policies.js';
 import { formatBytes, parseBytes } from './quantity.js';
 
 export interface DemoOptions {
@@ -15,8 +16,11 @@ export interface DemoOptions {
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
-  /** Number of rounds after which to switch over, whatever the downtime. */
+  /** Number of rounds after which to switch over, whatever the downtime, without a `policy`. */
   readonly maxRounds: number;
+  readonly policy: PolicyName | undefined;
+  /** For the whole migration. */
+  readonly timeBudgetMs: number | undefined;
   readonly transport: 'tcp' | 'unix';
   /** Streams for pages beside the control stream. */
   readonly pageChannels: number;
@@ -89,6 +93,19 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       integer('--max-rounds', 1, 10_000),
       50,
     )
+    .addOption(
+      new Option(
+        '--policy <name>',
+        'when to switch over, to hold the guest back and to give up, in place of --max-rounds',
+      )
+        .choices(POLICY_NAMES)
+        .conflicts('maxRounds'),
+    )
+    .option(
+      '--time-budget <ms>',
+      'time for a whole migration, which the policy goes by',
+      number('--time-budget', 1, 86_400_000),
+    )
     .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
     .option(
       '--page-channels <n>',
@@ -142,6 +159,8 @@ function demoOptions(command: Command): DemoOptions {
     downtimeLimit: number;
     maxBandwidth?: number;
     maxRounds: number;
+    policy?: PolicyName;
+    timeBudget?: number;
     transport: DemoOptions['transport'];
     pageChannels: number;
     workers: boolean;
@@ -184,6 +203,8 @@ function demoOptions(command: Command): DemoOptions {
     // Over loopback the migration of a small guest would be over too soon to watch, so that a single one is slowed down by default.
     maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
     maxRounds: given.maxRounds,
+    policy: given.policy,
+    timeBudgetMs: given.timeBudget,
     transport: given.transport,
     pageChannels: given.pageChannels,
     workers: given.workers,

@@ -35,6 +35,18 @@ export function formatMs(ms: number): string {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
+/** `12 to 60 ms`. */
+export function formatRange([low, high]: readonly [low: number, high: number]): string {
+  const [from, to] = [formatMs(low), formatMs(high)];
+  const unit = ` ${from.split(' ').at(-1)}`;
+  return `${to.endsWith(unit) ? from.slice(0, -unit.length) : from} to ${to}`;
+}
+
+/** `40 %`, of a number from 0 to 1. */
+export function formatShare(share: number): string {
+  return `${Math.round(share * 100)} %`;
+}
+
 /** `131,072`. */
 export function formatCount(count: number): string {
   return Math.round(count).toLocaleString('en-US');

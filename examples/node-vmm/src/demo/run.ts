@@ -168,8 +168,8 @@ export class DemoRun {
   async #hop(hop: number): Promise<void> {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
-    const { transport, downtimeLimitMs, maxBandwidth, maxRounds, verify, record, blindTracker } = this.#options;
-    const { pageChannels, workers, encodings } = this.#options;
+    const { transport, downtimeLimitMs, maxBandwidth, verify, record, blindTracker } = this.#options;
+    const { maxRounds, policy, timeBudgetMs, pageChannels, workers, encodings } = this.#options;
     this.#phase('migrating');
     const address = await this.#hosts[to].ask('listen', {
       transport,
@@ -191,6 +191,8 @@ export class DemoRun {
         downtimeLimitMs,
         maxBandwidth,
         maxRounds,
+        policy,
+        timeBudgetMs,
         pageChannels,
         workers,
         encodings,

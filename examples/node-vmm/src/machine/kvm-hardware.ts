@@ -9,6 +9,7 @@ import {
   type MappedGuestMemory,
 } from '@godwit/linux';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
+import { WriteFaults } from './write-faults.js';
 
 /**
  * The KVM objects of a machine: the VM with its chips, one memory slot for each RAM block (the slot's number is the block's index), and
@@ -19,6 +20,8 @@ export class KvmHardware {
   readonly vcpus: readonly KvmVcpu[];
   readonly msrIndices: readonly number[];
   readonly #memory: MappedGuestMemory;
+  /** What each vCPU dirties, where this host tells. */
+  readonly writeFaults: WriteFaults | undefined;
 
   constructor(memory: MappedGuestMemory, vcpus: number) {
     this.#memory = memory;
@@ -46,6 +49,7 @@ export class KvmHardware {
         made.push(vcpu);
         vcpu.setCpuid(cpuid.forVcpu(i));
       }
+      this.writeFaults = WriteFaults.of(made);
     } catch (error) {
       this.close();
       throw error;
@@ -69,6 +73,7 @@ export class KvmHardware {
 
   /** Frees everything. No thread may be in KVM_RUN; to be called before the memory is unmapped. */
   close(): void {
+    this.writeFaults?.close();
     for (const vcpu of this.vcpus) vcpu.close();
     this.vm.close();
   }

@@ -4,6 +4,7 @@ import {
   type RunState as GuestRunState,
   type MigratableDevice,
   SoftwareTracker,
+  type ThrottleOptions,
 } from '@godwit/core';
 import { createGuestMemory, installWakeSignal, type KvmVcpu, type MappedGuestMemory, probeKvm } from '@godwit/linux';
 import type { Observable } from 'rxjs';
@@ -16,8 +17,8 @@ import type { GuestRam } from '../guest/guest-ram.js';
 import { guestImage } from '../guest/image.js';
 import { IMAGE_ADDRESS, PARAMS_ADDRESS } from '../guest/layout.js';
 import { decodeDefectPort } from '../guest/ports.js';
-import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
-import { throttleWord } from '../vcpu/throttle.js';
+import { SharedBoard } from '../vcpu/shared-board.js';
+import { throttleFraction } from '../vcpu/throttle.js';
 import { VcpuDevice } from '../vcpu/vcpu-device.js';
 import { VcpuRunner } from '../vcpu/vcpu-runner.js';
 import { bootFromImage, checkBootImage } from './boot-image.js';
@@ -60,6 +61,8 @@ export class Machine implements VirtualMachine {
   readonly devices: readonly MigratableDevice[];
   readonly console: Observable<string>;
   readonly events: Observable<MachineEvent>;
+  /** Page faults of each vCPU since the last call; absent where those do not tell what it dirties: see `WriteFaults`. */
+  readonly vcpuWrites?: () => readonly number[];
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
   readonly #runners: readonly VcpuRunner[];
@@ -90,6 +93,8 @@ export class Machine implements VirtualMachine {
     });
     this.console = this.#output.text.asObservable();
     this.events = this.#run.events.asObservable();
+    const { writeFaults } = hardware;
+    if (writeFaults !== undefined) this.vcpuWrites = () => writeFaults.sinceLast();
     this.trackers = [hardware.dirtyLog(), ...(mailboxTracker ? [mailboxTracker] : [])];
     this.devices = [
       new Chipset(hardware.vm),
@@ -108,7 +113,7 @@ export class Machine implements VirtualMachine {
         }),
     );
     process.once('exit', this.#onExit);
-    this.#started = this.#parked('start', THREAD_MS);
+    this.#started = this.#all('start', THREAD_MS, (runner) => runner.park());
     // A failure is reported by the calls that await the threads.
     this.#started.catch(() => {});
   }
@@ -216,10 +221,37 @@ export class Machine implements VirtualMachine {
     return this.#run.resume();
   }
 
-  /** Makes all vCPUs run for slices of 10 ms and sleep in between, for this fraction of the time; at most 0.99. */
-  throttle(fraction: number): void {
-    Atomics.store(this.#board.words, BoardWord.throttle, throttleWord(fraction));
-    if (this.#run.state === 'running') for (const runner of this.#runners) runner.kick();
+  /**
+   * Kicks every vCPU out of the guest, as `pause` does, and lets it enter again at once.
+   *
+   * @returns milliseconds until the last one was out; 0 while the guest does not run
+   * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop; the reason of `signal`
+   */
+  rehearsePause(signal?: AbortSignal): Promise<number> {
+    return this.#run.rehearse(async () => {
+      const start = performance.now();
+      await this.#all('leave the guest', PARK_MS, (runner) => runner.rehearse(), signal);
+      return performance.now() - start;
+    });
+  }
+
+  /**
+   * Holds each vCPU back for a fraction of the time, at most 0.99, in slices: see `sliceOf`. Takes effect at once, also where a vCPU is
+   * held: it is woken.
+   *
+   * @throws RangeError when a fraction is not between 0 and 1
+   */
+  throttle(fraction: number, { longestMs = Number.POSITIVE_INFINITY, vcpus }: Partial<ThrottleOptions> = {}): void {
+    const fractions = this.#runners.map(({ index }) => throttleFraction(vcpus?.[index] ?? fraction));
+    for (const runner of this.#runners) {
+      const changed = this.#board.setThrottle(runner.index, fractions[runner.index] as number, longestMs);
+      if (changed && this.#run.state === 'running') runner.lookUp();
+    }
+  }
+
+  /** For how long each vCPU was held back by the throttle so far, in milliseconds. */
+  heldMs(): readonly number[] {
+    return this.#runners.map(({ index }) => this.#board.heldMs(index));
   }
 
   abandon(_reason: Error): Promise<void> {
@@ -237,24 +269,25 @@ export class Machine implements VirtualMachine {
 
   async #stop(signal?: AbortSignal): Promise<void> {
     this.#mailbox?.stop();
-    await this.#parked('leave the guest', PARK_MS, signal);
+    await this.#all('leave the guest', PARK_MS, (runner) => runner.park(), signal);
     this.#output.drain();
   }
 
-  async #parked(what: string, milliseconds: number, signal?: AbortSignal): Promise<void> {
+  async #all(
+    what: string,
+    milliseconds: number,
+    order: (runner: VcpuRunner) => Promise<void>,
+    signal?: AbortSignal,
+  ): Promise<void> {
     await Promise.all(
       this.#runners.map((runner) =>
-        withinMilliseconds(milliseconds, `vCPU ${runner.index} did not ${what}`, runner.park(), signal),
+        withinMilliseconds(milliseconds, `vCPU ${runner.index} did not ${what}`, order(runner), signal),
       ),
     );
   }
 
   async #free(): Promise<void> {
-    await Promise.all(
-      this.#runners.map((runner) =>
-        withinMilliseconds(THREAD_MS, `the thread of vCPU ${runner.index} did not end`, runner.end()),
-      ),
-    );
+    await this.#all('end', THREAD_MS, (runner) => runner.end());
     process.removeListener('exit', this.#onExit);
     this.#mailbox?.stop();
     // A tracker that fails to stop is ignored: closing the VM frees what it holds.

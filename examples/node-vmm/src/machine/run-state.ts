@@ -84,6 +84,11 @@ export class RunState {
     });
   }
 
+  /** Runs `work` between two transitions, while the guest runs; 0 while it does not. */
+  rehearse(work: () => Promise<number>): Promise<number> {
+    return this.#next(async () => (this.#state === 'running' && this.#crash === undefined ? work() : 0));
+  }
+
   /**
    * Handles a guest that cannot go on: stops the rest of the machine, then emits `crashed`. Only the first crash counts.
    *
@@ -130,10 +135,13 @@ export class RunState {
     }
   }
 
-  #next(transition: () => Promise<void>): Promise<void> {
+  #next<T>(transition: () => Promise<T>): Promise<T> {
     const done = this.#transition.then(transition);
     // The next transition starts even if this one fails.
-    this.#transition = done.catch(() => undefined);
+    this.#transition = done.then(
+      () => undefined,
+      () => undefined,
+    );
     return done;
   }
 }

@@ -1,4 +1,4 @@
-import type { GodwitError, MigratableVm, RunState } from '@godwit/core';
+import type { GodwitError, MigratableVm, RunState, ThrottleOptions } from '@godwit/core';
 import type { MappedGuestMemory } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import type { GuestRam } from '../guest/guest-ram.js';
@@ -33,7 +33,11 @@ export interface VirtualMachine extends MigratableVm {
   runState(): RunState;
   /** Resolves when all threads of the machine have started: its devices then load in about a millisecond. */
   prepared(): Promise<void>;
-  throttle(fraction: number): void;
+  /** Without `longestMs` a hold is bound by the fraction alone, and takes at most 10 ms. */
+  throttle(fraction: number, options?: Partial<ThrottleOptions>): void;
+  /** For how long each vCPU was held back by the throttle so far, in milliseconds; of a software guest, all together. */
+  heldMs(): readonly number[];
+  rehearsePause(signal?: AbortSignal): Promise<number>;
   abandon(reason: Error): Promise<void>;
   /** Stops the guest and frees everything. Idempotent. */
   close(): Promise<void>;

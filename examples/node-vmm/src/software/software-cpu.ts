@@ -7,7 +7,7 @@ import {
   SOFTWARE_GUEST_STATE_VERSION,
 } from '../guest/software-guest-state.js';
 import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
-import { BoardWord, type SharedBoard } from '../vcpu/shared-board.js';
+import { BoardWord, nextOrder, type SharedBoard } from '../vcpu/shared-board.js';
 import type { SoftwareMessage, SoftwareOrder, SoftwareThreadData } from './software-messages.js';
 
 export interface SoftwareCpuListener {
@@ -26,14 +26,18 @@ export class SoftwareCpu implements MigratableDevice {
   /** Resolves when the thread has started, or has ended without starting. */
   readonly started: Promise<void>;
   readonly #vcpus: number;
+  readonly #board: SharedBoard;
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
   #state: Uint8Array | undefined;
+  #order = 0;
+  #rehearsal: { readonly order: number; readonly resolve: () => void } | undefined;
   #stopped: { readonly done: Promise<void>; readonly resolve: () => void } | undefined;
 
   constructor(vcpus: number, board: SharedBoard, memory: GuestMemoryAttachment, listener: SoftwareCpuListener) {
     this.#vcpus = vcpus;
+    this.#board = board;
     this.#words = board.words;
     const workerData: SoftwareThreadData = { board: board.buffer, memory };
     this.#worker = new Worker(new URL('./software-thread.js', import.meta.url), { workerData, name: 'software-guest' });
@@ -45,17 +49,16 @@ export class SoftwareCpu implements MigratableDevice {
       if (message.type === 'console') listener.onConsole();
       else if (message.type === 'defect') listener.onDefect(message.value);
       else if (message.type === 'started') standing();
+      else if (message.type === 'rehearsed') this.#rehearsed(message.order);
       else {
         this.#state = message.state;
-        this.#stopped?.resolve();
-        this.#stopped = undefined;
+        this.#hasStopped();
       }
     });
     this.#worker.on('error', (error: Error) => listener.onFailed(error));
     this.#ended = new Promise((resolve) => {
       this.#worker.once('exit', () => {
-        this.#stopped?.resolve();
-        this.#stopped = undefined;
+        this.#hasStopped();
         standing();
         resolve();
       });
@@ -84,7 +87,19 @@ export class SoftwareCpu implements MigratableDevice {
   /** Requests the stop without waiting. */
   tellToStop(): void {
     Atomics.store(this.#words, BoardWord.softwareRequest, 1);
-    Atomics.notify(this.#words, BoardWord.softwareRequest);
+    this.#board.announceChange(0);
+  }
+
+  /** Resolves when the guest, which runs, could have stopped; it runs on. At once for one that has stopped by itself. */
+  rehearse(): Promise<void> {
+    if (this.#stopped === undefined) return Promise.resolve();
+    this.#order = nextOrder(this.#order, 'rehearse');
+    Atomics.store(this.#words, this.#board.commandWord(0), this.#order);
+    this.#board.announceChange(0);
+    this.#rehearsal?.resolve();
+    return new Promise((resolve) => {
+      this.#rehearsal = { order: this.#order, resolve };
+    });
   }
 
   /** Ends the thread. */
@@ -123,6 +138,20 @@ export class SoftwareCpu implements MigratableDevice {
   /** None: this state is outside guest memory. */
   loadWrites(): readonly [] {
     return [];
+  }
+
+  /** A guest that has stopped is not waited for any more. */
+  #hasStopped(): void {
+    this.#rehearsal?.resolve();
+    this.#rehearsal = undefined;
+    this.#stopped?.resolve();
+    this.#stopped = undefined;
+  }
+
+  #rehearsed(order: number): void {
+    if (this.#rehearsal === undefined || order !== this.#rehearsal.order) return;
+    this.#rehearsal.resolve();
+    this.#rehearsal = undefined;
   }
 
   #tell(order: SoftwareOrder): void {

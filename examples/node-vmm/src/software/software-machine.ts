@@ -1,4 +1,10 @@
-import { type DirtyTracker, GodwitError, type RunState as GuestRunState, type MigratableDevice } from '@godwit/core';
+import {
+  type DirtyTracker,
+  GodwitError,
+  type RunState as GuestRunState,
+  type MigratableDevice,
+  type ThrottleOptions,
+} from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory, PagemapTracker } from '@godwit/linux';
 import type { Observable } from 'rxjs';
 import { Mailbox } from '../devices/mailbox.js';
@@ -19,8 +25,8 @@ import {
 import { ramBlocks, ramOf } from '../machine/memory-map.js';
 import { RunState } from '../machine/run-state.js';
 import type { MachineEvent, VirtualMachine } from '../machine/virtual-machine.js';
-import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
-import { throttleWord } from '../vcpu/throttle.js';
+import { SharedBoard } from '../vcpu/shared-board.js';
+import { throttleFraction } from '../vcpu/throttle.js';
 import { SoftwareCpu } from './software-cpu.js';
 
 /** How long the thread may take to start, in milliseconds: on a busy host it takes seconds. */
@@ -124,9 +130,23 @@ export class SoftwareMachine implements VirtualMachine {
     return this.#run.resume();
   }
 
-  /** Makes the guest run for slices of 10 ms and sleep in between, for this fraction of the time; at most 0.99. */
-  throttle(fraction: number): void {
-    Atomics.store(this.#board.words, BoardWord.throttle, throttleWord(fraction));
+  /** See `Machine.rehearsePause`. */
+  rehearsePause(signal?: AbortSignal): Promise<number> {
+    return this.#run.rehearse(async () => {
+      const start = performance.now();
+      await withinMilliseconds(STOP_MS, 'the software guest did not answer', this.#cpu.rehearse(), signal);
+      return performance.now() - start;
+    });
+  }
+
+  /** See `Machine.throttle`. One thread runs all vCPUs, so that they are held back together. */
+  throttle(fraction: number, { longestMs = Number.POSITIVE_INFINITY }: Partial<ThrottleOptions> = {}): void {
+    if (this.#board.setThrottle(0, throttleFraction(fraction), longestMs)) this.#board.announceChange(0);
+  }
+
+  /** For how long the guest was held back by the throttle so far, in milliseconds. */
+  heldMs(): readonly number[] {
+    return [this.#board.heldMs(0)];
   }
 
   abandon(_reason: Error): Promise<void> {

@@ -14,6 +14,8 @@ export type SoftwareOrder =
 export type SoftwareMessage =
   /** The thread has started, and takes orders. */
   | { readonly type: 'started' }
+  /** The answer to this order to rehearse a pause: the guest could have stopped. */
+  | { readonly type: 'rehearsed'; readonly order: number }
   /** The guest has stopped, with this state. */
   | { readonly type: 'stopped'; readonly state: Uint8Array }
   | { readonly type: 'console' }

@@ -9,7 +9,7 @@ import { runSoftwareGuest } from '../guest/software-guest.js';
 import { decodeSoftwareGuestState, encodeSoftwareGuestState } from '../guest/software-guest-state.js';
 import { ramOf } from '../machine/memory-map.js';
 import { BoardWord, SharedBoard } from '../vcpu/shared-board.js';
-import { THROTTLE_SLICE_MS, throttleSleep } from '../vcpu/throttle.js';
+import { ThrottleSlices } from '../vcpu/throttle.js';
 import type { SoftwareMessage, SoftwareOrder, SoftwareThreadData } from './software-messages.js';
 
 /*
@@ -29,24 +29,55 @@ const encoder = new TextEncoder();
 const monotonic = monotonicMicroseconds();
 const post = (message: SoftwareMessage): void => port.postMessage(message);
 const announce = (): void => post({ type: 'console' });
-let sliceEnds = 0;
+const slices = new ThrottleSlices();
+const changesWord = board.changesWord(0);
+const commandWord = board.commandWord(0);
+/** The last order to rehearse a pause that was answered. */
+let rehearsed = Atomics.load(words, commandWord);
 
-/** The guest's clock. The guest reads it at every turn, so that it also sleeps here when it is throttled. */
-function now(): number {
-  const throttle = Atomics.load(words, BoardWord.throttle);
-  if (throttle === 0) sliceEnds = 0;
-  else if (sliceEnds === 0) sliceEnds = performance.now() + THROTTLE_SLICE_MS;
-  else if (performance.now() >= sliceEnds) {
-    Atomics.wait(control, 0, 0, throttleSleep(throttle));
-    sliceEnds = performance.now() + THROTTLE_SLICE_MS;
+/** Holds the guest back for as long as the throttle says, unless it is told to stop. */
+function holdBack(): void {
+  for (;;) {
+    const changes = Atomics.load(words, changesWord);
+    answerRehearsal();
+    if (Atomics.load(control, 0) !== 0) return;
+    board.readThrottle(0, slices);
+    const since = performance.now();
+    const holdMs = slices.due(since);
+    if (holdMs === 0) return;
+    Atomics.wait(words, changesWord, changes, holdMs);
+    const heldMs = performance.now() - since;
+    slices.held(heldMs);
+    board.addHeldMs(0, heldMs);
   }
+}
+
+/** Between two turns of the guest it could stop: that is all that a rehearsal of a pause has to find out. */
+function answerRehearsal(): void {
+  const order = Atomics.load(words, commandWord);
+  if (order === rehearsed) return;
+  rehearsed = order;
+  post({ type: 'rehearsed', order });
+}
+
+/** The guest's clock. The guest reads it at every turn, so that it is also held back here. */
+function now(): number {
+  holdBack();
   return Math.floor(monotonic() + (guestClock[0] as number));
+}
+
+/** Sleeps for the guest; ends early at a change. */
+function sleep(microseconds: number): void {
+  const changes = Atomics.load(words, changesWord);
+  const asked = Atomics.load(control, 0) !== 0 || Atomics.load(words, commandWord) !== rehearsed;
+  if (!asked) Atomics.wait(words, changesWord, changes, microseconds / 1000);
 }
 
 const hooks = {
   // The guest waits for a full ring; the main thread empties it even while it waits for the guest to stop.
   print: (line: string): void => ring.append(encoder.encode(line), announce, () => false),
   now,
+  sleep,
   defect: (value: number): void => post({ type: 'defect', value }),
 };
 
@@ -59,6 +90,7 @@ port.on('message', (order: SoftwareOrder) => {
   const params = decodeBootParams(ram.view(PARAMS_ADDRESS, BOOT_PARAMS_BYTES));
   const before = order.state === undefined ? undefined : decodeSoftwareGuestState(order.state);
   const { state } = runSoftwareGuest(ram, params, control, hooks, before);
+  slices.leave(performance.now());
   post({ type: 'stopped', state: encodeSoftwareGuestState(state) });
 });
 post({ type: 'started' });

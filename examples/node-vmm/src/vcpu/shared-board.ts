@@ -6,26 +6,32 @@
  *
  * | word      | what                                                                     | written by             |
  * |-----------|--------------------------------------------------------------------------|------------------------|
- * | 0         | throttle, in thousandths of the time in which vCPUs do not run           | main                   |
  * | 1         | console lock: 1 while a thread appends                                   | vCPUs                  |
  * | 2, 3      | console: bytes written, bytes taken, both modulo 2^32                    | vCPUs, main            |
  * | 4         | console: 1 when main has been told that there is text                    | vCPUs set, main clears |
  * | 5         | software guest: 0 = run, else stop (it has no command words)             | main                   |
  * | 8..15     | serial port registers, see serial-port.ts                                | vCPUs                  |
- * | 16 + 4*i  | vCPU i: command and its sequence number, see below                       | main                   |
- * | 17 + 4*i  | vCPU i: kernel thread id, 0 before the thread has started                | vCPU i                 |
- * | 18 + 4*i  | vCPU i: pause clock as latched by its last read, low half                | vCPU i                 |
- * | 19 + 4*i  | the same, high half                                                      | vCPU i                 |
+ * | 16 + 8*i  | vCPU i: command and its sequence number, see below                       | main                   |
+ * | 17 + 8*i  | vCPU i: kernel thread id, 0 before the thread has started                | vCPU i                 |
+ * | 18 + 8*i  | vCPU i: pause clock as latched by its last read, low half                | vCPU i                 |
+ * | 19 + 8*i  | the same, high half                                                      | vCPU i                 |
+ * | 20 + 8*i  | vCPU i: throttle, in millionths of the time in which it does not run     | main                   |
+ * | 21 + 8*i  | vCPU i: number of changes of its command and its throttle                | main                   |
+ * | 22 + 8*i  | vCPU i: microseconds for which it was held back, modulo 2^32             | vCPU i                 |
+ * | 23 + 8*i  | vCPU i: the longest hold of its throttle, in microseconds                | main                   |
+ *
+ * A software guest is one thread, which uses the throttle of vCPU 0.
  *
  * `guestClock[0]`: microseconds to add to CLOCK_MONOTONIC to get guest time; changed only while all vCPUs are parked.
  *
  * A command is `sequence << 2 | what`. The sequence number makes every order a new value: a thread acknowledges the order that it has
  * obeyed, so that the answer to an old pause is never taken for the answer to a new one.
  */
+import type { ThrottleSlices } from './throttle.js';
+
 export const MAX_VCPUS = 8;
 
 export const BoardWord = {
-  throttle: 0,
   consoleLock: 1,
   consoleWritten: 2,
   consoleTaken: 3,
@@ -35,12 +41,14 @@ export const BoardWord = {
 } as const;
 
 const FIRST_VCPU_WORD = 16;
-const VCPU_WORDS = 4;
+const VCPU_WORDS = 8;
+const LONGEST_WORD = 2 ** 31 - 1;
 const WORDS = FIRST_VCPU_WORD + MAX_VCPUS * VCPU_WORDS;
 /** Size of the console ring, a power of two: more than a guest prints while the main thread is busy with a migration. */
 const CONSOLE_BYTES = 2 ** 16;
 
-export const VcpuCommand = { park: 0, run: 1, end: 2 } as const;
+/** `rehearse`: leave the guest and answer, as for `park`, then run. */
+export const VcpuCommand = { park: 0, run: 1, end: 2, rehearse: 3 } as const;
 export type VcpuCommandName = keyof typeof VcpuCommand;
 
 export class SharedBoard {
@@ -68,6 +76,62 @@ export class SharedBoard {
   /** The word of the low half; the high half is the next word. */
   clockLatchWord(vcpu: number): number {
     return this.commandWord(vcpu) + 2;
+  }
+
+  throttleWord(vcpu: number): number {
+    return this.commandWord(vcpu) + 4;
+  }
+
+  /**
+   * The word on which a vCPU waits while it is held back or its guest sleeps. It is read before the command and the throttle, so that
+   * no change of either is missed between reading them and waiting.
+   */
+  changesWord(vcpu: number): number {
+    return this.commandWord(vcpu) + 5;
+  }
+
+  /** For how long a vCPU was held back so far, in milliseconds, modulo 2^32 microseconds. */
+  heldMs(vcpu: number): number {
+    return (Atomics.load(this.words, this.#heldWord(vcpu)) >>> 0) / 1000;
+  }
+
+  addHeldMs(vcpu: number, ms: number): void {
+    Atomics.add(this.words, this.#heldWord(vcpu), Math.round(ms * 1000));
+  }
+
+  /** Wakes a vCPU's thread, after a change, from whatever it waits for. */
+  announceChange(vcpu: number): void {
+    const word = this.changesWord(vcpu);
+    Atomics.add(this.words, word, 1);
+    Atomics.notify(this.words, word);
+  }
+
+  /**
+   * Stores a vCPU's throttle.
+   *
+   * @param fraction of the time in which it does not run
+   * @param longestMs the longest hold, in milliseconds
+   * @returns whether anything has changed
+   */
+  setThrottle(vcpu: number, fraction: number, longestMs: number): boolean {
+    const before = Atomics.exchange(this.words, this.throttleWord(vcpu), Math.round(fraction * 1e6));
+    const longest = Math.min(Math.round(longestMs * 1000), LONGEST_WORD);
+    const bound = Atomics.exchange(this.words, this.#longestHoldWord(vcpu), longest);
+    return before !== Math.round(fraction * 1e6) || bound !== longest;
+  }
+
+  /** Hands the throttle of a vCPU to its slices. */
+  readThrottle(vcpu: number, slices: ThrottleSlices): void {
+    const millionths = Atomics.load(this.words, this.throttleWord(vcpu));
+    slices.set(millionths / 1e6, Atomics.load(this.words, this.#longestHoldWord(vcpu)) / 1000);
+  }
+
+  #heldWord(vcpu: number): number {
+    return this.commandWord(vcpu) + 6;
+  }
+
+  #longestHoldWord(vcpu: number): number {
+    return this.commandWord(vcpu) + 7;
   }
 }
 

@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { type GuestMemoryAttachment, type KvmVcpu, signalThread } from '@godwit/linux';
-import { nextOrder, type SharedBoard, VcpuCommand, type VcpuCommandName } from './shared-board.js';
+import { nextOrder, type SharedBoard, type VcpuCommandName } from './shared-board.js';
 import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 
 /** The machine's callbacks for its vCPUs. */
@@ -17,18 +17,21 @@ export interface VcpuListener {
  * ```
  *              run()                        park()
  *   parked ------------> in the guest ------------------> parked      end(), from everywhere: the thread ends
+ *                          |       ^
+ *                          +-------+ rehearse(), lookUp()
  * ```
  *
- * To get a thread out of KVM_RUN, the main thread sets `immediate_exit`, stores the order and sends a signal, in this sequence. The
- * thread obeys, whatever it does:
+ * To get a thread out of KVM_RUN, the main thread stores the order (or a throttle), sets `immediate_exit` and sends a signal, in this
+ * sequence. The thread obeys, whatever it does:
  *
  * - in KVM_RUN, in the guest: the signal makes KVM_RUN return EINTR;
  * - between reading the order and KVM_RUN, where the signal has no effect since there is no system call to interrupt: KVM_RUN sees
  *   `immediate_exit` and returns EINTR without entering the guest. With the signal alone this wake-up would be lost;
- * - in the pacer's sleep: it waits on the order's word, which is notified;
+ * - in the pacer's sleep, or held back: it waits on the word of changes, which is notified;
  * - handling an exit: it reads the order next.
  *
- * Only the main thread writes `immediate_exit`, and clears it when the thread is parked, so that there is no race over it.
+ * The main thread sets `immediate_exit`; the thread clears it before it reads the order and the throttle. If it clears what was set for
+ * an order, that order was stored before and is read next.
  */
 export class VcpuRunner {
   readonly index: number;
@@ -39,7 +42,7 @@ export class VcpuRunner {
   readonly #ended: Promise<void>;
   #order = 0;
   #alive = true;
-  #waiting: { readonly order: number; readonly resolve: () => void }[] = [];
+  #waiting: { readonly order: number; readonly command: VcpuCommandName; readonly resolve: () => void }[] = [];
 
   constructor(vcpu: KvmVcpu, board: SharedBoard, memory: GuestMemoryAttachment, listener: VcpuListener) {
     this.index = vcpu.id;
@@ -66,9 +69,12 @@ export class VcpuRunner {
 
   /** Resolves when the vCPU has left the guest and has no incomplete I/O, so that its state may be read and written. */
   park(): Promise<void> {
-    const order = this.#give('park');
-    if (!this.#alive) return Promise.resolve();
-    return new Promise((resolve) => this.#waiting.push({ order, resolve }));
+    return this.#answered('park');
+  }
+
+  /** Resolves when the vCPU has left the guest and has no incomplete I/O; it then runs on. Only for a vCPU that runs. */
+  rehearse(): Promise<void> {
+    return this.#answered('rehearse');
   }
 
   /**
@@ -76,14 +82,14 @@ export class VcpuRunner {
    * `park` never settles.
    */
   run(): void {
-    this.#waiting = [];
+    for (const { command, resolve } of this.#waiting.splice(0)) if (command === 'rehearse') resolve();
     this.#give('run');
   }
 
-  /** Gets the thread out of KVM_RUN and back in, so that it sees a new throttle. */
-  kick(): void {
-    const threadId = Atomics.load(this.#board.words, this.#board.threadIdWord(this.index));
-    if (this.#alive && threadId !== 0) signalThread(threadId);
+  /** Gets the thread out of KVM_RUN and back in, or out of a hold, so that it sees a new throttle. */
+  lookUp(): void {
+    this.#board.announceChange(this.index);
+    this.#leaveKvmRun();
   }
 
   /** Tells the thread to end, without waiting, for use while the process exits. */
@@ -102,12 +108,25 @@ export class VcpuRunner {
     this.#order = order;
     const { words } = this.#board;
     const word = this.#board.commandWord(this.index);
-    // The kvm_run of a closed vCPU is unmapped; its thread is not alive then.
-    if (this.#alive) this.#vcpu.run.immediateExit = VcpuCommand[command] !== VcpuCommand.run;
     Atomics.store(words, word, order);
     Atomics.notify(words, word);
-    if (command !== 'run') this.kick();
+    this.#board.announceChange(this.index);
+    if (command !== 'run') this.#leaveKvmRun();
     return order;
+  }
+
+  #answered(command: VcpuCommandName): Promise<void> {
+    const order = this.#give(command);
+    if (!this.#alive) return Promise.resolve();
+    return new Promise((resolve) => this.#waiting.push({ order, command, resolve }));
+  }
+
+  #leaveKvmRun(): void {
+    // The kvm_run of a closed vCPU is unmapped; its thread is not alive then.
+    if (!this.#alive) return;
+    this.#vcpu.run.immediateExit = true;
+    const threadId = Atomics.load(this.#board.words, this.#board.threadIdWord(this.index));
+    if (threadId !== 0) signalThread(threadId);
   }
 
   #receive(message: VcpuMessage): void {

@@ -11,8 +11,8 @@ import { PauseClock } from '../devices/pause-clock.js';
 import { PortMap } from '../devices/port-device.js';
 import { SerialPort } from '../devices/serial-port.js';
 import { PORT_CLOCK_LOW } from '../guest/ports.js';
-import { BoardWord, commandOf, SharedBoard, VcpuCommand } from './shared-board.js';
-import { THROTTLE_SLICE_MS, throttleSleep } from './throttle.js';
+import { commandOf, SharedBoard, VcpuCommand } from './shared-board.js';
+import { ThrottleSlices } from './throttle.js';
 import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
 
 /*
@@ -33,10 +33,15 @@ const ending = (): boolean => commandOf(Atomics.load(words, commandWord)) === Vc
 const ring = new ConsoleRing(board);
 const announce = (): void => post({ type: 'console' });
 const print = (text: Uint8Array): void => ring.append(text, announce, ending);
-/** Sleeps; ends early when the command changes, since it waits on the word of the present order. */
+const changesWord = board.changesWord(vcpu);
+/** The order by which the guest runs; undefined while it is on its way out. */
+let running: number | undefined;
+/** Sleeps for the guest; ends early, or does not begin, when the thread has another order. */
 const sleep = (milliseconds: number): void => {
-  const order = Atomics.load(words, commandWord);
-  if (commandOf(order) === VcpuCommand.run) Atomics.wait(words, commandWord, order, milliseconds);
+  const changes = Atomics.load(words, changesWord);
+  if (running !== undefined && running === Atomics.load(words, commandWord)) {
+    Atomics.wait(words, changesWord, changes, milliseconds);
+  }
 };
 
 const memory = attachGuestMemory(attachment);
@@ -48,7 +53,10 @@ const ports = new PortMap([
   new LinePort(memory, print),
 ]);
 const ioView = new DataView(run.bytes.buffer);
+const slices = new ThrottleSlices();
 let sliceTimer: SliceTimer | undefined;
+/** The time between two ticks of the slice timer; 0 while it does not tick. */
+let tickMs = 0;
 /** Whether the guest was entered since I/O was last completed. */
 let entered = false;
 
@@ -112,13 +120,12 @@ function handleExit(): string | undefined {
 
 /**
  * Completes I/O that the guest has begun: after an exit for port I/O or MMIO, the next KVM_RUN finishes the instruction; a state that
- * was read before would repeat it or lose its result. The order has set `immediateExit`, so that KVM_RUN does only that; a string
- * instruction may need several calls.
- *
- * An order that is withdrawn clears `immediateExit`, and KVM_RUN may then enter the guest: after the next exit the thread reads the new
- * order, and `entered` is still true.
+ * was read before would repeat it or lose its result. With `immediateExit` KVM_RUN does only that; a string instruction may need several
+ * calls. When the order is withdrawn, `entered` stays true.
  */
 function completeIo(order: number): string | undefined {
+  // Set here too: the thread may have cleared what the main thread has set for this order.
+  run.immediateExit = true;
   while (entered && Atomics.load(words, commandWord) === order) {
     const result = runVcpu(vcpuFd);
     if (result === -Errno.EINTR) entered = false;
@@ -131,42 +138,77 @@ function completeIo(order: number): string | undefined {
   return undefined;
 }
 
+/** Runs the guest, after it was out of KVM_RUN once and main was told so. */
+function rehearse(order: number): string | undefined {
+  const failure = completeIo(order);
+  post({ type: 'parked', order });
+  return failure ?? runGuest(order);
+}
+
 /** Waits until the command is no longer the order that was obeyed. */
 function park(order: number): void {
   post({ type: 'parked', order });
   Atomics.wait(words, commandWord, order);
 }
 
-/** Starts a time slice, at whose end a timer gets the thread out of KVM_RUN. Returns its end, by `performance.now`. */
-function startSlice(): number {
+/** Gets the thread out of KVM_RUN at the end of each run of a throttled vCPU. 0: no longer. */
+function tickEvery(milliseconds: number): void {
+  if (milliseconds === 0 && tickMs === 0) return;
   sliceTimer ??= new SliceTimer();
-  sliceTimer.tickEvery(THROTTLE_SLICE_MS);
-  // Half a millisecond less, since a tick that comes a little early would otherwise cost another slice.
-  return performance.now() + THROTTLE_SLICE_MS - 0.5;
+  sliceTimer.tickEvery(milliseconds);
+  tickMs = milliseconds;
+}
+
+/** Holds a throttled vCPU back, until a change at the latest; returns false when it may run. */
+function holdBack(changes: number): boolean {
+  const now = performance.now();
+  const holdMs = slices.due(now);
+  if (holdMs === 0) {
+    if (slices.beganAt(now)) tickEvery(slices.runMs);
+    return false;
+  }
+  tickEvery(0);
+  Atomics.wait(words, changesWord, changes, holdMs);
+  const heldMs = performance.now() - now;
+  slices.held(heldMs);
+  board.addHeldMs(vcpu, heldMs);
+  return true;
 }
 
 /** Runs the guest until another order comes, or the vCPU cannot go on; then it returns the reason. */
 function runGuest(order: number): string | undefined {
-  let sliceEnds = 0;
   entered = true;
-  while (Atomics.load(words, commandWord) === order) {
-    const throttle = Atomics.load(words, BoardWord.throttle);
-    if (throttle === 0) {
-      if (sliceEnds !== 0) sliceTimer?.tickEvery(0);
-      sliceEnds = 0;
-    } else if (sliceEnds === 0) {
-      sliceEnds = startSlice();
-    } else if (performance.now() >= sliceEnds) {
-      sleep(throttleSleep(throttle));
-      sliceEnds = startSlice();
-      continue;
+  running = order;
+  try {
+    // Cleared before the order is read: see vcpu-runner.ts.
+    run.immediateExit = false;
+    for (;;) {
+      const changes = Atomics.load(words, changesWord);
+      if (Atomics.load(words, commandWord) !== order) return undefined;
+      board.readThrottle(vcpu, slices);
+      if (slices.active) {
+        if (holdBack(changes)) continue;
+      } else {
+        tickEvery(0);
+      }
+      const result = runVcpu(vcpuFd);
+      if (result === -Errno.EINTR) {
+        run.immediateExit = false;
+        continue;
+      }
+      const failure = result < 0 ? `KVM_RUN failed with errno ${-result}` : handleExit();
+      if (failure !== undefined) return failure;
     }
-    const result = runVcpu(vcpuFd);
-    if (result === -Errno.EINTR) continue;
-    const failure = result < 0 ? `KVM_RUN failed with errno ${-result}` : handleExit();
-    if (failure !== undefined) return failure;
+  } finally {
+    running = undefined;
+    slices.leave(performance.now());
+    tickEvery(0);
   }
-  return undefined;
+}
+
+function obey(command: number, order: number): string | undefined {
+  if (command === VcpuCommand.run) return runGuest(order);
+  return command === VcpuCommand.rehearse ? rehearse(order) : completeIo(order);
 }
 
 function main(): void {
@@ -177,9 +219,9 @@ function main(): void {
     const command = commandOf(order);
     if (command === VcpuCommand.end) break;
     if (failure === undefined) {
-      failure = command === VcpuCommand.run ? runGuest(order) : completeIo(order);
+      failure = obey(command, order);
       if (failure !== undefined) post({ type: 'failed', reason: failure });
-    }
+    } else if (command === VcpuCommand.rehearse) post({ type: 'parked', order });
     if (command === VcpuCommand.park) park(order);
     else if (failure !== undefined) Atomics.wait(words, commandWord, order);
   }

@@ -37,6 +37,18 @@ const SMALL_NEWS = [
     'switchover, attempt 1: the guest is paused for at most 500 ms',
   ],
   [
+    { type: 'throttle', fraction: 0.4, previous: 0.2, reason: 'it writes too fast' },
+    'the guest is held back for 40 % of its time, before 20 %: it writes too fast',
+  ],
+  [
+    { type: 'throttle', fraction: 0, previous: 0.4, reason: 'the guest is paused' },
+    'the guest is no longer held back: the guest is paused',
+  ],
+  [
+    { type: 'bandwidth', bytesPerSecond: 2 ** 20, previous: 0, reason: 'others need the link' },
+    'the limit of the pre-copy is 1 MiB/s, before none: others need the link',
+  ],
+  [
     { type: 'switchover-start', attempt: 1, limitMs: 0 },
     'switchover, attempt 1: the guest is paused for as long as it takes',
   ],

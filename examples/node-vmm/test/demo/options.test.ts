@@ -59,6 +59,14 @@ describe('the demo’s options', () => {
     });
   });
 
+  test('a policy goes by its name to the engine, with its budget', () => {
+    expect(options()).toMatchObject({ policy: undefined, timeBudgetMs: undefined, maxRounds: 50 });
+    expect(options('--policy', 'urgent', '--time-budget', '20000')).toMatchObject({
+      policy: 'urgent',
+      timeBudgetMs: 20_000,
+    });
+  });
+
   test('a small guest gets a working set that fits', () => {
     const small = options('--memory', '16M');
     expect(small.workingSetBytes).toBeLessThan(16 * MIB);
@@ -83,6 +91,9 @@ describe('the demo’s options', () => {
     [['--json', '--plain'], /exclude each other/],
     [['--round-trips', '3', '--no-verify'], /leave out --no-verify/],
     [['--round-trips', '3', '--record', 'a.godwit'], /leave out --round-trips/],
+    [['--policy', 'wild'], /Allowed choices are gentle, balanced, urgent, qemu, vep248, vep291/],
+    [['--policy', 'urgent', '--max-rounds', '3'], /'--policy <name>' cannot be used with option '--max-rounds <n>'/],
+    [['--time-budget', '0'], /a number from 1 to 86400000/],
     [['--fast'], /unknown option '--fast'/],
     [['now'], /too many arguments/],
   ])('%j is refused with status 2', (argv, message) => {

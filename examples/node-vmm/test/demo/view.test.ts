@@ -53,6 +53,22 @@ describe('the terminal view', () => {
     expect(picture).toContain('left');
   });
 
+  test('a guest that is held back, and the interval of a prediction, are shown', () => {
+    const view = viewAfter((event) => event.event === 'progress' && event.round === 3);
+    const slowed = reduce(view, { event: 'throttle', fraction: 0.4, previous: 0, reason: 'too fast', atMs: 1 });
+    expect(text(render(slowed, 100, 40, 5000))).toContain('the guest is held back for 40 % of its time');
+    const free = reduce(slowed, { event: 'throttle', fraction: 0, previous: 0.4, reason: 'paused', atMs: 2 });
+    for (const other of [view, free]) expect(text(render(other, 100, 40, 5000))).not.toContain('held back');
+    const round = syntheticRun().find(({ event }) => event === 'round');
+    if (round?.event !== 'round') throw new Error('the run has no round');
+    expect(plainLines(round, view)[0]).not.toContain('held back');
+    const told = { ...round, throttle: 0.4, predictedDowntimeMs: 30, predictedDowntimeRangeMs: [12, 1500] } as const;
+    expect(plainLines(told, view)[0]).toContain('held back for 40 %; downtime would be 30 ms (12 ms to 1.5 s)');
+    expect(plainLines({ ...told, predictedDowntimeRangeMs: [12, 60] } as typeof round, view)[0]).toContain(
+      '(12 to 60 ms)',
+    );
+  });
+
   test('console lines carry the colour of the host that printed them, and the end shows the crossing', () => {
     const lines = render(
       viewAfter((event) => event.event === 'completed'),

@@ -24,3 +24,4 @@ export {
   SpecialRegisters,
 } from './vcpu-registers.js';
 export { VcpuState, type VcpuStatePart } from './vcpu-state-part.js';
+export { VcpuStatistics } from './vcpu-statistics.js';

@@ -61,6 +61,7 @@ export const KvmVcpuRequest = {
   KVM_GET_XCRS: 0x8188_aea6,
   KVM_SET_XCRS: 0x4188_aea7,
   KVM_GET_XSAVE2: 0x9000_aecf,
+  KVM_GET_STATS_FD: 0xaece,
 } as const;
 
 /** What KVM_CHECK_EXTENSION is asked. */
@@ -84,6 +85,7 @@ export const KvmCapability = {
   KVM_CAP_MAX_VCPUS: 66,
   KVM_CAP_IMMEDIATE_EXIT: 136,
   KVM_CAP_SREGS2: 200,
+  KVM_CAP_BINARY_STATS_FD: 203,
   KVM_CAP_XSAVE2: 208,
 } as const;
 

@@ -179,6 +179,28 @@ export const kvmCpuidEntry2 = {
   fields: { function: [0, 4], index: [4, 4], flags: [8, 4], eax: [12, 4], ebx: [16, 4], ecx: [20, 4], edx: [24, 4] },
 } as const satisfies StructLayout;
 
+/** The head of the file of a vCPU's statistics. */
+export const kvmStatsHeader = {
+  header,
+  struct: 'kvm_stats_header',
+  size: 24,
+  fields: {
+    flags: [0, 4],
+    name_size: [4, 4],
+    num_desc: [8, 4],
+    id_offset: [12, 4],
+    desc_offset: [16, 4],
+    data_offset: [20, 4],
+  },
+} as const satisfies StructLayout;
+/** Followed by `name_size` bytes of name. */
+export const kvmStatsDescriptor = {
+  header,
+  struct: 'kvm_stats_desc',
+  size: 16,
+  fields: { flags: [0, 4], exponent: [4, 2], size: [6, 2], offset: [8, 4], bucket_size: [12, 4] },
+} as const satisfies StructLayout;
+
 export const kvmIrqchip = {
   header,
   struct: 'kvm_irqchip',

@@ -6,6 +6,7 @@ import { KvmRun } from './kvm-run.js';
 import { type MsrValue, readMsrs, writeMsrs } from './msrs.js';
 import { GeneralRegisters, SpecialRegisters } from './vcpu-registers.js';
 import { VcpuState, type VcpuStatePart } from './vcpu-state-part.js';
+import { VcpuStatistics } from './vcpu-statistics.js';
 
 interface NewVcpu {
   readonly id: number;
@@ -114,6 +115,15 @@ export class KvmVcpu {
 
   writeMsrs(values: readonly MsrValue[]): void {
     writeMsrs(this.fd, values);
+  }
+
+  /**
+   * Opens the counters that KVM keeps of this vCPU, or returns undefined before Linux 5.14. Like all calls here it waits for a vCPU that
+   * is inside KVM_RUN; reading the counters does not.
+   */
+  statistics(): VcpuStatistics | undefined {
+    if (this.#checkExtension(KvmCapability.KVM_CAP_BINARY_STATS_FD) === 0) return undefined;
+    return new VcpuStatistics(ioctl(this.fd, KvmVcpuRequest.KVM_GET_STATS_FD, 0, 'KVM_GET_STATS_FD'));
   }
 
   /** Frequency of the time-stamp counter in kHz, or 0 when this KVM does not tell. */

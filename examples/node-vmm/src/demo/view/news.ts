@@ -1,6 +1,6 @@
 import type { DowntimeTerms } from '@godwit/core';
 import type { DemoEvent } from '../demo-event.js';
-import { formatMs } from '../quantity.js';
+import { formatMs, formatRate, formatShare } from '../quantity.js';
 
 /** Names of the downtime's terms, for people. */
 export const TERMS: Readonly<Record<keyof DowntimeTerms, string>> = {
@@ -26,6 +26,8 @@ export type News = Extract<
       | 'prepared'
       | 'downtime-exceeded'
       | 'limit-unreachable'
+      | 'throttle'
+      | 'bandwidth'
       | 'migration-failed';
   }
 >;
@@ -49,7 +51,17 @@ export function newsText(news: News): string {
       return `the guest was down for ${formatMs(news.downtimeMs)}, the limit is ${formatMs(news.limitMs)}: mostly ${TERMS[news.term]}`;
     case 'limit-unreachable':
       return `the limit of ${formatMs(news.limitMs)} cannot be reached: without a page left the guest would be down for ${formatMs(news.fixedMs)}`;
+    case 'throttle':
+      return news.fraction === 0
+        ? `the guest is no longer held back: ${news.reason}`
+        : `the guest is held back for ${formatShare(news.fraction)} of its time, before ${formatShare(news.previous)}: ${news.reason}`;
+    case 'bandwidth':
+      return `the limit of the pre-copy is ${limitText(news.bytesPerSecond)}, before ${limitText(news.previous)}: ${news.reason}`;
     case 'migration-failed':
       return `the migration failed: ${news.code}: ${news.message}`;
   }
+}
+
+function limitText(bytesPerSecond: number): string {
+  return bytesPerSecond === 0 ? 'none' : formatRate(bytesPerSecond);
 }

@@ -1,5 +1,6 @@
+import type { RoundRecord } from '@godwit/core';
 import type { TimedEvent } from '../demo-event.js';
-import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
+import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../quantity.js';
 import { newsText } from './news.js';
 import { summaryLines } from './summary.js';
 import type { ViewState } from './view-state.js';
@@ -31,7 +32,8 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
         : [
             `${event.phase === 'stop-and-copy' ? 'final  ' : `round ${event.round}`}: ${formatCount(event.pages.raw)} pages, ${formatCount(event.pages.zero)} zero, ` +
               `${formatBytes(event.wireBytes)} in ${formatMs(event.totalMs)}; dirtied ${formatCount(event.newlyDirtyPages)}; ` +
-              `downtime would be ${formatMs(event.predictedDowntimeMs)}: ${event.decision.action} (${event.decision.reason})`,
+              `${event.throttle === 0 ? '' : `held back for ${formatShare(event.throttle)}; `}` +
+              `downtime would be ${formatMs(event.predictedDowntimeMs)}${rangeText(event)}: ${event.decision.action} (${event.decision.reason})`,
           ];
     case 'compared':
       return many
@@ -54,6 +56,8 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'status':
     case 'switchover-start':
     case 'prepared':
+    case 'throttle':
+    case 'bandwidth':
       return many ? [] : [newsText(event)];
     case 'connect-failed':
     case 'went-back':
@@ -90,4 +94,9 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'gap':
       return [];
   }
+}
+
+/** The interval of a prediction, where the record has it. */
+function rangeText(round: RoundRecord & { readonly predictedDowntimeRangeMs?: readonly [number, number] }): string {
+  return round.predictedDowntimeRangeMs === undefined ? '' : ` (${formatRange(round.predictedDowntimeRangeMs)})`;
 }

@@ -1,7 +1,7 @@
-import type { RoundRecord } from '@godwit/core';
+import type { Progress, RoundRecord } from '@godwit/core';
 import { PAGE_SIZE } from '../../guest/layout.js';
 import type { HostName } from '../demo-event.js';
-import { formatBytes, formatCount, formatMs, formatRate } from '../quantity.js';
+import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../quantity.js';
 import { bar, gauge, sparkline, stackedBar } from './chart.js';
 import { type Colour, cut, type Span, type StyledLine, span, spread, widthOf, wrap } from './styled-line.js';
 import { summaryLines } from './summary.js';
@@ -97,11 +97,14 @@ function phase(view: ViewState, nowMs: number): StyledLine {
     case 'warming-up':
       return [span(`${MARGIN}warming up: the guest fills its working set`), span(` · ${since}`, 'dim')];
     case 'migrating': {
-      const remaining = view.progress?.remainingMs;
-      const left = remaining === undefined ? '' : ` · about ${formatMs(remaining)} left`;
+      const left = leftText(view.progress);
       return [
         span(`${MARGIN}${view.state}`, view.state === 'device' ? 'warn' : 'good'),
         span(` · ${since}${view.state === 'completed' ? '' : left}`, 'dim'),
+        span(
+          view.throttle === 0 ? '' : ` · the guest is held back for ${formatShare(view.throttle)} of its time`,
+          'warn',
+        ),
       ];
     }
     case 'settling':
@@ -114,6 +117,15 @@ function phase(view: ViewState, nowMs: number): StyledLine {
     case 'done':
       return view.failure === undefined ? [span(`${MARGIN}done`, 'good')] : [span(`${MARGIN}failed`, 'bad')];
   }
+}
+
+/** The time that is left, as an interval where there is one. */
+function leftText(
+  progress: (Progress & { readonly remainingRangeMs?: readonly [number, number] | undefined }) | undefined,
+): string {
+  if (progress?.remainingMs === undefined) return '';
+  const { remainingMs, remainingRangeMs: range } = progress;
+  return range === undefined ? ` · about ${formatMs(remainingMs)} left` : ` · ${formatRange(range)} left`;
 }
 
 function pagesToSend(round: RoundRecord): number {

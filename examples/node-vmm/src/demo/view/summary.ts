@@ -50,6 +50,10 @@ export function summaryLines(view: ViewState, width: number): StyledLine[] {
       `${many ? 'at most ' : ''}${formatMs(result.verifyMs)} with the guest paused, not counted in the downtime`,
     ),
   ];
+  if (last !== undefined && last.throttledMs > 0)
+    lines.push(
+      fact('throttle', `${formatMs(last.throttledMs)} of the guest's time were taken, all vCPUs on the average`),
+    );
   if (many) return [...lines, ...distributionLines(result.distribution)];
   if (last === undefined) return lines;
   const longest = Math.max(...Object.values(last.downtime).map(({ actualMs }) => actualMs), 0.001);

@@ -22,6 +22,8 @@ export interface ViewState {
   readonly rounds: readonly RoundRecord[];
   readonly current: { readonly round: number; readonly dirtyPages: number } | undefined;
   readonly progress: Progress | undefined;
+  /** The share of the guest's time for which it is held back. */
+  readonly throttle: number;
   readonly dirtyBytesPerSecond: readonly number[];
   readonly linkBytesPerSecond: readonly number[];
   readonly console: readonly { readonly host: HostName; readonly text: string }[];
@@ -50,6 +52,7 @@ export const EMPTY_VIEW: ViewState = {
   rounds: [],
   current: undefined,
   progress: undefined,
+  throttle: 0,
   dirtyBytesPerSecond: [],
   linkBytesPerSecond: [],
   console: [],
@@ -148,7 +151,10 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
       return { ...view, failure: { code: event.code, message: event.message }, phase: 'done' };
     case 'status':
       return { ...view, state: event.state };
+    case 'throttle':
+      return { ...view, throttle: event.fraction };
     case 'hosts':
+    case 'bandwidth':
     case 'received':
     case 'memory':
     case 'switchover-start':
