@@ -30,6 +30,23 @@ export interface MigratableVm {
   resume(): Promise<void>;
   /** Destination: resolves when the VM is built (its threads run, its memory is mapped), so that loading devices is quick. */
   prepared?(): Promise<void>;
+  /**
+   * Source: kicks every vCPU out of the guest, as `pause` does, lets it enter again at once, and resolves with the milliseconds until
+   * the last one was out: what `pause` would have waited for. It teaches the downtime prediction what `pause` will take while the guest
+   * runs on. The engine calls it once before round 1 and then after a round, at most every 5 s, never while `pause` or another rehearsal
+   * has not settled. When it rejects, or resolves with what is not a finite number of 0 or more, a warning says so and it is not called
+   * again. `signal` aborts when the answer is no longer waited for: the migration ends, or the pause is about to begin; it must then
+   * settle soon. Optional: without it the first pause is predicted from `prior`, or guessed.
+   *
+   * ```ts
+   * async rehearsePause() {
+   *   const start = performance.now();
+   *   await Promise.all(vcpus.map((vcpu) => vcpu.kick())); // resolves when the vCPU has left KVM_RUN; it then enters again
+   *   return performance.now() - start;
+   * }
+   * ```
+   */
+  rehearsePause?(signal?: AbortSignal): Promise<number>;
   /** Slows the vCPUs: 0 is full speed, 0.99 nearly stopped. */
   throttle?(fraction: number): void;
   /** Destination: frees the VM, which will never run: the migration failed before `go`, or was a dry run. */
