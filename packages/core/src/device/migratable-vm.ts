@@ -47,6 +47,11 @@ export interface MigratableVm {
    * ```
    */
   rehearsePause?(signal?: AbortSignal): Promise<number>;
+  /**
+   * Destination, once `prepared` has resolved: milliseconds that `resume` will take, as far as that is known (a message to the parked
+   * vCPU threads and back was timed, say). The source's prediction of the downtime uses it. `undefined`: not known.
+   */
+  expectedResumeMs?(): number | undefined;
   /** Slows the vCPUs: 0 is full speed, 0.99 nearly stopped. */
   throttle?(fraction: number): void;
   /** Destination: frees the VM, which will never run: the migration failed before `go`, or was a dry run. */
