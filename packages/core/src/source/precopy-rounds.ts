@@ -1,5 +1,4 @@
 import { defer, EMPTY, expand, type Observable } from 'rxjs';
-import { totalDowntime } from '../convergence/downtime-model.js';
 import type { RoundOutcome } from '../convergence/policy.js';
 import type { RoundRecord } from '../round-record.js';
 import type { Switchover } from './decide.js';
@@ -39,7 +38,7 @@ export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<P
 }
 
 async function runRound(harvest: Harvest, { context, decide, send }: PrecopyParts): Promise<PrecopyRound> {
-  const { harvester, model, options, session, devices, meter } = context;
+  const { harvester, model, options, session, devices, meter, emit } = context;
   const { clock } = options;
   const start = clock.now();
   const watch = new RoundWatch(context, decide);
@@ -54,9 +53,15 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const newlyDirtyPages = pending.dirtyPages - leftPages;
   model.sent(sent);
   model.harvested(pending.harvestMs);
-  const sizes = await devices.sizes(session.signal);
-  const deviceBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
-  const prediction = model.predict({ dirtyPages: pending.pagesWhenStopped, deviceBytes });
+  model.dirtied(newlyDirtyPages, pending.sinceMs);
+  const harvestedAt = clock.now();
+  await devices.reports.ask(session.signal);
+  for (const message of devices.reports.takeUntold()) emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+  model.devices = devices.reports.outlook;
+  const forecast = model.forecast({
+    dirtyPages: pending.pagesWhenStopped,
+    deviceBytes: devices.reports.outlook.bytes,
+  });
   const outcome: RoundOutcome = {
     round: meter.round,
     phase: 'pre-copy',
@@ -68,10 +73,11 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     newlyDirtyPages,
     trackers: pending.trackers,
     dirtyPagesPerSecond: (newlyDirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
-    predictedDowntimeMs: totalDowntime(prediction),
-    prediction,
+    ...forecast,
   };
   const decision = await decide.after(outcome);
+  model.decided(clock.now() - harvestedAt);
+  if (decision.action === 'continue') context.rehearsal.begin();
   const record: RoundRecord = { ...outcome, decision };
   await decide.untilNext(record);
   return { record, pending };

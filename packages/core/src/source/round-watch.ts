@@ -1,8 +1,8 @@
-import { totalDowntime } from '../convergence/downtime-model.js';
 import type { PolicyMoment, RoundOutcome } from '../convergence/policy.js';
 import { GodwitError } from '../errors.js';
 import { noPages } from '../round-record.js';
 import type { Switchover } from './decide.js';
+import { NO_FORECAST } from './downtime-terms.js';
 import type { SourceContext } from './source-context.js';
 
 /** How often a policy is asked while a round is sent, in milliseconds. */
@@ -89,9 +89,9 @@ function outcomeNow(
   const { pagesLeft } = meter;
   const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
   const newlyDirtyPages = pagesLeft + Math.round(dirtied);
-  const prediction = model.predict({
+  const forecast = model.forecast({
     dirtyPages: newlyDirtyPages,
-    deviceBytes: devices.knownBytes,
+    deviceBytes: devices.reports.outlook.bytes,
     ...(bytesPerSecond !== undefined && { bytesPerSecond }),
   });
   return {
@@ -99,12 +99,9 @@ function outcomeNow(
     round: records.length === 0 ? 0 : meter.round - 1,
     linkBytesPerSecond: model.linkBytesPerSecond || (bytesPerSecond ?? 0),
     newlyDirtyPages,
-    prediction,
-    predictedDowntimeMs: totalDowntime(prediction),
+    ...forecast,
   };
 }
-
-const NO_TERMS = { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 };
 
 /** Before the first round is complete. */
 const NO_ROUND: RoundOutcome = {
@@ -124,6 +121,5 @@ const NO_ROUND: RoundOutcome = {
   newlyDirtyPages: 0,
   trackers: [],
   dirtyPagesPerSecond: 0,
-  predictedDowntimeMs: 0,
-  prediction: NO_TERMS,
+  ...NO_FORECAST,
 };

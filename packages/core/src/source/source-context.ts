@@ -17,6 +17,7 @@ import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { Harvester } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
+import type { PauseRehearsal } from './pause-rehearsal.js';
 import type { HandedOver, PausedTimes } from './paused-times.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { ProgressMeter } from './progress.js';
@@ -57,6 +58,7 @@ export interface SourceContext {
   readonly meter: ProgressMeter;
   readonly readiness: Readiness;
   readonly attempts: Attempts;
+  readonly rehearsal: PauseRehearsal;
   readonly rounds: RoundTransfer;
   readonly records: RoundRecord[];
   /** The embedder's requests during the migration. */

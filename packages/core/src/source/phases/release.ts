@@ -31,7 +31,7 @@ export class Release implements SourcePhase {
   #summary(context: SourceContext): MigrationSummary {
     const { options, meter, vm, model, records, attempts, session, emit } = context;
     const { verify, downtimeLimitMs } = options;
-    const { prediction } = this.#record;
+    const { prediction, predictionRange, predictedDowntimeRangeMs } = this.#record;
     const { downtimeMs, terms, verifyMs, heldMs } = downtimeOf(this.#times, this.#handed, verify, model.roundTripMs);
     if (downtimeMs > downtimeLimitMs) {
       const term = worstTerm(prediction, terms);
@@ -43,7 +43,8 @@ export class Release implements SourcePhase {
       totalMs: meter.elapsedMs,
       downtimeMs,
       predictedDowntimeMs: this.#predictedMs,
-      downtime: compareTerms(prediction, terms),
+      predictedDowntimeRangeMs,
+      downtime: compareTerms(prediction, predictionRange, terms),
       verifyMs,
       heldMs,
       verified: verify,
