@@ -230,8 +230,8 @@ export class DowntimeModel {
   }
 
   #answers(roundTrip: Estimate): Estimate {
-    const whole = times(roundTrip, ROUND_TRIPS);
-    return this.#roundTripSamples.count === 0 ? whole : sumOf([whole, WAKE_MS]);
+    if (this.#roundTripSamples.count === 0) return this.#priorOr('roundTripMs');
+    return sumOf([times(roundTrip, ROUND_TRIPS), WAKE_MS]);
   }
 
   /** The three of them. */
