@@ -3,6 +3,7 @@ import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
+import { type PredictionOptions, predictionBenchmark } from './prediction/prediction.js';
 import { CASE_NAMES, type CaseName } from './qemu/cases.js';
 import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
@@ -74,6 +75,18 @@ benchmark(
   String(64 * 1024),
   String(4 * 1024),
 );
+
+program
+  .command('prediction')
+  .description('the downtime that is predicted, with its interval, and the one that a live KVM guest then sees')
+  .option('--times <n>', 'how often each case is run (default: 3, with --short: 1)', atLeastOne)
+  .option('--only <text>', 'only cases whose name has this in it', '')
+  .option('--short', 'twelve of the cases; fails when fewer than 8 lie inside their interval', false)
+  .option('--terms', 'every term of the downtime', false)
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: Omit<PredictionOptions, 'times'> & { times?: number }) =>
+    predictionBenchmark({ ...options, times: options.times ?? (options.short ? 1 : 3) }),
+  );
 
 program
   .command('qemu')

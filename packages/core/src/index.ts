@@ -55,7 +55,14 @@ export {
 } from './ownership/source-ownership.js';
 export * from './pages.js';
 export { FEATURES, MAXIMUM_PAGE_CHANNELS, PROTOCOL_VERSION, SOFTWARE } from './protocol/negotiate.js';
-export type { Decision, DowntimeTerms, PagesByKind, RoundRecord, TrackerHarvest } from './round-record.js';
+export type {
+  Decision,
+  DowntimeRanges,
+  DowntimeTerms,
+  PagesByKind,
+  RoundRecord,
+  TrackerHarvest,
+} from './round-record.js';
 export type { KeepaliveOptions } from './session/keepalive.js';
 export { Migration, migrate } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';

@@ -68,6 +68,8 @@ export interface Progress {
 
 export interface DowntimeTerm {
   readonly predictedMs: number;
+  /** The interval that was expected to have it in nine cases of ten. */
+  readonly rangeMs: readonly [low: number, high: number];
   readonly actualMs: number;
 }
 
@@ -148,6 +150,8 @@ export interface MigrationSummary {
    */
   readonly downtimeMs: number;
   readonly predictedDowntimeMs: number;
+  /** The interval that was expected to have the downtime in nine cases of ten, as of the decision to switch over. */
+  readonly predictedDowntimeRangeMs: readonly [low: number, high: number];
   /** The predicted and the actual downtime, term by term; the actual terms add up to `downtimeMs`. */
   readonly downtime: Readonly<Record<keyof DowntimeTerms, DowntimeTerm>>;
   /** Time to compare the RAM of both sides, with the guest paused; 0 without `verify`. */

@@ -82,6 +82,9 @@ export interface DowntimeTerms {
   readonly resumeMs: number;
 }
 
+/** For each term of the downtime, the interval that has it in nine cases of ten. Milliseconds. */
+export type DowntimeRanges = Readonly<Record<keyof DowntimeTerms, readonly [low: number, high: number]>>;
+
 /** One pre-copy round, or the final stop-and-copy. All times are milliseconds of the source's monotonic clock. */
 export interface RoundRecord {
   /** From 1. */
@@ -115,8 +118,15 @@ export interface RoundRecord {
   readonly trackers: readonly TrackerHarvest[];
   /** Newly dirty pages per second. */
   readonly dirtyPagesPerSecond: number;
-  /** Predicted downtime if the guest were paused now. */
+  /** Predicted downtime if the guest were paused now: the median. It is compared with the limit. */
   readonly predictedDowntimeMs: number;
+  /**
+   * The interval that has the downtime in nine cases of ten, if the guest were paused now. It is narrower than the sum of the terms'
+   * intervals, since not all of them are long at once.
+   */
+  readonly predictedDowntimeRangeMs: readonly [low: number, high: number];
   readonly prediction: DowntimeTerms;
+  /** For each term, the interval that has it in nine cases of ten: wide where nothing was learned. */
+  readonly predictionRange: DowntimeRanges;
   readonly decision: Decision;
 }

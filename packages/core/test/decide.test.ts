@@ -37,7 +37,7 @@ function migration(
     signal: new AbortController().signal,
     write: async (frame: { readonly attempt: number }) => void asked.push(frame.attempt),
   };
-  const vm = { alive: true, settled: true, blocker: undefined as string | undefined, sequences: [0] };
+  const vm = { alive: true, settled: true, rehearsed: true, blocker: undefined as string | undefined, sequences: [0] };
   const session = { signal: end.signal, attempt: 1, current: connection as typeof connection | undefined };
   const context = {
     records: [] as RoundRecord[],
@@ -68,6 +68,7 @@ function migration(
         return vm.settled;
       },
     },
+    rehearsal: { stop: async () => vm.rehearsed },
     devices: {
       get sequences() {
         return vm.sequences;

@@ -287,16 +287,16 @@ describe('what devices say of themselves', () => {
     const devices = [...sizes.map((size, index) => ({ ...plain(`${index}`), stateBytes: () => size })), plain('none')];
     let size = 10;
     const { sender } = senderOf([...devices, Object.assign(disk, { stateBytes: async () => size })], 1);
-    expect(await sender.sizes(never)).toEqual([2, 0, 0, 0, 0, 7, 0, 10]);
+    expect(await sender.reports.ask(never)).toEqual([2, 0, 0, 0, 0, 7, 0, 10]);
     size = 20;
     disk.chunks.precopy = [bytes(1), bytes(2)];
     await sender.precopy();
-    expect((await sender.sizes(never)).at(-1)).toBe(10);
+    expect((await sender.reports.ask(never)).at(-1)).toBe(10);
     sender.loaded(devices.length, 1);
     await turn();
-    expect((await sender.sizes(never)).at(-1)).toBe(20);
+    expect((await sender.reports.ask(never)).at(-1)).toBe(20);
     const broken = senderOf([{ ...plain('uart'), stateBytes: boom }]).sender;
-    await expect(broken.sizes(never)).rejects.toMatchObject({
+    await expect(broken.reports.ask(never)).rejects.toMatchObject({
       message: 'device "uart" failed to tell the size of its state: on purpose',
     });
   });

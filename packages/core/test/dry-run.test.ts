@@ -60,7 +60,7 @@ describe('a dry run', () => {
     expect(summary).toMatchObject({ ...nothing, migrationId: toy.migration.id, dryRun: report });
     // The hello itself.
     expect(summary.wireBytes).toBeGreaterThan(0);
-    expect(Object.values(summary.downtime)).toEqual(Array(7).fill({ predictedMs: 0, actualMs: 0 }));
+    expect(Object.values(summary.downtime)).toEqual(Array(7).fill({ predictedMs: 0, rangeMs: [0, 0], actualMs: 0 }));
     expect(Object.values(summary.pages)).toEqual([0, 0, 0, 0, 0]);
     expect(toy.events.filter(({ type }) => type === 'dry-run')).toEqual([{ type: 'dry-run', report }]);
     expect(states(toy.events)).toEqual(['setup', 'completed']);

@@ -171,10 +171,10 @@ describe('sizes that nobody can tell', () => {
       Object.assign(unknown, { stateBytes: async () => answer }),
     ];
     const { sender } = senderOf(devices);
-    expect(await sender.sizes(never)).toEqual([5, 1001]);
-    expect(sender.assumptions).toEqual([undefined, 'it is old']);
+    expect(await sender.reports.ask(never)).toEqual([5, 1001]);
+    expect(sender.reports.assumptions).toEqual([undefined, 'it is old']);
     answer = 7;
-    expect(await sender.sizes(never)).toEqual([5, 7]);
-    expect(sender.assumptions).toEqual([undefined, undefined]);
+    expect(await sender.reports.ask(never)).toEqual([5, 7]);
+    expect(sender.reports.assumptions).toEqual([undefined, undefined]);
   });
 });

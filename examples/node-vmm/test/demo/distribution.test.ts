@@ -3,7 +3,7 @@ import { DistributionCount, spreadOf } from '../../dist/demo/distribution.js';
 
 /** A migration with a downtime, of which loading took a tenth. */
 function migration(downtimeMs: number) {
-  const term = { predictedMs: 1, actualMs: 1 };
+  const term = { predictedMs: 1, rangeMs: [0, 2] as const, actualMs: 1 };
   return {
     downtimeMs,
     downtime: {
@@ -11,7 +11,7 @@ function migration(downtimeMs: number) {
       harvestMs: term,
       ramMs: term,
       deviceMs: term,
-      loadMs: { predictedMs: 1, actualMs: downtimeMs / 10 },
+      loadMs: { ...term, actualMs: downtimeMs / 10 },
       roundTripMs: term,
       resumeMs: term,
     },

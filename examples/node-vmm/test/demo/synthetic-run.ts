@@ -1,4 +1,4 @@
-import type { DowntimeTerms, MigrationSummary, RoundRecord } from '@godwit/core';
+import type { DowntimeRanges, DowntimeTerms, MigrationSummary, RoundRecord } from '@godwit/core';
 import type { DemoEvent, TimedEvent } from '../../dist/demo/demo-event.js';
 import type { GuestSpec } from '../../dist/demo/guest-spec.js';
 
@@ -25,6 +25,16 @@ const PREDICTION: DowntimeTerms = {
   resumeMs: 0.3,
 };
 
+const PREDICTION_RANGE: DowntimeRanges = {
+  pauseMs: [0.2, 0.8],
+  harvestMs: [0.3, 1],
+  ramMs: [15, 60],
+  deviceMs: [0.4, 1.6],
+  loadMs: [1.2, 5],
+  roundTripMs: [0.3, 1.2],
+  resumeMs: [0.1, 0.6],
+};
+
 function round(number: number, pages: number, phase: RoundRecord['phase'], predictedDowntimeMs: number): RoundRecord {
   return {
     round: number,
@@ -45,7 +55,9 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     trackers: [{ name: 'pagemap', dirtyPages: 400, exact: true, failed: false }],
     dirtyPagesPerSecond: 19_000,
     predictedDowntimeMs,
+    predictedDowntimeRangeMs: [predictedDowntimeMs * 0.7, predictedDowntimeMs * 1.5],
     prediction: PREDICTION,
+    predictionRange: PREDICTION_RANGE,
     decision:
       phase === 'stop-and-copy' || predictedDowntimeMs < 100
         ? { action: 'switchover', reason: 'below the limit' }
@@ -121,14 +133,15 @@ export function syntheticRun(): readonly TimedEvent[] {
     totalMs: 4120,
     downtimeMs: 38.2,
     predictedDowntimeMs: 35.1,
+    predictedDowntimeRangeMs: [20.2, 66.4],
     downtime: {
-      pauseMs: { predictedMs: 0.4, actualMs: 0.6 },
-      harvestMs: { predictedMs: 0.5, actualMs: 0.7 },
-      ramMs: { predictedMs: 30, actualMs: 31.9 },
-      deviceMs: { predictedMs: 0.8, actualMs: 1.1 },
-      loadMs: { predictedMs: 2.5, actualMs: 2.9 },
-      roundTripMs: { predictedMs: 0.6, actualMs: 0.6 },
-      resumeMs: { predictedMs: 0.3, actualMs: 0.4 },
+      pauseMs: { predictedMs: 0.4, rangeMs: [0.2, 0.8], actualMs: 0.6 },
+      harvestMs: { predictedMs: 0.5, rangeMs: [0.25, 1.0], actualMs: 0.7 },
+      ramMs: { predictedMs: 30, rangeMs: [15.0, 60.0], actualMs: 31.9 },
+      deviceMs: { predictedMs: 0.8, rangeMs: [0.4, 1.6], actualMs: 1.1 },
+      loadMs: { predictedMs: 2.5, rangeMs: [1.25, 5.0], actualMs: 2.9 },
+      roundTripMs: { predictedMs: 0.6, rangeMs: [0.3, 1.2], actualMs: 0.6 },
+      resumeMs: { predictedMs: 0.3, rangeMs: [0.15, 0.6], actualMs: 0.4 },
     },
     verifyMs: 412,
     heldMs: 0,

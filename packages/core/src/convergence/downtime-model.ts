@@ -1,17 +1,42 @@
 import { type Clock, systemClock } from '../clock.js';
-import { allPages, type DowntimeTerms } from '../round-record.js';
+import type { DowntimeRanges, DowntimeTerms } from '../round-record.js';
 import type { SentRound } from '../source/round-sender.js';
+import { type DeviceOutlook, type LoadOutlook, loadingDevices, savingDevices } from './device-terms.js';
+import { type Estimate, guess, NOTHING, scaled, sumOf, times } from './estimate.js';
 import { LearnedTerms } from './learned-terms.js';
-import { LinkRate } from './link-rate.js';
+import { PageGrowth } from './page-growth.js';
+import { RamTerm } from './ram-term.js';
+import { Samples } from './samples.js';
 
-/** The terms before anything was learned, in milliseconds. Measured on a 2-vCPU guest over loopback. */
-const FIRST_GUESS = { pauseMs: 1, harvestMs: 0.5, deviceMs: 2, loadMs: 5, roundTripMs: 1, resumeMs: 2 };
+/**
+ * The terms before anything was learned, in milliseconds. Measured on a KVM guest of 1 to 8 vCPUs, on a host of 2 processors, over
+ * loopback; the ends are those of a busy host.
+ */
+const FIRST_GUESS = {
+  pauseMs: guess(1.5, 0.05, 8),
+  harvestMs: guess(1.5, 0.06, 18),
+  roundTripMs: guess(1.5, 0.1, 30),
+  resumeMs: guess(1, 0, 9),
+};
 
-/** Harvests with the guest paused. */
+/** Harvests with the guest paused: before device state is saved, after it, and once the destination is ready. */
 const HARVESTS = 3;
+
+/**
+ * Ways over the link that the guest waits for, in round trips: `switchover` there, `ready` back, `go` there. That `running` comes back, it
+ * does not wait for. And what processes take to wake up for them, in milliseconds.
+ */
+const ROUND_TRIPS = 1.5;
+const WAKE_MS = guess(0, 0, 4);
 
 /** Round trips that are kept; one is measured after each round, when the link is quiet. */
 const ROUND_TRIPS_KEPT = 4;
+
+/** What this migration takes over what an earlier one took: other pages, devices and neighbours. */
+const PRIOR = guess(1, 1 / 3, 3);
+
+/** The harvests with the guest paused over those while it runs: they find fewer pages, and nobody else wants the processor. */
+const HARVEST_PAUSED = guess(1, 0.3, 1.6);
 
 /** What would have to be sent if the guest were paused now. */
 export interface Pending {
@@ -24,42 +49,69 @@ export interface Pending {
   readonly bytesPerSecond?: number;
 }
 
+/** A prediction: its terms, and for each of them and their sum the interval that is right in nine cases of ten. */
+export interface Forecast {
+  readonly prediction: DowntimeTerms;
+  readonly predictionRange: DowntimeRanges;
+  readonly predictedDowntimeMs: number;
+  readonly predictedDowntimeRangeMs: readonly [low: number, high: number];
+}
+
 /**
- * Predicts the downtime of a switchover now, as a sum of terms. Each term is learned from the measurements of this migration, or of an
- * earlier one (`prior`).
+ * Predicts the downtime of a switchover now, as a sum of terms, each with an interval. Each term is learned from the measurements of this
+ * migration, or until then of an earlier one (`prior`). docs/convergence.md says where each number comes from.
  */
 export class DowntimeModel {
   readonly #prior: Partial<DowntimeTerms>;
-  readonly #link = new LinkRate();
-  readonly #pageSize: number;
-  #rounds = 0;
-  /** Pages that were sent, their wire bytes and the time to scan them; recent rounds weigh more. */
-  #rewritten = { pages: 0, bytes: 0, scanMs: 0 };
-  #harvestMs: number | undefined;
+  readonly #ram: RamTerm;
+  readonly #growth = new PageGrowth();
+  readonly #harvests = new Samples();
+  readonly #pausedHarvests = new Samples();
+  readonly #pauses = new Samples();
   /** The last few samples, of which the smallest counts: an outlier is ignored, and an old minimum soon forgotten. */
   readonly #roundTrips: number[] = [];
+  readonly #roundTripSamples = new Samples();
   readonly #learned: LearnedTerms;
-  /** Pages that the guest wrote between the last harvest before a pause and the pause, in the last attempts. */
-  #burstPages = 0;
+  #devices: DeviceOutlook = { count: 0, bytes: 0, expectedSaveMs: 0, expecting: 0 };
+  #channels = 1;
+  #load: LoadOutlook | undefined;
+  #resume: Estimate | undefined;
 
   /** `prior`: terms of an earlier migration on this host, as `MigrationSummary.downtime` reports them. */
   constructor(prior: Partial<DowntimeTerms> = {}, pageSize = 4096, clock: Clock = systemClock) {
     this.#prior = prior;
-    this.#pageSize = pageSize;
+    this.#ram = new RamTerm(pageSize);
     this.#learned = new LearnedTerms(clock);
+  }
+
+  /** Pages travel on so many channels from now on. What was learned of the link with another number of them becomes uncertain. */
+  set channels(count: number) {
+    this.#channels = count;
+    this.#ram.channels = count;
+  }
+
+  /** What devices say of their state now. */
+  set devices(outlook: DeviceOutlook) {
+    this.#devices = outlook;
+  }
+
+  /** What the destination says of loading and resuming; `undefined` for what it does not know. */
+  destination(load: LoadOutlook | undefined, resume: Estimate | undefined): void {
+    this.#load = load;
+    this.#resume = resume;
   }
 
   /** Pages of the kind that is being rewritten that go out in a second, at most at `limit` bytes per second (0: no limit). */
   pagesPerSecond(limit: number): number | undefined {
-    const { bytesPerSecond } = this.#link;
-    const { pages, bytes } = this.#rewritten;
-    if (bytesPerSecond === undefined || pages === 0 || bytes === 0) return undefined;
-    return ((limit > 0 ? Math.min(limit, bytesPerSecond) : bytesPerSecond) * pages) / bytes;
+    const { bytesPerSecond, bytesPerPage } = this.#ram;
+    if (bytesPerSecond === undefined || bytesPerPage === undefined) return undefined;
+    return (limit > 0 ? Math.min(limit, bytesPerSecond) : bytesPerSecond) / bytesPerPage;
   }
 
   /** Learns that a term has taken `ms` in a stop-and-copy, given up or not. */
   measured(term: keyof DowntimeTerms, ms: number): void {
     this.#learned.measured(term, ms);
+    if (term === 'pauseMs') this.#pauses.add(ms);
   }
 
   /** Learns that a stop-and-copy was given up when this term had been under way for `ms`. */
@@ -67,85 +119,156 @@ export class DowntimeModel {
     this.#learned.overran(term, ms);
   }
 
+  /** Learns how long it took to kick all vCPUs while the guest runs (`MigratableVm.rehearsePause`). */
+  rehearsed(ms: number): void {
+    this.#pauses.add(ms);
+  }
+
   /** Learns how many pages more than predicted the harvest with the guest paused has found. */
   burst(pages: number): void {
-    this.#burstPages = Math.max(pages, this.#burstPages / 2);
+    this.#growth.burst(pages);
+  }
+
+  /** Learns how many pages the guest has dirtied in so many milliseconds, and how many of these wait to be sent. */
+  dirtied(newlyDirtyPages: number, sinceMs: number): void {
+    this.#growth.dirtied(newlyDirtyPages, sinceMs);
+  }
+
+  /** Learns how long after a harvest the decision was made: the guest goes on writing until it is paused. */
+  decided(ms: number): void {
+    this.#growth.decided(ms);
   }
 
   /** Bytes per second while the link was busy; 0 before anything was sent. */
   get linkBytesPerSecond(): number {
-    return this.#link.bytesPerSecond ?? 0;
+    return this.#ram.bytesPerSecond ?? 0;
   }
 
-  sent(round: SentRound): void {
-    const pages = allPages(round.pages);
-    if (pages === 0) return;
-    const roundTripMs = this.#roundTripMs ?? 0;
-    const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
-    this.#link.add(round.burstBytes, Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs)), wallMs);
-    // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
-    // mostly zero would seem to have almost nothing to send. Of round 1 only pages with contents count.
-    const first = ++this.#rounds === 1;
-    const counted = first ? pages - round.pages.zero - round.pages.hole : pages;
-    if (counted === 0) return;
-    const { pages: before, bytes, scanMs } = this.#rewritten;
-    this.#rewritten = first
-      ? { pages: counted, bytes: round.wireBytes, scanMs: round.scanMs }
-      : { pages: before / 4 + counted, bytes: bytes / 4 + round.wireBytes, scanMs: scanMs / 4 + round.scanMs };
+  /** Learns from a round that was sent; `paused`: with the guest paused. */
+  sent(round: SentRound, paused = false): void {
+    this.#ram.sent(round, this.roundTripMs, paused);
   }
 
-  /** The destination begins anew: its first round has all pages again, those without contents too. */
+  /**
+   * The destination begins anew, in another process: its first round has all pages again, those without contents too, and what it said of
+   * loading is void.
+   */
   restarted(): void {
-    this.#rounds = 0;
+    this.#ram.restarted();
+    this.#learned.forget('loadMs');
+    this.#load = undefined;
+    this.#resume = undefined;
+    this.#roundTrips.length = 0;
+    this.#roundTripSamples.clear();
   }
 
-  harvested(ms: number): void {
-    this.#harvestMs = this.#harvestMs === undefined ? ms : (this.#harvestMs + ms) / 2;
+  /** Learns how long a harvest took; `paused`: with the guest paused. */
+  harvested(ms: number, paused = false): void {
+    (paused ? this.#pausedHarvests : this.#harvests).add(ms);
   }
 
   roundTrip(ms: number): void {
     this.#roundTrips.push(ms);
+    this.#roundTripSamples.add(ms);
     if (this.#roundTrips.length > ROUND_TRIPS_KEPT) this.#roundTrips.shift();
   }
 
   /** The shortest of the last few round trips, in milliseconds; 0 before the first. */
   get roundTripMs(): number {
-    return this.#roundTripMs ?? 0;
+    return this.#roundTrips.length === 0 ? 0 : Math.min(...this.#roundTrips);
   }
 
-  get #roundTripMs(): number | undefined {
-    return this.#roundTrips.length === 0 ? undefined : Math.min(...this.#roundTrips);
-  }
-
+  /** The terms alone. */
   predict(pending: Pending): DowntimeTerms {
-    const bytesPerMs = (this.#link.bytesPerSecond ?? pending.bytesPerSecond ?? 0) / 1000;
-    const roundTripMs = this.#roundTripMs ?? this.#prior.roundTripMs ?? FIRST_GUESS.roundTripMs;
-    const { pages, bytes: seenBytes, scanMs } = this.#rewritten;
-    const dirtyPages = pending.dirtyPages + (pending.paused ? 0 : this.#burstPages);
-    const bytes = dirtyPages * (pages > 0 ? seenBytes / pages : this.#pageSize);
-    const ramMs =
-      dirtyPages === 0
-        ? 0
-        : dirtyPages * (pages > 0 ? scanMs / pages : 0) + (bytesPerMs > 0 ? bytes / bytesPerMs : 0) + roundTripMs;
-    const learned = this.#learned;
+    return this.forecast(pending).prediction;
+  }
+
+  /** The terms and their intervals. */
+  forecast(pending: Pending): Forecast {
+    const estimates = this.#estimates(pending);
+    const total = sumOf(Object.values(estimates));
+    const map = <T>(pick: (one: Estimate) => T) =>
+      Object.fromEntries(Object.entries(estimates).map(([name, one]) => [name, pick(one)])) as Record<
+        keyof DowntimeTerms,
+        T
+      >;
+    const prediction = map(({ ms }) => ms);
     return {
-      pauseMs: learned.expected('pauseMs', this.#prior.pauseMs ?? FIRST_GUESS.pauseMs),
-      // Three times: before device state is saved, after it, and once the destination is ready.
-      harvestMs: HARVESTS * (this.#harvestMs ?? FIRST_GUESS.harvestMs),
-      ramMs: learned.expected('ramMs', ramMs),
-      deviceMs: learned.expected(
-        'deviceMs',
-        // What an earlier migration has seen says nothing of how much there is to save now.
-        Math.max(
-          this.#prior.deviceMs ?? 0,
-          FIRST_GUESS.deviceMs + (bytesPerMs > 0 ? pending.deviceBytes / bytesPerMs : 0),
-        ),
-      ),
-      loadMs: learned.expected('loadMs', this.#prior.loadMs ?? FIRST_GUESS.loadMs),
-      // `switchover`/`ready` and `go`/`running`.
-      roundTripMs: learned.expected('roundTripMs', 2 * roundTripMs),
-      resumeMs: this.#prior.resumeMs ?? FIRST_GUESS.resumeMs,
+      prediction,
+      predictionRange: map(({ lowMs, highMs }) => [lowMs, highMs] as const),
+      predictedDowntimeMs: totalDowntime(prediction),
+      predictedDowntimeRangeMs: [total.lowMs, total.highMs],
     };
+  }
+
+  #estimates(pending: Pending): Record<keyof DowntimeTerms, Estimate> {
+    const learned = this.#learned;
+    const roundTrip = this.#roundTripOnce();
+    const pauseMs = learned.expected('pauseMs', this.#pauses.estimate ?? this.#priorOr('pauseMs'));
+    return {
+      pauseMs,
+      harvestMs: learned.expected('harvestMs', this.#harvestMs()),
+      ramMs: learned.expected('ramMs', this.#ramMs(pending, roundTrip, pauseMs)),
+      deviceMs: learned.expected('deviceMs', this.#deviceMs(pending)),
+      loadMs: learned.expected('loadMs', this.#loadMs(pending)),
+      roundTripMs: learned.expected('roundTripMs', this.#answers(roundTrip)),
+      resumeMs: learned.expected('resumeMs', this.#resume ?? this.#priorOr('resumeMs')),
+    };
+  }
+
+  /** As an earlier migration has seen it, else the first guess. */
+  #priorOr(term: keyof typeof FIRST_GUESS): Estimate {
+    const prior = this.#prior[term];
+    return prior === undefined ? FIRST_GUESS[term] : scaled(guess(prior, prior, prior), PRIOR);
+  }
+
+  #roundTripOnce(): Estimate {
+    const seen = this.#roundTripSamples.estimate;
+    if (seen === undefined) return times(this.#priorOr('roundTripMs'), 1 / ROUND_TRIPS);
+    const least = this.roundTripMs;
+    return guess(least, Math.min(seen.lowMs, least), seen.highMs);
+  }
+
+  #answers(roundTrip: Estimate): Estimate {
+    if (this.#roundTripSamples.count === 0) return this.#priorOr('roundTripMs');
+    return sumOf([times(roundTrip, ROUND_TRIPS), WAKE_MS]);
+  }
+
+  /** The three of them. */
+  #harvestMs(): Estimate {
+    const paused = this.#pausedHarvests.estimate;
+    if (paused !== undefined) return times(paused, HARVESTS);
+    const running = this.#harvests.estimate;
+    return running === undefined ? this.#priorOr('harvestMs') : times(scaled(running, HARVEST_PAUSED), HARVESTS);
+  }
+
+  #ramMs({ dirtyPages, paused = false, bytesPerSecond }: Pending, roundTrip: Estimate, pause: Estimate): Estimate {
+    const more = paused ? NOTHING : this.#growth.expected(dirtyPages, pause.ms);
+    const point = this.#ram.predict(dirtyPages + more.ms, roundTrip, true, bytesPerSecond);
+    if (more.highMs === 0 && more.lowMs === 0) return point;
+    const low = this.#ram.predict(dirtyPages + more.lowMs, roundTrip, true, bytesPerSecond).ms;
+    const high = this.#ram.predict(dirtyPages + more.highMs, roundTrip, true, bytesPerSecond).ms;
+    return sumOf([point, { ms: 0, lowMs: low - point.ms, highMs: high - point.ms }]);
+  }
+
+  #deviceMs({ deviceBytes }: Pending): Estimate {
+    const rate = this.#ram.bytesPerSecond ?? 0;
+    const devices = { ...this.#devices, bytes: deviceBytes };
+    const now = savingDevices(devices, rate, this.#channels);
+    const prior = this.#prior.deviceMs;
+    if (prior === undefined) return now;
+    // What an earlier migration has seen says nothing of how much there is to save now: whichever is longer counts.
+    const before = scaled(guess(prior, prior, prior), PRIOR);
+    const sendingMs = rate > 0 ? (deviceBytes / rate) * 1000 : 0;
+    return sendingMs > prior ? guess(now.ms, now.lowMs, Math.max(now.highMs, before.highMs)) : before;
+  }
+
+  #loadMs({ deviceBytes }: Pending): Estimate {
+    const prior = this.#prior.loadMs;
+    const now = loadingDevices(this.#devices.count, deviceBytes, this.#load);
+    if (this.#load !== undefined || prior === undefined) return now;
+    const before = scaled(guess(prior, prior, prior), PRIOR);
+    return guess(before.ms, before.lowMs, Math.max(before.highMs, now.highMs));
   }
 }
 

@@ -1,8 +1,15 @@
 import type { Clock } from '../clock.js';
 import type { DowntimeTerms } from '../round-record.js';
+import { type Estimate, guess, scaled } from './estimate.js';
 
 /** The time after which an overrun counts half, in milliseconds; doubled with each further overrun. */
 const FIRST_HALF_LIFE_MS = 1000;
+
+/** A term in a stop-and-copy over the same term in the one before it. */
+const AGAIN = guess(1, 0.5, 2);
+
+/** What becomes of a term that ran into the bound: it may end at once, or go on. */
+const OVERRUN = guess(1, 0, 3);
 
 interface Overrun {
   readonly ms: number;
@@ -36,11 +43,24 @@ export class LearnedTerms {
     this.#overruns.set(term, { ms: Math.max(ms, before?.ms ?? 0), at: this.#clock.now(), halfLifeMs });
   }
 
-  /** The expected milliseconds of a term: as learned, else `otherwise`. */
-  expected(term: keyof DowntimeTerms, otherwise: number): number {
+  /** Forgets what was learned of a term: another process does it from now on. */
+  forget(term: keyof DowntimeTerms): void {
+    this.#measured.delete(term);
+    this.#overruns.delete(term);
+  }
+
+  /** What a term is expected to take: as learned, else `otherwise`. */
+  expected(term: keyof DowntimeTerms, otherwise: Estimate): Estimate {
     const overrun = this.#overruns.get(term);
-    const known = this.#measured.get(term) ?? otherwise;
+    const ms = this.#measured.get(term);
+    const known = ms === undefined ? otherwise : scaled(guess(ms, ms, ms), AGAIN);
     if (overrun === undefined) return known;
-    return Math.max(known, overrun.ms * 0.5 ** ((this.#clock.now() - overrun.at) / overrun.halfLifeMs));
+    const again = overrun.ms * 0.5 ** ((this.#clock.now() - overrun.at) / overrun.halfLifeMs);
+    if (again <= known.ms) return known;
+    return guess(
+      again,
+      Math.min(known.lowMs, again * OVERRUN.lowMs),
+      Math.max(known.highMs, overrun.ms * OVERRUN.highMs),
+    );
   }
 }

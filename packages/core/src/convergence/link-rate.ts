@@ -24,18 +24,27 @@ export class LinkRate {
   /** Bytes per second that the link carried at least. */
   #atLeast: number | undefined;
 
-  /** `busyMs` is the time in which the link was waited for, out of `wallMs` (default: all of it). */
-  add(bytes: number, busyMs: number, wallMs = busyMs): void {
-    if (bytes <= 0) return;
+  /**
+   * `busyMs` is the time in which the link was waited for, out of `wallMs` (default: all of it). Returns whether the round has loaded
+   * the link, so that its rate was learned.
+   */
+  add(bytes: number, busyMs: number, wallMs = busyMs): boolean {
+    if (bytes <= 0) return false;
     const loaded = bytes >= LEAST_BYTES && busyMs >= LEAST_SHARE * wallMs && busyMs > 0;
     if (!loaded) {
       if (this.#bytes === 0) this.#atLeast = Math.max(this.#atLeast ?? 0, (bytes / Math.max(wallMs, busyMs, 1)) * 1000);
-      return;
+      return false;
     }
     const keep = 0.5 ** (busyMs / HALF_LIFE_MS);
     const share = Math.min(1, MOST_MS / busyMs);
     this.#bytes = this.#bytes * keep + bytes * share;
     this.#ms = this.#ms * keep + busyMs * share;
+    return true;
+  }
+
+  /** True once a round has loaded the link; before that `bytesPerSecond` is only what it carried at least. */
+  get known(): boolean {
+    return this.#bytes > 0;
   }
 
   /** Bytes per second; `undefined` before anything was sent. */

@@ -14,6 +14,7 @@ import type { KeepaliveTimes } from '../session/keepalive.js';
 import type { DestinationSession } from './destination-session.js';
 import type { DeviceLoader } from './device-loader.js';
 import type { IncomingConnection } from './incoming-connection.js';
+import type { LoadForecast } from './load-forecast.js';
 import type { PageReceiver } from './page-receiver.js';
 import type { RamCheck } from './ram-check.js';
 
@@ -44,6 +45,7 @@ export interface Arriving {
   /** The encodings that both sides use. */
   readonly encodings: readonly PageEncoding[];
   readonly loader: DeviceLoader;
+  readonly forecast: LoadForecast;
   check: RamCheck;
   /** The receiver of the last connection's pages. */
   receiver: PageReceiver | undefined;

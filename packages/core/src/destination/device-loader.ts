@@ -4,6 +4,7 @@ import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { DeviceDescription, DeviceFrame } from '../protocol/frame.js';
 import { IncomingDevice } from './incoming-device.js';
+import type { LoadForecast } from './load-forecast.js';
 
 export interface DeviceLoaderParts {
   readonly vm: MigratableVm;
@@ -12,6 +13,8 @@ export interface DeviceLoaderParts {
   readonly maximumBytes: number;
   /** Called with the error of a device that fails while no call of the loader waits for it. */
   readonly onFailure: (error: GodwitError) => void;
+  /** Learns how fast devices load, if given. */
+  readonly forecast?: LoadForecast;
   /** Called when the `load` of the device with this index has taken more. */
   readonly onLoaded: (device: number) => void;
 }
@@ -109,6 +112,7 @@ export class DeviceLoader {
       return;
     }
     const begins = incoming.loading === undefined;
+    if (incoming.pendingBytes === 0) this.#parts.forecast?.begun(device);
     incoming.take(chunk);
     if (begins) {
       const { loading } = incoming;
@@ -163,6 +167,7 @@ export class DeviceLoader {
     for (const wake of this.#wake.splice(0)) wake();
     const incoming = this.#devices[index];
     if (incoming === undefined) return;
+    this.#parts.forecast?.took(index, bytes, incoming.pendingBytes > 0);
     const unreported = (this.#unreported[index] ?? 0) + bytes;
     const report = incoming.pendingBytes === 0 || unreported >= REPORT_BYTES;
     this.#unreported[index] = report ? 0 : unreported;

@@ -20,6 +20,16 @@ export interface MigratableDevice {
   /** Bytes that `save` would yield now, for the prediction of the downtime. Without it 0 is assumed until a save was measured. */
   stateBytes?(): StateBytes | Promise<StateBytes>;
   /**
+   * Source: milliseconds that `save` would take now, without sending what it yields; `undefined` when that is not known. Asked with the
+   * guest running, for the prediction of the downtime; what cannot be a time is told in a warning, and not used.
+   */
+  expectedSaveMs?(): number | undefined;
+  /**
+   * Destination, once `prepared` has resolved: milliseconds that `load` would take for `bytes` more bytes of state; `undefined` when that
+   * is not known. It is reported to the source, for its prediction; what cannot be a time is told in a warning, and not used.
+   */
+  expectedLoadMs?(bytes: number): number | undefined;
+  /**
    * Its `save` and its `load` may run while those of its neighbours in the VM's list do which say so too: for devices whose firmware
    * takes its time. Default false: one device after the other.
    */

@@ -62,6 +62,11 @@ export interface MigratableVm {
    */
   rehearsePause?(signal?: AbortSignal): Promise<number>;
   /**
+   * Destination, once `prepared` has resolved: milliseconds that `resume` will take, as far as that is known (a message to the parked
+   * vCPU threads and back was timed, say). The source's prediction of the downtime uses it. `undefined`: not known.
+   */
+  expectedResumeMs?(): number | undefined;
+  /**
    * Holds vCPUs back for this share of their time, from 0 (full speed) to 0.99, until the next call. Called with the guest running or
    * paused, at any time but while `pause` or `resume` is pending; returns at once. A vCPU that is held neither delays `pause` nor keeps a
    * new fraction waiting. The engine calls it with 0 at the end, whatever the end, and with the guest paused; not at the destination.

@@ -249,6 +249,13 @@ export interface PreparedFrame {
   readonly attempt: number;
   /** The sequences of the `prepare` that this answers. */
   readonly deviceSequences: readonly number[];
+  /**
+   * What the destination expects of loading: milliseconds that do not depend on bytes, and milliseconds for each MiB of state, each as the
+   * median and the ends of an interval that is right in nine cases of ten: six numbers. None, or absent, where it does not know.
+   */
+  readonly load?: readonly number[];
+  /** Likewise of starting the guest: three numbers, or none. */
+  readonly resume?: readonly number[];
 }
 
 export interface BackFrame {

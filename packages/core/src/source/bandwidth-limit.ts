@@ -29,6 +29,11 @@ export class BandwidthLimit {
     return this.#bytesPerSecond;
   }
 
+  /** The bytes of a burst. */
+  get burstBytes(): number {
+    return this.#burst;
+  }
+
   /** Takes effect from the next batch; the balance begins at 0 again. */
   set bytesPerSecond(value: number) {
     this.#bytesPerSecond = value;

@@ -153,10 +153,11 @@ export class Switchover implements MidRound {
 
   /** The first obstacle to the switchover; `undefined` when it may begin. */
   async #obstacle(wanted: PauseDecision, wait: boolean): Promise<Obstacle | undefined> {
-    const { attempts, devices, guest, session, requests, options } = this.#context;
+    const { attempts, devices, guest, session, requests, options, rehearsal } = this.#context;
     const forced = isForced(wanted);
     const askedFor = requests.switchover !== undefined;
     if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
+    if (!(await rehearsal.stop())) return { gate: 'other', why: 'rehearsePause() has not returned' };
     const blocker = await devices.switchoverBlocker(session.signal);
     if (blocker !== undefined) return { gate: 'other', why: blocker };
     const { backOffMs } = attempts;

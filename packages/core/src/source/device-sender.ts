@@ -4,6 +4,7 @@ import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { DeviceCalls } from './device-calls.js';
+import { DeviceReports } from './device-reports.js';
 
 /** Most bytes of device state in one frame. */
 const PIECE_BYTES = 2 ** 20;
@@ -34,6 +35,8 @@ interface KeptPiece {
  */
 export class DeviceSender {
   readonly calls: DeviceCalls;
+  /** What devices say of their state, for predictions. */
+  readonly reports: DeviceReports;
   readonly #devices: readonly MigratableDevice[];
   /** Per device: the sequence of the next piece that is sent while the guest runs. */
   readonly #sequences: number[];
@@ -41,8 +44,6 @@ export class DeviceSender {
   readonly #resets: number[];
   /** Per device: how often it was restarted. State that a `precopy` begun before the last restart yields is not sent. */
   readonly #epochs: number[];
-  readonly #sizes: number[];
-  readonly #assumptions: (string | undefined)[];
   /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
   readonly #waiting: Map<number, number>[];
   #waitingBytes = 0;
@@ -63,11 +64,10 @@ export class DeviceSender {
   constructor(devices: readonly MigratableDevice[]) {
     this.#devices = devices;
     this.calls = new DeviceCalls(devices);
+    this.reports = new DeviceReports(devices, this.calls);
     this.#sequences = devices.map(() => 0);
     this.#resets = devices.map(() => 0);
     this.#epochs = devices.map(() => 0);
-    this.#sizes = devices.map(() => 0);
-    this.#assumptions = devices.map(() => undefined);
     this.#waiting = devices.map(() => new Map());
   }
 
@@ -84,29 +84,6 @@ export class DeviceSender {
   /** Per device: the sequence of the next piece that is sent while the guest runs. */
   get sequences(): readonly number[] {
     return this.#sequences;
-  }
-
-  /** Bytes that all devices expect to send, as they said last. */
-  get knownBytes(): number {
-    return this.#sizes.reduce((sum, bytes) => sum + bytes, 0);
-  }
-
-  /** Bytes that each device expects to send when saved now; what it said last, or 0, where it cannot tell. */
-  async sizes(signal: AbortSignal): Promise<readonly number[]> {
-    for (const [index, device] of this.#devices.entries()) {
-      if (device.stateBytes === undefined || this.calls.isBusy(device)) continue;
-      const asking = this.calls.begin(device, 'tell the size of', async () => (await device.stateBytes?.()) ?? 0);
-      const answer = await abortable(asking, signal);
-      const bytes = typeof answer === 'number' ? answer : answer.bytes;
-      this.#sizes[index] = Number.isFinite(bytes) && bytes > 0 ? Math.ceil(bytes) : 0;
-      this.#assumptions[index] = typeof answer === 'number' ? undefined : answer.assumed;
-    }
-    return this.#sizes;
-  }
-
-  /** For each device, why its size is an assumption; `undefined` when it could tell. As of the last `sizes`. */
-  get assumptions(): readonly (string | undefined)[] {
-    return this.#assumptions;
   }
 
   /**

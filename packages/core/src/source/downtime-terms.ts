@@ -1,5 +1,6 @@
+import type { Forecast } from '../convergence/downtime-model.js';
 import type { DowntimeTerm } from '../migration-event.js';
-import type { DowntimeTerms } from '../round-record.js';
+import type { DowntimeRanges, DowntimeTerms } from '../round-record.js';
 
 /** The terms, in the order of the switchover's steps. */
 export const TERMS = ['pauseMs', 'harvestMs', 'ramMs', 'deviceMs', 'loadMs', 'roundTripMs', 'resumeMs'] as const;
@@ -7,9 +8,14 @@ export const TERMS = ['pauseMs', 'harvestMs', 'ramMs', 'deviceMs', 'loadMs', 'ro
 /** Pairs the predicted with the actual milliseconds, term by term. */
 export function compareTerms(
   predicted: DowntimeTerms,
+  ranges: DowntimeRanges,
   actual: DowntimeTerms,
 ): Record<keyof DowntimeTerms, DowntimeTerm> {
-  const term = (name: keyof DowntimeTerms): DowntimeTerm => ({ predictedMs: predicted[name], actualMs: actual[name] });
+  const term = (name: keyof DowntimeTerms): DowntimeTerm => ({
+    predictedMs: predicted[name],
+    rangeMs: ranges[name],
+    actualMs: actual[name],
+  });
   return {
     pauseMs: term('pauseMs'),
     harvestMs: term('harvestMs'),
@@ -21,10 +27,26 @@ export function compareTerms(
   };
 }
 
+/** A prediction of nothing: all terms are 0. */
+export const NO_FORECAST: Forecast = {
+  prediction: { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 },
+  predictionRange: {
+    pauseMs: [0, 0],
+    harvestMs: [0, 0],
+    ramMs: [0, 0],
+    deviceMs: [0, 0],
+    loadMs: [0, 0],
+    roundTripMs: [0, 0],
+    resumeMs: [0, 0],
+  },
+  predictedDowntimeMs: 0,
+  predictedDowntimeRangeMs: [0, 0],
+};
+
 /** The terms of a migration that never paused the guest: all 0. */
 export function noTerms(): Record<keyof DowntimeTerms, DowntimeTerm> {
-  const none = { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 };
-  return compareTerms(none, none);
+  const { prediction, predictionRange } = NO_FORECAST;
+  return compareTerms(prediction, predictionRange, prediction);
 }
 
 /** The term that exceeded its prediction by the most milliseconds. */

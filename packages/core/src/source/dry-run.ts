@@ -19,7 +19,7 @@ export function dryRunReport(
     features: welcome.features,
     ramBytes: vm.memory.blocks.reduce((sum, { byteLength }) => sum + byteLength, 0),
     devices: vm.devices.map(({ id, version }, index) => {
-      const assumed = devices.assumptions[index];
+      const assumed = devices.reports.assumptions[index];
       return { id, version, stateBytes: sizes[index] ?? 0, ...(assumed === undefined ? {} : { assumed }) };
     }),
     maximumDeviceState: welcome.maximumDeviceState,
@@ -34,6 +34,7 @@ export function emptySummary({ options, meter, session }: SourceContext, dryRun:
     totalMs: meter.elapsedMs,
     downtimeMs: 0,
     predictedDowntimeMs: 0,
+    predictedDowntimeRangeMs: [0, 0],
     downtime: noTerms(),
     verifyMs: 0,
     heldMs: 0,

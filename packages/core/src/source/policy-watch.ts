@@ -1,8 +1,8 @@
-import { totalDowntime } from '../convergence/downtime-model.js';
 import type { PolicyMoment, RoundOutcome } from '../convergence/policy.js';
 import { GodwitError } from '../errors.js';
 import { type Decision, noPages } from '../round-record.js';
 import type { PauseDecision } from './attempt-limits.js';
+import { NO_FORECAST } from './downtime-terms.js';
 import type { MidRound, RoundCuts } from './mid-round.js';
 import { notConverging } from './not-converging.js';
 import { opinion } from './opinion.js';
@@ -148,9 +148,9 @@ function outcomeNow(
   const last = meter.lastPrecopy;
   const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
   const newlyDirtyPages = (meter.round === 0 ? allPagesOf(vm.memory) : meter.pagesOwed) + Math.round(dirtied);
-  const prediction = model.predict({
+  const forecast = model.forecast({
     dirtyPages: newlyDirtyPages,
-    deviceBytes: devices.knownBytes,
+    deviceBytes: devices.reports.outlook.bytes,
     ...(bytesPerSecond !== undefined && { bytesPerSecond }),
   });
   return {
@@ -158,16 +158,13 @@ function outcomeNow(
     round: meter.roundsEnded,
     linkBytesPerSecond: model.linkBytesPerSecond || (bytesPerSecond ?? 0),
     newlyDirtyPages,
-    prediction,
-    predictedDowntimeMs: totalDowntime(prediction),
+    ...forecast,
   };
 }
 
 function allPagesOf({ blocks, pageSize }: SourceContext['vm']['memory']): number {
   return blocks.reduce((sum, { byteLength }) => sum + byteLength / pageSize, 0);
 }
-
-const NO_TERMS = { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 };
 
 /** Before the first round is complete. */
 const NO_ROUND: RoundOutcome = {
@@ -188,6 +185,5 @@ const NO_ROUND: RoundOutcome = {
   newlyDirtyPages: 0,
   trackers: [],
   dirtyPagesPerSecond: 0,
-  predictedDowntimeMs: 0,
-  prediction: NO_TERMS,
+  ...NO_FORECAST,
 };

@@ -1,5 +1,4 @@
 import { defer, EMPTY, expand, type Observable } from 'rxjs';
-import { totalDowntime } from '../convergence/downtime-model.js';
 import type { RoundOutcome } from '../convergence/policy.js';
 import type { Decision } from '../round-record.js';
 import { pauses } from './attempt-limits.js';
@@ -40,7 +39,7 @@ export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<P
 }
 
 async function runRound(harvest: Harvest, { context, decide, send }: PrecopyParts): Promise<PrecopyRound> {
-  const { harvester, model, options, session, devices, meter, watch, throttle } = context;
+  const { harvester, model, options, session, devices, meter, watch, throttle, emit } = context;
   const { clock } = options;
   const start = clock.now();
   const throttled = throttle.mark();
@@ -53,11 +52,18 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   if (leftPages === 0) harvester.release(harvest.bitmaps);
   // With the signal, a migration can be cancelled while a tracker hangs.
   const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
+  const writtenPages = pending.dirtyPages - leftPages;
   model.sent(sent);
   model.harvested(pending.harvestMs);
-  const sizes = await devices.sizes(session.signal);
-  const deviceBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
-  const prediction = model.predict({ dirtyPages: pending.pagesWhenStopped, deviceBytes });
+  model.dirtied(writtenPages, pending.sinceMs);
+  const harvestedAt = clock.now();
+  await devices.reports.ask(session.signal);
+  for (const message of devices.reports.takeUntold()) emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
+  model.devices = devices.reports.outlook;
+  const forecast = model.forecast({
+    dirtyPages: pending.pagesWhenStopped,
+    deviceBytes: devices.reports.outlook.bytes,
+  });
   const outcome: RoundOutcome = {
     round: meter.round,
     phase: 'pre-copy',
@@ -69,11 +75,12 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     throttle: throttle.meanSince(throttled),
     newlyDirtyPages: pending.dirtyPages,
     trackers: pending.trackers,
-    dirtyPagesPerSecond: ((pending.dirtyPages - leftPages) / Math.max(pending.sinceMs, 0.001)) * 1000,
-    predictedDowntimeMs: totalDowntime(prediction),
-    prediction,
+    dirtyPagesPerSecond: (writtenPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    ...forecast,
   };
   const decision = await decide.after(outcome);
+  model.decided(clock.now() - harvestedAt);
+  if (!isLast(decision)) context.rehearsal.begin();
   return { record: { ...outcome, decision }, pending };
 }
 

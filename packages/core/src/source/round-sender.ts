@@ -94,12 +94,17 @@ export class RoundSender {
   #chargedBytes = 0;
   /** Pages handed to channels in this round: what the destination must acknowledge. */
   #dispatched = 0;
+  /** Pages of this round. */
+  #dirtyPages = 0;
   /** Most pages of a batch of this round, where that is more than a frame: see `SHARES_PER_CHANNEL`. */
   #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
   #burst = { bytes: 0, at: 0, scanMs: [] as readonly number[], rearmMs: 0 };
-  #begun = { start: 0, before: noTotals() as Readonly<PageChannelTotals>, wireBefore: 0 };
+  #begun = {
+    ...{ start: 0, wireBefore: 0, before: noTotals() as Readonly<PageChannelTotals> },
+    scanMs: [] as readonly number[],
+  };
   /** Ends the round that is being sent, but not the connection. */
   #giveUp: AbortSignal | undefined;
   /** The pending end of the round, once `roundEnd` was sent on the channels. */
@@ -157,7 +162,8 @@ export class RoundSender {
     this.#dispatched = 0;
     this.#sharePages = Math.floor(dirtyPages / (channels.length * SHARES_PER_CHANNEL));
     this.#burst = { bytes: wireBefore, at: start, scanMs: scanTimes(channels), rearmMs: 0 };
-    this.#begun = { start, before, wireBefore };
+    this.#begun = { start, before, wireBefore, scanMs: this.#burst.scanMs };
+    this.#dirtyPages = dirtyPages;
     this.#lastProgress = start;
     const chunkPages = Math.max(CHUNK_UNIT_PAGES, CHUNK_BYTES / memory.pageSize);
     for (let blockIndex = 0; blockIndex < memory.blocks.length; blockIndex++) {
@@ -216,7 +222,8 @@ export class RoundSender {
     const { memory, channels } = this.#parts;
     const after = totals(channels);
     const totalMs = end - start;
-    const scanMs = after.scanMs - before.scanMs + this.#rearmMs;
+    // Threads that look at pages at the same time do not add up.
+    const scanMs = Math.min(totalMs, scannedSince(channels, this.#begun.scanMs) + this.#rearmMs);
     const burstWallMs = end - this.#burst.at;
     const burstScanMs = this.#rearmMs - this.#burst.rearmMs + scannedSince(channels, this.#burst.scanMs);
     return {
@@ -311,7 +318,7 @@ export class RoundSender {
   async #acquire(round: number, blockIndex: number, limited: boolean): Promise<Slot> {
     const { clock, limit, signal } = this.#parts;
     limit.charge(this.#unchargedBytes());
-    if (limited && !limit.open) {
+    if (limited && !this.#isTail && !limit.open) {
       const start = clock.now();
       await limit.wait(signal);
       const end = clock.now();
@@ -331,6 +338,15 @@ export class RoundSender {
     slot.runs.clear();
     slot.holes.clear();
     return slot;
+  }
+
+  /**
+   * Whether what is left of the round fits into one burst of the limit. It goes out at once, and the next round waits for it to be paid:
+   * so that each round ends with a burst that shows the rate of the link, however small the limit.
+   */
+  get #isTail(): boolean {
+    const { limit, memory } = this.#parts;
+    return (this.#dirtyPages - this.#dispatched) * memory.pageSize <= limit.burstBytes;
   }
 
   async #nextFree(): Promise<Slot> {

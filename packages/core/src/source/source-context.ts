@@ -20,6 +20,7 @@ import type { Harvester } from './harvester.js';
 import type { LimitReach } from './limit-reach.js';
 import type { RoundCuts } from './mid-round.js';
 import type { ResolvedOptions } from './options.js';
+import type { PauseRehearsal } from './pause-rehearsal.js';
 import type { HandedOver, PausedTimes } from './paused-times.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { ProgressMeter } from './progress.js';
@@ -65,6 +66,7 @@ export interface SourceContext {
   readonly reach: LimitReach;
   readonly watch: RoundCuts;
   readonly attempts: Attempts;
+  readonly rehearsal: PauseRehearsal;
   readonly rounds: RoundTransfer;
   readonly records: RoundRecord[];
   /** The embedder's requests during the migration. */

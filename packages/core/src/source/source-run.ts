@@ -1,4 +1,5 @@
 import type { Claim } from '../claim/claim.js';
+import { destinationOutlook } from '../convergence/device-terms.js';
 import { DowntimeModel } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { SentEncodings } from '../encoding/sent-encodings.js';
@@ -21,6 +22,7 @@ import { Harvester } from './harvester.js';
 import { LimitReach } from './limit-reach.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
+import { PauseRehearsal } from './pause-rehearsal.js';
 import { HandOver } from './phases/hand-over.js';
 import { PreCopy } from './phases/pre-copy.js';
 import { Release } from './phases/release.js';
@@ -244,6 +246,7 @@ function makeContext(
     onOwed: (pages) => meter.roundOwes(pages),
     onChannels: (connection) => {
       meter.channels = connection?.channels ?? [];
+      if (connection !== undefined) model.channels = connection.channels.length;
     },
   });
   const context: SourceContext = {
@@ -270,6 +273,7 @@ function makeContext(
     watch: new PolicyWatch(() => context),
     model,
     attempts: new Attempts(clock),
+    rehearsal: new PauseRehearsal({ vm, clock, claim, emit, learn: (ms) => model.rehearsed(ms) }),
     records: [],
     requests: new EmbedderRequests(),
     harvester: new Harvester(memory, tracker, clock),
@@ -285,6 +289,7 @@ function makeContext(
     prepared: (frame) => {
       readiness.answered(frame, rounds.welcome.incarnation);
       owed.prepared(frame);
+      model.destination(...destinationOutlook(frame));
     },
     loaded: ({ device, sequence }) => devices.loaded(device, sequence),
   };

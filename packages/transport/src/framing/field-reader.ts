@@ -27,6 +27,15 @@ export class FieldReader {
     return value;
   }
 
+  /** An array of `count` durations, or an empty one. */
+  durations(name: string, count: number): readonly number[] {
+    const values = this.list(name, count, (item) => item.duration(name));
+    if (values.length !== 0 && values.length !== count) {
+      throw this.bad(name, `no number of milliseconds, or ${count}`, values);
+    }
+    return values;
+  }
+
   /** True when every field that came has been read: what is still to be read, an older peer does not know of. */
   get ended(): boolean {
     return this.#at >= this.#fields.length;

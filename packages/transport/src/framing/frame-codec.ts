@@ -259,13 +259,21 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     }),
   },
   prepared: {
-    pack: (f) => [f.incarnation, integer(f.attempt), integers(f.deviceSequences)],
-    parse: (fields) => ({
-      type: 'prepared',
-      incarnation: fields.migrationId('incarnation'),
-      attempt: fields.uint('attempt'),
-      deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
-    }),
+    pack: (f) => [
+      f.incarnation,
+      integer(f.attempt),
+      integers(f.deviceSequences),
+      ...(f.load === undefined ? [] : [[...f.load], [...(f.resume ?? [])]]),
+    ],
+    parse: (fields) => {
+      const incarnation = fields.migrationId('incarnation');
+      const attempt = fields.uint('attempt');
+      const deviceSequences = fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence'));
+      if (fields.ended) return { type: 'prepared', incarnation, attempt, deviceSequences };
+      const load = fields.durations('load', 6);
+      const resume = fields.durations('resume', 3);
+      return { type: 'prepared', incarnation, attempt, deviceSequences, load, resume };
+    },
   },
   back: {
     pack: (f) => [integer(f.attempt)],

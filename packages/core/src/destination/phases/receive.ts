@@ -115,7 +115,7 @@ export class Receive implements ServingPhase {
   #prepare(connection: IncomingConnection, { attempt, deviceSequences }: PrepareFrame): void {
     this.#checkAttempt('prepare', attempt);
     const question = ++this.#question;
-    const { vm, loader, welcome } = this.#arriving;
+    const { vm, loader, welcome, forecast } = this.#arriving;
     const current = () => question === this.#question && this.#context.serving === this && !connection.signal.aborted;
     const prepared = async (): Promise<void> => {
       await vm.prepared?.();
@@ -124,7 +124,8 @@ export class Receive implements ServingPhase {
     const answer = async (): Promise<void> => {
       if (current()) await this.#tellOwed(connection);
       const { incarnation } = welcome;
-      if (current()) await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences });
+      if (!current()) return;
+      await connection.write({ type: 'prepared', incarnation, attempt, deviceSequences, ...forecast.told() });
     };
     prepared().then(
       // A failure to write is ignored: a lost link is noticed by reading it, and the source then asks again.

@@ -24,6 +24,7 @@ import type { DestinationContext, DestinationPhase } from '../destination-contex
 import { DeviceLoader } from '../device-loader.js';
 import { ramCheck } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
+import { LoadForecast } from '../load-forecast.js';
 import { LoadedReports } from '../loaded-reports.js';
 import { makePristine } from '../zero-run.js';
 
@@ -62,9 +63,14 @@ export class SetUp implements DestinationPhase {
     await abortable(connection.borrow(pristine), wanted);
     const { encodings, welcome } = this.#agreed(context, connection, version);
     const loaded = new LoadedReports(context);
+    const forecast = new LoadForecast(vm, options.clock, (message) =>
+      context.emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message }),
+    );
     const receive = context.phases.receive({
       ...{ vm, hello, claim, windows, welcome, encodings },
+      forecast,
       loader: new DeviceLoader({
+        forecast,
         vm,
         described: hello.devices,
         maximumBytes: options.maximumDeviceState,

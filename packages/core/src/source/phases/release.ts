@@ -32,7 +32,7 @@ export class Release implements SourcePhase {
   #summary(context: SourceContext): MigrationSummary {
     const { options, meter, vm, model, records, attempts, session, throttle, shadows, emit } = context;
     const { verify } = options;
-    const { prediction, decision } = this.#record;
+    const { prediction, predictionRange, predictedDowntimeRangeMs, decision } = this.#record;
     const limitMs = downtimeLimitOf(options, decision);
     const { downtimeMs, terms, verifyMs, heldMs } = downtimeOf(this.#times, this.#handed, verify, model.roundTripMs);
     if (downtimeMs > limitMs) {
@@ -45,7 +45,8 @@ export class Release implements SourcePhase {
       totalMs: meter.elapsedMs,
       downtimeMs,
       predictedDowntimeMs: this.#predictedMs,
-      downtime: compareTerms(prediction, terms),
+      predictedDowntimeRangeMs,
+      downtime: compareTerms(prediction, predictionRange, terms),
       verifyMs,
       heldMs,
       verified: verify,

@@ -24,14 +24,14 @@ export class SetUp implements SourcePhase {
     guest.checkAlive();
     const blockers = await migrationBlockers(vm, signal);
     if (blockers.length > 0 && !options.dryRun) throw blocked(blockers);
-    const sizes = await devices.sizes(signal);
+    const sizes = await devices.reports.ask(signal);
     // The hello has what is known: an assumption is no reason to refuse.
-    session.stateBytes = sizes.map((bytes, index) => (devices.assumptions[index] === undefined ? bytes : 0));
-    for (const [index, assumed] of devices.assumptions.entries()) {
-      if (assumed === undefined) continue;
-      const message = `device "${vm.devices[index]?.id}": ${assumed}`;
+    const { assumptions } = devices.reports;
+    session.stateBytes = sizes.map((bytes, index) => (assumptions[index] === undefined ? bytes : 0));
+    for (const message of devices.reports.takeUntold()) {
       context.emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
     }
+    model.devices = devices.reports.outlook;
     const { connection, answer } = await session.first(options.dryRun ? 'dryRun' : 'running');
     rounds.start(connection, answer);
     if (options.dryRun) {
@@ -46,6 +46,7 @@ export class SetUp implements SourcePhase {
     const starting = tracker.start();
     context.claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
     await abortable(starting, signal);
+    context.rehearsal.begin();
     model.roundTrip(await rounds.ping());
     if (context.state() === 'setup') context.setState('active');
     return context.phases.preCopy();

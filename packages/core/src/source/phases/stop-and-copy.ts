@@ -89,6 +89,7 @@ export class StopAndCopy implements SourcePhase {
     ownership.apply('pause');
     await this.#pause(context, bound);
     const paused = clock.now();
+    model.measured('pauseMs', paused - start);
     bound.run();
     context.throttle.paused();
     await this.#hold(context, bound);
@@ -175,9 +176,10 @@ export class StopAndCopy implements SourcePhase {
     setState('device');
   }
 
-  async #harvest({ harvester }: SourceContext, bound: PauseBound, before?: Harvest): Promise<Harvest> {
+  async #harvest({ harvester, model }: SourceContext, bound: PauseBound, before?: Harvest): Promise<Harvest> {
     const signals = [bound.signal, this.#connection.signal];
     const harvest = await underAll(signals, (signal) => harvester.harvest(signal, before?.bitmaps));
+    model.harvested(harvest.harvestMs, true);
     if (before !== undefined) this.#unsent.delete(before);
     this.#unsent.add(harvest);
     return harvest;
@@ -188,7 +190,7 @@ export class StopAndCopy implements SourcePhase {
     const round = roundStarted(context, harvest.dirtyPages);
     const sent = await this.#within(bound, rounds.sendPaused(this.#connection, harvest, bound.signal));
     this.#acknowledged(context, harvest);
-    model.sent(sent);
+    model.sent(sent, true);
     roundEnded(context, {
       ...this.#last.record,
       round,

@@ -1,0 +1,126 @@
+/** The program of a process with a machine of node-vmm, for the benchmark of predictions: carries out the parent's commands. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  delta,
+  firstOpinion,
+  type IncomingMigration,
+  type LinkListener,
+  type MigratableDevice,
+  type MigratableVm,
+  migrate,
+  receive,
+  roundCap,
+  withinDowntimeLimit,
+} from '@godwit/core';
+import { Machine } from '@godwit/example-node-vmm';
+import { type CommandHandlers, serveCommands } from '@godwit/example-node-vmm/process';
+import { connectTo, listenOn, lz4, tcp } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
+import { BallastDevice } from './ballast-device.js';
+import type { PredictionCase } from './cases.js';
+import { type HostCommands, LAST_RESORT_MS } from './host-messages.js';
+
+const MEMORY_BYTES = 512 * 2 ** 20;
+
+/** Rounds after which a guest that does not come within its limit is switched over. */
+const MOST_ROUNDS = 12;
+
+/** How long the guest writes before it is moved: a working set that was never written would be holes. Milliseconds. */
+const WARM_UP_MS = 700;
+
+class Host {
+  #machine: Machine | undefined;
+  #listener: LinkListener | undefined;
+  #incoming: IncomingMigration | undefined;
+
+  readonly handlers: CommandHandlers<HostCommands> = {
+    boot: async ({ vcpus, workingSetBytes, order, wholePages, pagesPerSecond }) => {
+      const workload = { workingSetBytes, order, wholePages, pagesPerSecond };
+      this.#machine = await Machine.create({ memoryBytes: MEMORY_BYTES, vcpus, overcommit: true, workload });
+      await this.#machine.resume();
+      await sleep(WARM_UP_MS);
+      return null;
+    },
+
+    listen: async (chosen) => {
+      const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+      const { channels } = chosen;
+      this.#listener = channels > 0 ? onWorkers(listening, { threads: channels }) : listening;
+      this.#incoming = receive(this.#listener, {
+        encodings: encodingsOf(chosen),
+        prepare: async (description) => {
+          this.#machine = await Machine.fromDescription(description, { overcommit: true });
+          return withBallast(this.#machine, chosen);
+        },
+      });
+      return listening.listener.port;
+    },
+
+    send: async ({ port, chosen }) => {
+      const { channels, downtimeLimitMs, bandwidthLimit } = chosen;
+      const machine = this.#theMachine();
+      const connector = connectTo(tcp({ host: '127.0.0.1', port }));
+      const { result } = migrate(withBallast(machine, chosen), channels > 0 ? onWorkers(connector) : connector, {
+        ...{ pageChannels: channels, downtimeLimitMs, bandwidthLimit, encodings: encodingsOf(chosen) },
+        description: machine.description,
+        policy: firstOpinion(withinDowntimeLimit, roundCap(MOST_ROUNDS, 'switchover')),
+      });
+      const summary = await result;
+      return {
+        predictedMs: summary.predictedDowntimeMs,
+        rangeMs: summary.predictedDowntimeRangeMs,
+        actualMs: summary.downtimeMs,
+        rounds: summary.rounds.length,
+        attempts: summary.attempts.length + 1,
+        totalMs: summary.totalMs,
+        terms: summary.downtime,
+      };
+    },
+
+    arrival: async () => {
+      await this.#incoming?.result;
+      return null;
+    },
+
+    close: async () => {
+      await this.close();
+      return null;
+    },
+  };
+
+  async close(): Promise<void> {
+    this.#incoming?.cancel('the benchmark goes on');
+    await Promise.allSettled([this.#incoming?.result, this.#listener?.close()]);
+    await this.#machine?.close();
+    this.#incoming = undefined;
+    this.#listener = undefined;
+    this.#machine = undefined;
+  }
+
+  #theMachine(): Machine {
+    if (this.#machine === undefined) throw new Error('there is no machine yet');
+    return this.#machine;
+  }
+}
+
+function encodingsOf({ encodings }: PredictionCase) {
+  return encodings.map((name) => (name === 'delta' ? delta() : lz4()));
+}
+
+/** The machine with a device more, if the case has one. */
+function withBallast(machine: Machine, { deviceBytes, loadMs }: PredictionCase): MigratableVm {
+  const vm: MigratableVm = machine;
+  if (deviceBytes === 0) return vm;
+  const devices: readonly MigratableDevice[] = [...vm.devices, new BallastDevice(deviceBytes, loadMs)];
+  // A getter or a method of the machine needs the machine as `this`.
+  return new Proxy(vm, {
+    get: (target, name) => {
+      if (name === 'devices') return devices;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
+const host = new Host();
+serveCommands(host.handlers, () => host.close(), LAST_RESORT_MS);

@@ -1,0 +1,98 @@
+import { fork } from 'node:child_process';
+import { loadavg } from 'node:os';
+import { hasKvm } from '@godwit/example-node-vmm';
+import { CommandProcess } from '@godwit/example-node-vmm/process';
+import { CASES, type PredictionCase, SHORT_CASES } from './cases.js';
+import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
+import { HEAD, line, type Run, runOf, summary, totalsOf } from './table.js';
+
+/** Of the twelve cases of the short form, so many at least have to lie inside the interval. */
+const LEAST_INSIDE = 8;
+
+/** The exit status where there is no KVM. */
+const CANNOT_RUN_HERE = 3;
+
+export interface PredictionOptions {
+  readonly times: number;
+  /** Only cases whose name contains this text. */
+  readonly only: string;
+  readonly short: boolean;
+  /** Every term, under each line. */
+  readonly terms: boolean;
+  readonly json: boolean;
+}
+
+type Host = CommandProcess<HostCommands, HostMessage>;
+
+/**
+ * `npm run bench -- prediction`: migrates a KVM guest over loopback, in many settings, and compares the downtime that was predicted at the
+ * decision with the one that the guest then saw. With `short`, 12 cases once each: the exit status is 1 when fewer than 8 lie inside
+ * their interval.
+ */
+export async function predictionBenchmark(options: PredictionOptions): Promise<void> {
+  const { times, only, short, json } = options;
+  if (!hasKvm()) {
+    process.stderr.write('prediction: cannot run here: no access to /dev/kvm\n');
+    process.exitCode = CANNOT_RUN_HERE;
+    return;
+  }
+  const cases = (short ? SHORT_CASES : CASES).filter(({ name }) => name.includes(only));
+  const load = loadavg()[0] as number;
+  if (!json) process.stdout.write(`${HEAD}\n`);
+  const runs: Run[] = [];
+  const source = start('source');
+  const destination = start('destination');
+  try {
+    for (let time = 0; time < times; time++) {
+      for (const chosen of cases) {
+        const run = runOf(chosen, await move(source, destination, chosen));
+        runs.push(run);
+        if (!json) process.stdout.write(`${line(run)}\n${options.terms ? `${termsOf(run)}\n` : ''}`);
+      }
+    }
+  } finally {
+    await Promise.all([source.end(LAST_RESORT_MS), destination.end(LAST_RESORT_MS)]);
+  }
+  const totals = totalsOf(runs);
+  const busy =
+    load > 1
+      ? `the machine had a load of ${load.toFixed(1)} before: others used it, and the figures are worth little`
+      : '';
+  if (json) process.stdout.write(`${JSON.stringify({ benchmark: 'prediction', totals, runs, loadBefore: load })}\n`);
+  else process.stdout.write(`\n${summary(totals)}\n${busy === '' ? '' : `${busy}\n`}`);
+  if (short && only === '' && totals.inside < LEAST_INSIDE * times) {
+    process.stderr.write(
+      `prediction: ${totals.inside} of ${totals.runs} inside; at least ${LEAST_INSIDE * times} have to be\n`,
+    );
+    process.exitCode = 1;
+  }
+}
+
+function start(name: string): Host {
+  const child = fork(new URL('./host.js', import.meta.url), { serialization: 'advanced' });
+  return new CommandProcess(name, child, () => {});
+}
+
+async function move(source: Host, destination: Host, chosen: PredictionCase) {
+  try {
+    await source.ask('boot', chosen);
+    const port = await destination.ask('listen', chosen);
+    const arrival = destination.ask('arrival', null);
+    arrival.catch(() => {});
+    const outcome = await source.ask('send', { port, chosen });
+    await arrival;
+    return outcome;
+  } finally {
+    await Promise.all([source.ask('close', null), destination.ask('close', null)]);
+  }
+}
+
+function termsOf({ terms }: Run): string {
+  return Object.entries(terms)
+    .map(([name, { predictedMs, rangeMs, actualMs }]) => {
+      const outside = actualMs < rangeMs[0] || actualMs > rangeMs[1] ? '!' : '';
+      const interval = `[${rangeMs[0].toFixed(1)} ${rangeMs[1].toFixed(1)}]`;
+      return `    ${name.replace('Ms', '')} ${predictedMs.toFixed(1)} ${interval} ${actualMs.toFixed(1)}${outside}`;
+    })
+    .join('');
+}

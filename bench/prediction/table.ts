@@ -1,0 +1,80 @@
+import { median } from '../report.js';
+import type { PredictionCase } from './cases.js';
+import type { Outcome } from './host-messages.js';
+
+/** One migration of a case. */
+export interface Run extends Outcome {
+  readonly name: string;
+  /** Whether the actual downtime lay inside the interval. */
+  readonly inside: boolean;
+  /** Actual minus predicted, in milliseconds. */
+  readonly errorMs: number;
+}
+
+export interface Totals {
+  readonly runs: number;
+  readonly inside: number;
+  readonly share: number;
+  readonly medianErrorMs: number;
+  /** Of the predicted, over the actual downtime. */
+  readonly medianError: number;
+  /** Of runs, those that are within a fifth or 3 ms. */
+  readonly near: number;
+}
+
+export function runOf({ name }: PredictionCase, outcome: Outcome): Run {
+  const { predictedMs, rangeMs, actualMs } = outcome;
+  const inside = actualMs >= rangeMs[0] && actualMs <= rangeMs[1];
+  return { name, ...outcome, inside, errorMs: actualMs - predictedMs };
+}
+
+export function totalsOf(runs: readonly Run[]): Totals {
+  const inside = runs.filter((run) => run.inside).length;
+  const errors = runs.map(({ errorMs }) => Math.abs(errorMs));
+  const relative = runs.map(({ errorMs, actualMs }) => Math.abs(errorMs) / actualMs);
+  return {
+    runs: runs.length,
+    inside,
+    share: inside / runs.length,
+    medianErrorMs: median(errors),
+    medianError: median(relative),
+    near: runs.filter(({ errorMs, actualMs }) => Math.abs(errorMs) <= Math.max(3, actualMs / 5)).length,
+  };
+}
+
+const ms = (value: number): string => value.toFixed(value < 10 ? 1 : 0);
+
+/** `predicted [interval] actual`, and how far off. */
+export function line(run: Run): string {
+  const interval = `[${ms(run.rangeMs[0])}, ${ms(run.rangeMs[1])}]`;
+  const error = `${run.errorMs >= 0 ? '+' : ''}${ms(run.errorMs)}`;
+  const columns = [
+    run.name.padEnd(30),
+    ms(run.predictedMs).padStart(7),
+    interval.padStart(14),
+    ms(run.actualMs).padStart(8),
+    (run.inside ? 'inside' : 'OUTSIDE').padStart(9),
+    error.padStart(8),
+    String(run.rounds).padStart(7),
+  ];
+  return columns.join(' ');
+}
+
+export const HEAD = [
+  'downtime, ms'.padEnd(30),
+  'predict'.padStart(7),
+  '90 % of cases'.padStart(14),
+  'actual'.padStart(8),
+  ''.padStart(9),
+  'error'.padStart(8),
+  'rounds'.padStart(7),
+].join(' ');
+
+export function summary(totals: Totals): string {
+  const { runs, inside, share, medianErrorMs, medianError, near } = totals;
+  return [
+    `inside the interval: ${inside} of ${runs} (${(share * 100).toFixed(0)} %; it is meant to have 90 %)`,
+    `median error: ${ms(medianErrorMs)} ms, ${(medianError * 100).toFixed(0)} % of the actual downtime`,
+    `within 20 % or 3 ms: ${near} of ${runs}`,
+  ].join('\n');
+}

@@ -1,0 +1,184 @@
+import { allPages } from '../round-record.js';
+import type { SentRound } from '../source/round-sender.js';
+import { type Estimate, guess, NOTHING, scaled, sumOf } from './estimate.js';
+import { LinkRate } from './link-rate.js';
+import { Samples } from './samples.js';
+
+/** Of what was learned of pages before a round, this share still counts after it. */
+const REMEMBERED = 0.25;
+
+/** When the share of pages that are encoded differs by more than this from what is remembered, what is remembered is of no use. */
+const OTHER_ENCODING = 0.3;
+
+/** Seen over predicted, while no round was compared with its prediction: nothing was learned, so the interval is wide. */
+const UNCOMPARED = guess(1, 0.3, 2.5);
+
+/** The same while only a lower bound of the link's rate is known. */
+const LINK_UNKNOWN = guess(1, 0.02, 1.5);
+
+/**
+ * Seen with the guest paused over seen while it runs, where no stop-and-copy was seen: a guest that is paused leaves its processors to
+ * the sender. On 2 processors that 2 vCPUs kept busy, it took 0.4 to 1.1 of the time; where there are processors to spare, the same.
+ */
+const PAUSED = guess(1, 0.4, 1.1);
+
+/** How far off a round trip is in the acknowledgement of a round: waking up two processes takes as long as a short one. Milliseconds. */
+const WAKE_MS = 1;
+
+/** What is known of pages: numbers, wire bytes, and milliseconds to look at them; recent rounds weigh more. */
+interface PageCosts {
+  readonly pages: number;
+  readonly encoded: number;
+  readonly bytes: number;
+  readonly scanMs: number;
+}
+
+const NO_COSTS: PageCosts = { pages: 0, encoded: 0, bytes: 0, scanMs: 0 };
+
+/**
+ * Predicts how long it takes to send pages: their expected wire bytes, by how pages of that kind were encoded lately, over the link's rate;
+ * the time to look at them; and a round trip for the acknowledgement.
+ *
+ * Every round of pre-copy is a rehearsal: what the model would have said of its pages is compared with what they took (without our own
+ * limit), and the ratios make the interval.
+ */
+export class RamTerm {
+  readonly #pageSize: number;
+  /** By the number of channels: what one number of streams carries says little of another. */
+  readonly #links = new Map<number, LinkRate>();
+  #link = new LinkRate();
+  #channels = 0;
+  /** The rate with another number of channels, until this one has loaded the link; `was` was that number. */
+  #before: { readonly bytesPerSecond: number; readonly was: number } | undefined;
+  #costs = NO_COSTS;
+  #rounds = 0;
+  readonly #ratios = new Samples();
+  readonly #pausedRatios = new Samples();
+
+  constructor(pageSize: number) {
+    this.#pageSize = pageSize;
+  }
+
+  /** Pages travel on so many channels from now on. */
+  set channels(count: number) {
+    if (count === this.#channels || count === 0) return;
+    const { bytesPerSecond } = this;
+    if (this.#channels > 0) {
+      this.#before = this.#link.known ? { bytesPerSecond: bytesPerSecond as number, was: this.#channels } : undefined;
+      this.#ratios.clear();
+      this.#pausedRatios.clear();
+      this.#link = this.#links.get(count) ?? new LinkRate();
+    }
+    this.#links.set(count, this.#link);
+    this.#channels = count;
+  }
+
+  /** The link's own bytes per second; `undefined` before anything was sent. */
+  get bytesPerSecond(): number | undefined {
+    return this.#link.known ? this.#link.bytesPerSecond : (this.#before?.bytesPerSecond ?? this.#link.bytesPerSecond);
+  }
+
+  /** Whether that rate was measured while the link was what the sender waited for. */
+  get linkKnown(): boolean {
+    return this.#link.known || this.#before !== undefined;
+  }
+
+  /** Wire bytes of a page of the kind that the guest rewrites; `undefined` before any was sent. */
+  get bytesPerPage(): number | undefined {
+    return this.#costs.pages === 0 || this.#costs.bytes === 0 ? undefined : this.#costs.bytes / this.#costs.pages;
+  }
+
+  /** Another destination: round 1 comes again, over a link that may be another one, to a process that may be slower. */
+  restarted(): void {
+    this.#rounds = 0;
+    this.#ratios.clear();
+    this.#pausedRatios.clear();
+  }
+
+  /** Learns from a round that was sent; `paused`: with the guest paused. */
+  sent(round: SentRound, roundTripMs: number, paused = false): void {
+    const pages = allPages(round.pages);
+    if (pages === 0) return;
+    const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
+    const busyMs = Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs));
+    this.#compare(round, pages, busyMs, paused);
+    this.#link.add(round.burstBytes, busyMs, wallMs);
+    // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
+    // mostly zero would seem to have almost nothing to send. Of round 1 only pages with contents count.
+    const first = ++this.#rounds === 1;
+    const counted = first ? pages - round.pages.zero - round.pages.hole : pages;
+    if (counted === 0) return;
+    const now = {
+      pages: counted,
+      encoded: round.pages.delta + round.pages.compressed,
+      bytes: round.wireBytes,
+      scanMs: round.scanMs,
+    };
+    const before = this.#costs;
+    const other = Math.abs(now.encoded / now.pages - before.encoded / Math.max(1, before.pages)) > OTHER_ENCODING;
+    const keep = first || other ? 0 : REMEMBERED;
+    this.#costs = {
+      pages: before.pages * keep + now.pages,
+      encoded: before.encoded * keep + now.encoded,
+      bytes: before.bytes * keep + now.bytes,
+      scanMs: before.scanMs * keep + now.scanMs,
+    };
+  }
+
+  /**
+   * Sending `pages` pages. `bytesPerSecond` is the link's rate while it is unknown. With `paused` the guest is paused, which leaves its
+   * processors to the sender.
+   */
+  predict(pages: number, roundTrip: Estimate, paused: boolean, bytesPerSecond?: number): Estimate {
+    if (pages === 0) return NOTHING;
+    const ms = this.#bareMs(pages, bytesPerSecond);
+    const exactly = { ms, lowMs: ms, highMs: ms };
+    const ack = sumOf([roundTrip, { ms: 0, lowMs: 0, highMs: WAKE_MS }]);
+    const seen = scaled(exactly, this.#ratio());
+    if (!paused) return sumOf([seen, ack]);
+    return sumOf([
+      this.#pausedRatios.estimate === undefined ? scaled(seen, PAUSED) : scaled(exactly, this.#pausedRatio()),
+      ack,
+    ]);
+  }
+
+  /** Without a round trip, and as the costs say it. */
+  #bareMs(pages: number, otherwise?: number): number {
+    const { pages: counted, bytes: seenBytes, scanMs: seenMs } = this.#costs;
+    const bytes = pages * (counted > 0 ? seenBytes / counted : this.#pageSize);
+    const scanMs = pages * (counted > 0 ? seenMs / counted : 0);
+    const bytesPerMs = (this.bytesPerSecond ?? otherwise ?? 0) / 1000;
+    const linkMs = bytesPerMs > 0 ? bytes / bytesPerMs : 0;
+    // A lower bound of the rate has the time to look at pages in it.
+    return this.linkKnown ? scanMs + linkMs : Math.max(scanMs, linkMs);
+  }
+
+  #ratio(): Estimate {
+    const known = this.#ratios.estimate ?? UNCOMPARED;
+    if (!this.linkKnown) return LINK_UNKNOWN;
+    const { count } = this.#ratios;
+    // A ratio that was seen once may be chance: the point moves towards it as they become more.
+    const point = known.ms ** (count / (count + 2));
+    const ratio = { ms: point, lowMs: Math.min(known.lowMs, point), highMs: Math.max(known.highMs, point) };
+    if (this.#link.known || this.#before === undefined) return ratio;
+    // Rates of single streams add up, or the link is shared: one or the other, or between.
+    const { was } = this.#before;
+    const share = was / this.#channels;
+    return scaled(ratio, guess(1, Math.min(1, share), Math.max(1, share)));
+  }
+
+  #pausedRatio(): Estimate {
+    return this.#pausedRatios.estimate ?? UNCOMPARED;
+  }
+
+  #compare(round: SentRound, pages: number, busyMs: number, paused: boolean): void {
+    // Of round 1 nothing is known before, and what it has besides contents is not predicted.
+    if (this.#rounds === 0 || !this.linkKnown || this.#costs.pages === 0 || round.burstBytes === 0) return;
+    const predicted = this.#bareMs(pages);
+    const seen = round.scanMs + (round.wireBytes * busyMs) / round.burstBytes;
+    if (predicted <= 0 || seen <= 0) return;
+    // A round of which too little went out at once says how long a wake-up takes.
+    if (Math.max(predicted, seen) < WAKE_MS) return;
+    (paused ? this.#pausedRatios : this.#ratios).add(seen / predicted);
+  }
+}

@@ -1,0 +1,109 @@
+import { abortable } from '../abortable.js';
+import type { DeviceOutlook } from '../convergence/device-terms.js';
+import type { MigratableDevice } from '../device/migratable-device.js';
+import type { DeviceCalls } from './device-calls.js';
+
+/** More bytes of state than a device can have: 1 PiB. A larger number is a mistake in its unit, or a field that was never set. */
+const MOST_BYTES = 2 ** 50;
+
+/** Longer than a save can be expected to take: a day, in milliseconds. */
+const MOST_MS = 86_400_000;
+
+/**
+ * What devices say of their state, for the prediction of the downtime: how many bytes it has, and how long saving it takes. A value that
+ * cannot be is not used: an assumption takes its place, and says what the device has said.
+ */
+export class DeviceReports {
+  readonly #devices: readonly MigratableDevice[];
+  readonly #calls: DeviceCalls;
+  readonly #sizes: number[];
+  readonly #assumptions: (string | undefined)[];
+  /** Per device: milliseconds, `undefined` where it cannot tell. */
+  readonly #saveMs: (number | undefined)[];
+  /** Messages that were told already: each is told once. */
+  readonly #told = new Set<string>();
+  readonly #untold: string[] = [];
+
+  constructor(devices: readonly MigratableDevice[], calls: DeviceCalls) {
+    this.#devices = devices;
+    this.#calls = calls;
+    this.#sizes = devices.map(() => 0);
+    this.#assumptions = devices.map(() => undefined);
+    this.#saveMs = devices.map(() => undefined);
+  }
+
+  /** Asks every device that can tell and is not busy. Resolves with bytes: what a device said last, or 0, where it cannot tell. */
+  async ask(signal: AbortSignal): Promise<readonly number[]> {
+    for (const [index, device] of this.#devices.entries()) {
+      if (this.#calls.isBusy(device)) continue;
+      if (device.stateBytes !== undefined) {
+        const asking = this.#calls.begin(device, 'tell the size of', async () => (await device.stateBytes?.()) ?? 0);
+        const answer: unknown = await abortable(asking, signal);
+        this.#take(index, device, answer);
+      }
+      if (device.expectedSaveMs !== undefined) this.#saveMs[index] = this.#expectedSave(device);
+    }
+    return this.#sizes;
+  }
+
+  get sizes(): readonly number[] {
+    return this.#sizes;
+  }
+
+  /** For each device, why its size is an assumption; `undefined` when it could tell. */
+  get assumptions(): readonly (string | undefined)[] {
+    return this.#assumptions;
+  }
+
+  get outlook(): DeviceOutlook {
+    const known = this.#saveMs.filter((ms) => ms !== undefined);
+    return {
+      count: this.#devices.length,
+      bytes: this.#sizes.reduce((sum, bytes) => sum + bytes, 0),
+      expectedSaveMs: known.reduce((sum, ms) => sum + ms, 0),
+      expecting: known.length,
+    };
+  }
+
+  /** What a person has to know, and was not told: assumptions, and values that cannot be. Each comes once. */
+  takeUntold(): readonly string[] {
+    return this.#untold.splice(0);
+  }
+
+  #take(index: number, device: MigratableDevice, answer: unknown): void {
+    const before = this.#sizes[index] as number;
+    const { bytes, assumed } = (typeof answer === 'object' && answer !== null ? answer : { bytes: answer }) as {
+      readonly bytes: unknown;
+      readonly assumed?: string;
+    };
+    const valid = typeof bytes === 'number' && bytes >= 0 && bytes <= MOST_BYTES;
+    if (valid) this.#sizes[index] = Math.ceil(bytes);
+    this.#assumptions[index] = valid
+      ? assumed
+      : `stateBytes() says ${String(bytes)}, which cannot be a number of bytes (0 to 2^50); ${before} are assumed`;
+    const why = this.#assumptions[index];
+    if (why !== undefined) this.#tell(device, why);
+  }
+
+  #expectedSave(device: MigratableDevice): number | undefined {
+    try {
+      const ms: unknown = device.expectedSaveMs?.();
+      if (ms === undefined) return undefined;
+      if (typeof ms === 'number' && ms >= 0 && ms <= MOST_MS) return ms;
+      this.#tell(
+        device,
+        `expectedSaveMs() says ${String(ms)}, which cannot be a number of milliseconds; a guess is used`,
+      );
+    } catch (error) {
+      this.#tell(device, `expectedSaveMs() failed, so that a guess is used: ${String(error)}`);
+    }
+    return undefined;
+  }
+
+  #tell({ id }: MigratableDevice, what: string): void {
+    const message = `device "${id}": ${what}`;
+    if (this.#told.has(message)) return;
+    this.#told.add(message);
+    this.#untold.push(message);
+  }
+}
