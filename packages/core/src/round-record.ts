@@ -113,6 +113,8 @@ export interface RoundRecord {
   readonly trackers: readonly TrackerHarvest[];
   /** Newly dirty pages per second. */
   readonly dirtyPagesPerSecond: number;
+  /** The share of time for which vCPUs were held back during this round, from 0 to 0.99. */
+  readonly throttle: number;
   /** Predicted downtime if the guest were paused now. */
   readonly predictedDowntimeMs: number;
   readonly prediction: DowntimeTerms;

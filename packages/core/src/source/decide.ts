@@ -73,7 +73,7 @@ export class Switchover {
    */
   async inRound(moment: PolicyMoment, outcome: RoundOutcome): Promise<boolean> {
     const wanted = this.#wanted(moment, outcome);
-    if (wanted.action === 'abort') throw notConverging(wanted, this.#context.meter.last);
+    if (wanted.action === 'abort') throw notConverging(wanted, this.#context.records, this.#context.options);
     return wanted.action === 'switchover' && (await this.#obstacle(wanted)) === undefined;
   }
 

@@ -1,6 +1,7 @@
 import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
-import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/policy.js';
+import { type PresetName, policyOf } from '../convergence/policies/presets.js';
+import type { ConvergencePolicy } from '../convergence/policy.js';
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
@@ -74,10 +75,16 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly missingEncoding?: 'refuse' | 'warn';
   /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
-  /** Time for the whole migration, in milliseconds, which policies go by. Default: none. */
+  /**
+   * Time for the whole migration, in milliseconds, which policies go by: the presets end with it, `gentle` and `balanced` by giving up,
+   * `urgent` by force. Default: that of the preset.
+   */
   readonly timeBudgetMs?: number;
-  /** Decides after each round whether to switch over or abort. Default: `withinDowntimeLimit`. */
-  readonly policy?: ConvergencePolicy;
+  /**
+   * Decides when to switch over, and when and how patience ends: a function, or the name of one of `presets`. Default: `balanced`, which
+   * gives up with `GODWIT_NOT_CONVERGING` after ten times the first round, and at least a minute, where nothing else ended it.
+   */
+  readonly policy?: ConvergencePolicy | PresetName;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
   /** Cancels the migration when it aborts. */
@@ -186,7 +193,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
-    policy: options.policy ?? withinDowntimeLimit,
+    policy: policyOf(options.policy ?? 'balanced'),
     prior: options.prior ?? {},
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),

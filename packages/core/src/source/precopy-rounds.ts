@@ -68,6 +68,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     newlyDirtyPages,
     trackers: pending.trackers,
     dirtyPagesPerSecond: (newlyDirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    throttle: 0,
     predictedDowntimeMs: totalDowntime(prediction),
     prediction,
   };

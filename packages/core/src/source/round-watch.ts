@@ -124,6 +124,7 @@ const NO_ROUND: RoundOutcome = {
   newlyDirtyPages: 0,
   trackers: [],
   dirtyPagesPerSecond: 0,
+  throttle: 0,
   predictedDowntimeMs: 0,
   prediction: NO_TERMS,
 };
