@@ -29,7 +29,7 @@ export const withinDowntimeLimit: ConvergencePolicy = (input) => {
   const within = switchoverWithin(input, input.downtimeLimitMs);
   if (within !== undefined) return within;
   const { moment, outcome, downtimeLimitMs, overruns } = input;
-  if (moment !== 'round-end' || outcome.newlyDirtyPages > 0 || overruns >= PATIENCE) return undefined;
+  if (moment !== 'round-end' || outcome.newlyDirtyPages !== 0 || overruns >= PATIENCE) return undefined;
   if (!(outcome.predictedDowntimeMs > downtimeLimitMs)) return undefined;
   return {
     action: 'switchover',

@@ -1,6 +1,6 @@
 import type { PolicyInput, RoundOutcome } from '../policy.js';
 
-/** The shortest time from one round to the next, in seconds: what a round takes beside sending pages, at least. */
+/** The shortest time from one round to the next, in seconds: the engine waits for it. */
 const SHORTEST_ROUND_S = 0.01;
 
 /**
@@ -41,11 +41,12 @@ export function neededThrottle(round: RoundOutcome, input: PolicyInput, leftMs: 
   if (pagesPerSecond === undefined || !(pagesPerSecond > 0) || !(ramMs > 0) || owed <= 0) return undefined;
   const fits = (owed * (downtimeLimitMs - fixedDowntimeMs)) / ramMs;
   if (!(fits > 0)) return undefined;
-  const besideS = Math.max(SHORTEST_ROUND_S, (outcome.harvestMs + roundTripMs / 2) / 1000);
+  const besideS = (outcome.harvestMs + roundTripMs / 2) / 1000;
   /** Pages per second that go out in a round of so many pages. */
-  const pace = (pages: number): number => pages / (besideS + pages / pagesPerSecond);
+  const pace = (pages: number): number => pages / Math.max(SHORTEST_ROUND_S, besideS + pages / pagesPerSecond);
+  const paceThen = round.totalMs > 0 ? (round.dirtyPages / round.totalMs) * 1000 : pagesPerSecond;
   const more = Math.max(0, owed - fits) / (Math.max(0, leftMs) / 1000);
-  const most = Math.min(pace(fits), pace((owed + fits) / 2) - more);
+  const most = Math.min(pace(fits), Math.min(pace((owed + fits) / 2), paceThen) - more);
   const fullSpeed = round.dirtyPagesPerSecond / (1 - round.throttle);
   return 1 - most / fullSpeed;
 }
