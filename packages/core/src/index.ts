@@ -1,14 +1,25 @@
 export { type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
 export { DowntimeModel, totalDowntime } from './convergence/downtime-model.js';
-export {
-  type ConvergencePolicy,
-  firstOpinion,
-  type PolicyInput,
-  type PolicyMoment,
-  type RoundOutcome,
-  roundCap,
-  timeBudget,
-  withinDowntimeLimit,
+export { type DefaultBudget, defaultBudget } from './convergence/policies/default-budget.js';
+export { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './convergence/policies/downtime-limit.js';
+export type { EndOfPatience } from './convergence/policies/end-of-patience.js';
+export { firstOpinion } from './convergence/policies/first-opinion.js';
+export { type LimitRampOptions, limitRamp } from './convergence/policies/limit-ramp.js';
+export { type PresetName, presets } from './convergence/policies/presets.js';
+export { type AutoConvergeOptions, qemuAutoConverge, qemuPolicy, qemuRule } from './convergence/policies/qemu.js';
+export { roundCap } from './convergence/policies/round-cap.js';
+export { type LocalMinimumOptions, localMinimum, type StallOptions, stalled } from './convergence/policies/stall.js';
+export { type ThrottlePolicyOptions, throttleToConverge } from './convergence/policies/throttle.js';
+export { throttleExhausted } from './convergence/policies/throttle-exhausted.js';
+export { type Budget, timeBudget, withinTimeBudget } from './convergence/policies/time-budget.js';
+export { unreachableLimit } from './convergence/policies/unreachable-limit.js';
+export { type Vep248Options, vep248Rule } from './convergence/policies/vep248.js';
+export { vep291Rule } from './convergence/policies/vep291.js';
+export type {
+  ConvergencePolicy,
+  PolicyInput,
+  PolicyMoment,
+  RoundOutcome,
 } from './convergence/policy.js';
 export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';

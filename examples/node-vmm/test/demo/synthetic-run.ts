@@ -53,6 +53,7 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     linkBytesPerSecond: 900 * MIB,
     newlyDirtyPages: pages * 0.6,
     trackers: [{ name: 'pagemap', dirtyPages: 400, exact: true, failed: false }],
+    throttle: 0,
     dirtyPagesPerSecond: 19_000,
     predictedDowntimeMs,
     predictedDowntimeRangeMs: [predictedDowntimeMs * 0.7, predictedDowntimeMs * 1.5],

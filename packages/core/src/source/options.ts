@@ -1,6 +1,7 @@
 import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
-import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/policy.js';
+import { type PresetName, policyOf } from '../convergence/policies/presets.js';
+import type { ConvergencePolicy } from '../convergence/policy.js';
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
@@ -77,20 +78,24 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly missingEncoding?: 'refuse' | 'warn';
   /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
-  /** Time for the whole migration, in milliseconds, which policies go by. Default: none. */
+  /**
+   * Time for the whole migration, in milliseconds, which policies go by: the presets end with it, `gentle` and `balanced` by giving up,
+   * `urgent` by force. Default: that of the preset.
+   */
   readonly timeBudgetMs?: number;
   /**
-   * Decides when to switch over or abort, and whether to throttle the guest: asked after each round and every 100 ms. Default:
-   * `withinDowntimeLimit`.
+   * Decides when to switch over, whether to throttle the guest, and when and how patience ends: a function that is asked after each
+   * round and every 100 ms, or the name of one of `presets`. Default: `balanced`, which gives up with `GODWIT_NOT_CONVERGING` after ten
+   * times the first round, and at least a minute, where nothing else ended it.
    */
-  readonly policy?: ConvergencePolicy;
+  readonly policy?: ConvergencePolicy | PresetName;
   /**
    * Policies that only watch, by names of your choice: each is asked whenever `policy` is, with the same input, and the event `shadow` and
    * the summary say when it would have switched over, and with which downtime. What it says of the throttle or the bandwidth is not done,
    * so its input goes on as `policy` makes it. One that throws, or returns what is no decision, has failed, and disturbs nothing. Default:
    * none.
    */
-  readonly shadows?: Readonly<Record<string, ConvergencePolicy>>;
+  readonly shadows?: Readonly<Record<string, ConvergencePolicy | PresetName>>;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
   /** Cancels the migration when it aborts. */
@@ -200,7 +205,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
-    policy: checkPolicy('policy', options.policy ?? withinDowntimeLimit),
+    policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),
     prior: options.prior ?? {},
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
@@ -216,11 +221,6 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
   };
 }
 
-function checkPolicy(name: string, policy: unknown): ConvergencePolicy {
-  if (typeof policy === 'function') return policy as ConvergencePolicy;
-  throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be a function, got ${String(policy)}`);
-}
-
 function checkShadows(shadows: unknown): Readonly<Record<string, ConvergencePolicy>> {
   if (typeof shadows !== 'object' || shadows === null) {
     throw new GodwitError(
@@ -228,7 +228,7 @@ function checkShadows(shadows: unknown): Readonly<Record<string, ConvergencePoli
       `shadows must be an object that has policies by name, got ${String(shadows)}`,
     );
   }
-  const checked = Object.entries(shadows).map(([name, policy]) => [name, checkPolicy(`shadows.${name}`, policy)]);
+  const checked = Object.entries(shadows).map(([name, policy]) => [name, policyOf(policy, `shadows.${name}`)]);
   return Object.fromEntries(checked);
 }
 

@@ -1,0 +1,25 @@
+import type { PolicyInput, RoundOutcome } from '../policy.js';
+
+/**
+ * Rounds of pre-copy that are complete, oldest first: those of the history, and at a round's end the round that has just ended. What an
+ * attempt sent with the guest paused, before it was given up, is no round of pre-copy: nothing is written meanwhile.
+ */
+export function completedRounds({ moment, history, outcome }: PolicyInput): readonly RoundOutcome[] {
+  const rounds: RoundOutcome[] = history.filter(({ phase }) => phase !== 'stop-and-copy');
+  if (moment === 'round-end') rounds.push(outcome);
+  return rounds;
+}
+
+/**
+ * Milliseconds since the round at `index` of `rounds` has ended. Times between rounds are not in the history: they count for the rounds
+ * before, so that the answer is never too large.
+ */
+export function endedMsAgo(
+  { elapsedMs }: { readonly elapsedMs: number },
+  rounds: readonly RoundOutcome[],
+  index: number,
+): number {
+  let ms = 0;
+  for (let later = index + 1; later < rounds.length; later++) ms += rounds[later]?.totalMs ?? 0;
+  return Math.min(ms, elapsedMs);
+}

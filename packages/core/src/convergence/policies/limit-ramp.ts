@@ -1,0 +1,54 @@
+import type { ConvergencePolicy, PolicyInput } from '../policy.js';
+import { inRange } from './check-option.js';
+import { completedRounds, endedMsAgo } from './completed-rounds.js';
+import { switchoverWithin } from './downtime-limit.js';
+
+export interface LimitRampOptions {
+  /** The limit until the ramp begins. Milliseconds; default: `MigrateOptions.downtimeLimitMs`. */
+  readonly firstMs?: number;
+  /** The limit at the end of the ramp, and from then on. Milliseconds. */
+  readonly lastMs: number;
+  /** The ramp begins when this round ends; default 1, since nothing can converge before every page was sent once. */
+  readonly afterRound?: number;
+  /** The ramp takes at least this many rounds. Default: any number. */
+  readonly rounds?: number;
+  /** The ramp takes at least so long. Milliseconds; default 0. */
+  readonly ms?: number;
+  /** The ramp goes up in so many equal steps; default: without steps. */
+  readonly steps?: number;
+}
+
+/**
+ * Switches over once the predicted downtime is within a limit that rises by round and by time, from a first to a last value. With both
+ * `rounds` and `ms` the slower one counts: a guest whose rounds are short is not given the last limit after a moment, nor one whose
+ * rounds are long before it had its chances. The decision carries the limit, and the attempt is held to it.
+ *
+ * @example
+ * ```ts
+ * // 100 ms at first, 500 ms after ten rounds and at least 20 s.
+ * const patient = limitRamp({ firstMs: 100, lastMs: 500, rounds: 10, ms: 20_000 });
+ * ```
+ */
+export function limitRamp(options: LimitRampOptions): ConvergencePolicy {
+  for (const name of ['firstMs', 'lastMs', 'afterRound', 'rounds', 'ms', 'steps'] as const) {
+    inRange(`limitRamp: ${name}`, options[name], name === 'steps' ? 1 : 0);
+  }
+  return function limitRamp(input) {
+    return switchoverWithin(input, rampedLimitMs(input, options));
+  };
+}
+
+/** The limit that a ramp has reached by now, in milliseconds. */
+export function rampedLimitMs(input: PolicyInput, options: LimitRampOptions): number {
+  const { firstMs = input.downtimeLimitMs, lastMs, afterRound = 1, rounds = 0, ms = 0, steps } = options;
+  const ended = completedRounds(input);
+  const last = ended.at(-1)?.round ?? 0;
+  if (last < afterRound) return firstMs;
+  // Of a round that the history has forgotten, the time since is that of all rounds that are left.
+  const index = ended.findIndex(({ round }) => round >= afterRound);
+  const byRounds = rounds > 0 ? (last - afterRound) / rounds : 1;
+  const byTime = ms > 0 ? (afterRound === 0 ? input.elapsedMs : endedMsAgo(input, ended, index)) / ms : 1;
+  const share = Math.max(0, Math.min(1, byRounds, byTime));
+  const stepped = steps === undefined ? share : Math.floor(share * steps + 1e-9) / steps;
+  return firstMs + (lastMs - firstMs) * stepped;
+}

@@ -1,0 +1,13 @@
+import type { ConvergencePolicy } from '../policy.js';
+import { inRange } from './check-option.js';
+import { checkEnd, type EndOfPatience, endOfPatience, outOfPatience } from './end-of-patience.js';
+
+/** After `rounds` rounds, counted over the whole migration, or after three overruns: patience ends. */
+export function roundCap(rounds: number, end: EndOfPatience): ConvergencePolicy {
+  inRange('roundCap: rounds', rounds, 0);
+  checkEnd('roundCap', end);
+  return function roundCap(input) {
+    if (input.outcome.round < rounds) return outOfPatience(end, input);
+    return endOfPatience(end, `the cap of ${rounds} rounds is reached`, input);
+  };
+}

@@ -1,0 +1,52 @@
+import type { PolicyInput, RoundOutcome } from '../policy.js';
+
+/** The shortest time from one round to the next, in seconds: the engine waits for it. */
+const SHORTEST_ROUND_S = 0.01;
+
+/**
+ * A round that left this share of what it had sent says only how much the guest writes at least: its working set was written again
+ * whole, once or a hundred times.
+ */
+const SATURATED = 0.9;
+
+/** Whether the round says only how much the guest writes at least. */
+export function isSaturated({ dirtyPages, newlyDirtyPages }: RoundOutcome): boolean {
+  return newlyDirtyPages >= dirtyPages * SATURATED;
+}
+
+/**
+ * The least throttle at which the migration would converge in the time that is left, by what one round has shown; negative where there
+ * is room, above 1 where not even a guest that stands still would do. `undefined` while the link's rate is unknown, or when no round
+ * can reach the downtime limit.
+ *
+ * The model: vCPUs that are held back for a share t of their time write (1 - t) times as many pages as at full speed, as auto-converge
+ * in QEMU assumes too. Trackers count distinct pages: of S pages in which the guest writes w pages a second, D(w) = S (1 - exp(-w T / S))
+ * are dirty after T seconds if it chooses at random, min(S, w T) if it sweeps. Both are concave in w, so that a straight line through
+ * one measurement is a bound on both sides: D(c w) >= c D(w) for c < 1, and D(c w) <= c D(w) for c > 1. What the line asks for when it
+ * asks for more is therefore never more than is needed, and where it allows less, less is enough. A guest whose working set is written
+ * whole in each round seems to write just what the link carries, whatever it does: then the line asks for little more each time, and
+ * the throttle goes up by steps, until a round leaves less than it has sent.
+ *
+ * Rounds converge when the guest writes more slowly than pages go out: C. Clark et al., Live Migration of Virtual Machines, NSDI 2005.
+ * In the time that is left they must go out faster by what is owed above what fits into the pause, and at the end, when rounds are
+ * short, the time that a round takes beside sending counts as well.
+ *
+ * @param round a complete round, for the guest's rate and the throttle at which it was measured
+ * @param leftMs milliseconds until the budget ends
+ */
+export function neededThrottle(round: RoundOutcome, input: PolicyInput, leftMs: number): number | undefined {
+  const { outcome, pagesPerSecond, fixedDowntimeMs, downtimeLimitMs } = input;
+  const { ramMs, roundTripMs } = outcome.prediction;
+  const owed = outcome.newlyDirtyPages;
+  if (pagesPerSecond === undefined || !(pagesPerSecond > 0) || !(ramMs > 0) || owed <= 0) return undefined;
+  const fits = (owed * (downtimeLimitMs - fixedDowntimeMs)) / ramMs;
+  if (!(fits > 0)) return undefined;
+  const besideS = (outcome.harvestMs + roundTripMs / 2) / 1000;
+  /** Pages per second that go out in a round of so many pages. */
+  const pace = (pages: number): number => pages / Math.max(SHORTEST_ROUND_S, besideS + pages / pagesPerSecond);
+  const paceThen = round.totalMs > 0 ? (round.dirtyPages / round.totalMs) * 1000 : pagesPerSecond;
+  const more = Math.max(0, owed - fits) / (Math.max(0, leftMs) / 1000);
+  const most = Math.min(pace(fits), Math.min(pace((owed + fits) / 2), paceThen) - more);
+  const fullSpeed = round.dirtyPagesPerSecond / (1 - round.throttle);
+  return 1 - most / fullSpeed;
+}

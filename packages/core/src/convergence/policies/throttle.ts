@@ -1,0 +1,100 @@
+import { type ConvergencePolicy, PATIENCE, type PolicyInput } from '../policy.js';
+import { inRange } from './check-option.js';
+import { completedRounds } from './completed-rounds.js';
+import { isSaturated, neededThrottle } from './throttle-model.js';
+import { type Budget, budgetOf } from './time-budget.js';
+
+export interface ThrottlePolicyOptions {
+  /** The most that vCPUs are held back: a share of their time, up to 0.99; default 0.8. */
+  readonly most?: number;
+  /**
+   * Rounds that have to show that the guest writes too fast before it is held back, 1 or 2; default 2, so that a burst within one round
+   * is not answered.
+   */
+  readonly rounds?: 1 | 2;
+  /** What to go by where `MigrateOptions.timeBudgetMs` is not given; default: all the time there is. */
+  readonly budget?: (input: PolicyInput) => Budget;
+}
+
+/** Above what the model asks for, so that rounds shrink although the guest and the link vary. */
+const MARGIN = 0.04;
+
+/**
+ * Above what the model asks for, when the guest was held back as it asked and its working set was written whole all the same. The
+ * throttle is then known not to suffice, so that it stays below 10 points above what is needed.
+ */
+const STEP = 0.06;
+
+/** The throttle is lowered when it is more than this above what the model asks for: a dead band, so that it does not flap. */
+const ROOM = 0.08;
+
+/**
+ * Holds vCPUs back just as much as it takes to converge within the time budget, and lowers that when there is room. Decides at the end
+ * of a round, by the measurements of the last two: it raises the throttle when even the lower of them asks for more, and lowers it when
+ * even the higher allows less. Between them the throttle stays. It is never more than 10 points above what is needed while the guest
+ * and the link vary by 5 %, and 0 where the VM cannot throttle, the link is unknown or no throttle would help in time.
+ *
+ * `neededThrottle` in this folder has the model, and its source.
+ *
+ * @example
+ * ```ts
+ * const policy = firstOpinion(withinTimeBudget('abort'), withinDowntimeLimit, throttleToConverge({ most: 0.5 }));
+ * ```
+ */
+export function throttleToConverge(options: ThrottlePolicyOptions = {}): ConvergencePolicy {
+  const { most = 0.8, rounds = 2, budget = () => ({ ms: undefined }) } = options;
+  inRange('throttleToConverge: most', most, 0, 0.99);
+  inRange('throttleToConverge: rounds', rounds, 1, 2);
+  return function throttleToConverge(input) {
+    const { moment, canThrottle, throttle, outcome, overruns } = input;
+    if (!canThrottle || moment !== 'round-end' || overruns >= PATIENCE) return undefined;
+    const need = askedFor(input, rounds, budgetOf(input, budget).ms);
+    if (need === undefined) return undefined;
+    if (throttle < need.low && need.low <= 1) {
+      const tried = isSaturated(outcome) && Math.abs(outcome.throttle - throttle) < 0.02;
+      return changed(input, Math.min(most, inPoints(need.low + (tried ? STEP : MARGIN))), need.low);
+    }
+    if (throttle > need.high + ROOM) return changed(input, Math.max(0, inPoints(need.high + MARGIN)), need.high);
+    return undefined;
+  };
+}
+
+/** What the last two rounds ask for: the throttle is too low below `low`, and higher than it has to be above `high`. */
+function askedFor(
+  input: PolicyInput,
+  rounds: 1 | 2,
+  budgetMs: number | undefined,
+): { readonly low: number; readonly high: number } | undefined {
+  const { outcome, elapsedMs, downtimeLimitMs } = input;
+  const leftMs = budgetMs === undefined ? Number.POSITIVE_INFINITY : budgetMs - elapsedMs - downtimeLimitMs;
+  const now = neededThrottle(outcome, input, leftMs);
+  if (now === undefined) return undefined;
+  const last = completedRounds(input).at(-2);
+  const before = last === undefined ? undefined : neededThrottle(last, input, leftMs);
+  if (last === undefined || before === undefined) {
+    return { low: rounds === 1 ? now : Number.NEGATIVE_INFINITY, high: now };
+  }
+  // A round that shows only how much the guest writes at least does not contradict a later one that shows more.
+  const low = rounds === 1 || isSaturated(last) ? now : Math.min(now, before);
+  return { low, high: Math.max(now, before) };
+}
+
+/** Rounded up to a whole percentage point. */
+function inPoints(share: number): number {
+  return Math.ceil(share * 100 - 1e-6) / 100;
+}
+
+function changed(input: PolicyInput, fraction: number, needed: number): ReturnType<ConvergencePolicy> {
+  const { throttle, outcome, pagesPerSecond = 0 } = input;
+  if (fraction === throttle) return undefined;
+  if (fraction > throttle !== needed > throttle) return undefined;
+  const percent = (share: number) => `${Math.round(share * 100)} %`;
+  return {
+    action: 'throttle',
+    fraction,
+    reason:
+      `the guest writes ${Math.round(outcome.dirtyPagesPerSecond)} pages/s at a throttle of ${percent(outcome.throttle)}, and ` +
+      `${Math.round(pagesPerSecond)} go out: ${fraction > throttle ? 'it is held back by' : 'there is room, it is held back by only'} ` +
+      percent(fraction),
+  };
+}

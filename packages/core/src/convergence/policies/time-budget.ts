@@ -1,0 +1,65 @@
+import type { Decision } from '../../round-record.js';
+import type { ConvergencePolicy, PolicyInput } from '../policy.js';
+import { inRange } from './check-option.js';
+import { checkEnd, type EndOfPatience, endOfPatience, outOfPatience } from './end-of-patience.js';
+
+/** Part of the budget that a forced switchover may begin early, so that it ends within the budget. */
+const EARLIEST_FORCE = 1 / 4;
+
+/** A budget, and where it comes from. */
+export interface Budget {
+  /** For the whole migration, in milliseconds; `undefined` while there is none. */
+  readonly ms: number | undefined;
+  /** For the reason, where nobody has set it: why it is what it is. */
+  readonly because?: string;
+}
+
+/** After `ms` milliseconds, in the middle of a round too, or after three overruns: patience ends. */
+export function timeBudget(ms: number, end: EndOfPatience): ConvergencePolicy {
+  inRange('timeBudget: ms', ms, 0);
+  checkEnd('timeBudget', end);
+  return function timeBudget(input) {
+    return spent({ ms }, end, input, 0) ?? outOfPatience(end, input);
+  };
+}
+
+/**
+ * The same by `MigrateOptions.timeBudgetMs`, or what `otherwise` makes of what was seen so far (by default: no budget). An end by `force`
+ * comes early by the downtime that is predicted, but by no more than a quarter of the budget, so that the guest runs at the destination
+ * when the budget ends, where that can be.
+ *
+ * @example
+ * ```ts
+ * const policy = firstOpinion(withinTimeBudget('abort'), withinDowntimeLimit);
+ * migrate(vm, link, { policy, timeBudgetMs: 30_000 });
+ * ```
+ */
+export function withinTimeBudget(
+  end: EndOfPatience,
+  otherwise: (input: PolicyInput) => Budget = () => ({ ms: undefined }),
+): ConvergencePolicy {
+  checkEnd('withinTimeBudget', end);
+  return function withinTimeBudget(input) {
+    const budget = budgetOf(input, otherwise);
+    const forced = end !== 'abort' && endOfPatience(end, '', input).action === 'switchover';
+    const predicted = input.outcome.predictedDowntimeMs;
+    const early = forced && predicted > 0 ? Math.min(predicted, (budget.ms ?? 0) * EARLIEST_FORCE) : 0;
+    return spent(budget, end, input, early) ?? outOfPatience(end, input);
+  };
+}
+
+/** The budget that somebody has set, else what a policy makes of what was seen. */
+export function budgetOf(input: PolicyInput, otherwise: (input: PolicyInput) => Budget): Budget {
+  return input.timeBudgetMs === undefined ? otherwise(input) : { ms: input.timeBudgetMs };
+}
+
+function spent({ ms, because }: Budget, end: EndOfPatience, input: PolicyInput, early: number): Decision | undefined {
+  if (ms === undefined || input.elapsedMs < ms - early) return undefined;
+  const { unpreparedMs } = input;
+  const reason =
+    `the time budget of ${Math.round(ms)} ms is used up` +
+    (early > 0 ? `, but for ${early.toFixed(0)} ms of downtime` : '') +
+    (because === undefined ? '' : ` (${because}; timeBudgetMs sets another)`) +
+    (unpreparedMs > 0 ? `; the destination has not been prepared for ${unpreparedMs.toFixed(0)} ms` : '');
+  return endOfPatience(end, reason, input);
+}
