@@ -47,6 +47,7 @@ test('the frame numbers of the wire are frozen', () => {
     backAck: 29,
     owed: 30,
     loaded: 31,
+    probe: 32,
   });
   expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['compressedPages', 'deltaPages', 'device', 'digests', 'pages']);
 });
@@ -77,6 +78,7 @@ test('the error codes are frozen', () => {
     'GODWIT_MEMORY_MISMATCH',
     'GODWIT_NOT_CONVERGING',
     'GODWIT_NOT_OWNER',
+    'GODWIT_ESTIMATE_EXCEEDED',
     'GODWIT_OUT_OF_MEMORY',
     'GODWIT_OUT_OF_RANGE',
     'GODWIT_OWNERSHIP_UNKNOWN',

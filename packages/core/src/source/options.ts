@@ -4,6 +4,7 @@ import { type ConvergencePolicy, withinDowntimeLimit } from '../convergence/poli
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
+import { SAMPLE_MS } from '../estimate/sample-guest.js';
 import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
 import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
@@ -80,6 +81,12 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly policy?: ConvergencePolicy;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
+  /**
+   * Refuses the migration with `GODWIT_ESTIMATE_EXCEEDED` before its first page moves, where the estimate exceeds a limit or says that it
+   * would not converge. For `sampleMs` (default 3,000) the guest is watched, and the link is measured with a few MiB: see `estimate`.
+   * Milliseconds. Default: nothing is estimated.
+   */
+  readonly refuseAbove?: { readonly downtimeMs?: number; readonly totalMs?: number; readonly sampleMs?: number };
   /** Cancels the migration when it aborts. */
   readonly signal?: AbortSignal;
   /**
@@ -143,6 +150,9 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
   readonly prior: Partial<DowntimeTerms>;
+  readonly refuseAbove:
+    | { readonly downtimeMs: number | undefined; readonly totalMs: number | undefined; readonly sampleMs: number }
+    | undefined;
   readonly connectTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
   readonly reconnectTimeoutMs: number;
@@ -188,6 +198,11 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},
+    refuseAbove: options.refuseAbove && {
+      downtimeMs: optional('refuseAbove.downtimeMs', options.refuseAbove.downtimeMs),
+      totalMs: optional('refuseAbove.totalMs', options.refuseAbove.totalMs),
+      sampleMs: nonNegative('refuseAbove.sampleMs', options.refuseAbove.sampleMs ?? SAMPLE_MS),
+    },
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
     reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),

@@ -1,6 +1,7 @@
 import { abortable } from '../../abortable.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
+import { admit } from '../admission.js';
 import { migrationBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
@@ -47,6 +48,7 @@ export class SetUp implements SourcePhase {
     context.claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
     await abortable(starting, signal);
     model.roundTrip(await rounds.ping());
+    await admit(context, connection, answer);
     if (context.state() === 'setup') context.setState('active');
     return context.phases.preCopy();
   }
