@@ -1,6 +1,6 @@
 import type { ConvergencePolicy } from '../convergence/policy.js';
 import type { DeviceScenario, LinkScenario, Scenario } from '../simulation/scenario.js';
-import { simulate } from '../simulation/simulate.js';
+import { type Simulation, simulate } from '../simulation/simulate.js';
 import type { GuestSample } from './sample-guest.js';
 
 /** The settings of the migration that is estimated, with the meaning and the defaults that they have in `MigrateOptions`. */
@@ -57,12 +57,12 @@ export async function estimateFrom(
   { seed = 1, pageChannels, ...settings }: EstimateSettings,
 ): Promise<Estimate> {
   const whole = pageChannels === undefined ? link : { ...link, channels: Math.max(1, pageChannels) };
-  const runs = [];
+  const runs: Simulation[] = [];
   for (const variation of VARIATIONS) {
     runs.push(await simulate(scenarioFrom(sample, devices, whole, variation), { ...settings, seed }));
   }
-  const [expected] = runs as [(typeof runs)[number]];
-  const times = (of: (run: (typeof runs)[number]) => number): EstimatedTime => {
+  const [expected] = runs as [Simulation];
+  const times = (of: (run: Simulation) => number): EstimatedTime => {
     const all = runs.map(of);
     return { expected: of(expected), low: Math.min(...all), high: Math.max(...all) };
   };

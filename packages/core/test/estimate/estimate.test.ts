@@ -1,4 +1,14 @@
-import { claimOf, estimate, type Frame, type LinkConnector, migrate, receive } from '@godwit/core';
+import {
+  claimOf,
+  estimate,
+  type Frame,
+  firstOpinion,
+  type LinkConnector,
+  migrate,
+  receive,
+  timeBudget,
+  withinDowntimeLimit,
+} from '@godwit/core';
 import {
   FaultyDevice,
   ManualTracker,
@@ -12,6 +22,8 @@ import { codeOf, PAGE } from '../toy-migration.js';
 
 jest.setTimeout(60_000);
 
+/** Never slows the guest, and gives up in the end. */
+const GENTLE = firstOpinion(withinDowntimeLimit, timeBudget(20_000, 'abort'));
 const PAGES = 1024;
 const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: PAGES * PAGE }];
 
@@ -93,7 +105,7 @@ describe('an estimate', () => {
   ])('says whether the guest converges over %d bytes a second: %s', async (bytesPerSecond, converges) => {
     const clock = new VirtualClock();
     const vm = writingGuest(clock, 1000, 10_000);
-    const said = await estimate(vm, bytesPerSecond, { clock, timeBudgetMs: 20_000, policy: 'gentle' });
+    const said = await estimate(vm, bytesPerSecond, { clock, timeBudgetMs: 20_000, policy: GENTLE });
     expect(said.converges).toBe(converges);
     expect(said.reason === undefined).toBe(converges);
     if (!converges) expect(said.suggestions.length).toBeGreaterThan(0);
@@ -199,7 +211,7 @@ describe('refuseAbove', () => {
     const there = destination(clock, { bytesPerSecond: 8e6 });
     const migration = migrate(vm, there.link.connector, {
       clock,
-      policy: 'gentle',
+      policy: GENTLE,
       timeBudgetMs: 20_000,
       refuseAbove: { downtimeMs: 1000 },
     });
