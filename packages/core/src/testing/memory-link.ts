@@ -3,8 +3,8 @@ import { GodwitError } from '../errors.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
 import type { IncomingLink, LinkConnector, LinkListener } from '../link/migration-link.js';
 import type { Frame } from '../protocol/frame.js';
-import { FrameQueue, type Parcel } from './frame-queue.js';
-import { SimulatedWire } from './simulated-wire.js';
+import { FrameQueue, type Parcel } from '../simulation/frame-queue.js';
+import { MemoryWire } from './memory-wire.js';
 
 /** Bytes of framing that this link counts for each frame. */
 const FRAME_BYTES = 16;
@@ -57,7 +57,7 @@ class MemoryFrameStream implements FrameStream {
   readonly checksums: boolean;
   readonly #out: FrameQueue;
   readonly #in: FrameQueue;
-  readonly #wire: SimulatedWire;
+  readonly #wire: MemoryWire;
   readonly #tap: FrameTap;
   readonly #channel: number;
   readonly #copyLate: boolean;
@@ -71,7 +71,7 @@ class MemoryFrameStream implements FrameStream {
   constructor(
     out: FrameQueue,
     incoming: FrameQueue,
-    wire: SimulatedWire,
+    wire: MemoryWire,
     tap: FrameTap,
     channel: number,
     copyLate: boolean,
@@ -174,8 +174,8 @@ export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
   let wake: (() => void) | undefined;
   const untouched: FrameTap = (frame, payload) => ({ frame, payload });
   const pair = (
-    forthWire: SimulatedWire,
-    backWire: SimulatedWire,
+    forthWire: MemoryWire,
+    backWire: MemoryWire,
     channel: number,
     sums: boolean,
   ): [FrameStream, FrameStream] => {
@@ -192,8 +192,8 @@ export function memoryLink(options: MemoryLinkOptions = {}): MemoryLink {
     connector: {
       async connect({ pageChannels, checksums = false }, signal) {
         signal.throwIfAborted();
-        const forth = new SimulatedWire(clock, bytesPerSecond, latencyMs);
-        const back = new SimulatedWire(clock, bytesPerSecond, latencyMs);
+        const forth = new MemoryWire(clock, bytesPerSecond, latencyMs);
+        const back = new MemoryWire(clock, bytesPerSecond, latencyMs);
         const [control, theirControl] = pair(forth, back, -1, checksums);
         const pages = Array.from({ length: pageChannels }, (_, index) => pair(forth, back, index, checksums));
         waiting.push({

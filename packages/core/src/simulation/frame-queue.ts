@@ -14,8 +14,8 @@ export interface QueueFailure {
 }
 
 /** One direction of a stream in memory: frames in order, at most `capacity` of them before the writer waits. */
-export class FrameQueue {
-  readonly #queue: Parcel[] = [];
+export class FrameQueue<Item = Parcel> {
+  readonly #queue: Item[] = [];
   /** Resolves when the direction has ended or failed. */
   readonly over: Promise<void>;
   #markOver: () => void = () => {};
@@ -42,7 +42,7 @@ export class FrameQueue {
     return this.#failure !== undefined;
   }
 
-  async put(parcel: Parcel): Promise<void> {
+  async put(parcel: Item): Promise<void> {
     this.#checkWriter();
     if (this.#ended) throw new GodwitError('GODWIT_INVALID_STATE', 'written after close');
     this.#queue.push(parcel);
@@ -53,7 +53,7 @@ export class FrameQueue {
     this.#checkWriter();
   }
 
-  async take(): Promise<Parcel | null> {
+  async take(): Promise<Item | null> {
     for (;;) {
       if (!this.#delivered) this.throwIfFailed();
       const parcel = this.#queue.shift();

@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.js';
 
 /** One direction of a simulated network link: the bytes of all its streams are sent one after the other. */
-export class SimulatedWire {
+export class MemoryWire {
   readonly #clock: Clock;
   readonly #bytesPerSecond: number;
   readonly latencyMs: number;

@@ -1,0 +1,160 @@
+import { withinDowntimeLimit } from '../convergence/policy.js';
+import { receive } from '../destination/incoming-migration.js';
+import type { GodwitError } from '../errors.js';
+import type { MigrationSummary } from '../migration-event.js';
+import type { RoundRecord } from '../round-record.js';
+import { migrate } from '../source/migration.js';
+import { type MigrateOptions, randomId } from '../source/options.js';
+import { Observed, type OwedAt, type SimulatedPause } from './observed.js';
+import type { Scenario } from './scenario.js';
+import { buildWorld } from './world.js';
+
+/** The options of `migrate` that a simulation takes too. */
+export type SimulatedMigrateOptions = Pick<
+  MigrateOptions,
+  | 'downtimeLimitMs'
+  | 'bandwidthLimit'
+  | 'timeBudgetMs'
+  | 'policy'
+  | 'prior'
+  | 'force'
+  | 'pauseLimitMs'
+  | 'readinessTimeoutMs'
+  | 'reconnectTimeoutMs'
+>;
+
+export interface RunOptions extends SimulatedMigrateOptions {
+  /** What all randomness comes from: a whole number. Default 1. */
+  readonly seed?: number;
+  /**
+   * Bytes of a page of the simulation: a power of two from the guest's page on. Default: the guest's page for up to 64 GiB; more for
+   * a larger guest, where the answer stays the same (docs/simulate.md).
+   */
+  readonly granularity?: number;
+  /**
+   * The simulation ends after this much simulated time, and the migration then counts as one that does not end. Milliseconds;
+   * default: a minute and six times the time to send all memory once, and at least twice the time budget.
+   */
+  readonly stopAfterMs?: number;
+  /** The vCPUs are held back by this fraction from the start on, until a policy changes it. Default 0. */
+  readonly throttle?: number;
+  /** Ends the simulation, which rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * `converged`: the guest came over, and was down for at most the downtime limit and a tenth of it. `moved`: it was down for longer.
+ * `failed`: the migration gave up, or an error ended it. `stopped`: it had not ended when the simulation did.
+ */
+export type SimulatedOutcome = 'converged' | 'moved' | 'failed' | 'stopped';
+
+/** One simulated migration. Times are milliseconds since its start. It depends on the scenario, the options and the seed alone. */
+export interface SimulatedRun {
+  readonly outcome: SimulatedOutcome;
+  readonly converged: boolean;
+  readonly seed: number;
+  /** Bytes of a page in `rounds` and `summary`. */
+  readonly pageSize: number;
+  readonly downtimeLimitMs: number;
+  /** Until the guest ran at the destination, or the migration or the simulation had ended. */
+  readonly totalMs: number;
+  /** What the guest saw; `undefined` unless it came over. */
+  readonly downtimeMs: number | undefined;
+  readonly rounds: readonly RoundRecord[];
+  readonly summary: MigrationSummary | undefined;
+  readonly error: { readonly code: string; readonly message: string } | undefined;
+  readonly warnings: readonly string[];
+  readonly owed: readonly OwedAt[];
+  /** The throttle from each moment on. */
+  readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
+  readonly pauses: readonly SimulatedPause[];
+  /** Batches of pages that were sent: what the simulation costs grows with them, and with the dirty pages. */
+  readonly batches: number;
+  /** Bytes of RAM that the guest has made dirty, by all harvests together. */
+  readonly dirtiedBytes: number;
+}
+
+/** Pages of a simulation beyond which they are larger than the guest's: 64 GiB of 4 KiB. */
+export const MOST_PAGES = 2 ** 24;
+
+/** What the downtime may exceed the limit by, as a share: the prediction is not better than that. */
+const FORGIVEN = 0.1;
+
+/** Runs one migration of a scenario, with pages of at most `mostPages` where the guest allows it. */
+export async function runScenario(scenario: Scenario, options: RunOptions, mostPages: number): Promise<SimulatedRun> {
+  const { seed = 1, downtimeLimitMs = 300, granularity, throttle = 0, signal } = options;
+  signal?.throwIfAborted();
+  const world = buildWorld(scenario, { seed, downtimeLimitMs, granularity, mostPages });
+  const { clock, guest, link, over } = world;
+  const random = () => world.random.fraction();
+  const incoming = receive(link.listener, {
+    prepare: world.destination,
+    maximumDeviceState: 2 ** 28 + 2 * world.deviceBytes,
+    progressIntervalMs: 0,
+    ...{ clock, random },
+  });
+  const migration = migrate(guest, link.connector, {
+    policy: withinDowntimeLimit,
+    ...picked(options),
+    pageChannels: world.channels,
+    progressIntervalMs: 0,
+    migrationId: randomId(random),
+    ...{ downtimeLimitMs, clock, random },
+  });
+  const observed = new Observed(clock, world.pageSize);
+  migration.subscribe((event) => observed.take(event));
+  if (throttle > 0) guest.throttle?.(throttle);
+  const end = (why: string) => {
+    migration.cancel(why);
+    incoming.cancel(why);
+  };
+  const onAbort = () => end('the simulation was aborted');
+  signal?.addEventListener('abort', onAbort, { once: true });
+  const stopAfterMs = options.stopAfterMs ?? Math.max(world.patienceMs, 2 * (options.timeBudgetMs ?? 0));
+  let stopped = false;
+  clock.sleep(stopAfterMs, over.signal).then(
+    () => {
+      stopped = true;
+      end(`it has not ended within ${stopAfterMs} ms of simulated time`);
+    },
+    () => {},
+  );
+  const [sent] = await Promise.allSettled([
+    migration.result.finally(() => {
+      if (migration.state !== 'completed') incoming.cancel('the migration has ended');
+    }),
+    incoming.result,
+  ]);
+  const totalMs = sent.status === 'fulfilled' ? sent.value.totalMs : clock.now();
+  over.abort();
+  signal?.removeEventListener('abort', onAbort);
+  signal?.throwIfAborted();
+  const summary = sent.status === 'fulfilled' ? sent.value : undefined;
+  const error = sent.status === 'rejected' ? (sent.reason as GodwitError) : undefined;
+  if (error?.code === 'GODWIT_INVALID_ARGUMENT' || error?.code === 'GODWIT_INTERNAL') throw error;
+  const outcome = outcomeOf(summary, downtimeLimitMs, stopped);
+  return {
+    ...{ outcome, converged: outcome === 'converged', seed, pageSize: world.pageSize, downtimeLimitMs, totalMs },
+    downtimeMs: summary?.downtimeMs,
+    rounds: observed.rounds,
+    summary,
+    error: error && { code: error.code, message: error.message },
+    warnings: observed.warnings,
+    owed: observed.owed,
+    throttle: world.throttle,
+    pauses: observed.pauses(totalMs),
+    batches: world.kinds.batches,
+    dirtiedBytes: guest.harvestedPages * world.pageSize,
+  };
+}
+
+function outcomeOf(summary: MigrationSummary | undefined, limitMs: number, stopped: boolean): SimulatedOutcome {
+  if (summary !== undefined) return summary.downtimeMs <= limitMs * (1 + FORGIVEN) ? 'converged' : 'moved';
+  return stopped ? 'stopped' : 'failed';
+}
+
+/** The options that `migrate` takes. */
+function picked(options: RunOptions): SimulatedMigrateOptions {
+  const { seed: _, granularity: __, stopAfterMs: ___, throttle: ____, signal: _____, ...rest } = options;
+  return rest;
+}

@@ -1,0 +1,29 @@
+import { GodwitError } from '../errors.js';
+import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
+import type { PageRun } from '../memory/page-run.js';
+
+/** Memory without a byte behind it: one block, whose first `populatedBytes` count as populated. */
+export function simulatedMemory(pageSize: number, byteLength: number, populatedBytes: number): GuestMemory {
+  const populatedPages = populatedBytes / pageSize;
+  // The claim asks for one byte of a block, to recognise memory that two VMs have in common.
+  const byte = new Uint8Array(new ArrayBuffer(1));
+  const block: RamBlock = {
+    id: 'ram',
+    guestPhysicalAddress: 0,
+    byteLength,
+    view(offset, length) {
+      if (length === 1) return byte;
+      throw new GodwitError('GODWIT_INTERNAL', `simulated memory has no bytes; ${length} at ${offset} were asked for`);
+    },
+    discard: () => true,
+  };
+  if (populatedBytes < byteLength) {
+    block.populated = function* (
+      { firstPage, pageCount }: PageRun = { firstPage: 0, pageCount: byteLength / pageSize },
+    ) {
+      const end = Math.min(firstPage + pageCount, populatedPages);
+      if (end > firstPage) yield { firstPage, pageCount: end - firstPage };
+    };
+  }
+  return { pageSize, blocks: [block] };
+}

@@ -1,0 +1,79 @@
+import type { Workload } from './workload.js';
+
+/** Workloads that a workload is made of; none for one that writes by itself. */
+function partsOf(workload: Workload): readonly Workload[] {
+  switch (workload.kind) {
+    case 'phases':
+      return workload.phases.map((phase) => phase.workload);
+    case 'bursts':
+      return workload.between === undefined ? [workload.burst] : [workload.burst, workload.between];
+    case 'together':
+      return workload.workloads;
+    default:
+      return [];
+  }
+}
+
+/** Bytes of the smallest set of pages that a workload treats alike; 0 where single pages matter. */
+export function smallestPart(workload: Workload, populatedBytes: number): number {
+  switch (workload.kind) {
+    case 'uniform':
+    case 'sweep':
+      return workload.bytes ?? populatedBytes;
+    case 'hot':
+      return workload.hotBytes ?? (workload.bytes ?? populatedBytes) / 10;
+    case 'curve':
+      return workload.points[0]?.bytes ?? Number.POSITIVE_INFINITY;
+    case 'trace':
+      return 0;
+    default:
+      return Math.min(Number.POSITIVE_INFINITY, ...partsOf(workload).map((part) => smallestPart(part, populatedBytes)));
+  }
+}
+
+/** Bytes that a workload writes at all, as far as its regions tell. */
+export function writtenBytes(workload: Workload, populatedBytes: number): number {
+  switch (workload.kind) {
+    case 'uniform':
+    case 'hot':
+    case 'sweep':
+      return workload.bytes ?? populatedBytes - (workload.offset ?? 0);
+    case 'curve':
+      return Math.min(populatedBytes, workload.points.at(-1)?.bytes ?? 0);
+    case 'together':
+      return Math.min(
+        populatedBytes,
+        partsOf(workload).reduce((sum, part) => sum + writtenBytes(part, populatedBytes), 0),
+      );
+    default:
+      return Math.max(0, ...partsOf(workload).map((part) => writtenBytes(part, populatedBytes)));
+  }
+}
+
+/** After how long a workload begins again, or goes on without a change. Milliseconds; 0 for one that is always the same. */
+export function periodMs(workload: Workload): number {
+  const longest = Math.max(0, ...partsOf(workload).map(periodMs));
+  switch (workload.kind) {
+    case 'phases':
+      return workload.phases.reduce((sum, { lastMs }) => sum + lastMs, longest);
+    case 'bursts':
+      return workload.everyMs + longest;
+    default:
+      return longest;
+  }
+}
+
+/** The same workload, with every rate times `factor`; `undefined` for one that has no rates to change, such as a trace. */
+export function atRate(workload: Workload, factor: number): Workload | undefined {
+  switch (workload.kind) {
+    case 'uniform':
+    case 'hot':
+    case 'sweep': {
+      const { rate } = workload;
+      const changed = typeof rate === 'number' ? rate * factor : { pagesPerSecond: rate.pagesPerSecond * factor };
+      return { ...workload, rate: changed };
+    }
+    default:
+      return undefined;
+  }
+}

@@ -1,0 +1,126 @@
+import type { MigratableVm } from '../device/migratable-vm.js';
+import { GodwitError } from '../errors.js';
+import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
+import { checkGranularity, granularityOf, guestPageOf } from './granularity.js';
+import { PageKinds } from './page-kinds.js';
+import { Random } from './random.js';
+import { DEFAULT_DEVICES, DEFAULT_HOST, type Scenario } from './scenario.js';
+import { SimulatedDevice } from './simulated-device.js';
+import { SimulatedGuest, simulatedDestination } from './simulated-guest.js';
+import { type SimulatedLink, simulatedLink } from './simulated-link.js';
+import { simulatedMemory } from './simulated-memory.js';
+import { SimulatedNetwork } from './simulated-network.js';
+import { VirtualClock } from './virtual-clock.js';
+import { periodMs, writtenBytes } from './workload/shape.js';
+import { makeWriter } from './workload/writer.js';
+
+/** How long a batch of pages takes on the wire at least and at most, in milliseconds: as long as the orders to a worker thread do. */
+const BATCH_MS = { least: 10, most: 50 } as const;
+
+/** Of a memory that takes longer to send than this many batches, batches are longer. */
+const BATCHES_OF_MEMORY = 5000;
+
+/** The simulation of a scenario is given up after so many times all memory, and this much more. */
+const PATIENCE = { times: 6, ms: 60_000 } as const;
+
+export interface WorldOptions {
+  readonly seed: number;
+  readonly downtimeLimitMs: number;
+  readonly granularity?: number | undefined;
+  /** Pages of the simulation beyond which they are larger than the guest's. */
+  readonly mostPages: number;
+}
+
+/** Everything that a simulated migration takes place in. */
+export interface World {
+  readonly clock: VirtualClock;
+  readonly random: Random;
+  readonly pageSize: number;
+  readonly channels: number;
+  readonly guest: SimulatedGuest;
+  readonly destination: () => MigratableVm;
+  readonly link: SimulatedLink;
+  readonly kinds: PageKinds;
+  /** Bytes of state of all devices. */
+  readonly deviceBytes: number;
+  /** The throttle from each moment on. */
+  readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
+  /** After how long a migration counts as one that does not end. Milliseconds. */
+  readonly patienceMs: number;
+  /** To be aborted at the end. */
+  readonly over: AbortController;
+}
+
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT for a scenario that cannot be, with the reason */
+export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granularity, mostPages }: WorldOptions): World {
+  const { workload, devices = DEFAULT_DEVICES, encoding = {}, canThrottle = true } = scenario;
+  const host = { ...DEFAULT_HOST, ...scenario.host };
+  for (const [name, value] of Object.entries(host)) if (!(value >= 0)) throw invalid(`host.${name}`, value);
+  if (!(host.scanBytesPerSecond > 0)) throw invalid('host.scanBytesPerSecond', host.scanBytesPerSecond);
+  if (!Number.isSafeInteger(seed)) throw invalid('seed', seed);
+  const channels = scenario.link.channels ?? 1;
+  if (!Number.isInteger(channels) || channels < 1 || channels > MAXIMUM_PAGE_CHANNELS) {
+    throw invalid('link.channels', channels);
+  }
+  const clock = new VirtualClock();
+  const over = new AbortController();
+  const network = new SimulatedNetwork(clock, scenario.link, new Random(seed + 1));
+  const { bytes, populatedBytes, zeroShare } = checkedMemory(scenario);
+  const pageSize =
+    granularity === undefined
+      ? granularityOf(scenario, downtimeLimitMs, mostPages)
+      : checkGranularity(scenario, granularity);
+  const byteLength = wholePages(bytes, pageSize);
+  const populated = Math.min(byteLength, wholePages(populatedBytes, pageSize));
+  const notWritten = 1 - Math.min(1, writtenBytes(workload, populated) / populated);
+  const kinds = new PageKinds(pageSize, zeroShare * notWritten, encoding, host.scanBytesPerSecond);
+  const passMs = (populated / scenario.link.bytesPerSecond) * 1000;
+  const batchMs = Math.min(BATCH_MS.most, Math.max(BATCH_MS.least, passMs / BATCHES_OF_MEMORY));
+  const throttle: { ms: number; fraction: number }[] = [];
+  const guest = new SimulatedGuest({
+    clock,
+    memory: simulatedMemory(pageSize, byteLength, populated),
+    devices: devices.map((device) => new SimulatedDevice(clock, device)),
+    host,
+    guestPageSize: guestPageOf(scenario),
+    writer: makeWriter(
+      workload,
+      { populatedBytes: populated, pageSize, guestPageSize: guestPageOf(scenario) },
+      new Random(seed),
+    ),
+    canThrottle,
+    onThrottle: (fraction) => {
+      if (throttle.at(-1)?.fraction !== fraction) throttle.push({ ms: clock.now(), fraction });
+    },
+  });
+  return {
+    ...{ clock, pageSize, channels, guest, kinds, throttle, over },
+    random: new Random(seed + 2),
+    link: simulatedLink(network, { kinds, batchMs }, over.signal),
+    destination: () =>
+      simulatedDestination(
+        clock,
+        simulatedMemory(pageSize, byteLength, 0),
+        devices.map((device) => new SimulatedDevice(clock, device)),
+        host.resumeMs,
+      ),
+    deviceBytes: devices.reduce((sum, device) => sum + device.bytes + (device.precopyBytes ?? 0), 0),
+    patienceMs: PATIENCE.ms + PATIENCE.times * passMs + periodMs(workload),
+  };
+}
+
+function checkedMemory({ memory }: Scenario) {
+  const { bytes, populatedBytes = bytes, zeroShare = 0 } = memory;
+  if (!(Number.isSafeInteger(bytes) && bytes > 0)) throw invalid('memory.bytes', bytes);
+  if (!(populatedBytes > 0 && populatedBytes <= bytes)) throw invalid('memory.populatedBytes', populatedBytes);
+  if (!(zeroShare >= 0 && zeroShare <= 1)) throw invalid('memory.zeroShare', zeroShare);
+  return { bytes, populatedBytes, zeroShare };
+}
+
+function wholePages(bytes: number, pageSize: number): number {
+  return Math.ceil(bytes / pageSize) * pageSize;
+}
+
+function invalid(name: string, value: unknown): GodwitError {
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} of a simulation cannot be ${String(value)}`);
+}
