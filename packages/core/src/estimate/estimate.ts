@@ -80,10 +80,10 @@ function isConnector(link: EstimatedLink): link is LinkConnector {
 
 function scenarioOf(link: number | LinkScenario): LinkScenario {
   const scenario = typeof link === 'number' ? { bytesPerSecond: link } : link;
-  if (!(scenario.bytesPerSecond > 0)) {
+  if (!(scenario.bytesPerSecond > 0) || !Number.isFinite(scenario.bytesPerSecond)) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `the link's rate must be a positive number of bytes per second, got ${scenario.bytesPerSecond}`,
+      `the link's rate must be a finite, positive number of bytes per second, got ${scenario.bytesPerSecond}`,
     );
   }
   return scenario;

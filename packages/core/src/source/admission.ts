@@ -21,7 +21,7 @@ export async function admit(
   const sample = await sampleGuest(vm.memory, tracker, { clock, sampleMs, signal: session.signal });
   const sizes = await devices.sizes(session.signal);
   const described = vm.devices.map(({ id }, index) => ({ id, bytes: sizes[index] ?? 0 }));
-  const { converges, totalMs, downtimeMs, reason, suggestions } = await forecast(sample, described, link, options);
+  const { converges, totalMs, downtimeMs, reason } = await forecast(sample, described, link, options);
   session.signal.throwIfAborted();
   const exceeded = [
     ...(converges ? [] : [`it would not converge (${reason ?? 'nobody knows why'})`]),
@@ -29,11 +29,10 @@ export async function admit(
     ...above('it would take', totalMs.expected, 'totalMs', refuseAbove.totalMs),
   ];
   if (exceeded.length === 0) return;
-  const help = suggestions.length === 0 ? '' : `. It would do with ${suggestions.join(', or ')}`;
   throw new GodwitError(
     'GODWIT_ESTIMATE_EXCEEDED',
-    `the migration was refused before it began: ${exceeded.join('; ')}${help}. The guest was watched for ${sample.sampledMs.toFixed(0)} ms, ` +
-      `and the link carries ${(link.bytesPerSecond / 1e6).toFixed(1)} MB/s`,
+    `the migration was refused before it began: ${exceeded.join('; ')}. The guest was watched for ${sample.sampledMs.toFixed(0)} ms, ` +
+      `and the link carries ${(link.bytesPerSecond / 1e6).toFixed(1)} MB/s. estimate() says what would do`,
   );
 }
 

@@ -8,7 +8,6 @@ export interface Forecast {
   readonly totalMs: { readonly expected: number };
   readonly downtimeMs: { readonly expected: number };
   readonly reason: string | undefined;
-  readonly suggestions: readonly string[];
 }
 
 /** Makes a forecast of this migration from what was seen of its guest and its link. */
