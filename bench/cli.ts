@@ -3,6 +3,7 @@ import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
+import { type EstimateOptions, estimateBenchmark } from './estimate/estimates.js';
 import { type PredictionOptions, predictionBenchmark } from './prediction/prediction.js';
 import { CASE_NAMES, type CaseName } from './qemu/cases.js';
 import { type JudgeOptions, judge } from './qemu/command.js';
@@ -87,6 +88,13 @@ program
   .action((options: Omit<PredictionOptions, 'times'> & { times?: number }) =>
     predictionBenchmark({ ...options, times: options.times ?? (options.short ? 1 : 3) }),
   );
+
+program
+  .command('estimate')
+  .description('estimates of live KVM guests, beside their migrations: right about convergence in 19 of 20')
+  .option('--short', '4 guests', false)
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: EstimateOptions) => estimateBenchmark(options));
 
 program
   .command('qemu')

@@ -77,6 +77,8 @@ export const ERROR_CODES = [
   'GODWIT_SWITCHOVER_OVERRAN',
   /** The ownership authority says that the guest is not this side's. */
   'GODWIT_NOT_OWNER',
+  /** The estimate exceeds `refuseAbove`: the migration was refused before its first page moved. */
+  'GODWIT_ESTIMATE_EXCEEDED',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];

@@ -25,6 +25,10 @@ export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
 export type { MigratableDevice, StateBytes } from './device/migratable-device.js';
 export type { MigratableVm, RunState, ThrottleOptions } from './device/migratable-vm.js';
+export { type EstimatedLink, type EstimateOptions, estimate } from './estimate/estimate.js';
+export type { Estimate, EstimatedTime, EstimateSettings } from './estimate/estimate-from.js';
+export type { GuestSample } from './estimate/sample-guest.js';
+export type { WorkingSetPoint } from './estimate/working-set.js';
 export {
   HANDSHAKE_TIMEOUT_MS,
   type IncomingLink,
@@ -36,6 +40,7 @@ export {
 export type { PageStream, RemoteReading } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
+export { migrate } from './migrate.js';
 export type {
   AttemptSummary,
   DowntimeTerm,
@@ -75,7 +80,7 @@ export type {
   TrackerHarvest,
 } from './round-record.js';
 export type { KeepaliveOptions } from './session/keepalive.js';
-export { Migration, migrate } from './source/migration.js';
+export { Migration } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';

@@ -47,13 +47,21 @@ test('the frame numbers of the wire are frozen', () => {
     backAck: 29,
     owed: 30,
     loaded: 31,
+    probe: 32,
   });
-  expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual(['compressedPages', 'deltaPages', 'device', 'digests', 'pages']);
+  expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual([
+    'compressedPages',
+    'deltaPages',
+    'device',
+    'digests',
+    'pages',
+    'probe',
+  ]);
 });
 
 test('the protocol versions and features are frozen', () => {
   expect(PROTOCOL_VERSION).toEqual({ minimum: 2, maximum: 2 });
-  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum', back: 'back' });
+  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum', back: 'back', probe: 'probe' });
 });
 
 test('the error codes are frozen', () => {
@@ -66,6 +74,7 @@ test('the error codes are frozen', () => {
     'GODWIT_DEVICE_BUSY',
     'GODWIT_DEVICE_FAILED',
     'GODWIT_DEVICE_MISMATCH',
+    'GODWIT_ESTIMATE_EXCEEDED',
     'GODWIT_GUEST_CRASHED',
     'GODWIT_GUEST_ENDED',
     'GODWIT_HANDED_OVER',

@@ -1,4 +1,4 @@
-import type { ConvergencePolicy, Decision, PolicyInput, RoundOutcome, RoundRecord } from '@godwit/core';
+import type { ConvergencePolicy, Decision, DowntimeRanges, PolicyInput, RoundOutcome, RoundRecord } from '@godwit/core';
 
 /**
  * A migration as a naive calculation, for policies to be judged by: rounds, a link, and a guest that writes pages. It knows nothing of the
@@ -58,6 +58,17 @@ interface State {
   readonly history: readonly RoundRecord[];
 }
 
+/** The intervals are of no concern to a policy. */
+const NO_RANGES: DowntimeRanges = {
+  pauseMs: [0, 0],
+  harvestMs: [0, 0],
+  ramMs: [0, 0],
+  deviceMs: [0, 0],
+  loadMs: [0, 0],
+  roundTripMs: [0, 0],
+  resumeMs: [0, 0],
+};
+
 /** Runs a migration under the policy. `judge`: also find out, at each throttle, what would have sufficed. */
 export function play(world: World, policy: ConvergencePolicy, judge = false, from?: State, held = 0): Outcome {
   const { link, limitMs = 300, fixedMs = 20, besideMs = 10, noise = 0, random = () => 0.5, order } = world;
@@ -95,6 +106,8 @@ export function play(world: World, policy: ConvergencePolicy, judge = false, fro
       ...change,
       newlyDirtyPages: dirty,
       predictedDowntimeMs: ramMs + fixedMs,
+      predictedDowntimeRangeMs: [ramMs + fixedMs, ramMs + fixedMs],
+      predictionRange: NO_RANGES,
       prediction: { pauseMs: fixedMs - 2, harvestMs: 0, ramMs, deviceMs: 0, loadMs: 0, roundTripMs: 2, resumeMs: 0 },
     };
   }

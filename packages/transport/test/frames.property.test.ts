@@ -92,6 +92,7 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
   backAck: fc.record({ attempt: uint, deviceResets: sequences }),
   owed: fc.record({ block: uint, runs }),
   loaded: fc.record({ device: uint, sequence: uint }),
+  probe: fc.record({}),
 };
 
 const frames = fc.oneof(

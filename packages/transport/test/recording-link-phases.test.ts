@@ -90,6 +90,7 @@ const FRAMES: { readonly [N in FrameName]: Extract<Frame, { type: N }> } = {
   backAck: { type: 'backAck', attempt: 1, deviceResets: [] },
   owed: { type: 'owed', block: 0, runs: [0, 1] },
   loaded: { type: 'loaded', device: 0, sequence: 1 },
+  probe: { type: 'probe' },
 };
 const NAMES = Object.keys(FRAME_TYPES) as FrameName[];
 const from = (sender: Sender, ...frames: (Frame | FrameName)[]): [Sender, Frame][] =>
@@ -145,7 +146,7 @@ const WAYS: readonly (readonly [string, [Sender, Frame][], SourcePhaseName | und
   ['further: handed over, ready', again('handedOver', 'ready'), 'deciding', 'ready'],
   ['further: handed over, running', again('handedOver', 'running'), 'release', 'taking-over'],
   ['further: kept', again('kept', 'ready'), 'release', 'kept'],
-  ['a question only', [...S(hello({ stage: 'dryRun' })), ...D('welcome')], 'release', 'preparing'],
+  ['a question only', [...S(hello({ stage: 'dryRun' })), ...D('welcome')], 'release', 'dry-run'],
 ];
 
 describe('the phases of a connection', () => {

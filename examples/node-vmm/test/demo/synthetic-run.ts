@@ -48,7 +48,6 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     scanMs: 2,
     sendMs: pages / 30,
     limitMs: 0,
-    throttle: 0,
     totalMs: pages / 30,
     linkBytesPerSecond: 900 * MIB,
     newlyDirtyPages: pages * 0.6,

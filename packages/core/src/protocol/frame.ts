@@ -62,6 +62,8 @@ export const FRAME_TYPES = {
   owed: 30,
   /** Destination: the device's `load` has taken these pieces of state, so that more may be sent. */
   loaded: 31,
+  /** Source: bytes that measure the link; the destination throws them away. Only if `probe` was agreed on. */
+  probe: 32,
 } as const;
 
 export type FrameName = keyof typeof FRAME_TYPES;
@@ -283,6 +285,10 @@ export interface LoadedFrame {
   readonly sequence: number;
 }
 
+export interface ProbeFrame {
+  readonly type: 'probe';
+}
+
 export interface DigestsFrame {
   readonly type: 'digests';
   readonly block: number;
@@ -368,7 +374,8 @@ export type Frame =
   | BackFrame
   | BackAckFrame
   | OwedFrame
-  | LoadedFrame;
+  | LoadedFrame
+  | ProbeFrame;
 
 /** The types of frames with a payload. All others have none. */
 export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>([
@@ -377,4 +384,5 @@ export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>([
   'digests',
   'deltaPages',
   'compressedPages',
+  'probe',
 ]);

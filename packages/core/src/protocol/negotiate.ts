@@ -17,6 +17,8 @@ export const FEATURES = {
   checksum: 'checksum',
   /** The destination can go back to receiving when a stop-and-copy is given up. A file cannot. */
   back: 'back',
+  /** The destination reads frames that only measure the link. A file cannot. */
+  probe: 'probe',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */

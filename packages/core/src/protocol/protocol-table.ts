@@ -60,6 +60,8 @@ export const DESTINATION_PHASES = [
   'greeting',
   /** `hello` was read, and the VM is being built. */
   'preparing',
+  /** `welcome` is written, as the answer to a dry run. */
+  'dry-run',
   /** The guest runs at the source. */
   'receiving',
   /** `switchover` was read: devices load. */
@@ -94,7 +96,8 @@ export const PROTOCOL: {
   destination: {
     greeting: ['hello'],
     preparing: [],
-    receiving: [...PAGE_CHANNEL_FRAMES, 'device', 'prepare', 'switchover', 'back'],
+    'dry-run': ['probe'],
+    receiving: [...PAGE_CHANNEL_FRAMES, 'device', 'prepare', 'switchover', 'back', 'probe'],
     loading: ['back'],
     ready: ['digests', 'digestsEnd', 'go', 'back'],
     'taking-over': ['released'],

@@ -1,9 +1,9 @@
-import { withinDowntimeLimit } from '../convergence/policy.js';
+import { withinDowntimeLimit } from '../convergence/policies/downtime-limit.js';
 import { receive } from '../destination/incoming-migration.js';
 import type { GodwitError } from '../errors.js';
 import type { MigrationSummary } from '../migration-event.js';
 import type { RoundRecord } from '../round-record.js';
-import { migrate } from '../source/migration.js';
+import { Migration } from '../source/migration.js';
 import { type MigrateOptions, randomId } from '../source/options.js';
 import { Observed, type OwedAt, type SimulatedPause } from './observed.js';
 import type { Scenario } from './scenario.js';
@@ -93,7 +93,7 @@ export async function runScenario(scenario: Scenario, options: RunOptions, mostP
     progressIntervalMs: 0,
     ...{ clock, random },
   });
-  const migration = migrate(guest, link.connector, {
+  const migration = new Migration(guest, link.connector, {
     policy: withinDowntimeLimit,
     ...picked(options),
     pageChannels: world.channels,

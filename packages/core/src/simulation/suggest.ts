@@ -1,4 +1,4 @@
-import { withinDowntimeLimit } from '../convergence/policy.js';
+import { withinDowntimeLimit } from '../convergence/policies/downtime-limit.js';
 import { guestPageOf } from './granularity.js';
 import { type RunOptions, runScenario, type SimulatedRun } from './run-scenario.js';
 import type { LinkScenario, Scenario } from './scenario.js';

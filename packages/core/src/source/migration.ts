@@ -11,6 +11,7 @@ import {
   type SourceOwnershipState,
 } from '../ownership/source-ownership.js';
 import { RoleEvents } from '../role-events.js';
+import type { Forecaster } from './forecast.js';
 import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { noProgress } from './progress.js';
 import { SourceRun } from './source-run.js';
@@ -50,7 +51,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
   #started = false;
 
   /** @internal Use `migrate`. */
-  constructor(vm: MigratableVm, connector: LinkConnector, given: MigrateOptions) {
+  constructor(vm: MigratableVm, connector: LinkConnector, given: MigrateOptions, forecast?: Forecaster) {
     super(
       () => (this.#started ? { type: 'status', status: this.status() } : undefined),
       (error) => this.#subscriberFailed(error),
@@ -69,6 +70,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
         state: () => this.#state,
         setState: (state) => this.#setState(state),
         ownership: this.#ownership,
+        forecast,
       });
     } catch (error) {
       this.#error = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the VM could not be claimed');
@@ -240,21 +242,4 @@ export class Migration extends RoleEvents<MigrationEvent> {
     const message = `a subscriber of the migration's events failed: ${error instanceof Error ? error.message : String(error)}`;
     this.#emit({ type: 'warning', code: 'GODWIT_INTERNAL', message });
   }
-}
-
-/**
- * Moves a running VM to the destination that `connector` reaches. Returns at once; see `Migration` for the events, the controls and
- * the result.
- *
- * The VM may be running, or paused by its user: a paused guest stays paused. Unless the destination takes the VM, it is left at the
- * source as it was. `result` rejects with `GODWIT_CLAIMED` for a VM that takes part in another migration, and with
- * `GODWIT_HANDED_OVER` for one that was handed over; nothing of it is touched then. Throws `GODWIT_INVALID_ARGUMENT` for an
- * impossible option.
- *
- * @example
- * const migration = migrate(vm, connectTo(tcp({ host, port })), { downtimeLimitMs: 100 });
- * const { downtimeMs } = await migration.result;
- */
-export function migrate(vm: MigratableVm, connector: LinkConnector, options: MigrateOptions = {}): Migration {
-  return new Migration(vm, connector, options);
 }

@@ -5,6 +5,7 @@ import type { ConvergencePolicy } from '../convergence/policy.js';
 import { checkEncodings } from '../encoding/check-encodings.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
+import { SAMPLE_MS } from '../estimate/sample-guest.js';
 import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
 import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
@@ -98,6 +99,12 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly shadows?: Readonly<Record<string, ConvergencePolicy | PresetName>>;
   /** Downtime terms of an earlier migration from this host, for the first prediction. */
   readonly prior?: Partial<DowntimeTerms>;
+  /**
+   * Refuses the migration with `GODWIT_ESTIMATE_EXCEEDED` before its first page moves, where the estimate exceeds a limit or says that it
+   * would not converge. For `sampleMs` (default 3,000) the guest is watched, and the link is measured with a few MiB: see `estimate`.
+   * Milliseconds. Default: nothing is estimated.
+   */
+  readonly refuseAbove?: { readonly downtimeMs?: number; readonly totalMs?: number; readonly sampleMs?: number };
   /** Cancels the migration when it aborts. */
   readonly signal?: AbortSignal;
   /**
@@ -162,6 +169,9 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly policy: ConvergencePolicy;
   readonly shadows: Readonly<Record<string, ConvergencePolicy>>;
   readonly prior: Partial<DowntimeTerms>;
+  readonly refuseAbove:
+    | { readonly downtimeMs: number | undefined; readonly totalMs: number | undefined; readonly sampleMs: number }
+    | undefined;
   readonly connectTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
   readonly reconnectTimeoutMs: number;
@@ -208,6 +218,11 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),
     prior: options.prior ?? {},
+    refuseAbove: options.refuseAbove && {
+      downtimeMs: optional('refuseAbove.downtimeMs', options.refuseAbove.downtimeMs),
+      totalMs: optional('refuseAbove.totalMs', options.refuseAbove.totalMs),
+      sampleMs: nonNegative('refuseAbove.sampleMs', options.refuseAbove.sampleMs ?? SAMPLE_MS),
+    },
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
     reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),

@@ -6,7 +6,7 @@ import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState } from '../migration-event.js';
 import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
-import { checkDeviceState, checkWelcome } from '../protocol/negotiate.js';
+import { checkDeviceState, checkWelcome, FEATURES } from '../protocol/negotiate.js';
 import { isLost } from '../session/connection.js';
 import { keepTrying, mayRetry } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
@@ -77,7 +77,11 @@ export class RoundTransfer {
   /** Begins with round 1 on the connection on which `welcome` came. Throws when the welcome does not fit this migration. */
   start(connection: SourceConnection, welcome: WelcomeFrame): void {
     const { options, windows, devices, onChannels, encodings, emit, session, sender, deviceIds } = this.#parts;
-    const dispensable = [...(options.missingEncoding === 'warn' ? encodings.features : []), 'back'];
+    const dispensable = [
+      ...(options.missingEncoding === 'warn' ? encodings.features : []),
+      FEATURES.back,
+      FEATURES.probe,
+    ];
     checkWelcome(welcome, session.features, windows.pageSize, dispensable);
     checkDeviceState(deviceIds, session.stateBytes, welcome.maximumDeviceState);
     for (const name of encodings.welcomed(welcome.features, windows.memory)) {

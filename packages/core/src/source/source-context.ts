@@ -13,6 +13,7 @@ import type { Attempts } from './attempts.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import type { DeviceSender } from './device-sender.js';
 import type { EmbedderRequests } from './embedder-requests.js';
+import type { Forecaster } from './forecast.js';
 import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { GuestThrottle } from './guest-throttle.js';
@@ -77,6 +78,8 @@ export interface SourceContext {
   settling: AbortController;
   /** True once the authority has granted the transfer: from then on only the destination is asked. */
   transferred: boolean;
+  /** Forecasts this migration, for `refuseAbove`. */
+  readonly forecast: Forecaster | undefined;
   readonly emit: (event: MigrationEvent) => void;
   readonly state: () => MigrationState;
   readonly setState: (state: MigrationState) => void;

@@ -16,6 +16,7 @@ import { Attempts } from './attempts.js';
 import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
 import { EmbedderRequests } from './embedder-requests.js';
+import type { Forecaster } from './forecast.js';
 import { GuestPause } from './guest-pause.js';
 import { GuestThrottle } from './guest-throttle.js';
 import { Harvester } from './harvester.js';
@@ -46,6 +47,7 @@ export interface SourceControls {
   readonly state: () => MigrationState;
   readonly setState: (state: MigrationState) => void;
   readonly ownership: Ownership<SourceOwnershipState, SourceOwnershipEvent>;
+  readonly forecast: Forecaster | undefined;
 }
 
 /** How often the engine checks whether the guest has ended by itself. Milliseconds. */
@@ -205,7 +207,7 @@ function makeContext(
   vm: MigratableVm,
   connector: LinkConnector,
   claim: Claim,
-  { options, emit, state, setState, ownership }: SourceControls,
+  { options, emit, state, setState, ownership, forecast }: SourceControls,
 ): SourceContext {
   const { clock } = options;
   const { memory } = vm;
@@ -279,6 +281,7 @@ function makeContext(
     harvester: new Harvester(memory, tracker, clock),
     settling: new AbortController(),
     transferred: false,
+    forecast,
     emit,
     state,
     setState,

@@ -79,6 +79,7 @@ export class SourceSession {
     const { options, encodings } = this.#parts;
     return [
       FEATURES.back,
+      FEATURES.probe,
       ...(options.verify ? [FEATURES.verify] : []),
       ...(options.checksum ? [FEATURES.checksum] : []),
       ...encodings.features,

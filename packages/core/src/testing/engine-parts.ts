@@ -15,6 +15,7 @@ export { applyDelta, checkDeltas, encodeDelta, putVarint } from '../encoding/del
 export { Gain } from '../encoding/gain.js';
 export { LinkPace } from '../encoding/link-pace.js';
 export { SentEncodings } from '../encoding/sent-encodings.js';
+export { WorkingSet } from '../estimate/working-set.js';
 export { MemoryWindows } from '../memory/memory-windows.js';
 export { cutHoles } from '../memory/populated-pages.js';
 export { splitZeroPages } from '../memory/zero-page.js';

@@ -31,6 +31,7 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
   'prepared',
   'owed',
   'loaded',
+  'probe',
   'ping',
   'pong',
 ]);

@@ -299,6 +299,10 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     pack: (f) => [f.device, integer(f.sequence)],
     parse: (fields) => ({ type: 'loaded', device: fields.uint('device'), sequence: fields.uint('sequence') }),
   },
+  probe: {
+    pack: () => [],
+    parse: () => ({ type: 'probe' }),
+  },
 };
 
 const NAMES: ReadonlyMap<unknown, FrameName> = new Map(

@@ -134,6 +134,7 @@ export class LinkPhases {
     if (this.#source === 'going-back' && (frame.type === 'ready' || frame.type === 'verified')) return;
     if (frame.type === 'welcome' && this.#hello?.stage === 'dryRun') {
       this.#source = 'release';
+      this.#destination = 'dry-run';
       return;
     }
     const { source, destination } = LEADS_TO[frame.type] ?? {};

@@ -70,6 +70,8 @@ export class Receive implements ServingPhase {
         this.#checkAttempt('back', frame.attempt);
         goBackTo(this.#context, this.#arriving, frame.attempt + 1);
         return acknowledgeBack(connection, this.#arriving, frame.attempt);
+      case 'probe':
+        return connection.control.skipPayload();
       default:
     }
   }

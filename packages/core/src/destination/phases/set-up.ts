@@ -26,6 +26,7 @@ import { ramCheck } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { LoadForecast } from '../load-forecast.js';
 import { LoadedReports } from '../loaded-reports.js';
+import { checkPayload } from '../read-page-channel.js';
 import { makePristine } from '../zero-run.js';
 
 /** Waits for a source, builds the VM that it describes, and answers `welcome`. After a dry run it waits for the next source. */
@@ -99,7 +100,15 @@ export class SetUp implements DestinationPhase {
     const claim = this.#claim(context, vm, hello);
     try {
       await this.#check(context, connection, vm, connection.signal);
+      connection.serve(
+        () => 'dry-run',
+        ({ frame, payloadBytes }) => {
+          checkPayload(frame.type, payloadBytes);
+          return connection.control.skipPayload();
+        },
+      );
       await connection.write(this.#agreed(context, connection, version).welcome);
+      connection.keepAlive(context.options);
       await connection.ended;
     } catch (error) {
       if (!context.session.signal.aborted) await connection.close(dryRunFailed(error));
@@ -178,6 +187,7 @@ export class SetUp implements DestinationPhase {
     const own: readonly string[] = [
       FEATURES.verify,
       FEATURES.back,
+      FEATURES.probe,
       ...(control.checksums === true ? [FEATURES.checksum] : []),
     ];
     const features = [...hello.features.filter((feature) => own.includes(feature)), ...agreed];

@@ -1,6 +1,7 @@
 import { abortable } from '../../abortable.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
+import { admit } from '../admission.js';
 import { migrationBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
@@ -48,6 +49,7 @@ export class SetUp implements SourcePhase {
     await abortable(starting, signal);
     context.rehearsal.begin();
     model.roundTrip(await rounds.ping());
+    await admit(context, connection, answer);
     if (context.state() === 'setup') context.setState('active');
     return context.phases.preCopy();
   }

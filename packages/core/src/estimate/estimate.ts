@@ -1,0 +1,135 @@
+import { abortable } from '../abortable.js';
+import { nonNegative } from '../argument.js';
+import { Claim } from '../claim/claim.js';
+import { type Clock, systemClock } from '../clock.js';
+import type { MigratableVm } from '../device/migratable-vm.js';
+import { SentEncodings } from '../encoding/sent-encodings.js';
+import { GodwitError } from '../errors.js';
+import type { LinkConnector } from '../link/migration-link.js';
+import { checkGuestMemory } from '../memory/check-guest-memory.js';
+import type { LinkScenario } from '../simulation/scenario.js';
+import { DeviceSender } from '../source/device-sender.js';
+import { randomId, resolveOptions } from '../source/options.js';
+import { type LinkProbe, probeLink } from '../source/probe-link.js';
+import { SourceSession } from '../source/source-session.js';
+import { TrackerUnion } from '../tracker/tracker-union.js';
+import { type Estimate, type EstimateSettings, estimateFrom } from './estimate-from.js';
+import { type GuestSample, SAMPLE_MS, sampleGuest } from './sample-guest.js';
+
+/**
+ * The link of an estimate: a rate in bytes per second; a recorded link, with its latency and its changes; or a connector, whose rate is
+ * measured with a few MiB that the destination throws away. The destination answers it as a dry run: it builds the VM and abandons it.
+ */
+export type EstimatedLink = number | LinkScenario | LinkConnector;
+
+export interface EstimateOptions extends EstimateSettings {
+  /** How long the guest is watched, in milliseconds. Default 3,000. */
+  readonly sampleMs?: number;
+  /** For a connector: the description that `prepare` is given, as in `MigrateOptions`. */
+  readonly description?: unknown;
+  /** Ends the estimate when it aborts. */
+  readonly signal?: AbortSignal;
+  /** The clock of every wait and measurement. Default: `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/**
+ * Says what a migration of `vm` over `link` would be like, without making it: how long it takes, how long the guest is down, and whether
+ * it converges, each with an interval. It watches the running guest's dirty trackers for `sampleMs`, and simulates migrations of a guest
+ * that writes like that with the same engine under a virtual clock.
+ *
+ * The VM is claimed meanwhile. Its guest runs on, slowed by nothing but the dirty log; nothing is read from its memory, and its devices
+ * are only asked for their sizes. Rejects with `GODWIT_CLAIMED`, `GODWIT_HANDED_OVER`, `GODWIT_TRACKER_FAILED`, the errors of
+ * connecting, `GODWIT_UNSUPPORTED` for a link that cannot be measured, and with the signal's reason.
+ *
+ * @example
+ * const { converges, downtimeMs } = await estimate(vm, 1.25e9, { downtimeLimitMs: 300 });
+ * if (!converges || downtimeMs.high > 1000) console.log('rather tonight');
+ */
+export async function estimate(
+  vm: MigratableVm,
+  link: EstimatedLink,
+  options: EstimateOptions = {},
+): Promise<Estimate> {
+  const { clock = systemClock, signal = new AbortController().signal } = options;
+  const sampleMs = nonNegative('sampleMs', options.sampleMs ?? SAMPLE_MS);
+  signal.throwIfAborted();
+  checkGuestMemory(vm.memory);
+  if (vm.trackers.length === 0) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'the VM has no dirty tracker: nobody knows what the guest writes');
+  }
+  const claim = Claim.take(vm, 'outgoing', randomId());
+  try {
+    const known = isConnector(link) ? await probed(vm, link, options, clock, signal) : scenarioOf(link);
+    const sample = await watched(vm, claim, { clock, sampleMs, signal });
+    const sizes = await abortable(new DeviceSender(vm.devices).reports.ask(signal), signal);
+    const devices = vm.devices.map(({ id, parallel }, index) => ({
+      id,
+      bytes: sizes[index] ?? 0,
+      ...(parallel === undefined ? {} : { parallel }),
+    }));
+    return await estimateFrom(sample, devices, known, options);
+  } finally {
+    claim.end();
+  }
+}
+
+function isConnector(link: EstimatedLink): link is LinkConnector {
+  return typeof link === 'object' && 'connect' in link;
+}
+
+function scenarioOf(link: number | LinkScenario): LinkScenario {
+  const scenario = typeof link === 'number' ? { bytesPerSecond: link } : link;
+  if (!(scenario.bytesPerSecond > 0) || !Number.isFinite(scenario.bytesPerSecond)) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `the link's rate must be a finite, positive number of bytes per second, got ${scenario.bytesPerSecond}`,
+    );
+  }
+  return scenario;
+}
+
+/** The link as a scenario, of a rate and a round trip that were measured. */
+export function measuredLink({ bytesPerSecond, roundTripMs }: LinkProbe): LinkScenario {
+  return { bytesPerSecond, latencyMs: roundTripMs / 2 };
+}
+
+async function probed(
+  vm: MigratableVm,
+  connector: LinkConnector,
+  { description }: EstimateOptions,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<LinkScenario> {
+  const options = resolveOptions({ description, clock });
+  const session = new SourceSession({ vm, connector, options, encodings: new SentEncodings([], true), emit: () => {} });
+  const onAbort = () =>
+    session.end.set(GodwitError.wrap(signal.reason, 'GODWIT_CANCELLED', 'the estimate was cancelled'));
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    const { connection, answer } = await session.first('dryRun');
+    return measuredLink(await abortable(probeLink(connection, answer, clock), signal));
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    await session.close(undefined);
+  }
+}
+
+/** Starts the trackers, watches the guest, and stops them, whatever happens. */
+async function watched(
+  { memory, trackers }: MigratableVm,
+  claim: Claim,
+  watching: { readonly clock: Clock; readonly sampleMs: number; readonly signal: AbortSignal },
+): Promise<GuestSample> {
+  const tracker = new TrackerUnion(trackers);
+  const starting = tracker.start();
+  claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
+  try {
+    await abortable(starting, watching.signal);
+    return await sampleGuest(memory, tracker, watching);
+  } finally {
+    const stopping = tracker.stop();
+    claim.keepUntil(stopping, `stop() of the dirty tracker "${tracker.name}"`);
+    await stopping;
+  }
+}

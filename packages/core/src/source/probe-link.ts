@@ -1,0 +1,70 @@
+import { abortable } from '../abortable.js';
+import type { Clock } from '../clock.js';
+import { GodwitError } from '../errors.js';
+import type { WelcomeFrame } from '../protocol/frame.js';
+import { FEATURES } from '../protocol/negotiate.js';
+import type { SourceConnection } from './source-connection.js';
+
+/** Bytes of the first series of frames; each further series has four times as many. */
+const FIRST_BYTES = 2 ** 20;
+/** Bytes of the last series, at most: together with those before it 21 MiB. */
+const MOST_BYTES = 16 * 2 ** 20;
+/** A series that takes this long is believed, in milliseconds: the carrier's buffers and a single late wake-up count little in it. */
+const LONG_ENOUGH_MS = 50;
+/** Bytes of a frame. */
+const FRAME_BYTES = 2 ** 20;
+/** Random bytes, which no carrier can compress; a frame has them several times over. */
+const PIECE_BYTES = 2 ** 16;
+const ROUND_TRIPS = 3;
+
+/** What a link was measured to carry. */
+export interface LinkProbe {
+  readonly bytesPerSecond: number;
+  /** The shortest of three round trips, the peer's engine included. Milliseconds. */
+  readonly roundTripMs: number;
+  /** Bytes that were sent for it. */
+  readonly bytes: number;
+}
+
+/**
+ * Measures the rate of a connection's control stream with a few MiB that the destination throws away: 1, 4 and 16 MiB, until a series
+ * takes 50 ms. The time of a series ends when the destination's engine has read all of it. Throws `GODWIT_UNSUPPORTED` when the
+ * destination cannot be measured: a file, or an older engine.
+ */
+export async function probeLink(
+  connection: SourceConnection,
+  { features, maximumPayload }: WelcomeFrame,
+  clock: Clock,
+): Promise<LinkProbe> {
+  if (!features.includes(FEATURES.probe)) {
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `the link to ${connection.peer} cannot be measured: its other end does not know "probe"; give a rate in bytes per second instead`,
+    );
+  }
+  let roundTripMs = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < ROUND_TRIPS; i++) roundTripMs = Math.min(roundTripMs, await connection.ping());
+  const frameBytes = Math.min(FRAME_BYTES, maximumPayload);
+  const payload = piecesOf(frameBytes);
+  let bytes = 0;
+  for (let series = FIRST_BYTES; ; series *= 4) {
+    const frames = Math.max(1, Math.ceil(series / frameBytes));
+    const start = clock.now();
+    for (let i = 0; i < frames; i++) {
+      await abortable(connection.control.write({ type: 'probe' }, payload), connection.signal);
+    }
+    await connection.ping();
+    const ms = clock.now() - start - roundTripMs;
+    bytes += frames * frameBytes;
+    if (ms >= LONG_ENOUGH_MS || series >= MOST_BYTES) {
+      return { bytesPerSecond: (frames * frameBytes * 1000) / Math.max(ms, 0.001), roundTripMs, bytes };
+    }
+  }
+}
+
+function piecesOf(byteLength: number): readonly Uint8Array[] {
+  const piece = crypto.getRandomValues(new Uint8Array(Math.min(PIECE_BYTES, byteLength)));
+  const pieces: Uint8Array[] = [];
+  for (let left = byteLength; left > 0; left -= piece.byteLength) pieces.push(piece.subarray(0, left));
+  return pieces;
+}
