@@ -90,7 +90,7 @@ describe('a limit that no round can reach', () => {
       if (outcome.predictedDowntimeMs > limit) return undefined;
       return { action: 'switchover', downtimeLimitMs: limit, reason: `no round reaches ${downtimeLimitMs} ms` };
     };
-    const toy = slowly({ downtimeLimitMs: 1, policy: firstOpinion(withinDowntimeLimit, raise) });
+    const toy = slowly({ downtimeLimitMs: 1, policy: firstOpinion(raise, withinDowntimeLimit) });
     void dirty(toy, 50);
     const ends = await toy.settled();
     expectMoved(toy, ends);

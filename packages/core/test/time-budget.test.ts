@@ -45,7 +45,7 @@ describe('a time budget of ten seconds ends a migration within 200 ms of ten sec
   });
 
   test('after many rounds', async () => {
-    const toy = slowly({ ...MIGRATE, downtimeLimitMs: 10 }, { link: { bytesPerSecond: 16 * 2 ** 20 } });
+    const toy = slowly({ ...MIGRATE, downtimeLimitMs: 1 }, { link: { bytesPerSecond: 16 * 2 ** 20 } });
     void dirty(toy, 0.5);
     expectKept(await endOf(toy));
   });

@@ -6,7 +6,7 @@ import {
   type LinkConnector,
   migrate,
   receive,
-  timeBudget,
+  roundCap,
   withinDowntimeLimit,
 } from '@godwit/core';
 import {
@@ -23,7 +23,7 @@ import { codeOf, PAGE } from '../toy-migration.js';
 jest.setTimeout(60_000);
 
 /** Never slows the guest, and gives up in the end. */
-const GENTLE = firstOpinion(withinDowntimeLimit, timeBudget(20_000, 'abort'));
+const GENTLE = firstOpinion(withinDowntimeLimit, roundCap(12, 'abort'));
 const PAGES = 1024;
 const BLOCKS = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: PAGES * PAGE }];
 
@@ -107,13 +107,10 @@ describe('an estimate', () => {
     const vm = writingGuest(clock, 1000, 10_000);
     const said = await estimate(vm, bytesPerSecond, {
       clock,
-      timeBudgetMs: 20_000,
       policy: GENTLE,
-      suggestions: !converges,
     });
     expect(said.converges).toBe(converges);
     expect(said.reason === undefined).toBe(converges);
-    if (!converges) expect(said.suggestions.length).toBeGreaterThan(0);
   });
 
   test('measures the link to a destination, which throws the bytes away and abandons its VM', async () => {
@@ -217,7 +214,6 @@ describe('refuseAbove', () => {
     const migration = migrate(vm, there.link.connector, {
       clock,
       policy: GENTLE,
-      timeBudgetMs: 20_000,
       refuseAbove: { downtimeMs: 1000 },
     });
     const seen: string[] = [];
