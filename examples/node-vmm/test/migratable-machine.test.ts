@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { MigratableDevice } from '@godwit/core';
 import { Machine, type MachineConfig, type VirtualMachine } from '@godwit/example-node-vmm';
 import { IMAGE_ADDRESS } from '@godwit/example-node-vmm/guest';
 import { hostSupport, readFd, Uffd, Userfaultfd } from '@godwit/linux';
@@ -68,6 +69,31 @@ testUnless(NO_KVM)(
     expect(expected(booted)).toEqual([undefined, undefined]);
   },
 );
+
+testUnless(NO_KVM)('a load that begins during a rehearsal is the one that counts', async () => {
+  const source = kept(await Machine.create(SMALL));
+  await source.resume();
+  await source.pause();
+  const registers = async (device: Pick<MigratableDevice, 'id' | 'save'>) => {
+    const bytes = await savedState(device);
+    const at = Buffer.from(bytes).indexOf('REGS');
+    expect(at).toBeGreaterThan(0);
+    // The section's tag, its length, and its bytes: rax to rip.
+    return Buffer.from(bytes.subarray(at, at + 8 + 17 * 8));
+  };
+  for (const turns of [0, 3, 9, 20]) {
+    const next = kept(await Machine.fromDescription(source.description));
+    const device = next.devices.find((each) => each instanceof VcpuDevice);
+    const from = source.devices.find(({ id }) => id === device?.id);
+    if (device === undefined || from === undefined) throw new Error('a machine has a vCPU');
+    const state = await savedState(from);
+    const rehearsal = device.rehearseLoad();
+    await microtasks(turns);
+    await Promise.all([device.load(inChunks(state, state.byteLength), from.version), rehearsal]);
+    expect((await registers(device)).equals(await registers(from))).toBe(true);
+    await next.close();
+  }
+});
 
 describe.each(KINDS)('a $kind machine', (kind) => {
   kind.test('once it is prepared, no device waits for anything to load', async () => {
