@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { MigratableDevice } from '@godwit/core';
 import { Machine, type MachineConfig, type VirtualMachine } from '@godwit/example-node-vmm';
 import { IMAGE_ADDRESS } from '@godwit/example-node-vmm/guest';
 import { hostSupport, readFd, Uffd, Userfaultfd } from '@godwit/linux';
 import { afterEach, describe, expect } from '@jest/globals';
 import { filter, firstValueFrom } from 'rxjs';
+import { VcpuDevice } from '../dist/vcpu/vcpu-device.js';
 import { inChunks, moveGuest, savedState } from './cold-migration.js';
 import { KINDS, type KindUnderTest, NO_KVM, testUnless } from './machine-kinds.js';
 import { ObservedGuest } from './observed-guest.js';
@@ -49,6 +51,50 @@ async function microtasks(turns: number): Promise<void> {
   for (let i = 0; i < turns; i++) await Promise.resolve();
 }
 
+testUnless(NO_KVM)(
+  'a vCPU that is prepared for a guest knows what loading takes; one of a new guest does not',
+  async () => {
+    const next = kept(await Machine.fromDescription({ kind: 'kvm', memoryBytes: 32 * MIB, vcpus: 2 }));
+    const expected = (machine: Machine) =>
+      machine.devices.filter((device) => device instanceof VcpuDevice).map((device) => device.expectedLoadMs());
+    expect(expected(next)).toEqual([undefined, undefined]);
+    await next.prepared();
+    await next.prepared();
+    expect(expected(next).filter((ms) => ms !== undefined && ms > 0)).toHaveLength(2);
+    // Nothing was loaded that writes guest memory.
+    expect(next.devices.flatMap((device) => [...(device.loadWrites?.() ?? [])])).toEqual([]);
+    expect(next.memory.allocatedBytes()).toBe(0);
+    const booted = kept(await Machine.create(SMALL));
+    await booted.prepared();
+    expect(expected(booted)).toEqual([undefined, undefined]);
+  },
+);
+
+testUnless(NO_KVM)('a load that begins during a rehearsal is the one that counts', async () => {
+  const source = kept(await Machine.create(SMALL));
+  await source.resume();
+  await source.pause();
+  const registers = async (device: Pick<MigratableDevice, 'id' | 'save'>) => {
+    const bytes = await savedState(device);
+    const at = Buffer.from(bytes).indexOf('REGS');
+    expect(at).toBeGreaterThan(0);
+    // The section's tag, its length, and its bytes: rax to rip.
+    return Buffer.from(bytes.subarray(at, at + 8 + 17 * 8));
+  };
+  for (const turns of [0, 3, 9, 20]) {
+    const next = kept(await Machine.fromDescription(source.description));
+    const device = next.devices.find((each) => each instanceof VcpuDevice);
+    const from = source.devices.find(({ id }) => id === device?.id);
+    if (device === undefined || from === undefined) throw new Error('a machine has a vCPU');
+    const state = await savedState(from);
+    const rehearsal = device.rehearseLoad();
+    await microtasks(turns);
+    await Promise.all([device.load(inChunks(state, state.byteLength), from.version), rehearsal]);
+    expect((await registers(device)).equals(await registers(from))).toBe(true);
+    await next.close();
+  }
+});
+
 describe.each(KINDS)('a $kind machine', (kind) => {
   kind.test('once it is prepared, no device waits for anything to load', async () => {
     const { machine } = await running(kind);
@@ -67,6 +113,25 @@ describe.each(KINDS)('a $kind machine', (kind) => {
       expect([device.id, loaded]).toEqual([device.id, true]);
       await loading;
     }
+  });
+
+  kind.test('a guest that is loaded while its machine prepares runs on', async () => {
+    let { machine, guest } = await running(kind);
+    for (const turns of [0, 1, 2, 3, 5, 8, 13, 21]) {
+      await machine.pause();
+      const next = kept(await kind.fromDescription(machine.description));
+      const preparing = next.prepared();
+      await microtasks(turns);
+      await Promise.all([moveGuest(machine, next), preparing]);
+      await machine.close();
+      machine = next;
+      guest.follow(machine);
+      await machine.resume();
+      await guest.moreBeats(2);
+    }
+    await machine.pause();
+    expect(guest.problems).toEqual([]);
+    guest.checkMemory(machine);
   });
 
   kind.test('a machine that is closed while it starts is not prepared', async () => {

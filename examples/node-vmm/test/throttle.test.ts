@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DirtyBitmaps } from '@godwit/core';
 import { Machine, type MachineConfig, type VirtualMachine } from '@godwit/example-node-vmm';
 import { IMAGE_ADDRESS } from '@godwit/example-node-vmm/guest';
@@ -200,6 +201,26 @@ testKvm('vCPUs are throttled one by one, and where the host can, KVM tells which
   expect(held[1]).toBe(0);
   expect(throttled[0] / throttled[1]).toBeLessThan((full[0] / full[1]) * 0.5);
   for (const tracker of machine.trackers) await tracker.stop();
+});
+
+testKvm('a throttle reaches a vCPU that never leaves the guest by itself', async () => {
+  // next: inc rcx; jmp next
+  const program = { address: IMAGE_ADDRESS, bytes: Uint8Array.from([0x48, 0xff, 0xc1, 0xeb, 0xfb]) };
+  const machine = await Machine.create({ memoryBytes: 16 * MIB, vcpus: 2, program });
+  machines.push(machine);
+  await machine.resume();
+  for (let i = 0; i < 20; i++) {
+    machine.throttle(0.5, { longestMs: 20 });
+    // Nothing tells when a vCPU is held.
+    const before = machine.heldMs();
+    while (machine.heldMs().some((ms, vcpu) => ms === before[vcpu])) await sleep(1);
+    machine.throttle(0);
+    // A vCPU that is still held counts its hold when it is woken, before it answers.
+    await machine.rehearsePause();
+    const after = machine.heldMs();
+    await sleep(25);
+    expect(machine.heldMs()).toEqual(after);
+  }
 });
 
 /** The counters of the guest's writes: what a guest that runs changes all the time. */

@@ -72,12 +72,21 @@ export class Machine implements VirtualMachine {
   readonly #run: RunState;
   /** Resolves when all vCPU threads have started and are parked. */
   readonly #started: Promise<void>;
+  /** Whether a guest is to arrive: nothing is loaded yet. */
+  readonly #arriving: boolean;
+  #rehearsed: Promise<void> | undefined;
   /** Ends the threads at `process.exit`, which waits for worker threads: one in KVM_RUN would never end. */
   readonly #onExit = (): void => {
     for (const runner of this.#runners) runner.tellToEnd();
   };
 
-  private constructor(description: MachineDescription, memory: MappedGuestMemory, hardware: KvmHardware) {
+  private constructor(
+    description: MachineDescription,
+    memory: MappedGuestMemory,
+    hardware: KvmHardware,
+    arriving: boolean,
+  ) {
+    this.#arriving = arriving;
     this.description = description;
     this.memory = memory;
     this.ram = ramOf(memory);
@@ -130,7 +139,7 @@ export class Machine implements VirtualMachine {
     if (config.bootImage !== undefined) return Machine.#fromImage(config, config.bootImage);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
     const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false);
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false, false);
     try {
       await machine.#started;
       const { ram } = machine;
@@ -149,7 +158,7 @@ export class Machine implements VirtualMachine {
 
   static async #fromImage({ memoryBytes, vcpus, overcommit }: MachineConfig, image: Uint8Array): Promise<Machine> {
     checkBootImage(image, vcpus);
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, overcommit ?? false);
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, overcommit ?? false, false);
     try {
       await machine.#started;
       bootFromImage(machine.ram, machine.#hardware.vcpus[0] as KvmVcpu, image);
@@ -170,13 +179,13 @@ export class Machine implements VirtualMachine {
     description: unknown,
     options: { readonly overcommit?: boolean } = {},
   ): Promise<Machine> {
-    return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false);
+    return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false, true);
   }
 
-  static #build(description: MachineDescription, overcommit: boolean): Machine {
+  static #build(description: MachineDescription, overcommit: boolean, arriving: boolean): Machine {
     const memory = createGuestMemory({ blocks: ramBlocks(description.memoryBytes), overcommit });
     try {
-      return new Machine(description, memory, new KvmHardware(memory, description.vcpus));
+      return new Machine(description, memory, new KvmHardware(memory, description.vcpus), arriving);
     } catch (error) {
       memory.close();
       throw error;
@@ -196,12 +205,16 @@ export class Machine implements VirtualMachine {
   }
 
   /**
-   * Resolves when every vCPU's thread has started and waits for orders: 100 to 500 ms after the machine was made.
+   * Resolves when every vCPU's thread has started and waits for orders, and, in a machine that is made for a migration, each vCPU's
+   * state was loaded once to see what that takes: 100 to 500 ms after the machine was made.
    *
    * @throws GodwitError GODWIT_GUEST_CRASHED when a thread could not start, GODWIT_INVALID_STATE when closed
    */
   async prepared(): Promise<void> {
     await this.#started;
+    this.#run.requireAlive();
+    this.#rehearsed ??= this.#run.during('paused', () => this.#rehearseLoads(), undefined);
+    await this.#rehearsed;
     this.#run.requireAlive();
   }
 
@@ -228,11 +241,12 @@ export class Machine implements VirtualMachine {
    * @throws GodwitError GODWIT_VM_FAILED when a vCPU does not stop; the reason of `signal`
    */
   rehearsePause(signal?: AbortSignal): Promise<number> {
-    return this.#run.rehearse(async () => {
+    const rehearsal = async (): Promise<number> => {
       const start = performance.now();
       await this.#all('leave the guest', PARK_MS, (runner) => runner.rehearse(), signal);
       return performance.now() - start;
-    });
+    };
+    return this.#run.during('running', rehearsal, 0);
   }
 
   /**
@@ -260,6 +274,11 @@ export class Machine implements VirtualMachine {
 
   close(): Promise<void> {
     return this.#run.close();
+  }
+
+  async #rehearseLoads(): Promise<void> {
+    if (!this.#arriving) return;
+    for (const device of this.devices) if (device instanceof VcpuDevice) await device.rehearseLoad();
   }
 
   #start(): void {

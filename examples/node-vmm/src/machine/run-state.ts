@@ -84,9 +84,9 @@ export class RunState {
     });
   }
 
-  /** Runs `work` between two transitions, while the guest runs; 0 while it does not. */
-  rehearse(work: () => Promise<number>): Promise<number> {
-    return this.#next(async () => (this.#state === 'running' && this.#crash === undefined ? work() : 0));
+  /** Does `work` between two transitions, if the machine is in that state then; else returns `otherwise`. */
+  during<T>(state: 'paused' | 'running', work: () => Promise<T>, otherwise: T): Promise<T> {
+    return this.#next(async () => (this.#state === state && this.#crash === undefined ? work() : otherwise));
   }
 
   /**

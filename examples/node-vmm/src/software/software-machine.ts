@@ -132,11 +132,12 @@ export class SoftwareMachine implements VirtualMachine {
 
   /** See `Machine.rehearsePause`. */
   rehearsePause(signal?: AbortSignal): Promise<number> {
-    return this.#run.rehearse(async () => {
+    const rehearsal = async (): Promise<number> => {
       const start = performance.now();
       await withinMilliseconds(STOP_MS, 'the software guest did not answer', this.#cpu.rehearse(), signal);
       return performance.now() - start;
-    });
+    };
+    return this.#run.during('running', rehearsal, 0);
   }
 
   /** See `Machine.throttle`. One thread runs all vCPUs, so that they are held back together. */
