@@ -259,6 +259,29 @@ describe('whatever the end, the guest is at full speed', () => {
     expectFree(source);
   });
 
+  test('before what else there is to do at the end, which may take long', async () => {
+    const source = new ThrottledVm(RAM);
+    const { software } = source;
+    let atStop: number | undefined;
+    source.trackers = [
+      {
+        name: 'slow to stop',
+        start: () => software.start(),
+        harvest: (into) => software.harvest(into),
+        stop: async () => {
+          atStop = source.fraction;
+          await software.stop();
+        },
+      },
+    ];
+    const toy = begin(source, { policy: half });
+    await toy.clock.sleep(500);
+    toy.migration.cancel();
+    expectStayed(toy, await toy.settled(), 'GODWIT_CANCELLED');
+    expect(atStop).toBe(0);
+    expectFree(source);
+  });
+
   test('a cancel while pause() hangs: as soon as it has returned', async () => {
     const source = new ThrottledVm(RAM);
     const toy = begin(source, { downtimeLimitMs: 1000 });
