@@ -1,10 +1,11 @@
-/** The decision after a round, when the dirty pages of the next one are known; `reason` is for people. */
+/** What a policy decides; `reason` is for people. Those that do not end pre-copy are carried out at once, and hold until the next one. */
 export type Decision =
   /** Send another round with the guest running. */
   | { readonly action: 'continue'; readonly reason: string }
   /**
    * Pause the guest and send the rest, within `pauseLimitMs`, or with `force` without a limit. `downtimeLimitMs` is the limit that this
-   * attempt is held to, where a policy raises it step by step; default: that of the migration.
+   * attempt is held to, where a policy raises it step by step: the last harvest is compared with it, and the pause is bounded by twice as
+   * much (at least 500 ms) where `pauseLimitMs` is not given. Default: that of the migration. Milliseconds.
    */
   | {
       readonly action: 'switchover';
@@ -16,7 +17,7 @@ export type Decision =
   | { readonly action: 'force'; readonly reason: string }
   /** Go on, with vCPUs that are held back for this share of their time, from 0 to 0.99, until another such decision. */
   | { readonly action: 'throttle'; readonly reason: string; readonly fraction: number }
-  /** Go on, with another `bandwidthLimit` in bytes per second; 0: no limit. */
+  /** Go on, with another `bandwidthLimit` in bytes per second, until `adjust` is given one; 0: no limit. */
   | { readonly action: 'bandwidth'; readonly reason: string; readonly bytesPerSecond: number }
   /** Run the guest at the destination and send the rest afterwards: `GODWIT_UNSUPPORTED` unless `PolicyInput.canPostcopy`. */
   | { readonly action: 'postcopy'; readonly reason: string }

@@ -259,6 +259,29 @@ describe('whatever the end, the guest is at full speed', () => {
     expectFree(source);
   });
 
+  test('before what else there is to do at the end, which may take long', async () => {
+    const source = new ThrottledVm(RAM);
+    const { software } = source;
+    let atStop: number | undefined;
+    source.trackers = [
+      {
+        name: 'slow to stop',
+        start: () => software.start(),
+        harvest: (into) => software.harvest(into),
+        stop: async () => {
+          atStop = source.fraction;
+          await software.stop();
+        },
+      },
+    ];
+    const toy = begin(source, { policy: half });
+    await toy.clock.sleep(500);
+    toy.migration.cancel();
+    expectStayed(toy, await toy.settled(), 'GODWIT_CANCELLED');
+    expect(atStop).toBe(0);
+    expectFree(source);
+  });
+
   test('a cancel while pause() hangs: as soon as it has returned', async () => {
     const source = new ThrottledVm(RAM);
     const toy = begin(source, { downtimeLimitMs: 1000 });
@@ -396,9 +419,11 @@ describe('whatever the end, the guest is at full speed', () => {
       if (source.pauses === 1)
         for (let page = 0; page < 2000; page++) source.deviceWrite(0, page * 4096, Uint8Array.of(7));
     };
+    const back: number[] = [];
+    toy.migration.subscribe(({ type }) => type === 'went-back' && back.push(source.fraction));
     expectMoved(toy, await toy.settled());
     expectFree(source);
-    expect(toy.events.filter(({ type }) => type === 'went-back')).toHaveLength(1);
+    expect(back).toEqual([0.5]);
     expect(source.calls.map(({ fraction, running }) => [fraction, running])).toEqual([
       [0.5, true],
       [0, false],

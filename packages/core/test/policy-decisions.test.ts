@@ -7,7 +7,7 @@ import {
   roundCap,
   withinDowntimeLimit,
 } from '@godwit/core';
-import { FaultyDevice, ToyVm } from '@godwit/core/testing';
+import { FaultyDevice, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { dirty, filled, PAGES, RAM, seen, slowly } from './slow-toy.js';
 import { ThrottledVm } from './throttled-vm.js';
@@ -16,13 +16,13 @@ import { expectMoved, expectStayed, start, type Toy } from './toy-migration.js';
 const MOMENTS: readonly PolicyMoment[] = ['in-round', 'adjusted', 'round-end'];
 const because = { reason: 'a test' };
 
-/** Decides `decision` once, at the first such moment in which the guest's pages are being sent; else nothing, and the end at last. */
+/** Decides `decision`, or what it returns, once, at the first such moment in which the guest's pages are being sent; else nothing, and the end at last. */
 function once(moment: PolicyMoment, decision: unknown, name = 'once'): ConvergencePolicy {
   let done = false;
   const policy: ConvergencePolicy = (input) => {
     if (!done && input.moment === moment && input.elapsedMs >= 1000) {
       done = true;
-      return decision as Decision;
+      return (typeof decision === 'function' ? decision() : decision) as Decision;
     }
     return input.outcome.round >= 2 && input.moment === 'round-end' ? { action: 'force', ...because } : undefined;
   };
@@ -42,7 +42,7 @@ describe.each(MOMENTS)('%s', (moment) => {
   test.each([
     ['an unknown action', { action: 'stop', ...because }, 'GODWIT_INVALID_ARGUMENT', /a decision is/],
     ['null', null, 'GODWIT_INVALID_ARGUMENT', /returned null/],
-    ['a promise', Promise.reject(new Error('later')), 'GODWIT_INVALID_ARGUMENT', /a decision is/],
+    ['a promise', () => Promise.reject(new Error('later')), 'GODWIT_INVALID_ARGUMENT', /a decision is/],
     ['a throttle of 1', { action: 'throttle', fraction: 1, ...because }, 'GODWIT_INVALID_ARGUMENT', /0 to 0.99, got 1/],
     ['one below 0', { action: 'throttle', fraction: -0.1, ...because }, 'GODWIT_INVALID_ARGUMENT', /got -0.1/],
     ['NaN', { action: 'throttle', fraction: Number.NaN, ...because }, 'GODWIT_INVALID_ARGUMENT', /got NaN/],
@@ -170,6 +170,8 @@ describe.each(MOMENTS)('%s', (moment) => {
   });
 });
 
+const wentBack = ({ events }: Toy) => events.filter(({ type }) => type === 'went-back');
+
 describe('a switchover with a limit of its own', () => {
   /** A guest that writes `burst` pages just before it is paused, of which a page takes about 4 ms to send. */
   function bursting(burst: number, policy: ConvergencePolicy, options: MigrateOptions = {}): Toy {
@@ -185,7 +187,6 @@ describe('a switchover with a limit of its own', () => {
     firstOpinion(({ moment }) => {
       return moment === 'round-end' ? { action: 'switchover', downtimeLimitMs, ...because } : undefined;
     });
-  const wentBack = ({ events }: Toy) => events.filter(({ type }) => type === 'went-back');
 
   test('above that of the migration: the attempt goes through, bounded by twice its own', async () => {
     const toy = bursting(100, own(2000), { downtimeLimitMs: 100 });
@@ -248,6 +249,7 @@ describe('a switchover in the middle of a round', () => {
     // Nothing was written; what was left of the first round is owed.
     expect(ends[0]).toBeGreaterThan(PAGES / 2);
     expect(ends).toHaveLength(2);
+    expect(wentBack(toy)).toEqual([]);
   });
 
   test('pages that are left are not taken for nothing that is dirty', async () => {
@@ -263,6 +265,7 @@ describe('a switchover in the middle of a round', () => {
     const last = toy.events.flatMap((event) => (event.type === 'round' ? [event.round] : [])).at(-1);
     expect(last?.phase).toBe('stop-and-copy');
     expect(last?.dirtyPages).toBeLessThan(30);
+    expect(wentBack(toy)).toEqual([]);
   });
 });
 
@@ -282,6 +285,37 @@ test('a switchover that was asked for waits for an obstacle, but the patience of
   toy.migration.switchOver();
   const ends = await toy.settled();
   expectStayed(toy, ends, 'GODWIT_NOT_CONVERGING');
+  const last = toy.events.flatMap((event) => (event.type === 'round' ? [event.round] : [])).at(-1);
+  expect(last).toMatchObject({ round: 20, decision: { action: 'abort' } });
+});
+
+test('between two rounds the policy sees the pages that the last harvest has found, and those that were written since', async () => {
+  const clock = new VirtualClock();
+  const destination = Object.assign(new ToyVm(RAM, { running: false }), { prepared: () => clock.sleep(6000) });
+  const owed: { readonly known: number; readonly seen: number }[] = [];
+  let known: number | undefined;
+  const toy = slowly(
+    {
+      downtimeLimitMs: 1000,
+      policy: (input) => {
+        if (known !== undefined && input.moment === 'in-round')
+          owed.push({ known, seen: input.outcome.newlyDirtyPages });
+        return withinDowntimeLimit(input);
+      },
+    },
+    { clock, destination, link: { bytesPerSecond: 16 * 2 ** 20 } },
+  );
+  toy.migration.subscribe((event) => {
+    if (event.type === 'round') known = event.round.newlyDirtyPages;
+    if (event.type === 'round-start') known = undefined;
+  });
+  void dirty(toy, 5);
+  expectMoved(toy, await toy.settled());
+  expect(owed.length).toBeGreaterThan(10);
+  for (const { known: least, seen: now } of owed) {
+    expect(now).toBeGreaterThanOrEqual(least);
+    expect(now).toBeLessThan(least + 50);
+  }
 });
 
 test('while a device that is asked what blocks it does not answer, the policy is asked all the same', async () => {
@@ -301,6 +335,8 @@ test('while a device that is asked what blocks it does not answer, the policy is
     },
     { source, destination: new ToyVm(RAM, { running: false, devices: [new FaultyDevice('gpu')] }) },
   );
+  await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_NOT_CONVERGING' });
+  expect(toy.clock.now()).toBeLessThanOrEqual(3200);
   const { code } = await toy.settled();
   expect([code, toy.source.running]).toEqual(['GODWIT_NOT_CONVERGING', true]);
   for (let i = 1; i < asked.length; i++)

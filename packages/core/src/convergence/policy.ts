@@ -4,17 +4,19 @@ import type { Decision, RoundRecord } from '../round-record.js';
 export type RoundOutcome = Omit<RoundRecord, 'decision'>;
 
 /**
- * When a policy is asked. `round-end`: a round is acknowledged, and what is owed was just counted. `in-round`: a round is being sent;
- * a policy is asked so every 100 ms. `adjusted`: the same, at once after a limit was changed by `adjust`.
+ * When a policy is asked. `round-end`: a round is acknowledged, and what is owed was just counted. `in-round`: at any other time while
+ * the guest runs at the source, every 100 ms, whatever the migration waits for: the first connection, a round that is being sent, a
+ * tracker, another link, the destination. `adjusted`: the same, at once after a limit was changed by `adjust`.
  */
 export type PolicyMoment = 'round-end' | 'in-round' | 'adjusted';
 
 export interface PolicyInput {
   readonly moment: PolicyMoment;
   /**
-   * What there is to judge. While a round is sent: the last round that is complete (before that: a round 0 with nothing in it), but
-   * `newlyDirtyPages`, `prediction` and `predictedDowntimeMs` are of now: pages of the running round that are left, and those that
-   * the guest has dirtied since, by the rate of the last harvest. In round 1 that rate is not known, and counts as 0.
+   * What there is to judge. At other moments than a round's end: the last round that is complete (before that: a round 0 with nothing in
+   * it), but `newlyDirtyPages`, `prediction` and `predictedDowntimeMs` are of now: pages of the running round that are left, and those
+   * that the guest has dirtied since, by the rate of the last harvest. In round 1 that rate is not known, and counts as 0; before it all
+   * of RAM is owed. `linkBytesPerSecond` is 0 while nothing is known of the link.
    */
   readonly outcome: RoundOutcome;
   /** Rounds before this one, oldest first; the last 1,000 at most. */
@@ -25,13 +27,16 @@ export interface PolicyInput {
   readonly elapsedMs: number;
   /** `MigrateOptions.timeBudgetMs`: the time for the whole migration; `undefined` when none was given. */
   readonly timeBudgetMs: number | undefined;
-  /** The share of time for which vCPUs are held back now: 0 to 0.99. */
+  /** The share of time for which vCPUs are held back now, as a decision `throttle` has said: 0 to 0.99. */
   readonly throttle: number;
-  /** Whether the VM can throttle its vCPUs; without it a decision `throttle` ends the migration with `GODWIT_UNSUPPORTED`. */
+  /**
+   * Whether the VM can throttle its vCPUs; without it a decision `throttle` ends the migration with `GODWIT_UNSUPPORTED`, unless its
+   * fraction is 0. It becomes false when the VM's `throttle` throws.
+   */
   readonly canThrottle: boolean;
   /** Whether the guest may run at the destination before all its pages are there. */
   readonly canPostcopy: boolean;
-  /** Bytes per second; 0: no limit. */
+  /** The limit in force, whether by the option, `adjust` or a decision. Bytes per second; 0: no limit. */
   readonly bandwidthLimit: number;
   /** Pages of the kind that the guest rewrites that go out in a second, within `bandwidthLimit`; `undefined` while unknown. */
   readonly pagesPerSecond: number | undefined;
@@ -50,9 +55,15 @@ export const PATIENCE = 3;
  * A convergence policy: a pure function of what happened. `undefined` means "no opinion", so that policies compose
  * with `firstOpinion`; when nobody has one, the round goes on, or another one is sent.
  *
- * Asked at each round's end, every 100 ms while a round is sent, and after `adjust`. A `switchover` in the middle of a round ends the
- * round early: what the destination has stays there, what is left counts as dirty, and the policy is asked once more with what is owed
- * then. A decision that is none of `Decision` ends the migration with `GODWIT_INVALID_ARGUMENT`, an exception with `GODWIT_INTERNAL`;
- * both name the policy by its function's name, and the guest runs on at the source.
+ * Asked at each round's end, every 100 ms while the guest runs, when `timeBudgetMs` is used up, and after `adjust`. `throttle`, `bandwidth`
+ * and `abort` are carried out at once, at any of these moments.
+ *
+ * A switchover in the middle of a round ends the round early: what the destination has stays there, what is left counts as dirty, and the
+ * policy is asked once more with what is owed then. Where it then has no opinion, its decision stands: one with `force` always, another
+ * if the predicted downtime is still within its limit. While no round is being sent, a switchover waits for the next one.
+ *
+ * A decision that is none of `Decision`, or has an impossible number, ends the migration with `GODWIT_INVALID_ARGUMENT`, one that cannot be
+ * carried out with `GODWIT_UNSUPPORTED`, an exception with `GODWIT_INTERNAL`; all name the policy by its function's name, and the guest
+ * runs on at the source. Each call is given an input of its own, which it may change.
  */
 export type ConvergencePolicy = (input: PolicyInput) => Decision | undefined;

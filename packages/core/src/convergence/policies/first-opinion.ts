@@ -9,11 +9,14 @@ import type { ConvergencePolicy } from '../policy.js';
  * ```
  */
 export function firstOpinion(...policies: readonly ConvergencePolicy[]): ConvergencePolicy {
-  return (input) => {
-    for (const policy of policies) {
-      const decision = policy(input);
+  const policy: ConvergencePolicy = (input) => {
+    for (const one of policies) {
+      const decision = one(input);
       if (decision !== undefined) return decision;
     }
     return undefined;
   };
+  // Errors name a policy by its function's name.
+  const names = policies.map(({ name }) => name || 'unnamed').join(', ');
+  return Object.defineProperty(policy, 'name', { value: `firstOpinion(${names})` });
 }
