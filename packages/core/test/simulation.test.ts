@@ -168,6 +168,74 @@ describe('a guest that writes faster than the link carries', () => {
     expect(remaining.filter((ms) => ms !== undefined).length).toBeLessThan(remaining.length / 4);
   });
 
+  test.each(['balanced', undefined] as const)(
+    'under the policy %s it gives up after a minute, and says what would have helped',
+    async (policy) => {
+      const toy = simulate({ ...busy, migrate: { downtimeLimitMs: 100, ...(policy && { policy }) } });
+      const ends = await toy.settled();
+      expectStayed(toy, ends, 'GODWIT_NOT_CONVERGING');
+      expect(toy.clock.now()).toBeGreaterThan(60_000);
+      expect(toy.clock.now()).toBeLessThan(60_300);
+      const { message } = (ends.sent as PromiseRejectedResult).reason as Error;
+      expect(message).toMatch(
+        /the time budget of 60000 ms is used up \(the least of the default; timeBudgetMs sets another\)/,
+      );
+      expect(message).toMatch(
+        /; the guest dirties \d+ pages\/s \(\d\.\d MiB\/s\), the link carries \d+ pages\/s \(2\.\d MiB\/s\); /,
+      );
+      const [, sufficed] =
+        /a downtimeLimitMs of (\d+) would have sufficed \(100 was given\) at the best moment/.exec(message) ?? [];
+      const predicted = toy.events.flatMap((event) =>
+        event.type === 'round' ? [event.round.predictedDowntimeMs] : [],
+      );
+      expect(Number(sufficed)).toBe(Math.ceil(Math.min(...predicted)));
+      expect(
+        (await simulate({ ...busy, migrate: { downtimeLimitMs: Number(sufficed) + 20 } }).settled()).code,
+      ).toBeUndefined();
+    },
+  );
+
+  test.each([
+    ['gentle', 'GODWIT_NOT_CONVERGING'],
+    ['balanced', 'GODWIT_NOT_CONVERGING'],
+    ['qemu', 'GODWIT_NOT_CONVERGING'],
+    ['vep248', 'GODWIT_NOT_CONVERGING'],
+    ['vep291', 'GODWIT_NOT_CONVERGING'],
+    ['urgent', undefined],
+  ] as const)('with a time budget under %s it has ended by then', async (policy, code) => {
+    const toy = simulate({
+      ...busy,
+      pages: 32_768,
+      workingSet: 8192,
+      migrate: { downtimeLimitMs: 100, timeBudgetMs: 10_000, policy },
+    });
+    const over = () => toy.clock.now();
+    const at = toy.migration.result.then(over, over);
+    const { code: ended } = await toy.settled();
+    expect([policy, ended]).toEqual([policy, code]);
+    expect(await at).toBeLessThan(10_200);
+  });
+
+  test('in round 1 a time budget ends it too, and the error says that the round was not complete', async () => {
+    const toy = simulate({ ...busy, link: { bytesPerSecond: LINK / 100 }, migrate: { timeBudgetMs: 10_000 } });
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_NOT_CONVERGING');
+    expect(toy.clock.now()).toBeLessThan(10_200);
+    expect(((ends.sent as PromiseRejectedResult).reason as Error).message).toMatch(
+      /the first round, which sends every page once, was not complete/,
+    );
+  });
+
+  test('a preset that does not exist is refused, with the names that do', () => {
+    expect(() => simulate({ ...busy, migrate: { policy: 'quick' as 'urgent' } })).toThrow(
+      expect.objectContaining({
+        code: 'GODWIT_INVALID_ARGUMENT',
+        message:
+          'policy must be a function or one of "gentle", "balanced", "urgent", "qemu", "vep248", "vep291", got "quick"',
+      }),
+    );
+  });
+
   test('a round cap that gives up', async () => {
     const toy = simulate({
       ...busy,

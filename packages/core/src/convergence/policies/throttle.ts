@@ -1,4 +1,4 @@
-import { type ConvergencePolicy, PATIENCE, type PolicyInput } from '../policy.js';
+import { type ConvergencePolicy, PATIENCE, type PolicyInput, type RoundOutcome } from '../policy.js';
 import { inRange } from './check-option.js';
 import { completedRounds } from './completed-rounds.js';
 import { isSaturated, neededThrottle } from './throttle-model.js';
@@ -16,6 +16,9 @@ export interface ThrottlePolicyOptions {
   readonly budget?: (input: PolicyInput) => Budget;
 }
 
+/** The rounds whose measurements count, the last one among them. */
+const LOOK_BACK = 3;
+
 /** Above what the model asks for, so that rounds shrink although the guest and the link vary. */
 const MARGIN = 0.04;
 
@@ -30,9 +33,9 @@ const ROOM = 0.08;
 
 /**
  * Holds vCPUs back just as much as it takes to converge within the time budget, and lowers that when there is room. Decides at the end
- * of a round, by the measurements of the last two: it raises the throttle when even the lower of them asks for more, and lowers it when
- * even the higher allows less. Between them the throttle stays. It is never more than 10 points above what is needed while the guest
- * and the link vary by 5 %, and 0 where the VM cannot throttle, the link is unknown or no throttle would help in time.
+ * of a round, by the measurements of the last three: it raises the throttle when even the lowest of them asks for more, and lowers it when
+ * even the highest allows less. Between them the throttle stays. It is never more than 10 points above what is needed while the guest
+ * and the link vary by 2 % from round to round, and 0 where the VM cannot throttle, the link is unknown or no throttle would help in time.
  *
  * `neededThrottle` in this folder has the model, and its source.
  *
@@ -51,7 +54,7 @@ export function throttleToConverge(options: ThrottlePolicyOptions = {}): Converg
     const need = askedFor(input, rounds, budgetOf(input, budget).ms);
     if (need === undefined) return undefined;
     if (throttle < need.low && need.low <= 1) {
-      const tried = isSaturated(outcome) && Math.abs(outcome.throttle - throttle) < 0.02;
+      const tried = isSaturated(outcome) && isHeld(outcome, throttle);
       return changed(input, Math.min(most, inPoints(need.low + (tried ? STEP : MARGIN))), need.low);
     }
     if (throttle > need.high + ROOM) return changed(input, Math.max(0, inPoints(need.high + MARGIN)), need.high);
@@ -59,24 +62,31 @@ export function throttleToConverge(options: ThrottlePolicyOptions = {}): Converg
   };
 }
 
-/** What the last two rounds ask for: the throttle is too low below `low`, and higher than it has to be above `high`. */
+/** What the last rounds ask for: the throttle is too low below `low`, and higher than it has to be above `high`. */
 function askedFor(
   input: PolicyInput,
   rounds: 1 | 2,
   budgetMs: number | undefined,
 ): { readonly low: number; readonly high: number } | undefined {
-  const { outcome, elapsedMs, downtimeLimitMs } = input;
+  const { outcome, elapsedMs, downtimeLimitMs, throttle } = input;
   const leftMs = budgetMs === undefined ? Number.POSITIVE_INFINITY : budgetMs - elapsedMs - downtimeLimitMs;
   const now = neededThrottle(outcome, input, leftMs);
   if (now === undefined) return undefined;
-  const last = completedRounds(input).at(-2);
-  const before = last === undefined ? undefined : neededThrottle(last, input, leftMs);
-  if (last === undefined || before === undefined) {
-    return { low: rounds === 1 ? now : Number.NEGATIVE_INFINITY, high: now };
+  const before = completedRounds(input).slice(-LOOK_BACK, -1);
+  let [low, high] = [now, now];
+  for (const round of before) {
+    const then = neededThrottle(round, input, leftMs) ?? now;
+    high = Math.max(high, then);
+    // A round that shows only how much the guest writes at least does not contradict one at a higher throttle that shows more.
+    if (!isSaturated(round) || isHeld(round, throttle)) low = Math.min(low, then);
   }
-  // A round that shows only how much the guest writes at least does not contradict a later one that shows more.
-  const low = rounds === 1 || isSaturated(last) ? now : Math.min(now, before);
-  return { low, high: Math.max(now, before) };
+  if (throttle === 0 && rounds === 1) return { low: now, high };
+  return { low: before.length + 1 < 2 ? Number.NEGATIVE_INFINITY : low, high };
+}
+
+/** Whether the guest was held back by just so much during the round. */
+function isHeld(round: RoundOutcome, throttle: number): boolean {
+  return Math.abs(round.throttle - throttle) < 0.02;
 }
 
 /** Rounded up to a whole percentage point. */
