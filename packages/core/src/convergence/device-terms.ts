@@ -26,6 +26,8 @@ export interface DeviceOutlook {
   /** What the devices say that saving takes, of those that can tell; and how many those are. Milliseconds. */
   readonly expectedSaveMs: number;
   readonly expecting: number;
+  /** Asking a device for state and sending a small piece of it, as rounds have shown where devices yield state while the guest runs. */
+  readonly callMs?: Estimate | undefined;
 }
 
 /** What the destination says that loading takes: a part that does not depend on bytes, and one for each byte. Milliseconds. */
@@ -34,18 +36,17 @@ export interface LoadOutlook {
   readonly perByte: Estimate;
 }
 
-/** Saving all devices and sending their state over one stream of `bytesPerSecond`, which has `channels` beside it. */
-export function savingDevices(devices: DeviceOutlook, bytesPerSecond: number, channels: number): Estimate {
-  const { count, bytes, expectedSaveMs, expecting } = devices;
+/** Saving all devices and sending their state, which takes `sending`, over one stream that has `channels` beside it. */
+export function savingDevices(devices: DeviceOutlook, sending: Estimate, channels: number): Estimate {
+  const { count, expectedSaveMs, expecting, callMs = SAVE_MS } = devices;
   if (count === 0) return guess(0.1, 0, 2);
   const told = scaled(guess(expectedSaveMs, expectedSaveMs, expectedSaveMs), guess(1, 0.5, 2.5));
   const untold = count - expecting;
-  const unknown = untold === 0 ? [] : [SAVE_BASE_MS, times(SAVE_MS, untold)];
-  const sending = bytesPerSecond > 0 ? (bytes / bytesPerSecond) * 1000 : 0;
+  const unknown = untold === 0 ? [] : [SAVE_BASE_MS, times(callMs, untold)];
   const ends = guess(SEND.ms, SEND.lowMs, Math.max(SEND.highMs, channels));
   // With every device: the frames of those that can tell take their time too.
-  const frames = times(SAVE_MS, expecting);
-  return sumOf([told, ...unknown, frames, scaled(guess(sending, sending, sending), ends)]);
+  const frames = times(callMs, expecting);
+  return sumOf([told, ...unknown, frames, scaled(sending, ends)]);
 }
 
 /** Loading `bytes` of state into `count` devices: as the destination says, else a guess. */
