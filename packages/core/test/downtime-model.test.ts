@@ -186,8 +186,8 @@ describe('devices', () => {
     expect(model.predict(NOTHING_PENDING).resumeMs).toBe(1);
   });
 
-  test('a destination that does not know says nothing', () => {
-    for (const frame of [{}, { load: [], resume: [] }])
+  test('a destination that does not know, or says what cannot be, says nothing', () => {
+    for (const frame of [{}, { load: [], resume: [] }, { load: Array(6).fill(1e300), resume: [1, 0, Number.NaN] }])
       expect(destinationOutlook(frame)).toEqual([undefined, undefined]);
   });
 });

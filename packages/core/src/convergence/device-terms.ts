@@ -56,13 +56,22 @@ export function loadingDevices(count: number, bytes: number, told: LoadOutlook |
   return sumOf([LOAD_BASE_MS, times(FIRST_LOAD_MS, count), times(FIRST_LOAD_MS_PER_BYTE, bytes)]);
 }
 
-/** What `prepared` says of loading and of starting the guest; `undefined` for what the destination does not know. */
+/** Longer than anything that a destination can mean: a day, in milliseconds. */
+const MOST_MS = 86_400_000;
+
+/**
+ * What `prepared` says of loading and of starting the guest; `undefined` for what the destination does not know, and for what cannot be
+ * meant.
+ */
 export function destinationOutlook({
   load = [],
   resume = [],
 }: Pick<PreparedFrame, 'load' | 'resume'>): readonly [load: LoadOutlook | undefined, resume: Estimate | undefined] {
   const estimate = ([ms = 0, low = 0, high = 0]: readonly number[]) => guess(ms, low, high);
+  const absurd = (values: readonly number[]) => values.some((ms) => !(ms >= 0 && ms <= MOST_MS));
   const loading =
-    load.length < 6 ? undefined : { fixed: estimate(load), perByte: times(estimate(load.slice(3)), 1 / 2 ** 20) };
-  return [loading, resume.length < 3 ? undefined : estimate(resume)];
+    load.length < 6 || absurd(load)
+      ? undefined
+      : { fixed: estimate(load), perByte: times(estimate(load.slice(3)), 1 / 2 ** 20) };
+  return [loading, resume.length < 3 || absurd(resume) ? undefined : estimate(resume)];
 }
