@@ -144,6 +144,10 @@ export function exampleAnswers(): readonly Frame[] {
     { type: 'error', code: 'NONSENSE', message: '', retry: true },
     { type: 'received', block: 0, runs: [0, 2] },
     { type: 'prepared', incarnation: INCARNATION, attempt: 1, deviceSequences: [0, 1] },
+    {
+      ...{ type: 'prepared', incarnation: INCARNATION, attempt: 1, deviceSequences: [0, 1] },
+      ...{ load: [1, 0.5, 2, 3, 1, 9], resume: [1, 0, 1e300] },
+    },
     { type: 'backAck', attempt: 1, deviceResets: [0, 1] },
     { type: 'owed', block: 0, runs: [2, 1] },
     { type: 'loaded', device: 1, sequence: 1 },

@@ -124,6 +124,9 @@ describe('the predicted downtime is near what it then was', () => {
     const summary = await moved(toy);
     const ratio = summary.downtimeMs / summary.predictedDowntimeMs;
     expect({ ratio: ratio > 0.6 && ratio < 1.4 ? 'near' : ratio }).toEqual({ ratio: 'near' });
+    const [low, high] = summary.predictedDowntimeRangeMs;
+    expect(summary.downtimeMs).toBeGreaterThanOrEqual(low);
+    expect(summary.downtimeMs).toBeLessThanOrEqual(high);
     expect(summary.downtimeMs).toBeLessThanOrEqual((world.migrate?.downtimeLimitMs ?? 300) * 1.15);
   });
 });

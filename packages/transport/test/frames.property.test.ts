@@ -87,7 +87,16 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
   deltaPages: fc.record({ round: uint, block: uint, runs }),
   compressedPages: fc.record({ round: uint, block: uint, runs, encoding: name }),
   prepare: fc.record({ attempt: uint, deviceSequences: sequences }),
-  prepared: fc.record({ incarnation: migrationId, attempt: uint, deviceSequences: sequences }),
+  prepared: fc.oneof(
+    fc.record({ incarnation: migrationId, attempt: uint, deviceSequences: sequences }),
+    fc.record({
+      incarnation: migrationId,
+      attempt: uint,
+      deviceSequences: sequences,
+      load: fc.oneof(fc.constant([]), fc.array(duration, { minLength: 6, maxLength: 6 })),
+      resume: fc.oneof(fc.constant([]), fc.array(duration, { minLength: 3, maxLength: 3 })),
+    }),
+  ),
   back: fc.record({ attempt: uint }),
   backAck: fc.record({ attempt: uint, deviceResets: sequences }),
   owed: fc.record({ block: uint, runs }),

@@ -26,6 +26,8 @@ export interface DeviceOutlook {
   /** What the devices say that saving takes, of those that can tell; and how many those are. Milliseconds. */
   readonly expectedSaveMs: number;
   readonly expecting: number;
+  /** Asking a device for state and sending a small piece of it, as rounds have shown where devices yield state while the guest runs. */
+  readonly callMs?: Estimate | undefined;
 }
 
 /** What the destination says that loading takes: a part that does not depend on bytes, and one for each byte. Milliseconds. */
@@ -34,18 +36,17 @@ export interface LoadOutlook {
   readonly perByte: Estimate;
 }
 
-/** Saving all devices and sending their state over one stream of `bytesPerSecond`, which has `channels` beside it. */
-export function savingDevices(devices: DeviceOutlook, bytesPerSecond: number, channels: number): Estimate {
-  const { count, bytes, expectedSaveMs, expecting } = devices;
+/** Saving all devices and sending their state, which takes `sending`, over one stream that has `channels` beside it. */
+export function savingDevices(devices: DeviceOutlook, sending: Estimate, channels: number): Estimate {
+  const { count, expectedSaveMs, expecting, callMs = SAVE_MS } = devices;
   if (count === 0) return guess(0.1, 0, 2);
   const told = scaled(guess(expectedSaveMs, expectedSaveMs, expectedSaveMs), guess(1, 0.5, 2.5));
   const untold = count - expecting;
-  const unknown = untold === 0 ? [] : [SAVE_BASE_MS, times(SAVE_MS, untold)];
-  const sending = bytesPerSecond > 0 ? (bytes / bytesPerSecond) * 1000 : 0;
+  const unknown = untold === 0 ? [] : [SAVE_BASE_MS, times(callMs, untold)];
   const ends = guess(SEND.ms, SEND.lowMs, Math.max(SEND.highMs, channels));
   // With every device: the frames of those that can tell take their time too.
-  const frames = times(SAVE_MS, expecting);
-  return sumOf([told, ...unknown, frames, scaled(guess(sending, sending, sending), ends)]);
+  const frames = times(callMs, expecting);
+  return sumOf([told, ...unknown, frames, scaled(sending, ends)]);
 }
 
 /** Loading `bytes` of state into `count` devices: as the destination says, else a guess. */
@@ -55,13 +56,22 @@ export function loadingDevices(count: number, bytes: number, told: LoadOutlook |
   return sumOf([LOAD_BASE_MS, times(FIRST_LOAD_MS, count), times(FIRST_LOAD_MS_PER_BYTE, bytes)]);
 }
 
-/** What `prepared` says of loading and of starting the guest; `undefined` for what the destination does not know. */
+/** Longer than anything that a destination can mean: a day, in milliseconds. */
+const MOST_MS = 86_400_000;
+
+/**
+ * What `prepared` says of loading and of starting the guest; `undefined` for what the destination does not know, and for what cannot be
+ * meant.
+ */
 export function destinationOutlook({
   load = [],
   resume = [],
 }: Pick<PreparedFrame, 'load' | 'resume'>): readonly [load: LoadOutlook | undefined, resume: Estimate | undefined] {
   const estimate = ([ms = 0, low = 0, high = 0]: readonly number[]) => guess(ms, low, high);
+  const absurd = (values: readonly number[]) => values.some((ms) => !(ms >= 0 && ms <= MOST_MS));
   const loading =
-    load.length < 6 ? undefined : { fixed: estimate(load), perByte: times(estimate(load.slice(3)), 1 / 2 ** 20) };
-  return [loading, resume.length < 3 ? undefined : estimate(resume)];
+    load.length < 6 || absurd(load)
+      ? undefined
+      : { fixed: estimate(load), perByte: times(estimate(load.slice(3)), 1 / 2 ** 20) };
+  return [loading, resume.length < 3 || absurd(resume) ? undefined : estimate(resume)];
 }

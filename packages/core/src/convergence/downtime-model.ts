@@ -251,16 +251,14 @@ export class DowntimeModel {
     return sumOf([point, { ms: 0, lowMs: low - point.ms, highMs: high - point.ms }]);
   }
 
-  #deviceMs({ deviceBytes }: Pending): Estimate {
-    const rate = this.#ram.bytesPerSecond ?? 0;
-    const devices = { ...this.#devices, bytes: deviceBytes };
-    const now = savingDevices(devices, rate, this.#channels);
+  #deviceMs({ deviceBytes, bytesPerSecond }: Pending): Estimate {
+    const sending = this.#ram.sending(deviceBytes, bytesPerSecond);
+    const now = savingDevices(this.#devices, sending, this.#channels);
     const prior = this.#prior.deviceMs;
     if (prior === undefined) return now;
     // What an earlier migration has seen says nothing of how much there is to save now: whichever is longer counts.
     const before = scaled(guess(prior, prior, prior), PRIOR);
-    const sendingMs = rate > 0 ? (deviceBytes / rate) * 1000 : 0;
-    return sendingMs > prior ? guess(now.ms, now.lowMs, Math.max(now.highMs, before.highMs)) : before;
+    return sending.ms > prior ? guess(now.ms, now.lowMs, Math.max(now.highMs, before.highMs)) : before;
   }
 
   #loadMs({ deviceBytes }: Pending): Estimate {

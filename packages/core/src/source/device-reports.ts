@@ -1,10 +1,14 @@
 import { abortable } from '../abortable.js';
 import type { DeviceOutlook } from '../convergence/device-terms.js';
+import { Samples } from '../convergence/samples.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import type { DeviceCalls } from './device-calls.js';
 
 /** More bytes of state than a device can have: 1 PiB. A larger number is a mistake in its unit, or a field that was never set. */
 const MOST_BYTES = 2 ** 50;
+
+/** State of at most so many bytes says how long a call and its frames take, not how fast bytes are sent. */
+const SMALL_BYTES = 16 * 1024;
 
 /** Longer than a save can be expected to take: a day, in milliseconds. */
 const MOST_MS = 86_400_000;
@@ -23,6 +27,7 @@ export class DeviceReports {
   /** Messages that were told already: each is told once. */
   readonly #told = new Set<string>();
   readonly #untold: string[] = [];
+  readonly #yields = new Samples();
 
   constructor(devices: readonly MigratableDevice[], calls: DeviceCalls) {
     this.#devices = devices;
@@ -62,7 +67,13 @@ export class DeviceReports {
       bytes: this.#sizes.reduce((sum, bytes) => sum + bytes, 0),
       expectedSaveMs: known.reduce((sum, ms) => sum + ms, 0),
       expecting: known.length,
+      callMs: this.#yields.estimate,
     };
+  }
+
+  /** Learns how long it took a device to yield so many bytes while the guest runs, and to send them. */
+  yielded(ms: number, bytes: number): void {
+    if (bytes > 0 && bytes <= SMALL_BYTES) this.#yields.add(ms);
   }
 
   /** What a person has to know, and was not told: assumptions, and values that cannot be. Each comes once. */

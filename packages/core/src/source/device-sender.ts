@@ -1,4 +1,5 @@
 import { abortable, underAll } from '../abortable.js';
+import type { Clock } from '../clock.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
@@ -38,6 +39,7 @@ export class DeviceSender {
   /** What devices say of their state, for predictions. */
   readonly reports: DeviceReports;
   readonly #devices: readonly MigratableDevice[];
+  readonly #clock: Clock | undefined;
   /** Per device: the sequence of the next piece that is sent while the guest runs. */
   readonly #sequences: number[];
   /** Per device: how often the destination has reset it, by its last report. */
@@ -61,8 +63,10 @@ export class DeviceSender {
   #pieceBytes = PIECE_BYTES;
   #maximumBytes = Number.POSITIVE_INFINITY;
 
-  constructor(devices: readonly MigratableDevice[]) {
+  /** `clock`: to learn how long devices take. */
+  constructor(devices: readonly MigratableDevice[], clock?: Clock) {
     this.#devices = devices;
+    this.#clock = clock;
     this.calls = new DeviceCalls(devices);
     this.reports = new DeviceReports(devices, this.calls);
     this.#sequences = devices.map(() => 0);
@@ -111,6 +115,8 @@ export class DeviceSender {
       if (isCut()) return;
       if (device.precopy === undefined || this.calls.isBusy(device)) continue;
       const epoch = this.#epochs[index];
+      const start = this.#clock?.now();
+      const before = this.#keptBytes;
       const chunks = this.calls.begin(device, 'pre-copy', (failed) =>
         this.#each(
           link.signal,
@@ -127,6 +133,8 @@ export class DeviceSender {
         if (!link.signal.aborted) this.#failure ??= { error };
       });
       await abortable(Promise.race([chunks, stalled]), link.signal);
+      if (start === undefined || this.#clock === undefined || this.calls.isBusy(device)) continue;
+      this.reports.yielded(this.#clock.now() - start, this.#keptBytes - before);
     }
   }
 

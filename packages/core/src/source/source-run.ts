@@ -223,7 +223,7 @@ function makeContext(
   const throttle = new GuestThrottle({ vm, guest, clock, longestMs: () => options.downtimeLimitMs, emit });
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const session = new SourceSession({ vm, connector, options, encodings, emit });
-  const devices = new DeviceSender(vm.devices);
+  const devices = new DeviceSender(vm.devices, clock);
   const readiness = new Readiness(clock);
   const tracker = new TrackerUnion(vm.trackers, (failed, error) =>
     emit({

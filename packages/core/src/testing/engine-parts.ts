@@ -1,6 +1,11 @@
 /** Parts of the engine that are not API, for tests of the engine itself: they may change in any version. */
 export { Claim } from '../claim/claim.js';
+export { destinationOutlook, loadingDevices, savingDevices } from '../convergence/device-terms.js';
+export { type Estimate, guess, scaled, sumOf, times } from '../convergence/estimate.js';
 export { LinkRate } from '../convergence/link-rate.js';
+export { PageGrowth } from '../convergence/page-growth.js';
+export { RamTerm } from '../convergence/ram-term.js';
+export { Samples } from '../convergence/samples.js';
 export { ConnectionRouter, connectionRouter } from '../destination/connection-router.js';
 export type { DestinationContext } from '../destination/destination-context.js';
 export { DeviceLoader, type DeviceLoaderParts } from '../destination/device-loader.js';
