@@ -5,8 +5,10 @@ import type { MigrationSummary } from '../migration-event.js';
 import type { RoundRecord } from '../round-record.js';
 import { Migration } from '../source/migration.js';
 import { type MigrateOptions, randomId } from '../source/options.js';
+import type { Fineness } from './granularity.js';
 import { Observed, type OwedAt, type SimulatedPause } from './observed.js';
 import type { Scenario } from './scenario.js';
+import { Stagnation } from './stagnation.js';
 import { buildWorld } from './world.js';
 
 /** The options of `migrate` that a simulation takes too. */
@@ -27,13 +29,14 @@ export interface RunOptions extends SimulatedMigrateOptions {
   /** What all randomness comes from: a whole number. Default 1. */
   readonly seed?: number;
   /**
-   * Bytes of a page of the simulation: a power of two from the guest's page on. Default: the guest's page for up to 64 GiB; more for
-   * a larger guest, where the answer stays the same (docs/simulate.md).
+   * Bytes of a page of the simulation: a power of two from the guest's page on. Default: the guest's page for up to 8 GiB; more for a
+   * larger guest, where the answer stays the same (docs/simulate.md).
    */
   readonly granularity?: number;
   /**
    * The simulation ends after this much simulated time, and the migration then counts as one that does not end. Milliseconds;
-   * default: a minute and six times the time to send all memory once, and at least twice the time budget.
+   * default: a minute and six times the time to send all memory once, and at least twice the time budget. With the policy
+   * `withinDowntimeLimit`, which would go on for ever, it also ends once rounds have brought nothing for a while.
    */
   readonly stopAfterMs?: number;
   /** The vCPUs are held back by this fraction from the start on, until a policy changes it. Default 0. */
@@ -74,17 +77,14 @@ export interface SimulatedRun {
   readonly dirtiedBytes: number;
 }
 
-/** Pages of a simulation beyond which they are larger than the guest's: 64 GiB of 4 KiB. */
-export const MOST_PAGES = 2 ** 24;
-
 /** What the downtime may exceed the limit by, as a share: the prediction is not better than that. */
 const FORGIVEN = 0.1;
 
-/** Runs one migration of a scenario, with pages of at most `mostPages` where the guest allows it. */
-export async function runScenario(scenario: Scenario, options: RunOptions, mostPages: number): Promise<SimulatedRun> {
+/** Runs one migration of a scenario. */
+export async function runScenario(scenario: Scenario, options: RunOptions, fineness: Fineness): Promise<SimulatedRun> {
   const { seed = 1, downtimeLimitMs = 300, granularity, throttle = 0, signal } = options;
   signal?.throwIfAborted();
-  const world = buildWorld(scenario, { seed, downtimeLimitMs, granularity, mostPages });
+  const world = buildWorld(scenario, { seed, downtimeLimitMs, granularity, fineness });
   const { clock, guest, link, over } = world;
   const random = () => world.random.fraction();
   const incoming = receive(link.listener, {
@@ -94,7 +94,6 @@ export async function runScenario(scenario: Scenario, options: RunOptions, mostP
     ...{ clock, random },
   });
   const migration = new Migration(guest, link.connector, {
-    policy: withinDowntimeLimit,
     ...picked(options),
     pageChannels: world.channels,
     progressIntervalMs: 0,
@@ -102,7 +101,17 @@ export async function runScenario(scenario: Scenario, options: RunOptions, mostP
     ...{ downtimeLimitMs, clock, random },
   });
   const observed = new Observed(clock, world.pageSize);
-  migration.subscribe((event) => observed.take(event));
+  let stopped = false;
+  const stop = (why: string) => {
+    stopped = true;
+    end(why);
+  };
+  const stagnation =
+    options.policy === withinDowntimeLimit && world.steady ? new Stagnation(downtimeLimitMs) : undefined;
+  migration.subscribe((event) => {
+    observed.take(event);
+    if (event.type === 'round' && stagnation?.after(event.round) === true) stop(stagnation.why);
+  });
   if (throttle > 0) guest.throttle?.(throttle);
   const end = (why: string) => {
     migration.cancel(why);
@@ -111,12 +120,8 @@ export async function runScenario(scenario: Scenario, options: RunOptions, mostP
   const onAbort = () => end('the simulation was aborted');
   signal?.addEventListener('abort', onAbort, { once: true });
   const stopAfterMs = options.stopAfterMs ?? Math.max(world.patienceMs, 2 * (options.timeBudgetMs ?? 0));
-  let stopped = false;
   clock.sleep(stopAfterMs, over.signal).then(
-    () => {
-      stopped = true;
-      end(`it has not ended within ${stopAfterMs} ms of simulated time`);
-    },
+    () => stop(`it has not ended within ${stopAfterMs.toFixed(0)} ms of simulated time`),
     () => {},
   );
   const [sent] = await Promise.allSettled([

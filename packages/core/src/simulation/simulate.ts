@@ -1,4 +1,5 @@
-import { MOST_PAGES, type RunOptions, runScenario, type SimulatedRun } from './run-scenario.js';
+import { FINE } from './granularity.js';
+import { type RunOptions, runScenario, type SimulatedRun } from './run-scenario.js';
 import type { Scenario } from './scenario.js';
 import { type Suggestion, suggest } from './suggest.js';
 
@@ -35,7 +36,7 @@ export interface Simulation extends SimulatedRun {
  */
 export async function simulate(scenario: Scenario, options: SimulateOptions = {}): Promise<Simulation> {
   const { suggestions = true, ...run } = options;
-  const simulated = await runScenario(scenario, run, MOST_PAGES);
+  const simulated = await runScenario(scenario, run, FINE);
   const wouldConverge = simulated.converged || !suggestions ? [] : await suggest(scenario, run);
   return { ...simulated, wouldConverge };
 }

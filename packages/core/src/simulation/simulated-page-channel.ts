@@ -37,6 +37,8 @@ export class SimulatedPageChannel implements PageChannel {
   readonly #parts: ChannelParts;
   readonly #scanBytesPerSecond: number;
   #scannedAt = 0;
+  /** Resolves when the last batch was looked at. */
+  #scanned: Promise<void> = Promise.resolve();
   #roundPages = 0;
   #inFlight = 0;
 
@@ -68,7 +70,8 @@ export class SimulatedPageChannel implements PageChannel {
     totals.compressed += kinds.compressed;
     totals.hole += holes.pageCount;
     totals.savedBytes += (runs.pageCount - kinds.zero) * this.#pageSize - kinds.payloadBytes;
-    await this.#scan(pageBytes);
+    this.#scanned = this.#scan(pageBytes);
+    await this.#scanned;
     this.#inFlight += bytes;
     try {
       await this.#parts.carry(bytes, (bytes / this.#network.channelBytesPerSecond) * 1000, pages);
@@ -80,6 +83,8 @@ export class SimulatedPageChannel implements PageChannel {
   async endRound(round: number): Promise<void> {
     const pages = this.#roundPages;
     this.#roundPages = 0;
+    // The end of the round must not overtake pages that are still looked at.
+    await this.#scanned;
     await this.#parts.stream.write({ type: 'roundEnd', round, pages });
   }
 

@@ -1,5 +1,5 @@
 import { withinDowntimeLimit } from '../convergence/policies/downtime-limit.js';
-import { guestPageOf } from './granularity.js';
+import { COARSE, guestPageOf } from './granularity.js';
 import { type RunOptions, runScenario, type SimulatedRun } from './run-scenario.js';
 import type { LinkScenario, Scenario } from './scenario.js';
 import { atRate } from './workload/shape.js';
@@ -15,9 +15,6 @@ export interface Suggestion {
   readonly totalMs: number;
   readonly downtimeMs: number;
 }
-
-/** Searches use pages that are larger, and so fewer, than those of the answer itself. */
-const SEARCH_PAGES = 2 ** 18;
 
 /** A change is looked for up to this factor. */
 const FURTHEST = 64;
@@ -136,7 +133,7 @@ async function search(knob: Knob): Promise<Suggestion | undefined> {
 
 async function converged({ at }: Knob, factor: number): Promise<SimulatedRun | undefined> {
   const { scenario, options } = at(factor);
-  const run = await runScenario(scenario, options, SEARCH_PAGES);
+  const run = await runScenario(scenario, options, COARSE);
   return run.converged ? run : undefined;
 }
 

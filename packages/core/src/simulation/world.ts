@@ -1,7 +1,7 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
-import { checkGranularity, granularityOf, guestPageOf } from './granularity.js';
+import { checkGranularity, type Fineness, granularityOf, guestPageOf } from './granularity.js';
 import { PageKinds } from './page-kinds.js';
 import { Random } from './random.js';
 import { DEFAULT_DEVICES, DEFAULT_HOST, type Scenario } from './scenario.js';
@@ -11,7 +11,7 @@ import { type SimulatedLink, simulatedLink } from './simulated-link.js';
 import { simulatedMemory } from './simulated-memory.js';
 import { SimulatedNetwork } from './simulated-network.js';
 import { VirtualClock } from './virtual-clock.js';
-import { periodMs, writtenBytes } from './workload/shape.js';
+import { isSteady, periodMs, writtenBytes } from './workload/shape.js';
 import { makeWriter } from './workload/writer.js';
 
 /** How long a batch of pages takes on the wire at least and at most, in milliseconds: as long as the orders to a worker thread do. */
@@ -27,8 +27,7 @@ export interface WorldOptions {
   readonly seed: number;
   readonly downtimeLimitMs: number;
   readonly granularity?: number | undefined;
-  /** Pages of the simulation beyond which they are larger than the guest's. */
-  readonly mostPages: number;
+  readonly fineness: Fineness;
 }
 
 /** Everything that a simulated migration takes place in. */
@@ -47,12 +46,14 @@ export interface World {
   readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
   /** After how long a migration counts as one that does not end. Milliseconds. */
   readonly patienceMs: number;
+  /** Nothing in the scenario changes with time. */
+  readonly steady: boolean;
   /** To be aborted at the end. */
   readonly over: AbortController;
 }
 
 /** @throws GodwitError GODWIT_INVALID_ARGUMENT for a scenario that cannot be, with the reason */
-export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granularity, mostPages }: WorldOptions): World {
+export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granularity, fineness }: WorldOptions): World {
   const { workload, devices = DEFAULT_DEVICES, encoding = {}, canThrottle = true } = scenario;
   const host = { ...DEFAULT_HOST, ...scenario.host };
   for (const [name, value] of Object.entries(host)) if (!(value >= 0)) throw invalid(`host.${name}`, value);
@@ -68,7 +69,7 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
   const { bytes, populatedBytes, zeroShare } = checkedMemory(scenario);
   const pageSize =
     granularity === undefined
-      ? granularityOf(scenario, downtimeLimitMs, mostPages)
+      ? granularityOf(scenario, downtimeLimitMs, fineness)
       : checkGranularity(scenario, granularity);
   const byteLength = wholePages(bytes, pageSize);
   const populated = Math.min(byteLength, wholePages(populatedBytes, pageSize));
@@ -105,6 +106,7 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
         host.resumeMs,
       ),
     deviceBytes: devices.reduce((sum, device) => sum + device.bytes + (device.precopyBytes ?? 0), 0),
+    steady: isSteady(workload) && (scenario.link.changes ?? []).length === 0 && (scenario.link.cuts ?? []).length === 0,
     patienceMs: PATIENCE.ms + PATIENCE.times * passMs + periodMs(workload),
   };
 }

@@ -50,7 +50,7 @@ export function writtenBytes(workload: Workload, populatedBytes: number): number
   }
 }
 
-/** After how long a workload begins again, or goes on without a change. Milliseconds; 0 for one that is always the same. */
+/** For how long a workload changes with time, or after how long it begins again. Milliseconds; 0 for one that is always the same. */
 export function periodMs(workload: Workload): number {
   const longest = Math.max(0, ...partsOf(workload).map(periodMs));
   switch (workload.kind) {
@@ -61,6 +61,12 @@ export function periodMs(workload: Workload): number {
     default:
       return longest;
   }
+}
+
+/** Whether a workload does the same at any time. */
+export function isSteady(workload: Workload): boolean {
+  if (workload.kind === 'trace' || workload.kind === 'phases' || workload.kind === 'bursts') return false;
+  return partsOf(workload).every(isSteady);
 }
 
 /** The same workload, with every rate times `factor`; `undefined` for one that has no rates to change, such as a trace. */
