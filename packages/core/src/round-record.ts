@@ -92,8 +92,13 @@ export interface RoundRecord {
   readonly pages: PagesByKind;
   /** Guest bytes that the round's pages stand for (of all kinds). */
   readonly rawBytes: number;
-  /** Bytes on the wire, framing included. */
+  /**
+   * Bytes that the source has written on all streams from the round's beginning to the decision after it: pages, device state, control
+   * frames, framing included. Of a stop-and-copy: until the devices are saved.
+   */
   readonly wireBytes: number;
+  /** Of these: device state, framing not included. */
+  readonly deviceBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
   /** Time to harvest the dirty bitmaps that this round sent. */
@@ -102,7 +107,7 @@ export interface RoundRecord {
   readonly scanMs: number;
   /** Time waiting for the link, the acknowledgement of the round included. */
   readonly sendMs: number;
-  /** Time waiting for `bandwidthLimit`. */
+  /** Time waiting for `bandwidthLimit`, of pages and of device state. */
   readonly limitMs: number;
   readonly totalMs: number;
   /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */

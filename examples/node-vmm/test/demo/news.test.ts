@@ -86,6 +86,8 @@ test('the status that a late subscriber gets is the state that the view shows', 
     dirtyPagesPerSecond: 1,
     predictedDowntimeMs: undefined,
     remainingMs: undefined,
+    remainingRangeMs: undefined,
+    deviceBytes: 0,
   } as const;
   const status = {
     state: 'active',

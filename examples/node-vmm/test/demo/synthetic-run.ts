@@ -33,6 +33,7 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     pages: { raw: pages - 100, zero: 100, hole: number === 1 ? 80_000 : 0, delta: 0, compressed: 0 },
     rawBytes: pages * 4096,
     wireBytes: pages * 4100,
+    deviceBytes: 0,
     savedBytes: 0,
     harvestMs: 0.3,
     scanMs: 2,
@@ -101,11 +102,13 @@ export function syntheticRun(): readonly TimedEvent[] {
         pages: { raw: pages, zero: 100, hole: 80_000, delta: 0, compressed: 0 },
         rawBytes: wireBytes,
         wireBytes,
+        deviceBytes: 0,
         savedBytes: 0,
         wireBytesPerSecond: (120 + part) * MIB,
         dirtyPagesPerSecond: index === 0 ? 0 : 19_000 + part * 250,
         predictedDowntimeMs: index === 0 ? undefined : pages / 60,
         remainingMs: index === 0 ? undefined : pages / 10,
+        remainingRangeMs: index === 0 ? undefined : [pages / 12, pages / 8],
       });
     }
     const record = round(index + 1, pages, index === sizes.length - 1 ? 'stop-and-copy' : 'pre-copy', pages / 60);
@@ -136,6 +139,8 @@ export function syntheticRun(): readonly TimedEvent[] {
     pages: { raw: 124_000, zero: 700, hole: 80_000, delta: 0, compressed: 0 },
     rawBytes: 508_000_000,
     wireBytes,
+    deviceBytes: 0,
+    outsideRoundsBytes: 2048,
     savedBytes: 0,
     attempts: [],
     runState: 'running',

@@ -174,7 +174,7 @@ export class Switchover {
     const forced = wanted.force === true;
     const askedFor = requests.switchover !== undefined;
     if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
-    const blocker = await devices.switchoverBlocker(session.signal);
+    const blocker = await devices.switchoverBlocker(session.signal, forced);
     if (blocker !== undefined) return { gate: 'other', why: blocker };
     const { backOffMs } = attempts;
     if (backOffMs > 0 && !forced && !askedFor) {

@@ -42,6 +42,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const { harvester, model, options, session, devices, meter } = context;
   const { clock } = options;
   const start = clock.now();
+  const wire = meter.wire();
   const watch = new RoundWatch(context, decide);
   const sent = await send(harvest, decide.offersDevices, watch.cut, (ms) => model.roundTrip(ms)).finally(() =>
     watch.end(),
@@ -61,7 +62,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     round: meter.round,
     phase: 'pre-copy',
     dirtyPages: harvest.dirtyPages,
-    ...describeSent(sent),
+    ...describeSent(sent, wire.span),
     harvestMs: harvest.harvestMs,
     totalMs: clock.now() - start,
     linkBytesPerSecond: model.linkBytesPerSecond,

@@ -114,6 +114,7 @@ const NO_ROUND: RoundOutcome = {
   pages: noPages(),
   rawBytes: 0,
   wireBytes: 0,
+  deviceBytes: 0,
   savedBytes: 0,
   harvestMs: 0,
   scanMs: 0,

@@ -190,15 +190,27 @@ function makeContext(
   const { clock } = options;
   const { memory } = vm;
   const windows = new MemoryWindows(memory);
-  const limit = new BandwidthLimit(clock, options.bandwidthLimit);
   const model = new DowntimeModel(options.prior, memory.pageSize, clock);
-  const meter = new ProgressMeter(clock, () => ({
-    pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
-    downtimeLimitMs: options.downtimeLimitMs,
-  }));
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const session = new SourceSession({ vm, connector, options, encodings, emit });
-  const devices = new DeviceSender(vm.devices);
+  const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.carriedBytes);
+  const devices = new DeviceSender(vm.devices, { limit, onWrite: () => meter.wrote() });
+  const meter = new ProgressMeter(
+    clock,
+    () => ({
+      pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
+      pausedPagesPerSecond: model.pagesPerSecond(0),
+      linkBytesPerSecond: model.linkBytesPerSecond,
+      roundTripMs: model.roundTripMs,
+      sinceHarvestMs: context.harvester.sinceMs,
+      downtimeLimitMs: options.downtimeLimitMs,
+    }),
+    {
+      written: () => session.wireBytes,
+      carried: () => session.carriedBytes,
+      device: () => devices.writtenBytes,
+    },
+  );
   const readiness = new Readiness(clock);
   const tracker = new TrackerUnion(vm.trackers, (failed, error) =>
     emit({
@@ -214,7 +226,11 @@ function makeContext(
     deviceIds: vm.devices.map(({ id }) => id),
     options,
     encodings,
-    sender: { memory, tracker, limit, onBatch: (pages) => meter.batchSent(pages) },
+    sender: {
+      ...{ memory, tracker, limit },
+      onBatch: (pages) => meter.batchSent(pages),
+      deviceBytes: () => devices.writtenBytes,
+    },
     emit,
     setState: (next) => {
       if (state() === 'setup') setState('active');

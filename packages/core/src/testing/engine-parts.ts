@@ -28,7 +28,8 @@ export { type AttemptParts, keepTrying, mayRetry, type RetryStage } from '../ses
 export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
 export { Switchover } from '../source/decide.js';
-export { type DeviceLink, DeviceSender } from '../source/device-sender.js';
+export type { DeviceLink } from '../source/device-outbox.js';
+export { DeviceSender } from '../source/device-sender.js';
 export { PauseBound, type PauseTerm, TERM_WORDS } from '../source/pause-bound.js';
 export { Readiness } from '../source/readiness.js';
 export { RoundSender, type SentRound } from '../source/round-sender.js';

@@ -1,0 +1,95 @@
+import type { RoundRecord } from '../round-record.js';
+
+/** Two harvests tell the working set when the times that they cover differ by this factor at least. */
+const APART = 1.25;
+
+/** A working set of this many times all pages dirties them at a steady rate, as a sweep does. */
+const MOST_SETS = 64;
+
+/** Halvings of the interval in which the working set is looked for: to a thousandth and better. */
+const HALVINGS = 24;
+
+interface Harvested {
+  readonly ms: number;
+  readonly pages: number;
+}
+
+/** How the number of dirty pages grows with time: three shapes that agree on the last harvest. */
+export interface Growth {
+  /** Pages that are dirty `ms` after a harvest. */
+  readonly pages: (ms: number) => number;
+}
+
+/**
+ * How many pages a guest dirties in a time, as its harvests show. Pages that are written again count once, so that a short round finds
+ * more pages per second than a long one: writes at random to a working set of `n` pages dirty `n * (1 - e^(-wt/n))` of them in time `t`.
+ * Two harvests over different times show `n` and `w`; one shows `w` for a given `n`.
+ */
+export class DirtyCurve {
+  #last: Harvested | undefined;
+  #before: Harvested | undefined;
+  /** Most pages that a round had: no working set is larger. */
+  #mostPages = 1;
+
+  /** Takes the harvest after a round of pre-copy. */
+  add({ dirtyPages, newlyDirtyPages: pages, dirtyPagesPerSecond, totalMs }: RoundRecord): void {
+    const ms = pages > 0 && dirtyPagesPerSecond > 0 ? (pages / dirtyPagesPerSecond) * 1000 : totalMs;
+    if (ms <= 0) return;
+    this.#mostPages = Math.max(this.#mostPages, dirtyPages, pages);
+    const last = this.#last;
+    if (last !== undefined && ratio(last.ms, ms) >= APART) this.#before = last;
+    this.#last = { ms, pages };
+  }
+
+  /** Pages of the last harvest; `undefined` before the first. */
+  get lastPages(): number | undefined {
+    return this.#last?.pages;
+  }
+
+  /** The likely growth, and that with the fewest and with the most pages in a time shorter than that of the last harvest. */
+  growth(): { readonly least: Growth; readonly likely: Growth; readonly most: Growth } | undefined {
+    const last = this.#last;
+    if (last === undefined) return undefined;
+    const before = this.#before;
+    const all = this.#mostPages;
+    const noise = 0.05 + 1.5 / Math.sqrt(last.pages + 1);
+    // One harvest does not tell a sweep over all pages, which dirties as many in each second, from a small set that is written at random.
+    const fitted = before === undefined ? 2 * all : workingSet(last, before, MOST_SETS * all);
+    const smallest = before === undefined ? Math.min(all, (2 * last.pages + all) / 3) : Math.min(all, fitted) / 1.5;
+    return {
+      least: growth(last, MOST_SETS * all, 1 - noise),
+      likely: growth(last, fitted, 1),
+      most: growth(last, Math.max(last.pages * 1.02, smallest), 1 + noise),
+    };
+  }
+}
+
+function growth({ ms, pages }: Harvested, set: number, scale: number): Growth {
+  return { pages: (time) => Math.min(set, scale * grown(pages, time / ms, set)) };
+}
+
+/** Pages that are dirty after `times` the time in which `pages` of a working set of `set` were dirtied. */
+function grown(pages: number, times: number, set: number): number {
+  if (set <= pages) return times > 0 ? pages : 0;
+  return set * (1 - (1 - pages / set) ** times);
+}
+
+/** The working set, of at most `most` pages, with which both harvests agree. */
+function workingSet(last: Harvested, before: Harvested, most: number): number {
+  const times = before.ms / last.ms;
+  let low = Math.max(last.pages, before.pages) + 1;
+  let high = Math.max(most, low);
+  // The longer harvest has the more pages, the larger the set is; with the roles changed it is the other way around.
+  const larger = (set: number) =>
+    times > 1 ? grown(last.pages, times, set) < before.pages : grown(last.pages, times, set) > before.pages;
+  for (let i = 0; i < HALVINGS; i++) {
+    const middle = (low + high) / 2;
+    if (larger(middle)) low = middle;
+    else high = middle;
+  }
+  return high;
+}
+
+function ratio(a: number, b: number): number {
+  return a > b ? a / b : b / a;
+}
