@@ -60,6 +60,17 @@ export class BandwidthLimit {
     return this.#bytesPerSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(LEAST_BYTES, this.#burst);
   }
 
+  /** Milliseconds until more may be sent; negative, while that is so, by what may be sent at once. */
+  get debtMs(): number {
+    if (this.#bytesPerSecond === 0) return 0;
+    // Asking changes nothing: a snapshot of the progress must not move the refill.
+    const elapsedMs = this.#clock.now() - this.#at;
+    const refilled = Math.min(this.#burst, this.#balance + (elapsedMs / 1000) * this.#bytesPerSecond);
+    const balance = refilled - (this.#carried() - this.#charged);
+    const waits = balance < 0 || (this.#saving && balance < this.#burst);
+    return (((waits ? this.#burst : 0) - balance) / this.#bytesPerSecond) * 1000;
+  }
+
   /** Milliseconds in which somebody waited for the limit. */
   get waitedMs(): number {
     return this.#waitedMs + (this.#waiting > 0 ? this.#clock.now() - this.#waitingSince : 0);

@@ -2,18 +2,10 @@ import { fixedDowntime } from '../convergence/downtime-model.js';
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { askPolicy } from './ask-policy.js';
+import { BetweenRounds, GATED_MS } from './between-rounds.js';
 import { notConverging } from './not-converging.js';
 import { pauseLimitOf } from './options.js';
 import type { SourceContext } from './source-context.js';
-
-/**
- * The shortest time from one round to the next, in milliseconds. Without it a guest that dirties a few pages would cause thousands
- * of rounds a second.
- */
-const SHORTEST_ROUND_MS = 10;
-
-/** How long a switchover that waits for an obstacle is postponed at a time, in milliseconds; a round follows each time. */
-const GATED_MS = 100;
 
 /** Why a switchover has to wait. */
 interface Obstacle {
@@ -32,6 +24,7 @@ const MOST_HISTORY = 1000;
 export class Switchover {
   readonly #context: SourceContext;
   readonly #history: RoundRecord[];
+  readonly #between: BetweenRounds;
   #gate: Obstacle['gate'] | undefined;
   #reported = false;
   /** The limit can be reached, as far as was told. */
@@ -40,6 +33,7 @@ export class Switchover {
   constructor(context: SourceContext) {
     this.#context = context;
     this.#history = [...context.records];
+    this.#between = new BetweenRounds(context);
     this.#ask();
   }
 
@@ -77,30 +71,15 @@ export class Switchover {
     return wanted.action === 'switchover' && (await this.#obstacle(wanted)) === undefined;
   }
 
-  /** The time between two rounds. */
-  async untilNext(record: RoundRecord): Promise<void> {
-    const { options, session, readiness, requests } = this.#context;
+  /** The time between two rounds. `now` returns what there is to judge in between; the policy is asked every 100 ms. */
+  async untilNext(record: RoundRecord, now?: () => RoundOutcome): Promise<void> {
     this.#history.push(record);
     if (this.#history.length > MOST_HISTORY) this.#history.shift();
     if (record.decision.action !== 'continue') return;
-    const least = SHORTEST_ROUND_MS - record.totalMs;
-    const gate = this.#gate;
-    const pause = gate === undefined ? least : Math.max(least, GATED_MS);
-    if (pause <= 0) return;
-    const enough = new AbortController();
-    const stop = () => enough.abort(session.signal.reason);
-    session.signal.addEventListener('abort', stop, { once: true });
-    const sleeping = options.clock.sleep(pause, enough.signal).catch(() => {});
-    try {
-      // `prepared` comes once a round when devices yield new state, so it ends the wait only where readiness is waited for.
-      const prepared = gate === 'readiness' ? [readiness.changed(enough.signal)] : [];
-      if (gate === undefined) await sleeping;
-      else await Promise.race([sleeping, requests.asked(enough.signal), ...prepared]);
-    } finally {
-      enough.abort();
-      session.signal.removeEventListener('abort', stop);
-    }
-    session.signal.throwIfAborted();
+    await this.#between.wait(record, this.#gate, async () => {
+      if (now !== undefined && (await this.inRound('in-round', now()))) return true;
+      return this.#gate === 'other' && (await this.#obstacle(record.decision)) === undefined;
+    });
   }
 
   #ask(): void {
@@ -169,9 +148,9 @@ export class Switchover {
   }
 
   /** The first obstacle to the switchover; `undefined` when it may begin. */
-  async #obstacle(wanted: Extract<Decision, { action: 'switchover' }>): Promise<Obstacle | undefined> {
+  async #obstacle(wanted: Decision): Promise<Obstacle | undefined> {
     const { attempts, devices, guest, session, requests, options } = this.#context;
-    const forced = wanted.force === true;
+    const forced = (wanted as { readonly force?: boolean }).force === true;
     const askedFor = requests.switchover !== undefined;
     if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
     const blocker = await devices.switchoverBlocker(session.signal, forced);

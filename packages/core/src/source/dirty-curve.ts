@@ -20,6 +20,17 @@ export interface Growth {
   readonly pages: (ms: number) => number;
 }
 
+export interface Growths {
+  readonly least: Growth;
+  readonly likely: Growth;
+  readonly most: Growth;
+  readonly hot?: Growth;
+}
+
+/** A small hot set is this share of what a first harvest has found, and is dirtied in this part of the time. */
+const HOT_SHARE = 0.7;
+const HOT_TIMES = 20;
+
 /**
  * How many pages a guest dirties in a time, as its harvests show. Pages that are written again count once, so that a short round finds
  * more pages per second than a long one: writes at random to a working set of `n` pages dirty `n * (1 - e^(-wt/n))` of them in time `t`.
@@ -46,20 +57,24 @@ export class DirtyCurve {
     return this.#last?.pages;
   }
 
-  /** The likely growth, and that with the fewest and with the most pages in a time shorter than that of the last harvest. */
-  growth(): { readonly least: Growth; readonly likely: Growth; readonly most: Growth } | undefined {
+  /**
+   * The likely growth, and that with the fewest and with the most pages in a time shorter than that of the last harvest. After one
+   * harvest also `hot`: most of what it found is a small set that is dirtied anew in no time.
+   */
+  growth(): Growths | undefined {
     const last = this.#last;
     if (last === undefined) return undefined;
     const before = this.#before;
     const all = this.#mostPages;
     const noise = 0.05 + 1.5 / Math.sqrt(last.pages + 1);
     // One harvest does not tell a sweep over all pages, which dirties as many in each second, from a small set that is written at random.
-    const fitted = before === undefined ? 2 * all : workingSet(last, before, MOST_SETS * all);
+    const fitted = before === undefined ? 1.3 * all : workingSet(last, before, MOST_SETS * all);
     const smallest = before === undefined ? Math.min(all, (2 * last.pages + all) / 3) : Math.min(all, fitted) / 1.5;
     return {
       least: growth(last, MOST_SETS * all, 1 - noise),
       likely: growth(last, fitted, 1),
       most: growth(last, Math.max(last.pages * 1.02, smallest), 1 + noise),
+      ...(before === undefined && { hot: { pages: (ms) => (ms > last.ms / HOT_TIMES ? HOT_SHARE * last.pages : 0) } }),
     };
   }
 }

@@ -6,7 +6,7 @@ import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { SentRound } from './round-sender.js';
-import { RoundWatch } from './round-watch.js';
+import { outcomeSince, RoundWatch } from './round-watch.js';
 import { describeSent } from './sent-rounds.js';
 import type { SourceContext } from './source-context.js';
 
@@ -74,6 +74,6 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   };
   const decision = await decide.after(outcome);
   const record: RoundRecord = { ...outcome, decision };
-  await decide.untilNext(record);
+  await decide.untilNext(record, () => outcomeSince(context, record));
   return { record, pending };
 }

@@ -16,6 +16,9 @@ export interface ProgressOutlook {
   readonly linkBytesPerSecond: number;
   readonly roundTripMs: number;
   readonly sinceHarvestMs: number;
+  /** What the bandwidth limit makes wait for what was sent, and the time that it takes for one write; 0 without a limit. */
+  readonly debtMs: number;
+  readonly writeMs: number;
   readonly downtimeLimitMs: number;
 }
 
@@ -51,6 +54,7 @@ export class ProgressMeter {
   /** Totals of channels whose connection is over. */
   #past = { pages: noPages() as PagesByKind, savedBytes: 0 };
   #round = 0;
+  #roundAt = 0;
   #roundPages = 0;
   #roundPagesSent = 0;
   #last: RoundRecord | undefined;
@@ -92,6 +96,7 @@ export class ProgressMeter {
   /** Begins a round of `pages` pages; returns its number. */
   roundStarted(pages: number): number {
     this.#round++;
+    this.#roundAt = this.#clock.now();
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
     return this.#round;
@@ -186,10 +191,8 @@ export class ProgressMeter {
     if (state !== 'active' || !pagesPerSecond || !pausedPagesPerSecond) return undefined;
     // It would fit, and yet the rounds go on: something else is waited for, and nobody knows how long.
     if (last.phase === 'pre-copy' && last.predictedDowntimeMs <= downtimeLimitMs) return undefined;
-    const { carried, written } = { carried: this.#wire.carried(), written: this.#wire.written() };
-    const inFlightMs = linkBytesPerSecond > 0 ? ((carried - written) / linkBytesPerSecond) * 1000 : 0;
     return remainingTime(this.#curve, {
-      roundLeftMs: (this.pagesLeft / pagesPerSecond) * 1000 + inFlightMs + outlook.roundTripMs,
+      ...this.#roundLeft(now, pagesPerSecond, linkBytesPerSecond, outlook),
       sinceHarvestMs: outlook.sinceHarvestMs,
       pagesPerSecond,
       pausedPagesPerSecond,
@@ -198,6 +201,28 @@ export class ProgressMeter {
       fixedMs: last.predictedDowntimeMs - last.prediction.ramMs,
       downtimeLimitMs,
     });
+  }
+
+  /** What is left of the round, and what the bandwidth limit then owes to the next one. */
+  #roundLeft(
+    now: number,
+    pagesPerSecond: number,
+    linkBytesPerSecond: number,
+    { debtMs, writeMs, roundTripMs }: Pick<ProgressOutlook, 'debtMs' | 'writeMs' | 'roundTripMs'>,
+  ): { readonly roundLeftMs: number; readonly debtMs: number } {
+    const inFlight = this.#wire.carried() - this.#wire.written();
+    const inFlightMs = linkBytesPerSecond > 0 ? (inFlight / linkBytesPerSecond) * 1000 : 0;
+    const notHandedMs = (this.pagesLeft / pagesPerSecond) * 1000;
+    // What is being written is written in part: how much of it, the time since the round has begun tells.
+    const byTimeMs = (this.#roundPages / pagesPerSecond) * 1000 - (now - this.#roundAt);
+    const latestMs = notHandedMs + inFlightMs;
+    if (writeMs === 0) {
+      return { roundLeftMs: Math.min(Math.max(byTimeMs, notHandedMs), latestMs) + roundTripMs, debtMs: 0 };
+    }
+    // Under a limit each write is paid for afterwards: the last one by the next round.
+    const lastMs = notHandedMs % writeMs;
+    if (notHandedMs === 0) return { roundLeftMs: inFlightMs + roundTripMs, debtMs };
+    return { roundLeftMs: Math.max(0, notHandedMs + debtMs - lastMs) + inFlightMs + roundTripMs, debtMs: lastMs };
   }
 
   #downtimeLeft({ predictedDowntimeMs }: RoundRecord, now: number): RemainingTime {

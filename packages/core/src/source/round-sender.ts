@@ -68,7 +68,7 @@ export interface RoundSenderParts {
   readonly maximumPayload: number;
   /** Resolves when the destination has acknowledged the round with the number of pages it received. */
   readonly acknowledged: (round: number) => Promise<number>;
-  /** Called after each batch was handed over, for progress. */
+  /** Called after each batch was handed over, and with 0 after it was written where no limit holds back: for progress. */
   readonly onBatch: (pages: number) => void;
   /** Bytes of device state on the streams of `channels`: over a link without page channels they share the control stream. */
   readonly deviceBytes: () => number;
@@ -383,6 +383,8 @@ export class RoundSender {
 
   #release(slot: Slot): void {
     this.#lastProgress = this.#parts.clock.now();
+    // The last batches of a round go out with none after them.
+    if (slot.limit === 0) this.#parts.onBatch(0);
     const waiter = this.#waiter;
     this.#waiter = undefined;
     if (waiter === undefined) this.#free.push(slot);

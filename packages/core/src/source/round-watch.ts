@@ -104,6 +104,14 @@ function outcomeNow(
   };
 }
 
+/** The last complete round, with what is owed some time after it, when no other one has begun. */
+export function outcomeSince({ model, harvester, devices }: SourceContext, last: RoundOutcome): RoundOutcome {
+  const dirtied = (last.dirtyPagesPerSecond * harvester.sinceMs) / 1000;
+  const newlyDirtyPages = last.newlyDirtyPages + Math.round(dirtied);
+  const prediction = model.predict({ dirtyPages: newlyDirtyPages, deviceBytes: devices.knownBytes });
+  return { ...last, newlyDirtyPages, prediction, predictedDowntimeMs: totalDowntime(prediction) };
+}
+
 const NO_TERMS = { pauseMs: 0, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 0, resumeMs: 0 };
 
 /** Before the first round is complete. */

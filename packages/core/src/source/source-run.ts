@@ -203,6 +203,8 @@ function makeContext(
       linkBytesPerSecond: model.linkBytesPerSecond,
       roundTripMs: model.roundTripMs,
       sinceHarvestMs: context.harvester.sinceMs,
+      debtMs: limit.debtMs,
+      writeMs: limit.bytesPerSecond === 0 ? 0 : (limit.most / limit.bytesPerSecond) * 1000,
       downtimeLimitMs: options.downtimeLimitMs,
     }),
     {

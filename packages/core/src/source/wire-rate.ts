@@ -53,13 +53,14 @@ export class WireRate {
     }
     const quietMs = now - last.at;
     // Frames that are no pages and no device state are not noted: here is where they are seen.
-    if (quietMs > PAUSE_FACTOR * longestMs && quietMs > 2 * SLICE_MS && bytes > last.bytes) this.note(now, bytes);
+    if (quietMs > Math.max(WINDOW_MS, PAUSE_FACTOR * longestMs) && bytes > last.bytes) this.note(now, bytes);
     if (quietMs > Math.max(WINDOW_MS, 2 * PAUSE_FACTOR * longestMs)) return perSecond(bytes - last.bytes, quietMs);
     const first = writes[from] as Write;
     if (last.at > first.at && quietMs <= PAUSE_FACTOR * longestMs) {
       return perSecond(last.bytes - first.bytes, last.at - first.at);
     }
-    return perSecond(bytes - first.bytes, now - first.at);
+    // A single write shows no rate: it counts as all of a window.
+    return perSecond(bytes - first.bytes, last.at > first.at ? now - first.at : Math.max(now - first.at, WINDOW_MS));
   }
 
   #forget(now: number): void {
