@@ -192,7 +192,7 @@ export class ProgressMeter {
     // It would fit, and yet the rounds go on: something else is waited for, and nobody knows how long.
     if (last.phase === 'pre-copy' && last.predictedDowntimeMs <= downtimeLimitMs) return undefined;
     return remainingTime(this.#curve, {
-      ...this.#roundLeft(now, pagesPerSecond, linkBytesPerSecond, outlook),
+      ...this.#roundLeft(now, pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, outlook),
       sinceHarvestMs: outlook.sinceHarvestMs,
       pagesPerSecond,
       pausedPagesPerSecond,
@@ -207,6 +207,7 @@ export class ProgressMeter {
   #roundLeft(
     now: number,
     pagesPerSecond: number,
+    pausedPagesPerSecond: number,
     linkBytesPerSecond: number,
     { debtMs, writeMs, roundTripMs }: Pick<ProgressOutlook, 'debtMs' | 'writeMs' | 'roundTripMs'>,
   ): { readonly roundLeftMs: number; readonly debtMs: number } {
@@ -222,7 +223,9 @@ export class ProgressMeter {
     // Under a limit each write is paid for afterwards: the last one by the next round.
     const lastMs = notHandedMs % writeMs;
     if (notHandedMs === 0) return { roundLeftMs: inFlightMs + roundTripMs, debtMs };
-    return { roundLeftMs: Math.max(0, notHandedMs + debtMs - lastMs) + inFlightMs + roundTripMs, debtMs: lastMs };
+    const writtenMs = (lastMs * pagesPerSecond) / pausedPagesPerSecond;
+    const roundLeftMs = Math.max(0, notHandedMs + debtMs - lastMs) + writtenMs + inFlightMs + roundTripMs;
+    return { roundLeftMs, debtMs: lastMs };
   }
 
   #downtimeLeft({ predictedDowntimeMs }: RoundRecord, now: number): RemainingTime {
