@@ -89,6 +89,8 @@ export interface RoundRecord {
   readonly phase: 'pre-copy' | 'stop-and-copy';
   /** Pages that this round had to send. */
   readonly dirtyPages: number;
+  /** Dirty pages that it left for later, since the guest dirties them in every round: `MigrateOptions.hotPagesLast`. */
+  readonly deferredPages: number;
   readonly pages: PagesByKind;
   /** Guest bytes that the round's pages stand for (of all kinds). */
   readonly rawBytes: number;
@@ -112,11 +114,11 @@ export interface RoundRecord {
   readonly totalMs: number;
   /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */
   readonly linkBytesPerSecond: number;
-  /** Pages that became dirty while this round was sent. */
+  /** Pages that are owed after the round: those that became dirty while it was sent, and those that it left for later. */
   readonly newlyDirtyPages: number;
   /** The reports of the trackers at that harvest, in the order of `MigratableVm.trackers`. */
   readonly trackers: readonly TrackerHarvest[];
-  /** Newly dirty pages per second. */
+  /** Pages that became dirty in a second, at the harvest after the round. */
   readonly dirtyPagesPerSecond: number;
   /** Predicted downtime if the guest were paused now. */
   readonly predictedDowntimeMs: number;

@@ -45,6 +45,8 @@ function migration(
     readiness,
     attempts,
     meter: { elapsedMs: 77 },
+    model: { pagesPerSecond: () => undefined },
+    vm: { memory: { pageSize: 4096 } },
     requests: {
       get switchover() {
         return wish.switchover;

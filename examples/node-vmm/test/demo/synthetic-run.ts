@@ -30,6 +30,7 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     round: number,
     phase,
     dirtyPages: pages,
+    deferredPages: 0,
     pages: { raw: pages - 100, zero: 100, hole: number === 1 ? 80_000 : 0, delta: 0, compressed: 0 },
     rawBytes: pages * 4096,
     wireBytes: pages * 4100,

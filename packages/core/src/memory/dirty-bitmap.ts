@@ -133,6 +133,16 @@ export class DirtyBitmap {
     }
   }
 
+  /** `this &= other`, word by word. Both must have the same page count. */
+  and(other: DirtyBitmap): void {
+    const mine = this.#words;
+    const theirs = other.#words;
+    for (let chunk = this.#nextTouched(0); chunk !== -1; chunk = this.#nextTouched(chunk + 1)) {
+      const end = min((chunk + 1) * CHUNK_WORDS, mine.length);
+      for (let i = chunk * CHUNK_WORDS; i < end; i++) mine[i] = (mine[i] as number) & (theirs[i] as number);
+    }
+  }
+
   /** `this &= ~other`, word by word. Both must have the same page count. */
   andNot(other: DirtyBitmap): void {
     const mine = this.#words;

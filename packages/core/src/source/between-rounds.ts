@@ -53,7 +53,14 @@ export class BetweenRounds {
   ): Promise<void> {
     const { clock } = this.#context.options;
     const { signal } = this.#context.session;
-    const due = clock.now() + this.#dueMs(record, gate);
+    const dueMs = this.#dueMs(record, gate);
+    // So short a time is not worth being woken from.
+    if (gate === undefined && dueMs <= SHORTEST_ROUND_MS) {
+      if (dueMs > 0) await clock.sleep(dueMs, signal).catch(() => {});
+      signal.throwIfAborted();
+      return;
+    }
+    const due = clock.now() + dueMs;
     for (;;) {
       const leftMs = due - clock.now();
       if (leftMs <= 0) break;

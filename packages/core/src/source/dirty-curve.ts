@@ -43,8 +43,10 @@ export class DirtyCurve {
   #mostPages = 1;
 
   /** Takes the harvest after a round of pre-copy. */
-  add({ dirtyPages, newlyDirtyPages: pages, dirtyPagesPerSecond, totalMs }: RoundRecord): void {
-    const ms = pages > 0 && dirtyPagesPerSecond > 0 ? (pages / dirtyPagesPerSecond) * 1000 : totalMs;
+  add({ dirtyPages, deferredPages, newlyDirtyPages, dirtyPagesPerSecond, totalMs }: RoundRecord): void {
+    const fresh = newlyDirtyPages > 0 && dirtyPagesPerSecond > 0 && deferredPages === 0;
+    const ms = fresh ? (newlyDirtyPages / dirtyPagesPerSecond) * 1000 : totalMs;
+    const pages = (dirtyPagesPerSecond * ms) / 1000;
     if (ms <= 0) return;
     this.#mostPages = Math.max(this.#mostPages, dirtyPages, pages);
     const last = this.#last;

@@ -74,6 +74,11 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly missingEncoding?: 'refuse' | 'warn';
   /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
+  /**
+   * Leave pages that the guest has dirtied in each of the last three rounds for later: they stay owed until a round passes in which it
+   * has not, or the guest is paused. Default true.
+   */
+  readonly hotPagesLast?: boolean;
   /** Time for the whole migration, in milliseconds, which policies go by. Default: none. */
   readonly timeBudgetMs?: number;
   /** Decides after each round whether to switch over or abort. Default: `withinDowntimeLimit`. */
@@ -140,6 +145,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly encodings: readonly PageEncoding[];
   readonly missingEncoding: 'refuse' | 'warn';
   readonly adaptiveEncodings: boolean;
+  readonly hotPagesLast: boolean;
   readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
   readonly prior: Partial<DowntimeTerms>;
@@ -185,6 +191,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     encodings: checkEncodings(options.encodings ?? []),
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
+    hotPagesLast: options.hotPagesLast ?? true,
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: options.policy ?? withinDowntimeLimit,
     prior: options.prior ?? {},

@@ -44,14 +44,27 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const start = clock.now();
   const wire = meter.wire();
   const watch = new RoundWatch(context, decide);
-  const sent = await send(harvest, decide.offersDevices, watch.cut, (ms) => model.roundTrip(ms)).finally(() =>
+  const hot = context.hotPages?.takeFrom(harvest.bitmaps, harvest.dirtyPages);
+  meter.deferredPages = hot?.pages ?? 0;
+  const sending = hot === undefined ? harvest : { ...harvest, dirtyPages: harvest.dirtyPages - hot.pages };
+  const sent = await send(sending, decide.offersDevices, watch.cut, (ms) => model.roundTrip(ms)).finally(() =>
     watch.end(),
   );
   // The destination has acknowledged the round: only now may its bits be forgotten. Of a round that ended early some are left.
   const leftPages = watch.cut.aborted ? harvest.bitmaps.count() : 0;
-  if (leftPages === 0) harvester.release(harvest.bitmaps);
   // With the signal, a migration can be cancelled while a tracker hangs.
-  const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
+  const fresh = await harvester.harvest(session.signal);
+  context.hotPages?.add(fresh.bitmaps);
+  if (leftPages > 0) fresh.bitmaps.or(harvest.bitmaps);
+  harvester.release(harvest.bitmaps);
+  if (hot !== undefined) fresh.bitmaps.or(hot.bitmaps);
+  const again = leftPages > 0 || hot !== undefined;
+  const owedPages = again ? fresh.bitmaps.count() : fresh.dirtyPages;
+  const pending = {
+    ...fresh,
+    dirtyPages: owedPages,
+    pagesWhenStopped: owedPages + fresh.pagesWhenStopped - fresh.dirtyPages,
+  };
   const newlyDirtyPages = pending.dirtyPages - leftPages;
   model.sent(sent);
   model.harvested(pending.harvestMs);
@@ -61,14 +74,15 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const outcome: RoundOutcome = {
     round: meter.round,
     phase: 'pre-copy',
-    dirtyPages: harvest.dirtyPages,
+    dirtyPages: sending.dirtyPages,
+    deferredPages: meter.deferredPages,
     ...describeSent(sent, wire.span),
     harvestMs: harvest.harvestMs,
     totalMs: clock.now() - start,
     linkBytesPerSecond: model.linkBytesPerSecond,
     newlyDirtyPages,
     trackers: pending.trackers,
-    dirtyPagesPerSecond: (newlyDirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    dirtyPagesPerSecond: (fresh.dirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     predictedDowntimeMs: totalDowntime(prediction),
     prediction,
   };

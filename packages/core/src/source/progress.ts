@@ -54,6 +54,8 @@ export class ProgressMeter {
   /** Totals of channels whose connection is over. */
   #past = { pages: noPages() as PagesByKind, savedBytes: 0 };
   #round = 0;
+  /** Hot pages that the round leaves for later. */
+  deferredPages = 0;
   #roundAt = 0;
   #roundPages = 0;
   #roundPagesSent = 0;

@@ -88,7 +88,8 @@ function outcomeNow(
   const last = meter.last;
   const { pagesLeft } = meter;
   const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
-  const newlyDirtyPages = pagesLeft + Math.round(dirtied);
+  // Pages that the round leaves for later are dirtied again meanwhile, most of them.
+  const newlyDirtyPages = pagesLeft + Math.max(Math.round(dirtied), meter.deferredPages);
   const prediction = model.predict({
     dirtyPages: newlyDirtyPages,
     deviceBytes: devices.knownBytes,
@@ -119,6 +120,7 @@ const NO_ROUND: RoundOutcome = {
   round: 0,
   phase: 'pre-copy',
   dirtyPages: 0,
+  deferredPages: 0,
   pages: noPages(),
   rawBytes: 0,
   wireBytes: 0,

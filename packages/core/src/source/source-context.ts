@@ -16,6 +16,7 @@ import type { EmbedderRequests } from './embedder-requests.js';
 import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { Harvester } from './harvester.js';
+import type { HotPages } from './hot-pages.js';
 import type { ResolvedOptions } from './options.js';
 import type { HandedOver, PausedTimes } from './paused-times.js';
 import type { PrecopyRound } from './precopy-round.js';
@@ -61,6 +62,8 @@ export interface SourceContext {
   readonly records: RoundRecord[];
   /** The embedder's requests during the migration. */
   readonly requests: EmbedderRequests;
+  /** `undefined` when all dirty pages go out in each round. */
+  hotPages: HotPages | undefined;
   /** Replaced when the destination was restarted. */
   harvester: Harvester;
   /** Aborts the settlement after `go`; replaced for each settlement. */

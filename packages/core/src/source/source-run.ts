@@ -17,6 +17,7 @@ import { DeviceSender } from './device-sender.js';
 import { EmbedderRequests } from './embedder-requests.js';
 import { GuestPause } from './guest-pause.js';
 import { Harvester } from './harvester.js';
+import { HotPages } from './hot-pages.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
 import { HandOver } from './phases/hand-over.js';
@@ -265,6 +266,7 @@ function makeContext(
     attempts: new Attempts(clock),
     records: [],
     requests: new EmbedderRequests(),
+    hotPages: options.hotPagesLast ? new HotPages(memory) : undefined,
     harvester: new Harvester(memory, tracker, clock),
     settling: new AbortController(),
     transferred: false,

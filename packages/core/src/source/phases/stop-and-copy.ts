@@ -197,6 +197,7 @@ export class StopAndCopy implements SourcePhase {
         round,
         phase: 'stop-and-copy',
         dirtyPages: harvest.dirtyPages,
+        deferredPages: 0,
         ...describeSent(sent, wire.span),
         harvestMs: harvest.harvestMs,
         totalMs: clock.now() - start,
