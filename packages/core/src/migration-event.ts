@@ -48,10 +48,16 @@ export interface Progress {
   /** Pages and bytes since the start. */
   readonly pages: PagesByKind;
   readonly rawBytes: number;
+  /** Bytes that the source has written on all streams of all connections: `MigrationSummary.wireBytes` in the end. */
   readonly wireBytes: number;
+  /** Of these: device state, framing not included. */
+  readonly deviceBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
-  /** The rate over the last interval. */
+  /**
+   * Wire bytes per second over about the last second: from write to write, so that a bandwidth limit, which sends in bursts and pauses,
+   * shows as the rate that it is. Over a longer time where writes are rarer; 0 once nothing is written.
+   */
   readonly wireBytesPerSecond: number;
   /** The rate at the last harvest; 0 before the second one. */
   readonly dirtyPagesPerSecond: number;
@@ -64,6 +70,11 @@ export interface Progress {
   readonly remainingMs: number | undefined;
   /** The share of time for which vCPUs are held back now, from 0 to 0.99. */
   readonly throttle: number;
+  /**
+   * The interval around `remainingMs` in which the actual time lies nine times in ten, in milliseconds; `undefined` where that is.
+   * Its end is `Infinity` where the migration may just as well not converge.
+   */
+  readonly remainingRangeMs: readonly [low: number, high: number] | undefined;
 }
 
 export interface DowntimeTerm {
@@ -166,7 +177,15 @@ export interface MigrationSummary {
   readonly rounds: readonly RoundRecord[];
   readonly pages: PagesByKind;
   readonly rawBytes: number;
+  /**
+   * Bytes that the source has written on all streams of all connections, framing included: pages, device state and control frames (what
+   * it reads, acknowledgements among it, is not counted). The rounds' `wireBytes` and `outsideRoundsBytes` add up to it.
+   */
   readonly wireBytes: number;
+  /** Of these: device state, framing not included; what was sent again over another connection counts again. */
+  readonly deviceBytes: number;
+  /** Of `wireBytes`: what belongs to no round. Handshakes, keepalive between rounds, the switchover's frames, digests of `verify`. */
+  readonly outsideRoundsBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
   /** Stop-and-copies that were given up before the one that succeeded. */

@@ -93,11 +93,18 @@ export interface RoundRecord {
   readonly phase: 'pre-copy' | 'stop-and-copy';
   /** Pages that this round had to send. */
   readonly dirtyPages: number;
+  /** Dirty pages that it left for later, since the guest dirties them in every round: `MigrateOptions.hotPagesLast`. */
+  readonly deferredPages: number;
   readonly pages: PagesByKind;
   /** Guest bytes that the round's pages stand for (of all kinds). */
   readonly rawBytes: number;
-  /** Bytes on the wire, framing included. */
+  /**
+   * Bytes that the source has written on all streams from the round's beginning to the decision after it: pages, device state, control
+   * frames, framing included. Of a stop-and-copy: until the devices are saved.
+   */
   readonly wireBytes: number;
+  /** Of these: device state, framing not included. */
+  readonly deviceBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
   /** Time to harvest the dirty bitmaps that this round sent. */
@@ -106,18 +113,18 @@ export interface RoundRecord {
   readonly scanMs: number;
   /** Time waiting for the link, the acknowledgement of the round included. */
   readonly sendMs: number;
-  /** Time waiting for `bandwidthLimit`. */
+  /** Time waiting for `bandwidthLimit`, of pages and of device state. */
   readonly limitMs: number;
   readonly totalMs: number;
   /** The share of time for which vCPUs were held back during this round, from 0 to 0.99. */
   readonly throttle: number;
   /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */
   readonly linkBytesPerSecond: number;
-  /** Pages that became dirty while this round was sent; of a round that ended early, with those of it that are left. */
+  /** Pages that are owed after the round: those that became dirty while it was sent, and those that it left for later. */
   readonly newlyDirtyPages: number;
   /** The reports of the trackers at that harvest, in the order of `MigratableVm.trackers`. */
   readonly trackers: readonly TrackerHarvest[];
-  /** Newly dirty pages per second. */
+  /** Pages that became dirty in a second, at the harvest after the round. */
   readonly dirtyPagesPerSecond: number;
   /** Predicted downtime if the guest were paused now: the median. It is compared with the limit. */
   readonly predictedDowntimeMs: number;

@@ -262,3 +262,78 @@ describe('DirtyBitmaps', () => {
     expect(() => bitmaps.at(2)).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
   });
 });
+
+describe('the summary of where bits may be set', () => {
+  /** Three chunks of 32,768 pages and a piece of a fourth. */
+  const PAGES = 3 * 32_768 + 1000;
+  const edges = fc.constantFrom(0, 31, 32, 32_766, 32_767, 32_768, 32_769, 65_535, 65_536, 98_303, 98_304, PAGES - 1);
+  const page = fc.oneof(edges, fc.nat(PAGES - 1));
+  const change = fc.oneof(
+    fc.record({ kind: fc.constantFrom('set', 'orWord', 'wordsFor', 'orWords'), page }),
+    fc.record({ kind: fc.constantFrom('setRange', 'clearRange'), page, count: fc.oneof(fc.nat(70), fc.nat(70_000)) }),
+    fc.record({ kind: fc.constantFrom('clearAll', 'setAll') }),
+    fc.record({ kind: fc.constantFrom('or', 'and', 'andNot'), others: fc.array(page, { maxLength: 5 }) }),
+  );
+
+  test('changes nothing of what any operation does, whoever writes the words', () => {
+    fc.assert(
+      fc.property(fc.array(change, { maxLength: 12 }), fc.boolean(), fc.boolean(), (changes, raw, rawOther) => {
+        const bitmap = new DirtyBitmap(PAGES);
+        const pages = new Uint8Array(PAGES);
+        const written = raw ? bitmap.words : undefined;
+        for (const one of changes) {
+          const at = 'page' in one ? one.page : 0;
+          if (one.kind === 'set') bitmap.set(at);
+          if (one.kind === 'orWord') bitmap.orWord(Math.floor(at / 32), 1 << (at % 32));
+          if (one.kind === 'orWords') {
+            const first = Math.floor(at / 32) * 32;
+            bitmap.orWords(Uint32Array.of(1 << (at % 32)), first);
+          }
+          if (one.kind === 'wordsFor') {
+            const words = written ?? bitmap.wordsFor(at, 1);
+            const index = Math.floor(at / 32);
+            words[index] = (words[index] as number) | (1 << (at % 32));
+          }
+          if (['set', 'orWord', 'orWords', 'wordsFor'].includes(one.kind)) pages[at] = 1;
+          if ('count' in one) {
+            const count = Math.min(one.count, PAGES - at);
+            if (one.kind === 'setRange') bitmap.setRange(at, count);
+            else bitmap.clearRange(at, count);
+            pages.fill(one.kind === 'setRange' ? 1 : 0, at, at + count);
+          }
+          if (one.kind === 'clearAll' || one.kind === 'setAll') {
+            bitmap[one.kind]();
+            pages.fill(one.kind === 'setAll' ? 1 : 0);
+          }
+          if ('others' in one) {
+            const other = new DirtyBitmap(PAGES);
+            if (rawOther) void other.words;
+            for (const set of one.others) other.set(set);
+            bitmap[one.kind as 'or' | 'and' | 'andNot'](other);
+            for (let i = 0; i < PAGES; i++) {
+              const set = one.others.includes(i);
+              if (one.kind === 'or' && set) pages[i] = 1;
+              if ((one.kind === 'and' && !set) || (one.kind === 'andNot' && set)) pages[i] = 0;
+            }
+          }
+        }
+        const dirty: number[] = [];
+        for (let i = 0; i < PAGES; i++) if (pages[i] === 1) dirty.push(i);
+        expect(bitmap.count()).toBe(dirty.length);
+        expect(bitmap.isEmpty()).toBe(dirty.length === 0);
+        expect(bitmap.nextDirty(0)).toBe(dirty[0] ?? -1);
+        expect(bitmap.nextDirty(32_768)).toBe(dirty.find((one) => one >= 32_768) ?? -1);
+        const runs = [...bitmap.runs(new PageRunList())].flatMap(({ firstPage, pageCount }) =>
+          Array.from({ length: pageCount }, (_, i) => firstPage + i),
+        );
+        expect(runs).toEqual(dirty);
+        const copy = new DirtyBitmap(PAGES);
+        copy.or(bitmap);
+        expect([copy.count(), copy.contains(bitmap), bitmap.contains(copy)]).toEqual([dirty.length, true, true]);
+        copy.clearAll();
+        expect(copy.isEmpty()).toBe(true);
+      }),
+      { numRuns: 60 },
+    );
+  });
+});

@@ -26,6 +26,17 @@ import { describe, expect, test } from '@jest/globals';
 
 const TERMS = { pauseMs: 10, harvestMs: 0, ramMs: 0, deviceMs: 0, loadMs: 0, roundTripMs: 2, resumeMs: 8 };
 
+const NONE: readonly [number, number] = [0, 0];
+const NO_RANGES = {
+  pauseMs: NONE,
+  harvestMs: NONE,
+  ramMs: NONE,
+  deviceMs: NONE,
+  loadMs: NONE,
+  roundTripMs: NONE,
+  resumeMs: NONE,
+};
+
 /** A round of a link that carries 10,000 pages a second, with 20 ms of downtime beside RAM. */
 function round(number: number, owed: number, change: Partial<RoundRecord> = {}): RoundRecord {
   const ramMs = owed / 10;
@@ -33,6 +44,8 @@ function round(number: number, owed: number, change: Partial<RoundRecord> = {}):
     round: number,
     phase: 'pre-copy',
     dirtyPages: 10_000,
+    deferredPages: 0,
+    deviceBytes: 0,
     pages: { raw: 10_000, zero: 0, hole: 0, delta: 0, compressed: 0 },
     rawBytes: 40_960_000,
     wireBytes: 40_960_000,
@@ -48,7 +61,9 @@ function round(number: number, owed: number, change: Partial<RoundRecord> = {}):
     dirtyPagesPerSecond: owed,
     throttle: 0,
     predictedDowntimeMs: ramMs + 20,
+    predictedDowntimeRangeMs: [ramMs + 20, ramMs + 20],
     prediction: { ...TERMS, ramMs },
+    predictionRange: NO_RANGES,
     decision: { action: 'continue', reason: '' },
     ...change,
   };

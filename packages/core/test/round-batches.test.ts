@@ -54,6 +54,7 @@ async function batchesOf(
     signal: new AbortController().signal,
     acknowledged: async () => dirty.length,
     onBatch: () => {},
+    deviceBytes: () => 0,
   });
   await sender.send(1, bitmaps, dirty.length, true);
   expect(batches.flatMap(({ pages }) => pages)).toEqual(dirty);

@@ -90,6 +90,8 @@ export function play(world: World, policy: ConvergencePolicy, judge = false, fro
       round: number,
       phase: 'pre-copy',
       dirtyPages: 0,
+      deferredPages: 0,
+      deviceBytes: 0,
       pages: { raw: 0, zero: 0, hole: 0, delta: 0, compressed: 0 },
       rawBytes: 0,
       wireBytes: 0,

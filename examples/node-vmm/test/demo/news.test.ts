@@ -99,6 +99,8 @@ test('the status that a late subscriber gets is the state that the view shows', 
     predictedDowntimeMs: undefined,
     remainingMs: undefined,
     throttle: 0,
+    remainingRangeMs: undefined,
+    deviceBytes: 0,
   } as const;
   const status = {
     state: 'active',

@@ -36,6 +36,11 @@ export class DirtyBitmaps {
     for (let i = 0; i < this.blocks.length; i++) this.at(i).or(other.at(i));
   }
 
+  /** Clears every bit that is not set in `other`. */
+  and(other: DirtyBitmaps): void {
+    for (let i = 0; i < this.blocks.length; i++) this.at(i).and(other.at(i));
+  }
+
   /** Clears every bit that is set in `other`. */
   andNot(other: DirtyBitmaps): void {
     for (let i = 0; i < this.blocks.length; i++) this.at(i).andNot(other.at(i));

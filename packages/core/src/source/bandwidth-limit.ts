@@ -6,22 +6,34 @@ import type { Clock } from '../clock.js';
  */
 const BURST_MS = 50;
 
+/** Bytes that may be written at once under any limit: fewer would be all framing, and show nothing of the link. */
+const LEAST_BYTES = 256 * 1024;
+
 /**
- * A token bucket over wire bytes. Bytes are charged after they were sent (only then is their encoded size known). Once the balance
- * is negative, the next batch waits until there is a whole burst: in any second at most the limit, one burst and one batch are sent.
+ * A token bucket over the wire bytes of all streams: pages, device state and control frames. Bytes are charged after they were sent
+ * (only then is their encoded size known). Once the balance is negative, the next write waits until there is a whole burst: in any
+ * second at most the limit, one burst and one write of each sender are sent.
  */
 export class BandwidthLimit {
   readonly #clock: Clock;
+  readonly #carried: () => number;
   #bytesPerSecond: number;
   #balance = 0;
   /** The balance was negative, and is not a whole burst yet. */
   #saving = false;
   #at: number;
+  /** Of the carried bytes, those that were charged. */
+  #charged: number;
+  #waiting = 0;
+  #waitingSince = 0;
+  #waitedMs = 0;
 
-  /** `bytesPerSecond` of 0 means no limit. */
-  constructor(clock: Clock, bytesPerSecond: number) {
+  /** `bytesPerSecond` of 0 means no limit. `carried` returns the bytes that were written so far, or are being written. */
+  constructor(clock: Clock, bytesPerSecond: number, carried: () => number = () => 0) {
     this.#clock = clock;
+    this.#carried = carried;
     this.#bytesPerSecond = bytesPerSecond;
+    this.#charged = carried();
     this.#at = clock.now();
   }
 
@@ -34,12 +46,39 @@ export class BandwidthLimit {
     return this.#burst;
   }
 
-  /** Takes effect from the next batch; the balance begins at 0 again. */
+  /** Takes effect from the next write; the balance begins at 0 again. */
   set bytesPerSecond(value: number) {
     this.#bytesPerSecond = value;
+    this.restart();
+  }
+
+  /** Begins anew with a balance of 0: what was sent while the guest was paused is not paid for afterwards. */
+  restart(): void {
     this.#balance = 0;
     this.#saving = false;
     this.#at = this.#clock.now();
+    this.#charged = this.#carried();
+  }
+
+  /** The most bytes to write at once: smaller writes keep to the limit more smoothly. Infinite without a limit. */
+  get most(): number {
+    return this.#bytesPerSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(LEAST_BYTES, this.#burst);
+  }
+
+  /** Milliseconds until more may be sent; negative, while that is so, by what may be sent at once. */
+  get debtMs(): number {
+    if (this.#bytesPerSecond === 0) return 0;
+    // Asking changes nothing: a snapshot of the progress must not move the refill.
+    const elapsedMs = this.#clock.now() - this.#at;
+    const refilled = Math.min(this.#burst, this.#balance + (elapsedMs / 1000) * this.#bytesPerSecond);
+    const balance = refilled - (this.#carried() - this.#charged);
+    const waits = balance < 0 || (this.#saving && balance < this.#burst);
+    return (((waits ? this.#burst : 0) - balance) / this.#bytesPerSecond) * 1000;
+  }
+
+  /** Milliseconds in which somebody waited for the limit. */
+  get waitedMs(): number {
+    return this.#waitedMs + (this.#waiting > 0 ? this.#clock.now() - this.#waitingSince : 0);
   }
 
   /** Charges `bytes` that were sent. Negative to correct an earlier charge that was too high. */
@@ -50,20 +89,27 @@ export class BandwidthLimit {
     this.#balance -= bytes;
   }
 
-  /** True when the next batch may be sent at once; then `wait` need not be called. */
+  /** True when the next write may go at once; then `wait` need not be called. Charges what was carried since the last call. */
   get open(): boolean {
     if (this.#bytesPerSecond === 0) return true;
-    this.#refill();
+    const carried = this.#carried();
+    this.charge(carried - this.#charged);
+    this.#charged = carried;
     if (this.#balance < 0) this.#saving = true;
     else if (this.#balance >= this.#burst) this.#saving = false;
     return !this.#saving;
   }
 
-  /** Resolves when the next batch may be sent. Sleeps at most 100 ms at a time, so that a new limit soon takes effect. */
+  /** Resolves when the next write may go. Sleeps at most 100 ms at a time, so that a new limit soon takes effect. */
   async wait(signal: AbortSignal): Promise<void> {
-    while (!this.open) {
-      const ms = ((this.#burst - this.#balance) / this.#bytesPerSecond) * 1000;
-      await this.#clock.sleep(Math.min(100, Math.max(1, ms)), signal);
+    if (this.#waiting++ === 0) this.#waitingSince = this.#clock.now();
+    try {
+      while (!this.open) {
+        const ms = ((this.#burst - this.#balance) / this.#bytesPerSecond) * 1000;
+        await this.#clock.sleep(Math.min(100, Math.max(1, ms)), signal);
+      }
+    } finally {
+      if (--this.#waiting === 0) this.#waitedMs += this.#clock.now() - this.#waitingSince;
     }
   }
 

@@ -1,18 +1,10 @@
 import { PATIENCE, type PolicyMoment, type RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { isForced, type PauseDecision, pauseLimitOf, pauses } from './attempt-limits.js';
+import { BetweenRounds, GATED_MS } from './between-rounds.js';
 import type { MidRound } from './mid-round.js';
 import { opinion } from './opinion.js';
 import type { SourceContext } from './source-context.js';
-
-/**
- * The shortest time from one round to the next, in milliseconds. Without it a guest that dirties a few pages would cause thousands
- * of rounds a second.
- */
-const SHORTEST_ROUND_MS = 10;
-
-/** How long a switchover that waits for an obstacle is postponed at a time, in milliseconds; a round follows each time. */
-const GATED_MS = 100;
 
 /** Why a switchover has to wait. */
 interface Obstacle {
@@ -31,14 +23,18 @@ const MOST_HISTORY = 1000;
 export class Switchover implements MidRound {
   readonly #context: SourceContext;
   readonly #history: RoundRecord[];
+  readonly #between: BetweenRounds;
   #gate: Obstacle['gate'] | undefined;
   #reported = false;
+  /** The switchover that waits at the gate. */
+  #waiting: PauseDecision | undefined;
   /** The decision for which the running round was ended early. */
   #cutFor: PauseDecision | undefined;
 
   constructor(context: SourceContext) {
     this.#context = context;
     this.#history = [...context.records];
+    this.#between = new BetweenRounds(context);
     this.#ask();
   }
 
@@ -60,6 +56,7 @@ export class Switchover implements MidRound {
     const stands = cutFor !== undefined && said === undefined && stillHolds(cutFor, outcome, options.downtimeLimitMs);
     const wanted = this.#requested('round-end', outcome) ?? (stands ? cutFor : said) ?? this.#byDefault(outcome);
     this.#gate = undefined;
+    this.#waiting = undefined;
     if (!pauses(wanted)) return wanted;
     const obstacle = await this.#obstacle(wanted, true);
     if (obstacle === undefined) {
@@ -69,6 +66,7 @@ export class Switchover implements MidRound {
     // What was asked for waits; the policy's patience need not.
     if (said?.action === 'abort') return said;
     this.#gate = obstacle.gate;
+    this.#waiting = wanted;
     return { action: 'continue', reason: `${wanted.reason}; it waits: ${obstacle.why}` };
   }
 
@@ -88,30 +86,17 @@ export class Switchover implements MidRound {
     this.#cutFor = wanted;
   }
 
-  /** The time between two rounds. */
-  async untilNext(record: RoundRecord): Promise<void> {
-    const { options, session, readiness, requests } = this.#context;
+  /** The time between two rounds. `now` returns what there is to judge in between; the policy is asked every 100 ms. */
+  async untilNext(record: RoundRecord, now?: () => RoundOutcome): Promise<void> {
     this.#history.push(record);
     if (this.#history.length > MOST_HISTORY) this.#history.shift();
     if (pauses(record.decision) || record.decision.action === 'abort') return;
-    const least = SHORTEST_ROUND_MS - record.totalMs;
-    const gate = this.#gate;
-    const pause = gate === undefined ? least : Math.max(least, GATED_MS);
-    if (pause <= 0) return;
-    const enough = new AbortController();
-    const stop = () => enough.abort(session.signal.reason);
-    session.signal.addEventListener('abort', stop, { once: true });
-    const sleeping = options.clock.sleep(pause, enough.signal).catch(() => {});
-    try {
-      // `prepared` comes once a round when devices yield new state, so it ends the wait only where readiness is waited for.
-      const prepared = gate === 'readiness' ? [readiness.changed(enough.signal)] : [];
-      if (gate === undefined) await sleeping;
-      else await Promise.race([sleeping, requests.asked(enough.signal), ...prepared]);
-    } finally {
-      enough.abort();
-      session.signal.removeEventListener('abort', stop);
-    }
-    session.signal.throwIfAborted();
+    const waiting = this.#waiting;
+    await this.#between.wait(record, this.#gate, async () => {
+      const wanted = now === undefined ? undefined : this.inRound('in-round', now()).wanted;
+      if (wanted !== undefined && (await this.mayBegin(wanted))) return true;
+      return this.#gate === 'other' && waiting !== undefined && (await this.mayBegin(waiting));
+    });
   }
 
   #ask(): void {
@@ -158,7 +143,7 @@ export class Switchover implements MidRound {
     const askedFor = requests.switchover !== undefined;
     if (!guest.settled) return { gate: 'other', why: 'pause() has not returned' };
     if (!(await rehearsal.stop())) return { gate: 'other', why: 'rehearsePause() has not returned' };
-    const blocker = await devices.switchoverBlocker(session.signal);
+    const blocker = await devices.switchoverBlocker(session.signal, forced);
     if (blocker !== undefined) return { gate: 'other', why: blocker };
     const { backOffMs } = attempts;
     if (backOffMs > 0 && !forced && !askedFor) {

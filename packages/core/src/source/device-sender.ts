@@ -3,36 +3,19 @@ import type { Clock } from '../clock.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
-import type { DeviceFrame, Frame } from '../protocol/frame.js';
+import type { DeviceFrame } from '../protocol/frame.js';
 import { DeviceCalls } from './device-calls.js';
+import { type DeviceLink, DeviceOutbox, type OutboxParts } from './device-outbox.js';
 import { DeviceReports } from './device-reports.js';
-
-/** Most bytes of device state in one frame. */
-const PIECE_BYTES = 2 ** 20;
 
 /** Bytes of unacknowledged pieces, sent while the guest runs, from which on a device waits for an acknowledgement. */
 const MOST_KEPT_BYTES = 16 * 2 ** 20;
 
-/** The part of a connection that device state needs. */
-export interface DeviceLink {
-  readonly signal: AbortSignal;
-  write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
-  ping(): Promise<number>;
-}
-
-/** A piece that the destination has not acknowledged, as it was sent. */
-interface KeptPiece {
-  readonly header: DeviceFrame;
-  readonly bytes: Uint8Array;
-  sent: boolean;
-}
-
 /**
- * Sends device state over the control stream: pieces between rounds while the guest runs, the rest with the guest paused.
+ * Sends device state over the control stream: pieces between rounds while the guest runs, within the bandwidth limit, the rest with the
+ * guest paused, without a limit.
  *
- * A device does not yield the same state twice while the guest runs, so each such piece is kept (a copy) until the destination has
- * answered a ping sent after it. After a lost link it is sent again over the next connection. State that `save` yields belongs to
- * its stop-and-copy and is not kept: the next attempt calls `save` again.
+ * State that `save` yields belongs to its stop-and-copy and is not kept: the next attempt calls `save` again.
  */
 export class DeviceSender {
   readonly calls: DeviceCalls;
@@ -40,39 +23,25 @@ export class DeviceSender {
   readonly reports: DeviceReports;
   readonly #devices: readonly MigratableDevice[];
   readonly #clock: Clock | undefined;
-  /** Per device: the sequence of the next piece that is sent while the guest runs. */
-  readonly #sequences: number[];
+  readonly #outbox: DeviceOutbox;
   /** Per device: how often the destination has reset it, by its last report. */
   readonly #resets: number[];
   /** Per device: how often it was restarted. State that a `precopy` begun before the last restart yields is not sent. */
   readonly #epochs: number[];
-  /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
-  readonly #waiting: Map<number, number>[];
-  #waitingBytes = 0;
-  #wakeForRoom: (() => void) | undefined;
-  /** Called when a piece has to wait for room at the destination: the round goes on without its device. */
-  #onStall: () => void = () => {};
+  /** The devices that pre-copy stop after the chunk that they have yielded: the guest is about to be paused at any price. */
+  #enough = false;
   /** The error of a device whose `precopy` outlived its round; the next round throws it. */
   #failure: { readonly error: unknown } | undefined;
-  #kept: KeptPiece[] = [];
-  /** The kept pieces that are still to be sent over the present connection, in order. */
-  #outbox: KeptPiece[] = [];
-  #flushing: Promise<void> | undefined;
-  #keptBytes = 0;
-  #link: DeviceLink | undefined;
-  #pieceBytes = PIECE_BYTES;
-  #maximumBytes = Number.POSITIVE_INFINITY;
 
   /** `clock`: to learn how long devices take. */
-  constructor(devices: readonly MigratableDevice[], clock?: Clock) {
+  constructor(devices: readonly MigratableDevice[], parts: OutboxParts & { readonly clock?: Clock } = {}) {
     this.#devices = devices;
-    this.#clock = clock;
+    this.#clock = parts.clock;
     this.calls = new DeviceCalls(devices);
     this.reports = new DeviceReports(devices, this.calls);
-    this.#sequences = devices.map(() => 0);
+    this.#outbox = new DeviceOutbox(devices, parts);
     this.#resets = devices.map(() => 0);
     this.#epochs = devices.map(() => 0);
-    this.#waiting = devices.map(() => new Map());
   }
 
   /**
@@ -80,14 +49,17 @@ export class DeviceSender {
    * `maximumDeviceState` the most that it holds before its devices have loaded them.
    */
   use(link: DeviceLink, maximumPayload: number, maximumDeviceState: number): void {
-    this.#link = link;
-    this.#pieceBytes = Math.max(1, Math.min(PIECE_BYTES, maximumPayload, maximumDeviceState));
-    this.#maximumBytes = maximumDeviceState;
+    this.#outbox.use(link, maximumPayload, maximumDeviceState);
   }
 
   /** Per device: the sequence of the next piece that is sent while the guest runs. */
   get sequences(): readonly number[] {
-    return this.#sequences;
+    return this.#outbox.sequences;
+  }
+
+  /** Bytes of device state that were written so far, framing not included; what was sent again counts again. */
+  get writtenBytes(): number {
+    return this.#outbox.writtenBytes;
   }
 
   /**
@@ -95,12 +67,14 @@ export class DeviceSender {
    * destination loads more slowly than it comes goes on beside the next rounds; when `cut` aborts, whatever is under way does.
    */
   async precopy(cut?: AbortSignal): Promise<void> {
-    const link = this.#current;
+    const { link } = this.#outbox;
     if (this.#failure !== undefined) throw this.#failure.error;
+    this.#enough = false;
+    this.#outbox.limited();
     const stalled = new Promise<void>((resolve) => {
-      this.#onStall = resolve;
+      this.#outbox.onStall = resolve;
     });
-    const onCut = () => this.#onStall();
+    const onCut = () => this.#outbox.onStall();
     cut?.addEventListener('abort', onCut, { once: true });
     try {
       await this.#precopy(link, stalled, () => cut?.aborted === true);
@@ -110,13 +84,13 @@ export class DeviceSender {
   }
 
   async #precopy(link: DeviceLink, stalled: Promise<void>, isCut: () => boolean): Promise<void> {
-    if (this.#flushing === undefined) await Promise.race([this.#flush(link), stalled]);
+    if (!this.#outbox.flushing) await Promise.race([this.#outbox.flush(link), stalled]);
     for (const [index, device] of this.#devices.entries()) {
       if (isCut()) return;
       if (device.precopy === undefined || this.calls.isBusy(device)) continue;
       const epoch = this.#epochs[index];
       const start = this.#clock?.now();
-      const before = this.#keptBytes;
+      const before = this.#outbox.keptBytes;
       const chunks = this.calls.begin(device, 'pre-copy', (failed) =>
         this.#each(
           link.signal,
@@ -125,7 +99,7 @@ export class DeviceSender {
           async (chunk) => {
             if (epoch !== this.#epochs[index]) return false;
             await this.#iterative(link, index, chunk);
-            return true;
+            return !this.#enough;
           },
         ),
       );
@@ -134,15 +108,16 @@ export class DeviceSender {
       });
       await abortable(Promise.race([chunks, stalled]), link.signal);
       if (start === undefined || this.#clock === undefined || this.calls.isBusy(device)) continue;
-      this.reports.yielded(this.#clock.now() - start, this.#keptBytes - before);
+      this.reports.yielded(this.#clock.now() - start, this.#outbox.keptBytes - before);
     }
   }
 
   /** Saves and sends every device, with the guest paused, as pieces of `attempt`. Rejects when `signal` aborts: the attempt is given up. */
   async save(attempt: number, signal: AbortSignal): Promise<void> {
-    const link = this.#current;
-    await this.#flush(link);
-    const saved = { bytes: this.#waitingBytes };
+    const { link } = this.#outbox;
+    this.#outbox.unlimited();
+    await this.#outbox.flush(link);
+    const saved = { bytes: this.#outbox.waitingBytes };
     for (const together of sideBySide(this.#devices)) {
       const failed = new AbortController();
       const all = together.map((device) => async (either: AbortSignal) => {
@@ -171,10 +146,10 @@ export class DeviceSender {
       // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
       signal.throwIfAborted();
       saved.bytes += bytes?.byteLength ?? 0;
-      if (saved.bytes > this.#maximumBytes) throw tooLarge(device, this.#maximumBytes);
+      if (saved.bytes > this.#outbox.maximumBytes) throw tooLarge(device, this.#outbox.maximumBytes);
       const index = this.#devices.indexOf(device);
       const header: DeviceFrame = { type: 'device', device: index, sequence: sequence++, last, attempt };
-      await abortable(link.write(header, bytes === undefined ? [] : [bytes]), signal);
+      await abortable(this.#outbox.write(link, header, bytes), signal);
     };
     const saving = this.calls.begin(device, 'save', (failed) =>
       this.#each(
@@ -182,7 +157,7 @@ export class DeviceSender {
         failed,
         () => device.save(signal),
         async (chunk) => {
-          for (const piece of this.#pieces(chunk)) await write(false, piece);
+          for (const piece of this.#outbox.pieces(chunk)) await write(false, piece);
           return true;
         },
       ),
@@ -193,46 +168,24 @@ export class DeviceSender {
 
   /** Forgets the pieces sent so far: the destination has answered a ping that was sent after them. */
   acknowledged(): void {
-    this.#kept = this.#kept.filter(({ sent }) => !sent);
-    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    this.#outbox.acknowledged();
   }
 
   /** Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for one never sent. */
   loaded(device: number, sequence: number): void {
-    const waiting = this.#waiting[device];
-    if (waiting === undefined || sequence > (this.#sequences[device] as number)) {
-      throw new GodwitError(
-        'GODWIT_PROTOCOL',
-        `"loaded" names piece ${sequence} of device ${device}, which was not sent`,
-      );
-    }
-    for (const [piece, bytes] of waiting) {
-      if (piece >= sequence) break;
-      waiting.delete(piece);
-      this.#waitingBytes -= bytes;
-    }
-    this.#wakeForRoom?.();
+    this.#outbox.loaded(device, sequence);
   }
 
   /**
    * Continues over a new connection. `expected` has, per device, the piece that the destination expects: those before it have
-   * arrived, the others are sent again. `resets` says how often the destination has reset each device.
+   * arrived, the others are sent again, beside the rounds where the limit holds them back. `resets` says how often the destination has reset
+   * each device.
    */
   async resume(expected: readonly number[], resets: readonly number[]): Promise<void> {
-    const link = this.#current;
+    // Throws before there is a link.
+    void this.#outbox.link;
     await this.restartReset(resets);
-    for (const [index, next] of this.#sequences.entries()) {
-      const first = this.#kept.find(({ header }) => header.device === index)?.header.sequence ?? next;
-      const wanted = expected[index];
-      if (wanted !== undefined && wanted >= first && wanted <= next) continue;
-      throw new GodwitError(
-        'GODWIT_PROTOCOL',
-        `device "${this.#devices[index]?.id}": the destination expects piece ${wanted}; it has acknowledged ${first} and was sent ${next}`,
-      );
-    }
-    for (const piece of this.#kept) piece.sent = piece.header.sequence < (expected[piece.header.device] as number);
-    this.#outbox = this.#kept.filter(({ sent }) => !sent);
-    await this.#flush(link);
+    await this.#outbox.resume(expected);
   }
 
   /** Restarts the devices that the destination has reset since its last report: they yield their state from the first byte. */
@@ -252,9 +205,17 @@ export class DeviceSender {
     for (const index of this.#devices.keys()) await this.#restart(index);
   }
 
-  /** Why the guest must not be paused now: a device says so, or is busy. `undefined` when it may be paused. */
-  async switchoverBlocker(signal: AbortSignal): Promise<string | undefined> {
+  /**
+   * Why the guest must not be paused now: a device says so, or is busy. `undefined` when it may be paused. With `forced` a device that
+   * is busy with its pre-copy is stopped after the chunk that it has yielded, which no bandwidth limit holds back any more: what is left
+   * comes with `save`.
+   */
+  async switchoverBlocker(signal: AbortSignal, forced = false): Promise<string | undefined> {
     const [busy] = this.calls.busy;
+    if (forced && busy !== undefined) {
+      this.#enough = true;
+      this.#outbox.unlimited();
+    }
     if (busy !== undefined) return `${busy} has not returned`;
     for (const device of this.#devices) {
       if (device.switchoverBlocker === undefined) continue;
@@ -265,21 +226,11 @@ export class DeviceSender {
     return undefined;
   }
 
-  get #current(): DeviceLink {
-    if (this.#link === undefined) throw new GodwitError('GODWIT_INTERNAL', 'device state before there is a link');
-    return this.#link;
-  }
-
   async #restart(index: number): Promise<void> {
     const device = this.#devices[index] as MigratableDevice;
-    const begun = (this.#sequences[index] as number) > 0;
-    this.#sequences[index] = 0;
+    const begun = (this.sequences[index] as number) > 0;
     this.#epochs[index] = (this.#epochs[index] as number) + 1;
-    for (const bytes of this.#waiting[index]?.values() ?? []) this.#waitingBytes -= bytes;
-    this.#waiting[index]?.clear();
-    this.#kept = this.#kept.filter(({ header }) => header.device !== index);
-    this.#outbox = this.#outbox.filter(({ header }) => header.device !== index);
-    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    this.#outbox.restart(index);
     if (device.restart !== undefined) {
       const busy = this.calls.isBusy(device);
       const restarting = this.calls.begin(device, 'begin again with', async () => device.restart?.());
@@ -326,67 +277,13 @@ export class DeviceSender {
     }
   }
 
-  /** Keeps the whole chunk before a byte of it is written, since the device will not yield it again; then sends it. */
+  /** Sends a chunk; waits for an acknowledgement where much is kept. */
   async #iterative(link: DeviceLink, index: number, chunk: Uint8Array): Promise<void> {
-    const copy = chunk.slice();
-    for (const bytes of this.#pieces(copy)) {
-      const sequence = this.#sequences[index] as number;
-      this.#sequences[index] = sequence + 1;
-      const header: DeviceFrame = { type: 'device', device: index, sequence, last: false, attempt: 0 };
-      const piece = { header, bytes, sent: false };
-      this.#kept.push(piece);
-      this.#outbox.push(piece);
-    }
-    this.#keptBytes += copy.byteLength;
-    await this.#flush(link);
-    if (this.#keptBytes < MOST_KEPT_BYTES) return;
+    this.#outbox.add(index, chunk);
+    await this.#outbox.flush(link);
+    if (this.#outbox.keptBytes < MOST_KEPT_BYTES) return;
     await link.ping();
-    this.acknowledged();
-  }
-
-  /** Sends the outbox, which may have pieces that were yielded after the previous link was lost. Calls run one after the other. */
-  #flush(link: DeviceLink): Promise<void> {
-    const before = this.#flushing ?? Promise.resolve();
-    const flushing = before
-      .catch(() => {})
-      .then(() => this.#drain(link))
-      .finally(() => {
-        if (this.#flushing === flushing) this.#flushing = undefined;
-      });
-    this.#flushing = flushing;
-    return flushing;
-  }
-
-  async #drain(link: DeviceLink): Promise<void> {
-    for (let piece = this.#outbox[0]; piece !== undefined; piece = this.#outbox[0]) {
-      const { device, sequence } = piece.header;
-      const bytes = piece.bytes.byteLength;
-      const waiting = this.#waiting[device] as Map<number, number>;
-      if (!waiting.has(sequence)) await this.#room(link, bytes);
-      link.signal.throwIfAborted();
-      // The device was restarted while this waited: the piece is void.
-      if (this.#outbox[0] !== piece) continue;
-      this.#outbox.shift();
-      if (!waiting.has(sequence)) this.#waitingBytes += bytes;
-      waiting.set(sequence, bytes);
-      piece.sent = true;
-      await link.write(piece.header, [piece.bytes]);
-    }
-  }
-
-  /** Waits, with the guest running, until the destination has loaded enough to take `bytes` more. */
-  async #room(link: DeviceLink, bytes: number): Promise<void> {
-    while (this.#waitingBytes + bytes > this.#maximumBytes) {
-      this.#onStall();
-      const room = new Promise<void>((resolve) => {
-        this.#wakeForRoom = resolve;
-      });
-      await abortable(room, link.signal);
-    }
-  }
-
-  *#pieces(chunk: Uint8Array): Generator<Uint8Array> {
-    for (let at = 0; at < chunk.byteLength; at += this.#pieceBytes) yield chunk.subarray(at, at + this.#pieceBytes);
+    this.#outbox.acknowledged();
   }
 }
 

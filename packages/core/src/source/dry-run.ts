@@ -44,6 +44,8 @@ export function emptySummary({ options, meter, session }: SourceContext, dryRun:
     pages: noPages(),
     rawBytes: 0,
     wireBytes: session.wireBytes,
+    deviceBytes: 0,
+    outsideRoundsBytes: session.wireBytes,
     savedBytes: 0,
     attempts: [],
     throttledMs: 0,

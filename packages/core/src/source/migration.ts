@@ -95,7 +95,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
     return {
       state: this.#state,
       ownership: this.ownership,
-      progress: meter?.present(this.#state, vm?.memory.pageSize ?? 4096) ?? noProgress(this.#state),
+      progress: meter?.snapshot(this.#state, vm?.memory.pageSize ?? 4096) ?? noProgress(this.#state),
       lastRound: meter?.last,
       attempt: session?.attempt ?? 1,
       error: this.#error,

@@ -80,6 +80,11 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   /** False to use the encodings always, even when the link is faster than they are. Default true. */
   readonly adaptiveEncodings?: boolean;
   /**
+   * Leave pages that the guest has dirtied in each of the last three rounds for later: they stay owed until a round passes in which it
+   * has not, or the guest is paused. Default true.
+   */
+  readonly hotPagesLast?: boolean;
+  /**
    * Time for the whole migration, in milliseconds, which policies go by: the presets end with it, `gentle` and `balanced` by giving up,
    * `urgent` by force. Default: that of the preset.
    */
@@ -165,6 +170,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly encodings: readonly PageEncoding[];
   readonly missingEncoding: 'refuse' | 'warn';
   readonly adaptiveEncodings: boolean;
+  readonly hotPagesLast: boolean;
   readonly timeBudgetMs: number | undefined;
   readonly policy: ConvergencePolicy;
   readonly shadows: Readonly<Record<string, ConvergencePolicy>>;
@@ -214,6 +220,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     encodings: checkEncodings(options.encodings ?? []),
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
+    hotPagesLast: options.hotPagesLast ?? true,
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),

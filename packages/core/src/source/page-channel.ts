@@ -113,16 +113,15 @@ export class LocalPageChannel implements PageChannel {
     if (encoded !== undefined) {
       this.#writeEncoded(encoded, writes);
     } else if (nonZero.length > 0) {
-      this.totals.raw += nonZero.pageCount;
-      writes.push(this.#writePages({ type: 'pages', round, block, runs: nonZero.toFlatArray() }, payload));
+      const writing = this.#writePages({ type: 'pages', round, block, runs: nonZero.toFlatArray() }, payload);
+      writes.push(this.#counted(writing, 'raw', nonZero.pageCount));
     }
-    if (zero.length > 0) writes.push(this.#stream.write({ type: 'zeroPages', round, block, runs: zero.toFlatArray() }));
-    if (holes.length > 0) {
-      writes.push(this.#stream.write({ type: 'zeroPages', round, block, runs: holes.toFlatArray() }));
+    for (const [kind, list] of [['zero', zero] as const, ['hole', holes] as const]) {
+      if (list.length === 0) continue;
+      const writing = this.#stream.write({ type: 'zeroPages', round, block, runs: list.toFlatArray() });
+      writes.push(this.#counted(writing, kind, list.pageCount));
     }
     this.#roundPages += batch.runs.pageCount + holes.pageCount;
-    this.totals.zero += zero.pageCount;
-    this.totals.hole += holes.pageCount;
     // All writes must settle, even when one fails: until then guest memory is borrowed.
     const results = await Promise.allSettled(writes);
     if (encoded !== undefined) this.#encoder?.release(encoded);
@@ -139,10 +138,10 @@ export class LocalPageChannel implements PageChannel {
   #writeEncoded(encoded: EncodedBatch, writes: Promise<void>[]): void {
     const { round, block, delta, deltaBytes, whole } = encoded;
     if (delta.length > 0) {
-      this.totals.delta += delta.pageCount;
-      this.totals.savedBytes += delta.pageCount * this.#windows.pageSize - deltaBytes;
       const payload = [encoded.deltas.subarray(0, deltaBytes)];
-      writes.push(this.#writePages({ type: 'deltaPages', round, block, runs: delta.toFlatArray() }, payload));
+      const writing = this.#writePages({ type: 'deltaPages', round, block, runs: delta.toFlatArray() }, payload);
+      const savedBytes = delta.pageCount * this.#windows.pageSize - deltaBytes;
+      writes.push(this.#counted(writing, 'delta', delta.pageCount, savedBytes));
     }
     if (whole.length === 0) return;
     if (encoded.compression === undefined) {
@@ -152,10 +151,9 @@ export class LocalPageChannel implements PageChannel {
     // This frame may be written after those of later batches: within a round the order of pages does not matter.
     const begun = (this.#encoder as ChannelEncoder).compress(encoded).then(({ encoding, bytes }) => {
       if (bytes === undefined) return { writing: this.#writeWhole(encoded) };
-      this.totals.compressed += whole.pageCount;
-      this.totals.savedBytes += encoded.wholeBytes - bytes.length;
       const runs = whole.toFlatArray();
-      return { writing: this.#writePages({ type: 'compressedPages', round, block, runs, encoding }, [bytes]) };
+      const writing = this.#writePages({ type: 'compressedPages', round, block, runs, encoding }, [bytes]);
+      return { writing: this.#counted(writing, 'compressed', whole.pageCount, encoded.wholeBytes - bytes.length) };
     });
     this.#compressing.add(begun);
     const done = () => this.#compressing.delete(begun);
@@ -165,13 +163,20 @@ export class LocalPageChannel implements PageChannel {
 
   #writeWhole(encoded: EncodedBatch): Promise<void> {
     const { round, block, whole, chunks } = encoded;
-    this.totals.raw += whole.pageCount;
     const encoder = this.#encoder as ChannelEncoder;
     encoder.begun(encoded);
     const writing = this.#writePages({ type: 'pages', round, block, runs: whole.toFlatArray() }, chunks);
     const ended = () => encoder.ended(encoded);
     writing.then(ended, ended);
-    return writing;
+    return this.#counted(writing, 'raw', whole.pageCount);
+  }
+
+  /** Counts pages once they were written, as their bytes are: those of a write that was cut off were not sent. */
+  #counted(writing: Promise<void>, kind: keyof PagesByKind, pages: number, savedBytes = 0): Promise<void> {
+    return writing.then(() => {
+      this.totals[kind] += pages;
+      this.totals.savedBytes += savedBytes;
+    });
   }
 
   #writePages(frame: Frame, payload: readonly Uint8Array[]): Promise<void> {

@@ -1,11 +1,11 @@
-import type { PolicyMoment, RoundOutcome } from '../convergence/policy.js';
+import type { PolicyMoment } from '../convergence/policy.js';
 import { GodwitError } from '../errors.js';
-import { type Decision, noPages } from '../round-record.js';
+import type { Decision } from '../round-record.js';
 import type { PauseDecision } from './attempt-limits.js';
-import { NO_FORECAST } from './downtime-terms.js';
 import type { MidRound, RoundCuts } from './mid-round.js';
 import { notConverging } from './not-converging.js';
 import { opinion } from './opinion.js';
+import { outcomeNow } from './outcome-now.js';
 import type { SourceContext } from './source-context.js';
 
 /** How often a policy is asked while the guest runs, in milliseconds. */
@@ -139,51 +139,3 @@ export class PolicyWatch implements RoundCuts {
     return now > at ? ((wireBytes - bytes) / (now - at)) * 1000 : undefined;
   }
 }
-
-/** The last complete round, with what is owed now. */
-function outcomeNow(
-  { vm, meter, model, harvester, devices }: SourceContext,
-  bytesPerSecond: number | undefined,
-): RoundOutcome {
-  const last = meter.lastPrecopy;
-  const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
-  const newlyDirtyPages = (meter.round === 0 ? allPagesOf(vm.memory) : meter.pagesOwed) + Math.round(dirtied);
-  const forecast = model.forecast({
-    dirtyPages: newlyDirtyPages,
-    deviceBytes: devices.reports.outlook.bytes,
-    ...(bytesPerSecond !== undefined && { bytesPerSecond }),
-  });
-  return {
-    ...(last ?? NO_ROUND),
-    round: meter.roundsEnded,
-    linkBytesPerSecond: model.linkBytesPerSecond || (bytesPerSecond ?? 0),
-    newlyDirtyPages,
-    ...forecast,
-  };
-}
-
-function allPagesOf({ blocks, pageSize }: SourceContext['vm']['memory']): number {
-  return blocks.reduce((sum, { byteLength }) => sum + byteLength / pageSize, 0);
-}
-
-/** Before the first round is complete. */
-const NO_ROUND: RoundOutcome = {
-  round: 0,
-  phase: 'pre-copy',
-  dirtyPages: 0,
-  pages: noPages(),
-  rawBytes: 0,
-  wireBytes: 0,
-  savedBytes: 0,
-  harvestMs: 0,
-  scanMs: 0,
-  sendMs: 0,
-  limitMs: 0,
-  totalMs: 0,
-  throttle: 0,
-  linkBytesPerSecond: 0,
-  newlyDirtyPages: 0,
-  trackers: [],
-  dirtyPagesPerSecond: 0,
-  ...NO_FORECAST,
-};

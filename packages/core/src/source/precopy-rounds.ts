@@ -4,6 +4,7 @@ import type { Decision } from '../round-record.js';
 import { pauses } from './attempt-limits.js';
 import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
+import { outcomeSince } from './outcome-now.js';
 import type { PrecopyRound } from './precopy-round.js';
 import type { SentRound } from './round-sender.js';
 import { describeSent } from './sent-rounds.js';
@@ -43,19 +44,32 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const { clock } = options;
   const start = clock.now();
   const throttled = throttle.mark();
+  const wire = meter.wire();
+  const hot = context.hotPages?.takeFrom(harvest.bitmaps, harvest.dirtyPages);
+  meter.deferredPages = hot?.pages ?? 0;
+  const sending = hot === undefined ? harvest : { ...harvest, dirtyPages: harvest.dirtyPages - hot.pages };
   const cut = watch.roundBegins(decide);
-  const sent = await send(harvest, decide.offersDevices, cut, (ms) => model.roundTrip(ms)).finally(() =>
+  const sent = await send(sending, decide.offersDevices, cut, (ms) => model.roundTrip(ms)).finally(() =>
     watch.roundEnds(),
   );
   // The destination has acknowledged the round: only now may its bits be forgotten. Of a round that ended early some are left.
   const leftPages = cut.aborted ? harvest.bitmaps.count() : 0;
-  if (leftPages === 0) harvester.release(harvest.bitmaps);
   // With the signal, a migration can be cancelled while a tracker hangs.
-  const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
-  const writtenPages = pending.dirtyPages - leftPages;
+  const fresh = await harvester.harvest(session.signal);
+  context.hotPages?.add(fresh.bitmaps);
+  if (leftPages > 0) fresh.bitmaps.or(harvest.bitmaps);
+  harvester.release(harvest.bitmaps);
+  if (hot !== undefined) fresh.bitmaps.or(hot.bitmaps);
+  const again = leftPages > 0 || hot !== undefined;
+  const owedPages = again ? fresh.bitmaps.count() : fresh.dirtyPages;
+  const pending = {
+    ...fresh,
+    dirtyPages: owedPages,
+    pagesWhenStopped: owedPages + fresh.pagesWhenStopped - fresh.dirtyPages,
+  };
   model.sent(sent);
   model.harvested(pending.harvestMs);
-  model.dirtied(writtenPages, pending.sinceMs);
+  model.dirtied(fresh.dirtyPages, fresh.sinceMs);
   const harvestedAt = clock.now();
   await devices.reports.ask(session.signal);
   for (const message of devices.reports.takeUntold()) emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
@@ -67,15 +81,16 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const outcome: RoundOutcome = {
     round: meter.round,
     phase: 'pre-copy',
-    dirtyPages: harvest.dirtyPages,
-    ...describeSent(sent),
+    dirtyPages: sending.dirtyPages,
+    deferredPages: meter.deferredPages,
+    ...describeSent(sent, wire.span),
     harvestMs: harvest.harvestMs,
     totalMs: clock.now() - start,
     linkBytesPerSecond: model.linkBytesPerSecond,
     throttle: throttle.meanSince(throttled),
     newlyDirtyPages: pending.dirtyPages,
     trackers: pending.trackers,
-    dirtyPagesPerSecond: (writtenPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    dirtyPagesPerSecond: (fresh.dirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     ...forecast,
   };
   const decision = await decide.after(outcome);
@@ -85,7 +100,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
 }
 
 async function nextRound({ record, pending }: PrecopyRound, parts: PrecopyParts): Promise<PrecopyRound> {
-  await parts.decide.untilNext(record);
+  await parts.decide.untilNext(record, () => outcomeSince(parts.context, record));
   return runRound(pending, parts);
 }
 

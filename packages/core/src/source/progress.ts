@@ -1,30 +1,51 @@
 import type { Clock } from '../clock.js';
 import type { MigrationState, Progress } from '../migration-event.js';
 import { allPages, noPages, type PagesByKind, type RoundRecord } from '../round-record.js';
+import { DirtyCurve } from './dirty-curve.js';
 import type { PageChannel } from './page-channel.js';
+import { type RemainingTime, remainingTime } from './remaining-time.js';
+import type { WireSpan } from './sent-rounds.js';
+import { WireRate } from './wire-rate.js';
 
-/**
- * Factor between two rounds from which on they count as not shrinking. A guest that rewrites the same pages faster than they are
- * sent has a factor of 1, with some noise.
- */
-const NOT_SHRINKING = 0.95;
-
-/** Rounds that are added up at most: with the largest factor, what is left by then is nothing. */
-const MOST_ROUNDS = 500;
-
-/** What the time that is left depends on, beside the round itself. */
-export interface Outlook {
+/** What the time that is left depends on, beside the rounds. */
+export interface ProgressOutlook {
   /** Pages that go out in a second, by what pages were like lately, the link and the bandwidth limit; `undefined` while unknown. */
   readonly pagesPerSecond: number | undefined;
+  /** The same without the bandwidth limit. */
+  readonly pausedPagesPerSecond: number | undefined;
+  readonly linkBytesPerSecond: number;
+  readonly roundTripMs: number;
+  readonly sinceHarvestMs: number;
+  /** What the bandwidth limit makes wait for what was sent, and the time that it takes for one write; 0 without a limit. */
+  readonly debtMs: number;
+  readonly writeMs: number;
   readonly downtimeLimitMs: number;
   /** The throttle in force, from 0 to 0.99. */
   readonly throttle: number;
 }
 
+/** Bytes on all streams of all connections since the start. */
+export interface WireCounts {
+  /** What was written. */
+  written(): number;
+  /** The same, and what is being written. */
+  carried(): number;
+  /** Of what was written: device state. */
+  device(): number;
+}
+
+/** The guest is paused, or was: what is left is the downtime. */
+const PAUSED: readonly MigrationState[] = ['device', 'settling'];
+
+/** A downtime that is under way may take this many milliseconds more than twice what was predicted. */
+const PAUSED_SLACK_MS = 20;
+
 interface Totals {
   readonly pages: PagesByKind;
   readonly savedBytes: number;
+  /** With what is being written. */
   readonly wireBytes: number;
+  readonly deviceBytes: number;
 }
 
 /** Counts pages and bytes of a migration and makes snapshots of its progress. Snapshots cost nothing on the page path. */
@@ -33,29 +54,36 @@ export class ProgressMeter {
   readonly startedAt: number;
   #channels: readonly PageChannel[] = [];
   /** Totals of channels whose connection is over. */
-  #past: Totals = { pages: noPages(), savedBytes: 0, wireBytes: 0 };
+  #past = { pages: noPages() as PagesByKind, savedBytes: 0 };
   #round = 0;
+  /** Hot pages that the round leaves for later. */
+  deferredPages = 0;
+  #roundAt = 0;
   #roundPages = 0;
   #roundPagesSent = 0;
   #last: RoundRecord | undefined;
   #lastPrecopy: RoundRecord | undefined;
   /** A round has begun, and is not complete. */
   #sending = false;
-  #lastBytes = 0;
-  #lastAt: number;
-  #rate = 0;
-  readonly #outlook: () => Outlook;
+  /** When the last round of pre-copy was over, and with it the guest's last time before a pause. */
+  #decidedAt = 0;
+  #roundBytes = 0;
+  readonly #rate = new WireRate();
+  readonly #curve = new DirtyCurve();
+  readonly #outlook: () => ProgressOutlook;
+  readonly #wire: WireCounts;
 
-  constructor(clock: Clock, outlook: () => Outlook) {
+  constructor(clock: Clock, outlook: () => ProgressOutlook, wire: WireCounts) {
     this.#clock = clock;
     this.#outlook = outlook;
+    this.#wire = wire;
     this.startedAt = clock.now();
-    this.#lastAt = this.startedAt;
   }
 
   /** Sets the channels of the present connection; the previous ones have ended, and their totals are kept. */
   set channels(channels: readonly PageChannel[]) {
-    this.#past = this.totals();
+    const { pages, savedBytes } = this.totals();
+    this.#past = { pages, savedBytes };
     this.#channels = channels;
   }
 
@@ -83,6 +111,11 @@ export class ProgressMeter {
     return this.#sending ? this.pagesLeft : (this.#lastPrecopy?.newlyDirtyPages ?? 0);
   }
 
+  /** Of the running round: pages that it leaves for later. */
+  get pagesDeferred(): number {
+    return this.#sending ? this.deferredPages : 0;
+  }
+
   get elapsedMs(): number {
     return this.#clock.now() - this.startedAt;
   }
@@ -90,6 +123,7 @@ export class ProgressMeter {
   /** Begins a round of `pages` pages; returns its number. */
   roundStarted(pages: number): number {
     this.#round++;
+    this.#roundAt = this.#clock.now();
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
     this.#sending = true;
@@ -98,6 +132,29 @@ export class ProgressMeter {
 
   batchSent(pages: number): void {
     this.#roundPagesSent += pages;
+    this.wrote();
+  }
+
+  /** Pages or device state are being written. */
+  wrote(): void {
+    this.#rate.note(this.#clock.now(), this.#wire.written());
+  }
+
+  /** Counts from now on what all streams write; `span` is what they have written since. */
+  wire(): { readonly span: WireSpan } {
+    const counts = this.#wire;
+    const written = counts.written();
+    const device = counts.device();
+    return {
+      get span() {
+        return { wireBytes: counts.written() - written, deviceBytes: counts.device() - device };
+      },
+    };
+  }
+
+  /** Bytes of all rounds. */
+  get roundBytes(): number {
+    return this.#roundBytes;
   }
 
   /** Over another connection only these pages of the round are still to be sent. */
@@ -113,37 +170,30 @@ export class ProgressMeter {
   roundEnded(record: RoundRecord): void {
     this.#last = record;
     this.#sending = false;
-    if (record.phase === 'pre-copy') this.#lastPrecopy = record;
+    this.#roundBytes += record.wireBytes;
+    if (record.phase !== 'pre-copy') return;
+    this.#lastPrecopy = record;
+    this.#decidedAt = this.#clock.now();
+    this.#curve.add(record);
   }
 
   /** Pages by kind and bytes since the start. */
   totals(): Totals {
     const pages = { ...this.#past.pages };
-    let { savedBytes, wireBytes } = this.#past;
-    for (const { totals, wireBytes: bytes } of this.#channels) {
+    let { savedBytes } = this.#past;
+    for (const { totals } of this.#channels) {
       for (const kind of Object.keys(pages) as (keyof typeof pages)[]) pages[kind] += totals[kind];
       savedBytes += totals.savedBytes;
-      wireBytes += bytes;
     }
-    return { pages, savedBytes, wireBytes };
+    return { pages, savedBytes, wireBytes: this.#wire.carried(), deviceBytes: this.#wire.device() };
   }
 
-  /** A snapshot whose rate is that since the previous call: to be called once in each interval. */
+  /** A snapshot; may be taken at any time. */
   snapshot(state: MigrationState, pageSize: number): Progress {
     const now = this.#clock.now();
-    const { wireBytes } = this.totals();
-    const intervalMs = now - this.#lastAt;
-    this.#rate = intervalMs > 0 ? ((wireBytes - this.#lastBytes) / intervalMs) * 1000 : 0;
-    this.#lastAt = now;
-    this.#lastBytes = wireBytes;
-    return this.present(state, pageSize);
-  }
-
-  /** A snapshot with the rate of the last interval; may be called at any time. */
-  present(state: MigrationState, pageSize: number): Progress {
-    const now = this.#clock.now();
-    const { pages, savedBytes, wireBytes } = this.totals();
-    const wireBytesPerSecond = this.#rate;
+    const { pages, savedBytes, deviceBytes } = this.totals();
+    const wireBytes = this.#wire.written();
+    const remaining = this.#remaining(state, now);
     return {
       state,
       elapsedMs: now - this.startedAt,
@@ -153,35 +203,66 @@ export class ProgressMeter {
       pages,
       rawBytes: allPages(pages) * pageSize,
       wireBytes,
+      deviceBytes,
       savedBytes,
-      wireBytesPerSecond,
+      wireBytesPerSecond: this.#rate.at(now, wireBytes),
       dirtyPagesPerSecond: this.#last?.dirtyPagesPerSecond ?? 0,
       predictedDowntimeMs: this.#last?.predictedDowntimeMs,
-      remainingMs: this.#remaining(),
+      remainingMs: remaining?.ms,
+      remainingRangeMs: remaining?.range,
       throttle: this.#outlook().throttle,
     };
   }
 
-  /**
-   * Until the guest runs at the destination: the rest of this round, the rounds that follow until what is left fits into the limit, and
-   * the downtime then. A round of `t` is followed by one of `t * f`, with `f` = pages dirtied in a second / pages sent in a second.
-   * Unknown in round 1, which shows neither, and while rounds do not shrink.
-   */
-  #remaining(): number | undefined {
+  #remaining(state: MigrationState, now: number): RemainingTime | undefined {
     const last = this.#last;
-    const { pagesPerSecond, downtimeLimitMs } = this.#outlook();
-    if (last === undefined || pagesPerSecond === undefined || pagesPerSecond <= 0) return undefined;
-    if (last.phase === 'stop-and-copy') return 0;
-    const factor = last.dirtyPagesPerSecond / pagesPerSecond;
-    if (factor >= NOT_SHRINKING) return undefined;
-    const fixedMs = last.predictedDowntimeMs - last.prediction.ramMs;
-    let nextMs = (this.#roundPages / pagesPerSecond) * 1000 * factor;
-    let ms = (this.pagesLeft / pagesPerSecond) * 1000;
-    for (let rounds = 0; fixedMs + nextMs > downtimeLimitMs && nextMs > 1 && rounds < MOST_ROUNDS; rounds++) {
-      ms += nextMs;
-      nextMs *= factor;
+    if (last === undefined) return undefined;
+    if (PAUSED.includes(state)) return this.#downtimeLeft(last, now);
+    const { pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, downtimeLimitMs, ...outlook } = this.#outlook();
+    if (state !== 'active' || !pagesPerSecond || !pausedPagesPerSecond) return undefined;
+    // It would fit, and yet the rounds go on: something else is waited for, and nobody knows how long.
+    if (last.phase === 'pre-copy' && last.predictedDowntimeMs <= downtimeLimitMs) return undefined;
+    return remainingTime(this.#curve, {
+      ...this.#roundLeft(now, pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, outlook),
+      sinceHarvestMs: outlook.sinceHarvestMs,
+      pagesPerSecond,
+      pausedPagesPerSecond,
+      // The acknowledgement of the pages, and the ping after it.
+      roundMs: last.harvestMs + 2 * outlook.roundTripMs,
+      fixedMs: last.predictedDowntimeMs - last.prediction.ramMs,
+      downtimeLimitMs,
+    });
+  }
+
+  /** What is left of the round, and what the bandwidth limit then owes to the next one. */
+  #roundLeft(
+    now: number,
+    pagesPerSecond: number,
+    pausedPagesPerSecond: number,
+    linkBytesPerSecond: number,
+    { debtMs, writeMs, roundTripMs }: Pick<ProgressOutlook, 'debtMs' | 'writeMs' | 'roundTripMs'>,
+  ): { readonly roundLeftMs: number; readonly debtMs: number } {
+    const inFlight = this.#wire.carried() - this.#wire.written();
+    const inFlightMs = linkBytesPerSecond > 0 ? (inFlight / linkBytesPerSecond) * 1000 : 0;
+    const notHandedMs = (this.pagesLeft / pagesPerSecond) * 1000;
+    // What is being written is written in part: how much of it, the time since the round has begun tells.
+    const byTimeMs = (this.#roundPages / pagesPerSecond) * 1000 - (now - this.#roundAt);
+    const latestMs = notHandedMs + inFlightMs;
+    if (writeMs === 0) {
+      return { roundLeftMs: Math.min(Math.max(byTimeMs, notHandedMs), latestMs) + roundTripMs, debtMs: 0 };
     }
-    return ms + nextMs + fixedMs;
+    // Under a limit each write is paid for afterwards: the last one by the next round.
+    const lastMs = notHandedMs % writeMs;
+    if (notHandedMs === 0) return { roundLeftMs: inFlightMs + roundTripMs, debtMs };
+    const writtenMs = (lastMs * pagesPerSecond) / pausedPagesPerSecond;
+    const roundLeftMs = Math.max(0, notHandedMs + debtMs - lastMs) + writtenMs + inFlightMs + roundTripMs;
+    return { roundLeftMs, debtMs: lastMs };
+  }
+
+  #downtimeLeft({ predictedDowntimeMs }: RoundRecord, now: number): RemainingTime {
+    const elapsedMs = now - this.#decidedAt;
+    const ms = Math.max(0, predictedDowntimeMs - elapsedMs);
+    return { ms, range: [ms / 2, Math.max(2 * predictedDowntimeMs - elapsedMs, elapsedMs / 2) + PAUSED_SLACK_MS] };
   }
 }
 
@@ -196,11 +277,13 @@ export function noProgress(state: MigrationState): Progress {
     pages: noPages(),
     rawBytes: 0,
     wireBytes: 0,
+    deviceBytes: 0,
     savedBytes: 0,
     wireBytesPerSecond: 0,
     dirtyPagesPerSecond: 0,
     predictedDowntimeMs: undefined,
     remainingMs: undefined,
     throttle: 0,
+    remainingRangeMs: undefined,
   };
 }

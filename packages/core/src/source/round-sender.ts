@@ -5,9 +5,10 @@ import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import { PageRunList } from '../memory/page-run.js';
 import { cutHoles } from '../memory/populated-pages.js';
-import type { PagesByKind } from '../round-record.js';
+import { allPages, type PagesByKind } from '../round-record.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
+import { difference, scannedSince, scanTimes, totals, wireBytes } from './channel-totals.js';
 import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
 
 /** Trackers are re-armed, and holes found, in chunks of this many bytes: one ioctl for many pages, just before they are read. */
@@ -39,6 +40,7 @@ export interface SentRound {
   readonly pages: PagesByKind;
   /** Guest bytes that these pages stand for. */
   readonly rawBytes: number;
+  /** Bytes of these pages on the wire, framing included, device state not. */
   readonly wireBytes: number;
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
@@ -66,8 +68,10 @@ export interface RoundSenderParts {
   readonly maximumPayload: number;
   /** Resolves when the destination has acknowledged the round with the number of pages it received. */
   readonly acknowledged: (round: number) => Promise<number>;
-  /** Called after each batch was handed over, for progress. */
+  /** Called after each batch was handed over, and with 0 after it was written where no limit holds back: for progress. */
   readonly onBatch: (pages: number) => void;
+  /** Bytes of device state on the streams of `channels`: over a link without page channels they share the control stream. */
+  readonly deviceBytes: () => number;
 }
 
 interface Slot extends PageBatch {
@@ -91,7 +95,6 @@ export class RoundSender {
   #limitMs = 0;
   #rearmMs = 0;
   #lastYield = 0;
-  #chargedBytes = 0;
   /** Pages handed to channels in this round: what the destination must acknowledge. */
   #dispatched = 0;
   /** Pages of this round. */
@@ -154,7 +157,7 @@ export class RoundSender {
     this.#reached = { block: 0, page: 0 };
     this.#handed = [];
     const before = totals(channels);
-    const wireBefore = wireBytes(channels);
+    const wireBefore = this.#pageBytes;
     const start = clock.now();
     this.#limitMs = 0;
     this.#rearmMs = 0;
@@ -224,18 +227,19 @@ export class RoundSender {
     const totalMs = end - start;
     // Threads that look at pages at the same time do not add up.
     const scanMs = Math.min(totalMs, scannedSince(channels, this.#begun.scanMs) + this.#rearmMs);
+    const pages = difference(after, before);
     const burstWallMs = end - this.#burst.at;
     const burstScanMs = this.#rearmMs - this.#burst.rearmMs + scannedSince(channels, this.#burst.scanMs);
     return {
-      pages: difference(after, before),
-      rawBytes: this.#dispatched * memory.pageSize,
-      wireBytes: wireBytes(channels) - wireBefore,
+      pages,
+      rawBytes: allPages(pages) * memory.pageSize,
+      wireBytes: this.#pageBytes - wireBefore,
       savedBytes: after.savedBytes - before.savedBytes,
       scanMs,
       limitMs: this.#limitMs,
       sendMs: Math.max(0, totalMs - scanMs - this.#limitMs),
       totalMs,
-      burstBytes: wireBytes(channels) - this.#burst.bytes,
+      burstBytes: this.#pageBytes - this.#burst.bytes,
       burstMs: Math.max(0, burstWallMs - burstScanMs),
       burstWallMs,
     };
@@ -308,7 +312,8 @@ export class RoundSender {
   #roomOf({ channel, limit }: Slot, kind: 'runs' | 'holes'): { readonly pages: number; readonly runs: number } {
     const { memory, maximumPayload } = this.#parts;
     if (kind === 'holes') return { pages: Number.MAX_SAFE_INTEGER, runs: BATCH_RUNS };
-    const frame = Math.max(1, Math.floor(Math.min(BATCH_BYTES, maximumPayload) / memory.pageSize));
+    const frameBytes = Math.min(BATCH_BYTES, maximumPayload, limit > 0 ? this.#parts.limit.most : BATCH_BYTES);
+    const frame = Math.max(1, Math.floor(frameBytes / memory.pageSize));
     const most = Math.min(Math.floor((channel.batchBytes ?? 0) / memory.pageSize), this.#sharePages);
     const frames = limit > 0 ? 1 : Math.max(1, Math.floor(most / frame));
     return { pages: frames * frame, runs: frames * BATCH_RUNS };
@@ -317,14 +322,13 @@ export class RoundSender {
   /** Resolves with a free slot, after waiting for the bandwidth limit and yielding to the event loop when that is due. */
   async #acquire(round: number, blockIndex: number, limited: boolean): Promise<Slot> {
     const { clock, limit, signal } = this.#parts;
-    limit.charge(this.#unchargedBytes());
     if (limited && !this.#isTail && !limit.open) {
       const start = clock.now();
       await limit.wait(signal);
       const end = clock.now();
       this.#limitMs += end - start;
       const { channels } = this.#parts;
-      this.#burst = { bytes: wireBytes(channels), at: end, scanMs: scanTimes(channels), rearmMs: this.#rearmMs };
+      this.#burst = { bytes: this.#pageBytes, at: end, scanMs: scanTimes(channels), rearmMs: this.#rearmMs };
     }
     if (clock.now() - this.#lastYield > YIELD_AFTER_MS) {
       await clock.yield();
@@ -388,15 +392,15 @@ export class RoundSender {
     this.#parts.onBatch(pages);
   }
 
-  #unchargedBytes(): number {
-    const carried = wireBytes(this.#parts.channels);
-    const uncharged = carried - this.#chargedBytes;
-    this.#chargedBytes = carried;
-    return uncharged;
+  /** Bytes of pages that the channels have written, or are writing. */
+  get #pageBytes(): number {
+    return wireBytes(this.#parts.channels) - this.#parts.deviceBytes();
   }
 
   #release(slot: Slot): void {
     this.#lastProgress = this.#parts.clock.now();
+    // The last batches of a round go out with none after them.
+    if (slot.limit === 0) this.#parts.onBatch(0);
     const waiter = this.#waiter;
     this.#waiter = undefined;
     if (waiter === undefined) this.#free.push(slot);
@@ -439,50 +443,4 @@ export class RoundSender {
       );
     }
   }
-}
-
-function totals(channels: readonly PageChannel[]): PageChannelTotals {
-  const sum = noTotals();
-  for (const { totals: one } of channels) {
-    for (const name of Object.keys(sum) as (keyof PageChannelTotals)[]) sum[name] += one[name];
-  }
-  return sum;
-}
-
-function scanTimes(channels: readonly PageChannel[]): readonly number[] {
-  return channels.map(({ totals: { scanMs } }) => scanMs);
-}
-
-/** How long pages were looked at since: on this thread one after the other, on threads of their own at the same time. */
-function scannedSince(channels: readonly PageChannel[], before: readonly number[]): number {
-  let here = 0;
-  let longest = 0;
-  for (const [
-    index,
-    {
-      totals: { scanMs },
-      ownThread,
-    },
-  ] of channels.entries()) {
-    const ms = scanMs - (before[index] ?? 0);
-    if (ownThread === true) longest = Math.max(longest, ms);
-    else here += ms;
-  }
-  return here + longest;
-}
-
-function difference(after: PagesByKind, before: PagesByKind): PagesByKind {
-  return {
-    raw: after.raw - before.raw,
-    zero: after.zero - before.zero,
-    hole: after.hole - before.hole,
-    delta: after.delta - before.delta,
-    compressed: after.compressed - before.compressed,
-  };
-}
-
-function wireBytes(channels: readonly PageChannel[]): number {
-  let bytes = 0;
-  for (const channel of channels) bytes += channel.wireBytes;
-  return bytes;
 }

@@ -125,7 +125,10 @@ export class RoundTransfer {
         if (!offered && !cut.aborted) {
           // Once a round: what an interrupted device has not yielded comes with the next one.
           offered = true;
+          const { limit } = this.#parts.sender;
+          const before = limit.waitedMs;
           await devices.precopy(cut);
+          if (sum !== undefined) sum = { ...sum, limitMs: sum.limitMs + limit.waitedMs - before };
         }
         onRoundTrip(await connection.ping());
         devices.acknowledged();

@@ -26,12 +26,20 @@ export function addRounds(before: SentRound | undefined, sent: SentRound): SentR
   };
 }
 
+/** What was on the wire in a round, of all streams: pages, device state and control frames. */
+export interface WireSpan {
+  readonly wireBytes: number;
+  /** Of these: device state. */
+  readonly deviceBytes: number;
+}
+
 /** The fields of a round's record that come from sending it. */
-export function describeSent(sent: SentRound) {
+export function describeSent(sent: SentRound, { wireBytes, deviceBytes }: WireSpan) {
   return {
     pages: sent.pages,
     rawBytes: sent.rawBytes,
-    wireBytes: sent.wireBytes,
+    wireBytes,
+    deviceBytes,
     savedBytes: sent.savedBytes,
     scanMs: sent.scanMs,
     sendMs: sent.sendMs,

@@ -39,7 +39,7 @@ export interface SourceConnectionParts {
 }
 
 /** The parts of a round sender that do not come from the connection. */
-export type SenderParts = Pick<RoundSenderParts, 'memory' | 'tracker' | 'limit' | 'onBatch' | 'maximumPayload'>;
+export type SenderParts = Omit<RoundSenderParts, 'channels' | 'clock' | 'signal' | 'acknowledged'>;
 
 /** The source's phase after the destination has answered a hello of each stage. */
 const PHASE_AFTER: Readonly<Record<HelloStage, SourcePhaseName>> = {
@@ -62,6 +62,8 @@ export class SourceConnection extends Connection<'source'> {
   #ready: Promise<ReadyFrame> | undefined;
   #channels: readonly PageChannel[] = [];
   #sender: RoundSender | undefined;
+  /** Bytes of payload on the control stream, device state, that are being written. */
+  #inFlight = 0;
 
   private constructor(request: LinkRequest, link: MigrationLink, parts: SourceConnectionParts) {
     const { options, phase, signal } = parts;
@@ -158,12 +160,37 @@ export class SourceConnection extends Connection<'source'> {
     );
     const sender = new RoundSender({
       ...parts,
+      deviceBytes: this.#pages.length > 0 ? () => 0 : parts.deviceBytes,
       channels: this.#channels,
       clock,
       signal: this.signal,
       acknowledged: (round) => this.#acknowledged(round),
     });
     this.#sender = sender;
+  }
+
+  /** Bytes that all streams have written, and the payload that they are writing now. */
+  get carriedBytes(): number {
+    let bytes = this.bytesWritten + this.#inFlight;
+    const streams = this.#pages.length > 0 ? this.#pages : [this.control];
+    // What a channel counts on top of its stream is being written.
+    for (const [index, channel] of this.#channels.entries()) {
+      bytes += channel.wireBytes - (streams[index]?.bytesWritten ?? 0);
+    }
+    return bytes;
+  }
+
+  /** As that of every connection; counts the payload while it is being written. */
+  override write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void> {
+    const writing = super.write(frame, payload);
+    const bytes = payload?.reduce((sum, { byteLength }) => sum + byteLength, 0) ?? 0;
+    if (bytes === 0) return writing;
+    this.#inFlight += bytes;
+    const written = () => {
+      this.#inFlight -= bytes;
+    };
+    writing.then(written, written);
+    return writing;
   }
 
   /** Resolves when nothing borrows guest memory; a page channel that still does is waited for at most `CLOSING_MS`. */

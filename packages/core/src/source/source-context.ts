@@ -18,6 +18,7 @@ import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { GuestThrottle } from './guest-throttle.js';
 import type { Harvester } from './harvester.js';
+import type { HotPages } from './hot-pages.js';
 import type { LimitReach } from './limit-reach.js';
 import type { RoundCuts } from './mid-round.js';
 import type { ResolvedOptions } from './options.js';
@@ -72,6 +73,8 @@ export interface SourceContext {
   readonly records: RoundRecord[];
   /** The embedder's requests during the migration. */
   readonly requests: EmbedderRequests;
+  /** `undefined` when all dirty pages go out in each round. */
+  hotPages: HotPages | undefined;
   /** Replaced when the destination was restarted. */
   harvester: Harvester;
   /** Aborts the settlement after `go`; replaced for each settlement. */

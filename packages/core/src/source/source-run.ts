@@ -20,6 +20,7 @@ import type { Forecaster } from './forecast.js';
 import { GuestPause } from './guest-pause.js';
 import { GuestThrottle } from './guest-throttle.js';
 import { Harvester } from './harvester.js';
+import { HotPages } from './hot-pages.js';
 import { LimitReach } from './limit-reach.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
@@ -212,18 +213,32 @@ function makeContext(
   const { clock } = options;
   const { memory } = vm;
   const windows = new MemoryWindows(memory);
-  const limit = new BandwidthLimit(clock, options.bandwidthLimit);
   const model = new DowntimeModel(options.prior, memory.pageSize, clock);
-  const meter = new ProgressMeter(clock, () => ({
-    pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
-    downtimeLimitMs: options.downtimeLimitMs,
-    throttle: throttle.fraction,
-  }));
-  const guest = new GuestPause(vm, claim);
-  const throttle = new GuestThrottle({ vm, guest, clock, longestMs: () => options.downtimeLimitMs, emit });
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const session = new SourceSession({ vm, connector, options, encodings, emit });
-  const devices = new DeviceSender(vm.devices, clock);
+  const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.carriedBytes);
+  const devices = new DeviceSender(vm.devices, { limit, clock, onWrite: () => meter.wrote() });
+  const meter = new ProgressMeter(
+    clock,
+    () => ({
+      pagesPerSecond: model.pagesPerSecond(options.bandwidthLimit),
+      pausedPagesPerSecond: model.pagesPerSecond(0),
+      linkBytesPerSecond: model.linkBytesPerSecond,
+      roundTripMs: model.roundTripMs,
+      sinceHarvestMs: context.harvester.sinceMs,
+      debtMs: limit.debtMs,
+      writeMs: limit.bytesPerSecond === 0 ? 0 : (limit.most / limit.bytesPerSecond) * 1000,
+      downtimeLimitMs: options.downtimeLimitMs,
+      throttle: throttle.fraction,
+    }),
+    {
+      written: () => session.wireBytes,
+      carried: () => session.carriedBytes,
+      device: () => devices.writtenBytes,
+    },
+  );
+  const guest = new GuestPause(vm, claim);
+  const throttle = new GuestThrottle({ vm, guest, clock, longestMs: () => options.downtimeLimitMs, emit });
   const readiness = new Readiness(clock);
   const tracker = new TrackerUnion(vm.trackers, (failed, error) =>
     emit({
@@ -239,7 +254,11 @@ function makeContext(
     deviceIds: vm.devices.map(({ id }) => id),
     options,
     encodings,
-    sender: { memory, tracker, limit, onBatch: (pages) => meter.batchSent(pages) },
+    sender: {
+      ...{ memory, tracker, limit },
+      onBatch: (pages) => meter.batchSent(pages),
+      deviceBytes: () => devices.writtenBytes,
+    },
     emit,
     setState: (next) => {
       if (state() === 'setup') setState('active');
@@ -278,6 +297,7 @@ function makeContext(
     rehearsal: new PauseRehearsal({ vm, clock, claim, emit, learn: (ms) => model.rehearsed(ms) }),
     records: [],
     requests: new EmbedderRequests(),
+    hotPages: options.hotPagesLast ? new HotPages(memory) : undefined,
     harvester: new Harvester(memory, tracker, clock),
     settling: new AbortController(),
     transferred: false,

@@ -53,6 +53,8 @@ export class SourceSession {
   #current: SourceConnection | undefined;
   /** Bytes written on connections that are over. */
   #pastBytes = 0;
+  /** Connections that are being dropped: their counts are not final. */
+  readonly #ending = new Set<SourceConnection>();
   /** True once the destination has answered `welcome`: it knows the migration. */
   welcomed = false;
 
@@ -71,7 +73,15 @@ export class SourceSession {
 
   /** Bytes written on all streams of all connections. */
   get wireBytes(): number {
-    return this.#pastBytes + (this.#current?.bytesWritten ?? 0);
+    let bytes = this.#pastBytes + (this.#current?.bytesWritten ?? 0);
+    for (const { bytesWritten } of this.#ending) bytes += bytesWritten;
+    return bytes;
+  }
+
+  /** The same, and the payload that is being written. */
+  get carriedBytes(): number {
+    const current = this.#current;
+    return this.wireBytes + (current === undefined ? 0 : current.carriedBytes - current.bytesWritten);
   }
 
   /** The features that the hello offers. */
@@ -136,8 +146,13 @@ export class SourceSession {
     const connection = this.#current;
     this.#current = undefined;
     if (connection === undefined) return;
-    await connection.drop(reason);
-    this.#pastBytes += connection.bytesWritten;
+    this.#ending.add(connection);
+    try {
+      await connection.drop(reason);
+    } finally {
+      this.#ending.delete(connection);
+      this.#pastBytes += connection.bytesWritten;
+    }
   }
 
   /**

@@ -34,13 +34,16 @@ export { type AttemptParts, keepTrying, mayRetry, type RetryStage } from '../ses
 export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
 export { Switchover } from '../source/decide.js';
-export { type DeviceLink, DeviceSender } from '../source/device-sender.js';
+export type { DeviceLink } from '../source/device-outbox.js';
+export { DeviceSender } from '../source/device-sender.js';
 export { GuestPause } from '../source/guest-pause.js';
 export { GuestThrottle } from '../source/guest-throttle.js';
+export { HotPages } from '../source/hot-pages.js';
 export { PauseBound, type PauseTerm, TERM_WORDS } from '../source/pause-bound.js';
 export { Readiness } from '../source/readiness.js';
 export { RoundSender, type SentRound } from '../source/round-sender.js';
 export { ShadowPolicies } from '../source/shadow-policies.js';
 export { checkTransition, isFinal } from '../source/state.js';
 export { spread, VcpuSpread } from '../source/vcpu-spread.js';
+export { WireRate } from '../source/wire-rate.js';
 export { digestPage } from '../verify/page-digest.js';

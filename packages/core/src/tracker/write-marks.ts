@@ -76,10 +76,9 @@ export class WriteMarks {
   /** ORs all marks into `into` and forgets them; one that is made meanwhile is in this harvest or the next. */
   harvest(into: DirtyBitmaps): void {
     for (const [i, { words }] of this.#bitmaps.entries()) {
-      const target = into.at(i).words;
+      const target = into.at(i);
       for (let word = 0; word < words.length; word++) {
-        if (words[word] === 0) continue;
-        target[word] = (target[word] as number) | Atomics.exchange(words, word, 0);
+        if (words[word] !== 0) target.orWord(word, Atomics.exchange(words, word, 0));
       }
     }
   }

@@ -11,7 +11,7 @@ export function orBits(source: DirtyBitmap, from: number, count: number, target:
   if (count === 0) return;
   // Signed words: V8 keeps these as integers, and those of a Uint32Array as doubles once their highest bit is set.
   const words = signed(source.words);
-  const into = signed(target.words);
+  const into = signed(target.wordsFor(to, count));
   const end = to + count;
   const firstWord = floor(to / 32);
   const lastWord = floor((end - 1) / 32);

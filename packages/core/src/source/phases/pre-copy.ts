@@ -31,6 +31,7 @@ export class PreCopy implements SourcePhase {
         if (givenUp !== undefined) pending = await settleGivenUp(context, givenUp);
         givenUp = undefined;
         pending ??= await this.#populated(context);
+        context.limit.restart();
         const last = await lastValueFrom(
           precopyRounds(pending, {
             context,

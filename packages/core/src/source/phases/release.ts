@@ -26,7 +26,10 @@ export class Release implements SourcePhase {
     context.claim.handOver();
     const summary = this.#summary(context);
     await cleanUp(context, async () => sendReleased(context));
-    return new Finished({ ...summary, wireBytes: context.session.wireBytes });
+    // What was sent since then belongs to no round.
+    const { wireBytes } = context.session;
+    const outsideRoundsBytes = summary.outsideRoundsBytes + wireBytes - summary.wireBytes;
+    return new Finished({ ...summary, wireBytes, outsideRoundsBytes });
   }
 
   #summary(context: SourceContext): MigrationSummary {
@@ -39,7 +42,8 @@ export class Release implements SourcePhase {
       const term = worstTerm(prediction, terms);
       emit({ type: 'downtime-exceeded', limitMs, downtimeMs, term });
     }
-    const { pages, savedBytes } = meter.totals();
+    const { pages, savedBytes, deviceBytes } = meter.totals();
+    const { wireBytes } = session;
     return {
       migrationId: options.migrationId,
       totalMs: meter.elapsedMs,
@@ -55,7 +59,9 @@ export class Release implements SourcePhase {
       pages,
       rawBytes: allPages(pages) * vm.memory.pageSize,
       savedBytes,
-      wireBytes: session.wireBytes,
+      wireBytes,
+      deviceBytes,
+      outsideRoundsBytes: wireBytes - meter.roundBytes,
       attempts: attempts.failed.map(({ attempt, term, pausedMs, reason }) => ({
         ...{ attempt, term, pausedMs },
         code: reason.code,

@@ -100,16 +100,17 @@ export class StopAndCopy implements SourcePhase {
     const harvested = clock.now();
     checkLastHarvest(context, bound, this.#last, last, force);
     bound.enter('ramMs');
-    await this.#send(context, bound, last);
+    const record = await this.#send(context, bound, last);
     const sent = clock.now();
     bound.enter('deviceMs');
-    await this.#within(bound, devices.save(attempt, bound.signal));
+    // Device state counts in the same round, whose record comes also when it could not be saved.
+    await this.#within(bound, devices.save(attempt, bound.signal)).finally(record);
     const saved = clock.now();
     bound.enter('harvestMs');
     const leftOver = await this.#harvest(context, bound);
     const harvestedAgain = clock.now();
     bound.enter('ramMs');
-    if (leftOver.dirtyPages > 0) await this.#send(context, bound, leftOver);
+    if (leftOver.dirtyPages > 0) (await this.#send(context, bound, leftOver))();
     else this.#acknowledged(context, leftOver);
     const sentAgain = clock.now();
 
@@ -185,27 +186,33 @@ export class StopAndCopy implements SourcePhase {
     return harvest;
   }
 
-  async #send(context: SourceContext, bound: PauseBound, harvest: Harvest): Promise<void> {
-    const { rounds, model } = context;
+  /** Sends the pages; returns what ends the round and makes its record. */
+  async #send(context: SourceContext, bound: PauseBound, harvest: Harvest): Promise<() => void> {
+    const { rounds, model, meter, options } = context;
+    const { clock } = options;
+    const start = clock.now();
+    const wire = meter.wire();
     const round = roundStarted(context, harvest.dirtyPages);
     const sent = await this.#within(bound, rounds.sendPaused(this.#connection, harvest, bound.signal));
     this.#acknowledged(context, harvest);
     model.sent(sent, true);
-    roundEnded(context, {
-      ...this.#last.record,
-      round,
-      phase: 'stop-and-copy',
-      dirtyPages: harvest.dirtyPages,
-      ...describeSent(sent),
-      harvestMs: harvest.harvestMs,
-      totalMs: sent.totalMs,
-      linkBytesPerSecond: model.linkBytesPerSecond,
-      throttle: 0,
-      newlyDirtyPages: 0,
-      trackers: [],
-      dirtyPagesPerSecond: 0,
-      decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
-    });
+    return () =>
+      roundEnded(context, {
+        ...this.#last.record,
+        round,
+        phase: 'stop-and-copy',
+        dirtyPages: harvest.dirtyPages,
+        deferredPages: 0,
+        ...describeSent(sent, wire.span),
+        harvestMs: harvest.harvestMs,
+        totalMs: clock.now() - start,
+        linkBytesPerSecond: model.linkBytesPerSecond,
+        throttle: 0,
+        newlyDirtyPages: 0,
+        trackers: [],
+        dirtyPagesPerSecond: 0,
+        decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
+      });
   }
 
   #acknowledged({ harvester }: SourceContext, harvest: Harvest): void {

@@ -1,0 +1,52 @@
+import type { PagesByKind } from '../round-record.js';
+import { noTotals, type PageChannel, type PageChannelTotals } from './page-channel.js';
+
+/** What all channels have sent. */
+export function totals(channels: readonly PageChannel[]): PageChannelTotals {
+  const sum = noTotals();
+  for (const { totals: one } of channels) {
+    for (const name of Object.keys(sum) as (keyof PageChannelTotals)[]) sum[name] += one[name];
+  }
+  return sum;
+}
+
+/** For each channel, how long it has looked at pages, in milliseconds. */
+export function scanTimes(channels: readonly PageChannel[]): readonly number[] {
+  return channels.map(({ totals: { scanMs } }) => scanMs);
+}
+
+/** How long pages were looked at since `before`: on this thread one after the other, on threads of their own at the same time. */
+export function scannedSince(channels: readonly PageChannel[], before: readonly number[]): number {
+  let here = 0;
+  let longest = 0;
+  for (const [
+    index,
+    {
+      totals: { scanMs },
+      ownThread,
+    },
+  ] of channels.entries()) {
+    const ms = scanMs - (before[index] ?? 0);
+    if (ownThread === true) longest = Math.max(longest, ms);
+    else here += ms;
+  }
+  return here + longest;
+}
+
+/** The pages of `after` that are not in `before`. */
+export function difference(after: PagesByKind, before: PagesByKind): PagesByKind {
+  return {
+    raw: after.raw - before.raw,
+    zero: after.zero - before.zero,
+    hole: after.hole - before.hole,
+    delta: after.delta - before.delta,
+    compressed: after.compressed - before.compressed,
+  };
+}
+
+/** Bytes that the streams of all channels have written, or are writing. */
+export function wireBytes(channels: readonly PageChannel[]): number {
+  let bytes = 0;
+  for (const channel of channels) bytes += channel.wireBytes;
+  return bytes;
+}

@@ -1,0 +1,252 @@
+import { abortable, underAll } from '../abortable.js';
+import type { MigratableDevice } from '../device/migratable-device.js';
+import { GodwitError } from '../errors.js';
+import type { DeviceFrame, Frame } from '../protocol/frame.js';
+import type { BandwidthLimit } from './bandwidth-limit.js';
+
+/** Most bytes of device state in one frame. */
+const PIECE_BYTES = 2 ** 20;
+
+/** The part of a connection that device state needs. */
+export interface DeviceLink {
+  readonly signal: AbortSignal;
+  write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
+  ping(): Promise<number>;
+}
+
+/** A piece that the destination has not acknowledged, as it was sent. */
+interface KeptPiece {
+  readonly header: DeviceFrame;
+  readonly bytes: Uint8Array;
+  sent: boolean;
+}
+
+export interface OutboxParts {
+  /** Holds back pieces that are sent while the guest runs. Default: nothing does. */
+  readonly limit?: BandwidthLimit | undefined;
+  /** Called when a piece is about to be written. */
+  readonly onWrite?: (() => void) | undefined;
+}
+
+/**
+ * The pieces of device state that are sent while the guest runs: numbered, kept until the destination has acknowledged them, and sent
+ * in order, within what the destination holds and within the bandwidth limit.
+ *
+ * A device does not yield the same state twice while the guest runs, so each piece is kept (a copy) until the destination has answered
+ * a ping sent after it. After a lost link it is sent again over the next connection.
+ */
+export class DeviceOutbox {
+  readonly #devices: readonly MigratableDevice[];
+  readonly #parts: OutboxParts;
+  /** Per device: the sequence of the next piece. */
+  readonly sequences: number[];
+  /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
+  readonly #waiting: Map<number, number>[];
+  #waitingBytes = 0;
+  #wakeForRoom: (() => void) | undefined;
+  /** Called when a piece has to wait for room at the destination: the round goes on without its device. */
+  onStall: () => void = () => {};
+  /** Called when a piece waits for the bandwidth limit: whoever reconnects does not wait with it. */
+  #onLimit: () => void = () => {};
+  #kept: KeptPiece[] = [];
+  /** The kept pieces that are still to be sent over the present connection, in order. */
+  #pending: KeptPiece[] = [];
+  #flushing: Promise<void> | undefined;
+  #keptBytes = 0;
+  #link: DeviceLink | undefined;
+  #pieceBytes = PIECE_BYTES;
+  #maximumBytes = Number.POSITIVE_INFINITY;
+  /** Aborts when the bandwidth limit no longer holds the pieces back. */
+  #hurry = new AbortController();
+  #writtenBytes = 0;
+
+  constructor(devices: readonly MigratableDevice[], parts: OutboxParts = {}) {
+    this.#devices = devices;
+    this.#parts = parts;
+    this.sequences = devices.map(() => 0);
+    this.#waiting = devices.map(() => new Map());
+  }
+
+  use(link: DeviceLink, maximumPayload: number, maximumDeviceState: number): void {
+    this.#link = link;
+    this.#pieceBytes = Math.max(1, Math.min(PIECE_BYTES, maximumPayload, maximumDeviceState));
+    this.#maximumBytes = maximumDeviceState;
+  }
+
+  get link(): DeviceLink {
+    if (this.#link === undefined) throw new GodwitError('GODWIT_INTERNAL', 'device state before there is a link');
+    return this.#link;
+  }
+
+  /** The most bytes that the destination holds before its devices have loaded them. */
+  get maximumBytes(): number {
+    return this.#maximumBytes;
+  }
+
+  /** Bytes that the destination holds and that its devices have not loaded. */
+  get waitingBytes(): number {
+    return this.#waitingBytes;
+  }
+
+  /** Bytes of device state that were written, framing not included; what was sent again counts again. */
+  get writtenBytes(): number {
+    return this.#writtenBytes;
+  }
+
+  /** Bytes that the destination has not acknowledged. */
+  get keptBytes(): number {
+    return this.#keptBytes;
+  }
+
+  get flushing(): boolean {
+    return this.#flushing !== undefined;
+  }
+
+  /** The bandwidth limit holds pieces back: the guest runs. */
+  limited(): void {
+    if (this.#hurry.signal.aborted) this.#hurry = new AbortController();
+  }
+
+  /** The bandwidth limit holds nothing back from now on: the guest is paused, or about to be at any price. */
+  unlimited(): void {
+    this.#hurry.abort();
+  }
+
+  /** Writes a frame of device state, and counts it. */
+  async write(link: DeviceLink, header: DeviceFrame, bytes?: Uint8Array): Promise<void> {
+    this.#parts.onWrite?.();
+    await link.write(header, bytes === undefined ? [] : [bytes]);
+    this.#writtenBytes += bytes?.byteLength ?? 0;
+  }
+
+  /** Keeps the whole chunk before a byte of it is written, since the device will not yield it again. */
+  add(index: number, chunk: Uint8Array): void {
+    const copy = chunk.slice();
+    for (const bytes of this.pieces(copy, this.#parts.limit?.most)) {
+      const sequence = this.sequences[index] as number;
+      this.sequences[index] = sequence + 1;
+      const header: DeviceFrame = { type: 'device', device: index, sequence, last: false, attempt: 0 };
+      const piece = { header, bytes, sent: false };
+      this.#kept.push(piece);
+      this.#pending.push(piece);
+    }
+    this.#keptBytes += copy.byteLength;
+  }
+
+  /** Forgets the pieces sent so far: the destination has answered a ping that was sent after them. */
+  acknowledged(): void {
+    this.#kept = this.#kept.filter(({ sent }) => !sent);
+    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+  }
+
+  /** Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for one never sent. */
+  loaded(device: number, sequence: number): void {
+    const waiting = this.#waiting[device];
+    if (waiting === undefined || sequence > (this.sequences[device] as number)) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `"loaded" names piece ${sequence} of device ${device}, which was not sent`,
+      );
+    }
+    for (const [piece, bytes] of waiting) {
+      if (piece >= sequence) break;
+      waiting.delete(piece);
+      this.#waitingBytes -= bytes;
+    }
+    this.#wakeForRoom?.();
+  }
+
+  /**
+   * Sends again what the destination has not received: `expected` has, per device, the piece that it expects. Resolves when that was
+   * sent, or has to wait for the bandwidth limit: the rounds go on beside it.
+   */
+  async resume(expected: readonly number[]): Promise<void> {
+    const { link } = this;
+    for (const [index, next] of this.sequences.entries()) {
+      const first = this.#kept.find(({ header }) => header.device === index)?.header.sequence ?? next;
+      const wanted = expected[index];
+      if (wanted !== undefined && wanted >= first && wanted <= next) continue;
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `device "${this.#devices[index]?.id}": the destination expects piece ${wanted}; it has acknowledged ${first} and was sent ${next}`,
+      );
+    }
+    for (const piece of this.#kept) piece.sent = piece.header.sequence < (expected[piece.header.device] as number);
+    this.#pending = this.#kept.filter(({ sent }) => !sent);
+    const waits = new Promise<void>((resolve) => {
+      this.#onLimit = resolve;
+    });
+    await Promise.race([this.flush(link), waits]);
+  }
+
+  /** Forgets the pieces of a device that begins again with the first one. */
+  restart(index: number): void {
+    this.sequences[index] = 0;
+    for (const bytes of this.#waiting[index]?.values() ?? []) this.#waitingBytes -= bytes;
+    this.#waiting[index]?.clear();
+    this.#kept = this.#kept.filter(({ header }) => header.device !== index);
+    this.#pending = this.#pending.filter(({ header }) => header.device !== index);
+    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+  }
+
+  /** Sends what is pending, which may include pieces from before the link was lost. Calls run one after the other. */
+  flush(link: DeviceLink): Promise<void> {
+    const before = this.#flushing ?? Promise.resolve();
+    const flushing = before
+      .catch(() => {})
+      .then(() => this.#drain(link))
+      .finally(() => {
+        if (this.#flushing === flushing) this.#flushing = undefined;
+      });
+    this.#flushing = flushing;
+    return flushing;
+  }
+
+  /** Cuts a chunk into pieces of at most `most` bytes that the destination takes. */
+  *pieces(chunk: Uint8Array, most = Number.POSITIVE_INFINITY): Generator<Uint8Array> {
+    const step = Math.max(1, Math.min(this.#pieceBytes, most));
+    for (let at = 0; at < chunk.byteLength; at += step) yield chunk.subarray(at, at + step);
+  }
+
+  async #drain(link: DeviceLink): Promise<void> {
+    for (let piece = this.#pending[0]; piece !== undefined; piece = this.#pending[0]) {
+      const { device, sequence } = piece.header;
+      const bytes = piece.bytes.byteLength;
+      const waiting = this.#waiting[device] as Map<number, number>;
+      if (!waiting.has(sequence)) await this.#room(link, bytes);
+      await this.#allowance(link);
+      link.signal.throwIfAborted();
+      // The device was restarted while this waited: the piece is void.
+      if (this.#pending[0] !== piece) continue;
+      this.#pending.shift();
+      if (!waiting.has(sequence)) this.#waitingBytes += bytes;
+      waiting.set(sequence, bytes);
+      piece.sent = true;
+      await this.write(link, piece.header, piece.bytes);
+    }
+  }
+
+  /** Waits, with the guest running, until the destination has loaded enough to take `bytes` more. */
+  async #room(link: DeviceLink, bytes: number): Promise<void> {
+    while (this.#waitingBytes + bytes > this.#maximumBytes) {
+      this.onStall();
+      const room = new Promise<void>((resolve) => {
+        this.#wakeForRoom = resolve;
+      });
+      await abortable(room, link.signal);
+    }
+  }
+
+  /** Waits until the bandwidth limit lets another piece go. */
+  async #allowance(link: DeviceLink): Promise<void> {
+    const { limit } = this.#parts;
+    const hurry = this.#hurry.signal;
+    if (limit === undefined || hurry.aborted || limit.open) return;
+    this.#onLimit();
+    try {
+      await underAll([link.signal, hurry], (either) => limit.wait(either));
+    } catch (error) {
+      if (link.signal.aborted || !hurry.aborted) throw error;
+    }
+  }
+}

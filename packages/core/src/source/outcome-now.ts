@@ -1,0 +1,64 @@
+import type { RoundOutcome } from '../convergence/policy.js';
+import { noPages } from '../round-record.js';
+import { NO_FORECAST } from './downtime-terms.js';
+import type { SourceContext } from './source-context.js';
+
+/** The last complete round, with what is owed now. */
+export function outcomeNow(
+  { vm, meter, model, harvester, devices }: SourceContext,
+  bytesPerSecond: number | undefined,
+): RoundOutcome {
+  const last = meter.lastPrecopy;
+  const dirtied = ((last?.dirtyPagesPerSecond ?? 0) * harvester.sinceMs) / 1000;
+  const owed = meter.round === 0 ? allPagesOf(vm.memory) : meter.pagesOwed;
+  // Pages that the round leaves for later are dirtied again meanwhile, most of them.
+  const newlyDirtyPages = owed + Math.max(Math.round(dirtied), meter.pagesDeferred);
+  const forecast = model.forecast({
+    dirtyPages: newlyDirtyPages,
+    deviceBytes: devices.reports.outlook.bytes,
+    ...(bytesPerSecond !== undefined && { bytesPerSecond }),
+  });
+  return {
+    ...(last ?? NO_ROUND),
+    round: meter.roundsEnded,
+    linkBytesPerSecond: model.linkBytesPerSecond || (bytesPerSecond ?? 0),
+    newlyDirtyPages,
+    ...forecast,
+  };
+}
+
+/** The last complete round, with what is owed some time after it, when no other one has begun. */
+export function outcomeSince({ model, harvester, devices }: SourceContext, last: RoundOutcome): RoundOutcome {
+  const dirtied = (last.dirtyPagesPerSecond * harvester.sinceMs) / 1000;
+  const newlyDirtyPages = last.newlyDirtyPages + Math.round(dirtied);
+  const deviceBytes = devices.reports.outlook.bytes;
+  return { ...last, newlyDirtyPages, ...model.forecast({ dirtyPages: newlyDirtyPages, deviceBytes }) };
+}
+
+function allPagesOf({ blocks, pageSize }: SourceContext['vm']['memory']): number {
+  return blocks.reduce((sum, { byteLength }) => sum + byteLength / pageSize, 0);
+}
+
+/** Before the first round is complete. */
+const NO_ROUND: RoundOutcome = {
+  round: 0,
+  phase: 'pre-copy',
+  dirtyPages: 0,
+  deferredPages: 0,
+  pages: noPages(),
+  rawBytes: 0,
+  wireBytes: 0,
+  deviceBytes: 0,
+  savedBytes: 0,
+  harvestMs: 0,
+  scanMs: 0,
+  sendMs: 0,
+  limitMs: 0,
+  totalMs: 0,
+  throttle: 0,
+  linkBytesPerSecond: 0,
+  newlyDirtyPages: 0,
+  trackers: [],
+  dirtyPagesPerSecond: 0,
+  ...NO_FORECAST,
+};
