@@ -153,6 +153,68 @@ describe('predictions', () => {
   });
 });
 
+describe('under a bandwidth limit', () => {
+  test.each([0, 3])(
+    'the rate of the link itself is known after round 1, with %s page channels',
+    async (pageChannels) => {
+      const toy = start({
+        source: halfZero(),
+        destination: new ToyVm(RAM, { running: false }),
+        link: { bytesPerSecond: 200e6, latencyMs: 0.5 },
+        migrate: { bandwidthLimit: 10e6, pageChannels, policy: roundCap(4, 'switchover') },
+      });
+      void dirty(toy, 2000);
+      expectMoved(toy, await toy.settled());
+      const told = rounds(toy.events);
+      for (const { linkBytesPerSecond } of told) {
+        expect(linkBytesPerSecond).toBeGreaterThan(150e6);
+        expect(linkBytesPerSecond).toBeLessThan(250e6);
+      }
+      const { downtime } = await toy.migration.result;
+      expect(downtime.ramMs.rangeMs[0]).toBeLessThanOrEqual(downtime.ramMs.actualMs);
+      expect(downtime.ramMs.rangeMs[1]).toBeGreaterThanOrEqual(downtime.ramMs.actualMs);
+      expect(downtime.ramMs.predictedMs / downtime.ramMs.actualMs).toBeGreaterThan(0.5);
+      expect(downtime.ramMs.predictedMs / downtime.ramMs.actualMs).toBeLessThan(1.5);
+    },
+  );
+
+  test('it is kept, with two bursts in any second', async () => {
+    const toy = start({
+      source: halfZero(),
+      destination: new ToyVm(RAM, { running: false }),
+      link: { bytesPerSecond: 200e6 },
+      migrate: { bandwidthLimit: 4e6, progressIntervalMs: 1000, policy: roundCap(5, 'abort') },
+    });
+    void dirty(toy, 500);
+    await toy.settled();
+    const told = toy.events.flatMap((event) => (event.type === 'progress' ? [event.progress.wireBytesPerSecond] : []));
+    expect(told.length).toBeGreaterThan(4);
+    // A burst is 50 ms of the limit; a batch 1 MiB at most.
+    expect(Math.max(...told)).toBeLessThan(4e6 * 1.1 + 2 ** 20);
+  });
+});
+
+test('thousands of devices: each costs its time, and the downtime lies inside its interval', async () => {
+  const clock = new VirtualClock();
+  const state = new Uint8Array(100);
+  const devices = () => Array.from({ length: 2000 }, (_, index) => new FaultyDevice(`dev-${index}`, state));
+  const source = halfZero();
+  source.devices = devices();
+  const toy = start({
+    clock,
+    source,
+    destination: new ToyVm(RAM, { running: false, devices: devices() }),
+    link: { bytesPerSecond: 2e6 },
+    migrate: { downtimeLimitMs: 2000, policy: roundCap(3, 'switchover') },
+  });
+  void dirty(toy, 50);
+  expectMoved(toy, await toy.settled());
+  const { downtime, downtimeMs, predictedDowntimeRangeMs: range } = await toy.migration.result;
+  expect(downtime.deviceMs.actualMs).toBeGreaterThan(100);
+  expect(downtimeMs).toBeGreaterThanOrEqual(range[0]);
+  expect(downtimeMs).toBeLessThanOrEqual(range[1]);
+});
+
 describe('a limit that no round can reach', () => {
   test('is told at once, once, with its terms; again when it is lowered after it could be reached', async () => {
     const toy = start({

@@ -1,4 +1,4 @@
-import { roundCap } from '@godwit/core';
+import { type ConvergencePolicy, roundCap } from '@godwit/core';
 import { ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, expectMoved, filledVm, PAGE, start } from './toy-migration.js';
@@ -35,6 +35,14 @@ async function write(vm: ToyVm, clock: VirtualClock, ms: number): Promise<void> 
   }
 }
 
+/** Goes on for so many milliseconds, and then switches over. */
+function switchAfterMs(ms: number): ConvergencePolicy {
+  return ({ elapsedMs }) =>
+    elapsedMs > ms
+      ? { action: 'switchover', force: true, reason: 'it is time' }
+      : { action: 'continue', reason: 'it is too early' };
+}
+
 describe('a pause that is rehearsed while the guest runs', () => {
   test('is predicted from it before the first pause, and is then right', async () => {
     const clock = new VirtualClock();
@@ -59,12 +67,7 @@ describe('a pause that is rehearsed while the guest runs', () => {
     const toy = start({
       clock,
       source: vm,
-      migrate: {
-        policy: ({ elapsedMs }) =>
-          elapsedMs > 21_000
-            ? { action: 'switchover', force: true, reason: 'enough' }
-            : { action: 'continue', reason: 'more' },
-      },
+      migrate: { policy: switchAfterMs(21_000) },
     });
     void write(vm, clock, 25_000);
     expectMoved(toy, await toy.settled());
@@ -99,8 +102,8 @@ describe('a pause that is rehearsed while the guest runs', () => {
   ])('one that %s is told once, and a guess is used', async (_, rehearse, why) => {
     const clock = new VirtualClock();
     const { vm, calls } = rehearsing(clock, rehearse);
-    const toy = start({ clock, source: vm, migrate: { policy: roundCap(5, 'switchover') } });
-    void write(vm, clock, 1000);
+    const toy = start({ clock, source: vm, migrate: { policy: switchAfterMs(12_000) } });
+    void write(vm, clock, 15_000);
     expectMoved(toy, await toy.settled());
     const warnings = toy.events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
     expect(warnings).toEqual([expect.stringMatching(why)]);

@@ -107,6 +107,8 @@ export class RamTerm {
     const wallMs = Math.max(0, round.burstWallMs - roundTripMs);
     const busyMs = Math.min(wallMs, Math.max(0, round.burstMs - roundTripMs));
     this.#compare(round, pages, busyMs, paused);
+    // Its ratio is learned: if the rate were too, it would count twice.
+    if (paused && this.linkKnown) return;
     this.#link.add(round.burstBytes, busyMs, wallMs);
     // Later rounds show the pages that the guest rewrites. Round 1 has all pages: if its zero pages counted, a guest whose RAM is
     // mostly zero would seem to have almost nothing to send. Of round 1 only pages with contents count.

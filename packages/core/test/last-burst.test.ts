@@ -1,0 +1,62 @@
+import { DirtyBitmaps, type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
+import { engineParts, VirtualClock } from '@godwit/core/testing';
+import { expect, test } from '@jest/globals';
+
+const { BandwidthLimit, RoundSender } = engineParts;
+
+const PAGE = 4096;
+const LIMIT = 10e6;
+/** The limit's bytes of 50 ms. */
+const BURST = 500e3;
+/** Bytes per second of the link. */
+const LINK = 100e6;
+
+/** One round of so many pages over a link that is ten times as fast as the limit. */
+async function round(pages: number) {
+  const clock = new VirtualClock();
+  const memory: GuestMemory = {
+    pageSize: PAGE,
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: pages * PAGE, view: () => new Uint8Array() }],
+  };
+  const bitmaps = new DirtyBitmaps(memory);
+  bitmaps.at(0).setRange(0, pages);
+  let sent = 0;
+  let wire: Promise<void> = Promise.resolve();
+  const channel: PageChannel = {
+    totals: noTotals(),
+    get wireBytes() {
+      return sent;
+    },
+    async send({ runs }: PageBatch) {
+      const bytes = runs.pageCount * PAGE;
+      sent += bytes;
+      wire = wire.then(() => clock.sleep((bytes / LINK) * 1000));
+      await wire;
+    },
+    endRound: async () => {},
+  };
+  const sender = new RoundSender({
+    ...{ memory, clock, channels: [channel] },
+    // Batches of 16 pages: as small as the limit needs.
+    maximumPayload: 16 * PAGE,
+    tracker: { name: 'none', start: async () => {}, harvest: async () => {}, stop: async () => {} },
+    limit: new BandwidthLimit(clock, LIMIT),
+    signal: new AbortController().signal,
+    acknowledged: () => wire.then(() => pages),
+    onBatch: () => {},
+  });
+  return sender.send(1, bitmaps, pages, true);
+}
+
+test.each([1000, 1001, 1017, 1100, 1187, 1234, 1300])(
+  'a round of %i pages under a limit ends with a burst that shows the link',
+  async (pages) => {
+    const { burstBytes, burstMs, limitMs, totalMs } = await round(pages);
+    expect(burstBytes).toBeGreaterThanOrEqual(BURST);
+    expect(burstBytes).toBeLessThanOrEqual(2 * BURST + 2 * 16 * PAGE);
+    expect((burstBytes / burstMs) * 1000).toBeGreaterThan(0.8 * LINK);
+    // The limit was kept, but for two bursts.
+    expect(limitMs).toBeGreaterThan(0);
+    expect((pages * PAGE - 2 * BURST) / totalMs).toBeLessThan((LIMIT / 1000) * 1.01);
+  },
+);

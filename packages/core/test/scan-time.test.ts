@@ -1,0 +1,67 @@
+import { DirtyBitmaps, type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
+import { engineParts, VirtualClock } from '@godwit/core/testing';
+import { expect, test } from '@jest/globals';
+
+const { BandwidthLimit, RoundSender, LinkRate } = engineParts;
+
+const PAGE = 4096;
+const PAGES = 16 * 1024;
+
+/** One round, acknowledged after `ackMs`, over four channels, each of which looks at its pages for a microsecond a page, on its own thread or all on one. */
+async function round(ownThread: boolean, ackMs = 1) {
+  const clock = new VirtualClock();
+  const memory: GuestMemory = {
+    pageSize: PAGE,
+    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: PAGES * PAGE, view: () => new Uint8Array() }],
+  };
+  const bitmaps = new DirtyBitmaps(memory);
+  bitmaps.at(0).setRange(0, PAGES);
+  let shared: Promise<void> = Promise.resolve();
+  const channels = [0, 1, 2, 3].map((): PageChannel => {
+    const totals = noTotals();
+    let own: Promise<void> = Promise.resolve();
+    return {
+      ...{ totals, ownThread, wireBytes: 0 },
+      async send({ runs }: PageBatch) {
+        const ms = runs.pageCount / 1000;
+        const look = async () => {
+          await clock.sleep(ms);
+          totals.scanMs += ms;
+        };
+        if (ownThread) own = own.then(look);
+        else shared = shared.then(look);
+        await (ownThread ? own : shared);
+      },
+      endRound: async () => {},
+    };
+  });
+  const sender = new RoundSender({
+    ...{ memory, channels, clock, maximumPayload: 2 ** 22 },
+    tracker: { name: 'none', start: async () => {}, harvest: async () => {}, stop: async () => {} },
+    limit: new BandwidthLimit(clock, 0),
+    signal: new AbortController().signal,
+    acknowledged: async () => {
+      await clock.sleep(ackMs);
+      return PAGES;
+    },
+    onBatch: () => {},
+  });
+  return sender.send(1, bitmaps, PAGES, true);
+}
+
+test('threads that look at pages at the same time do not add up: no more than the round', async () => {
+  const { scanMs, totalMs, burstMs, burstWallMs } = await round(true);
+  expect(scanMs).toBeLessThanOrEqual(totalMs);
+  expect(scanMs).toBeCloseTo(PAGES / 4 / 1000, 0);
+  // A round that lasts has no more of it.
+  const longer = await round(true, 50);
+  expect(longer.scanMs).toBeCloseTo(scanMs, 6);
+  // The link was not waited for: nothing is learned of it.
+  expect(new LinkRate().add(12e6, burstMs, burstWallMs)).toBe(false);
+});
+
+test('on one thread they do', async () => {
+  const { scanMs, totalMs } = await round(false);
+  expect(scanMs).toBeCloseTo(PAGES / 1000, 0);
+  expect(scanMs).toBeLessThanOrEqual(totalMs);
+});
