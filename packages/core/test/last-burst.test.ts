@@ -43,6 +43,7 @@ async function round(pages: number) {
     limit: new BandwidthLimit(clock, LIMIT),
     signal: new AbortController().signal,
     acknowledged: () => wire.then(() => pages),
+    deviceBytes: () => 0,
     onBatch: () => {},
   });
   return sender.send(1, bitmaps, pages, true);

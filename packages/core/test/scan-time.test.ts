@@ -44,6 +44,7 @@ async function round(ownThread: boolean, ackMs = 1) {
       await clock.sleep(ackMs);
       return PAGES;
     },
+    deviceBytes: () => 0,
     onBatch: () => {},
   });
   return sender.send(1, bitmaps, PAGES, true);
