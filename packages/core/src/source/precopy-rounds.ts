@@ -53,6 +53,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   if (leftPages === 0) harvester.release(harvest.bitmaps);
   // With the signal, a migration can be cancelled while a tracker hangs.
   const pending = await harvester.harvest(session.signal, leftPages === 0 ? undefined : harvest.bitmaps);
+  meter.harvested(pending.dirtyPages);
   model.sent(sent);
   model.harvested(pending.harvestMs);
   const sizes = await devices.sizes(session.signal);

@@ -39,8 +39,10 @@ export class ProgressMeter {
   #roundPagesSent = 0;
   #last: RoundRecord | undefined;
   #lastPrecopy: RoundRecord | undefined;
-  /** A round has begun, and is not complete. */
-  #sending = false;
+  /** The last round that is complete. */
+  #ended = 0;
+  /** Pages that a harvest has found since the round was sent; `undefined` while it is being sent. */
+  #found: number | undefined = 0;
   #lastBytes = 0;
   #lastAt: number;
   #rate = 0;
@@ -75,12 +77,12 @@ export class ProgressMeter {
 
   /** Number of the last complete round; 0 before the first is. */
   get roundsEnded(): number {
-    return this.#sending ? this.#round - 1 : this.#round;
+    return this.#ended;
   }
 
   /** Pages of the running round that are left, or else those that the last harvest has found. */
   get pagesOwed(): number {
-    return this.#sending ? this.pagesLeft : (this.#lastPrecopy?.newlyDirtyPages ?? 0);
+    return this.#found ?? this.pagesLeft;
   }
 
   get elapsedMs(): number {
@@ -92,8 +94,13 @@ export class ProgressMeter {
     this.#round++;
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
-    this.#sending = true;
+    this.#found = undefined;
     return this.#round;
+  }
+
+  /** The last harvest has found these pages, with what was left of the round before: the next round sends them. */
+  harvested(pages: number): void {
+    this.#found = pages;
   }
 
   batchSent(pages: number): void {
@@ -112,7 +119,7 @@ export class ProgressMeter {
 
   roundEnded(record: RoundRecord): void {
     this.#last = record;
-    this.#sending = false;
+    this.#ended = record.round;
     if (record.phase === 'pre-copy') this.#lastPrecopy = record;
   }
 
