@@ -28,7 +28,7 @@ export interface Departure {
   heldSince: number | undefined;
   /** Whether the pause of this attempt is unbounded: the switchover was forced, or an authority decides. */
   unbounded: boolean;
-  /** The policy's last decision was a forced switchover. */
+  /** The policy's last decision on a switchover was a forced one. */
   forced: boolean;
   /** The limit that was last given to `adjust`. */
   readonly asked: { downtimeLimitMs: number };

@@ -220,8 +220,10 @@ export class World implements MachineWatch {
         pauseBeforeSwitchover: options.heldMs !== undefined,
         policy: (input) => {
           const decision = decide(input);
-          departure.forced =
-            decision?.action === 'force' || (decision?.action === 'switchover' && decision.force === true);
+          const forced = decision?.action === 'force' || (decision?.action === 'switchover' && decision.force === true);
+          // A round that was ended early for a forced switchover is followed by it, unless the policy then decides otherwise.
+          if (forced) departure.forced = true;
+          else if (decision !== undefined && input.moment === 'round-end') departure.forced = false;
           return decision;
         },
         ...(options.pauseLimitMs === undefined ? {} : { pauseLimitMs: options.pauseLimitMs }),

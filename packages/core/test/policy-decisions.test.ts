@@ -359,3 +359,43 @@ test('a policy that changes what it is given changes nothing', async () => {
   const [first] = ends.sent.value.rounds;
   expect([first?.round, first?.predictedDowntimeMs === 0]).toEqual([1, false]);
 });
+
+test('a harvest counts as soon as it has ended, also while a device takes its time to say how much it has', async () => {
+  const clock = new VirtualClock();
+  const source = filled(new ToyVm(RAM));
+  const device = new FaultyDevice('gpu', Uint8Array.of(1));
+  let asking = false;
+  const stateBytes = async () => {
+    asking = toy?.events.some(({ type }) => type === 'round-start') === true;
+    await clock.sleep(350);
+    asking = false;
+    return 1;
+  };
+  Object.assign(device, { stateBytes });
+  source.devices = [device];
+  const seenBefore: number[] = [];
+  const found: { readonly seen: readonly number[]; readonly pages: number }[] = [];
+  const toy: Toy = slowly(
+    {
+      policy: ({ moment, outcome }) => {
+        if (asking && moment === 'in-round') seenBefore.push(outcome.newlyDirtyPages);
+        return outcome.round >= 4 && moment === 'round-end' ? { action: 'force', ...because } : undefined;
+      },
+    },
+    {
+      clock,
+      source,
+      destination: new ToyVm(RAM, { running: false, devices: [new FaultyDevice('gpu')] }),
+      link: { bytesPerSecond: 16 * 2 ** 20 },
+    },
+  );
+  toy.migration.subscribe((event) => {
+    if (event.type === 'round') found.push({ seen: seenBefore.splice(0), pages: event.round.newlyDirtyPages });
+  });
+  void dirty(toy, 5);
+  expectMoved(toy, await toy.settled());
+  expect(found.flatMap(({ seen: pages }) => pages).length).toBeGreaterThan(8);
+  for (const { seen: pages, pages: least } of found) {
+    for (const now of pages) expect(now).toBeGreaterThanOrEqual(least);
+  }
+});

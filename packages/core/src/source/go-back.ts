@@ -63,7 +63,7 @@ async function resumed({ guest, options }: SourceContext, reason: GodwitError): 
  * arrive, and what the destination has of it is void. Resolves with a harvest of all pages that are owed.
  */
 export async function settleGivenUp(context: SourceContext, { attempt, unsent }: GivenUp): Promise<Harvest> {
-  const { session, rounds, harvester, options } = context;
+  const { session, rounds, harvester, meter, options } = context;
   const before = session.current;
   if (before !== undefined && !before.signal.aborted) session.phase = 'going-back';
   let connection = await rounds.settleAbandoned();
@@ -83,6 +83,7 @@ export async function settleGivenUp(context: SourceContext, { attempt, unsent }:
   }
   const start = options.clock.now();
   const harvest = await harvester.harvest(session.signal, bitmaps);
+  meter.harvested(harvest.dirtyPages);
   return { ...harvest, harvestMs: options.clock.now() - start };
 }
 

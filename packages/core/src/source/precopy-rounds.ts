@@ -67,6 +67,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     dirtyPages: owedPages,
     pagesWhenStopped: owedPages + fresh.pagesWhenStopped - fresh.dirtyPages,
   };
+  meter.harvested(pending.dirtyPages);
   model.sent(sent);
   model.harvested(pending.harvestMs);
   model.dirtied(fresh.dirtyPages, fresh.sinceMs);

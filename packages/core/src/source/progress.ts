@@ -63,8 +63,10 @@ export class ProgressMeter {
   #roundPagesSent = 0;
   #last: RoundRecord | undefined;
   #lastPrecopy: RoundRecord | undefined;
-  /** A round has begun, and is not complete. */
-  #sending = false;
+  /** The last round that is complete. */
+  #ended = 0;
+  /** Pages that a harvest has found since the round was sent; `undefined` while it is being sent. */
+  #found: number | undefined = 0;
   /** When the last round of pre-copy was over, and with it the guest's last time before a pause. */
   #decidedAt = 0;
   #roundBytes = 0;
@@ -103,17 +105,17 @@ export class ProgressMeter {
 
   /** Number of the last complete round; 0 before the first is. */
   get roundsEnded(): number {
-    return this.#sending ? this.#round - 1 : this.#round;
+    return this.#ended;
   }
 
   /** Pages of the running round that are left, or else those that the last harvest has found. */
   get pagesOwed(): number {
-    return this.#sending ? this.pagesLeft : (this.#lastPrecopy?.newlyDirtyPages ?? 0);
+    return this.#found ?? this.pagesLeft;
   }
 
   /** Of the running round: pages that it leaves for later. */
   get pagesDeferred(): number {
-    return this.#sending ? this.deferredPages : 0;
+    return this.#found === undefined ? this.deferredPages : 0;
   }
 
   get elapsedMs(): number {
@@ -126,8 +128,13 @@ export class ProgressMeter {
     this.#roundAt = this.#clock.now();
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
-    this.#sending = true;
+    this.#found = undefined;
     return this.#round;
+  }
+
+  /** The last harvest has found these pages, with what was left of the round before: the next round sends them. */
+  harvested(pages: number): void {
+    this.#found = pages;
   }
 
   batchSent(pages: number): void {
@@ -169,7 +176,7 @@ export class ProgressMeter {
 
   roundEnded(record: RoundRecord): void {
     this.#last = record;
-    this.#sending = false;
+    this.#ended = record.round;
     this.#roundBytes += record.wireBytes;
     if (record.phase !== 'pre-copy') return;
     this.#lastPrecopy = record;

@@ -61,12 +61,13 @@ export class PreCopy implements SourcePhase {
   }
 
   /** Every page is accounted for in round 1, whatever was migrated before. */
-  async #populated({ vm, options, session, harvester }: SourceContext): Promise<Harvest> {
+  async #populated({ vm, options, session, harvester, meter }: SourceContext): Promise<Harvest> {
     const bitmaps = harvester.take();
     const start = options.clock.now();
     await populatedBitmaps(vm.memory, bitmaps, options.clock, session.signal);
     const harvestMs = options.clock.now() - start;
     const dirtyPages = bitmaps.count();
+    meter.harvested(dirtyPages);
     return { bitmaps, dirtyPages, pagesWhenStopped: dirtyPages, trackers: [], harvestMs, sinceMs: 0 };
   }
 }
