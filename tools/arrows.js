@@ -28,7 +28,7 @@ const ALLOWED = [
   { package: 'packages/linux', allowed: [CORE, installed('rxjs'), installed('koffi')], node: true },
   { package: 'packages/vfio', allowed: [CORE, LINUX, installed('rxjs')], node: true },
   { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX], node: true },
-  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS], node: true },
+  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS, installed('echarts')], node: true },
 ];
 
 /** What the tests of a package may import beside their own files: their package, those below it, and test tools. */

@@ -19,7 +19,7 @@ export interface Fineness {
 export const FINE: Fineness = { wantedPages: 2 ** 21, wantedOfPart: 4096, mostPages: 2 ** 24 };
 
 /** Of the simulations of a search: 3 %. */
-export const COARSE: Fineness = { wantedPages: 2 ** 17, wantedOfPart: 1024, mostPages: 2 ** 20 };
+export const COARSE: Fineness = { wantedPages: 2 ** 15, wantedOfPart: 1024, mostPages: 2 ** 18 };
 
 /** Fewer pages of a part would say nothing. */
 const LEAST_OF_PART = 64;

@@ -9,14 +9,14 @@ const GIB = 2 ** 30;
 
 /** A guest that converges in some rounds. */
 const BASE: Scenario = {
-  memory: { bytes: 4 * GIB },
-  workload: { kind: 'uniform', rate: 400e6 },
-  link: { bytesPerSecond: 1e9 },
+  memory: { bytes: GIB },
+  workload: { kind: 'uniform', rate: 100e6 },
+  link: { bytesPerSecond: 250e6 },
 };
 const PLAIN = { policy: withinDowntimeLimit, suggestions: false } as const;
 
 describe('the same seed', () => {
-  const scenario: Scenario = { ...BASE, link: { bytesPerSecond: 1e9, jitterMs: 2, channels: 3 } };
+  const scenario: Scenario = { ...BASE, link: { bytesPerSecond: 250e6, jitterMs: 2, channels: 3 } };
 
   test('gives the same result, and another seed another one', async () => {
     const results = [];
@@ -61,8 +61,8 @@ test('random writes leave what the closed form says, round after round', async (
         const expected = oracle(bytes, share * link, link, run.rounds.length);
         for (const [i, { newlyDirtyPages, phase, totalMs, harvestMs }] of run.rounds.entries()) {
           if (phase !== 'pre-copy') continue;
-          // The guest goes on during a harvest and a round trip, which the closed form leaves out.
-          const more = ((harvestMs + 1) / totalMs) * 2 + 5 / Math.sqrt(newlyDirtyPages) + 0.01;
+          // The guest goes on during a harvest and a round trip, which the closed form leaves out; what they add multiplies.
+          const more = ((harvestMs + 1) / totalMs) * 2 + 6 / Math.sqrt(newlyDirtyPages) + 0.01;
           expect((newlyDirtyPages * run.pageSize) / (expected[i] as number)).toBeGreaterThan(1 - more);
           expect((newlyDirtyPages * run.pageSize) / (expected[i] as number)).toBeLessThan(1 + more);
         }
@@ -94,7 +94,14 @@ test('every page that was populated or dirtied is sent, and no other', async () 
         );
         const { pages } = summaryOf(run);
         const sent = pages.raw + pages.zero + pages.hole + pages.delta + pages.compressed;
-        expect(sent * run.pageSize).toBe(populatedBytes + run.dirtiedBytes);
+        const precopy = run.rounds.filter(({ phase }) => phase === 'pre-copy');
+        const seen = precopy.reduce((sum, { newlyDirtyPages }) => sum + newlyDirtyPages, 0);
+        // Pages that were dirty before the pause and again at it are sent once.
+        expect(sent * run.pageSize).toBeLessThanOrEqual(populatedBytes + run.dirtiedBytes);
+        expect(sent * run.pageSize).toBeGreaterThanOrEqual(populatedBytes + seen * run.pageSize);
+        expect(precopy[0]?.dirtyPages).toBe(populatedBytes / run.pageSize);
+        for (const [i, { dirtyPages }] of precopy.slice(1).entries())
+          expect(dirtyPages).toBe(precopy[i]?.newlyDirtyPages);
         expect(run.rounds.reduce((sum, { dirtyPages }) => sum + dirtyPages, 0)).toBe(sent);
       },
     ),
@@ -120,13 +127,13 @@ test('16 TiB over 400 Gbit/s converge, and cost batches, not bytes', async () =>
 
 describe('pages that stand for many', () => {
   test.each([
-    ['uniform', { kind: 'uniform', rate: 300e6, bytes: 2 * GIB }],
-    ['hot', { kind: 'hot', rate: 600e6, bytes: 2 * GIB }],
-    ['sweep', { kind: 'sweep', rate: 300e6, bytes: 2 * GIB }],
+    ['uniform', { kind: 'uniform', rate: 75e6, bytes: GIB / 2 }],
+    ['hot', { kind: 'hot', rate: 150e6, bytes: GIB / 2 }],
+    ['sweep', { kind: 'sweep', rate: 75e6, bytes: GIB / 2 }],
   ] as const)('do not change the answer: %s', async (_, workload) => {
     const scenario: Scenario = { ...BASE, workload };
     const fine = await simulate(scenario, { ...PLAIN, granularity: 4096 });
-    const coarse = await simulate(scenario, { ...PLAIN, granularity: 65_536 });
+    const coarse = await simulate(scenario, { ...PLAIN, granularity: 16_384 });
     expect([fine.outcome, coarse.outcome]).toEqual(['converged', 'converged']);
     expect(coarse.totalMs / fine.totalMs).toBeCloseTo(1, 1);
     expect(Math.abs((coarse.downtimeMs as number) - (fine.downtimeMs as number))).toBeLessThan(30);
@@ -141,7 +148,7 @@ describe('pages that stand for many', () => {
 });
 
 describe('a guest that writes too fast', () => {
-  const busy: Scenario = { ...BASE, workload: { kind: 'uniform', rate: 2e9 } };
+  const busy: Scenario = { ...BASE, workload: { kind: 'uniform', rate: 500e6 } };
 
   test('is told by the plain rule once rounds bring nothing, with what would help', async () => {
     const run = await simulate(busy, { policy: withinDowntimeLimit });
@@ -153,7 +160,7 @@ describe('a guest that writes too fast', () => {
     const value = (change: Parameters<typeof by.get>[0]) => by.get(change)?.value as number;
     const withLink = (bytesPerSecond: number) => simulate({ ...busy, link: { bytesPerSecond } }, PLAIN);
     expect((await withLink(value('link'))).outcome).toBe('converged');
-    expect((await withLink(1e9 + (value('link') - 1e9) * 0.8)).outcome).toBe('stopped');
+    expect((await withLink(250e6 + (value('link') - 250e6) * 0.8)).outcome).toBe('stopped');
     const withLimit = (downtimeLimitMs: number) => simulate(busy, { ...PLAIN, downtimeLimitMs });
     expect((await withLimit(value('downtime-limit'))).outcome).toBe('converged');
     expect((await withLimit(value('downtime-limit') * 0.8)).outcome).toBe('stopped');
@@ -163,7 +170,7 @@ describe('a guest that writes too fast', () => {
     const withThrottle = (throttle: number) => simulate(busy, { ...PLAIN, throttle });
     expect((await withThrottle(value('throttle'))).outcome).toBe('converged');
     expect((await withThrottle(value('throttle') - 0.15)).outcome).toBe('stopped');
-    expect(value('throttle')).toBeCloseTo(1 - value('dirty-rate') / 2e9, 1);
+    expect(value('throttle')).toBeCloseTo(1 - value('dirty-rate') / 500e6, 1);
   }, 120_000);
 
   test('is moved within a time budget that forces it, and counts as moved', async () => {
@@ -184,12 +191,13 @@ describe('a guest that writes too fast', () => {
   test('ends with the simulation, whatever the policy', async () => {
     const never: ConvergencePolicy = () => undefined;
     const run = await simulate(busy, { policy: never, stopAfterMs: 20_000, suggestions: false });
-    expect([run.outcome, run.totalMs]).toEqual(['stopped', 20_000]);
+    expect(run.outcome).toBe('stopped');
+    expect(run.totalMs).toBeCloseTo(20_000, -2);
   });
 });
 
 test('a guest that is held back writes less, from the moment on', async () => {
-  const half = await simulate({ ...BASE, workload: { kind: 'uniform', rate: 800e6 } }, { ...PLAIN, throttle: 0.5 });
+  const half = await simulate({ ...BASE, workload: { kind: 'uniform', rate: 200e6 } }, { ...PLAIN, throttle: 0.5 });
   const slow = await simulate(BASE, PLAIN);
   expect(half.rounds.map(({ dirtyPages }) => dirtyPages)).toEqual(slow.rounds.map(({ dirtyPages }) => dirtyPages));
   expect(half.throttle[0]).toEqual({ ms: 0, fraction: 0.5 });
@@ -223,7 +231,7 @@ describe('what cannot be is refused with the reason', () => {
     ['seed of a simulation cannot be 0.5', BASE, { seed: 0.5 }],
     ['the granularity must be a power of two', BASE, { granularity: 5000 }],
     ['deltaShare must be from 0 to 1, got 7', { ...BASE, encoding: { deltaShare: 7 } }],
-  ])('%s', async (message, scenario, options) => {
+  ])('%s', async (message, scenario, options = {}) => {
     const refused = expect(simulate(scenario, { ...PLAIN, ...options })).rejects;
     await refused.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT', message: expect.stringContaining(message) });
   });

@@ -2,15 +2,18 @@ import { parseArgs } from 'node:util';
 
 export type Command =
   | { readonly name: 'inspect'; readonly file: string; readonly json: boolean; readonly frames: boolean }
+  /** `argv` are the arguments behind `simulate`. */
+  | { readonly name: 'simulate'; readonly argv: readonly string[] }
   | { readonly name: 'help' }
   | { readonly name: 'version' }
   /** What is wrong with the arguments. */
   | { readonly name: 'mistake'; readonly message: string };
 
 export const USAGE = `Usage: godwit inspect [--json] [--frames] FILE
+       godwit simulate --memory SIZE --link RATE [--dirty-rate RATE] [options]; see godwit simulate --help
        godwit --help | --version
 
-Reads a recorded migration, the captured bytes of one of its streams, or a snapshot, and prints what is in it: hello,
+inspect reads a recorded migration, the captured bytes of one of its streams, or a snapshot, and prints what is in it: hello,
 rounds, pages by kind, devices, attempts to switch over, how it ended, and errors with the byte at which they start. Every
 page of a snapshot is compared with its checksum. FILE may be of any size; - is standard input (but a snapshot has to be
 a file).
@@ -31,6 +34,8 @@ const OPTIONS = {
 
 /** Reads the command line, without `node` and the script. */
 export function parseCommand(argv: readonly string[]): Command {
+  // Its options are its own.
+  if (argv[0] === 'simulate') return { name: 'simulate', argv: argv.slice(1) };
   let parsed: ReturnType<typeof parse>;
   try {
     parsed = parse(argv);

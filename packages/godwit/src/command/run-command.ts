@@ -7,6 +7,7 @@ import { inspectRecording } from '../inspect/inspect-recording.js';
 import { inspectSnapshot } from '../inspect/inspect-snapshot.js';
 import { plainText, toJson } from '../inspect/plain-text.js';
 import { textOf } from '../inspect/text-report.js';
+import { runSimulate } from '../simulate/run-simulate.js';
 import { type Command, parseCommand, USAGE } from './arguments.js';
 import { LineOutput, OutputClosed } from './output.js';
 
@@ -38,6 +39,8 @@ export async function runCommand(argv: readonly string[], io: Surroundings): Pro
     case 'mistake':
       io.stderr.write(`godwit: ${command.message}\n\n${USAGE}`);
       return 2;
+    case 'simulate':
+      return runSimulate(command.argv, io);
     case 'inspect':
       return inspect(command, io);
   }
