@@ -151,6 +151,30 @@ describe('every byte of the streams counts once', () => {
   });
 });
 
+test('a stop-and-copy that is given up has its round too, with the device state that it has sent', async () => {
+  const toy = begin({
+    parts: { running: 0, paused: 2 },
+    migrate: { pauseLimitMs: 200 },
+    link: { bytesPerSecond: 1e8 },
+  });
+  let saves = 0;
+  const [gpu] = toy.source.devices;
+  const save = gpu?.save.bind(gpu);
+  Object.assign(gpu ?? {}, {
+    async *save(signal: AbortSignal) {
+      yield* save?.(signal) ?? [];
+      if (++saves === 1)
+        await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+    },
+  });
+  expectMoved(toy, await toy.settled());
+  const summary = await toy.migration.result;
+  expect(toy.events.filter(({ type }) => type === 'went-back')).toHaveLength(1);
+  const paused = summary.rounds.filter(({ phase }) => phase === 'stop-and-copy');
+  expect(paused.map(({ deviceBytes }) => deviceBytes)).toEqual([2 * MIB, 2 * MIB]);
+  expectAddsUp(summary, toy.written());
+});
+
 describe('device state and the bandwidth limit', () => {
   /** The most bytes that were written in any second, the guest running. */
   async function fastest(toy: ReturnType<typeof begin>): Promise<number> {
