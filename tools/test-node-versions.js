@@ -1,6 +1,6 @@
 /**
- * Runs the built tests and a short demo under every Node version that Godwit supports, one line a version. The binaries
- * are those of the `node` package on npm and are kept in .cache/node. With --others the version that runs this is left
+ * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The
+ * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on npm and are kept in .cache/node. With --others the version that runs this is left
  * out, if it is exactly one of them: for .ci/run, where all that is here has been run under it by then.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -14,6 +14,11 @@ const root = resolve(import.meta.dirname, '..');
 const cache = join(root, '.cache', 'node');
 const { values } = parseArgs({ options: { others: { type: 'boolean', default: false } } });
 const outerTally = process.env['TALLY_FILE'];
+
+/** A link that changes, with jitter, on several channels, and a guest that never converges. */
+const SIMULATION =
+  '--memory 2G --dirty-rate 900MB/s --workload hot --link 4G --jitter 2ms --channels 3 --link-changes 2s=8G,4s=4G --link-cuts 3s+300ms --stop-after 20s --json';
+const simulated = simulate(process.env);
 
 for (const version of VERSIONS) {
   const started = Date.now();
@@ -57,6 +62,12 @@ for (const version of VERSIONS) {
     );
   }
 
+  if (simulated.startsWith('{') && simulate(environment) === simulated) counts.passed++;
+  else {
+    counts.failed++;
+    process.stdout.write(`the simulation under Node ${exact} prints other bytes than under ${process.version}\n`);
+  }
+
   const seconds = ((Date.now() - started) / 1000).toFixed(0);
   const summary = `${counts.passed} passed, ${counts.failed} failed, ${counts.skipped.length} skipped`;
   process.stdout.write(
@@ -67,6 +78,20 @@ for (const version of VERSIONS) {
     const skipped = counts.skipped.map((/** @type {string} */ name) => `Node ${exact}: ${name}`);
     appendFileSync(outerTally, `${JSON.stringify({ ...counts, skipped })}\n`);
   }
+}
+
+/**
+ * What `godwit simulate` prints under the `node` of an environment.
+ * @param {NodeJS.ProcessEnv} env
+ */
+function simulate(env) {
+  const run = spawnSync('node', ['packages/godwit/dist/cli.js', 'simulate', ...SIMULATION.split(' ')], {
+    cwd: root,
+    env,
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+  });
+  return run.status === null || run.status > 1 ? `failed: ${run.signal ?? run.stderr}` : run.stdout;
 }
 
 /**

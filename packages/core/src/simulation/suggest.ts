@@ -50,10 +50,13 @@ export async function suggest(scenario: Scenario, given: RunOptions): Promise<re
 function knobs(scenario: Scenario, options: RunOptions): readonly Knob[] {
   const { link, workload } = scenario;
   const { downtimeLimitMs = 300, bandwidthLimit = 0 } = options;
-  const growing = (change: Suggestion['change'], now: number, at: Knob['at'], text: Knob['text']): Knob => ({
+  const growing = (change: Suggestion['change'], now: number, at: Knob['at'], text: Knob['text'], unit = 1): Knob => ({
     ...{ change, at, text },
     value: (factor) => now * factor,
-    rounded: (value) => ({ value: twoDigits(value, Math.ceil), factor: twoDigits(value, Math.ceil) / now }),
+    rounded: (value) => {
+      const round = twoDigits(value / unit, Math.ceil) * unit;
+      return { value: round, factor: round / now };
+    },
   });
   const slower = (at: Knob['at']): Knob => ({
     change: 'throttle',
@@ -79,6 +82,7 @@ function knobs(scenario: Scenario, options: RunOptions): readonly Knob[] {
       link.bytesPerSecond,
       (factor) => ({ scenario: { ...scenario, link: faster(link, factor) }, options }),
       (bytes) => `a link of ${bitsPerSecond(bytes)}`,
+      1 / 8,
     ),
     ...(bandwidthLimit > 0
       ? [

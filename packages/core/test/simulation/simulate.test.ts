@@ -14,19 +14,21 @@ const BASE: Scenario = {
   link: { bytesPerSecond: 250e6 },
 };
 const PLAIN = { policy: withinDowntimeLimit, suggestions: false } as const;
+/** Coarser, and as quick as that. */
+const QUICK = { ...PLAIN, granularity: 32_768 } as const;
 
 describe('the same seed', () => {
   const scenario: Scenario = { ...BASE, link: { bytesPerSecond: 250e6, jitterMs: 2, channels: 3 } };
 
   test('gives the same result, and another seed another one', async () => {
     const results = [];
-    for (const seed of [7, 7, 8]) results.push(JSON.stringify(await simulate(scenario, { ...PLAIN, seed })));
+    for (const seed of [7, 7, 8]) results.push(JSON.stringify(await simulate(scenario, { ...QUICK, seed })));
     expect(results[1]).toBe(results[0]);
     expect(results[2]).not.toBe(results[0]);
   });
 
   test('gives the same result for two simulations at the same time', async () => {
-    const [one, two] = await Promise.all([simulate(scenario, PLAIN), simulate(scenario, PLAIN)]);
+    const [one, two] = await Promise.all([simulate(scenario, QUICK), simulate(scenario, QUICK)]);
     expect(JSON.stringify(two)).toBe(JSON.stringify(one));
   });
 });
@@ -40,6 +42,11 @@ function oracle(bytes: number, rate: number, link: number, rounds: number): numb
     left.push(dirty);
   }
   return left;
+}
+
+/** So that there are at most 32,768 pages. */
+function granularityFor(bytes: number): number {
+  return Math.min(16 * MIB, Math.max(4096, 2 ** Math.ceil(Math.log2(bytes / 32_768))));
 }
 
 test('random writes leave what the closed form says, round after round', async () => {
@@ -56,19 +63,28 @@ test('random writes leave what the closed form says, round after round', async (
         const link = (gbit * 1e9) / 8;
         const run = await simulate(
           { memory: { bytes }, workload: { kind: 'uniform', rate: share * link }, link: { bytesPerSecond: link } },
-          { policy: roundCap(4, 'abort'), downtimeLimitMs: 50, seed, suggestions: false },
+          {
+            policy: roundCap(4, 'abort'),
+            downtimeLimitMs: 50,
+            seed,
+            suggestions: false,
+            granularity: granularityFor(bytes),
+          },
         );
         const expected = oracle(bytes, share * link, link, run.rounds.length);
-        for (const [i, { newlyDirtyPages, phase, totalMs, harvestMs }] of run.rounds.entries()) {
-          if (phase !== 'pre-copy') continue;
-          // The guest goes on during a harvest and a round trip, which the closed form leaves out; what they add multiplies.
-          const more = ((harvestMs + 1) / totalMs) * 2 + 6 / Math.sqrt(newlyDirtyPages) + 0.01;
-          expect((newlyDirtyPages * run.pageSize) / (expected[i] as number)).toBeGreaterThan(1 - more);
-          expect((newlyDirtyPages * run.pageSize) / (expected[i] as number)).toBeLessThan(1 + more);
+        let more = 0;
+        for (const [i, { newlyDirtyPages, dirtyPages, harvestMs }] of run.rounds.entries()) {
+          const sendMs = ((dirtyPages * run.pageSize) / link) * 1000;
+          // In shorter rounds the latencies and the shortest time of a round count, which the closed form leaves out.
+          if (sendMs < 200) break;
+          // What the guest writes during a harvest and two round trips, and by chance; the errors of the rounds add up.
+          more += (2 * harvestMs + 2) / sendMs + 5 / Math.sqrt(newlyDirtyPages) + 0.005;
+          const ratio = (newlyDirtyPages * run.pageSize) / (expected[i] as number);
+          expect({ ratio: Math.abs(ratio - 1) < more ? 'near' : ratio }).toEqual({ ratio: 'near' });
         }
       },
     ),
-    { numRuns: 25 },
+    { numRuns: 20 },
   );
 });
 
@@ -151,23 +167,23 @@ describe('a guest that writes too fast', () => {
   const busy: Scenario = { ...BASE, workload: { kind: 'uniform', rate: 500e6 } };
 
   test('is told by the plain rule once rounds bring nothing, with what would help', async () => {
-    const run = await simulate(busy, { policy: withinDowntimeLimit });
+    const run = await simulate(busy, { ...QUICK, suggestions: true });
     expect([run.outcome, run.error?.code, run.summary]).toEqual(['stopped', 'GODWIT_CANCELLED', undefined]);
     expect(run.error?.message).toContain('have not lowered the predicted downtime');
     const by = new Map(run.wouldConverge.map((one) => [one.change, one]));
     expect([...by.keys()]).toEqual(['link', 'downtime-limit', 'dirty-rate', 'throttle']);
     // Each works, and a fifth less of it does not.
     const value = (change: Parameters<typeof by.get>[0]) => by.get(change)?.value as number;
-    const withLink = (bytesPerSecond: number) => simulate({ ...busy, link: { bytesPerSecond } }, PLAIN);
+    const withLink = (bytesPerSecond: number) => simulate({ ...busy, link: { bytesPerSecond } }, QUICK);
     expect((await withLink(value('link'))).outcome).toBe('converged');
     expect((await withLink(250e6 + (value('link') - 250e6) * 0.8)).outcome).toBe('stopped');
-    const withLimit = (downtimeLimitMs: number) => simulate(busy, { ...PLAIN, downtimeLimitMs });
+    const withLimit = (downtimeLimitMs: number) => simulate(busy, { ...QUICK, downtimeLimitMs });
     expect((await withLimit(value('downtime-limit'))).outcome).toBe('converged');
     expect((await withLimit(value('downtime-limit') * 0.8)).outcome).toBe('stopped');
-    const withRate = (rate: number) => simulate({ ...busy, workload: { kind: 'uniform', rate } }, PLAIN);
+    const withRate = (rate: number) => simulate({ ...busy, workload: { kind: 'uniform', rate } }, QUICK);
     expect((await withRate(value('dirty-rate'))).outcome).toBe('converged');
     expect((await withRate(value('dirty-rate') * 1.2)).outcome).toBe('stopped');
-    const withThrottle = (throttle: number) => simulate(busy, { ...PLAIN, throttle });
+    const withThrottle = (throttle: number) => simulate(busy, { ...QUICK, throttle });
     expect((await withThrottle(value('throttle'))).outcome).toBe('converged');
     expect((await withThrottle(value('throttle') - 0.15)).outcome).toBe('stopped');
     expect(value('throttle')).toBeCloseTo(1 - value('dirty-rate') / 500e6, 1);
@@ -175,7 +191,7 @@ describe('a guest that writes too fast', () => {
 
   test('is moved within a time budget that forces it, and counts as moved', async () => {
     const policy = firstOpinion(withinDowntimeLimit, timeBudget(9000, 'switchover'));
-    const run = await simulate(busy, { policy, suggestions: false });
+    const run = await simulate(busy, { policy, suggestions: false, granularity: 32_768 });
     expect([run.outcome, run.converged]).toEqual(['moved', false]);
     expect(run.downtimeMs).toBeGreaterThan(1000);
     expect(run.pauses).toHaveLength(1);
@@ -184,24 +200,24 @@ describe('a guest that writes too fast', () => {
   });
 
   test('fails when its policy gives up', async () => {
-    const run = await simulate(busy, { policy: roundCap(3, 'abort'), suggestions: false });
+    const run = await simulate(busy, { policy: roundCap(3, 'abort'), suggestions: false, granularity: 32_768 });
     expect([run.outcome, run.error?.code, run.rounds.length]).toEqual(['failed', 'GODWIT_NOT_CONVERGING', 3]);
   });
 
   test('ends with the simulation, whatever the policy', async () => {
     const never: ConvergencePolicy = () => undefined;
-    const run = await simulate(busy, { policy: never, stopAfterMs: 20_000, suggestions: false });
+    const run = await simulate(busy, { policy: never, stopAfterMs: 20_000, suggestions: false, granularity: 32_768 });
     expect(run.outcome).toBe('stopped');
     expect(run.totalMs).toBeCloseTo(20_000, -2);
   });
 });
 
 test('a guest that is held back writes less, from the moment on', async () => {
-  const half = await simulate({ ...BASE, workload: { kind: 'uniform', rate: 200e6 } }, { ...PLAIN, throttle: 0.5 });
-  const slow = await simulate(BASE, PLAIN);
+  const half = await simulate({ ...BASE, workload: { kind: 'uniform', rate: 200e6 } }, { ...QUICK, throttle: 0.5 });
+  const slow = await simulate(BASE, QUICK);
   expect(half.rounds.map(({ dirtyPages }) => dirtyPages)).toEqual(slow.rounds.map(({ dirtyPages }) => dirtyPages));
   expect(half.throttle[0]).toEqual({ ms: 0, fraction: 0.5 });
-  const cannot = await simulate({ ...BASE, canThrottle: false }, { ...PLAIN, throttle: 0.5 });
+  const cannot = await simulate({ ...BASE, canThrottle: false }, { ...QUICK, throttle: 0.5 });
   expect(cannot.throttle).toEqual([]);
 });
 
@@ -212,7 +228,9 @@ test('an aborted signal ends it with its reason', async () => {
     return undefined;
   };
   const stop = new AbortController();
-  await expect(simulate(BASE, { policy, signal: stop.signal, suggestions: false })).rejects.toBe(reason);
+  await expect(simulate(BASE, { policy, signal: stop.signal, suggestions: false, granularity: 32_768 })).rejects.toBe(
+    reason,
+  );
 });
 
 describe('what cannot be is refused with the reason', () => {

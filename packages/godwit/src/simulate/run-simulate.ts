@@ -5,7 +5,7 @@ import { type Simulation, simulate } from '@godwit/core/simulation';
 import { type NamedPolicy, policiesOf } from './policies.js';
 import { SIMULATE_USAGE, type SimulateRequest, simulateRequest } from './simulate-arguments.js';
 import { simulationPlot } from './simulation-plot.js';
-import { comparisonText, type NamedSimulation, simulationText } from './simulation-report.js';
+import { comparisonText, type NamedSimulation, simulationText, suggestionText } from './simulation-report.js';
 import { ArgumentError } from './units.js';
 
 /** Runs `godwit simulate` with the arguments behind it; resolves with the exit status. */
@@ -51,7 +51,11 @@ async function simulateAll({ scenario, options, policies }: SimulateRequest): Pr
 
 function textOf(all: readonly NamedSimulation[]): string {
   const texts = all.map(simulationText);
-  return `${[...texts, ...(all.length > 1 ? [comparisonText(all)] : [])].join('\n\n')}\n`;
+  if (all.length > 1) texts.push(comparisonText(all));
+  // What would help is the same for all of them.
+  const unhappy = all.find(({ simulation }) => !simulation.converged);
+  if (unhappy !== undefined) texts.push(suggestionText(unhappy.simulation));
+  return `${texts.join('\n\n')}\n`;
 }
 
 function jsonOf(all: readonly NamedSimulation[]): string {

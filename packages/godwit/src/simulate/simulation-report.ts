@@ -10,20 +10,14 @@ export interface NamedSimulation {
   readonly simulation: Simulation;
 }
 
-/** The rounds of one simulation as a table, whether it converges, and what would make it. */
+/** The rounds of one simulation as a table, and whether it converges. */
 export function simulationText({ name, simulation }: NamedSimulation): string {
   const { rounds, pageSize } = simulation;
   const left = rounds.length - SHOWN.first - SHOWN.last;
   const shown = left > 1 ? [...rounds.slice(0, SHOWN.first), undefined, ...rounds.slice(-SHOWN.last)] : rounds;
   const rows = shown.map((round) => (round === undefined ? [`(${left} more)`] : roundRow(round, pageSize)));
   const table = tableOf(['round', 'owed', 'sent', 'time', 'dirtied', 'predicted', 'decision'], rows);
-  return [
-    ...(name === undefined ? [] : [`policy ${name}`, '']),
-    ...table,
-    '',
-    verdict(simulation),
-    ...suggestionLines(simulation),
-  ].join('\n');
+  return [...(name === undefined ? [] : [`policy ${name}`, '']), ...table, '', verdict(simulation)].join('\n');
 }
 
 /** Several simulations side by side. */
@@ -79,15 +73,15 @@ function verdict(simulation: Simulation): string {
   }
 }
 
-function suggestionLines({ converged, wouldConverge }: Simulation): string[] {
-  if (converged) return [];
-  if (wouldConverge.length === 0) return ['No single change of up to 64 times would make it converge.'];
+/** What would make a migration converge that does not. */
+export function suggestionText({ wouldConverge }: Simulation): string {
+  if (wouldConverge.length === 0) return 'No single change, of up to 64 times, would make it converge.';
   return [
     'Each of these would make it converge:',
     ...wouldConverge.map(
       ({ text, totalMs, downtimeMs }) => `  ${text} (after ${duration(totalMs)}, down for ${duration(downtimeMs)})`,
     ),
-  ];
+  ].join('\n');
 }
 
 /** Rows under a head, in columns; the first and the last column on the left, the others on the right. */
