@@ -40,7 +40,7 @@ async function round(pages: number) {
     // Batches of 16 pages: as small as the limit needs.
     maximumPayload: 16 * PAGE,
     tracker: { name: 'none', start: async () => {}, harvest: async () => {}, stop: async () => {} },
-    limit: new BandwidthLimit(clock, LIMIT),
+    limit: new BandwidthLimit(clock, LIMIT, () => sent),
     signal: new AbortController().signal,
     acknowledged: () => wire.then(() => pages),
     deviceBytes: () => 0,

@@ -18,6 +18,7 @@ export type SimulatedMigrateOptions = Pick<
   | 'bandwidthLimit'
   | 'timeBudgetMs'
   | 'policy'
+  | 'hotPagesLast'
   | 'prior'
   | 'force'
   | 'pauseLimitMs'
