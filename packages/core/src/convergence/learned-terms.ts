@@ -41,6 +41,6 @@ export class LearnedTerms {
     const overrun = this.#overruns.get(term);
     const known = this.#measured.get(term) ?? otherwise;
     if (overrun === undefined) return known;
-    return Math.max(known, overrun.ms * 0.5 ** ((this.#clock.now() - overrun.at) / overrun.halfLifeMs));
+    return Math.max(known, overrun.ms * Math.exp((-Math.LN2 * (this.#clock.now() - overrun.at)) / overrun.halfLifeMs));
   }
 }
