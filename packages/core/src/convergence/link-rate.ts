@@ -35,7 +35,8 @@ export class LinkRate {
       if (this.#bytes === 0) this.#atLeast = Math.max(this.#atLeast ?? 0, (bytes / Math.max(wallMs, busyMs, 1)) * 1000);
       return false;
     }
-    const keep = 0.5 ** (busyMs / HALF_LIFE_MS);
+    // Not a power: its last bit depends on the version of Node.
+    const keep = Math.exp((-Math.LN2 * busyMs) / HALF_LIFE_MS);
     const share = Math.min(1, MOST_MS / busyMs);
     this.#bytes = this.#bytes * keep + bytes * share;
     this.#ms = this.#ms * keep + busyMs * share;

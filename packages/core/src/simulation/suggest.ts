@@ -162,7 +162,7 @@ function rateOf(scenario: Scenario): number {
 
 /** A number of two digits, and zeros. */
 function twoDigits(value: number, round: (value: number) => number): number {
-  const unit = 10 ** (Math.floor(Math.log10(value)) - 1);
+  const unit = Number(`1e${Math.floor(Math.log10(value)) - 1}`);
   // A tenth may become 0.30000000000000004.
   return Number((round(value / unit) * unit).toPrecision(2));
 }
