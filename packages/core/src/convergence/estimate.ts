@@ -28,8 +28,8 @@ export function sumOf(estimates: readonly Estimate[]): Estimate {
   let above = 0;
   for (const one of estimates) {
     ms += one.ms;
-    below += (one.ms - one.lowMs) ** 2;
-    above += (one.highMs - one.ms) ** 2;
+    below += (one.ms - one.lowMs) * (one.ms - one.lowMs);
+    above += (one.highMs - one.ms) * (one.highMs - one.ms);
   }
   return { ms, lowMs: Math.max(0, ms - Math.sqrt(below)), highMs: ms + Math.sqrt(above) };
 }

@@ -55,16 +55,12 @@ export class LearnedTerms {
     const ms = this.#measured.get(term);
     const known = ms === undefined ? otherwise : scaled(guess(ms, ms, ms), AGAIN);
     if (overrun === undefined) return known;
-<<<<<<< HEAD
-    const again = overrun.ms * 0.5 ** ((this.#clock.now() - overrun.at) / overrun.halfLifeMs);
+    const again = overrun.ms * Math.exp((-Math.LN2 * (this.#clock.now() - overrun.at)) / overrun.halfLifeMs);
     if (again <= known.ms) return known;
     return guess(
       again,
       Math.min(known.lowMs, again * OVERRUN.lowMs),
       Math.max(known.highMs, overrun.ms * OVERRUN.highMs),
     );
-=======
-    return Math.max(known, overrun.ms * Math.exp((-Math.LN2 * (this.#clock.now() - overrun.at)) / overrun.halfLifeMs));
->>>>>>> h-sim
   }
 }

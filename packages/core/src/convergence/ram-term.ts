@@ -175,7 +175,8 @@ export class RamTerm {
     if (!this.linkKnown) return LINK_UNKNOWN;
     const { count } = this.#ratios;
     // A ratio that was seen once may be chance: the point moves towards it as they become more.
-    const point = known.ms ** (count / (count + 2));
+    // `Math.exp` and `Math.log` give the same number on every version of Node; a power does not.
+    const point = Math.exp((Math.log(known.ms) * count) / (count + 2));
     const ratio = { ms: point, lowMs: Math.min(known.lowMs, point), highMs: Math.max(known.highMs, point) };
     if (this.#link.known || this.#before === undefined) return ratio;
     // Rates of single streams add up, or the link is shared: one or the other, or between.
