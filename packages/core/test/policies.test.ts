@@ -273,6 +273,22 @@ describe('the throttle', () => {
     expect(policy(asked([calm(1), busy, calm(3)], { throttle: 0.5 }))).toBeUndefined();
   });
 
+  test('goes up by steps, round by round, while the working set is written whole, however long a round takes', () => {
+    const whole = (number: number, throttle: number, totalMs = 1010) =>
+      round(number, 10_000, { totalMs, throttle, dirtyPagesPerSecond: (10_000 / totalMs) * 1000 });
+    const policy = throttleToConverge();
+    const at = (throttle: number, totalMs?: number) =>
+      policy(
+        asked(
+          [1, 2, 3].map((number) => whole(number, number === 3 ? throttle : 0, totalMs)),
+          { throttle },
+        ),
+      );
+    expect(at(0.1)).toMatchObject({ action: 'throttle', fraction: 0.17 });
+    // Half a second of each round went to what nobody has told of.
+    expect(at(0.1, 1500)).toMatchObject({ action: 'throttle', fraction: 0.17 });
+  });
+
   test('throttleExhausted counts only rounds in which the guest was held back so far', () => {
     const policy = throttleExhausted(0.8, { rounds: 3, leastMs: 3000 }, 'abort');
     const held = [2, 3, 4, 5].map((number) => round(number, 9000, { throttle: 0.8 }));

@@ -3,6 +3,9 @@ import type { PolicyInput, RoundOutcome } from '../policy.js';
 /** The shortest time from one round to the next, in seconds: the engine waits for it. */
 const SHORTEST_ROUND_S = 0.01;
 
+/** Rounds have to shrink at least so fast: where there is no budget, a guest that is just too fast would else seem slow enough. */
+const SHRINK = 0.98;
+
 /**
  * A round that left this share of what it had sent says only how much the guest writes at least: its working set was written again
  * whole, once or a hundred times.
@@ -46,7 +49,8 @@ export function neededThrottle(round: RoundOutcome, input: PolicyInput, leftMs: 
   const pace = (pages: number): number => pages / Math.max(SHORTEST_ROUND_S, besideS + pages / pagesPerSecond);
   const paceThen = round.totalMs > 0 ? (round.dirtyPages / round.totalMs) * 1000 : pagesPerSecond;
   const more = Math.max(0, owed - fits) / (Math.max(0, leftMs) / 1000);
-  const most = Math.min(pace(fits), Math.min(pace((owed + fits) / 2), paceThen) - more);
+  const onTheWay = Math.min(pace((owed + fits) / 2), paceThen) * SHRINK - more;
+  const most = Math.min(pace(fits), onTheWay);
   const fullSpeed = round.dirtyPagesPerSecond / (1 - round.throttle);
   return 1 - most / fullSpeed;
 }
