@@ -27,6 +27,11 @@ describe('the same seed', () => {
     expect(results[2]).not.toBe(results[0]);
   });
 
+  test('is that of the guest too, on a link without chance', async () => {
+    const [one, two] = [await simulate(BASE, { ...QUICK, seed: 1 }), await simulate(BASE, { ...QUICK, seed: 2 })];
+    expect(one.rounds.map(({ dirtyPages }) => dirtyPages)).not.toEqual(two.rounds.map(({ dirtyPages }) => dirtyPages));
+  });
+
   test('gives the same result for two simulations at the same time', async () => {
     const [one, two] = await Promise.all([simulate(scenario, QUICK), simulate(scenario, QUICK)]);
     expect(JSON.stringify(two)).toBe(JSON.stringify(one));

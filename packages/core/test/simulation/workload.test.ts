@@ -75,7 +75,7 @@ describe('a workload', () => {
 
   test('that sweeps dirties what it comes by, and all of its working set at most', async () => {
     const slow = await dirtied(
-      { kind: 'sweep', rate: { pagesPerSecond: 1000 }, bytes: 25_600 * PAGE, offset: 2 ** 20 },
+      { kind: 'sweep', rate: { pagesPerSecond: 1000 }, bytes: 2500 * PAGE, offset: 2 ** 20 },
       5,
     );
     for (const pages of slow) expect(Math.abs(pages - 1000)).toBeLessThanOrEqual(2);
