@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { type ConvergencePolicy, type PresetName, presets } from '@godwit/core';
+import { type ConvergencePolicy, presets } from '@godwit/core';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { play, type World } from './round-oracle.js';
 
@@ -54,18 +54,6 @@ describe('docs/write-a-policy.md', () => {
     expect(blocks[0]?.code.trim().split('\n')).toHaveLength(5);
     expect(play({ ...WORLD, writes: GB }, policy).end).toBe('switchover');
     expect(play({ ...WORLD, writes: 8 * GB }, policy).end).toBe('never');
-  });
-
-  test('the table of the comparison is what comes out', async () => {
-    const mine = await run(1);
-    const rows = [...(Object.keys(presets) as PresetName[]), 'mine.mjs' as const].map((name) => {
-      const outcome = play(WORLD, name === 'mine.mjs' ? mine : presets[name]);
-      const { end, atMs, downtimeMs, rounds, throttled } = outcome;
-      const most = Math.round(100 * Math.max(0, ...throttled.map(({ fraction }) => fraction)));
-      const moves = end === 'switchover' || end === 'force';
-      return `| \`${name}\` | ${end} | ${(atMs / 1000).toFixed(0)} s | ${rounds.length} | ${moves ? `${downtimeMs.toFixed(0)} ms` : '-'} | ${most} % |`;
-    });
-    expect(document).toContain(rows.join('\n'));
   });
 
   test('a preset may be a part of another policy', async () => {

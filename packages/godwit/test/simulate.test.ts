@@ -110,7 +110,7 @@ describe('what cannot be understood is refused, by its name', () => {
       '--workload must be uniform, hot, sweep, phases, bursts or trace:FILE',
     ],
     ['--memory 5G --link 1G --workload trace:/nowhere', 'the trace /nowhere cannot be read'],
-    ['--memory 5G --link 1G --policy nope', 'there is no policy "nope"; there are within-downtime-limit'],
+    ['--memory 5G --link 1G --policy nope', 'there is no policy "nope"; there are gentle, balanced, urgent'],
     ['--memory 5G --link 1G --policy ./nowhere.mjs', 'the policy ./nowhere.mjs cannot be loaded'],
     ['--memory 5G --link 1G --zero 2', '--zero needs a share such as 0.3 or 30%, got "2"'],
     [

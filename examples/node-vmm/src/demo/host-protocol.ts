@@ -1,8 +1,7 @@
-import type { IncomingSummary, MigrationSummary } from '@godwit/core';
+import type { IncomingSummary, MigrationSummary, PresetName } from '@godwit/core';
 import type { DemoEvent } from './demo-event.js';
 import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
-import type { PolicyName } from './policies.js';
 
 /** The address at which a host listens: the reply to `listen`, and a part of the request `migrate`. */
 export type Address =
@@ -15,7 +14,7 @@ export interface MigrateRequest {
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
   readonly maxRounds: number;
-  readonly policy: PolicyName | undefined;
+  readonly policy: PresetName | undefined;
   readonly timeBudgetMs: number | undefined;
   readonly verify: boolean;
   readonly pageChannels: number;

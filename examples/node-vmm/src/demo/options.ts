@@ -1,9 +1,10 @@
+import type { PresetName } from '@godwit/core';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
 import { ENCODING_NAMES, type EncodingName } from './encodings.js';
 import { workingSetProblem } from './guest-spec.js';
-import { POLICY_NAMES, type PolicyName } from './policies.js';
+import { POLICY_NAMES } from './policies.js';
 import { formatBytes, parseBytes } from './quantity.js';
 
 export interface DemoOptions {
@@ -18,7 +19,7 @@ export interface DemoOptions {
   readonly maxBandwidth: number;
   /** Number of rounds after which to switch over, whatever the downtime, without a `policy`. */
   readonly maxRounds: number;
-  readonly policy: PolicyName | undefined;
+  readonly policy: PresetName | undefined;
   /** For the whole migration. */
   readonly timeBudgetMs: number | undefined;
   readonly transport: 'tcp' | 'unix';
@@ -159,7 +160,7 @@ function demoOptions(command: Command): DemoOptions {
     downtimeLimit: number;
     maxBandwidth?: number;
     maxRounds: number;
-    policy?: PolicyName;
+    policy?: PresetName;
     timeBudget?: number;
     transport: DemoOptions['transport'];
     pageChannels: number;

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { type ConvergencePolicy, firstOpinion, roundCap, timeBudget, withinDowntimeLimit } from '@godwit/core';
+import { type ConvergencePolicy, firstOpinion, presets, roundCap, timeBudget, withinDowntimeLimit } from '@godwit/core';
 import { ArgumentError } from './units.js';
 
 /** A policy with the name by which it was asked for. */
@@ -17,8 +17,9 @@ export interface PolicySettings {
 /** Without a time budget: how long the policies wait that need one, in milliseconds. */
 const BUDGET_MS = 60_000;
 
-/** The policies that have a name. */
+/** The policies that have a name: the engine's presets, and plain rules to compare them with. */
 const POLICIES: Readonly<Record<string, (settings: PolicySettings) => ConvergencePolicy>> = {
+  ...Object.fromEntries(Object.entries(presets).map(([name, preset]) => [name, () => preset])),
   'within-downtime-limit': () => withinDowntimeLimit,
   'round-cap': () => firstOpinion(withinDowntimeLimit, roundCap(30, 'switchover')),
   'time-budget': ({ timeBudgetMs = BUDGET_MS }) =>
