@@ -9,7 +9,9 @@ const DOCUMENT = readFileSync(join(import.meta.dirname, '..', '..', '..', 'docs'
 /** Below the package, where the policy's import of `@godwit/core` finds it. */
 const FOLDER = join(import.meta.dirname, 'simulate-document');
 
-beforeAll(() => mkdirSync(FOLDER, { recursive: true }));
+beforeAll(() => {
+  mkdirSync(FOLDER, { recursive: true });
+});
 afterAll(() => rmSync(FOLDER, { recursive: true, force: true }));
 
 test('docs/write-a-policy.md: its command prints its table', async () => {
