@@ -12,7 +12,8 @@ const LEAST_SHARE = 0.02;
  * each of the last three rounds. They stay owed, and are sent as soon as a round passes in which they were not written, or with the guest
  * paused.
  *
- * It keeps the harvests of three rounds: 3 bits for each page of RAM, 96 MiB for a TiB; its time grows with the pages that were dirty.
+ * It keeps the harvests of three rounds and the pages that wait: 4 bits for each page of RAM, 128 MiB for a TiB. Its time grows with the
+ * pages that were dirty.
  */
 export class HotPages {
   readonly #memory: GuestMemory;

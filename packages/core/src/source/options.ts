@@ -81,7 +81,7 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly adaptiveEncodings?: boolean;
   /**
    * Leave pages that the guest has dirtied in each of the last three rounds for later: they stay owed until a round passes in which it
-   * has not, or the guest is paused. Default true.
+   * has not, or the guest is paused. With `encodings` no page waits: one that is sent again is small then. Default true.
    */
   readonly hotPagesLast?: boolean;
   /**

@@ -297,7 +297,8 @@ function makeContext(
     rehearsal: new PauseRehearsal({ vm, clock, claim, emit, learn: (ms) => model.rehearsed(ms) }),
     records: [],
     requests: new EmbedderRequests(),
-    hotPages: options.hotPagesLast ? new HotPages(memory) : undefined,
+    // With encodings a page that is sent again is small, and only what was sent tells what it costs.
+    hotPages: options.hotPagesLast && options.encodings.length === 0 ? new HotPages(memory) : undefined,
     harvester: new Harvester(memory, tracker, clock),
     settling: new AbortController(),
     transferred: false,
