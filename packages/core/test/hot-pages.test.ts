@@ -1,12 +1,14 @@
 import {
+  type ConvergencePolicy,
   DirtyBitmaps,
+  type Frame,
   firstOpinion,
   type MigrateOptions,
   roundCap,
   timeBudget,
   withinDowntimeLimit,
 } from '@godwit/core';
-import { engineParts, ToyVm } from '@godwit/core/testing';
+import { engineParts, ManualTracker, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { expectMoved, random, start, type Toy } from './toy-migration.js';
@@ -37,7 +39,7 @@ function begin(kind: string, ratio: number, migrate: MigrateOptions): Toy {
     source,
     destination: new ToyVm(RAM, { pageSize: PAGE, running: false }),
     link: { bytesPerSecond: LINK, latencyMs: 0.2 },
-    migrate: { prior, ...migrate },
+    migrate: { prior, hotPagesLast: true, ...migrate },
   });
   const next = random(7);
   void (async () => {
@@ -161,4 +163,28 @@ describe('HotPages', () => {
       }),
     );
   });
+});
+
+test('a page that the guest no longer writes is sent in a later round, by a tracker with deferred re-arm too', async () => {
+  const ram = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 256 * PAGE }];
+  const source = new ToyVm(ram, { pageSize: PAGE });
+  source.write(0, 0, new Uint8Array(256 * PAGE).fill(1));
+  source.track(new ManualTracker(source.memory));
+  // Pages 64 to 127 are written at the end of each of the first five rounds, and never again.
+  const fromSource = (frame: Frame, payload: Uint8Array | undefined) => {
+    if (frame.type === 'roundEnd' && frame.round <= 5) {
+      source.write(0, 64 * PAGE, new Uint8Array(64 * PAGE).fill(frame.round + 1));
+    }
+    return { frame, payload };
+  };
+  const policy: ConvergencePolicy = ({ moment, outcome: { round } }) =>
+    moment !== 'round-end' || round < 9 ? undefined : { action: 'switchover', reason: 'nine rounds were seen' };
+  const destination = new ToyVm(ram, { pageSize: PAGE, running: false });
+  const toy = start({ source, destination, link: { fromSource }, migrate: { policy, hotPagesLast: true } });
+  expectMoved(toy, await toy.settled());
+  const { rounds } = await toy.migration.result;
+  const deferred = rounds.map(({ deferredPages }) => deferredPages);
+  expect(Math.max(...deferred)).toBe(64);
+  expect(deferred.slice(7)).toEqual(deferred.slice(7).map(() => 0));
+  expect(rounds.at(-1)).toMatchObject({ phase: 'stop-and-copy', dirtyPages: 0 });
 });

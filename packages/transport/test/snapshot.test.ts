@@ -75,7 +75,7 @@ test('pages that are sent again overwrite themselves: the file does not grow, wh
   for (const count of [2, 40]) {
     const path = newPath();
     const vm = fill(machine());
-    const migration = saving(vm, path, { pageChannels: 2, policy: rounds(count), hotPagesLast: false });
+    const migration = saving(vm, path, { pageChannels: 2, policy: rounds(count) });
     migration.subscribe((event) => {
       if (event.type !== 'round-start' || !vm.running) return;
       // Always the same pages; some turn zero and back again.

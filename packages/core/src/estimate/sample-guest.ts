@@ -3,8 +3,8 @@ import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
-import { PageRunList } from '../memory/page-run.js';
 import { populatedBitmaps } from '../memory/populated-pages.js';
+import { rearmAll } from '../tracker/rearm-all.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 import { WorkingSet, type WorkingSetPoint } from './working-set.js';
 
@@ -13,9 +13,6 @@ export const SAMPLE_MS = 3000;
 
 /** The shortest window, in milliseconds: that of a short round. */
 const INTERVAL_MS = 50;
-/** `rearm` takes ranges whose ends are multiples of this many pages. */
-const REARM_UNIT = 64;
-
 /** What a guest was seen to do while its dirty trackers ran. */
 export interface GuestSample {
   readonly ramBytes: number;
@@ -75,20 +72,4 @@ function lost({ name }: TrackerUnion): GodwitError {
     'GODWIT_TRACKER_FAILED',
     `a dirty tracker (${name}) failed while the guest was watched: nobody knows what the guest has written. Try again, or mend the tracker`,
   );
-}
-
-/** Re-arms every page that was reported: without it a tracker with deferred re-arm reports the page at each harvest. */
-function rearmAll(tracker: TrackerUnion, bitmaps: DirtyBitmaps): void {
-  for (const [blockIndex, bitmap] of bitmaps.blocks.entries()) {
-    const runs = bitmap.runs(new PageRunList());
-    let end = 0;
-    for (let i = 0; i < runs.length; i++) {
-      const first = Math.max(end, runs.firstPage(i) - (runs.firstPage(i) % REARM_UNIT));
-      const last = runs.firstPage(i) + runs.runPages(i);
-      const stop = Math.min(bitmap.pageCount, last + (-last & (REARM_UNIT - 1)));
-      if (stop <= first) continue;
-      tracker.rearm(blockIndex, first, stop - first);
-      end = stop;
-    }
-  }
 }

@@ -81,7 +81,9 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   readonly adaptiveEncodings?: boolean;
   /**
    * Leave pages that the guest has dirtied in each of the last three rounds for later: they stay owed until a round passes in which it
-   * has not, or the guest is paused. With `encodings` no page waits: one that is sent again is small then. Default true.
+   * has not, or the guest is paused. With `encodings` no page waits: one that is sent again is small then. It saves wire bytes where
+   * part of the working set is written all the time, and makes rounds shorter, by which `balanced` and other policies that count rounds lose
+   * patience sooner. Default false.
    */
   readonly hotPagesLast?: boolean;
   /**
@@ -220,7 +222,7 @@ export function resolveOptions(options: MigrateOptions): ResolvedOptions {
     encodings: checkEncodings(options.encodings ?? []),
     missingEncoding: options.missingEncoding ?? 'refuse',
     adaptiveEncodings: options.adaptiveEncodings ?? true,
-    hotPagesLast: options.hotPagesLast ?? true,
+    hotPagesLast: options.hotPagesLast ?? false,
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),

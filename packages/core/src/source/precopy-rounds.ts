@@ -1,6 +1,7 @@
 import { defer, EMPTY, expand, type Observable } from 'rxjs';
 import type { RoundOutcome } from '../convergence/policy.js';
 import type { Decision } from '../round-record.js';
+import { rearmAll } from '../tracker/rearm-all.js';
 import { pauses } from './attempt-limits.js';
 import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
@@ -40,13 +41,14 @@ export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<P
 }
 
 async function runRound(harvest: Harvest, { context, decide, send }: PrecopyParts): Promise<PrecopyRound> {
-  const { harvester, model, options, session, devices, meter, watch, throttle, emit } = context;
+  const { harvester, model, options, session, devices, meter, watch, throttle, tracker, emit } = context;
   const { clock } = options;
   const start = clock.now();
   const throttled = throttle.mark();
   const wire = meter.wire();
   const hot = context.hotPages?.takeFrom(harvest.bitmaps, harvest.dirtyPages);
   meter.deferredPages = hot?.pages ?? 0;
+  if (hot !== undefined) rearmAll(tracker, hot.bitmaps);
   const sending = hot === undefined ? harvest : { ...harvest, dirtyPages: harvest.dirtyPages - hot.pages };
   const cut = watch.roundBegins(decide);
   const sent = await send(sending, decide.offersDevices, cut, (ms) => model.roundTrip(ms)).finally(() =>

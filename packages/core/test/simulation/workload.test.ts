@@ -32,8 +32,6 @@ function rounds(workload: Workload, seconds: number): Promise<Simulation> {
     },
     {
       granularity: PAGE,
-      // Pages that a round leaves for later are owed, and were not written since.
-      hotPagesLast: false,
       suggestions: false,
       policy: ({ outcome }) =>
         outcome.round >= seconds ? { action: 'abort', reason: 'it has been seen' } : { action: 'continue', reason: '' },
