@@ -37,6 +37,9 @@ import { endOfRam, ramBlocks, ramOf } from './memory-map.js';
 import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
+/** Kicks of a rehearsal, of which the shortest counts: what a kick takes longer, this thread was busy meanwhile, which a pause waits for no more. */
+const REHEARSALS = 3;
+
 /** How long a vCPU may take to leave the guest, in milliseconds. It usually takes half a millisecond. */
 const PARK_MS = 10_000;
 /** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
@@ -242,9 +245,13 @@ export class Machine implements VirtualMachine {
    */
   rehearsePause(signal?: AbortSignal): Promise<number> {
     const rehearsal = async (): Promise<number> => {
-      const start = performance.now();
-      await this.#all('leave the guest', PARK_MS, (runner) => runner.rehearse(), signal);
-      return performance.now() - start;
+      let least = Number.POSITIVE_INFINITY;
+      for (let i = 0; i < REHEARSALS; i++) {
+        const start = performance.now();
+        await this.#all('leave the guest', PARK_MS, (runner) => runner.rehearse(), signal);
+        least = Math.min(least, performance.now() - start);
+      }
+      return least;
     };
     return this.#run.during('running', rehearsal, 0);
   }

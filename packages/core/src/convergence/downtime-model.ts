@@ -19,6 +19,9 @@ const FIRST_GUESS = {
   resumeMs: guess(1, 0, 9),
 };
 
+/** A thread that wakes up less late than this has its processor for itself, in milliseconds. */
+const NOTICED_MS = 1;
+
 /** Harvests with the guest paused: before device state is saved, after it, and once the destination is ready. */
 const HARVESTS = 3;
 
@@ -68,6 +71,8 @@ export class DowntimeModel {
   readonly #harvests = new Samples();
   readonly #pausedHarvests = new Samples();
   readonly #pauses = new Samples();
+  readonly #rehearsals = new Samples();
+  readonly #late = new Samples();
   /** The last few samples, of which the smallest counts: an outlier is ignored, and an old minimum soon forgotten. */
   readonly #roundTrips: number[] = [];
   readonly #roundTripSamples = new Samples();
@@ -121,7 +126,13 @@ export class DowntimeModel {
 
   /** Learns how long it took to kick all vCPUs while the guest runs (`MigratableVm.rehearsePause`). */
   rehearsed(ms: number): void {
-    this.#pauses.add(ms);
+    this.#rehearsals.add(ms);
+  }
+
+  /** Learns by how many milliseconds a wait has ended too late: how much this thread and its processors had to do beside. */
+  woke(lateMs: number): void {
+    this.#late.add(lateMs);
+    this.#ram.lateMs = this.#late.estimate?.ms ?? 0;
   }
 
   /** Learns how many pages more than predicted the harvest with the guest paused has found. */
@@ -204,7 +215,7 @@ export class DowntimeModel {
   #estimates(pending: Pending): Record<keyof DowntimeTerms, Estimate> {
     const learned = this.#learned;
     const roundTrip = this.#roundTripOnce();
-    const pauseMs = learned.expected('pauseMs', this.#pauses.estimate ?? this.#priorOr('pauseMs'));
+    const pauseMs = learned.expected('pauseMs', this.#pauses.estimate ?? this.#rehearsedPause());
     return {
       pauseMs,
       harvestMs: learned.expected('harvestMs', this.#harvestMs()),
@@ -214,6 +225,20 @@ export class DowntimeModel {
       roundTripMs: learned.expected('roundTripMs', this.#answers(roundTrip)),
       resumeMs: learned.expected('resumeMs', this.#resume ?? this.#priorOr('resumeMs')),
     };
+  }
+
+  /**
+   * By rehearsals. On a thread that wakes late, some of a rehearsal is the wait for that thread, which has nothing to send once the guest is
+   * about to be paused: that much is not expected, but may be.
+   */
+  #rehearsedPause(): Estimate {
+    const otherwise = this.#priorOr('pauseMs');
+    const seen = this.#rehearsals.estimate;
+    if (seen === undefined) return otherwise;
+    const late = this.#late.estimate;
+    if (late === undefined || late.highMs < NOTICED_MS) return seen;
+    const ms = Math.max(Math.min(seen.ms, otherwise.ms), seen.ms - late.highMs);
+    return guess(ms, Math.min(seen.lowMs, otherwise.lowMs), seen.highMs);
   }
 
   /** As an earlier migration has seen it, else the first guess. */

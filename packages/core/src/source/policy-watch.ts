@@ -75,15 +75,19 @@ export class PolicyWatch implements RoundCuts {
 
   /** Waits for the next moment to ask. */
   async #next(over: AbortSignal): Promise<PolicyMoment> {
-    const { requests, options, meter } = this.#context;
+    const { requests, options, meter, model } = this.#context;
     const { clock, timeBudgetMs } = options;
     const left = timeBudgetMs === undefined ? 0 : timeBudgetMs - meter.elapsedMs;
     const waiting = new AbortController();
     const stop = () => waiting.abort();
     over.addEventListener('abort', stop, { once: true });
     const asked = requests.asked(waiting.signal).then(() => 'adjusted' as const);
-    const slept = clock.sleep(left > 0 ? Math.min(ASK_MS, left) : ASK_MS, waiting.signal).then(
-      () => 'in-round' as const,
+    const due = clock.now() + (left > 0 ? Math.min(ASK_MS, left) : ASK_MS);
+    const slept = clock.sleep(due - clock.now(), waiting.signal).then(
+      () => {
+        model.woke(clock.now() - due);
+        return 'in-round' as const;
+      },
       () => 'in-round' as const,
     );
     const moment: PolicyMoment = await Promise.race([asked, slept]);
