@@ -60,6 +60,31 @@ describe('the RAM term', () => {
     expect(predictionRange.ramMs[1]).toBeGreaterThan(30);
   });
 
+  test('on a thread that wakes late, a pause is expected to help a fast link, and not a slow one', () => {
+    const expected = (bytesPerSecond: number, lateMs: number): number => {
+      const model = new DowntimeModel();
+      const ms = (25_000 * 4096 * 1000) / bytesPerSecond;
+      for (let i = 0; i < 4; i++) model.sent(round(25_000, ms));
+      for (let i = 0; i < 5; i++) model.woke(lateMs);
+      return model.forecast({ dirtyPages: 25_000, deviceBytes: 0 }).prediction.ramMs / ms;
+    };
+    expect(expected(1e9, 0)).toBeCloseTo(1, 1);
+    expect(expected(1e9, 10)).toBeLessThan(0.5);
+    expect(expected(1e8, 10)).toBeCloseTo(1, 1);
+  });
+
+  test('after a second round that loaded the link, what round 1 has said of it no longer counts', () => {
+    const model = new DowntimeModel();
+    model.sent(round(25_000, 400));
+    model.sent(round(25_000, 100));
+    expect(model.linkBytesPerSecond / 1.024e9).toBeCloseTo(1, 1);
+    // A small one says little of a link.
+    const other = new DowntimeModel();
+    other.sent(round(25_000, 400));
+    other.sent(round(100, 0.4));
+    expect(other.linkBytesPerSecond / 0.256e9).toBeCloseTo(1, 1);
+  });
+
   test('an encoding that is switched on in the middle counts from its first round on', () => {
     const model = new DowntimeModel();
     for (let i = 0; i < 4; i++) model.sent(round(10_000, 400));

@@ -179,7 +179,7 @@ export class RamTerm {
   }
 
   #pausedAt(bytesPerSecond: number): Estimate {
-    return this.lateMs >= SHORT_MS ? PAUSED_SHORT : pausedAt(bytesPerSecond);
+    return pausedAt(bytesPerSecond, this.lateMs >= SHORT_MS ? PAUSED_SHORT : PAUSED_FAST);
   }
 
   /** Without a round trip, and as the costs say it. */
@@ -224,10 +224,10 @@ export class RamTerm {
   }
 }
 
-/** By how much less time pages take once the guest is paused, over a link of this rate. */
-function pausedAt(bytesPerSecond: number): Estimate {
+/** By how much less time pages take once the guest is paused, over a link of this rate; `fast`: where processors are waited for. */
+function pausedAt(bytesPerSecond: number, fast: Estimate): Estimate {
   const share = Math.min(1, Math.max(0, Math.log(bytesPerSecond / SLOW) / Math.log(FAST / SLOW)));
-  const between = (slow: number, fast: number) => slow + (fast - slow) * share;
-  const [slow, fast] = [PAUSED_SLOW, PAUSED_FAST];
+  const between = (slow: number, most: number) => slow + (most - slow) * share;
+  const slow = PAUSED_SLOW;
   return guess(between(slow.ms, fast.ms), between(slow.lowMs, fast.lowMs), between(slow.highMs, fast.highMs));
 }
