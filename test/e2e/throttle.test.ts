@@ -84,7 +84,9 @@ test('a guest that is held back more and less moves whole, and runs at full spee
   }
 });
 
-(hasKvm() ? test : test.skip)('the sweep guest, which leaves no page clean, is throttled until it moves', async () => {
+const SWEPT = 'the sweep guest, which leaves no page clean, is throttled until it moves';
+
+(hasKvm() ? test : test.skip)(hasKvm() ? SWEPT : `${SWEPT} (skipped: no access to /dev/kvm)`, async () => {
   const bootImage = sweepImage(SWEEP);
   const source = await Machine.create({ memoryBytes: 96 * MIB, vcpus: 1, bootImage });
   const machines: VirtualMachine[] = [source];

@@ -83,7 +83,7 @@ export class QemuMigration {
   async #watch(end: Promise<unknown>, startedAtMs: number, patience: Patience | undefined): Promise<void> {
     while (!this.#over) {
       const info = await this.#qmp.execute<MigrationInfo>('query-migrate');
-      if (this.#endedByItself && info.status === 'active') this.#predictedDowntimeMs = info['expected-downtime'];
+      if (this.#endedByItself && info.status === 'active') this.#predictedDowntimeMs = known(info['expected-downtime']);
       if (patience !== undefined && this.#endedByItself && now() - startedAtMs > patience.budgetMs) {
         this.#endedByItself = info.status !== 'active';
         if (this.#endedByItself) continue;
@@ -105,4 +105,9 @@ async function untilNextQuery(end: Promise<unknown>): Promise<void> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** QEMU 11 says 2^63 - 1 where it knows nothing yet. */
+function known(expectedMs: number | undefined): number | undefined {
+  return expectedMs !== undefined && Number.isSafeInteger(expectedMs) ? expectedMs : undefined;
 }

@@ -37,7 +37,7 @@ import { endOfRam, ramBlocks, ramOf } from './memory-map.js';
 import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
-/** Kicks of a rehearsal, of which the shortest counts: what a kick takes longer, this thread was busy meanwhile, which a pause waits for no more. */
+/** Kicks of a rehearsal, of which the shortest counts: in a longer one the main thread was busy with sending, which a pause does not wait for. */
 const REHEARSALS = 3;
 
 /** How long a vCPU may take to leave the guest, in milliseconds. It usually takes half a millisecond. */

@@ -33,7 +33,10 @@ const LOADED = 0.25;
 
 /** On a thread that wakes up so late, processors are short, and leave the more to the sender once the guest is paused. Milliseconds. */
 const SHORT_MS = 1.5;
-/** What a pause then makes of the time: measured in 48 migrations on 2 processors with 1 to 8 vCPUs, 0.25 to 1.2 of it. */
+/**
+ * What a pause then makes of the time. Seen in 48 migrations (`npm run bench -- prediction`) on 2 processors with 1 to 8 vCPUs: a quarter to
+ * all of it and a little more, a third in the median. The interval is wider at its lower end, since the rate was uncertain too.
+ */
 const PAUSED_SHORT = guess(0.32, 0.08, 1.3);
 
 /** How far off a round trip is in the acknowledgement of a round: waking up two processes takes as long as a short one. Milliseconds. */
