@@ -37,7 +37,7 @@ export {
   type LinkRequest,
   type MigrationLink,
 } from './link/migration-link.js';
-export type { PageStream, RemoteReading } from './link/page-stream.js';
+export type { PageStream, RemoteReading, RemoteSending } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export { migrate } from './migrate.js';

@@ -78,11 +78,16 @@ export {
   SOURCE_PHASES,
   type SourcePhaseName,
 } from './protocol/protocol-table.js';
+export { PageQueue, type PageQueueBuffers } from './queue/page-queue.js';
+export { PageTaker, type Rearm, type TakenPages } from './queue/page-taker.js';
 export {
   LocalPageChannel,
   noTotals,
   type PageBatch,
   type PageChannel,
   type PageChannelTotals,
+  type TakenRound,
 } from './source/page-channel.js';
 export { pageFrames } from './source/page-frames.js';
+export { makeFromRecipe, type ThreadRecipe } from './thread-recipe.js';
+export type { RearmRecipe } from './tracker/tracker-union.js';

@@ -1,8 +1,8 @@
-import { DirtyBitmaps, type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
+import { type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 
-const { BandwidthLimit, RoundSender } = engineParts;
+const { BandwidthLimit, PageQueue, RoundSender, TrackerUnion } = engineParts;
 
 const PAGE = 4096;
 const LIMIT = 10e6;
@@ -18,8 +18,8 @@ async function round(pages: number) {
     pageSize: PAGE,
     blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: pages * PAGE, view: () => new Uint8Array() }],
   };
-  const bitmaps = new DirtyBitmaps(memory);
-  bitmaps.at(0).setRange(0, pages);
+  const queue = PageQueue.create(memory);
+  queue.owed.at(0).setRange(0, pages);
   let sent = 0;
   let wire: Promise<void> = Promise.resolve();
   const channel: PageChannel = {
@@ -39,14 +39,15 @@ async function round(pages: number) {
     ...{ memory, clock, channels: [channel] },
     // Batches of 16 pages: as small as the limit needs.
     maximumPayload: 16 * PAGE,
-    tracker: { name: 'none', start: async () => {}, harvest: async () => {}, stop: async () => {} },
+    tracker: new TrackerUnion([]),
+    queue,
     limit: new BandwidthLimit(clock, LIMIT, () => sent),
     signal: new AbortController().signal,
     acknowledged: () => wire.then(() => pages),
     deviceBytes: () => 0,
     onBatch: () => {},
   });
-  return sender.send(1, bitmaps, pages, true);
+  return sender.send(1, true);
 }
 
 test.each([1000, 1001, 1017, 1100, 1187, 1234, 1300])(

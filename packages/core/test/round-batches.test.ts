@@ -1,8 +1,8 @@
-import { DirtyBitmaps, type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
+import { type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 
-const { BandwidthLimit, RoundSender } = engineParts;
+const { BandwidthLimit, PageQueue, RoundSender, TrackerUnion } = engineParts;
 
 const PAGE = 4096;
 const MIB_PAGES = 2 ** 20 / PAGE;
@@ -26,8 +26,8 @@ async function batchesOf(
     pageSize: PAGE,
     blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * 2 ** 20, view }],
   };
-  const bitmaps = new DirtyBitmaps(memory);
-  for (const page of dirty) bitmaps.at(0).setRange(page, 1);
+  const queue = PageQueue.create(memory);
+  for (const page of dirty) queue.owed.at(0).setRange(page, 1);
   const batches: Sent[] = [];
   const channels = [0, 1].map(
     (channel): PageChannel => ({
@@ -49,14 +49,15 @@ async function batchesOf(
     channels,
     clock,
     maximumPayload,
-    tracker: { name: 'none', start: async () => {}, harvest: async () => {}, stop: async () => {} },
+    tracker: new TrackerUnion([]),
+    queue,
     limit: new BandwidthLimit(clock, bytesPerSecond),
     signal: new AbortController().signal,
     acknowledged: async () => dirty.length,
     onBatch: () => {},
     deviceBytes: () => 0,
   });
-  await sender.send(1, bitmaps, dirty.length, true);
+  await sender.send(1, true);
   expect(batches.flatMap(({ pages }) => pages)).toEqual(dirty);
   return batches;
 }

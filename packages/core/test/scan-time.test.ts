@@ -1,8 +1,8 @@
-import { DirtyBitmaps, type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
+import { type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 
-const { BandwidthLimit, RoundSender, LinkRate } = engineParts;
+const { BandwidthLimit, PageQueue, RoundSender, TrackerUnion, LinkRate } = engineParts;
 
 const PAGE = 4096;
 const PAGES = 16 * 1024;
@@ -14,8 +14,8 @@ async function round(ownThread: boolean, ackMs = 1) {
     pageSize: PAGE,
     blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: PAGES * PAGE, view: () => new Uint8Array() }],
   };
-  const bitmaps = new DirtyBitmaps(memory);
-  bitmaps.at(0).setRange(0, PAGES);
+  const queue = PageQueue.create(memory);
+  queue.owed.at(0).setRange(0, PAGES);
   let shared: Promise<void> = Promise.resolve();
   const channels = [0, 1, 2, 3].map((): PageChannel => {
     const totals = noTotals();
@@ -37,7 +37,8 @@ async function round(ownThread: boolean, ackMs = 1) {
   });
   const sender = new RoundSender({
     ...{ memory, channels, clock, maximumPayload: 2 ** 22 },
-    tracker: { name: 'none', start: async () => {}, harvest: async () => {}, stop: async () => {} },
+    tracker: new TrackerUnion([]),
+    queue,
     limit: new BandwidthLimit(clock, 0),
     signal: new AbortController().signal,
     acknowledged: async () => {
@@ -47,7 +48,7 @@ async function round(ownThread: boolean, ackMs = 1) {
     deviceBytes: () => 0,
     onBatch: () => {},
   });
-  return sender.send(1, bitmaps, PAGES, true);
+  return sender.send(1, true);
 }
 
 test('threads that look at pages at the same time do not add up: no more than the round', async () => {

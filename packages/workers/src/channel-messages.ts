@@ -2,7 +2,8 @@ import type {
   EncodingRecipe,
   ErrorCode,
   PageBoardBuffers,
-  PageChannelTotals,
+  PageQueueBuffers,
+  RearmRecipe,
   SharedEncodings,
 } from '@godwit/core/pages';
 import type { GuestMemoryAttachment } from '@godwit/linux/memory';
@@ -18,6 +19,8 @@ export interface ChannelConnection {
   readonly checksums: ChecksumState;
   /** One 64-bit number: bytes that this thread has received. */
   readonly received: SharedArrayBuffer;
+  /** `ChannelCounters.storage`: what this thread has sent. */
+  readonly counters: SharedArrayBuffer;
 }
 
 /** From the main thread. Pages never cross: only where they are. */
@@ -30,7 +33,12 @@ export type ChannelOrder =
       readonly encodings: SharedEncodings;
       /** Most bytes of payload that the destination takes in a frame. */
       readonly maximumPayload: number;
+      readonly queue: PageQueueBuffers;
+      /** How it re-arms the pages that it takes. */
+      readonly rearm: readonly RearmRecipe[];
     }
+  /** Take pages out of the queue, in this pass, until it has no more, and send them. */
+  | { readonly type: 'take'; readonly id: number; readonly round: number; readonly pass: number }
   | {
       readonly type: 'batch';
       readonly id: number;
@@ -55,8 +63,12 @@ export type ChannelOrder =
 export type ChannelReport =
   /** The first report: modules are loaded, orders are heard. */
   | { readonly type: 'ready' }
-  /** A batch, or the end of a round, is written and nothing of it is borrowed any more. */
-  | { readonly type: 'sent'; readonly id: number; readonly totals: PageChannelTotals; readonly wireBytes: number }
+  /** An order to send is carried out, and nothing of it is borrowed any more. */
+  | { readonly type: 'sent'; readonly id: number }
+  /** Pages that were taken by an order since the last such report. */
+  | { readonly type: 'taken'; readonly id: number; readonly pages: number }
+  /** The tracker at this place could not re-arm pages: everything counts as dirty. Comes before the pages are `sent`. */
+  | { readonly type: 'rearm failed'; readonly tracker: number; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'round end'; readonly round: number; readonly pages: number }
   | { readonly type: 'received' }
   | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

@@ -9,17 +9,24 @@ import {
   LocalPageChannel,
   MemoryWindows,
   makeEncoding,
+  makeFromRecipe,
   PageBoard,
+  PageQueue,
   PageRunList,
+  PageTaker,
   PageWriter,
   pageFrames,
+  type Rearm,
+  type RearmRecipe,
   readPageChannel,
   systemClock,
 } from '@godwit/core/pages';
 import { frameStream } from '@godwit/transport/framing';
 import { attachedMemory } from './attachable-memory.js';
+import { ChannelCounters } from './channel-counters.js';
 import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import { DescriptorStream } from './descriptor-stream.js';
+import { takePages } from './take-pages.js';
 
 /*
  * The thread of one page channel: the engine's own sender or reader, over a socket that it waits on in the kernel. Between
@@ -51,11 +58,15 @@ type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }
 let stream: FrameStream | undefined;
 let sender: LocalPageChannel | undefined;
 let framePages = 1;
+let counters: ChannelCounters | undefined;
+let taker: PageTaker | undefined;
+let encodes = false;
 
 async function obey(order: ChannelOrder): Promise<void> {
   switch (order.type) {
     case 'connect': {
       const { fd, peer, unread, received, checksums } = order.connection;
+      counters = new ChannelCounters(order.connection.counters);
       stream = frameStream(new DescriptorStream(fd, peer, unread, new BigInt64Array(received)), { checksums });
       break;
     }
@@ -71,6 +82,9 @@ async function obey(order: ChannelOrder): Promise<void> {
     case 'batch':
       await send(order);
       break;
+    case 'take':
+      await take(order);
+      break;
     case 'end round':
       await there(sender).endRound(order.round);
       reportSent(order.id);
@@ -78,16 +92,41 @@ async function obey(order: ChannelOrder): Promise<void> {
   }
 }
 
-async function senderOf({ memory, encodings, maximumPayload }: OrderOf<'send'>): Promise<LocalPageChannel> {
-  const { cache, compressions: recipes, adaptive } = encodings;
-  const windows = new MemoryWindows(attachedMemory(memory)).open();
+async function senderOf(order: OrderOf<'send'>): Promise<LocalPageChannel> {
+  const { maximumPayload } = order;
+  const { cache, compressions: recipes, adaptive } = order.encodings;
+  const memory = attachedMemory(order.memory);
+  const windows = new MemoryWindows(memory).open();
+  taker = new PageTaker(PageQueue.join(memory, order.queue), memory, await rearmOf(order.rearm));
   framePages = Math.max(1, Math.floor(Math.min(FRAME_BYTES, maximumPayload) / windows.pageSize));
   const compressions = (await Promise.all(recipes.map(makeEncoding))) as Compression[];
   const encoder =
     cache === undefined && compressions.length === 0
       ? undefined
       : new ChannelEncoder({ windows, clock, cache, compressions, adaptive });
+  encodes = encoder !== undefined;
   return new LocalPageChannel(there(stream), windows, clock, encoder);
+}
+
+/** Re-arms pages with every tracker that leaves that to the engine; the time counts as looking at them. */
+async function rearmOf(recipes: readonly RearmRecipe[]): Promise<Rearm | undefined> {
+  if (recipes.length === 0) return undefined;
+  const all = await Promise.all(
+    recipes.map(async ({ tracker, recipe }) => ({
+      tracker,
+      rearm: (await makeFromRecipe(recipe, 'a Rearm')) as Rearm,
+    })),
+  );
+  return (...pages) => {
+    for (const { tracker, rearm } of all) {
+      try {
+        rearm(...pages);
+      } catch (error) {
+        const { code, message } = GodwitError.wrap(error, 'GODWIT_TRACKER_FAILED', 'pages could not be re-armed');
+        report({ type: 'rearm failed', tracker, code, message });
+      }
+    }
+  };
 }
 
 async function receive(order: OrderOf<'receive'>): Promise<void> {
@@ -110,8 +149,23 @@ async function send(order: OrderOf<'batch'>): Promise<void> {
   reportSent(order.id);
 }
 
+async function take({ id, round, pass }: OrderOf<'take'>): Promise<void> {
+  const channel = there(sender);
+  await takePages(there(taker), channel, {
+    ...{ round, pass, clock, framePages, encodes },
+    onTaken: (pages) => report({ type: 'taken', id, pages }),
+    onSent: count,
+  });
+  reportSent(id);
+}
+
+function count(): void {
+  there(counters).store(there(sender).totals, there(stream).bytesWritten);
+}
+
 function reportSent(id: number): void {
-  report({ type: 'sent', id, totals: { ...there(sender).totals }, wireBytes: there(stream).bytesWritten });
+  count();
+  report({ type: 'sent', id });
 }
 
 /** Ends our direction, waits for the end of the peer's, and lets the thread end. */
@@ -147,7 +201,7 @@ function fail(error: unknown): void {
 let last: Promise<unknown> = Promise.resolve();
 const batches = new Set<Promise<void>>();
 port.on('message', (order: ChannelOrder) => {
-  if (order.type !== 'batch') {
+  if (order.type !== 'batch' && order.type !== 'take') {
     last = last.then(() => Promise.all(batches)).then(() => (failed ? undefined : obey(order)));
     last.catch(fail);
     return;

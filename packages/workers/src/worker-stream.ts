@@ -1,18 +1,16 @@
 import {
   GodwitError,
-  type GuestMemory,
-  noTotals,
   type PageBatch,
   type PageChannel,
-  type PageChannelTotals,
   type PageStream,
   type ReceivedFrame,
   type RemoteReading,
-  type SharedEncodings,
+  type RemoteSending,
 } from '@godwit/core';
 import { closeFd, resetOnClose, SocketNumbers, shutdownSocket } from '@godwit/linux';
 import type { DetachedStream } from '@godwit/transport';
 import { attachmentOf } from './attachable-memory.js';
+import { ChannelCounters } from './channel-counters.js';
 import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import type { ChannelThread } from './channel-threads.js';
 
@@ -40,6 +38,8 @@ const STOP_MS = 500;
 interface Waiting {
   /** Payload bytes that it may put on the wire: an upper bound, since zero pages have none. */
   readonly bytes: number;
+  /** Called with pages that the thread has taken for it. */
+  readonly onTaken?: (pages: number) => void;
   readonly resolve: () => void;
   readonly reject: (error: GodwitError) => void;
 }
@@ -60,8 +60,8 @@ export class WorkerStream implements PageStream {
   /** By the number of their order. */
   readonly #waiting = new Map<number, Waiting>();
   #orders = 0;
-  #totals: PageChannelTotals = noTotals();
-  #written = 0;
+  readonly #counters = new ChannelCounters();
+  #onRearmFailed: RemoteSending['onRearmFailed'] | undefined;
   #inFlight = 0;
   #batchBytes: number = BATCH_BYTES.first;
   /** When the thread had done with an order, or was given one while it had none. */
@@ -83,7 +83,10 @@ export class WorkerStream implements PageStream {
     const { worker } = thread;
     const { fd, unread, checksums } = stream;
     this.checksums = checksums.out !== undefined || checksums.in !== undefined;
-    this.#order({ type: 'connect', connection: { fd, peer, unread, checksums, received: this.#received } });
+    this.#order({
+      type: 'connect',
+      connection: { fd, peer, unread, checksums, received: this.#received, counters: this.#counters.storage },
+    });
     worker.on('message', (message: ChannelReport) => this.#handle(message));
     worker.on('error', (error) => {
       const message = `the worker thread of page channel ${index} failed: ${String(error)}`;
@@ -98,15 +101,17 @@ export class WorkerStream implements PageStream {
   }
 
   get bytesWritten(): number {
-    return this.#carriedBefore.written + this.#written;
+    return this.#carriedBefore.written + this.#counters.wireBytes;
   }
 
   get bytesRead(): number {
     return this.#carriedBefore.read + Number(Atomics.load(new BigInt64Array(this.#received), 0));
   }
 
-  sendPages(memory: GuestMemory, encodings: SharedEncodings, maximumPayload: number): PageChannel {
-    this.#order({ type: 'send', memory: attachmentOf(memory), encodings, maximumPayload });
+  sendPages(sending: RemoteSending): PageChannel {
+    const { memory, encodings, maximumPayload, queue, rearm = [] } = sending;
+    this.#onRearmFailed = sending.onRearmFailed;
+    this.#order({ type: 'send', memory: attachmentOf(memory), encodings, maximumPayload, queue, rearm });
     const encoded = encodings.cache !== undefined || encodings.compressions.length > 0;
     const stream = this;
     return {
@@ -117,12 +122,13 @@ export class WorkerStream implements PageStream {
       },
       ownThread: true,
       get totals() {
-        return stream.#totals;
+        return stream.#counters.totals;
       },
       get wireBytes() {
         return stream.bytesWritten + stream.#inFlight;
       },
       send: (batch) => this.#send(batch, memory.pageSize),
+      takePages: ({ round, pass }, onTaken) => this.#ask((id) => ({ type: 'take', id, round, pass }), 0, onTaken),
       endRound: (round) => this.#ask((id) => ({ type: 'end round', id, round }), 0),
     };
   }
@@ -197,7 +203,7 @@ export class WorkerStream implements PageStream {
     );
   }
 
-  #ask(order: (id: number) => ChannelOrder, bytes: number): Promise<void> {
+  #ask(order: (id: number) => ChannelOrder, bytes: number, onTaken?: (pages: number) => void): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== undefined && this.#ended) {
         reject(this.#failure);
@@ -206,7 +212,7 @@ export class WorkerStream implements PageStream {
       if (this.#waiting.size === 0) this.#paceAt = performance.now();
       this.#inFlight += bytes;
       const id = this.#orders++;
-      this.#waiting.set(id, { bytes, resolve, reject });
+      this.#waiting.set(id, { bytes, resolve, reject, ...(onTaken === undefined ? {} : { onTaken }) });
       this.#order(order(id));
     });
   }
@@ -218,8 +224,6 @@ export class WorkerStream implements PageStream {
   #handle(message: ChannelReport): void {
     switch (message.type) {
       case 'sent': {
-        this.#totals = message.totals;
-        this.#written = message.wireBytes;
         const done = this.#waiting.get(message.id);
         this.#waiting.delete(message.id);
         this.#inFlight -= done?.bytes ?? 0;
@@ -227,6 +231,12 @@ export class WorkerStream implements PageStream {
         done?.resolve();
         break;
       }
+      case 'taken':
+        this.#waiting.get(message.id)?.onTaken?.(message.pages);
+        break;
+      case 'rearm failed':
+        this.#onRearmFailed?.(message.tracker, new GodwitError(message.code, message.message));
+        break;
       case 'round end':
         void this.#roundEnded(message.round, message.pages);
         break;

@@ -1,4 +1,5 @@
 import { nonNegative } from '../argument.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 
 /**
  * An encoding, which sends pages in fewer bytes. The source offers its encodings (`encodings`) by name; those that the destination has
@@ -8,14 +9,8 @@ import { nonNegative } from '../argument.js';
  */
 export type PageEncoding = DeltaEncoding | Compression;
 
-/** How another thread makes the same encoding: it imports `module` and calls its export `make` with `options`. */
-export interface EncodingRecipe {
-  /** URL of the module; `undefined` for an encoding of this package. */
-  readonly module: string | undefined;
-  readonly make: string;
-  /** Any value that structured clone can copy. */
-  readonly options: unknown;
-}
+/** How another thread makes the same encoding. Without a `module` it is one of this package. */
+export type EncodingRecipe = ThreadRecipe;
 
 /** Sends a page as the bytes that have changed since it was last sent. Needs no memory at the destination. */
 export interface DeltaEncoding {

@@ -2,9 +2,26 @@ import type { PageBoardBuffers } from '../destination/page-board.js';
 import type { ChannelRoundEnd } from '../destination/read-page-channel.js';
 import type { EncodingRecipe } from '../encoding/page-encoding.js';
 import type { SharedEncodings } from '../encoding/sent-encodings.js';
+import type { GodwitError } from '../errors.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { PageQueueBuffers } from '../queue/page-queue.js';
 import type { PageChannel } from '../source/page-channel.js';
+import type { RearmRecipe } from '../tracker/tracker-union.js';
 import type { FrameStream } from './frame-stream.js';
+
+/** The source's end of a page channel that is written on another thread. */
+export interface RemoteSending {
+  readonly memory: GuestMemory;
+  readonly encodings: SharedEncodings;
+  /** Most bytes of payload in a frame. */
+  readonly maximumPayload: number;
+  /** The pages that are owed, which the other thread joins (`PageQueue.join`). */
+  readonly queue: PageQueueBuffers;
+  /** How it re-arms pages that it takes; `undefined` when only the engine's thread can: the channel is then handed its pages. */
+  readonly rearm: readonly RearmRecipe[] | undefined;
+  /** Called when a tracker, by its place in the list, has failed to re-arm pages there: before the pages count as sent. */
+  readonly onRearmFailed: (tracker: number, error: GodwitError) => void;
+}
 
 /** The destination's end of a page channel that is read on another thread. */
 export interface RemoteReading {
@@ -22,11 +39,8 @@ export interface RemoteReading {
  * are then sent and received on that thread. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
  */
 export interface PageStream extends FrameStream {
-  /**
-   * Source: makes the channel that reads `memory` and writes this stream on the other thread, in frames with at most `maximumPayload`
-   * bytes of payload. Throws when the other thread cannot map the memory.
-   */
-  sendPages?(memory: GuestMemory, encodings: SharedEncodings, maximumPayload: number): PageChannel;
+  /** Source: makes the channel that reads guest memory and writes this stream on the other thread. Throws when that cannot map the memory. */
+  sendPages?(sending: RemoteSending): PageChannel;
   /**
    * Destination: runs `readPageChannel` on the other thread. Once it has settled, that thread does not touch guest memory.
    */

@@ -27,9 +27,10 @@ export class DirtyBitmap {
 
   /**
    * All clean, or with the bits of `shared`: storage of `DirtyBitmap.storageBytes` bytes that other threads use too. All threads may
-   * then set and clear bits at the same time.
+   * then set and clear bits at the same time. `summary`: storage of `summaryBytes` bytes that goes with it; without it a shared bitmap
+   * has no summary. None of the threads may then write through `words` or `bytes`.
    */
-  constructor(pageCount: number, shared?: SharedArrayBuffer) {
+  constructor(pageCount: number, shared?: ArrayBufferLike, summary?: ArrayBufferLike) {
     if (!Number.isSafeInteger(pageCount) || pageCount < 0 || pageCount > 2 ** 40) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
@@ -40,7 +41,9 @@ export class DirtyBitmap {
     this.#shared = shared !== undefined;
     const words = DirtyBitmap.storageBytes(pageCount) / 4;
     this.#words = shared === undefined ? new Uint32Array(words) : new Uint32Array(shared, 0, words);
-    if (shared === undefined) this.#touched = new Uint8Array(Math.ceil(words / CHUNK_WORDS));
+    const chunks = Math.ceil(words / CHUNK_WORDS);
+    if (summary !== undefined) this.#touched = new Uint8Array(summary, 0, chunks);
+    else if (shared === undefined) this.#touched = new Uint8Array(chunks);
   }
 
   /**
@@ -59,6 +62,22 @@ export class DirtyBitmap {
     return this.#words;
   }
 
+  /** Copies the words of the pages from `firstPage` (a multiple of 32) on into `into`, as many as it has. */
+  copyWords(firstPage: number, into: Uint32Array): void {
+    const first = firstPage / 32;
+    for (let i = 0; i < into.length; i++) into[i] = this.#words[first + i] ?? 0;
+  }
+
+  /**
+   * Moves the bits of `mask` that are set in the word at index `at` to `other`, and returns them. Of several threads that move the same
+   * bit one gets it.
+   */
+  moveWord(at: number, mask: number, other: DirtyBitmap): number {
+    const moved = (Atomics.and(this.#words, at, ~mask) & mask) >>> 0;
+    if (moved !== 0) other.#write(at, moved, true);
+    return moved;
+  }
+
   /** ORs `bits` into the 32-bit word at index `at`. */
   orWord(at: number, bits: number): void {
     if (at >= this.#words.length) return;
@@ -68,6 +87,11 @@ export class DirtyBitmap {
   /** Bytes of storage for the bits of `pageCount` pages. */
   static storageBytes(pageCount: number): number {
     return Math.ceil(pageCount / 64) * 8;
+  }
+
+  /** Bytes of storage for the summary of a bitmap of `pageCount` pages. */
+  static summaryBytes(pageCount: number): number {
+    return Math.ceil(DirtyBitmap.storageBytes(pageCount) / 4 / CHUNK_WORDS);
   }
 
   /**

@@ -8,14 +8,18 @@ export class DirtyBitmaps {
 
   /**
    * All clean, for the blocks of this memory or of other bitmaps. With `shared`, one buffer for each block (`sharedStorage`), the
-   * bitmaps are those that other threads use too.
+   * bitmaps are those that other threads use too; `summaries` has the buffers of their summaries.
    */
-  constructor(memory: GuestMemory | DirtyBitmaps, shared?: readonly SharedArrayBuffer[]) {
+  constructor(
+    memory: GuestMemory | DirtyBitmaps,
+    shared?: readonly ArrayBufferLike[],
+    summaries?: readonly ArrayBufferLike[],
+  ) {
     const counts =
       memory instanceof DirtyBitmaps
         ? memory.blocks.map(({ pageCount }) => pageCount)
         : memory.blocks.map((block) => pagesOf(memory, block));
-    this.blocks = counts.map((pageCount, index) => new DirtyBitmap(pageCount, shared?.[index]));
+    this.blocks = counts.map((pageCount, index) => new DirtyBitmap(pageCount, shared?.[index], summaries?.[index]));
   }
 
   /** Allocates storage, all clean, for bitmaps of this memory that several threads use. */

@@ -28,8 +28,8 @@ export interface RamBlock {
   view(offset: number, length: number): Uint8Array;
   /**
    * Lists the populated pages of `range` (default: the block), in ascending order and clipped to it; all others are holes, which read as
-   * zero. The engine does not touch holes on either side, so that a sparse guest stays sparse; the exception is a single page that a
-   * tracker reports and that became a hole since. Without this method every page counts as populated.
+   * zero. The engine does not touch holes on either side, so that a sparse guest stays sparse: at the source it asks for the pages of
+   * each batch just before it reads them. Without this method every page counts as populated.
    *
    * A page that becomes a hole during a migration (a balloon) counts as written: a tracker must report it.
    */

@@ -1,6 +1,6 @@
 import { GodwitError } from '../errors.js';
 import type { ReceivedFrame } from '../link/frame-stream.js';
-import type { PageStream, RemoteReading } from '../link/page-stream.js';
+import type { PageStream, RemoteReading, RemoteSending } from '../link/page-stream.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { Frame } from '../protocol/frame.js';
 import type { PageChannel } from '../source/page-channel.js';
@@ -52,7 +52,7 @@ export class SimulatedStream implements PageStream {
     this.#wire = wire;
     this.#parts = parts;
     if (!isPages) return;
-    this.sendPages = (memory: GuestMemory): PageChannel => this.#sendPages(memory);
+    this.sendPages = ({ memory }: RemoteSending): PageChannel => this.#sendPages(memory);
     this.receivePages = (reading: RemoteReading) => receiveCountedPages(this, reading);
   }
 

@@ -50,7 +50,11 @@ export class BandwidthLimit {
   set bytesPerSecond(value: number) {
     this.#bytesPerSecond = value;
     this.restart();
+    this.onChange?.();
   }
+
+  /** Called when another limit was set. */
+  onChange: (() => void) | undefined;
 
   /** Begins anew with a balance of 0: what was sent while the guest was paused is not paid for afterwards. */
   restart(): void {

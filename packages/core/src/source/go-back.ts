@@ -14,12 +14,7 @@ const SAVE_ENDS_MS = 20;
  * Gives up a stop-and-copy: resumes the guest first. Leaving `paused` is a synchronous transition of the ownership, as asking for
  * the transfer is, so only one of the two can happen. Rejects with `GODWIT_VM_FAILED` when the guest cannot be resumed.
  */
-export async function goBack(
-  context: SourceContext,
-  bound: PauseBound,
-  reason: GodwitError,
-  unsent: readonly Harvest[],
-): Promise<GivenUp> {
+export async function goBack(context: SourceContext, bound: PauseBound, reason: GodwitError): Promise<GivenUp> {
   const { session, ownership, devices, attempts, model, throttle, options, emit, state, setState } = context;
   const { clock } = options;
   const { attempt } = session;
@@ -43,7 +38,7 @@ export async function goBack(
   if (reason.code === 'GODWIT_SWITCHOVER_OVERRAN' && term !== 'ramMs') model.overran(term, ms);
   emit({ type: 'went-back', attempt, term, elapsedMs: pausedMs, limitMs, reason });
   if (state() !== 'active') setState('active');
-  return { attempt, unsent };
+  return { attempt };
 }
 
 async function resumed({ guest, options }: SourceContext, reason: GodwitError): Promise<boolean> {
@@ -60,9 +55,9 @@ async function resumed({ guest, options }: SourceContext, reason: GodwitError): 
 
 /**
  * Settles a stop-and-copy that was given up with the destination, while the guest runs: afterwards no page and no piece of it can
- * arrive, and what the destination has of it is void. Resolves with a harvest of all pages that are owed.
+ * arrive, what the destination has of it is void, and the queue owes every page that the destination lacks. Resolves with a harvest.
  */
-export async function settleGivenUp(context: SourceContext, { attempt, unsent }: GivenUp): Promise<Harvest> {
+export async function settleGivenUp(context: SourceContext, { attempt }: GivenUp): Promise<Harvest> {
   const { session, rounds, harvester, meter, options } = context;
   const before = session.current;
   if (before !== undefined && !before.signal.aborted) session.phase = 'going-back';
@@ -76,13 +71,8 @@ export async function settleGivenUp(context: SourceContext, { attempt, unsent }:
       connection = await rounds.connected();
     }
   }
-  const bitmaps = harvester.take();
-  for (const harvest of unsent) {
-    bitmaps.or(harvest.bitmaps);
-    harvester.release(harvest.bitmaps);
-  }
   const start = options.clock.now();
-  const harvest = await harvester.harvest(session.signal, bitmaps);
+  const harvest = await harvester.harvest(session.signal);
   meter.harvested(harvest.dirtyPages);
   return { ...harvest, harvestMs: options.clock.now() - start };
 }

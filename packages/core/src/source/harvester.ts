@@ -2,11 +2,15 @@ import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { PageQueue } from '../queue/page-queue.js';
 import type { TrackerHarvest } from '../round-record.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 
 export interface Harvest {
-  readonly bitmaps: DirtyBitmaps;
+  /** What was written since the last harvest; it is in the queue too. Valid until the next one. */
+  readonly fresh: DirtyBitmaps;
+  readonly freshPages: number;
+  /** All pages that the queue owes now: these, and those that were not sent before. */
   readonly dirtyPages: number;
   /** Pages that would be left if the guest were paused now: these, and those that trackers report only then. */
   readonly pagesWhenStopped: number;
@@ -16,15 +20,13 @@ export interface Harvest {
   readonly sinceMs: number;
 }
 
-/**
- * Harvests the tracker into two sets of dirty bitmaps in turn: one is being sent and must be kept until the destination has
- * acknowledged it, the other collects what the guest writes meanwhile.
- */
+/** Harvests the trackers, and puts what the guest has written into the queue of pages that are owed. */
 export class Harvester {
   readonly #tracker: TrackerUnion;
   readonly #clock: Clock;
   readonly #memory: GuestMemory;
-  readonly #spare: DirtyBitmaps[];
+  readonly #queue: PageQueue;
+  #spare: DirtyBitmaps | undefined;
   /** Pages that a `load` has written at the destination, where no tracker of the source can see them. */
   #owed: DirtyBitmaps | undefined;
   /** Where pages are counted that trackers report only when all stands still. */
@@ -37,12 +39,12 @@ export class Harvester {
    * @param before the harvester whose place this one takes, when everything is sent anew: a harvest of it that nobody waited for may
    *   still take bits from the trackers, which are then in no other bitmap
    */
-  constructor(memory: GuestMemory, tracker: TrackerUnion, clock: Clock, before?: Harvester) {
+  constructor(memory: GuestMemory, queue: PageQueue, tracker: TrackerUnion, clock: Clock, before?: Harvester) {
     if (before !== undefined) this.#abandoned = before.#abandoned;
     this.#tracker = tracker;
     this.#clock = clock;
     this.#memory = memory;
-    this.#spare = [new DirtyBitmaps(memory), new DirtyBitmaps(memory)];
+    this.#queue = queue;
     this.#lastEnd = clock.now();
   }
 
@@ -56,18 +58,6 @@ export class Harvester {
     return this.#abandoned?.work;
   }
 
-  /** Returns a free set of bitmaps, cleared. */
-  take(): DirtyBitmaps {
-    const bitmaps = this.#spare.pop() ?? new DirtyBitmaps(this.#memory);
-    bitmaps.clearAll();
-    return bitmaps;
-  }
-
-  /** Frees the bitmaps and forgets their bits: only after the destination has acknowledged every page of them. */
-  release(bitmaps: DirtyBitmaps): void {
-    this.#spare.push(bitmaps);
-  }
-
   /** Adds these pages to the next harvest. */
   owe(blockIndex: number, firstPage: number, pageCount: number): void {
     this.#owed ??= new DirtyBitmaps(this.#memory);
@@ -75,42 +65,51 @@ export class Harvester {
   }
 
   /**
-   * ORs every page written since the last harvest into `bitmaps` (a free set when omitted). When `signal` aborts first, it rejects,
-   * and the next harvest includes the bits that this one takes.
+   * Puts every page written since the last harvest into the queue, which must be closed. When `signal` aborts first, it rejects, and the
+   * next harvest includes the pages that this one takes from the trackers.
    */
-  async harvest(signal: AbortSignal, bitmaps: DirtyBitmaps = this.take()): Promise<Harvest> {
-    const work = this.#harvest(bitmaps, this.#abandoned);
+  async harvest(signal: AbortSignal): Promise<Harvest> {
+    const before = this.#abandoned;
+    const bitmaps = before?.bitmaps ?? this.#spare ?? new DirtyBitmaps(this.#memory);
+    const work = this.#harvest(bitmaps, before);
     this.#abandoned = { bitmaps, work };
-    const harvest = await abortable(work, signal);
+    const { start, sinceMs } = await abortable(work, signal);
     this.#abandoned = undefined;
-    return harvest;
+    this.#spare = bitmaps;
+    this.#queue.owe(bitmaps);
+    const end = this.#clock.now();
+    this.#lastEnd = end;
+    const { harvests: trackers } = this.#tracker;
+    const dirtyPages = this.#queue.count();
+    return {
+      ...{ fresh: bitmaps, freshPages: bitmaps.count(), dirtyPages, trackers, sinceMs },
+      pagesWhenStopped: this.#pagesWhenStopped(dirtyPages),
+      harvestMs: end - start,
+    };
   }
 
-  async #harvest(bitmaps: DirtyBitmaps, before: Abandoned | undefined): Promise<Harvest> {
-    if (before !== undefined) {
-      await before.work.catch(() => {});
-      if (before.bitmaps !== bitmaps) bitmaps.or(before.bitmaps);
-    }
+  async #harvest(
+    bitmaps: DirtyBitmaps,
+    before: Abandoned | undefined,
+  ): Promise<{ readonly start: number; readonly sinceMs: number }> {
+    // Into the same bitmaps: those that were not harvested to the end are in no other.
+    if (before !== undefined) await before.work.catch(() => {});
+    else bitmaps.clearAll();
     const start = this.#clock.now();
     const sinceMs = start - this.#lastEnd;
     await this.#tracker.harvest(bitmaps);
     const owed = this.#owed;
     this.#owed = undefined;
     if (owed !== undefined) bitmaps.or(owed);
-    const end = this.#clock.now();
-    this.#lastEnd = end;
-    const { harvests: trackers } = this.#tracker;
-    const dirtyPages = bitmaps.count();
-    const pagesWhenStopped = this.#pagesWhenStopped(bitmaps, dirtyPages);
-    return { bitmaps, dirtyPages, pagesWhenStopped, trackers, harvestMs: end - start, sinceMs };
+    return { start, sinceMs };
   }
 
-  #pagesWhenStopped(bitmaps: DirtyBitmaps, dirtyPages: number): number {
+  #pagesWhenStopped(dirtyPages: number): number {
     if (!this.#tracker.owesWhenStopped) return dirtyPages;
     this.#stopped ??= new DirtyBitmaps(this.#memory);
     this.#stopped.clearAll();
     this.#tracker.whenStopped(this.#stopped);
-    this.#stopped.or(bitmaps);
+    this.#stopped.or(this.#queue.owed);
     return this.#stopped.count();
   }
 }

@@ -20,6 +20,13 @@ export interface PageBatch {
   readonly limit: number;
 }
 
+/** What a channel that takes pages by itself is told. */
+export interface TakenRound {
+  readonly round: number;
+  /** The pass of the queue (`PageQueue.open`). */
+  readonly pass: number;
+}
+
 /** Totals of everything that a channel has sent; the difference of two snapshots belongs to a round. */
 export interface PageChannelTotals extends PagesByKind {
   /** Bytes that deltas and compression have saved. */
@@ -60,6 +67,12 @@ export interface PageChannel {
    * back-pressure. Rejects when the stream fails.
    */
   send(batch: PageBatch): Promise<void>;
+  /**
+   * Takes pages out of the migration's queue by itself, on a thread of its own, and sends them, until the queue has no more or is
+   * closed; nothing of it waits for the event loop. Settles when guest memory is no longer borrowed. `onTaken` is called with pages
+   * that were taken: for progress now and then, and for the last of them before this resolves.
+   */
+  takePages?(round: TakenRound, onTaken: (pages: number) => void): Promise<void>;
   /** Sends `roundEnd`: this channel carries no more pages of the round. */
   endRound(round: number): Promise<void>;
 }
@@ -88,6 +101,11 @@ export class LocalPageChannel implements PageChannel {
 
   get wireBytes(): number {
     return this.#stream.bytesWritten + this.#inFlight;
+  }
+
+  /** Bytes of a page. */
+  get pageSize(): number {
+    return this.#windows.pageSize;
   }
 
   async send(batch: PageBatch): Promise<void> {

@@ -15,11 +15,11 @@ export interface PrecopyParts {
   readonly context: SourceContext;
   readonly decide: Switchover;
   /**
-   * Sends the pages of a round, and what devices offer if `offer`; resolves when the destination has acknowledged it. When `cut`
-   * aborts, the round ends early, and the bits of the pages that were not sent are left in the harvest.
+   * Sends the pages that are owed, and what devices offer if `offer`; resolves when the destination has acknowledged them. When `cut`
+   * aborts, the round ends early, and pages that were not sent stay in the queue.
    */
   readonly send: (
-    harvest: Harvest,
+    dirtyPages: number,
     offer: boolean,
     cut: AbortSignal,
     onRoundTrip: (ms: number) => void,
@@ -27,8 +27,7 @@ export interface PrecopyParts {
 }
 
 /**
- * Iterative pre-copy as a stream of rounds: each sends a set of dirty bitmaps while the guest goes on writing, harvests
- * what was written, predicts the downtime and decides. Completes after the first round whose decision is
+ * Iterative pre-copy as a stream of rounds: each sends what is owed while the guest goes on writing, harvests what was written, predicts the downtime and decides. Completes after the first round whose decision is
  * a switchover or an abort; `pending` then holds what is still owed.
  *
  * The stream is cold: each subscription runs the rounds, so subscribe once.
@@ -41,38 +40,27 @@ export function precopyRounds(first: Harvest, parts: PrecopyParts): Observable<P
 }
 
 async function runRound(harvest: Harvest, { context, decide, send }: PrecopyParts): Promise<PrecopyRound> {
-  const { harvester, model, options, session, devices, meter, watch, throttle, tracker, emit } = context;
+  const { harvester, model, options, session, devices, meter, watch, throttle, tracker, queue, emit } = context;
   const { clock } = options;
   const start = clock.now();
   const throttled = throttle.mark();
   const wire = meter.wire();
-  const hot = context.hotPages?.takeFrom(harvest.bitmaps, harvest.dirtyPages);
+  const hot = context.hotPages?.takeFrom(queue.owed, harvest.dirtyPages);
   meter.deferredPages = hot?.pages ?? 0;
   if (hot !== undefined) rearmAll(tracker, hot.bitmaps);
-  const sending = hot === undefined ? harvest : { ...harvest, dirtyPages: harvest.dirtyPages - hot.pages };
+  const dirtyPages = harvest.dirtyPages - meter.deferredPages;
   const cut = watch.roundBegins(decide);
-  const sent = await send(sending, decide.offersDevices, cut, (ms) => model.roundTrip(ms)).finally(() =>
+  const sent = await send(dirtyPages, decide.offersDevices, cut, (ms) => model.roundTrip(ms)).finally(() =>
     watch.roundEnds(),
   );
-  // The destination has acknowledged the round: only now may its bits be forgotten. Of a round that ended early some are left.
-  const leftPages = cut.aborted ? harvest.bitmaps.count() : 0;
+  if (hot !== undefined) queue.owe(hot.bitmaps);
   // With the signal, a migration can be cancelled while a tracker hangs.
-  const fresh = await harvester.harvest(session.signal);
-  context.hotPages?.add(fresh.bitmaps);
-  if (leftPages > 0) fresh.bitmaps.or(harvest.bitmaps);
-  harvester.release(harvest.bitmaps);
-  if (hot !== undefined) fresh.bitmaps.or(hot.bitmaps);
-  const again = leftPages > 0 || hot !== undefined;
-  const owedPages = again ? fresh.bitmaps.count() : fresh.dirtyPages;
-  const pending = {
-    ...fresh,
-    dirtyPages: owedPages,
-    pagesWhenStopped: owedPages + fresh.pagesWhenStopped - fresh.dirtyPages,
-  };
+  const pending = await harvester.harvest(session.signal);
+  context.hotPages?.add(pending.fresh);
   meter.harvested(pending.dirtyPages);
   model.sent(sent);
   model.harvested(pending.harvestMs);
-  model.dirtied(fresh.dirtyPages, fresh.sinceMs);
+  model.dirtied(pending.freshPages, pending.sinceMs);
   const harvestedAt = clock.now();
   await devices.reports.ask(session.signal);
   for (const message of devices.reports.takeUntold()) emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
@@ -84,7 +72,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
   const outcome: RoundOutcome = {
     round: meter.round,
     phase: 'pre-copy',
-    dirtyPages: sending.dirtyPages,
+    dirtyPages,
     deferredPages: meter.deferredPages,
     ...describeSent(sent, wire.span),
     harvestMs: harvest.harvestMs,
@@ -93,7 +81,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     throttle: throttle.meanSince(throttled),
     newlyDirtyPages: pending.dirtyPages,
     trackers: pending.trackers,
-    dirtyPagesPerSecond: (fresh.dirtyPages / Math.max(pending.sinceMs, 0.001)) * 1000,
+    dirtyPagesPerSecond: (pending.freshPages / Math.max(pending.sinceMs, 0.001)) * 1000,
     ...forecast,
   };
   const decision = await decide.after(outcome);

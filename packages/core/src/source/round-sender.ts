@@ -1,21 +1,15 @@
 import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import { PageRunList } from '../memory/page-run.js';
-import { cutHoles } from '../memory/populated-pages.js';
+import type { PageQueue } from '../queue/page-queue.js';
+import { PageTaker } from '../queue/page-taker.js';
 import { allPages, type PagesByKind } from '../round-record.js';
-import type { DirtyTracker } from '../tracker/dirty-tracker.js';
+import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import { difference, scannedSince, scanTimes, totals, wireBytes } from './channel-totals.js';
 import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
-
-/** Trackers are re-armed, and holes found, in chunks of this many bytes: one ioctl for many pages, just before they are read. */
-const CHUNK_BYTES = 64 * 2 ** 20;
-
-/** Chunks begin and end at multiples of this many pages, since the kernel re-arms whole words of its bitmap. */
-const CHUNK_UNIT_PAGES = 64;
 
 /**
  * Most bytes of pages in a batch, and so in a frame: large enough that the cost per frame is small. A channel that cuts batches into
@@ -59,7 +53,9 @@ export interface SentRound {
 
 export interface RoundSenderParts {
   readonly memory: GuestMemory;
-  readonly tracker: DirtyTracker;
+  readonly tracker: Pick<TrackerUnion, 'rearmPages' | 'rearmRecipes' | 'lost'>;
+  /** The pages to send. */
+  readonly queue: PageQueue;
   readonly channels: readonly PageChannel[];
   readonly limit: BandwidthLimit;
   readonly clock: Clock;
@@ -82,20 +78,23 @@ interface Slot extends PageBatch {
 }
 
 /**
- * Sends the dirty pages of a round: cuts them into batches of runs, hands each to a free channel, and waits for the destination's
- * acknowledgement of the whole round.
+ * Sends the pages of a queue as a round, and waits for the destination's acknowledgement of all of it. Channels on threads of their own
+ * take pages by themselves (`PageChannel.takePages`); for the others, and under a bandwidth limit for all, this cuts them into batches
+ * of runs and hands each to a free channel.
  *
- * The order for every chunk is: re-arm, find holes, read. In any other order a write between reading and re-arming would be lost.
+ * The order for every page is: re-arm, ask whether it is a hole, read. In any other order a write between reading and re-arming would be
+ * lost.
  */
 export class RoundSender {
   readonly #parts: RoundSenderParts;
   readonly #free: Slot[] = [];
   #waiter: ((slot: Slot) => void) | undefined;
   #failure: { readonly error: unknown } | undefined;
+  readonly #taker: PageTaker;
   #limitMs = 0;
-  #rearmMs = 0;
+  #takeMs = 0;
   #lastYield = 0;
-  /** Pages handed to channels in this round: what the destination must acknowledge. */
+  /** Pages handed to channels, or taken by them, in this round: what the destination must acknowledge. */
   #dispatched = 0;
   /** Pages of this round. */
   #dirtyPages = 0;
@@ -103,24 +102,24 @@ export class RoundSender {
   #sharePages = 0;
   readonly #inFlight = new Set<Promise<void>>();
   #onFailure: ((error: unknown) => void) | undefined;
-  #burst = { bytes: 0, at: 0, scanMs: [] as readonly number[], rearmMs: 0 };
+  #burst = { bytes: 0, at: 0, scanMs: [] as readonly number[], takeMs: 0 };
   #begun = {
     ...{ start: 0, wireBefore: 0, before: noTotals() as Readonly<PageChannelTotals> },
     scanMs: [] as readonly number[],
   };
+  /** The channels stopped taking since a bandwidth limit was set. */
+  #stopped = false;
   /** Ends the round that is being sent, but not the connection. */
   #giveUp: AbortSignal | undefined;
   /** The pending end of the round, once `roundEnd` was sent on the channels. */
   #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
-  /** Every dirty page before this one was handed to a channel. */
-  #reached = { block: 0, page: 0 };
-  /** Of the chunk that is being sent: pages of each list before `before` were handed to a channel. */
-  #handed: { readonly list: PageRunList; before: number }[] = [];
   /** When a channel last took a batch. */
   #lastProgress = 0;
 
   constructor(parts: RoundSenderParts) {
     this.#parts = parts;
+    const { queue, memory, tracker } = parts;
+    this.#taker = new PageTaker(queue, memory, tracker.rearmRecipes?.length === 0 ? undefined : tracker.rearmPages);
     const depthOf = (channel: PageChannel) => channel.depth ?? BATCHES_PER_CHANNEL;
     const deepest = Math.max(...parts.channels.map(depthOf));
     for (let i = 0; i < deepest; i++) {
@@ -139,54 +138,43 @@ export class RoundSender {
   }
 
   /**
-   * Sends every page that is set in `dirty`, of which there are `dirtyPages`. With `limited` false the bandwidth limit does not
-   * apply (the guest is paused). The bitmaps are only read: until this resolves, the destination has not acknowledged their pages.
-   * Resolves when it has, and no channel borrows guest memory. When `giveUp` aborts first, it rejects with that reason; the round
-   * must then be ended by `abandon` before another one begins.
+   * Sends every page that the queue owes. With `limited` false the bandwidth limit does not apply (the guest is paused). Resolves when
+   * the destination has acknowledged them, and no channel borrows guest memory. When `giveUp` aborts first, it rejects with that reason;
+   * the round must then be ended by `abandon` before another one begins. However it rejects, the queue knows which pages were taken.
    */
-  async send(
-    round: number,
-    dirty: DirtyBitmaps,
-    dirtyPages: number,
-    limited: boolean,
-    giveUp?: AbortSignal,
-  ): Promise<SentRound> {
-    const { memory, channels, clock } = this.#parts;
+  async send(round: number, limited: boolean, giveUp?: AbortSignal): Promise<SentRound> {
+    const { channels, clock, queue } = this.#parts;
     this.#giveUp = giveUp;
     this.#ending = undefined;
-    this.#reached = { block: 0, page: 0 };
-    this.#handed = [];
     const before = totals(channels);
     const wireBefore = this.#pageBytes;
     const start = clock.now();
     this.#limitMs = 0;
-    this.#rearmMs = 0;
+    this.#takeMs = 0;
     this.#lastYield = start;
     this.#dispatched = 0;
-    this.#sharePages = Math.floor(dirtyPages / (channels.length * SHARES_PER_CHANNEL));
-    this.#burst = { bytes: wireBefore, at: start, scanMs: scanTimes(channels), rearmMs: 0 };
+    this.#burst = { bytes: wireBefore, at: start, scanMs: scanTimes(channels), takeMs: 0 };
     this.#begun = { start, before, wireBefore, scanMs: this.#burst.scanMs };
-    this.#dirtyPages = dirtyPages;
+    this.#dirtyPages = queue.count();
+    this.#sharePages = Math.floor(this.#dirtyPages / (channels.length * SHARES_PER_CHANNEL));
     this.#lastProgress = start;
-    const chunkPages = Math.max(CHUNK_UNIT_PAGES, CHUNK_BYTES / memory.pageSize);
-    for (let blockIndex = 0; blockIndex < memory.blocks.length; blockIndex++) {
-      const bitmap = dirty.at(blockIndex);
-      let page = bitmap.nextDirty(0);
-      while (page !== -1) {
-        const chunk = Math.floor(page / chunkPages) * chunkPages;
-        const end = Math.min(chunk + chunkPages, bitmap.pageCount);
-        this.#reached = { block: blockIndex, page: chunk };
-        this.#handed = [];
-        await this.#sendChunk(round, dirty, blockIndex, chunk, end - chunk, limited);
-        page = end < bitmap.pageCount ? bitmap.nextDirty(end) : -1;
+    try {
+      while (this.#dispatched < this.#dirtyPages) {
+        this.#check();
+        const pass = queue.open();
+        const already = this.#dispatched;
+        this.#stopped = false;
+        if (this.#mayTake(limited)) await this.#letTake(round, pass);
+        else await this.#hand(round, pass, limited);
+        if (this.#dispatched === already && !this.#stopped) break;
       }
+    } finally {
+      queue.close();
     }
-    this.#reached = { block: memory.blocks.length, page: 0 };
-    this.#handed = [];
-    if (this.#dispatched !== dirtyPages) {
+    if (this.#dispatched !== this.#dirtyPages) {
       throw new GodwitError(
         'GODWIT_INTERNAL',
-        `round ${round}: ${dirtyPages} pages are dirty, but ${this.#dispatched} were sent`,
+        `round ${round}: ${this.#dirtyPages} pages are dirty, but ${this.#dispatched} were sent`,
       );
     }
     await this.#barrier(round);
@@ -195,24 +183,20 @@ export class RoundSender {
 
   /**
    * Ends a round whose `send` was given up: waits for the batches in flight, sends `roundEnd` on every channel and waits for the
-   * acknowledgement. Then it clears the pages that the destination has in `dirty`, the bitmaps of that `send`. No later round begins
-   * before, so that an old page never overwrites a newer one.
+   * acknowledgement: the destination then has every page that was taken. No later round begins before, so that an old page never
+   * overwrites a newer one.
    */
-  async abandon(round: number, dirty: DirtyBitmaps): Promise<void> {
+  async abandon(round: number): Promise<void> {
     this.#giveUp = undefined;
+    this.#parts.queue.close();
     await this.#unlessFailed(this.idle());
     this.#end(round);
     await this.#barrier(round);
-    const { block, page } = this.#reached;
-    for (let index = 0; index < Math.min(block, dirty.blocks.length); index++) dirty.at(index).clearAll();
-    if (block >= dirty.blocks.length) return;
-    if (page > 0) dirty.at(block).clearRange(0, page);
-    for (const { list, before } of this.#handed) {
-      for (let i = 0; i < list.length && list.firstPage(i) < before; i++) {
-        const first = list.firstPage(i);
-        dirty.at(block).clearRange(first, Math.min(list.runPages(i), before - first));
-      }
-    }
+  }
+
+  /** Whether the end of this round was sent on any channel: only then can the destination be in the next one. */
+  hasEnded(round: number): boolean {
+    return this.#ending?.round === round;
   }
 
   /** The pages, bytes and times so far of the round that was under way when the link was lost. */
@@ -226,10 +210,10 @@ export class RoundSender {
     const after = totals(channels);
     const totalMs = end - start;
     // Threads that look at pages at the same time do not add up.
-    const scanMs = Math.min(totalMs, scannedSince(channels, this.#begun.scanMs) + this.#rearmMs);
+    const scanMs = Math.min(totalMs, scannedSince(channels, this.#begun.scanMs) + this.#takeMs);
     const pages = difference(after, before);
     const burstWallMs = end - this.#burst.at;
-    const burstScanMs = this.#rearmMs - this.#burst.rearmMs + scannedSince(channels, this.#burst.scanMs);
+    const burstScanMs = this.#takeMs - this.#burst.takeMs + scannedSince(channels, this.#burst.scanMs);
     return {
       pages,
       rawBytes: allPages(pages) * memory.pageSize,
@@ -250,68 +234,64 @@ export class RoundSender {
     await Promise.all(this.#inFlight);
   }
 
-  async #sendChunk(
-    round: number,
-    dirty: DirtyBitmaps,
-    blockIndex: number,
-    firstPage: number,
-    pageCount: number,
-    limited: boolean,
-  ): Promise<void> {
-    const { memory, tracker, clock } = this.#parts;
-    const block = memory.blocks[blockIndex] as GuestMemory['blocks'][number];
-    const bitmap = dirty.at(blockIndex);
-    const start = clock.now();
-    tracker.rearm?.(blockIndex, firstPage, pageCount);
-    const runs = bitmap.runs(new PageRunList(), firstPage, pageCount);
-    // A dense chunk may cover pages without memory (never touched, or given back): reading them would allocate them.
-    const holes = new PageRunList();
-    const present = block.populated !== undefined && runs.pageCount * 4 >= pageCount ? new PageRunList() : runs;
-    if (present !== runs) cutHoles(runs, block.populated?.({ firstPage, pageCount }) ?? [], present, holes);
-    this.#rearmMs += clock.now() - start;
-    await this.#sendRuns(round, blockIndex, present, 'runs', limited);
-    await this.#sendRuns(round, blockIndex, holes, 'holes', limited);
+  /** Whether the channels may take pages by themselves: nothing limits the bandwidth, and each can re-arm what it takes. */
+  #mayTake(limited: boolean): boolean {
+    const { channels, limit, tracker } = this.#parts;
+    if (limited && limit.bytesPerSecond > 0) return false;
+    return tracker.rearmRecipes !== undefined && channels.every(({ takePages }) => takePages !== undefined);
   }
 
-  async #sendRuns(
-    round: number,
-    blockIndex: number,
-    list: PageRunList,
-    kind: 'runs' | 'holes',
-    limited: boolean,
-  ): Promise<void> {
-    // A chunk lies inside a memory window and a batch inside a chunk, so no run of a batch crosses a window.
-    let slot: Slot | undefined;
-    let room = { pages: 0, runs: 0 };
-    const handed = { list, before: 0 };
-    this.#handed.push(handed);
-    for (let i = 0; i < list.length; i++) {
-      let page = list.firstPage(i);
-      let left = list.runPages(i);
-      while (left > 0) {
-        if (slot === undefined) {
-          slot = await this.#acquire(round, blockIndex, limited);
-          room = this.#roomOf(slot, kind);
-        }
-        const take = Math.min(left, room.pages - slot[kind].pageCount);
-        slot[kind].push(page, take);
-        page += take;
-        left -= take;
-        if (slot[kind].pageCount >= room.pages || slot[kind].length >= room.runs) {
-          this.#dispatch(slot);
-          handed.before = page;
-          slot = undefined;
-        }
-      }
+  /** Lets every channel take pages until the queue has no more, or a bandwidth limit was set meanwhile. */
+  async #letTake(round: number, pass: number): Promise<void> {
+    const { channels, queue, limit } = this.#parts;
+    const onLimit = () => {
+      this.#stopped = true;
+      queue.close();
+    };
+    const taking = channels.map((channel) => this.#takes(channel, round, pass));
+    limit.onChange = onLimit;
+    try {
+      await this.#unlessFailed(Promise.all(taking));
+    } finally {
+      limit.onChange = undefined;
+      queue.close();
     }
-    if (slot !== undefined) this.#dispatch(slot);
-    handed.before = Number.POSITIVE_INFINITY;
+  }
+
+  #takes(channel: PageChannel, round: number, pass: number): Promise<void> {
+    const onTaken = (pages: number): void => {
+      this.#dispatched += pages;
+      this.#lastProgress = this.#parts.clock.now();
+      this.#parts.onBatch(pages);
+    };
+    const taking = (channel.takePages?.({ round, pass }, onTaken) ?? Promise.resolve()).catch((error: unknown) =>
+      this.#fail(error),
+    );
+    this.#inFlight.add(taking);
+    void taking.then(() => this.#inFlight.delete(taking));
+    return taking;
+  }
+
+  /** Takes pages and hands them to the channels, batch by batch. */
+  async #hand(round: number, pass: number, limited: boolean): Promise<void> {
+    this.#taker.begin(pass);
+    for (;;) {
+      const slot = await this.#acquire(round, limited);
+      const { pages, runs } = this.#roomOf(slot);
+      const start = this.#parts.clock.now();
+      const taken = this.#taker.take(slot, pages, runs);
+      this.#takeMs += this.#parts.clock.now() - start;
+      if (taken === 0) {
+        this.#free.push(slot);
+        return;
+      }
+      this.#dispatch(slot);
+    }
   }
 
   /** Most pages and runs of a batch for this slot's channel. Under a bandwidth limit batches are small, which keeps to the limit. */
-  #roomOf({ channel, limit }: Slot, kind: 'runs' | 'holes'): { readonly pages: number; readonly runs: number } {
+  #roomOf({ channel, limit }: Slot): { readonly pages: number; readonly runs: number } {
     const { memory, maximumPayload } = this.#parts;
-    if (kind === 'holes') return { pages: Number.MAX_SAFE_INTEGER, runs: BATCH_RUNS };
     const frameBytes = Math.min(BATCH_BYTES, maximumPayload, limit > 0 ? this.#parts.limit.most : BATCH_BYTES);
     const frame = Math.max(1, Math.floor(frameBytes / memory.pageSize));
     const most = Math.min(Math.floor((channel.batchBytes ?? 0) / memory.pageSize), this.#sharePages);
@@ -320,7 +300,7 @@ export class RoundSender {
   }
 
   /** Resolves with a free slot, after waiting for the bandwidth limit and yielding to the event loop when that is due. */
-  async #acquire(round: number, blockIndex: number, limited: boolean): Promise<Slot> {
+  async #acquire(round: number, limited: boolean): Promise<Slot> {
     const { clock, limit, signal } = this.#parts;
     if (limited && !this.#isTail && !limit.open) {
       const start = clock.now();
@@ -328,7 +308,7 @@ export class RoundSender {
       const end = clock.now();
       this.#limitMs += end - start;
       const { channels } = this.#parts;
-      this.#burst = { bytes: this.#pageBytes, at: end, scanMs: scanTimes(channels), rearmMs: this.#rearmMs };
+      this.#burst = { bytes: this.#pageBytes, at: end, scanMs: scanTimes(channels), takeMs: this.#takeMs };
     }
     if (clock.now() - this.#lastYield > YIELD_AFTER_MS) {
       await clock.yield();
@@ -337,10 +317,7 @@ export class RoundSender {
     this.#check();
     const slot = this.#free.pop() ?? (await this.#nextFree());
     slot.round = round;
-    slot.blockIndex = blockIndex;
     slot.limit = limited ? limit.bytesPerSecond / this.#parts.channels.length : 0;
-    slot.runs.clear();
-    slot.holes.clear();
     return slot;
   }
 

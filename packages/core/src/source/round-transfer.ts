@@ -7,10 +7,10 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState } from '../migration-event.js';
 import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { checkDeviceState, checkWelcome, FEATURES } from '../protocol/negotiate.js';
+import type { PageQueue } from '../queue/page-queue.js';
 import { isLost } from '../session/connection.js';
 import { keepTrying, mayRetry } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
-import type { Harvest } from './harvester.js';
 import type { ResolvedOptions } from './options.js';
 import type { SentRound } from './round-sender.js';
 import { addRounds } from './sent-rounds.js';
@@ -49,10 +49,10 @@ export class RoundTransfer {
   readonly #parts: RoundTransferParts;
   /** Number of the last round that was begun, from 1; it begins at 1 again for a restarted destination. */
   #round = 0;
-  /** The pages of that round that are not acknowledged; `undefined` once the whole round is. */
-  #owed: DirtyBitmaps | undefined;
-  /** All pages of the round, kept from its first lost link on: the destination may name only these. */
-  #all: DirtyBitmaps | undefined;
+  /** The destination has not acknowledged that round. */
+  #unfinished = false;
+  /** Pages of that round that the destination had after the last lost link. */
+  #receivedPages = 0;
   #welcome: WelcomeFrame | undefined;
   /** The last connection that was used; an attempt to make another one may have failed since. */
   #last: SourceConnection | undefined;
@@ -90,7 +90,7 @@ export class RoundTransfer {
     }
     this.#welcome = welcome;
     this.#round = 0;
-    this.#owed = undefined;
+    this.#unfinished = false;
     this.#last = connection;
     connection.begin(windows, { ...sender, maximumPayload: welcome.maximumPayload });
     devices.use(connection, welcome.maximumPayload, welcome.maximumDeviceState);
@@ -98,27 +98,19 @@ export class RoundTransfer {
   }
 
   /**
-   * Sends a round with the guest running, and then what devices offer, if `offer` says so; resolves when the destination has
-   * acknowledged both. The bits of what it has acknowledged on a connection that was lost are cleared. When `cut` aborts, the round
-   * ends early: the bits of the pages that the destination then has are cleared, those of the others are left in the harvest.
+   * Sends what is owed with the guest running, and then what devices offer, if `offer` says so; resolves when the destination has
+   * acknowledged both. When `cut` aborts, the round ends early: pages that were not sent by then stay in the queue.
    */
-  async send(
-    harvest: Harvest,
-    offer: boolean,
-    cut: AbortSignal,
-    onRoundTrip: (ms: number) => void,
-  ): Promise<SentRound> {
+  async send(offer: boolean, cut: AbortSignal, onRoundTrip: (ms: number) => void): Promise<SentRound> {
     const { devices } = this.#parts;
-    let round = this.#begin(harvest.bitmaps);
-    let owedPages = harvest.dirtyPages;
+    this.#begin();
     let sum: SentRound | undefined;
     let offered = !offer;
     for (;;) {
       const connection = await this.connected();
-      const sending = this.#owed;
       try {
-        if (sending !== undefined) {
-          const sent = await this.#sendOrCut(connection, round, sending, owedPages, cut);
+        if (this.#unfinished) {
+          const sent = await this.#sendOrCut(connection, cut);
           this.#acknowledged();
           sum = addRounds(sum, sent);
         }
@@ -135,50 +127,47 @@ export class RoundTransfer {
         this.#lostSince = undefined;
         return sum as SentRound;
       } catch (error) {
-        if (this.#owed !== undefined) sum = addRounds(sum, connection.sender.interrupted());
+        if (this.#unfinished) sum = addRounds(sum, connection.sender.interrupted());
         await this.#reconnect(connection, error);
-        round = this.#round;
-        owedPages = (this.#owed as DirtyBitmaps | undefined)?.count() ?? 0;
-        this.#parts.onOwed(owedPages);
+        this.#parts.onOwed(this.#unfinished ? this.#queue.count() : 0);
       }
     }
   }
 
   /**
-   * Sends a round with the guest paused, on this connection only, without the bandwidth limit. Rejects when `giveUp` aborts or the
+   * Sends what is owed with the guest paused, on this connection only, without the bandwidth limit. Rejects when `giveUp` aborts or the
    * link is lost; `settleAbandoned` must be called then.
    */
-  async sendPaused(connection: SourceConnection, harvest: Harvest, giveUp: AbortSignal): Promise<SentRound> {
-    const round = this.#begin(harvest.bitmaps);
-    const sent = await connection.sender.send(round, harvest.bitmaps, harvest.dirtyPages, false, giveUp);
+  async sendPaused(connection: SourceConnection, giveUp: AbortSignal): Promise<SentRound> {
+    this.#begin();
+    const sent = await connection.sender.send(this.#round, false, giveUp);
     this.#acknowledged();
     return sent;
   }
 
   /**
    * Settles the unfinished round of a stop-and-copy that was given up, with the guest running again: ends it on the connection, or
-   * drops the connection and makes another one, so that no page of the round arrives later. Clears the bits of the pages that the
-   * destination has in the bitmaps of that round. Resolves with the connection to go on with.
+   * drops the connection and makes another one, so that no page of the round arrives later. The queue then owes what the destination
+   * does not have. Resolves with the connection to go on with.
    */
   async settleAbandoned(): Promise<SourceConnection> {
     const { session, options } = this.#parts;
     const { clock, handshakeTimeoutMs } = options;
     const connection = session.current;
-    const owed = this.#owed;
-    if (owed !== undefined && connection !== undefined && !connection.signal.aborted) {
+    if (this.#unfinished && connection !== undefined && !connection.signal.aborted) {
       try {
-        const ending = connection.sender.abandon(this.#round, owed);
+        const ending = connection.sender.abandon(this.#round);
         await inTime(ending, clock, handshakeTimeoutMs, () => unacknowledged(handshakeTimeoutMs));
-        this.#owed = undefined;
+        this.#acknowledged();
       } catch (error) {
         await connection.drop(await this.lost(connection, error));
       }
     }
     const next = await this.connected();
-    if (this.#owed !== undefined) {
+    if (this.#unfinished) {
       // The destination is still in this round, so the next one has its number.
       this.#round--;
-      this.#owed = undefined;
+      this.#unfinished = false;
     }
     return next;
   }
@@ -232,35 +221,33 @@ export class RoundTransfer {
     return reason;
   }
 
+  get #queue(): PageQueue {
+    return this.#parts.sender.queue;
+  }
+
   /** The whole round, or what of it the destination has acknowledged once it was ended early. */
-  async #sendOrCut(
-    { sender }: SourceConnection,
-    round: number,
-    sending: DirtyBitmaps,
-    owedPages: number,
-    cut: AbortSignal,
-  ): Promise<SentRound> {
+  async #sendOrCut({ sender }: SourceConnection, cut: AbortSignal): Promise<SentRound> {
+    const round = this.#round;
     try {
-      const sent = await sender.send(round, sending, owedPages, true, cut);
-      // It was too late to end the round early: nothing is left.
-      if (cut.aborted) sending.clearAll();
-      return sent;
+      return await sender.send(round, true, cut);
     } catch (error) {
       if (!cut.aborted || error !== cut.reason) throw error;
-      await sender.abandon(round, sending);
+      await sender.abandon(round);
       return sender.interrupted();
     }
   }
 
   #acknowledged(): void {
-    this.#owed = undefined;
+    this.#queue.acknowledged();
+    this.#unfinished = false;
     this.#lostSince = undefined;
   }
 
-  #begin(bitmaps: DirtyBitmaps): number {
-    this.#owed = bitmaps;
-    this.#all = undefined;
-    return ++this.#round;
+  #begin(): void {
+    this.#queue.acknowledged();
+    this.#receivedPages = 0;
+    this.#unfinished = true;
+    this.#round++;
   }
 
   /** Reconnects after a lost link. Throws the cause if it was not a lost link, and `DestinationRestarted` if that is so. */
@@ -321,35 +308,33 @@ export class RoundTransfer {
     }
   }
 
-  /** Clears the bits of an unfinished round that the destination names; each must belong to the round. No other code clears them. */
+  /**
+   * Goes on after a lost link. In the middle of a round everything that was taken is owed again, except for the pages that the
+   * destination names, each of which must have been taken; nothing else is forgotten. If it has the whole round, what nobody has taken,
+   * since the round was ended early, is still owed.
+   */
   #resume(connection: SourceConnection, answer: ResumedFrame, received: DirtyBitmaps): void {
-    const owed = this.#owed;
-    const unfinished = owed !== undefined && answer.round === this.#round;
-    if (answer.state !== 'receiving' || (!unfinished && answer.round !== this.#round + 1)) {
+    const queue = this.#queue;
+    const inRound = this.#unfinished && answer.round === this.#round;
+    const hasRound =
+      answer.round === this.#round + 1 && (!this.#unfinished || this.#last?.sender.hasEnded(this.#round));
+    if (answer.state !== 'receiving' || !(inRound || hasRound)) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',
-        `the destination says that it is "${answer.state}" in round ${answer.round}; here round ${this.#round} is ${owed === undefined ? 'acknowledged' : 'being sent'}`,
+        `the destination says that it is "${answer.state}" in round ${answer.round}; here round ${this.#round} is ${this.#unfinished ? 'being sent' : 'acknowledged'}`,
       );
     }
-    const owedPages = owed?.count() ?? 0;
-    if (unfinished) {
-      this.#all ??= copyOf(owed);
-      if (!this.#all.contains(received)) throw notOfThisRound(answer.round);
-      owed.andNot(received);
+    if (inRound) {
+      if (!queue.restore(received)) throw notOfThisRound(answer.round);
+      const pages = received.count();
+      if (pages > this.#receivedPages) this.#lostSince = undefined;
+      this.#receivedPages = pages;
     } else {
       if (!received.isEmpty()) throw notOfThisRound(answer.round);
-      owed?.clearAll();
-      this.#owed = undefined;
+      if (this.#unfinished) this.#acknowledged();
     }
-    if ((this.#owed?.count() ?? 0) < owedPages) this.#lostSince = undefined;
     this.adopt(connection);
   }
-}
-
-function copyOf(bitmaps: DirtyBitmaps): DirtyBitmaps {
-  const copy = new DirtyBitmaps(bitmaps);
-  copy.or(bitmaps);
-  return copy;
 }
 
 function notOfThisRound(round: number): GodwitError {

@@ -155,8 +155,14 @@ export class SourceConnection extends Connection<'source'> {
     const streams: readonly PageStream[] = this.#pages.length > 0 ? this.#pages : [this.control];
     this.#channels = streams.map(
       (stream) =>
-        stream.sendPages?.(windows.memory, encodings.shared(), parts.maximumPayload) ??
-        new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock)),
+        stream.sendPages?.({
+          memory: windows.memory,
+          encodings: encodings.shared(),
+          maximumPayload: parts.maximumPayload,
+          queue: parts.queue.buffers,
+          rearm: parts.tracker.rearmRecipes,
+          onRearmFailed: (tracker, error) => parts.tracker.lost(tracker, error),
+        }) ?? new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock)),
     );
     const sender = new RoundSender({
       ...parts,

@@ -7,6 +7,7 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
 import type { Ownership } from '../ownership/ownership.js';
 import type { SourceOwnershipEvent, SourceOwnershipState } from '../ownership/source-ownership.js';
+import type { PageQueue } from '../queue/page-queue.js';
 import type { RoundRecord } from '../round-record.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { Attempts } from './attempts.js';
@@ -58,6 +59,8 @@ export interface SourceContext {
   readonly guest: GuestPause;
   readonly devices: DeviceSender;
   readonly tracker: TrackerUnion;
+  /** The pages that are owed to the destination. */
+  readonly queue: PageQueue;
   readonly encodings: SentEncodings;
   readonly limit: BandwidthLimit;
   readonly model: DowntimeModel;

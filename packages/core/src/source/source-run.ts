@@ -10,6 +10,7 @@ import { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
 import type { Ownership } from '../ownership/ownership.js';
 import type { SourceOwnershipEvent, SourceOwnershipState } from '../ownership/source-ownership.js';
+import { PageQueue } from '../queue/page-queue.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
 import { askForTransfer, transferOf } from './ask-for-transfer.js';
 import { Attempts } from './attempts.js';
@@ -247,6 +248,7 @@ function makeContext(
       message: `the dirty tracker "${failed.name}" failed, so every page counts as dirty: ${String(error)}`,
     }),
   );
+  const queue = PageQueue.create(memory);
   const rounds = new RoundTransfer({
     session,
     windows,
@@ -255,7 +257,7 @@ function makeContext(
     options,
     encodings,
     sender: {
-      ...{ memory, tracker, limit },
+      ...{ memory, tracker, limit, queue },
       onBatch: (pages) => meter.batchSent(pages),
       deviceBytes: () => devices.writtenBytes,
     },
@@ -281,6 +283,7 @@ function makeContext(
       windows,
       devices,
       tracker,
+      queue,
       encodings,
       limit,
       meter,
@@ -299,7 +302,7 @@ function makeContext(
     requests: new EmbedderRequests(),
     // With encodings a page that is sent again is small, and only what was sent tells what it costs.
     hotPages: options.hotPagesLast && options.encodings.length === 0 ? new HotPages(memory) : undefined,
-    harvester: new Harvester(memory, tracker, clock),
+    harvester: new Harvester(memory, queue, tracker, clock),
     settling: new AbortController(),
     transferred: false,
     forecast,

@@ -15,12 +15,12 @@ export function stillAsSaved(vm: MigratableVm, tracker: TrackerUnion, after: Har
     );
   }
   if (!tracker.surelyWritten) return;
-  const [index] = after.bitmaps.blocks
+  const [index] = after.fresh.blocks
     .map((bitmap, i) => ({ page: bitmap.nextDirty(0), i }))
     .filter(({ page }) => page !== -1);
   throw new GodwitError(
     'GODWIT_VM_FAILED',
-    `${after.dirtyPages} pages were written after the guest was paused and its devices saved ` +
+    `${after.freshPages} pages were written after the guest was paused and its devices saved ` +
       `(first: ${vm.memory.blocks[index?.i ?? 0]?.id} page ${index?.page}); pause() must stop every writer of guest memory`,
   );
 }

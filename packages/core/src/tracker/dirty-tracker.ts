@@ -1,4 +1,6 @@
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { Rearm } from '../queue/page-taker.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 
 /**
  * Reports which pages of guest memory were written: KVM's dirty log, VFIO, pagemap, the VMM itself.
@@ -10,8 +12,8 @@ import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
  * - A write that happens after a page was re-armed is reported by a later harvest; one before it, by this one.
  * - An error means that the writes are not known: the engine then treats every page as dirty.
  *
- * `harvest` re-arms the pages that it reports, unless the tracker has `rearm`: then it may leave that to the engine, which calls `rearm`
- * for each range **before** it reads any page of it (KVM's manual dirty-log protect: after late clearing, a page that was written twice
+ * `harvest` re-arms the pages that it reports, unless the tracker has `rearm` or `rearmPages`: then it may leave that to the engine, which
+ * calls it for each range **before** it reads any page of it (KVM's manual dirty-log protect: after late clearing, a page that was written twice
  * before it is sent is sent once).
  */
 export interface DirtyTracker {
@@ -42,6 +44,16 @@ export interface DirtyTracker {
    * Bits not yet reported must survive. Throwing means the range may be lost: everything becomes dirty.
    */
   rearm?(blockIndex: number, firstPage: number, pageCount: number): void;
+  /**
+   * The same for exactly these pages, word by word (`Rearm`). No other page may be re-armed, since another thread may have read it
+   * already; a page with a write that was not reported yet may be, since it is read afterwards. Used in place of `rearm`.
+   */
+  readonly rearmPages?: Rearm;
+  /**
+   * How another thread makes this tracker's `rearmPages`: its `make` returns a `Rearm`, or a promise of one. With it page channels on
+   * worker threads take pages by themselves; without it a tracker with deferred re-arm makes the event loop hand them out.
+   */
+  readonly rearmRecipe?: ThreadRecipe;
   /** Stops tracking; afterwards the tracker does not slow the guest. Idempotent. */
   stop(): Promise<void>;
 }

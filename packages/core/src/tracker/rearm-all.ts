@@ -1,26 +1,23 @@
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import { PageRunList } from '../memory/page-run.js';
-import type { DirtyTracker } from './dirty-tracker.js';
+import type { TrackerUnion } from './tracker-union.js';
 
-/** `rearm` takes ranges whose ends are multiples of this many pages. */
-const REARM_UNIT = 64;
+/** Pages whose words are passed in one call. */
+const STEP_PAGES = 4096;
 
 /**
  * Re-arms pages that a harvest has reported and that are not sent now: without it a tracker with deferred re-arm reports them at each
  * harvest, whether they were written again or not.
  */
-export function rearmAll(tracker: DirtyTracker, bitmaps: DirtyBitmaps): void {
-  if (tracker.rearm === undefined) return;
-  for (const [blockIndex, bitmap] of bitmaps.blocks.entries()) {
-    const runs = bitmap.runs(new PageRunList());
-    let end = 0;
-    for (let i = 0; i < runs.length; i++) {
-      const first = Math.max(end, runs.firstPage(i) - (runs.firstPage(i) % REARM_UNIT));
-      const last = runs.firstPage(i) + runs.runPages(i);
-      const stop = Math.min(bitmap.pageCount, last + (-last & (REARM_UNIT - 1)));
-      if (stop <= first) continue;
-      tracker.rearm(blockIndex, first, stop - first);
-      end = stop;
+export function rearmAll(tracker: Pick<TrackerUnion, 'rearmPages'>, bitmaps: DirtyBitmaps): void {
+  const step = new Uint32Array(STEP_PAGES / 32);
+  for (const [block, bitmap] of bitmaps.blocks.entries()) {
+    for (let page = bitmap.nextDirty(0); page !== -1; ) {
+      const firstPage = Math.floor(page / STEP_PAGES) * STEP_PAGES;
+      const pageCount = Math.min(STEP_PAGES, bitmap.pageCount - firstPage);
+      const words = step.subarray(0, Math.ceil(pageCount / 64) * 2);
+      bitmap.copyWords(firstPage, words);
+      tracker.rearmPages(block, firstPage, pageCount, words);
+      page = bitmap.nextDirty(firstPage + pageCount);
     }
   }
 }

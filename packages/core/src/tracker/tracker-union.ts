@@ -1,7 +1,16 @@
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { Rearm } from '../queue/page-taker.js';
 import type { TrackerHarvest } from '../round-record.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 import type { DirtyTracker } from './dirty-tracker.js';
+
+/** How another thread re-arms the pages of one tracker. */
+export interface RearmRecipe {
+  /** Its place in the list of trackers, for a failure. */
+  readonly tracker: number;
+  readonly recipe: ThreadRecipe;
+}
 
 /**
  * Several trackers as one, whose bitmaps are ORed.
@@ -88,16 +97,35 @@ export class TrackerUnion implements DirtyTracker {
     }
   }
 
-  rearm(blockIndex: number, firstPage: number, pageCount: number): void {
-    for (const tracker of this.#trackers) {
-      if (tracker.rearm === undefined) continue;
+  /** Re-arms these pages with every tracker that leaves that to the engine. */
+  readonly rearmPages: Rearm = (block, firstPage, pageCount, words) => {
+    for (const [index, tracker] of this.#trackers.entries()) {
       try {
-        tracker.rearm(blockIndex, firstPage, pageCount);
+        if (tracker.rearmPages !== undefined) tracker.rearmPages(block, firstPage, pageCount, words);
+        else tracker.rearm?.(block, firstPage, pageCount);
       } catch (error) {
-        this.#onFailure(tracker, error);
-        this.#lost = true;
+        this.lost(index, error);
       }
     }
+  };
+
+  /**
+   * For each tracker that leaves re-arming to the engine, its place in the list and how another thread does it. `undefined` when one of
+   * them has no recipe: only this thread can re-arm then.
+   */
+  get rearmRecipes(): readonly RearmRecipe[] | undefined {
+    const recipes: RearmRecipe[] = [];
+    for (const [tracker, { rearm, rearmPages, rearmRecipe }] of this.#trackers.entries()) {
+      if (rearmRecipe !== undefined) recipes.push({ tracker, recipe: rearmRecipe });
+      else if (rearm !== undefined || rearmPages !== undefined) return undefined;
+    }
+    return recipes;
+  }
+
+  /** The tracker at this place has failed to re-arm pages, on any thread: the next harvest reports every page. */
+  lost(index: number, error: unknown): void {
+    this.#onFailure(this.#trackers[index] as DirtyTracker, error);
+    this.#lost = true;
   }
 
   /** Stops every tracker that was started, even when some fail; failures are reported, not thrown. */

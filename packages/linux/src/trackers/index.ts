@@ -1,2 +1,3 @@
-export { type KvmDirtyLogMode, type KvmDirtyLogOptions, KvmDirtyLogTracker, type KvmSlot } from './kvm-dirty-log.js';
+export { type KvmDirtyLogMode, type KvmDirtyLogOptions, KvmDirtyLogTracker } from './kvm-dirty-log.js';
+export type { KvmSlot } from './kvm-rearm.js';
 export { PagemapTracker, type PagemapTrackerOptions, type TrackedRange } from './pagemap-tracker.js';

@@ -1,21 +1,13 @@
 import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError } from '@godwit/core';
-import { KVM_CLEAR_DIRTY_LOG, KVM_DIRTY_LOG, KVM_ENABLE_CAP, KvmDirtyLog as Kvm } from '../layouts/kvm-dirty-log.js';
+import type { Rearm, ThreadRecipe } from '@godwit/core/pages';
+import { KVM_DIRTY_LOG, KVM_ENABLE_CAP, KvmDirtyLog as Kvm } from '../layouts/kvm-dirty-log.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { addressOf, ioctl, tryIoctl } from '../libc/index.js';
+import { type KvmSlot, kvmRearm, kvmRearmRecipe } from './kvm-rearm.js';
 import { trackerFailed } from './tracker-error.js';
 
-/** A KVM memory slot, and the pages of a RAM block that it shows to the guest. Pages are the host's (4 KiB on x86). */
-export interface KvmSlot {
-  /** The number given to KVM_SET_USER_MEMORY_REGION. */
-  readonly slot: number;
-  readonly blockIndex: number;
-  /** First page of the block that the slot maps. */
-  readonly firstPage: number;
-  readonly pageCount: number;
-}
-
 /**
- * - `manual`: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. A harvest only reads; pages are write-protected again by `rearm`, just
+ * - `manual`: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. A harvest only reads; pages are write-protected again by `rearmPages`, just
  *   before they are read. Both are cheaper, and a page written twice before it is sent is sent once.
  * - `get-and-clear`: every harvest write-protects what it reports. For kernels before 5.0.
  */
@@ -38,35 +30,30 @@ export interface KvmDirtyLogOptions {
 interface SlotLog {
   readonly place: KvmSlot;
   /**
-   * The kernel's bitmap as last read. In `manual` mode: what has been harvested and not yet cleared. The kernel's own
-   * bitmap has these bits and those of later writes, so that reading it again into here loses nothing.
+   * The kernel's bitmap as last read. In `manual` mode it has all bits that were not cleared, so that reading it again into
+   * here loses nothing.
    */
   readonly bitmap: DirtyBitmap;
-  readonly address: bigint;
   readonly get: StructBuffer<'slot' | 'dirty_bitmap'>;
 }
-
-/** KVM write-protects and clears in blocks of one 64-bit word (virt/kvm/kvm_main.c, kvm_clear_dirty_log_protect). */
-const CLEAR_UNIT_PAGES = 64;
 
 /**
  * KVM's dirty log: which pages the guest's vCPUs (and KVM's own devices) have written.
  *
- * Invariant in `manual` mode: a bit is cleared in the kernel only after a harvest has reported it, and only those bits
- * are, so that a write between a harvest and the clearing of its page sets nothing new (the bit is still set, the page
- * is read afterwards), and a write after the clearing faults and sets the bit again.
+ * In `manual` mode the bit of a page is cleared in the kernel just before the page is read, and no other page's is: a write
+ * before the clearing is in what is read, and one after it faults and sets the bit again.
  */
 export class KvmDirtyLogTracker implements DirtyTracker {
   readonly name = 'kvm';
   readonly blindSpots =
     'writes by this process itself (VMM, emulated devices, system calls into guest memory) and DMA by assigned devices';
   readonly mode: KvmDirtyLogMode;
-  /** In `manual` mode only. */
-  readonly rearm?: (blockIndex: number, firstPage: number, pageCount: number) => void;
+  /** In `manual` mode only, as is `rearmRecipe`. */
+  readonly rearmPages?: Rearm;
+  readonly rearmRecipe?: ThreadRecipe;
   readonly #vmFd: number;
   readonly #logs: readonly SlotLog[];
   readonly #setLogging: (on: boolean) => void | Promise<void>;
-  readonly #clear = new StructBuffer(KVM_CLEAR_DIRTY_LOG);
   #logging = false;
 
   /**
@@ -88,7 +75,13 @@ export class KvmDirtyLogTracker implements DirtyTracker {
       if (!offered) {
         throw new GodwitError('GODWIT_UNSUPPORTED', 'KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (Linux 5.0)');
       }
-      this.rearm = (blockIndex, firstPage, pageCount) => this.#rearm(blockIndex, firstPage, pageCount);
+      const recipe = kvmRearmRecipe({ vmFd: options.vmFd, slots: options.slots });
+      const rearm = kvmRearm(recipe.options);
+      this.rearmRecipe = recipe;
+      this.rearmPages = (...pages) => {
+        if (!this.#logging) throw new GodwitError('GODWIT_INVALID_STATE', 'KVM dirty logging is off');
+        rearm(...pages);
+      };
     }
   }
 
@@ -142,47 +135,12 @@ export class KvmDirtyLogTracker implements DirtyTracker {
       .set('args[0]', on ? Kvm.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE : 0);
     ioctl(this.#vmFd, Kvm.KVM_ENABLE_CAP, capability.bytes, 'KVM_ENABLE_CAP');
   }
-
-  #rearm(blockIndex: number, firstPage: number, pageCount: number): void {
-    if (!this.#logging) throw new GodwitError('GODWIT_INVALID_STATE', 'KVM dirty logging is off');
-    for (const log of this.#logs) {
-      const { place } = log;
-      if (place.blockIndex !== blockIndex) continue;
-      const from = Math.max(firstPage, place.firstPage) - place.firstPage;
-      const to = Math.min(firstPage + pageCount, place.firstPage + place.pageCount) - place.firstPage;
-      if (from < to) this.#clearPages(log, from, to);
-    }
-  }
-
-  /**
-   * Clears the harvested bits of pages `from`..`to` of a slot. KVM counts from the slot's start, in units of 64 pages,
-   * so that a slot that starts at an odd page of its block makes us widen the range. The pages that this adds are
-   * harvested and not yet read either (or their bits are not ours to clear and stay): clearing them early is safe.
-   */
-  #clearPages(log: SlotLog, from: number, to: number): void {
-    const { bitmap, place } = log;
-    const first = Math.floor(from / CLEAR_UNIT_PAGES) * CLEAR_UNIT_PAGES;
-    const end = Math.min(Math.ceil(to / CLEAR_UNIT_PAGES) * CLEAR_UNIT_PAGES, place.pageCount);
-    if (bitmap.countRange(first, end - first) === 0) return;
-    this.#clear
-      .set('slot', place.slot)
-      .set('num_pages', end - first)
-      .set('first_page', first)
-      .set('dirty_bitmap', log.address + BigInt(first / 8));
-    try {
-      ioctl(this.#vmFd, Kvm.KVM_CLEAR_DIRTY_LOG, this.#clear.bytes, 'KVM_CLEAR_DIRTY_LOG');
-    } catch (error) {
-      throw trackerFailed(this.name, `clear ${end - first} pages of slot ${place.slot} from ${first} on`, error);
-    }
-    bitmap.clearRange(first, end - first);
-  }
 }
 
 function openLog(place: KvmSlot): SlotLog {
   const bitmap = new DirtyBitmap(place.pageCount);
-  const address = addressOf(bitmap.bytes);
-  const get = new StructBuffer(KVM_DIRTY_LOG).set('slot', place.slot).set('dirty_bitmap', address);
-  return { place, bitmap, address, get };
+  const get = new StructBuffer(KVM_DIRTY_LOG).set('slot', place.slot).set('dirty_bitmap', addressOf(bitmap.bytes));
+  return { place, bitmap, get };
 }
 
 function report({ bitmap, place }: SlotLog, into: DirtyBitmap): void {

@@ -36,9 +36,9 @@ export class PreCopy implements SourcePhase {
           precopyRounds(pending, {
             context,
             decide: new Switchover(context),
-            send: (harvest, offer, cut, onRoundTrip) => {
-              roundStarted(context, harvest.dirtyPages);
-              return rounds.send(harvest, offer, cut, onRoundTrip);
+            send: (dirtyPages, offer, cut, onRoundTrip) => {
+              roundStarted(context, dirtyPages);
+              return rounds.send(offer, cut, onRoundTrip);
             },
           }).pipe(tap(({ record }) => roundEnded(context, record))),
         );
@@ -55,19 +55,23 @@ export class PreCopy implements SourcePhase {
         givenUp = undefined;
         pending = undefined;
         context.model.restarted();
-        context.harvester = new Harvester(context.vm.memory, context.tracker, context.options.clock, context.harvester);
+        context.queue.clear();
+        const { vm, queue, tracker, options, harvester } = context;
+        context.harvester = new Harvester(vm.memory, queue, tracker, options.clock, harvester);
       }
     }
   }
 
   /** Every page is accounted for in round 1, whatever was migrated before. */
-  async #populated({ vm, options, session, harvester, meter }: SourceContext): Promise<Harvest> {
-    const bitmaps = harvester.take();
+  async #populated({ vm, options, session, queue, meter }: SourceContext): Promise<Harvest> {
     const start = options.clock.now();
-    await populatedBitmaps(vm.memory, bitmaps, options.clock, session.signal);
+    await populatedBitmaps(vm.memory, queue.owed, options.clock, session.signal);
     const harvestMs = options.clock.now() - start;
-    const dirtyPages = bitmaps.count();
+    const dirtyPages = queue.count();
     meter.harvested(dirtyPages);
-    return { bitmaps, dirtyPages, pagesWhenStopped: dirtyPages, trackers: [], harvestMs, sinceMs: 0 };
+    return {
+      ...{ fresh: queue.owed, freshPages: dirtyPages, dirtyPages, pagesWhenStopped: dirtyPages },
+      ...{ trackers: [], harvestMs, sinceMs: 0 },
+    };
   }
 }

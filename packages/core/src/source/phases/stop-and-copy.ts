@@ -44,13 +44,10 @@ export class StopAndCopy implements SourcePhase {
   readonly name = 'stop-and-copy';
   readonly #last: PrecopyRound;
   #connection: SourceConnection;
-  /** Harvests whose pages the destination has not acknowledged. */
-  readonly #unsent = new Set<Harvest>();
 
   constructor(last: PrecopyRound, connection: SourceConnection) {
     this.#last = last;
     this.#connection = connection;
-    this.#unsent.add(last.pending);
   }
 
   async run(context: SourceContext): Promise<SourcePhase> {
@@ -96,7 +93,7 @@ export class StopAndCopy implements SourcePhase {
     const held = clock.now();
 
     bound.enter('harvestMs');
-    const last = await this.#harvest(context, bound, this.#last.pending);
+    const last = await this.#harvest(context, bound);
     const harvested = clock.now();
     checkLastHarvest(context, bound, this.#last, last, force);
     bound.enter('ramMs');
@@ -111,7 +108,6 @@ export class StopAndCopy implements SourcePhase {
     const harvestedAgain = clock.now();
     bound.enter('ramMs');
     if (leftOver.dirtyPages > 0) (await this.#send(context, bound, leftOver))();
-    else this.#acknowledged(context, leftOver);
     const sentAgain = clock.now();
 
     bound.enter('loadMs');
@@ -177,12 +173,10 @@ export class StopAndCopy implements SourcePhase {
     setState('device');
   }
 
-  async #harvest({ harvester, model }: SourceContext, bound: PauseBound, before?: Harvest): Promise<Harvest> {
+  async #harvest({ harvester, model }: SourceContext, bound: PauseBound): Promise<Harvest> {
     const signals = [bound.signal, this.#connection.signal];
-    const harvest = await underAll(signals, (signal) => harvester.harvest(signal, before?.bitmaps));
+    const harvest = await underAll(signals, (signal) => harvester.harvest(signal));
     model.harvested(harvest.harvestMs, true);
-    if (before !== undefined) this.#unsent.delete(before);
-    this.#unsent.add(harvest);
     return harvest;
   }
 
@@ -193,8 +187,7 @@ export class StopAndCopy implements SourcePhase {
     const start = clock.now();
     const wire = meter.wire();
     const round = roundStarted(context, harvest.dirtyPages);
-    const sent = await this.#within(bound, rounds.sendPaused(this.#connection, harvest, bound.signal));
-    this.#acknowledged(context, harvest);
+    const sent = await this.#within(bound, rounds.sendPaused(this.#connection, bound.signal));
     model.sent(sent, true);
     return () =>
       roundEnded(context, {
@@ -213,11 +206,6 @@ export class StopAndCopy implements SourcePhase {
         dirtyPagesPerSecond: 0,
         decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
       });
-  }
-
-  #acknowledged({ harvester }: SourceContext, harvest: Harvest): void {
-    this.#unsent.delete(harvest);
-    harvester.release(harvest.bitmaps);
   }
 
   /** Sends `switchover` and waits for `ready`; reconnects when the link is lost meanwhile. */
@@ -274,7 +262,7 @@ export class StopAndCopy implements SourcePhase {
 
   #giveUp(context: SourceContext, bound: PauseBound, reason: GodwitError): Promise<GivenUp> {
     bound.giveUp(reason);
-    return goBack(context, bound, reason, [...this.#unsent]);
+    return goBack(context, bound, reason);
   }
 }
 

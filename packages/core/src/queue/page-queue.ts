@@ -1,0 +1,225 @@
+import { DirtyBitmap } from '../memory/dirty-bitmap.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import { type GuestMemory, pagesOf, RAM_WINDOW_BYTES } from '../memory/guest-memory.js';
+import type { PageRunList } from '../memory/page-run.js';
+import { UrgentPages } from './urgent-pages.js';
+
+/** The memory of a queue, for another thread: can be passed to `postMessage` as it is. */
+export interface PageQueueBuffers {
+  readonly control: ArrayBufferLike;
+  readonly urgent: ArrayBufferLike;
+  /** For each block: bits and summary of the pages that are owed, and of those that were taken. */
+  readonly blocks: readonly QueueBlockBuffers[];
+}
+
+interface QueueBlockBuffers {
+  readonly owed: ArrayBufferLike;
+  readonly owedSummary: ArrayBufferLike;
+  readonly taken: ArrayBufferLike;
+  readonly takenSummary: ArrayBufferLike;
+}
+
+/** A taker claims this many bytes of guest memory at a time: one call re-arms it and one finds its holes. */
+const CHUNK_BYTES = 16 * 2 ** 20;
+
+/** Chunks are multiples of this many pages, since a kernel re-arms whole 64-bit words of its bitmap. */
+const UNIT_PAGES = 64;
+
+/** Most pages of a chunk: those whose bits have one entry in the summary of a bitmap. */
+const MOST_CHUNK_PAGES = 32 * 1024;
+
+enum Word {
+  /** The first chunk that nobody has claimed in this pass. */
+  cursor,
+  /** The pass in which takers may take; 0 while the queue is closed. */
+  open,
+  count,
+}
+
+/** Where the first chunk of each block is, and behind the last one their number. */
+function firstChunks(pageCounts: readonly number[], chunkPages: number): readonly number[] {
+  const first = [0];
+  for (const pages of pageCounts) first.push((first.at(-1) as number) + Math.ceil(pages / chunkPages));
+  return first;
+}
+
+/**
+ * The pages that the source owes to the destination: the only place where they are known.
+ *
+ * ```
+ * harvest -> owe -> owed --take--> taken --acknowledged--> forgotten
+ *                    ^               |
+ *                    +---- restore --+      the link was lost: all that the destination does not name
+ * ```
+ *
+ * Its bits are in shared memory. While it is open, takers on any thread (`PageTaker`) move pages from `owed` to `taken` with atomics, each
+ * page to one of them, and never wait for each other or for an event loop. All other calls are for one thread, while it is closed.
+ *
+ * It has 2 bits for each page of RAM. Taking costs time for the pages that are owed, and some milliseconds for each TiB of them that is
+ * dirty here and there.
+ */
+export class PageQueue {
+  readonly buffers: PageQueueBuffers;
+  /** Pages that no taker has. Only to be read and set while the queue is closed. */
+  readonly owed: DirtyBitmaps;
+  /** Pages that takers have had in this round, over any connection. */
+  readonly taken: DirtyBitmaps;
+  /** Pages that are asked for before all others. */
+  readonly urgent: UrgentPages;
+  /** Pages of a chunk. Chunks begin at multiples of it in their block. */
+  readonly chunkPages: number;
+  /** The number of the first chunk of each block; the last entry is the number of all chunks. */
+  readonly firstChunk: readonly number[];
+  /** No run of pages crosses a multiple of this. */
+  readonly windowPages: number;
+  readonly #control: Int32Array;
+  #pass = 0;
+
+  private constructor(memory: GuestMemory, buffers: PageQueueBuffers) {
+    const { blocks, control, urgent } = buffers;
+    this.buffers = buffers;
+    this.owed = new DirtyBitmaps(
+      memory,
+      blocks.map((block) => block.owed),
+      blocks.map((block) => block.owedSummary),
+    );
+    this.taken = new DirtyBitmaps(
+      memory,
+      blocks.map((block) => block.taken),
+      blocks.map((block) => block.takenSummary),
+    );
+    this.urgent = new UrgentPages(urgent);
+    this.#control = new Int32Array(control);
+    this.windowPages = RAM_WINDOW_BYTES / memory.pageSize;
+    this.chunkPages = Math.min(MOST_CHUNK_PAGES, Math.max(UNIT_PAGES, CHUNK_BYTES / memory.pageSize));
+    this.firstChunk = firstChunks(
+      memory.blocks.map((block) => pagesOf(memory, block)),
+      this.chunkPages,
+    );
+  }
+
+  /** Makes an empty queue, closed, for the blocks of `memory`. */
+  static create(memory: GuestMemory): PageQueue {
+    const blocks = memory.blocks.map((block): QueueBlockBuffers => {
+      const pages = pagesOf(memory, block);
+      const [bits, summary] = [DirtyBitmap.storageBytes(pages), DirtyBitmap.summaryBytes(pages)];
+      return {
+        owed: sharedBuffer(bits),
+        owedSummary: sharedBuffer(summary),
+        taken: sharedBuffer(bits),
+        takenSummary: sharedBuffer(summary),
+      };
+    });
+    return new PageQueue(memory, {
+      control: sharedBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
+      urgent: sharedBuffer(UrgentPages.storageBytes),
+      blocks,
+    });
+  }
+
+  /** Makes the same queue on another thread, which sees the same memory. */
+  static join(memory: GuestMemory, buffers: PageQueueBuffers): PageQueue {
+    return new PageQueue(memory, buffers);
+  }
+
+  /** Number of pages that no taker has. */
+  count(): number {
+    return this.owed.count();
+  }
+
+  /** Adds pages. */
+  owe(pages: DirtyBitmaps): void {
+    this.owed.or(pages);
+  }
+
+  /** Owes nothing from now on. */
+  clear(): void {
+    this.owed.clearAll();
+    this.taken.clearAll();
+  }
+
+  /** Lets takers take, from the first page on, and returns the number of this pass: a taker of an earlier one gets nothing. */
+  open(): number {
+    this.#pass = (this.#pass + 1) | 0 || 1;
+    Atomics.store(this.#control, Word.cursor, 0);
+    Atomics.store(this.#control, Word.open, this.#pass);
+    return this.#pass;
+  }
+
+  /** Takers get no more pages, from their next call on. */
+  close(): void {
+    Atomics.store(this.#control, Word.open, 0);
+  }
+
+  /** Whether takers of this pass may take. */
+  isOpen(pass: number): boolean {
+    return pass !== 0 && Atomics.load(this.#control, Word.open) === pass;
+  }
+
+  /** The destination has every page that was taken: they are forgotten. Those that nobody has taken stay. */
+  acknowledged(): void {
+    this.taken.clearAll();
+    // What was taken leaves its marks in the summary.
+    if (this.owed.isEmpty()) this.owed.clearAll();
+  }
+
+  /**
+   * The link was lost in the middle of a round: what was taken is owed again, except for the pages that the destination has `received`.
+   * Returns false, and changes nothing, when it names a page that was not taken.
+   */
+  restore(received: DirtyBitmaps): boolean {
+    if (!this.taken.contains(received)) return false;
+    this.owed.or(this.taken);
+    this.owed.andNot(received);
+    return true;
+  }
+
+  /** The first chunk that nobody has claimed. */
+  get cursor(): number {
+    return Atomics.load(this.#control, Word.cursor);
+  }
+
+  /** Claims the chunks from `at` up to, not including, `next`. Returns false when another thread has claimed one since. */
+  claim(at: number, next: number): boolean {
+    return Atomics.compareExchange(this.#control, Word.cursor, at, next) === at;
+  }
+
+  /**
+   * Moves the pages of a range that are owed to those that were taken, and appends them to `into`, cut at windows. Returns their number.
+   * Any thread.
+   */
+  takeRange(block: number, firstPage: number, pageCount: number, into: PageRunList): number {
+    const owed = this.owed.at(block);
+    const taken = this.taken.at(block);
+    const end = firstPage + pageCount;
+    let pages = 0;
+    for (let page = firstPage; page < end; ) {
+      const at = Math.floor(page / 32);
+      const stop = Math.min(end, (at + 1) * 32);
+      const mask = (-1 << (page % 32)) & (stop % 32 === 0 ? -1 : ~(-1 << (stop % 32)));
+      const moved = owed.moveWord(at, mask, taken);
+      if (moved === mask >>> 0) {
+        this.#push(into, page, stop - page);
+        pages += stop - page;
+      } else if (moved !== 0) {
+        for (let one = page; one < stop; one++) {
+          if ((moved & (1 << (one % 32))) === 0) continue;
+          this.#push(into, one, 1);
+          pages++;
+        }
+      }
+      page = stop;
+    }
+    return pages;
+  }
+
+  #push(into: PageRunList, page: number, pages: number): void {
+    if (page % this.windowPages === 0) into.pushApart(page, pages);
+    else into.push(page, pages);
+  }
+}
+
+/** Memory that other threads can see, where there is such a thing: a browser has it only on isolated pages. */
+function sharedBuffer(bytes: number): ArrayBufferLike {
+  return typeof SharedArrayBuffer === 'undefined' ? new ArrayBuffer(bytes) : new SharedArrayBuffer(bytes);
+}

@@ -1,0 +1,45 @@
+import { noTotals, type PageChannelTotals } from '@godwit/core/pages';
+
+/** The counters, in their order; times are in microseconds. */
+const NAMES = [
+  'raw',
+  'zero',
+  'hole',
+  'delta',
+  'compressed',
+  'savedBytes',
+  'scanMs',
+] as const satisfies readonly (keyof PageChannelTotals)[];
+const WIRE = NAMES.length;
+
+/** What a channel's thread has sent so far, in memory that the main thread reads at any time. */
+export class ChannelCounters {
+  readonly storage: SharedArrayBuffer;
+  readonly #numbers: BigInt64Array;
+
+  /** All zero, or those in the `storage` of another thread. */
+  constructor(storage = new SharedArrayBuffer((WIRE + 1) * BigInt64Array.BYTES_PER_ELEMENT)) {
+    this.storage = storage;
+    this.#numbers = new BigInt64Array(storage);
+  }
+
+  /** Stores what the thread has sent. */
+  store(totals: Readonly<PageChannelTotals>, wireBytes: number): void {
+    for (const [at, name] of NAMES.entries()) {
+      Atomics.store(this.#numbers, at, BigInt(Math.round(name === 'scanMs' ? totals[name] * 1000 : totals[name])));
+    }
+    Atomics.store(this.#numbers, WIRE, BigInt(wireBytes));
+  }
+
+  get totals(): PageChannelTotals {
+    const totals = noTotals();
+    for (const [at, name] of NAMES.entries()) totals[name] = Number(Atomics.load(this.#numbers, at));
+    totals.scanMs /= 1000;
+    return totals;
+  }
+
+  /** Bytes that the stream has written, framing included. */
+  get wireBytes(): number {
+    return Number(Atomics.load(this.#numbers, WIRE));
+  }
+}

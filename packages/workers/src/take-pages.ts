@@ -1,0 +1,81 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { type Clock, type LocalPageChannel, type PageBatch, PageRunList, type PageTaker } from '@godwit/core/pages';
+
+/** Most runs of a frame: with its head, the entries of one gathering write (IOV_MAX is 1024). */
+const FRAME_RUNS = 1023;
+
+/** With encodings: batches that are encoded and written beside each other, and their bytes. */
+const ENCODED_BATCHES = 4;
+const ENCODED_BYTES = 2 ** 20;
+
+/** How often the main thread is told what was taken, in milliseconds. */
+const TELL_MS = 5;
+
+export interface TakingParts {
+  readonly round: number;
+  readonly pass: number;
+  readonly clock: Clock;
+  /** Most pages of a frame. */
+  readonly framePages: number;
+  /** The channel encodes pages. */
+  readonly encodes: boolean;
+  /** Called with pages that were taken, and for the last of them before this resolves. */
+  readonly onTaken: (pages: number) => void;
+  /** Called when a batch was sent. */
+  readonly onSent: () => void;
+}
+
+type Batch = PageBatch & { blockIndex: number };
+
+/**
+ * Takes pages and sends them, batch by batch, until there are no more. Between two batches this thread hears of other orders; the main
+ * thread is waited for nowhere.
+ */
+export async function takePages(taker: PageTaker, channel: LocalPageChannel, parts: TakingParts): Promise<void> {
+  const { round, pass, clock, encodes, onTaken, onSent } = parts;
+  const depth = encodes ? ENCODED_BATCHES : 1;
+  const mostPages = encodes
+    ? Math.max(1, Math.min(parts.framePages, ENCODED_BYTES / channel.pageSize))
+    : parts.framePages;
+  const free = Array.from(
+    { length: depth },
+    (): Batch => ({ round, blockIndex: 0, limit: 0, runs: new PageRunList(FRAME_RUNS), holes: new PageRunList() }),
+  );
+  const sending = new Set<Promise<void>>();
+  let untold = 0;
+  let toldAt = clock.now();
+  taker.begin(pass);
+  try {
+    for (;;) {
+      const batch = free.pop();
+      if (batch === undefined) {
+        await Promise.race(sending);
+        continue;
+      }
+      const start = clock.now();
+      const pages = taker.take(batch, mostPages, FRAME_RUNS);
+      channel.totals.scanMs += clock.now() - start;
+      if (pages === 0) break;
+      untold += pages;
+      const sent = channel.send(batch).then(() => {
+        free.push(batch);
+        onSent();
+      });
+      sending.add(sent);
+      const over = () => sending.delete(sent);
+      sent.then(over, over);
+      if (depth === 1) await sent;
+      if (clock.now() - toldAt >= TELL_MS) {
+        onTaken(untold);
+        untold = 0;
+        toldAt = clock.now();
+      }
+      await nextTurn();
+    }
+    await Promise.all(sending);
+  } finally {
+    // Pages that were taken count, also those of a write that failed.
+    await Promise.allSettled(sending);
+    if (untold > 0) onTaken(untold);
+  }
+}
