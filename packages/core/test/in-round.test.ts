@@ -169,6 +169,26 @@ describe('a round ends early for a switchover', () => {
     expect(toy.events.filter(({ type }) => type === 'went-back')).toEqual([]);
   });
 
+  test('and what was not sent is still owed when the acknowledgement of the round is lost with the link', async () => {
+    let lost = 0;
+    const toy: Toy = begin(
+      { policy: timeBudget(3000, 'switchover'), verify: true },
+      {
+        ...LINK,
+        fromDestination: (frame, payload) => {
+          if (frame.type !== 'roundAck' || lost++ > 0) return { frame, payload };
+          toy.link.cut();
+          return undefined;
+        },
+      },
+    );
+    void dirty(toy, 2);
+    expectMoved(toy, await toy.settled());
+    expect(lost).toBeGreaterThan(1);
+    const { running, paused } = pagesSent(toy);
+    expect(running + paused).toBeGreaterThanOrEqual(PAGES);
+  });
+
   test('when a limit is raised, at once', async () => {
     const toy = begin({ downtimeLimitMs: 100 });
     await toy.clock.sleep(12_000);

@@ -91,15 +91,15 @@ export class PageWriter {
     const block = this.#memory.blocks[frame.block] as RamBlock;
     for (let i = 0; i < frame.runs.length; i += 2) {
       const end = (frame.runs[i] as number) + (frame.runs[i + 1] as number);
-      let first = touched.nextDirty(frame.runs[i] as number);
-      while (first !== -1 && first < end) {
+      let first = touched.nextDirty(frame.runs[i] as number, end);
+      while (first !== -1) {
         const stop = Math.min(touched.nextClean(first), end);
         const run = { firstPage: first, pageCount: stop - first };
         await zeroRun(this.#windows, block, frame.block, run, this.#clock, () => this.board.stopped);
         // The bits are cleared only now: if the thread is ended before, the pages are not zero, and the source sends them again.
         touched.clearRange(first, stop - first);
         if (stop >= end) break;
-        first = touched.nextDirty(stop);
+        first = touched.nextDirty(stop, end);
       }
     }
     this.#arrived(frame, pages, 'zero');

@@ -243,22 +243,25 @@ export class DirtyBitmap {
     return this.nextDirty(0) === -1;
   }
 
-  /** First dirty page at or after `page`, or -1. */
-  nextDirty(page: number): number {
+  /** First dirty page at or after `page` and before `end`, or -1. */
+  nextDirty(page: number, end = this.pageCount): number {
     const words = this.#words;
+    const stop = min(words.length, floor((end + 31) / 32));
     let i = floor(page / 32);
-    if (i >= words.length) return -1;
+    if (i >= stop) return -1;
     let bits = (words[i] as number) & (-1 << (page % 32));
     while (bits === 0) {
-      if (++i % CHUNK_WORDS === 0) {
+      if (++i >= stop) return -1;
+      if (i % CHUNK_WORDS === 0) {
         const chunk = this.#nextTouched(i / CHUNK_WORDS);
         if (chunk === -1) return -1;
         i = chunk * CHUNK_WORDS;
+        if (i >= stop) return -1;
       }
-      if (i >= words.length) return -1;
       bits = words[i] as number;
     }
-    return i * 32 + (31 - clz32(bits & -bits));
+    const found = i * 32 + (31 - clz32(bits & -bits));
+    return found < end ? found : -1;
   }
 
   /** First clean page at or after `page`; `pageCount` when there is none. */
