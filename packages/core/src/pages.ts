@@ -19,8 +19,15 @@ export {
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
-export type { FrameStream, ReceivedFrame } from './link/frame-stream.js';
-export { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES, type RamBlock } from './memory/guest-memory.js';
+export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
+export {
+  type GuestMemory,
+  type MemoryFile,
+  pagesOf,
+  populatedRuns,
+  RAM_WINDOW_BYTES,
+  type RamBlock,
+} from './memory/guest-memory.js';
 export { MemoryWindows } from './memory/memory-windows.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
 export {

@@ -55,6 +55,7 @@ const clock: Clock = { ...systemClock, yield: async () => {} };
 type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }>;
 
 /** What the orders work on; each is there once an earlier order has brought it. */
+let bytes: DescriptorStream | undefined;
 let stream: FrameStream | undefined;
 let sender: LocalPageChannel | undefined;
 let framePages = 1;
@@ -67,7 +68,8 @@ async function obey(order: ChannelOrder): Promise<void> {
     case 'connect': {
       const { fd, peer, unread, received, checksums } = order.connection;
       counters = new ChannelCounters(order.connection.counters);
-      stream = frameStream(new DescriptorStream(fd, peer, unread, new BigInt64Array(received)), { checksums });
+      bytes = new DescriptorStream(fd, peer, unread, new BigInt64Array(received));
+      stream = frameStream(bytes, { checksums });
       break;
     }
     case 'send':
@@ -171,6 +173,7 @@ function reportSent(id: number): void {
 /** Ends our direction, waits for the end of the peer's, and lets the thread end. */
 async function end(): Promise<void> {
   await stream?.close();
+  bytes?.free();
   port?.close();
 }
 
@@ -194,6 +197,7 @@ function fail(error: unknown): void {
   failed = true;
   const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the thread of a page channel failed');
   report({ type: 'failed', code, message });
+  bytes?.free();
   port?.close();
 }
 

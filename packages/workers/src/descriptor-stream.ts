@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
 import { addressOf, Errno, errnoName, GatherList, SocketNumbers, shutdownSocket } from '@godwit/linux/libc';
 import type { ByteStream } from '@godwit/transport';
@@ -54,6 +55,23 @@ export class DescriptorStream implements ByteStream {
       wanted >= into.length ? this.#receiver.all(into) : this.#receiver.some(into, Math.max(wanted, READ_AHEAD));
     if (count < 0) throw this.#lost('recv', -count);
     return count;
+  }
+
+  async readIntoFile(file: number, position: number, most: number): Promise<number> {
+    const unread = this.#unread;
+    if (unread.length > 0) {
+      const count = writeSync(file, unread, 0, Math.min(unread.length, most), position);
+      this.#unread = unread.subarray(count);
+      return count;
+    }
+    const count = this.#receiver.intoFile(file, position, most);
+    if (count < 0) throw this.#lost('splice', -count);
+    return count;
+  }
+
+  /** Frees what the stream holds besides its descriptor; it must not be used any more. */
+  free(): void {
+    this.#receiver.close();
   }
 
   async close(): Promise<void> {

@@ -1,4 +1,12 @@
-import { Errno, receiveFrom, SocketNumbers, setBlocking, setReceiveTimeout, yieldProcessor } from '@godwit/linux/libc';
+import {
+  Errno,
+  receiveFrom,
+  SocketNumbers,
+  SplicePipe,
+  setBlocking,
+  setReceiveTimeout,
+  yieldProcessor,
+} from '@godwit/linux/libc';
 
 /** How long to look for more bytes before waiting for them in the kernel, in milliseconds. */
 const POLL_MS = 0.02;
@@ -20,6 +28,8 @@ export class PollingReceiver {
   readonly #count: (bytes: number) => void;
   /** Minus errno of a call that failed after others had brought bytes. */
   #failure = 0;
+  #pipe: SplicePipe | undefined;
+  readonly #peeked = new Uint8Array(1);
 
   /** Calls on `fd` wait from now on. `count` hears of all bytes, a tenth of a second late at most. */
   constructor(fd: number, count: (bytes: number) => void) {
@@ -36,6 +46,35 @@ export class PollingReceiver {
     while (again(count)) count = receiveFrom(this.#fd, into, most);
     if (count > 0) this.#count(count);
     return count;
+  }
+
+  /**
+   * Waits for any bytes and puts them into a file: how many of at most `most` went there, 0 at the end of the stream, or minus errno.
+   */
+  intoFile(file: number, position: number, most: number): number {
+    if (this.#failure < 0) return this.#failure;
+    this.#pipe ??= new SplicePipe();
+    let count = -Errno.EAGAIN;
+    while (again(count)) {
+      this.#awaitBytes();
+      count = this.#pipe.move(this.#fd, file, position, most);
+    }
+    if (count > 0) this.#count(count);
+    return count;
+  }
+
+  close(): void {
+    this.#pipe?.close();
+  }
+
+  /** Looks for bytes for a while, before a call that waits for them in the kernel. */
+  #awaitBytes(): void {
+    const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
+    const until = performance.now() + POLL_MS;
+    while (receiveFrom(this.#fd, this.#peeked, 1, MSG_DONTWAIT | MSG_PEEK) === -Errno.EAGAIN) {
+      if (performance.now() >= until) return;
+      yieldProcessor();
+    }
   }
 
   /** Waits until `into` is full or the stream ends: how many bytes are in it, or minus errno. */

@@ -13,13 +13,15 @@ import type {
   RoundEndFrame,
   ZeroPagesFrame,
 } from '../protocol/frame.js';
+import { SinkChoice } from '../sink/choose-sink.js';
 import type { PageBoard } from './page-board.js';
 import { PageDecoder } from './page-decoder.js';
 import { checkRuns } from './run-check.js';
 import { zeroRun } from './zero-run.js';
 
 /**
- * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread.
+ * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread: each run by the sink that
+ * suits it (`SinkChoice`).
  *
  * Memory is all zero at first (`makePristine`), and the board knows which pages were written since. A zero page that was never
  * written is left alone, so that a sparse guest stays sparse.
@@ -31,6 +33,7 @@ export class PageWriter {
   readonly #windows: MemoryWindows;
   readonly #memory: GuestMemory;
   readonly #decoder: PageDecoder;
+  readonly #sinks: SinkChoice;
   /** Pages of the current round, to compare with the number in `roundEnd`. */
   #roundPages = 0;
   #endedRound = 0;
@@ -49,6 +52,7 @@ export class PageWriter {
     this.#memory = windows.memory;
     this.#clock = clock;
     this.#decoder = new PageDecoder(windows, encodings);
+    this.#sinks = new SinkChoice(windows, board.touched);
   }
 
   async pages(stream: FrameStream, frame: PagesFrame, payloadBytes: number): Promise<void> {
@@ -59,14 +63,8 @@ export class PageWriter {
         `a "pages" frame has ${pages} pages of ${this.#memory.pageSize} bytes but a payload of ${payloadBytes} bytes`,
       );
     }
-    const touched = this.board.touched.at(frame.block);
-    const into: Uint8Array[] = [];
-    for (let i = 0; i < frame.runs.length; i += 2) {
-      const first = frame.runs[i] as number;
-      const count = frame.runs[i + 1] as number;
-      this.#windows.appendViews(into, frame.block, first, count);
-      touched.setRange(first, count);
-    }
+    const into = this.#sinks.targets(frame.block, frame.runs, stream.takesFiles === true);
+    this.#touch(frame);
     await stream.readPayload(into);
     this.#arrived(frame, pages, 'raw');
   }

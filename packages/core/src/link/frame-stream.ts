@@ -8,6 +8,19 @@ export interface ReceivedFrame {
   readonly payloadBytes: number;
 }
 
+/** A part of a file that a payload is put into with system calls, without a mapping of it. */
+export interface FileTarget {
+  /** The caller keeps it open. */
+  readonly fd: number;
+  /** Where in the file, in bytes. */
+  readonly position: number;
+  /** Bytes. */
+  readonly length: number;
+}
+
+/** Where bytes of a payload go. */
+export type PayloadTarget = Uint8Array | FileTarget;
+
 /**
  * One ordered, reliable stream of frames in each direction, over any carrier of bytes.
  *
@@ -36,9 +49,11 @@ export interface FrameStream {
   read(): Promise<ReceivedFrame | null>;
   /**
    * Reads the payload of the last frame straight into `into`, filling the chunks one after the other. Their lengths
-   * must add up to `payloadBytes`.
+   * must add up to `payloadBytes`. Parts of files may be among them only if `takesFiles`.
    */
-  readPayload(into: readonly Uint8Array[]): Promise<void>;
+  readPayload(into: readonly PayloadTarget[]): Promise<void>;
+  /** Whether `readPayload` puts bytes into files too. Default false. */
+  readonly takesFiles?: boolean;
   /** Reads the payload of the last frame and discards it. */
   skipPayload(): Promise<void>;
   /** Ends our direction after everything written; resolves, with the stream closed, once the peer has ended its own. */

@@ -7,6 +7,13 @@ import type { PageRun } from './page-run.js';
  */
 export const RAM_WINDOW_BYTES = 2 ** 30;
 
+/** A file whose bytes are a block's memory. */
+export interface MemoryFile {
+  readonly fd: number;
+  /** Of the block's first page, in bytes. */
+  readonly position: number;
+}
+
 /** A contiguous range of guest-physical memory backed by one mapping on the host (QEMU: RAMBlock). */
 export interface RamBlock {
   /** Stable name, equal on both sides. */
@@ -41,6 +48,12 @@ export interface RamBlock {
    * @returns false when pages of the range are pinned: nothing was discarded, and the engine writes zeros
    */
   discard?(range: PageRun): boolean;
+  /**
+   * The file behind the block, if its pages may be put there with system calls (`write`, `splice`); `undefined` when they may not. A page
+   * that nothing has touched is put there at the destination: it is neither faulted in nor zeroed first, which takes longer than its
+   * copy. Asked for each frame, and used for no other.
+   */
+  memoryFile?(): MemoryFile | undefined;
   /**
    * Somebody holds these pages by their physical memory and not by their address, until the returned function is called:
    * memory mapped for a device's DMA, io_uring's fixed buffers. `discard` refuses them meanwhile: their holder would go on

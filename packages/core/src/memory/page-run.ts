@@ -17,11 +17,14 @@ export interface PageRun {
  */
 export class PageRunList {
   #pairs: Float64Array;
+  readonly #windowPages: number;
   #length = 0;
   #pageCount = 0;
 
-  constructor(capacity = 64) {
+  /** `windowPages`: a run that starts at a multiple of it is not merged into the one before, so that none crosses a memory window. */
+  constructor(capacity = 64, windowPages = Number.POSITIVE_INFINITY) {
     this.#pairs = new Float64Array(Math.max(1, capacity) * 2);
+    this.#windowPages = windowPages;
   }
 
   static from(runs: Iterable<PageRun>): PageRunList {
@@ -52,7 +55,11 @@ export class PageRunList {
   push(firstPage: number, pageCount: number): void {
     if (pageCount <= 0) return;
     const last = this.#length * 2 - 2;
-    if (last >= 0 && (this.#pairs[last] as number) + (this.#pairs[last + 1] as number) === firstPage) {
+    if (
+      last >= 0 &&
+      (this.#pairs[last] as number) + (this.#pairs[last + 1] as number) === firstPage &&
+      firstPage % this.#windowPages !== 0
+    ) {
       this.#pairs[last + 1] = (this.#pairs[last + 1] as number) + pageCount;
       this.#pageCount += pageCount;
       return;

@@ -84,7 +84,7 @@ export class LocalPageChannel implements PageChannel {
   readonly #windows: MemoryWindows;
   readonly #clock: Clock;
   readonly #encoder: ChannelEncoder | undefined;
-  readonly #nonZero = new PageRunList(256);
+  readonly #nonZero: PageRunList;
   readonly #zero = new PageRunList(256);
   /** Batches that are being compressed: their frames are not written yet. */
   readonly #compressing = new Set<Promise<unknown>>();
@@ -97,6 +97,7 @@ export class LocalPageChannel implements PageChannel {
     this.#windows = windows;
     this.#clock = clock;
     this.#encoder = encoder;
+    this.#nonZero = new PageRunList(256, windows.pagesPerWindow);
   }
 
   get wireBytes(): number {

@@ -36,6 +36,7 @@ export const SocketNumbers = {
   SOL_SOCKET: 1,
   SO_LINGER: 13,
   SO_RCVTIMEO: 20,
+  MSG_PEEK: 0x2,
   MSG_DONTWAIT: 0x40,
   MSG_WAITALL: 0x100,
   MSG_NOSIGNAL: 0x4000,

@@ -155,7 +155,7 @@ function createBacking(block: BlockPlacement, hugePages: HugePages | undefined):
   try {
     fd = memfdCreate(`godwit:${block.id}`, reserved?.flags ?? 0);
     ftruncate(fd, block.byteLength);
-    return { ...mapNew(fd, block.byteLength, hugePages), fd, ownsFd: true };
+    return { ...mapNew(fd, block.byteLength, hugePages), fd, ownsFd: true, hugePages: hugePages === 'transparent' };
   } catch (error) {
     if (fd !== null) closeFd(fd);
     if (reserved === null) throw error;

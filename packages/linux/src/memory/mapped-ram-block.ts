@@ -1,5 +1,6 @@
-import { GodwitError, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core/pages';
-import { closeFd, munmap, punchHole, viewOf } from '../libc/index.js';
+import { fstatSync } from 'node:fs';
+import { GodwitError, type MemoryFile, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core/pages';
+import { closeFd, HOST_PAGE_SIZE, munmap, punchHole, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
 import { dataExtents } from './data-extent.js';
 import { fileIdentity } from './file-identity.js';
@@ -13,6 +14,8 @@ export interface BlockBacking {
   readonly fd: number | null;
   /** Address range to unmap on close; absent when somebody else owns the mapping. */
   readonly reservation?: { readonly address: bigint; readonly byteLength: number };
+  /** The mapping asks for transparent huge pages. */
+  readonly hugePages?: boolean;
   /** Whether `close` closes `fd`. */
   readonly ownsFd: boolean;
   /** Which parts are pinned, when another thread counts that already (`PinCounts.storage`). */
@@ -30,6 +33,7 @@ export class MappedRamBlock implements RamBlock {
   readonly #backing: BlockBacking;
   readonly #pins: PinCounts;
   readonly #identity: string | undefined;
+  readonly #writable: boolean;
   readonly #windows: (Uint8Array | undefined)[];
   #closed = false;
 
@@ -43,6 +47,7 @@ export class MappedRamBlock implements RamBlock {
     // Now: an attached descriptor is its owner's, who may close it, and its number may be another file's then.
     const file = backing.fd === null ? undefined : fileIdentity(backing.fd);
     this.#identity = file === undefined ? undefined : `${file}+0`;
+    this.#writable = backing.fd !== null && backing.hugePages !== true && hasOrdinaryPages(backing.fd);
     this.#windows = new Array(Math.ceil(placement.byteLength / RAM_WINDOW_BYTES));
     // Two objects over one file: what is pinned through one is not discarded through the other.
     const pins = backing.pins ?? blockWithIdentity(this.#identity)?.pins;
@@ -138,6 +143,15 @@ export class MappedRamBlock implements RamBlock {
     return this.#pins.unlessPinned(offset, byteLength, () => punchHole(fd, offset, byteLength));
   }
 
+  /**
+   * The memory file, for ordinary pages: reserved huge pages cannot be written with system calls, and written so, transparent ones would
+   * come as small ones.
+   */
+  memoryFile(): MemoryFile | undefined {
+    if (this.#closed || !this.#writable) return undefined;
+    return { fd: this.#file(), position: 0 };
+  }
+
   /** Somebody holds these pages by their physical memory until the returned function is called; see `pinHostMemory`. */
   pin(range: PageRun): () => void {
     this.#checkRange(range);
@@ -214,4 +228,9 @@ export class MappedRamBlock implements RamBlock {
   requireOpen(): void {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', `RAM block ${this.id} is closed`);
   }
+}
+
+/** hugetlbfs tells the size of its pages as the preferred size of a block. */
+function hasOrdinaryPages(fd: number): boolean {
+  return fstatSync(fd).blksize <= HOST_PAGE_SIZE;
 }

@@ -1,4 +1,6 @@
+import { writeSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
+import type { FileTarget, PayloadTarget } from '@godwit/core/pages';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { CHECKSUM_BYTES, crc32, damaged, INT32, wrongChecksum } from './checksum.js';
 import { foreignBytes } from './foreign-bytes.js';
@@ -41,7 +43,7 @@ export interface LastFrame<F> {
  * is handed out once that of its header is right, and `readPayload` resolves once that of the payload is.
  */
 export class FrameReader<F extends { readonly type: string }> {
-  readonly #stream: Pick<ByteStream, 'peer' | 'read'>;
+  readonly #stream: Pick<ByteStream, 'peer' | 'read' | 'readIntoFile'>;
   readonly #limits: FrameLimits;
   readonly #kind: HeaderKind<F>;
   #buffer = new Uint8Array(FIRST_BUFFER);
@@ -60,7 +62,7 @@ export class FrameReader<F extends { readonly type: string }> {
   last: LastFrame<F> | undefined;
 
   constructor(
-    stream: Pick<ByteStream, 'peer' | 'read'>,
+    stream: Pick<ByteStream, 'peer' | 'read' | 'readIntoFile'>,
     limits: FrameLimits,
     kind: HeaderKind<F>,
     { takesChecksums = false, sum }: FrameReaderOptions = {},
@@ -108,7 +110,7 @@ export class FrameReader<F extends { readonly type: string }> {
     });
   }
 
-  readPayload(into: readonly Uint8Array[]): Promise<void> {
+  readPayload(into: readonly PayloadTarget[]): Promise<void> {
     return this.#exclusively(async () => {
       let total = 0;
       for (const chunk of into) total += chunk.length;
@@ -119,6 +121,10 @@ export class FrameReader<F extends { readonly type: string }> {
         );
       }
       for (const chunk of into) {
+        if (!(chunk instanceof Uint8Array)) {
+          await this.#fillFile(chunk);
+          continue;
+        }
         // No await while the bytes are here: most runs are short, and a promise costs more than their copy.
         const taken = this.#takeBuffered(chunk);
         if (taken < chunk.length) await this.#fill(chunk, taken);
@@ -289,6 +295,31 @@ export class FrameReader<F extends { readonly type: string }> {
         await this.#refill(missing);
         at += this.#takeBuffered(at === 0 ? chunk : chunk.subarray(at));
       }
+    }
+  }
+
+  /** Puts bytes of the payload into a file: what has come already, and then, without checksums, past this process's memory if possible. */
+  async #fillFile({ fd, position, length }: FileTarget): Promise<void> {
+    const stream = this.#stream;
+    let done = 0;
+    while (done < length) {
+      const missing = length - done;
+      if (this.#from === this.#to && this.#sum === undefined && stream.readIntoFile !== undefined) {
+        const count = await stream.readIntoFile(fd, position + done, missing);
+        if (count === 0) throw this.#lost();
+        this.bytesRead += count;
+        this.#payloadLeft -= count;
+        done += count;
+        continue;
+      }
+      if (this.#from === this.#to) await this.#refill(Math.min(missing, FULL_BUFFER));
+      const bytes = this.#buffer.subarray(this.#from, Math.min(this.#to, this.#from + missing));
+      for (let at = 0; at < bytes.length; ) {
+        at += writeSync(fd, bytes, at, bytes.length - at, position + done + at);
+      }
+      this.#count(bytes);
+      this.#from += bytes.length;
+      done += bytes.length;
     }
   }
 

@@ -1,4 +1,4 @@
-import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core/pages';
+import { type Frame, type FrameStream, GodwitError, type PayloadTarget, type ReceivedFrame } from '@godwit/core/pages';
 import type { ByteStream } from '../stream/byte-stream.js';
 import { CheckedWriter } from './checked-writer.js';
 import type { ChecksumState } from './checksum.js';
@@ -62,6 +62,8 @@ class ByteFrameStream implements FrameStream, Detachable {
     return this.#asked || this.#reader.sum !== undefined;
   }
 
+  readonly takesFiles = true;
+
   get bytesWritten(): number {
     return this.#bytesWritten;
   }
@@ -106,7 +108,7 @@ class ByteFrameStream implements FrameStream, Detachable {
     }
   }
 
-  readPayload(into: readonly Uint8Array[]): Promise<void> {
+  readPayload(into: readonly PayloadTarget[]): Promise<void> {
     return this.#payload(() => this.#reader.readPayload(into));
   }
 

@@ -1,4 +1,4 @@
-import { type Frame, type FrameStream, GodwitError, type ReceivedFrame } from '@godwit/core';
+import { type Frame, type FrameStream, GodwitError, type PayloadTarget, type ReceivedFrame } from '@godwit/core';
 import type { Detachable, DetachedStream } from '../framing/detach.js';
 
 /** A frame stream whose next frame has been asked for already; the first `read` hands it out. */
@@ -36,7 +36,11 @@ export class PeekedFrameStream implements FrameStream, Detachable {
     return peeked;
   }
 
-  async readPayload(into: readonly Uint8Array[]): Promise<void> {
+  get takesFiles(): boolean {
+    return this.#stream.takesFiles === true;
+  }
+
+  async readPayload(into: readonly PayloadTarget[]): Promise<void> {
     this.#mustHaveRead();
     return this.#stream.readPayload(into);
   }

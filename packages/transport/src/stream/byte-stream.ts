@@ -39,6 +39,11 @@ export interface ByteStream {
    */
   read(into: Uint8Array, wanted?: number): Promise<number>;
   /**
+   * Puts bytes of the stream into a file, past this process's memory: from 1 to `most`, at `position`; resolves with their number, or 0
+   * when the peer has ended its direction. As `read` otherwise. A stream without it is read, and what was read is written to the file.
+   */
+  readIntoFile?(fd: number, position: number, most: number): Promise<number>;
+  /**
    * Bytes that a peer `read` has got, where it waits for all that is `wanted`; 0 otherwise. A stream that resolves with
    * whatever has come does without it. So a peer that sends a byte at a time is known to be alive.
    */

@@ -1,0 +1,43 @@
+import type { PayloadTarget } from '../link/frame-stream.js';
+import type { MemoryFile } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+
+/** How a destination puts pages of one block into guest memory: it says where their bytes go. */
+export interface PageSink {
+  /** Appends where the bytes of these pages go, in their order. */
+  append(into: PayloadTarget[], firstPage: number, pageCount: number): void;
+}
+
+/** Puts pages into the mapping: for pages that have memory behind them already, and any others. */
+export class MappingSink implements PageSink {
+  readonly #windows: MemoryWindows;
+  readonly #block: number;
+
+  constructor(windows: MemoryWindows, block: number) {
+    this.#windows = windows;
+    this.#block = block;
+  }
+
+  append(into: PayloadTarget[], firstPage: number, pageCount: number): void {
+    this.#windows.appendViews(into as Uint8Array[], this.#block, firstPage, pageCount);
+  }
+}
+
+/**
+ * Puts pages into the memory file: for fresh pages, which are then neither faulted in nor zeroed first. A page is not put there whole and
+ * at once: only while no guest runs in this memory.
+ */
+export class FileSink implements PageSink {
+  readonly #file: MemoryFile;
+  readonly #pageSize: number;
+
+  constructor(file: MemoryFile, pageSize: number) {
+    this.#file = file;
+    this.#pageSize = pageSize;
+  }
+
+  append(into: PayloadTarget[], firstPage: number, pageCount: number): void {
+    const { fd, position } = this.#file;
+    into.push({ fd, position: position + firstPage * this.#pageSize, length: pageCount * this.#pageSize });
+  }
+}
