@@ -36,6 +36,7 @@ export function tcp(options: TcpOptions): Transport<TcpListener> {
     keepAliveInitialDelay: options.keepAliveMs ?? 10_000,
   };
   return {
+    plainSockets: true,
     connect(signal?: AbortSignal): Promise<ByteStream> {
       const timeoutMs = options.connectTimeoutMs ?? 10_000;
       return connectSocket({ host, port, ...socketOptions }, { peer: address(host, port), timeoutMs, signal });

@@ -28,6 +28,7 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
     );
   }
   return {
+    plainSockets: true,
     connect(signal?: AbortSignal): Promise<ByteStream> {
       return connectSocket({ path }, { peer: address, timeoutMs: options.connectTimeoutMs ?? 10_000, signal });
     },

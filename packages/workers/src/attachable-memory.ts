@@ -7,6 +7,11 @@ export interface AttachableMemory extends GuestMemory {
   attachment(): GuestMemoryAttachment;
 }
 
+/** Whether worker threads can see `memory`. */
+export function isAttachable(memory: GuestMemory): boolean {
+  return typeof (memory as Partial<AttachableMemory>).attachment === 'function';
+}
+
 /**
  * What a worker thread needs to see `memory`.
  *

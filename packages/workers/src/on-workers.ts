@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import {
   type FrameStream,
   GodwitError,
@@ -8,6 +9,7 @@ import {
 } from '@godwit/core';
 import { duplicateFd } from '@godwit/linux';
 import { detachStream } from '@godwit/transport';
+import { isAttachable } from './attachable-memory.js';
 import { ChannelThreads } from './channel-threads.js';
 import { WorkerStream } from './worker-stream.js';
 
@@ -24,8 +26,14 @@ export interface ListenerThreads {
  * pages at the source, or reads frames and fills guest memory at the destination, by blocking calls on the socket. The
  * control stream stays here. Either end may do so, whatever the other does; the wire is the same.
  *
- * It takes streams that are plain sockets (`tcp`, `unix`), memory that has an `attachment()` (`createGuestMemory`), and at
- * least one page channel. Anything else fails with `GODWIT_UNSUPPORTED` before a page moves: nothing falls back in silence.
+ * It takes streams that are plain sockets (`tcp`, `unix`) and memory that has an `attachment()` (`createGuestMemory`). With these,
+ * `pageChannels: 'auto'`, the default, gives one page channel on a host with up to three processors, and two on others; without them
+ * it gives none, and pages go over the control stream. Where page channels are asked for by number, anything else fails with
+ * `GODWIT_UNSUPPORTED` before a page moves.
+ *
+ * @example
+ * const migration = migrate(vm, onWorkers(connectTo(tcp({ host, port }))));
+ * const incoming = receive(onWorkers(await listenOn(tcp({ host: '0.0.0.0', port })), { threads: 1 }), { prepare });
  */
 export function onWorkers(connector: LinkConnector): LinkConnector;
 export function onWorkers<L extends LinkListener>(listener: L, options?: ListenerThreads): L;
@@ -33,18 +41,18 @@ export function onWorkers(ends: LinkConnector | LinkListener, options?: Listener
   return 'connect' in ends ? connectorOnWorkers(ends) : listenerOnWorkers(ends, options?.threads ?? 0);
 }
 
+/** Page channels with which the processors of this host are busy: with more than half of them copying, threads wait for each other. */
+function channelsOfHost(): number {
+  return availableParallelism() >= 4 ? 2 : 1;
+}
+
 function connectorOnWorkers(connector: LinkConnector): LinkConnector {
   return {
     ...connector,
+    pageChannelsFor: (memory) => (connector.plainSockets === true && isAttachable(memory) ? channelsOfHost() : 0),
     async connect(request, signal) {
-      if (request.pageChannels === 0) {
-        // Whose the guest is, is asked and told over later connections, and those have no page channels.
-        if (request.connection > 1) return connector.connect(request, signal);
-        throw new GodwitError(
-          'GODWIT_INVALID_ARGUMENT',
-          'page channels on worker threads need pageChannels of at least 1: the control stream stays on the main thread',
-        );
-      }
+      // Also the connections over which whose the guest is, is asked and told.
+      if (request.pageChannels === 0) return connector.connect(request, signal);
       const threads = new ChannelThreads();
       try {
         // Before the connections: the destination has a limit to how long it waits for these.

@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   delta,
@@ -247,11 +247,43 @@ describe('what cannot live on a worker thread is refused before a page moves', (
     expect(source.running).toBe(true);
     expect(threads.alive.size).toBe(0);
   });
+});
 
-  test('a migration without page channels', async () => {
-    const { connector } = await ends('tcp');
-    const migration = migrate(new StillGuest(true), onWorkers(connector), { pageChannels: 0 });
-    await expect(migration.result).rejects.toMatchObject({ code: 'GODWIT_INVALID_ARGUMENT' });
+describe('how many channels there are by default', () => {
+  const silent = (guest: StillGuest) => ({
+    memory: { pageSize: guest.memory.pageSize, blocks: guest.memory.blocks },
+    trackers: guest.trackers,
+    devices: [],
+    pause: () => guest.pause(),
+    resume: () => guest.resume(),
+  });
+
+  test('one or two, on threads, where memory and sockets can live there', async () => {
+    const { connector, listener } = await ends('tcp');
+    await move({ connector: onWorkers(connector), listener: onWorkers(listener) }, {});
+    const channels = availableParallelism() >= 4 ? 2 : 1;
+    expect(threads.started.length).toBe(2 * channels);
+  });
+
+  test.each(['memory', 'sockets'])('none where the %s cannot', async (what) => {
+    const { connector, listener } = await ends('tcp');
+    const source = new StillGuest(true);
+    const target = new StillGuest(false);
+    const incoming = receive(onWorkers(listener), { prepare: () => target });
+    const plain: LinkConnector =
+      what === 'sockets' ? { connect: (...asked) => connector.connect(...asked) } : connector;
+    const migration = migrate(what === 'memory' ? silent(source) : source, onWorkers(plain));
+    await Promise.all([migration.result, incoming.result]);
+    expect(source.equals(target)).toBe(true);
+    expect(threads.started.length).toBe(0);
+  });
+
+  test('none without onWorkers, and none where none are asked for', async () => {
+    const first = await ends('tcp');
+    await move(first, {});
+    const second = await ends('tcp');
+    await move({ connector: onWorkers(second.connector), listener: second.listener }, { pageChannels: 0 });
+    expect(threads.started.length).toBe(0);
   });
 });
 

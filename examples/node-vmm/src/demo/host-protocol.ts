@@ -17,7 +17,7 @@ export interface MigrateRequest {
   readonly policy: PresetName | undefined;
   readonly timeBudgetMs: number | undefined;
   readonly verify: boolean;
-  readonly pageChannels: number;
+  readonly pageChannels: number | 'auto';
   readonly workers: boolean;
   readonly encodings: readonly EncodingName[];
   /** File to record the migration into. */

@@ -24,7 +24,7 @@ export interface DemoOptions {
   readonly timeBudgetMs: number | undefined;
   readonly transport: 'tcp' | 'unix';
   /** Streams for pages beside the control stream. */
-  readonly pageChannels: number;
+  readonly pageChannels: number | 'auto';
   /** Whether each page channel has its own thread, at both hosts. */
   readonly workers: boolean;
   readonly encodings: readonly EncodingName[];
@@ -110,9 +110,9 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
     .option(
       '--page-channels <n>',
-      'streams for pages beside the control stream, 0 to 64',
-      integer('--page-channels', 0, 64),
-      0,
+      'streams for pages beside the control stream, 0 to 64, or auto: as many as suit this host, on threads of their own',
+      pageChannels,
+      'auto',
     )
     .option('--workers', 'each page channel on a thread of its own, at both hosts', false)
     .option(
@@ -163,7 +163,7 @@ function demoOptions(command: Command): DemoOptions {
     policy?: PresetName;
     timeBudget?: number;
     transport: DemoOptions['transport'];
-    pageChannels: number;
+    pageChannels: number | 'auto';
     workers: boolean;
     encodings: readonly EncodingName[];
     kvm: boolean;
@@ -208,7 +208,8 @@ function demoOptions(command: Command): DemoOptions {
     timeBudgetMs: given.timeBudget,
     transport: given.transport,
     pageChannels: given.pageChannels,
-    workers: given.workers,
+    // A recording sees what crosses the main thread.
+    workers: given.workers || (given.pageChannels === 'auto' && given.record === undefined),
     encodings: given.encodings,
     kvm: given.kvm,
     verify: given.verify,
@@ -231,6 +232,10 @@ function encodings(text: string): readonly EncodingName[] {
     }
   }
   return [...new Set(names)] as EncodingName[];
+}
+
+function pageChannels(text: string): number | 'auto' {
+  return text === 'auto' ? text : integer('--page-channels', 0, 64)(text);
 }
 
 function pageFloor(size: number): number {

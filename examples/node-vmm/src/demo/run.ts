@@ -173,7 +173,7 @@ export class DemoRun {
     this.#phase('migrating');
     const address = await this.#hosts[to].ask('listen', {
       transport,
-      threads: workers ? pageChannels : 0,
+      threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
       blindTracker,
     });
     this.#throwIfOver();

@@ -1,3 +1,4 @@
+import type { GuestMemory } from '../memory/guest-memory.js';
 import type { FrameStream } from './frame-stream.js';
 import type { PageStream } from './page-stream.js';
 
@@ -30,6 +31,12 @@ export interface LinkRequest {
 
 /** Makes the links of a migration at its source. `connect` is called again to reconnect; it rejects when `signal` aborts. */
 export interface LinkConnector {
+  /**
+   * The page channels that suit this host for a migration of `memory`: asked when `pageChannels` is `'auto'`. Without it there are none.
+   */
+  pageChannelsFor?(memory: GuestMemory): number;
+  /** The streams of its links are plain sockets, which other threads can take over. Default false. */
+  readonly plainSockets?: boolean;
   connect(request: LinkRequest, signal: AbortSignal): Promise<MigrationLink>;
 }
 

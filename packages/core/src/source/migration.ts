@@ -56,7 +56,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
       () => (this.#started ? { type: 'status', status: this.status() } : undefined),
       (error) => this.#subscriberFailed(error),
     );
-    this.#options = resolveOptions(given);
+    this.#options = resolveOptions(given, () => connector.pageChannelsFor?.(vm.memory) ?? 0);
     this.id = this.#options.migrationId;
     this.#ownership = new Ownership(SOURCE_OWNERSHIP, (ownership, previous) =>
       this.#emit({ type: 'ownership', ownership, previous }),

@@ -65,8 +65,12 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    * and its frame is sent again. Costs a copy of every page. Default false.
    */
   readonly checksum?: boolean;
-  /** Streams for pages beside the control stream; 0 (the default) sends pages on the control stream. At most 64. */
-  readonly pageChannels?: number;
+  /**
+   * Streams for pages beside the control stream, at most 64; 0 sends pages on the control stream. Default `'auto'`: as many as the
+   * connector takes for this host and this memory (`LinkConnector.pageChannelsFor`; `onWorkers` of `@godwit/workers` takes one or two, on
+   * threads of their own), and 0 with any other connector.
+   */
+  readonly pageChannels?: number | 'auto';
   /**
    * Encodings that send a page in fewer bytes, each used where it pays: `[delta(), zstd()]`. Those that the destination also has are
    * used. Default: none.
@@ -191,13 +195,14 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly migrationId: string;
 }
 
-/** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT`, which names the option, for an impossible value. */
-export function resolveOptions(options: MigrateOptions): ResolvedOptions {
+/** Fills in defaults (`auto`: page channels where the number is up to the connector); throws `GODWIT_INVALID_ARGUMENT`, which names the option, for an impossible value. */
+export function resolveOptions(options: MigrateOptions, auto: () => number = () => 0): ResolvedOptions {
   const migrationId = options.migrationId ?? randomId();
   if (!/^[0-9a-f]{32}$/.test(migrationId)) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got "${migrationId}"`);
   }
-  const pageChannels = nonNegative('pageChannels', options.pageChannels ?? 0);
+  const { pageChannels: asked = 'auto' } = options;
+  const pageChannels = nonNegative('pageChannels', asked === 'auto' ? auto() : asked);
   if (!Number.isInteger(pageChannels) || pageChannels > MAXIMUM_PAGE_CHANNELS) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',

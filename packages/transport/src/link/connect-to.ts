@@ -23,6 +23,7 @@ import { makesLinks } from './link-transport.js';
 export function connectTo(transport: Transport, options: FrameStreamOptions = {}): LinkConnector {
   if (makesLinks(transport)) return transport.links.connector;
   return {
+    plainSockets: transport.plainSockets === true,
     async connect(request, signal): Promise<MigrationLink> {
       const what = `making a link of ${request.pageChannels + 1} streams`;
       throwIfCancelled(signal, what);

@@ -84,6 +84,8 @@ export interface Listener {
  * `GODWIT_CONNECT_FAILED` (and the carrier's error as `cause`), or with `GODWIT_CANCELLED` when `signal` aborts.
  */
 export interface Transport<L extends Listener = Listener> {
+  /** Its streams are plain sockets, which have `detach`. Default false. */
+  readonly plainSockets?: boolean;
   connect(signal?: AbortSignal): Promise<ByteStream>;
   listen(signal?: AbortSignal): Promise<L>;
 }
