@@ -59,6 +59,12 @@ export class DirtyBitmap {
     return this.#words;
   }
 
+  /** A copy of the 32-bit words of a range of pages, which starts at a multiple of 32 and is rounded up to one. The summary stays. */
+  copyWords(firstPage: number, pageCount: number): Uint32Array {
+    this.#check(firstPage, pageCount);
+    return this.#words.slice(floor(firstPage / 32), Math.ceil((firstPage + pageCount) / 32));
+  }
+
   /** ORs `bits` into the 32-bit word at index `at`. */
   orWord(at: number, bits: number): void {
     if (at >= this.#words.length) return;
