@@ -24,7 +24,10 @@ function digestOf(value: number): readonly number[] {
 }
 
 /** What a page is at each end: the value of its words, 0 for zero, `undefined` for a hole. */
-const page = fc.record({ here: fc.option(fc.integer({ min: 0, max: 2 }), { nil: undefined }), there: fc.integer({ min: 0, max: 2 }) });
+const page = fc.record({
+  here: fc.option(fc.integer({ min: 0, max: 2 }), { nil: undefined }),
+  there: fc.integer({ min: 0, max: 2 }),
+});
 
 test('finds exactly the pages that differ, and reads no hole', async () => {
   const pages = fc.array(page, { minLength: PAGES, maxLength: PAGES });
@@ -39,7 +42,11 @@ test('finds exactly the pages that differ, and reads no hole', async () => {
       const told = content.flatMap(({ there }, i) => (there !== 0 || zerosToo ? [i] : []));
       if (told.length > 0) {
         const digests = Uint32Array.from(told.flatMap((i) => digestOf(content[i]?.there ?? 0)));
-        await comparison.compare(0, told.flatMap((i) => [i, 1]), digests);
+        await comparison.compare(
+          0,
+          told.flatMap((i) => [i, 1]),
+          digests,
+        );
       }
       await comparison.finish();
       const wrong = content.flatMap(({ here = 0, there }, i) => (here === there ? [] : [i]));
@@ -58,11 +65,14 @@ test('holes between runs that lie far apart are not looked for', async () => {
   const asked: number[] = [];
   const [block] = memory.blocks;
   const populated = block?.populated;
-  const watched = { ...block, populated: (range: { firstPage: number; pageCount: number }) => {
-    asked.push(range.firstPage, range.pageCount);
-    return populated?.(range) ?? [];
-  } };
-  const windows = new MemoryWindows({ pageSize: PAGE, blocks: [watched as typeof memory.blocks[number]] });
+  const watched = {
+    ...block,
+    populated: (range: { firstPage: number; pageCount: number }) => {
+      asked.push(range.firstPage, range.pageCount);
+      return populated?.(range) ?? [];
+    },
+  };
+  const windows = new MemoryWindows({ pageSize: PAGE, blocks: [watched as (typeof memory.blocks)[number]] });
   const comparison = new DigestComparison(windows, new VirtualClock());
   await comparison.compare(0, [1, 1, 60, 1], Uint32Array.from([...digestOf(0), ...digestOf(1)]));
   expect(asked).toEqual([1, 1, 60, 1]);

@@ -39,7 +39,9 @@ function destinationWithContents(pages: number, onTouch: () => void = () => {}):
   });
   new Uint8Array(bytes.buffer).fill(0xee);
   const [block] = layout;
-  const blocks = [{ ...block, bytes, view: (offset: number, length: number) => bytes.subarray(offset, offset + length) }];
+  const blocks = [
+    { ...block, bytes, view: (offset: number, length: number) => bytes.subarray(offset, offset + length) },
+  ];
   Object.assign(vm, { memory: Object.assign(Object.create(vm.memory), { blocks }) });
   const counts = () => {
     const found: number[] = new Array(pages).fill(0);
@@ -181,7 +183,14 @@ test('a delta of a page that never came is against zeros, whatever memory had th
   const bytes = new Uint8Array(4 * PAGE).fill(0xee);
   const memory: GuestMemory = {
     pageSize: PAGE,
-    blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 4 * PAGE, view: (at, length) => bytes.subarray(at, at + length) }],
+    blocks: [
+      {
+        id: 'ram',
+        guestPhysicalAddress: 0,
+        byteLength: 4 * PAGE,
+        view: (at, length) => bytes.subarray(at, at + length),
+      },
+    ],
   };
   const { MemoryWindows, DirtyBitmaps } = { ...engineParts, DirtyBitmaps: (await import('@godwit/core')).DirtyBitmaps };
   const contents = new DirtyBitmaps(memory);

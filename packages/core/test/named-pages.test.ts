@@ -35,7 +35,10 @@ function bitmapOf(pageCount: number, pages: readonly number[]): DirtyBitmap {
 
 const size = (value: number) => (value < 128 ? 1 : value < 256 ? 2 : value < 65_536 ? 3 : value < 2 ** 32 ? 5 : 9);
 const bytesOf = (pieces: readonly NamedPages[]) =>
-  pieces.reduce((sum, { runs, words = [] }) => sum + [...runs, ...words].reduce((all, value) => all + size(value), 0), 0);
+  pieces.reduce(
+    (sum, { runs, words = [] }) => sum + [...runs, ...words].reduce((all, value) => all + size(value), 0),
+    0,
+  );
 
 /** Pages in clusters near the borders of words and pieces. */
 const anyPages = fc
@@ -46,7 +49,9 @@ const anyPages = fc
     ),
     { maxLength: 6 },
   )
-  .map((clusters) => [...new Set(clusters.flatMap(([at, near]) => near.map((page) => at + page)))].sort((a, b) => a - b));
+  .map((clusters) =>
+    [...new Set(clusters.flatMap(([at, near]) => near.map((page) => at + page)))].sort((a, b) => a - b),
+  );
 
 describe('naming the pages of a bitmap', () => {
   test('names each page once, in order, in frames that pass the check', async () => {
@@ -58,7 +63,8 @@ describe('naming the pages of a bitmap', () => {
         const back = new DirtyBitmap(bitmap.pageCount);
         for (const piece of pieces) {
           if (piece.words === undefined) {
-            for (let i = 0; i < piece.runs.length; i += 2) back.setRange(piece.runs[i] as number, piece.runs[i + 1] as number);
+            for (let i = 0; i < piece.runs.length; i += 2)
+              back.setRange(piece.runs[i] as number, piece.runs[i + 1] as number);
           } else addNamedBits(piece, back, 'received');
         }
         expect([back.contains(bitmap), bitmap.contains(back)]).toEqual([true, true]);
@@ -76,7 +82,10 @@ describe('naming the pages of a bitmap', () => {
         const runs = await piecesOf(bitmap, false);
         expect(bytesOf(chosen)).toBeLessThanOrEqual(bytesOf(runs));
         const words = new Uint32Array(bitmap.copyWords(0, 5001));
-        const used = [...words].slice(words.findIndex((word) => word !== 0), words.findLastIndex((word) => word !== 0) + 1);
+        const used = [...words].slice(
+          words.findIndex((word) => word !== 0),
+          words.findLastIndex((word) => word !== 0) + 1,
+        );
         // A frame of its own is worth 16 bytes.
         expect(bytesOf(chosen)).toBeLessThanOrEqual(16 + used.reduce((sum, word) => sum + size(word), 0));
       }),
@@ -157,29 +166,32 @@ describe('a bitmap of a hostile peer', () => {
   });
 });
 
-test.each([true, false])('a source whose link was lost is told a bitmap only if it reads one (it does: %s)', async (reads) => {
-  const told: NamedPages[] = [];
-  const without = (features: readonly string[]) => (reads ? features : features.filter((name) => name !== 'bitmap'));
-  let sent = 0;
-  const toy: Toy = start({
-    source: filledVm(),
-    migrate: { hotPagesLast: false },
-    link: {
-      fromSource: (frame, payload) => {
-        if (frame.type === 'hello') return { frame: { ...frame, features: without(frame.features) }, payload };
-        if (frame.type === 'roundEnd' && ++sent === 1) {
-          toy.link.cut({ delivered: true });
-          return undefined;
-        }
-        return { frame, payload };
+test.each([true, false])(
+  'a source whose link was lost is told a bitmap only if it reads one (it does: %s)',
+  async (reads) => {
+    const told: NamedPages[] = [];
+    const without = (features: readonly string[]) => (reads ? features : features.filter((name) => name !== 'bitmap'));
+    let sent = 0;
+    const toy: Toy = start({
+      source: filledVm(),
+      migrate: { hotPagesLast: false },
+      link: {
+        fromSource: (frame, payload) => {
+          if (frame.type === 'hello') return { frame: { ...frame, features: without(frame.features) }, payload };
+          if (frame.type === 'roundEnd' && ++sent === 1) {
+            toy.link.cut({ delivered: true });
+            return undefined;
+          }
+          return { frame, payload };
+        },
+        fromDestination: (frame, payload) => {
+          if (frame.type === 'received') told.push(frame);
+          return { frame, payload };
+        },
       },
-      fromDestination: (frame, payload) => {
-        if (frame.type === 'received') told.push(frame);
-        return { frame, payload };
-      },
-    },
-  });
-  expect((await toy.settled()).code).toBeUndefined();
-  expect(pagesIn(told)).toEqual(Array.from({ length: 32 }, (_, i) => 2 * i));
-  expect(told.some(({ words }) => words !== undefined)).toBe(reads);
-});
+    });
+    expect((await toy.settled()).code).toBeUndefined();
+    expect(pagesIn(told)).toEqual(Array.from({ length: 32 }, (_, i) => 2 * i));
+    expect(told.some(({ words }) => words !== undefined)).toBe(reads);
+  },
+);

@@ -182,7 +182,11 @@ describe('after "go" the source of a shared block never runs the guest again', (
       },
     });
     const { code } = await toy.settled();
-    expect([code, toy.migration.ownership, ends.source.running]).toEqual(['GODWIT_OWNERSHIP_UNKNOWN', 'unknown', false]);
+    expect([code, toy.migration.ownership, ends.source.running]).toEqual([
+      'GODWIT_OWNERSHIP_UNKNOWN',
+      'unknown',
+      false,
+    ]);
     return toy;
   }
 
@@ -194,7 +198,10 @@ describe('after "go" the source of a shared block never runs the guest again', (
       message: expect.stringContaining('recover() is refused: the destination maps RAM block "shm" too'),
     });
     expect(() => reclaim(ends.source, { because: 'it is dead' })).toThrow(
-      expect.objectContaining({ code: 'GODWIT_SHARED_MEMORY', message: expect.stringContaining('reclaim() is refused') }),
+      expect.objectContaining({
+        code: 'GODWIT_SHARED_MEMORY',
+        message: expect.stringContaining('reclaim() is refused'),
+      }),
     );
     expect([ends.source.running, ends.source.resumes, toy.migration.ownership]).toEqual([false, 0, 'unknown']);
     expect(claimOf(ends.source).state).toBe('handedOver');
@@ -233,12 +240,32 @@ describe('is refused, with nothing touched', () => {
     ['the source alone declares it', {}, { shared: undefined }, 'declare the block shared at both ends'],
     ['the destination alone declares it', { shared: undefined }, {}, 'declare the block shared at both ends'],
     ['neither declares it', { shared: undefined }, { shared: undefined }, 'are the same memory'],
-    ['the source alone declares it, over other memory', {}, { shared: undefined, identity: 'b/1:1+0' }, 'not declared shared'],
-    ['the destination alone declares it, over other memory', { shared: undefined, identity: 'b/1:1+0' }, {}, 'not declared shared'],
-    ['another boot', { identity: 'boot-1/8:2+0' }, { identity: 'boot-2/8:2+0' }, 'the source has boot-1/8:2+0, the destination boot-2/8:2+0'],
+    [
+      'the source alone declares it, over other memory',
+      {},
+      { shared: undefined, identity: 'b/1:1+0' },
+      'not declared shared',
+    ],
+    [
+      'the destination alone declares it, over other memory',
+      { shared: undefined, identity: 'b/1:1+0' },
+      {},
+      'not declared shared',
+    ],
+    [
+      'another boot',
+      { identity: 'boot-1/8:2+0' },
+      { identity: 'boot-2/8:2+0' },
+      'the source has boot-1/8:2+0, the destination boot-2/8:2+0',
+    ],
     ['another file', { identity: 'boot/8:2+0' }, { identity: 'boot/8:3+0' }, 'same part of the same memory file'],
     ['another offset', { identity: 'boot/8:2+0' }, { identity: 'boot/8:2+65536' }, 'cannot be shared'],
-    ['ranges that overlap only', { identity: 'boot/8:2+0' }, { identity: 'boot/8:2+4096' }, 'are the same memory (boot/8:2+0)'],
+    [
+      'ranges that overlap only',
+      { identity: 'boot/8:2+0' },
+      { identity: 'boot/8:2+4096' },
+      'are the same memory (boot/8:2+0)',
+    ],
     ['no identity at the destination', {}, { identity: undefined }, 'the destination memory without an identity'],
     ['no identity at the source', { identity: '' }, {}, 'is declared shared, but has no identity'],
   ];
@@ -247,7 +274,8 @@ describe('is refused, with nothing touched', () => {
     const before = ends.shared.slice();
     // Undeclared memory is looked at by the claim, which asks for the buffer under a view.
     const view = (offset: number, length: number) => new Uint8Array(16 * PAGE).subarray(offset, offset + length);
-    if (!ends.destination.memory.blocks[1]?.shared) Object.assign(ends.destination.memory.blocks[1] as object, { view });
+    if (!ends.destination.memory.blocks[1]?.shared)
+      Object.assign(ends.destination.memory.blocks[1] as object, { view });
     const toy = startShared(ends);
     toy.migration.result.catch(() => toy.incoming.cancel());
     expectStayed(toy, await toy.settled(), 'GODWIT_SHARED_MEMORY');
@@ -364,7 +392,12 @@ describe('read-only blocks', () => {
 
   test.each([
     ['at the source alone', rom(), destinationOf({}), 'read-only at the source, but not at the destination'],
-    ['at the destination alone', new ToyVm(LAYOUT), destinationOf({ readOnly: true }), 'read-only at the destination, but not at the source'],
+    [
+      'at the destination alone',
+      new ToyVm(LAYOUT),
+      destinationOf({ readOnly: true }),
+      'read-only at the destination, but not at the source',
+    ],
   ])('are refused when they are so %s', async (_, source, destination, says) => {
     const toy = start({ source, destination });
     expectStayed(toy, await toy.settled(), 'GODWIT_MEMORY_MISMATCH');

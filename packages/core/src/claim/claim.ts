@@ -231,10 +231,7 @@ export function assertMayChange(memory: GuestMemory | RamBlock, change: string):
   }
 }
 
-function holderOf(
-  parts: readonly Part[],
-  taker?: Taker,
-): { readonly claim: Claim; readonly part: Part } | undefined {
+function holderOf(parts: readonly Part[], taker?: Taker): { readonly claim: Claim; readonly part: Part } | undefined {
   for (const part of parts) {
     const claim = typeof part.key === 'object' ? handedOver.get(part.key) : handedOverBy(part);
     if (claim?.shares([part]) !== undefined) return { claim, part };

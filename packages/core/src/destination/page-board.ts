@@ -53,12 +53,7 @@ export class PageBoard {
    * Makes a board in round 1 for memory of which the pages in `before` may have contents (default: none); or one that goes on after
    * `before`, the board of a connection whose readers have all ended. With `shared`, other threads can `join` it.
    */
-  static create(
-    memory: GuestMemory,
-    channels: number,
-    shared: boolean,
-    before?: PageBoard | DirtyBitmaps,
-  ): PageBoard {
+  static create(memory: GuestMemory, channels: number, shared: boolean, before?: PageBoard | DirtyBitmaps): PageBoard {
     const buffers = shared
       ? {
           words: new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),

@@ -37,7 +37,12 @@ export class PageReceiver {
     this.windows = windows;
     this.#clock = clock;
     this.encodings = encodings;
-    this.board = PageBoard.create(windows.memory, channels, shared, before instanceof PageReceiver ? before.board : before);
+    this.board = PageBoard.create(
+      windows.memory,
+      channels,
+      shared,
+      before instanceof PageReceiver ? before.board : before,
+    );
     this.#writers = Array.from(
       { length: channels },
       (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings),

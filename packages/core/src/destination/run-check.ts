@@ -63,11 +63,7 @@ export function checkBlock(memory: GuestMemory, blockIndex: number, frame: strin
 }
 
 /** Sets the bits of the pages that a frame of the peer names, as runs or as a bitmap. Throws as `checkRuns`, and sets nothing then. */
-export function addNamedPages(
-  memory: GuestMemory,
-  frame: ReceivedPagesFrame | OwedFrame,
-  into: DirtyBitmaps,
-): void {
+export function addNamedPages(memory: GuestMemory, frame: ReceivedPagesFrame | OwedFrame, into: DirtyBitmaps): void {
   const { block, runs, words, type } = frame;
   checkBlock(memory, block, type);
   const bitmap = into.at(block);

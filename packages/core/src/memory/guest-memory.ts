@@ -26,7 +26,8 @@ export interface RamBlock {
    * `x-ignore-shared`). The owners at both ends say so, and the `identity` and length of both blocks must be equal, else the migration is
    * refused with `GODWIT_SHARED_MEMORY`. Its pages are not sent, tracked, verified or touched by the engine on either side. Until `go`
    * the source may resume; after it `recover` and `reclaim` are refused there, since the destination's guest may have written this
-   * memory. A device's `load` must not write the block. It cannot be saved to a snapshot.
+   * memory. What a device's `load` writes there is seen by the source's guest if
+   * it runs on. A VM with such a block cannot be saved to a snapshot.
    *
    * @example
    * // source: start the new VMM with a descriptor of the guest's memory file, and say that both have it

@@ -13,7 +13,8 @@ export function memoryRange(identity: string | undefined, byteLength: number): M
   if (identity === undefined || identity === '') return undefined;
   const [, file, digits] = /^(.*)\+(\d+)$/s.exec(identity) ?? [];
   const start = Number(digits);
-  if (file === undefined || !Number.isSafeInteger(start)) return { file: identity, start: 0, end: Number.POSITIVE_INFINITY };
+  if (file === undefined || !Number.isSafeInteger(start))
+    return { file: identity, start: 0, end: Number.POSITIVE_INFINITY };
   return { file, start, end: start + byteLength };
 }
 

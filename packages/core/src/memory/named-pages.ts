@@ -123,7 +123,8 @@ export function addNamedBits({ runs, firstPage, words = [] }: NamedPages, into: 
   let last = -1;
   for (let i = 0; i < words.length; i++) {
     const word = words[i] as number;
-    if (!Number.isInteger(word) || word < 0 || word > 0xffff_ffff) throw bad(`${word} in its bitmap; words have 32 bits`);
+    if (!Number.isInteger(word) || word < 0 || word > 0xffff_ffff)
+      throw bad(`${word} in its bitmap; words have 32 bits`);
     if (word !== 0) last = firstPage + i * 32 + 31 - Math.clz32(word);
   }
   if (last === -1) throw bad('a bitmap without a page');

@@ -1,8 +1,8 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
-import { checkSharedBlocks } from './shared-memory.js';
 import type { HelloFrame, HelloStage, WelcomeFrame } from './frame.js';
+import { checkSharedBlocks } from './shared-memory.js';
 
 /** Protocol versions that this engine speaks. */
 export const PROTOCOL_VERSION = { minimum: 2, maximum: 2 } as const;

@@ -283,9 +283,7 @@ export class RoundTransfer {
     const { connection, answer } = await keepTrying<Greeted>(
       (window) => {
         received = new DirtyBitmaps(this.#parts.windows.memory);
-        return session.again('running', window, (frame) =>
-          addNamedPages(this.#parts.windows.memory, frame, received),
-        );
+        return session.again('running', window, (frame) => addNamedPages(this.#parts.windows.memory, frame, received));
       },
       { clock, random, withinMs, signal, stage: 'greeting' },
     ).catch((cause: unknown) => {
