@@ -140,6 +140,26 @@ test('memory that tells its holes is cleared where it had contents, and nowhere 
   expect([...(block?.present.has(1) ? [1] : []), ...(block?.present.has(5) ? [5] : [])]).toEqual([1]);
 });
 
+test('pages that were pinned since "welcome" are cleared, and not discarded', async () => {
+  const destination = new ToyVm([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE }], { running: false });
+  destination.memory.write(0, 0, new Uint8Array(64 * PAGE).fill(0xee));
+  const [block] = destination.memory.blocks;
+  const source = new ToyVm([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE }]);
+  source.write(0, 0, Uint8Array.of(1));
+  const toy = startInto(destination, {
+    source,
+    link: {
+      fromDestination: (frame, payload) => {
+        if (frame.type === 'welcome') block?.pin?.({ firstPage: 40, pageCount: 1 });
+        return { frame, payload };
+      },
+    },
+  });
+  expectMoved(toy, await toy.settled());
+  // They still have their memory.
+  expect([block?.present.has(40), block?.present.has(20)]).toEqual([true, true]);
+});
+
 test('the acknowledgement of round 1 waits until all is clear, and the link is kept alive meanwhile', async () => {
   const { vm, counts } = destinationWithContents(32 * 1024);
   let clear: boolean | undefined;

@@ -93,6 +93,12 @@ describe('naming the pages of a bitmap', () => {
     );
   });
 
+  test('a bitmap begins and ends where its pages do', async () => {
+    const pages = Array.from({ length: 100 }, (_, i) => 1000 + 2 * i);
+    const [piece, ...more] = await piecesOf(bitmapOf(PIECE, pages));
+    expect([piece?.firstPage, piece?.words?.length, more]).toEqual([992, 7, []]);
+  });
+
   test('a run that goes on over many pieces is one run', async () => {
     const bitmap = new DirtyBitmap(40 * PIECE);
     bitmap.setRange(7, 39 * PIECE);

@@ -1,5 +1,13 @@
 import { assertMayChange, claimOf, migrate, type RamBlock, reclaim } from '@godwit/core';
-import { BufferMemory, FaultyDevice, FaultyTracker, type FrameTap, memoryLink, ToyVm } from '@godwit/core/testing';
+import {
+  BufferMemory,
+  engineParts,
+  FaultyDevice,
+  FaultyTracker,
+  type FrameTap,
+  memoryLink,
+  ToyVm,
+} from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { expectMoved, expectStayed, PAGE, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
 
@@ -133,24 +141,29 @@ describe('a block that both sides share', () => {
 
   test('is not owed by the loads of a stop-and-copy that was given up', async () => {
     const ends = twoEnds();
-    // Neither says what its load has written: every page counts.
     ends.source.devices = [new FaultyDevice('uart', Uint8Array.of(1))];
-    ends.destination.devices = [new FaultyDevice('uart')];
-    let readies = 0;
+    // It does not say what its load has written: every page counts.
+    const slow = new FaultyDevice('uart');
+    const load = slow.load.bind(slow);
+    let loads = 0;
+    slow.load = async (state) => {
+      await load(state);
+      if (++loads === 1) await toy.clock.sleep(2000);
+    };
+    ends.destination.devices = [slow];
+    const owed: number[] = [];
     const toy = startShared(ends, {
+      migrate: { pauseLimitMs: 500 },
       link: {
         fromDestination: (frame, payload) => {
-          if (frame.type === 'ready' && ++readies === 1) {
-            toy.link.cut({ delivered: false });
-            return undefined;
-          }
+          if (frame.type === 'owed') owed.push(frame.block);
           return { frame, payload };
         },
       },
     });
     expectMoved(toy, await toy.settled());
-    expect([...toy.blocksSent]).toEqual([0]);
-    expect(ends.touches).toEqual([]);
+    expect(toy.events.some(({ type }) => type === 'went-back')).toBe(true);
+    expect([loads, owed, [...toy.blocksSent], ends.touches]).toEqual([2, [0], [0], []]);
   });
 
   test('cannot be named by a source', async () => {
@@ -284,6 +297,20 @@ describe('is refused, with nothing touched', () => {
     expect([claimOf(ends.source).state, claimOf(ends.destination).state]).toEqual(['idle', 'idle']);
   });
 
+  test('no identity at either end, whatever the source makes of that', async () => {
+    const ends = twoEnds({}, { identity: undefined });
+    const toy = startShared(ends, {
+      link: {
+        fromSource: (frame, payload) => {
+          if (frame.type !== 'hello') return { frame, payload };
+          return { frame: { ...frame, blocks: frame.blocks.map((block) => ({ ...block, identity: '' })) }, payload };
+        },
+      },
+    });
+    expectStayed(toy, await toy.settled(), 'GODWIT_SHARED_MEMORY');
+    expect(ends.touches.filter((touch) => !touch.startsWith('view'))).toEqual([]);
+  });
+
   test('a destination that does not know shared blocks', async () => {
     const ends = twoEnds();
     const toy = startShared(ends, {
@@ -330,6 +357,23 @@ describe('the claims of both ends in one process', () => {
     expect((await other.settled()).receivedCode).toBe('GODWIT_CLAIMED');
     toy.migration.proceed();
     expectMoved(toy, await toy.settled());
+  });
+
+  test('hold for one migration and for its two directions', () => {
+    const { Claim } = engineParts;
+    const { source, destination } = twoEnds();
+    const [id, other] = ['a'.repeat(32), 'b'.repeat(32)];
+    const claimed = expect.objectContaining({ code: 'GODWIT_CLAIMED' });
+    const outgoing = Claim.take(source, 'outgoing', id);
+    expect(() => Claim.take(destination, 'arriving', other)).toThrow(claimed);
+    expect(() => Claim.take(destination, 'outgoing', id)).toThrow(claimed);
+    const arriving = Claim.take(destination, 'arriving', id);
+    for (const claim of [outgoing, arriving]) claim.end();
+    // What is not declared shared is not, whatever the ids say.
+    Object.assign(destination.memory.blocks[1] as object, { shared: undefined, view: source.memory.blocks[1]?.view });
+    const again = Claim.take(source, 'outgoing', id);
+    expect(() => Claim.take(destination, 'arriving', id)).toThrow(claimed);
+    again.end();
   });
 
   test('leave the memory with the VM that runs: it may move on, its former one may not', async () => {

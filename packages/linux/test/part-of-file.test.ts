@@ -39,7 +39,7 @@ const populated = (block: MappedRamBlock) =>
 describe('a block that is a part of a memory file', () => {
   test('sees that part, its holes and no others, and gives back that part', () => {
     const { block, fd } = created();
-    for (const page of [0, 3, 600, 601, 1023]) block.view(page * PAGE, 1)[0] = page % 251;
+    for (const page of [0, 3, 90, 91, 600, 601, 1023]) block.view(page * PAGE, 1)[0] = page % 251;
     const second = only(attached({ fd, fileOffset: HALF }));
     expect([second.view(88 * PAGE, 1)[0], second.view(511 * PAGE, 1)[0]]).toEqual([600 % 251, 1023 % 251]);
     expect(populated(second)).toEqual([
@@ -51,6 +51,7 @@ describe('a block that is a part of a memory file', () => {
     expect(populated(block)).toEqual([
       [0, 1],
       [3, 1],
+      [90, 2],
       [1023, 1],
     ]);
     expect(second.identity).toBe(block.identity?.replace(/\+0$/, `+${HALF}`));
@@ -122,6 +123,20 @@ test('memory that both sides map moves without a copy, and without a page of it 
   const [summary] = await Promise.all([migration.result, incoming.result]);
   expect([summary.rawBytes, source.running, destination.running]).toEqual([0, false, true]);
   expect([memory.allocatedBytes(), block.view(63 * PAGE, 1)[0], only(theirs).view(0, 1)[0]]).toEqual([before, 9, 9]);
+});
+
+test('no block of a memory is closed while a migration uses one of them', async () => {
+  const memory = createGuestMemory({ blocks: [BLOCK, { ...BLOCK, id: 'more', guestPhysicalAddress: 2 ** 30 }] });
+  const [first, second] = memory.blocks as [MappedRamBlock, MappedRamBlock];
+  const part = vmOf(memory);
+  const vm = { ...part, memory: { pageSize: memory.pageSize, blocks: [second] }, running: true };
+  const migration = migrate(vm, memoryLink().connector, { connectTimeoutMs: 60_000 });
+  expect(() => memory.close()).toThrow(expect.objectContaining({ code: 'GODWIT_CLAIMED' }));
+  expect([first.view(0, 1).length, second.view(0, 1).length]).toEqual([1, 1]);
+  migration.cancel();
+  await Promise.allSettled([migration.result]);
+  await claimOf(vm).free;
+  memory.close();
 });
 
 test('memory of a migration under way is not unmapped, nor declared otherwise; abandon may', async () => {
