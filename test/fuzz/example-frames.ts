@@ -143,6 +143,7 @@ export function exampleAnswers(): readonly Frame[] {
     { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'fuzz', retry: false },
     { type: 'error', code: 'NONSENSE', message: '', retry: true },
     { type: 'received', block: 0, runs: [0, 2] },
+    { type: 'received', block: 0, runs: [], firstPage: 0, words: [5] },
     { type: 'prepared', incarnation: INCARNATION, attempt: 1, deviceSequences: [0, 1] },
     {
       ...{ type: 'prepared', incarnation: INCARNATION, attempt: 1, deviceSequences: [0, 1] },
@@ -150,6 +151,7 @@ export function exampleAnswers(): readonly Frame[] {
     },
     { type: 'backAck', attempt: 1, deviceResets: [0, 1] },
     { type: 'owed', block: 0, runs: [2, 1] },
+    { type: 'owed', block: 0, runs: [], firstPage: 32, words: [1, 0x8000_0000] },
     { type: 'loaded', device: 1, sequence: 1 },
     { type: 'resumed', state: 'receiving', ...resumed, resumeMs: 0, sinceReadyMs: 0 },
     { type: 'resumed', state: 'loading', ...resumed, resumeMs: 0, sinceReadyMs: 0 },

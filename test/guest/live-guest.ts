@@ -9,6 +9,7 @@ import {
   HeartbeatMonitor,
   PARAMS_ADDRESS,
 } from '@godwit/example-node-vmm/guest';
+import type { MappedGuestMemory } from '@godwit/linux';
 
 const MIB = 2 ** 20;
 
@@ -54,6 +55,13 @@ export class LiveGuest {
   /** An empty machine for it to arrive at, whose console is followed from the first line. */
   async blank(description: unknown): Promise<VirtualMachine> {
     const machine = await (hasKvm() ? Machine : SoftwareMachine).fromDescription(description);
+    this.#follow(machine);
+    return machine;
+  }
+
+  /** The same on KVM, with the memory of the machine that it comes from. */
+  async upgrade(description: unknown, memory: MappedGuestMemory): Promise<Machine> {
+    const machine = await Machine.fromDescription(description, { memory });
     this.#follow(machine);
     return machine;
   }

@@ -69,7 +69,10 @@ export const ERROR_CODES = [
   'GODWIT_HANDED_OVER',
   /** The guest has ended by itself (shut down or crashed) before it was handed over. */
   'GODWIT_GUEST_ENDED',
-  /** Both sides map the same memory: receiving would overwrite the guest that is sent. */
+  /**
+   * Both sides map the same memory, so that receiving would overwrite the guest that is sent; or memory that was declared shared is not
+   * proved to be the same, or is where it cannot be: in a snapshot, or taken back after `go`.
+   */
   'GODWIT_SHARED_MEMORY',
   /** A device says that it cannot be migrated now. */
   'GODWIT_BLOCKED',

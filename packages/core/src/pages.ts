@@ -2,6 +2,7 @@
  * `@godwit/core/pages`: the parts that read, write and describe pages and their frames, without the engine and without RxJS. For
  * threads, which must start quickly; `@godwit/core` exports all of it too.
  */
+export { assertMayChange } from './claim/claim.js';
 export { type Clock, systemClock } from './clock.js';
 export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';
 export { PageWriter } from './destination/page-writer.js';
@@ -29,6 +30,7 @@ export {
   type RamBlock,
 } from './memory/guest-memory.js';
 export { MemoryWindows } from './memory/memory-windows.js';
+export { MOST_WORDS, type NamedPages } from './memory/named-pages.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
 export {
   type AnyPagesFrame,

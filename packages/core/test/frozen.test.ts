@@ -61,7 +61,10 @@ test('the frame numbers of the wire are frozen', () => {
 
 test('the protocol versions and features are frozen', () => {
   expect(PROTOCOL_VERSION).toEqual({ minimum: 2, maximum: 2 });
-  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum', back: 'back', probe: 'probe' });
+  expect(FEATURES).toEqual({
+    ...{ verify: 'verify', checksum: 'checksum', back: 'back', probe: 'probe' },
+    ...{ bitmap: 'bitmap', shared: 'shared' },
+  });
 });
 
 test('the error codes are frozen', () => {

@@ -81,7 +81,9 @@ test.each<readonly [string, readonly number[], string]>([
         return { frame, payload };
       },
       fromDestination: (frame, payload) =>
-        frame.type === 'received' ? { frame: { ...frame, runs }, payload } : { frame, payload },
+        frame.type === 'received'
+          ? { frame: { type: 'received', block: frame.block, runs }, payload }
+          : { frame, payload },
     },
   });
   const ends = await toy.settled();

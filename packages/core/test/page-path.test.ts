@@ -3,7 +3,7 @@ import { BufferMemory, engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
-const { checkRuns, cutHoles, digestPage, makePristine, MemoryWindows, splitZeroPages, zeroRun } = engineParts;
+const { checkRuns, cutHoles, digestPage, MemoryWindows, splitZeroPages, zeroRun } = engineParts;
 
 const PAGE = 256;
 const pagesOfRuns = (runs: Iterable<PageRun>) =>
@@ -296,8 +296,8 @@ describe('cutHoles', () => {
   });
 });
 
-describe('zeroRun and makePristine', () => {
-  test.each([true, false])('leave nothing, in steps that let others run (with discard: %s)', async (discard) => {
+describe('zeroRun', () => {
+  test.each([true, false])('leaves nothing, in steps that let others run (with discard: %s)', async (discard) => {
     const clock = new VirtualClock();
     const plain = new BufferMemory([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 40 * 2 ** 20 }], 4096);
     const [only] = plain.blocks;
@@ -314,13 +314,12 @@ describe('zeroRun and makePristine', () => {
     ] as const) {
       expect([at, only.bytes[at * 4096], only.bytes[at * 4096 + 4095]]).toEqual([at, value, value]);
     }
-    await makePristine(windows, clock, new AbortController().signal);
-    expect(Buffer.compare(only.bytes, new Uint8Array(only.byteLength))).toBe(0);
-    const stopped = AbortSignal.abort(new Error('stop'));
-    await expect(makePristine(windows, clock, stopped)).rejects.toThrow('stop');
+    const over = zeroRun(windows, block, 0, { firstPage: 0, pageCount: 100 }, clock, () => true);
+    await expect(over).rejects.toMatchObject({ code: 'GODWIT_LINK_LOST' });
+    expect([only.bytes[0], only.bytes[100 * 4096 - 1]]).toEqual([7, 7]);
   });
 
-  test('write zeros to what is pinned, and leave its holes alone', async () => {
+  test('writes zeros to what is pinned, and leaves its holes alone', async () => {
     const clock = new VirtualClock();
     const memory = new BufferMemory([{ id: 'ram', guestPhysicalAddress: 0, byteLength: 400 * 4096 }], 4096);
     const [block] = memory.blocks;

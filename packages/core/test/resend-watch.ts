@@ -1,4 +1,4 @@
-import type { Frame } from '@godwit/core';
+import type { Frame, NamedPages } from '@godwit/core';
 import type { FrameTap } from '@godwit/core/testing';
 
 /**
@@ -62,8 +62,11 @@ export class ResendWatch {
   }
 }
 
-function pagesIn({ block, runs }: { readonly block: number; readonly runs: readonly number[] }): string[] {
+function pagesIn({ block, runs, firstPage = 0, words = [] }: NamedPages & { readonly block: number }): string[] {
   const pages: string[] = [];
+  for (const [i, word] of words.entries()) {
+    for (let bit = 0; bit < 32; bit++) if ((word >>> bit) & 1) pages.push(`${block}:${firstPage + i * 32 + bit}`);
+  }
   for (let i = 0; i < runs.length; i += 2) {
     const first = runs[i] as number;
     for (let page = first; page < first + (runs[i + 1] as number); page++) pages.push(`${block}:${page}`);

@@ -215,6 +215,11 @@ describe('a migration that goes back', () => {
       'a "owed" frame reaches to page 65',
     ],
     [
+      'a bitmap that was not agreed on',
+      changed('owed', 0, as({ runs: [], firstPage: 32, words: [1] })),
+      'a "owed" frame, though "bitmap" was not agreed on',
+    ],
+    [
       'a piece that does not begin anew',
       changed('device', 2, as({ sequence: 1 })),
       'piece 1 of device "serial" follows 0 pieces of attempt 2',

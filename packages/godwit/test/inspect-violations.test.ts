@@ -1,7 +1,7 @@
 import type { Frame } from '@godwit/core';
 import { describe, expect, jest, test } from '@jest/globals';
-import { only, RecordingFolder, summaryOf } from './recording-folder.js';
-import { FAULTLESS, PAGE, type Step, WELCOME } from './scripted-recording.js';
+import { only, RESUMED, RecordingFolder, summaryOf } from './recording-folder.js';
+import { FAULTLESS, hello, PAGE, type Step, WELCOME } from './scripted-recording.js';
 
 jest.setTimeout(60_000);
 
@@ -73,6 +73,30 @@ describe('a frame that breaks the protocol', () => {
       '"device" from the source while the destination is in phase "taking-over"',
     ],
     ['a link without a hello', replaced(0), 'the first frame is "welcome"; a "hello" begins a connection'],
+    ...(
+      [
+        ['pages outside of their block', { runs: [], firstPage: 32, words: [0, 1] }, 'reaches to page 65'],
+        ['a bitmap inside a word', { runs: [], firstPage: 33, words: [1] }, 'has a bitmap from page 33 on'],
+        ['no page', { runs: [], firstPage: 0, words: [0] }, 'has no runs'],
+        ['both runs and a bitmap', { runs: [1, 1], firstPage: 0, words: [1] }, 'has runs and a bitmap'],
+      ] as const
+    ).map(([name, named, says]): readonly [string, Step[], string] => [
+      `a bitmap with ${name}`,
+      [
+        FAULTLESS[0] as Step,
+        ['D', 0, { ...WELCOME, features: ['bitmap'] } as Frame],
+        ...FAULTLESS.slice(2, 8),
+        ['S', 0, hello({ connection: 2 })],
+        ['D', 0, { type: 'received', block: 0, ...named }],
+        ['D', 0, { ...RESUMED, round: 2 }],
+      ],
+      `a "received" frame ${says}`,
+    ]),
+    [
+      'pages of a block that both sides share',
+      replaced(0, ['S', 0, hello({ blocks: hello().blocks.map((block) => ({ ...block, shared: true as const })) })]),
+      'is of block "ram", which both sides share',
+    ],
     [
       'digests that do not fit',
       replaced(1, ['D', 0, { ...WELCOME, features: ['verify'] } as Frame], ...FAULTLESS.slice(2, 15), [

@@ -28,7 +28,17 @@ const description = fc
 const duration = fc.double({ min: 0, max: 1e9, noNaN: true });
 const sequences = fc.array(uint, { maxLength: 4 });
 const names = fc.array(name, { maxLength: 4 });
-const block = fc.record({ id: name, guestPhysicalAddress: uint, byteLength: uint, identity: name });
+const block = fc.record(
+  {
+    ...{ id: name, guestPhysicalAddress: uint, byteLength: uint, identity: name },
+    ...{ shared: fc.constant(true as const), readOnly: fc.constant(true as const) },
+  },
+  { requiredKeys: ['id', 'guestPhysicalAddress', 'byteLength', 'identity'] },
+);
+const named = fc.oneof(
+  fc.record({ block: uint, runs }),
+  fc.record({ block: uint, runs, firstPage: uint, words: fc.array(fc.nat(0xffff_ffff), { maxLength: 40 }) }),
+);
 const device = fc.record({ id: name, version: uint, stateBytes: uint });
 const differences = fc.array(fc.tuple(uint, uint), { maxLength: 16 }).map((pairs) => pairs.flat());
 
@@ -82,7 +92,7 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
     resumeMs: duration,
     sinceReadyMs: duration,
   }),
-  received: fc.record({ block: uint, runs }),
+  received: named,
   released: fc.record({}),
   deltaPages: fc.record({ round: uint, block: uint, runs }),
   compressedPages: fc.record({ round: uint, block: uint, runs, encoding: name }),
@@ -99,7 +109,7 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
   ),
   back: fc.record({ attempt: uint }),
   backAck: fc.record({ attempt: uint, deviceResets: sequences }),
-  owed: fc.record({ block: uint, runs }),
+  owed: named,
   loaded: fc.record({ device: uint, sequence: uint }),
   probe: fc.record({}),
 };

@@ -114,6 +114,28 @@ describe('a file as the destination', () => {
     expect(blocks.map(([, , , identity]) => identity)).toEqual(['', '']);
   });
 
+  test.each(['running', 'dryRun'] as const)(
+    'refuses a block that is shared, whose content it would not have (%s)',
+    async (stage) => {
+      const path = newPath();
+      const source = await Source.of(path);
+      const blocks = hello().blocks.map((block, i) => (i === 1 ? { ...block, shared: true as const } : block));
+      await expect(source.say(hello({ stage, blocks, features: ['shared'] }))).rejects.toMatchObject({
+        code: 'GODWIT_SHARED_MEMORY',
+        message: expect.stringContaining('its content would not be in the snapshot'),
+      });
+      await source.end();
+      expect([existsSync(path), partials(folder)]).toEqual([false, []]);
+    },
+  );
+
+  test('keeps what the guest cannot write', async () => {
+    const path = newPath();
+    await saved(path, 'running', { blocks: hello().blocks.map((block) => ({ ...block, readOnly: true as const })) });
+    const blocks = readMetadata(readFileSync(path)).hello[6] as unknown[][];
+    expect(blocks.map(([, , , , flags]) => flags)).toEqual([2, 2]);
+  });
+
   test('only says what it would take, where that is the question, and leaves no trace', async () => {
     const path = newPath();
     writeFileSync(path, 'an older snapshot');

@@ -39,7 +39,9 @@ export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
       "the attachment() of the guest's memory must list the same blocks, in the same order, with the same page size",
     );
   }
-  return { ...described, pageSize: memory.pageSize };
+  // Whether a block is shared is said by the VM's memory: a thread must not touch it either.
+  const blocks = described.blocks.map((block, i) => ({ ...block, shared: memory.blocks[i]?.shared }));
+  return { ...described, blocks, pageSize: memory.pageSize };
 }
 
 /** The memory on a worker thread. Blocks without a memory file have no holes and can make none. */
@@ -47,8 +49,9 @@ export function attachedMemory(attachment: GuestMemoryAttachment): GuestMemory {
   const memory = attachGuestMemory(attachment);
   const blocks = memory.blocks.map((block): RamBlock => {
     if (block.fd !== null) return block;
-    const { id, guestPhysicalAddress, byteLength } = block;
-    return { id, guestPhysicalAddress, byteLength, view: (offset, length) => block.view(offset, length) };
+    const { id, guestPhysicalAddress, byteLength, shared, readOnly } = block;
+    const view = (offset: number, length: number) => block.view(offset, length);
+    return { id, guestPhysicalAddress, byteLength, shared, readOnly, view };
   });
   return { pageSize: memory.pageSize, blocks };
 }

@@ -1,4 +1,5 @@
 import {
+  assertMayChange,
   type DirtyTracker,
   GodwitError,
   type RunState as GuestRunState,
@@ -33,7 +34,7 @@ import {
   type MachineDescription,
   parseDescription,
 } from './machine-config.js';
-import { endOfRam, ramBlocks, ramOf } from './memory-map.js';
+import { checkRam, endOfRam, ramBlocks, ramOf } from './memory-map.js';
 import { RunState } from './run-state.js';
 import type { MachineEvent, VirtualMachine } from './virtual-machine.js';
 
@@ -177,16 +178,26 @@ export class Machine implements VirtualMachine {
    * start while RAM arrives; loading a vCPU's state waits for them.
    *
    * @param description the source machine's description, as it came over the link
+   * @param options.memory RAM that the source's machine has too, on this host, instead of RAM of its own: its blocks are declared shared
+   * at both ends, and the guest moves without it. The machine closes it
+   * @throws GodwitError GODWIT_INVALID_ARGUMENT when it is not the RAM of such a machine
    */
   static async fromDescription(
     description: unknown,
-    options: { readonly overcommit?: boolean } = {},
+    options: { readonly overcommit?: boolean; readonly memory?: MappedGuestMemory } = {},
   ): Promise<Machine> {
-    return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false, true);
+    return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false, true, options.memory);
   }
 
-  static #build(description: MachineDescription, overcommit: boolean, arriving: boolean): Machine {
-    const memory = createGuestMemory({ blocks: ramBlocks(description.memoryBytes), overcommit });
+  static #build(
+    description: MachineDescription,
+    overcommit: boolean,
+    arriving: boolean,
+    given?: MappedGuestMemory,
+  ): Machine {
+    const layout = ramBlocks(description.memoryBytes);
+    if (given !== undefined) checkRam(given, layout);
+    const memory = given ?? createGuestMemory({ blocks: layout, overcommit });
     try {
       return new Machine(description, memory, new KvmHardware(memory, description.vcpus), arriving);
     } catch (error) {
@@ -279,8 +290,10 @@ export class Machine implements VirtualMachine {
     return this.close();
   }
 
-  close(): Promise<void> {
-    return this.#run.close();
+  async close(): Promise<void> {
+    // Before anything is freed: a migration that is under way reads this memory.
+    assertMayChange(this.memory, 'close the machine');
+    await this.#run.close();
   }
 
   async #rehearseLoads(): Promise<void> {

@@ -40,6 +40,21 @@ export function ramBlocks(memoryBytes: number): BlockPlacement[] {
   return blocks;
 }
 
+/**
+ * Checks that memory has the blocks of `layout`, for a machine whose RAM was made before it.
+ *
+ * @throws GodwitError GODWIT_INVALID_ARGUMENT
+ */
+export function checkRam({ blocks }: GuestMemory, layout: readonly BlockPlacement[]): void {
+  const said = (all: readonly BlockPlacement[]) =>
+    all.map(({ id, guestPhysicalAddress: at, byteLength }) => `${id} of ${byteLength} bytes at ${at}`).join(', ');
+  if (said(blocks) === said(layout)) return;
+  throw new GodwitError(
+    'GODWIT_INVALID_ARGUMENT',
+    `this machine has the RAM ${said(layout)}; given was ${said(blocks)}`,
+  );
+}
+
 /** Guest-physical end of the guest's RAM, the hole included. */
 export function endOfRam(memory: GuestMemory): number {
   return memory.blocks.reduce((end, block) => Math.max(end, block.guestPhysicalAddress + block.byteLength), 0);

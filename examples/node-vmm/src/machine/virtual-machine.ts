@@ -39,6 +39,10 @@ export interface VirtualMachine extends MigratableVm {
   heldMs(): readonly number[];
   rehearsePause(signal?: AbortSignal): Promise<number>;
   abandon(reason: Error): Promise<void>;
-  /** Stops the guest and frees everything. Idempotent. */
+  /**
+   * Stops the guest and frees everything. Idempotent.
+   *
+   * @throws GodwitError GODWIT_CLAIMED while a migration uses the machine: nothing was closed. `abandon` is allowed
+   */
   close(): Promise<void>;
 }

@@ -1,4 +1,5 @@
 import {
+  assertMayChange,
   type DirtyTracker,
   GodwitError,
   type RunState as GuestRunState,
@@ -154,8 +155,10 @@ export class SoftwareMachine implements VirtualMachine {
     return this.close();
   }
 
-  close(): Promise<void> {
-    return this.#run.close();
+  async close(): Promise<void> {
+    // Before anything is freed: a migration that is under way reads this memory.
+    assertMayChange(this.memory, 'close the machine');
+    await this.#run.close();
   }
 
   #start(): void {

@@ -1,6 +1,8 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
-import type { GuestMemory } from '../memory/guest-memory.js';
+import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
+import { overlap } from '../memory/memory-identity.js';
+import { checkNothingShared } from '../protocol/shared-memory.js';
 import { keysOf, type Part, sharedPart } from './claimed-parts.js';
 
 /**
@@ -26,16 +28,22 @@ export interface ClaimStatus {
   readonly free: Promise<void>;
 }
 
+/** Who wants to take a claim. */
+interface Taker {
+  readonly state: 'outgoing' | 'arriving';
+  readonly migrationId: string;
+}
+
 /** The claims of migrations under way. A claim whose VM was handed over is only in the weak maps, so that the VM can be collected. */
 const held = new Set<Claim>();
 const handedOver = new WeakMap<object, Claim>();
 /** Memory that was handed over, by its identity. The entry is void once the memory is gone: another file may have the identity. */
-const handedOverMemory = new Map<string, WeakRef<GuestMemory>>();
+const handedOverMemory = new Map<string, { readonly memory: WeakRef<GuestMemory>; readonly range: Part['range'] }>();
 
 /**
  * The claim of one migration on a VM. The VM object, its memory (with all that maps the same memory) and its trackers are claimed for
  * both directions; its devices only for the claim's own direction, since one stateless device object may serve both ends. Trackers and
- * memory are touched only under a claim.
+ * memory are touched only under a claim. Both ends of one migration may claim memory that both declare shared.
  *
  * It is taken before anything is touched, and ends when everything of the migration has stopped: calls that hang keep it, and refusals
  * name them.
@@ -46,6 +54,9 @@ export class Claim {
   readonly #parts: ReadonlyMap<Part['key'], Part>;
   #state: ClaimState;
   #ending = false;
+  /** The claim of the other end of this migration, if that is in this process and shares memory with this one. */
+  #otherEnd: Claim | undefined;
+  #letGo = false;
   readonly #waitingFor = new Map<symbol, string>();
   #markFree: () => void = () => {};
   readonly free: Promise<void>;
@@ -63,9 +74,15 @@ export class Claim {
   /** Claims a VM. Throws `GODWIT_CLAIMED` or `GODWIT_HANDED_OVER`, and touches nothing, when another migration has any part of it. */
   static take(vm: MigratableVm, state: 'outgoing' | 'arriving', migrationId: string): Claim {
     const parts = keysOf(vm, state);
-    const other = holderOf(parts);
+    const taker = { state, migrationId };
+    const other = holderOf(parts, taker);
     if (other !== undefined) throw refused(other.claim, other.part, state);
     const claim = new Claim(vm, parts, state, migrationId);
+    for (const end of held) {
+      if (!end.isOtherEndOf(taker) || !parts.some(({ shared }) => shared)) continue;
+      claim.#otherEnd = end;
+      end.#otherEnd = claim;
+    }
     held.add(claim);
     return claim;
   }
@@ -99,10 +116,26 @@ export class Claim {
   handOver(): void {
     this.#state = 'handedOver';
     held.delete(this);
-    for (const key of this.#parts.keys()) {
+    for (const { key, shared, range } of this.#parts.values()) {
+      // It has not left: it is the memory of the VM at the other end, in this process.
+      if (shared && this.#otherEnd !== undefined) continue;
       if (typeof key === 'object') handedOver.set(key, this);
-      else handedOverMemory.set(key, this.#memory);
+      else handedOverMemory.set(key, { memory: this.#memory, range });
     }
+  }
+
+  /** Notes that nothing of the migration touches the VM's memory any more: its owner may free it. */
+  letGo(): void {
+    this.#letGo = true;
+  }
+
+  /** Whether memory of this claim, or a block of it, may not be changed: the migration may touch it. */
+  holds(memory: GuestMemory | RamBlock): boolean {
+    return !this.#letGo && this.#parts.has(memory);
+  }
+
+  isOtherEndOf({ state, migrationId }: Taker): boolean {
+    return migrationId === this.migrationId && state !== this.#state && this.#state !== 'handedOver';
   }
 
   /** Returns a VM that was handed over to this migration, which settles or recovers it. */
@@ -115,9 +148,9 @@ export class Claim {
     held.add(this);
   }
 
-  /** The first of `parts` that this claim has too. */
-  shares(parts: readonly Part[]): Part | undefined {
-    return sharedPart(this.#parts, parts);
+  /** The first of `parts` that this claim has too, and that `taker` may not have besides it. */
+  shares(parts: readonly Part[], taker?: Taker): Part | undefined {
+    return sharedPart(this.#parts, parts, taker !== undefined && this.isOtherEndOf(taker));
   }
 
   #endIfDone(): void {
@@ -140,7 +173,8 @@ export function claimOf(vm: MigratableVm): ClaimStatus {
   const parts = keysOf(vm, 'outgoing');
   // The claim of the VM itself comes first: a device may be claimed by another migration, of the other direction.
   const whole = parts.filter(({ direction }) => direction === undefined);
-  const claim = (holderOf(whole) ?? holderOf(parts) ?? holderOf(keysOf(vm, 'arriving')))?.claim;
+  const own = parts.filter(({ key }) => key === vm);
+  const claim = (holderOf(own) ?? holderOf(whole) ?? holderOf(parts) ?? holderOf(keysOf(vm, 'arriving')))?.claim;
   if (claim === undefined) return { state: 'idle', migrationId: undefined, waitingFor: [], free: Promise.resolve() };
   const { state, migrationId, waitingFor, free } = claim;
   return { state, migrationId, waitingFor, free };
@@ -148,8 +182,9 @@ export function claimOf(vm: MigratableVm): ClaimStatus {
 
 /**
  * Makes a VM that was handed over free to migrate again, since the caller knows that its guest does not run at the destination. If the
- * caller is wrong, the guest may run on both sides. Throws `GODWIT_INVALID_STATE` for a VM that was not handed over, and
- * `GODWIT_INVALID_ARGUMENT` for an empty reason.
+ * caller is wrong, the guest may run on both sides. Throws `GODWIT_INVALID_STATE` for a VM that was not handed over,
+ * `GODWIT_SHARED_MEMORY` for one with shared blocks, which the destination's guest may have written, and `GODWIT_INVALID_ARGUMENT` for an
+ * empty reason.
  *
  * @example
  * reclaim(vm, { because: 'the guest at the destination was shut down' });
@@ -168,26 +203,53 @@ export function reclaim(vm: MigratableVm, { because }: { readonly because: strin
       `the VM was not handed over (it is "${claim?.state ?? 'idle'}"): there is nothing to reclaim`,
     );
   }
+  checkNothingShared(vm.memory, 'reclaim()');
   claim.takeBack();
   claim.end();
 }
 
-function holderOf(parts: readonly Part[]): { readonly claim: Claim; readonly part: Part } | undefined {
+/**
+ * For the owner of guest memory, before it adds or removes a block, changes the size of one, or unmaps it: throws `GODWIT_CLAIMED`,
+ * naming the migration, while a migration in this process (and thread) uses `memory`, which may be a block of it. The engine has looked at
+ * the blocks when the migration began, and touches their views until its claim has ended; at a destination, until it calls `abandon`.
+ * `change` says in the message what was to be done: `"add a RAM block"`.
+ *
+ * @example
+ * plug(dimm: RamBlock) {
+ *   assertMayChange(this.memory, 'add a RAM block'); // GODWIT_CLAIMED: again once claimOf(vm).free has resolved
+ *   this.memory = { ...this.memory, blocks: [...this.memory.blocks, dimm] };
+ * }
+ */
+export function assertMayChange(memory: GuestMemory | RamBlock, change: string): void {
+  for (const claim of held) {
+    if (!claim.holds(memory)) continue;
+    throw new GodwitError(
+      'GODWIT_CLAIMED',
+      `cannot ${change}: migration ${claim.migrationId}, which is ${claim.state === 'arriving' ? 'still arriving' : 'under way'}, uses ` +
+        'this memory. Cancel the migration or wait for its end: claimOf(vm).free resolves when nothing uses the memory',
+    );
+  }
+}
+
+function holderOf(parts: readonly Part[], taker?: Taker): { readonly claim: Claim; readonly part: Part } | undefined {
   for (const part of parts) {
-    const claim = typeof part.key === 'object' ? handedOver.get(part.key) : handedOverBy(part.key);
+    const claim = typeof part.key === 'object' ? handedOver.get(part.key) : handedOverBy(part);
     if (claim?.shares([part]) !== undefined) return { claim, part };
   }
   for (const claim of held) {
-    const part = claim.shares(parts);
+    const part = claim.shares(parts, taker);
     if (part !== undefined) return { claim, part };
   }
   return undefined;
 }
 
-function handedOverBy(identity: string): Claim | undefined {
-  const memory = handedOverMemory.get(identity)?.deref();
-  if (memory?.blocks.some((block) => block.identity === identity)) return handedOver.get(memory);
-  handedOverMemory.delete(identity);
+function handedOverBy({ key, range }: Part): Claim | undefined {
+  for (const [identity, entry] of handedOverMemory) {
+    if (identity !== key && !(range && entry.range && overlap(range, entry.range))) continue;
+    const memory = entry.memory.deref();
+    if (memory?.blocks.some((block) => block.identity === identity)) return handedOver.get(memory);
+    handedOverMemory.delete(identity);
+  }
   return undefined;
 }
 

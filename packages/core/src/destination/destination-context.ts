@@ -3,6 +3,7 @@ import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import type { ReceivedFrame } from '../link/frame-stream.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { IncomingEvent, IncomingState, IncomingSummary } from '../migration-event.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
@@ -40,6 +41,8 @@ export interface Arriving {
   readonly hello: HelloFrame;
   readonly claim: Claim;
   readonly windows: MemoryWindows;
+  /** Pages that may have had contents before the migration: those that round 1 does not name are cleared at its end. */
+  readonly contents: DirtyBitmaps;
   /** The first answer to the source. */
   readonly welcome: WelcomeFrame;
   /** The encodings that both sides use. */

@@ -50,10 +50,10 @@ export class PageBoard {
   }
 
   /**
-   * Makes a board for memory that is all zero, in round 1; or one that goes on after `before`, the board of a connection whose
-   * readers have all ended. With `shared`, other threads can `join` it.
+   * Makes a board in round 1 for memory of which the pages in `before` may have contents (default: none); or one that goes on after
+   * `before`, the board of a connection whose readers have all ended. With `shared`, other threads can `join` it.
    */
-  static create(memory: GuestMemory, channels: number, shared: boolean, before?: PageBoard): PageBoard {
+  static create(memory: GuestMemory, channels: number, shared: boolean, before?: PageBoard | DirtyBitmaps): PageBoard {
     const buffers = shared
       ? {
           words: new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
@@ -63,8 +63,9 @@ export class PageBoard {
         }
       : undefined;
     const board = new PageBoard(memory, channels, buffers);
-    Atomics.store(board.#words, Word.round, before?.round ?? 1);
-    if (before !== undefined) {
+    Atomics.store(board.#words, Word.round, before instanceof PageBoard ? before.round : 1);
+    if (before instanceof DirtyBitmaps) board.touched.or(before);
+    else if (before !== undefined) {
       board.touched.or(before.touched);
       board.received.or(before.received);
       board.#past = before.totals();

@@ -1,8 +1,10 @@
 import type { Clock } from '../clock.js';
 import type { PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceivedPages } from '../migration-event.js';
+import { clearUnnamed } from './clear-unnamed.js';
 import { PageBoard } from './page-board.js';
 import { PageWriter } from './page-writer.js';
 
@@ -16,12 +18,13 @@ export class PageReceiver {
   /** The encodings that both sides use. */
   readonly encodings: readonly PageEncoding[];
   readonly #writers: readonly PageWriter[];
+  readonly #clock: Clock;
   readonly #ended = new Set<number>();
   #roundPages = 0;
 
   /**
-   * `windows` must be pristine (`makePristine`), or as the connection of `before` has left them. With `shared`, the board can be
-   * passed to other threads.
+   * `before`: the pages that may have contents when the migration begins, or the receiver of the connection before. With `shared`, the
+   * board can be passed to other threads.
    */
   constructor(
     windows: MemoryWindows,
@@ -29,11 +32,17 @@ export class PageReceiver {
     clock: Clock,
     encodings: readonly PageEncoding[],
     shared = false,
-    before?: PageReceiver,
+    before?: PageReceiver | DirtyBitmaps,
   ) {
     this.windows = windows;
+    this.#clock = clock;
     this.encodings = encodings;
-    this.board = PageBoard.create(windows.memory, channels, shared, before?.board);
+    this.board = PageBoard.create(
+      windows.memory,
+      channels,
+      shared,
+      before instanceof PageReceiver ? before.board : before,
+    );
     this.#writers = Array.from(
       { length: channels },
       (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings),
@@ -61,12 +70,24 @@ export class PageReceiver {
   channelEnded(channel: number, pages: number): number | undefined {
     this.#ended.add(channel);
     this.#roundPages += pages;
-    if (this.#ended.size < this.#writers.length) return undefined;
-    const all = this.#roundPages;
+    return this.#ended.size < this.#writers.length ? undefined : this.#roundPages;
+  }
+
+  /**
+   * Makes memory as the round says, once every channel has ended it: `undefined` when it is already, else a promise, which rejects with
+   * `GODWIT_LINK_LOST` once `isOver`. The next round begins only then: if the link is lost, the source ends this one again.
+   */
+  clearUnnamed(isOver: () => boolean): Promise<void> | undefined {
+    const { touched, received } = this.board;
+    if (this.round > 1 || received.contains(touched)) return undefined;
+    return clearUnnamed(this.windows, this.board, this.#clock, isOver);
+  }
+
+  /** Begins the next round. */
+  nextRound(): void {
     this.#roundPages = 0;
     this.#ended.clear();
     this.board.nextRound();
-    return all;
   }
 
   /**

@@ -23,8 +23,8 @@ import { zeroRun } from './zero-run.js';
  * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread: each run by the sink that
  * suits it (`SinkChoice`).
  *
- * Memory is all zero at first (`makePristine`), and the board knows which pages were written since. A zero page that was never
- * written is left alone, so that a sparse guest stays sparse.
+ * The board knows which pages may not be zero: those with contents of before the migration, and those that were written since. A zero
+ * page of the others is left alone, so that a sparse guest stays sparse.
  */
 export class PageWriter {
   readonly channel: number;
@@ -71,6 +71,8 @@ export class PageWriter {
 
   async deltaPages(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number): Promise<void> {
     const pages = this.#admit(frame);
+    // A delta of a page that never came is against zeros.
+    if (this.board.round === 1) await this.#clear(frame);
     this.#touch(frame);
     await this.#decoder.deltas(stream, frame, payloadBytes, pages);
     this.#arrived(frame, pages, 'delta');
@@ -85,21 +87,7 @@ export class PageWriter {
 
   async zeroPages(frame: ZeroPagesFrame): Promise<void> {
     const pages = this.#admit(frame);
-    const touched = this.board.touched.at(frame.block);
-    const block = this.#memory.blocks[frame.block] as RamBlock;
-    for (let i = 0; i < frame.runs.length; i += 2) {
-      const end = (frame.runs[i] as number) + (frame.runs[i + 1] as number);
-      let first = touched.nextDirty(frame.runs[i] as number, end);
-      while (first !== -1) {
-        const stop = Math.min(touched.nextClean(first), end);
-        const run = { firstPage: first, pageCount: stop - first };
-        await zeroRun(this.#windows, block, frame.block, run, this.#clock, () => this.board.stopped);
-        // The bits are cleared only now: if the thread is ended before, the pages are not zero, and the source sends them again.
-        touched.clearRange(first, stop - first);
-        if (stop >= end) break;
-        first = touched.nextDirty(stop, end);
-      }
-    }
+    await this.#clear(frame);
     this.#arrived(frame, pages, 'zero');
   }
 
@@ -116,6 +104,25 @@ export class PageWriter {
     this.#roundPages = 0;
     this.#endedRound = frame.round;
     return pages;
+  }
+
+  /** Makes the pages of a frame zero that may not be. */
+  async #clear(frame: AnyPagesFrame): Promise<void> {
+    const touched = this.board.touched.at(frame.block);
+    const block = this.#memory.blocks[frame.block] as RamBlock;
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      const end = (frame.runs[i] as number) + (frame.runs[i + 1] as number);
+      let first = touched.nextDirty(frame.runs[i] as number, end);
+      while (first !== -1) {
+        const stop = Math.min(touched.nextClean(first), end);
+        const run = { firstPage: first, pageCount: stop - first };
+        await zeroRun(this.#windows, block, frame.block, run, this.#clock, () => this.board.stopped);
+        // The bits are cleared only now: if the thread is ended before, the pages are not zero, and the source sends them again.
+        touched.clearRange(first, stop - first);
+        if (stop >= end) break;
+        first = touched.nextDirty(stop, end);
+      }
+    }
   }
 
   /** Notes that these pages may not be zero from now on. */

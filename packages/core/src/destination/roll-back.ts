@@ -44,7 +44,7 @@ async function abandonOnceQuiet(
   let quiet = false;
   const abandoning = loading.then(() => {
     quiet = true;
-    return abandonVm(context, vm, error);
+    return abandonVm(context, vm, error, claim);
   });
   claim?.keepUntil(loading, 'load() of a device');
   claim?.keepUntil(abandoning, 'abandon() of the VM');

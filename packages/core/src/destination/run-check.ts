@@ -1,18 +1,15 @@
 import { GodwitError } from '../errors.js';
-import { type GuestMemory, pagesOf } from '../memory/guest-memory.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import { type GuestMemory, pagesOf, type RamBlock } from '../memory/guest-memory.js';
+import { addNamedBits } from '../memory/named-pages.js';
+import type { OwedFrame, ReceivedPagesFrame } from '../protocol/frame.js';
 
 /**
  * Checks runs that a peer sent (flat [first page, page count, ...], ascending, disjoint) against a block of our own memory, and
  * returns their number of pages. Throws `GODWIT_OUT_OF_RANGE` or `GODWIT_PROTOCOL`; nothing may be written before this check.
  */
 export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonly number[], frame: string): number {
-  const block = memory.blocks[blockIndex];
-  if (block === undefined) {
-    throw new GodwitError(
-      'GODWIT_OUT_OF_RANGE',
-      `a "${frame}" frame names RAM block ${blockIndex}; there are ${memory.blocks.length}`,
-    );
-  }
+  const block = checkBlock(memory, blockIndex, frame);
   if (runs.length === 0 || runs.length % 2 !== 0) {
     throw new GodwitError(
       'GODWIT_PROTOCOL',
@@ -42,4 +39,38 @@ export function checkRuns(memory: GuestMemory, blockIndex: number, runs: readonl
     pages += count;
   }
   return pages;
+}
+
+/**
+ * The block that a peer has named, whose pages travel. Throws `GODWIT_OUT_OF_RANGE` when there is none, and `GODWIT_PROTOCOL` when both
+ * sides share it.
+ */
+export function checkBlock(memory: GuestMemory, blockIndex: number, frame: string): RamBlock {
+  const block = memory.blocks[blockIndex];
+  if (block === undefined) {
+    throw new GodwitError(
+      'GODWIT_OUT_OF_RANGE',
+      `a "${frame}" frame names RAM block ${blockIndex}; there are ${memory.blocks.length}`,
+    );
+  }
+  if (block.shared) {
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `a "${frame}" frame names pages of RAM block "${block.id}", which both sides share: they are never sent`,
+    );
+  }
+  return block;
+}
+
+/** Sets the bits of the pages that a frame of the peer names, as runs or as a bitmap. Throws as `checkRuns`, and sets nothing then. */
+export function addNamedPages(memory: GuestMemory, frame: ReceivedPagesFrame | OwedFrame, into: DirtyBitmaps): void {
+  const { block, runs, words, type } = frame;
+  checkBlock(memory, block, type);
+  const bitmap = into.at(block);
+  if (words !== undefined) {
+    addNamedBits(frame, bitmap, type);
+    return;
+  }
+  checkRuns(memory, block, runs, type);
+  for (let i = 0; i < runs.length; i += 2) bitmap.setRange(runs[i] as number, runs[i + 1] as number);
 }

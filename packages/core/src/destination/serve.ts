@@ -1,7 +1,8 @@
 import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
-import { PageRunList } from '../memory/page-run.js';
+import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import { namedPages } from '../memory/named-pages.js';
 import type { ResumedFrame } from '../protocol/frame.js';
 import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import { mayRetry } from '../session/retry.js';
@@ -9,9 +10,6 @@ import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } fro
 import type { IncomingConnection } from './incoming-connection.js';
 import { tellLoaded } from './loaded-reports.js';
 import { PageReceiver } from './page-receiver.js';
-
-/** Most runs in one `received` or `owed` frame. */
-export const RUNS_PER_FRAME = 16_384;
 
 /** A phase that serves frames, and a promise of the next phase. */
 export type Serving = ServingPhase & { readonly next: Promise<DestinationPhase> };
@@ -41,13 +39,13 @@ export async function serve(context: DestinationContext, phase: Serving): Promis
 /** Begins to read this connection's frames, and its pages into memory after those of earlier connections. */
 export function readFrom(context: DestinationContext, arriving: Arriving, connection: IncomingConnection): void {
   const { options } = context;
-  const { windows, encodings, welcome } = arriving;
+  const { windows, encodings, welcome, receiver: before = arriving.contents } = arriving;
   if (welcome.features.includes(FEATURES.checksum)) {
     checkChecksums(connection.streams, connection.peer, "the source's");
   }
   const elsewhere = connection.pageChannels.some((channel) => channel.receivePages !== undefined);
   const count = Math.max(1, connection.pageChannels.length);
-  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, arriving.receiver);
+  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, before);
   arriving.receiver = receiver;
   connection.readPages(receiver, (channel, round, pages) =>
     channelEnded(context, connection, receiver, channel, round, pages),
@@ -58,7 +56,7 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
   );
 }
 
-/** Acknowledges the round once every channel has ended it: all its pages are then in guest memory. */
+/** Acknowledges the round once every channel has ended it: guest memory is then as the round says. */
 export async function channelEnded(
   { emit }: DestinationContext,
   connection: IncomingConnection,
@@ -70,8 +68,18 @@ export async function channelEnded(
   connection.signal.throwIfAborted();
   const pages = receiver.channelEnded(channel, channelPages);
   if (pages === undefined) return;
-  emit({ type: 'round', round, pages });
-  await connection.write({ type: 'roundAck', round, pages });
+  const acknowledge = async (): Promise<void> => {
+    receiver.nextRound();
+    emit({ type: 'round', round, pages });
+    await connection.write({ type: 'roundAck', round, pages });
+  };
+  const clearing = receiver.clearUnnamed(() => connection.signal.aborted || receiver.board.stopped);
+  if (clearing === undefined) return acknowledge();
+  // Not awaited: the control stream is read meanwhile, so that pings are answered. No page may come before the acknowledgement.
+  const ending = clearing.then(acknowledge);
+  void connection.borrow(
+    ending.catch((error: unknown) => connection.end(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'a round failed'))),
+  );
 }
 
 /** Drops a connection that was lost, and emits `link-lost`. Throws `error` if it is not a lost link. */
@@ -154,26 +162,24 @@ async function answer(
   const { hello } = connection;
   const state = stateOf(phase);
   const again = state === 'receiving' && hello.stage === 'running' && nothingCame(arriving);
-  const received = receiver?.board.received;
-  const runs = state === 'receiving' && received !== undefined ? flatRuns(received.blocks) : [];
+  // The next receiver has a copy: nothing changes this one any more.
+  const received = state === 'receiving' ? receiver?.board.received : undefined;
   const round = receiver?.round ?? 1;
-  // After going back the round keeps its number and has new pages: a page that has come may come again, with newer content.
-  if (wentBack) received?.clearAll();
   if (hello.stage === 'kept')
     connection.serve(
       () => 'kept',
       () => {},
     );
-  else phase.take(connection);
+  else {
+    phase.take(connection);
+    // After going back the round keeps its number and has new pages: a page that has come may come again, with newer content.
+    if (wentBack && arriving.receiver !== receiver) arriving.receiver?.board.received.clearAll();
+  }
   if (again) {
     await connection.write(welcome);
     return;
   }
-  for (const [block, flat] of runs) {
-    for (let at = 0; at < flat.length; at += 2 * RUNS_PER_FRAME) {
-      await connection.write({ type: 'received', block, runs: flat.slice(at, at + 2 * RUNS_PER_FRAME) });
-    }
-  }
+  if (received !== undefined) await writeNamed(context, arriving, connection, 'received', received);
   const resumed: ResumedFrame = {
     type: 'resumed',
     state,
@@ -192,8 +198,21 @@ function stateOf({ protocolPhase }: ServingPhase): ResumedFrame['state'] {
   return protocolPhase === 'loading' || protocolPhase === 'ready' ? protocolPhase : 'receiving';
 }
 
-function flatRuns(blocks: readonly { runs(into: PageRunList): PageRunList }[]): [number, number[]][] {
-  return blocks.map((bitmap, block) => [block, bitmap.runs(new PageRunList()).toFlatArray()]);
+/** Names the pages of `bitmaps` in frames of this type. Shared blocks are left out: their pages are never sent. */
+export async function writeNamed(
+  { options }: DestinationContext,
+  { vm, welcome }: Arriving,
+  connection: IncomingConnection,
+  type: 'received' | 'owed',
+  bitmaps: DirtyBitmaps,
+): Promise<void> {
+  const asBits = welcome.features.includes(FEATURES.bitmap);
+  for (const [block, bitmap] of bitmaps.blocks.entries()) {
+    if (vm.memory.blocks[block]?.shared) continue;
+    for await (const pages of namedPages(bitmap, asBits, options.clock)) {
+      await connection.write({ type, block, ...pages });
+    }
+  }
 }
 
 /** Whether nothing that the source has sent is kept here. */

@@ -1,6 +1,6 @@
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import { pagesOf, populatedRuns, type RamBlock } from '../memory/guest-memory.js';
+import { populatedRuns, type RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { PageRun } from '../memory/page-run.js';
 
@@ -22,6 +22,7 @@ export async function zeroRun(
   clock: Clock,
   isOver: () => boolean = () => false,
 ): Promise<void> {
+  if (isOver()) throw over();
   const fill = (part: PageRun): Promise<void> => fillRun(windows, blockIndex, part, clock, isOver);
   if (block.discard === undefined || run.pageCount < DISCARD_PAGES) return fill(run);
   // A block that says nothing has discarded them.
@@ -40,7 +41,7 @@ async function fillRun(
   const end = run.firstPage + run.pageCount;
   for (let page = run.firstPage; page < end; page += step) {
     // Once the migration is over, the embedder may have unmapped the memory.
-    if (isOver()) throw new GodwitError('GODWIT_LINK_LOST', 'the connection is over');
+    if (isOver()) throw over();
     const views: Uint8Array[] = [];
     windows.appendViews(views, blockIndex, page, Math.min(step, end - page));
     for (const view of views) view.fill(0);
@@ -48,17 +49,6 @@ async function fillRun(
   }
 }
 
-/** Makes all memory read as zero, since the embedder may have written to it. Holes stay holes. Rejects when `signal` aborts. */
-export async function makePristine(windows: MemoryWindows, clock: Clock, signal: AbortSignal): Promise<void> {
-  for (const [blockIndex, block] of windows.memory.blocks.entries()) {
-    const pages = pagesOf(windows.memory, block);
-    for (let firstPage = 0; firstPage < pages; firstPage += windows.pagesPerWindow) {
-      signal.throwIfAborted();
-      const range = { firstPage, pageCount: Math.min(windows.pagesPerWindow, pages - firstPage) };
-      // The runs are listed first, since discarding changes what is populated.
-      for (const run of [...populatedRuns(block, range)])
-        await zeroRun(windows, block, blockIndex, run, clock, () => signal.aborted);
-      await clock.yield();
-    }
-  }
+function over(): GodwitError {
+  return new GodwitError('GODWIT_LINK_LOST', 'the connection is over');
 }

@@ -65,7 +65,9 @@ export interface MigratableDevice {
   release?(): Promise<void>;
   /**
    * Destination: loads the chunks of `precopy` and then those of `save`, to the last byte, with the guest not running here. With
-   * `precopy` it is called while the guest runs at the source; the chunks of `save` come once all of them are there. It must reject for
+   * `precopy` it is called while the guest runs at the source; the chunks of `save` come once all of them are there. What it
+   * writes to a block that both sides share stays when the stop-and-copy is given up: it must be nothing that matters to the guest
+   * (KVM's wall clock page). It must reject for
    * state that it does not understand. After a stop-and-copy that was given up it is called again, with a whole new state: see `reset`.
    */
   load(state: AsyncIterable<Uint8Array>, version: number): Promise<void>;
@@ -90,7 +92,7 @@ export interface MigratableDevice {
   /**
    * Destination: the pages of guest memory that the last `load` has written; `block` is an index into `GuestMemory.blocks`. The source
    * sends them again when the stop-and-copy is given up. A device whose `load` writes no guest memory returns none; without this method
-   * every page counts as written.
+   * every page counts as written. Pages of shared blocks do not count.
    */
   loadWrites?(): Iterable<{ readonly block: number; readonly firstPage: number; readonly pageCount: number }>;
 }

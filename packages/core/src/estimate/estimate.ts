@@ -121,7 +121,7 @@ async function watched(
   claim: Claim,
   watching: { readonly clock: Clock; readonly sampleMs: number; readonly signal: AbortSignal },
 ): Promise<GuestSample> {
-  const tracker = new TrackerUnion(trackers);
+  const tracker = new TrackerUnion(trackers, undefined, memory);
   const starting = tracker.start();
   claim.keepUntil(starting, `start() of the dirty tracker "${tracker.name}"`);
   try {

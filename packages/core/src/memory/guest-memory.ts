@@ -22,11 +22,31 @@ export interface RamBlock {
   /** A multiple of the page size. */
   readonly byteLength: number;
   /**
-   * Names the memory behind the block, by which two objects over the same memory are recognised: for example the host's boot id, the
-   * file's device and inode, and the offset in the file. Blocks with an equal identity are the same memory. Undefined for memory that no
-   * other process can map, and once it is unmapped. At most 255 characters.
+   * Names the memory behind the block, by which two objects over the same memory are recognised: for example the host's boot id and the
+   * file's device and inode, then `+` and where the block starts in the file, in bytes. Two blocks of one file have memory in common if
+   * their ranges overlap; without a `+` and digits at the end the identity names the whole file. Undefined for memory that no other
+   * process can map, and once it is unmapped. At most 255 characters.
    */
   readonly identity?: string | undefined;
+  /**
+   * Source and destination map the same memory for this block: a local move, such as the upgrade of a running VMM (QEMU:
+   * `x-ignore-shared`). The owners at both ends say so, and the `identity` and length of both blocks must be equal, else the migration is
+   * refused with `GODWIT_SHARED_MEMORY`. Its pages are not sent, tracked, verified or touched by the engine on either side. Until `go`
+   * the source may resume; after it `recover` and `reclaim` are refused there, since the destination's guest may have written this
+   * memory. What a device's `load` writes there is seen by the source's guest if
+   * it runs on. A VM with such a block cannot be saved to a snapshot.
+   *
+   * @example
+   * // source: start the new VMM with a descriptor of the guest's memory file, and say that both have it
+   * const memory = attachGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength, fd, shared: true }] });
+   */
+  readonly shared?: true | undefined;
+  /**
+   * The guest cannot write this block: ROM, firmware. Both ends must agree on it, else the migration is refused with
+   * `GODWIT_MEMORY_MISMATCH`. It is sent in round 1 like any other block, so the destination's `view` must be writable for the VMM. When
+   * a tracker reports a page of it nonetheless (the VMM has changed its ROM), the page is sent again and a warning is emitted once.
+   */
+  readonly readOnly?: true | undefined;
   /**
    * Returns the guest's own memory, never a copy: the guest's writes are seen in it, and writing to it writes guest memory. `offset` and
    * `length` are in bytes, from the start of the block. The engine never asks for a range that crosses a multiple of
@@ -67,6 +87,11 @@ export interface GuestMemory {
   /** The granularity of dirty tracking, in bytes: a power of two from 256 to 16 Mi. */
   readonly pageSize: number;
   readonly blocks: readonly RamBlock[];
+}
+
+/** Whether any block of `memory` is shared with the other side of the migration; see `RamBlock.shared`. */
+export function hasSharedBlocks({ blocks }: GuestMemory): boolean {
+  return blocks.some(({ shared }) => shared === true);
 }
 
 /** Number of pages in a block. */

@@ -26,10 +26,12 @@ export class MemoryWindows {
 
   /**
    * Asks for every view now. V8 counts each view as external memory of its full size and collects garbage for it: once or twice for all
-   * of them here, but once for each in the middle of a round if they are made when first used.
+   * of them here, but once for each in the middle of a round if they are made when first used. Shared blocks are left out: none of their
+   * pages is read or written.
    */
   open(): this {
     for (const [block, list] of this.#windows.entries()) {
+      if (this.memory.blocks[block]?.shared) continue;
       for (let at = 0; at < list.length; at++) this.#window(block, at);
     }
     return this;

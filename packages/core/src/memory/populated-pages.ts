@@ -5,8 +5,8 @@ import { type GuestMemory, pagesOf, populatedRuns, RAM_WINDOW_BYTES } from './gu
 import { type PageRun, PageRunList } from './page-run.js';
 
 /**
- * Sets the bits of all populated pages in `into`: the dirty bitmaps of round 1. Rejects with the reason of `signal` when that aborts; no
- * memory is looked at any more then.
+ * Sets the bits of all populated pages in `into`, shared blocks left out: the dirty bitmaps of round 1, or what a destination's memory
+ * has to be cleared of. Rejects with the reason of `signal` when that aborts; no memory is looked at any more then.
  */
 export async function populatedBitmaps(
   memory: GuestMemory,
@@ -15,6 +15,7 @@ export async function populatedBitmaps(
   signal: AbortSignal,
 ): Promise<void> {
   for (const [blockIndex, block] of memory.blocks.entries()) {
+    if (block.shared) continue;
     const bitmap = into.at(blockIndex);
     const pages = pagesOf(memory, block);
     const step = RAM_WINDOW_BYTES / memory.pageSize;

@@ -1,3 +1,5 @@
+import type { NamedPages } from '../memory/named-pages.js';
+
 /**
  * The messages of a migration, as the engine sees them. `@godwit/transport` turns them into bytes (`docs/wire-format.md`);
  * `protocol-table.ts` says when each is legal.
@@ -74,6 +76,10 @@ export interface BlockDescription {
   readonly byteLength: number;
   /** The identity of the memory (`RamBlock.identity`), or empty. A destination refuses to receive into the source's own memory. */
   readonly identity: string;
+  /** Both sides map the same memory for this block, whose pages do not travel. Only with the feature `shared`. */
+  readonly shared?: true;
+  /** The guest cannot write this block. */
+  readonly readOnly?: true;
 }
 
 export interface DeviceDescription {
@@ -272,10 +278,9 @@ export interface BackAckFrame {
   readonly deviceResets: readonly number[];
 }
 
-export interface OwedFrame {
+export interface OwedFrame extends NamedPages {
   readonly type: 'owed';
   readonly block: number;
-  readonly runs: readonly number[];
 }
 
 export interface LoadedFrame {
@@ -335,10 +340,9 @@ export interface ResumedFrame {
   readonly sinceReadyMs: number;
 }
 
-export interface ReceivedPagesFrame {
+export interface ReceivedPagesFrame extends NamedPages {
   readonly type: 'received';
   readonly block: number;
-  readonly runs: readonly number[];
 }
 
 export interface ReleasedFrame {

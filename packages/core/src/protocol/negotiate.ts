@@ -2,6 +2,7 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { HelloFrame, HelloStage, WelcomeFrame } from './frame.js';
+import { checkSharedBlocks } from './shared-memory.js';
 
 /** Protocol versions that this engine speaks. */
 export const PROTOCOL_VERSION = { minimum: 2, maximum: 2 } as const;
@@ -19,6 +20,10 @@ export const FEATURES = {
   back: 'back',
   /** The destination reads frames that only measure the link. A file cannot. */
   probe: 'probe',
+  /** The source reads `received` and `owed` frames whose pages are a bitmap. */
+  bitmap: 'bitmap',
+  /** The hello has blocks that both sides share. Without it a destination would take their pages for zero. */
+  shared: 'shared',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */
@@ -46,11 +51,13 @@ export function helloOf({ memory, devices }: MigratableVm, parts: HelloParts): H
     maximumVersion: PROTOCOL_VERSION.maximum,
     software: SOFTWARE,
     pageSize: memory.pageSize,
-    blocks: memory.blocks.map(({ id, guestPhysicalAddress, byteLength, identity = '' }) => ({
+    blocks: memory.blocks.map(({ id, guestPhysicalAddress, byteLength, identity = '', shared, readOnly }) => ({
       id,
       guestPhysicalAddress,
       byteLength,
       identity,
+      ...(shared && { shared }),
+      ...(readOnly && { readOnly }),
     })),
     devices: devices.map(({ id, version }, index) => ({ id, version, stateBytes: stateBytes[index] ?? 0 })),
     description: description ?? null,
@@ -103,7 +110,7 @@ export function chooseVersion(hello: HelloFrame): number {
 
 /**
  * Checks, before a page moves, that the VM fits the source's: page size, RAM blocks, devices and the size of their state. Throws
- * `GODWIT_PAGE_SIZE_MISMATCH`, `GODWIT_MEMORY_MISMATCH`, `GODWIT_DEVICE_MISMATCH` or `GODWIT_LIMIT_EXCEEDED`.
+ * `GODWIT_PAGE_SIZE_MISMATCH`, `GODWIT_MEMORY_MISMATCH`, `GODWIT_SHARED_MEMORY`, `GODWIT_DEVICE_MISMATCH` or `GODWIT_LIMIT_EXCEEDED`.
  */
 export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDeviceState: number): void {
   if (hello.pageSize !== vm.memory.pageSize) {
@@ -113,35 +120,13 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDevi
     );
   }
   checkBlocks(hello, vm);
+  checkSharedBlocks(hello, vm.memory);
   checkDevices(hello, vm);
   checkDeviceState(
     hello.devices.map(({ id }) => id),
     hello.devices.map(({ stateBytes }) => stateBytes),
     maximumDeviceState,
   );
-}
-
-/**
- * Checks that no RAM block of the VM is memory of the source's guest: clearing it would destroy the guest. Throws
- * `GODWIT_SHARED_MEMORY`. Memory that both sides share on purpose is not supported.
- */
-export function checkNotShared(hello: HelloFrame, vm: MigratableVm): void {
-  const mine = new Map<string, string>();
-  for (const { id, identity = '' } of vm.memory.blocks) if (identity !== '') mine.set(fileOf(identity), id);
-  for (const { id, identity = '' } of hello.blocks) {
-    const own = identity === '' ? undefined : mine.get(fileOf(identity));
-    if (own === undefined) continue;
-    throw new GodwitError(
-      'GODWIT_SHARED_MEMORY',
-      `RAM block "${id}" of the source and "${own}" of the destination are the same memory (${identity}): receiving would overwrite the guest. Give the destination memory of its own`,
-    );
-  }
-}
-
-/** The identity without the offset in the file: even ranges of one file that do not overlap are refused, to be safe. */
-function fileOf(identity: string): string {
-  const at = identity.lastIndexOf('+');
-  return at === -1 ? identity : identity.slice(0, at);
 }
 
 /**
@@ -183,6 +168,13 @@ function checkBlocks(hello: HelloFrame, vm: MigratableVm): void {
         'GODWIT_MEMORY_MISMATCH',
         `RAM block ${index} is "${block.id}" with ${block.byteLength} bytes at 0x${block.guestPhysicalAddress.toString(16)} ` +
           `at the source, but "${own.id}" with ${own.byteLength} bytes at 0x${own.guestPhysicalAddress.toString(16)} at the destination`,
+      );
+    }
+    if ((block.readOnly === true) !== (own.readOnly === true)) {
+      const [one, other] = block.readOnly ? ['source', 'destination'] : ['destination', 'source'];
+      throw new GodwitError(
+        'GODWIT_MEMORY_MISMATCH',
+        `RAM block "${block.id}" is read-only at the ${one}, but not at the ${other}; set readOnly at both ends or at none`,
       );
     }
   }

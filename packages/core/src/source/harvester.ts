@@ -58,10 +58,10 @@ export class Harvester {
     return this.#abandoned?.work;
   }
 
-  /** Adds these pages to the next harvest. */
-  owe(blockIndex: number, firstPage: number, pageCount: number): void {
+  /** Bitmaps whose pages are added to the next harvest; to be set in this tick. */
+  get owed(): DirtyBitmaps {
     this.#owed ??= new DirtyBitmaps(this.#memory);
-    this.#owed.at(blockIndex).setRange(firstPage, pageCount);
+    return this.#owed;
   }
 
   /**

@@ -33,7 +33,9 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    * Milliseconds; default 0: no limit.
    */
   readonly preSwitchoverTimeoutMs?: number;
-  /** Compare the RAM of both sides, page by page, before the destination may run. Default false. */
+  /**
+   * Compare the RAM of both sides, page by page, before the destination may run; shared blocks are left out. Default false.
+   */
   readonly verify?: boolean;
   /**
    * How long the comparison of `verify` may take before the guest runs on at the source and pre-copy goes on. Milliseconds; 0: no

@@ -1,5 +1,6 @@
-import { checkRuns } from '../destination/run-check.js';
+import { addNamedPages } from '../destination/run-check.js';
 import { GodwitError } from '../errors.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { OwedFrame, PreparedFrame } from '../protocol/frame.js';
 import type { SourceContext } from './source-context.js';
 
@@ -16,12 +17,12 @@ export class OwedByLoad {
     this.#context = context;
   }
 
-  take({ block, runs }: OwedFrame): void {
+  take(frame: OwedFrame): void {
     const { windows, harvester, session } = this.#context();
-    checkRuns(windows.memory, block, runs, 'owed');
-    if (this.#noted === session.attempt) return;
-    this.#named = true;
-    for (let i = 0; i < runs.length; i += 2) harvester.owe(block, runs[i] as number, runs[i + 1] as number);
+    const noted = this.#noted === session.attempt;
+    // Checked in any case.
+    addNamedPages(windows.memory, frame, noted ? new DirtyBitmaps(windows.memory) : harvester.owed);
+    if (!noted) this.#named = true;
   }
 
   prepared({ attempt }: PreparedFrame): void {

@@ -1,11 +1,11 @@
-import { checkRuns } from '../destination/run-check.js';
+import { addNamedPages } from '../destination/run-check.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState } from '../migration-event.js';
-import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
+import type { ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { checkDeviceState, checkWelcome, FEATURES } from '../protocol/negotiate.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { isLost } from '../session/connection.js';
@@ -81,6 +81,7 @@ export class RoundTransfer {
       ...(options.missingEncoding === 'warn' ? encodings.features : []),
       FEATURES.back,
       FEATURES.probe,
+      FEATURES.bitmap,
     ];
     checkWelcome(welcome, session.features, windows.pageSize, dispensable);
     checkDeviceState(deviceIds, session.stateBytes, welcome.maximumDeviceState);
@@ -269,7 +270,7 @@ export class RoundTransfer {
     const { connection, answer } = await keepTrying<Greeted>(
       (window) => {
         received = new DirtyBitmaps(this.#parts.windows.memory);
-        return session.again('running', window, (frame) => this.#collect(frame, received));
+        return session.again('running', window, (frame) => addNamedPages(this.#parts.windows.memory, frame, received));
       },
       { clock, random, withinMs, signal, stage: 'greeting' },
     ).catch((cause: unknown) => {
@@ -298,14 +299,6 @@ export class RoundTransfer {
     }
     await devices.restart();
     throw new DestinationRestarted('the destination was restarted');
-  }
-
-  #collect(frame: ReceivedPagesFrame, received: DirtyBitmaps): void {
-    checkRuns(this.#parts.windows.memory, frame.block, frame.runs, frame.type);
-    const bitmap = received.at(frame.block);
-    for (let i = 0; i < frame.runs.length; i += 2) {
-      bitmap.setRange(frame.runs[i] as number, frame.runs[i + 1] as number);
-    }
   }
 
   /**

@@ -10,7 +10,9 @@ import { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
 import type { Ownership } from '../ownership/ownership.js';
 import type { SourceOwnershipEvent, SourceOwnershipState } from '../ownership/source-ownership.js';
+import { checkNothingShared } from '../protocol/shared-memory.js';
 import { PageQueue } from '../queue/page-queue.js';
+import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import { TrackerUnion } from '../tracker/tracker-union.js';
 import { askForTransfer, transferOf } from './ask-for-transfer.js';
 import { Attempts } from './attempts.js';
@@ -138,6 +140,7 @@ export class SourceRun {
     const { context } = this;
     const { ownership, options, vm, claim, guest } = context;
     if (!ownership.allows('recover')) ownership.apply('recover');
+    if (context.transferred) checkNothingShared(vm.memory, 'recover()');
     const { clock, authority, switchoverTimeoutMs } = options;
     const transfer = transferOf(context);
     // A transfer without an answer may still be granted later: it is withdrawn first.
@@ -241,13 +244,23 @@ function makeContext(
   const guest = new GuestPause(vm, claim);
   const throttle = new GuestThrottle({ vm, guest, clock, longestMs: () => options.downtimeLimitMs, emit });
   const readiness = new Readiness(clock);
-  const tracker = new TrackerUnion(vm.trackers, (failed, error) =>
+  const trackerFailed = ({ name }: DirtyTracker, error: unknown): void =>
     emit({
       type: 'warning',
       code: 'GODWIT_TRACKER_FAILED',
-      message: `the dirty tracker "${failed.name}" failed, so every page counts as dirty: ${String(error)}`,
-    }),
-  );
+      message: `the dirty tracker "${name}" failed, so every page counts as dirty: ${String(error)}`,
+    });
+  const tracker = new TrackerUnion(vm.trackers, trackerFailed, {
+    blocks: memory.blocks,
+    onReadOnlyWritten: ({ name }, index) =>
+      emit({
+        type: 'warning',
+        code: 'GODWIT_INVALID_ARGUMENT',
+        message:
+          `the dirty tracker "${name}" reports that RAM block "${memory.blocks[index]?.id}" was written, which is declared ` +
+          'read-only: its pages are sent again like those of any block. Leave readOnly out if something writes it',
+      }),
+  });
   const queue = PageQueue.create(memory);
   const rounds = new RoundTransfer({
     session,

@@ -1,6 +1,7 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
+import { hasSharedBlocks } from '../memory/guest-memory.js';
 import type { MigrationEvent } from '../migration-event.js';
 import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { FEATURES, helloOf } from '../protocol/negotiate.js';
@@ -86,10 +87,12 @@ export class SourceSession {
 
   /** The features that the hello offers. */
   get features(): readonly string[] {
-    const { options, encodings } = this.#parts;
+    const { options, encodings, vm } = this.#parts;
     return [
       FEATURES.back,
       FEATURES.probe,
+      FEATURES.bitmap,
+      ...(hasSharedBlocks(vm.memory) ? [FEATURES.shared] : []),
       ...(options.verify ? [FEATURES.verify] : []),
       ...(options.checksum ? [FEATURES.checksum] : []),
       ...encodings.features,

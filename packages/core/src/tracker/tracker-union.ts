@@ -1,5 +1,6 @@
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { RamBlock } from '../memory/guest-memory.js';
 import type { Rearm } from '../queue/page-taker.js';
 import type { TrackerHarvest } from '../round-record.js';
 import type { ThreadRecipe } from '../thread-recipe.js';
@@ -12,8 +13,15 @@ export interface RearmRecipe {
   readonly recipe: ThreadRecipe;
 }
 
+/** What a `TrackerUnion` is to know of the memory that its trackers watch. */
+export interface WatchedMemory {
+  readonly blocks: readonly Pick<RamBlock, 'shared' | 'readOnly'>[];
+  /** Called once when an exact tracker reports a page of a read-only block: the page is sent again, like any other. */
+  readonly onReadOnlyWritten?: (tracker: DirtyTracker, blockIndex: number) => void;
+}
+
 /**
- * Several trackers as one, whose bitmaps are ORed.
+ * Several trackers as one, whose bitmaps are ORed. Pages of shared blocks are left out: they are owed to nobody.
  *
  * When a tracker fails, the writes are not known: the next harvest reports **every** page, and `onFailure` is called. Nothing is retried
  * silently, and no page is assumed clean.
@@ -23,6 +31,9 @@ export class TrackerUnion implements DirtyTracker {
   readonly #trackers: readonly DirtyTracker[];
   readonly #started: DirtyTracker[] = [];
   readonly #onFailure: (tracker: DirtyTracker, error: unknown) => void;
+  readonly #shared: readonly number[];
+  readonly #readOnly: readonly number[];
+  #onReadOnlyWritten: WatchedMemory['onReadOnlyWritten'];
   /** True after a tracker has failed, until a harvest has reported every page. */
   #lost = false;
   #over = false;
@@ -34,10 +45,14 @@ export class TrackerUnion implements DirtyTracker {
   constructor(
     trackers: readonly DirtyTracker[],
     onFailure: (tracker: DirtyTracker, error: unknown) => void = () => {},
+    { blocks, onReadOnlyWritten }: WatchedMemory = { blocks: [] },
   ) {
     this.name = trackers.map((tracker) => tracker.name).join('+') || 'none';
     this.#trackers = trackers;
     this.#onFailure = onFailure;
+    this.#shared = [...blocks.keys()].filter((index) => blocks[index]?.shared === true);
+    this.#readOnly = [...blocks.keys()].filter((index) => blocks[index]?.readOnly === true);
+    this.#onReadOnlyWritten = onReadOnlyWritten;
   }
 
   /** The reports of the trackers at the last harvest, in their order. */
@@ -83,6 +98,7 @@ export class TrackerUnion implements DirtyTracker {
 
   whenStopped(into: DirtyBitmaps): void {
     for (const tracker of this.#trackers) tracker.whenStopped?.(into);
+    this.#leaveOutShared(into);
   }
 
   async harvest(into: DirtyBitmaps): Promise<void> {
@@ -93,6 +109,7 @@ export class TrackerUnion implements DirtyTracker {
     this.#failed = this.#lost;
     if (this.#lost) {
       into.setAll();
+      this.#leaveOutShared(into);
       this.#lost = false;
     }
   }
@@ -152,10 +169,24 @@ export class TrackerUnion implements DirtyTracker {
     }
     // A kernel that wrote the bitmap may have set bits past the last page.
     for (const bitmap of own.blocks) bitmap.maskTail();
+    this.#leaveOutShared(own);
+    this.#checkReadOnly(tracker, own);
     into.or(own);
     // Now: what a tracker had to guess at this harvest makes it inexact.
     const { name, exact = true, blindSpots } = tracker;
     const blind = blindSpots === undefined ? {} : { blindSpots };
     return { name, dirtyPages: own.count(), exact, failed, ...blind };
+  }
+
+  #leaveOutShared(bitmaps: DirtyBitmaps): void {
+    for (const index of this.#shared) bitmaps.at(index).clearAll();
+  }
+
+  #checkReadOnly(tracker: DirtyTracker, own: DirtyBitmaps): void {
+    if (this.#onReadOnlyWritten === undefined || tracker.exact === false) return;
+    const written = this.#readOnly.find((index) => !own.at(index).isEmpty());
+    if (written === undefined) return;
+    this.#onReadOnlyWritten(tracker, written);
+    this.#onReadOnlyWritten = undefined;
   }
 }

@@ -1,11 +1,11 @@
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import { pagesOf, populatedRuns } from '../memory/guest-memory.js';
+import { pagesOf, populatedRuns, type RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
-import { PageRunList } from '../memory/page-run.js';
+import { type PageRun, PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
-import { digestPage } from './page-digest.js';
+import { digestPage, digestWords } from './page-digest.js';
 
 /** Bytes of a step, which is inside one window and takes a fraction of a millisecond. */
 const STEP_BYTES = 4 * 2 ** 20;
@@ -15,6 +15,9 @@ const YIELD_AFTER_MS = 3;
 
 /** Pages after which the clock is read. */
 const PAGES_PER_CLOCK_READ = 256;
+
+/** Runs lie close together when they span at most so many times their pages. */
+const CLOSE = 4;
 
 /** Most differing pages that are named. */
 const NAMED = 16;
@@ -27,6 +30,8 @@ export class DigestComparison {
   #lastYield: number;
   readonly #mentioned: DirtyBitmaps;
   readonly #own = new Uint32Array(2);
+  /** The digest of a page of zeros. */
+  readonly #ofZeros = new Uint32Array(2);
   pagesCompared = 0;
   pagesDifferent = 0;
   /** The first differing pages, flat [block, page, ...]. */
@@ -39,30 +44,43 @@ export class DigestComparison {
     this.#isOver = isOver;
     this.#lastYield = clock.now();
     this.#mentioned = new DirtyBitmaps(windows.memory);
+    const words = windows.pageSize >>> 2;
+    digestWords(new Int32Array(words), 0, words, this.#ofZeros, 0);
   }
 
-  /** Compares the pages of `runs`, which were checked against the block, with `digests`: two words for each page. */
+  /**
+   * Compares the pages of `runs`, which were checked against the block, with `digests`: two words for each page. Holes are not read:
+   * they count as zero.
+   */
   async compare(blockIndex: number, runs: readonly number[], digests: Uint32Array): Promise<void> {
+    const block = this.#windows.memory.blocks[blockIndex] as RamBlock;
+    const mentioned = this.#mentioned.at(blockIndex);
+    const populated = populatedAround(block, runs);
+    let extent = populated.next();
     let at = 0;
     for (let i = 0; i < runs.length; i += 2) {
       const first = runs[i] as number;
       const count = runs[i + 1] as number;
-      this.#mentioned.at(blockIndex).setRange(first, count);
+      mentioned.setRange(first, count);
       for (let page = first; page < first + count; page++, at += 2) {
-        digestPage(this.#windows, blockIndex, page, this.#own, 0);
-        if (this.#own[0] !== digests[at] || this.#own[1] !== digests[at + 1]) this.#differs(blockIndex, page);
+        while (!extent.done && extent.value.firstPage + extent.value.pageCount <= page) extent = populated.next();
+        const hole = extent.done === true || extent.value.firstPage > page;
+        if (!hole) digestPage(this.#windows, blockIndex, page, this.#own, 0);
+        const own = hole ? this.#ofZeros : this.#own;
+        if (own[0] !== digests[at] || own[1] !== digests[at + 1]) this.#differs(blockIndex, page);
         if (++this.pagesCompared % PAGES_PER_CLOCK_READ === 0) await this.#yield();
       }
     }
   }
 
-  /** Compares every populated page without a digest with zero. */
+  /** Compares every populated page without a digest with zero. Shared blocks are left out: they are the same memory. */
   async finish(): Promise<void> {
     const { memory } = this.#windows;
     const nonZero = new PageRunList();
     const zero = new PageRunList();
     const unmentioned = new PageRunList();
     for (const [blockIndex, block] of memory.blocks.entries()) {
+      if (block.shared) continue;
       const mentioned = this.#mentioned.at(blockIndex);
       const pages = pagesOf(memory, block);
       const step = Math.max(1, STEP_BYTES / memory.pageSize);
@@ -104,5 +122,23 @@ export class DigestComparison {
   #differs(blockIndex: number, page: number): void {
     this.pagesDifferent++;
     if (this.differences.length < NAMED * 2) this.differences.push(blockIndex, page);
+  }
+}
+
+/**
+ * The populated runs of flat `runs`, ascending; those between them may be among them. One call of `populated` where the runs lie close
+ * together: each call costs as much as some pages.
+ */
+function* populatedAround(block: RamBlock, runs: readonly number[]): Generator<PageRun, void> {
+  let pages = 0;
+  for (let i = 1; i < runs.length; i += 2) pages += runs[i] as number;
+  const first = runs[0] as number;
+  const span = (runs.at(-2) as number) + (runs.at(-1) as number) - first;
+  if (span <= pages * CLOSE) {
+    yield* populatedRuns(block, { firstPage: first, pageCount: span });
+    return;
+  }
+  for (let i = 0; i < runs.length; i += 2) {
+    yield* populatedRuns(block, { firstPage: runs[i] as number, pageCount: runs[i + 1] as number });
   }
 }

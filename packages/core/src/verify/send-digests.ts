@@ -21,7 +21,8 @@ export interface DigestParts {
 
 /**
  * Sends the digest of every non-zero page and then `digestsEnd`, with the guest paused; resolves with the number of digests. Pages
- * without a digest are zero, which the destination checks too. Holes are not read.
+ * without a digest are zero, which the destination checks too. Holes are not read, and shared blocks have no digests: they are the same
+ * memory at both ends.
  */
 export async function sendDigests({ windows, stream, clock, signal, maximumPayload }: DigestParts): Promise<number> {
   let sent = 0;
@@ -33,6 +34,7 @@ export async function sendDigests({ windows, stream, clock, signal, maximumPaylo
   const nonZero = new PageRunList();
   const zero = new PageRunList();
   for (const [blockIndex, block] of windows.memory.blocks.entries()) {
+    if (block.shared) continue;
     const pages = pagesOf(windows.memory, block);
     for (let first = 0; first < pages; first += step) {
       nonZero.clear();

@@ -4,7 +4,7 @@ import { DeviceAudit } from './device-audit.js';
 import type { Finding, PagesBySort } from './finding.js';
 import type { MigrationAudit } from './migration-audit.js';
 import { RoundTally } from './round-tally.js';
-import { checkRuns } from './run-audit.js';
+import { checkNamed, checkRuns } from './run-audit.js';
 
 /** Reads along the frames of one link, adds up its rounds and devices, and holds every frame to the protocol. */
 export class LinkAudit {
@@ -49,7 +49,7 @@ export class LinkAudit {
         return this.#pages(item, frame);
       case 'received':
       case 'owed':
-        this.#runs(item, frame.block, frame.runs);
+        this.#named(item, checkNamed(this.#hello, frame.block, frame));
         break;
       case 'roundEnd':
         this.#roundEnd(item, frame.round, frame.pages);
@@ -109,7 +109,10 @@ export class LinkAudit {
   }
 
   #runs(item: RecordedFrame, block: number, runs: readonly number[]): number {
-    const { pages, wrong } = checkRuns(this.#hello, block, runs);
+    return this.#named(item, checkRuns(this.#hello, block, runs));
+  }
+
+  #named(item: RecordedFrame, { pages, wrong }: ReturnType<typeof checkRuns>): number {
     if (wrong !== undefined) this.#violation(item, `a "${item.frame.type}" frame ${wrong}`);
     return pages;
   }

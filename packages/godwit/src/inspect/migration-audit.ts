@@ -46,7 +46,12 @@ export class MigrationAudit {
   /** Takes a frame of link `link`. Returns what is wrong with it. */
   take(item: RecordedFrame, link: number): string | undefined {
     const { frame } = item;
-    const needed = frame.type === 'compressedPages' ? `encoding:${frame.encoding}` : NEEDS[frame.type];
+    const needed =
+      frame.type === 'compressedPages'
+        ? `encoding:${frame.encoding}`
+        : 'words' in frame && frame.words !== undefined
+          ? FEATURES.bitmap
+          : NEEDS[frame.type];
     if (needed !== undefined && this.#features?.includes(needed) === false) {
       return `a "${frame.type}" frame, though "${needed}" was not agreed on`;
     }

@@ -103,9 +103,10 @@ function helloLines(offset: number, atMs: number | undefined, hello: HelloFrame)
       `migration ${hello.migrationId}, connection ${hello.connection} (${hello.stage}), attempt ${hello.attempt}`,
     ],
     more(`${hello.software}, ${versions}, pages of ${hello.pageSize} bytes, ${channels}`),
-    ...listed(hello.blocks, ({ id, byteLength, guestPhysicalAddress, identity }) => {
+    ...listed(hello.blocks, ({ id, byteLength, guestPhysicalAddress, identity, shared, readOnly }) => {
       const memory = identity === '' ? '' : `, memory ${identity}`;
-      return more(`block ${id}: ${size(byteLength)} at 0x${guestPhysicalAddress.toString(16)}${memory}`);
+      const kind = `${shared ? ', shared' : ''}${readOnly ? ', read-only' : ''}`;
+      return more(`block ${id}: ${size(byteLength)} at 0x${guestPhysicalAddress.toString(16)}${memory}${kind}`);
     }),
     ...listed(hello.devices, ({ id, version, stateBytes }) =>
       more(`device ${id}: version ${version}${stateBytes === 0 ? '' : `, about ${size(stateBytes)}`}`),

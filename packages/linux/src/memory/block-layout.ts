@@ -6,6 +6,10 @@ export interface BlockPlacement {
   readonly id: string;
   readonly guestPhysicalAddress: number;
   readonly byteLength: number;
+  /** Source and destination map the same memory: see `RamBlock.shared`. It can be set later, too (`MappedRamBlock.shared`). */
+  readonly shared?: true | undefined;
+  /** The guest cannot write it: see `RamBlock.readOnly`. */
+  readonly readOnly?: true | undefined;
 }
 
 /**

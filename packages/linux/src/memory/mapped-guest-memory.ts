@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { GodwitError, type GuestMemory } from '@godwit/core/pages';
+import { assertMayChange, GodwitError, type GuestMemory } from '@godwit/core/pages';
 import {
   closeFd,
   ftruncate,
@@ -41,6 +41,8 @@ export interface BlockAttachment extends BlockPlacement {
   readonly hostAddress?: bigint;
   /** The memory file; stays its owner's. Without it, holes cannot be seen or made. */
   readonly fd?: number;
+  /** Where the block starts in the memory file, in bytes: a multiple of the host's page size. Default 0. */
+  readonly fileOffset?: number;
   /** Which parts are pinned (`MappedRamBlock.pins`); without it, what is pinned in other threads is not known. */
   readonly pins?: SharedArrayBuffer;
 }
@@ -78,19 +80,27 @@ export class MappedGuestMemory implements GuestMemory {
    */
   attachment(): GuestMemoryAttachment {
     for (const block of this.blocks) block.requireOpen();
-    const blocks = this.blocks.map(({ id, guestPhysicalAddress, byteLength, hostAddress, fd, pins }) => ({
-      id,
-      guestPhysicalAddress,
-      byteLength,
-      hostAddress,
-      pins,
-      ...(fd === null ? {} : { fd }),
-    }));
+    const blocks = this.blocks.map((block) => {
+      const { id, guestPhysicalAddress, byteLength, hostAddress, fd, fileOffset, pins, shared, readOnly } = block;
+      return {
+        ...{ id, guestPhysicalAddress, byteLength, hostAddress, pins },
+        ...(fd === null ? {} : { fd }),
+        ...(fileOffset === 0 ? {} : { fileOffset }),
+        ...(shared && { shared }),
+        ...(readOnly && { readOnly }),
+      };
+    });
     return { pageSize: this.pageSize, blocks };
   }
 
-  /** Closes every block; see `MappedRamBlock.close` for what must be over by then. Idempotent. */
+  /**
+   * Closes every block; see `MappedRamBlock.close` for what must be over by then. Idempotent.
+   *
+   * @throws GodwitError GODWIT_CLAIMED while a migration uses the memory: nothing was closed. `claimOf(vm).free` resolves when it may be;
+   * `abandon` may close it at once
+   */
   close(): void {
+    for (const part of [this, ...this.blocks]) assertMayChange(part, 'unmap guest memory');
     for (const block of this.blocks) block.close();
   }
 }
@@ -178,26 +188,34 @@ function mapNew(fd: number, byteLength: number, hugePages: HugePages | undefined
 function attachBacking(block: BlockAttachment): BlockBacking {
   const fd = block.fd ?? null;
   const pins = block.pins === undefined ? {} : { pins: block.pins };
-  if (block.hostAddress !== undefined) return { hostAddress: block.hostAddress, fd, ownsFd: false, ...pins };
+  const { fileOffset = 0 } = block;
+  if (!Number.isSafeInteger(fileOffset) || fileOffset < 0 || fileOffset % HOST_PAGE_SIZE !== 0) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `RAM block ${block.id} starts in its memory file at a multiple of ${HOST_PAGE_SIZE} bytes, got ${fileOffset}`,
+    );
+  }
+  const place = { fd, fileOffset, ownsFd: false, ...pins };
+  if (block.hostAddress !== undefined) return { hostAddress: block.hostAddress, ...place };
   if (fd === null) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `RAM block ${block.id} is attached by its address or its file`);
   }
   const { size } = fstatSync(fd);
-  if (size < block.byteLength) {
+  if (size < fileOffset + block.byteLength) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `the memory file of RAM block ${block.id} has ${size} bytes, fewer than ${block.byteLength}`,
+      `the memory file of RAM block ${block.id} has ${size} bytes, fewer than ${fileOffset + block.byteLength}`,
     );
   }
-  return { ...mapShared(fd, block.byteLength), fd, ownsFd: false, ...pins };
+  return { ...mapShared(fd, block.byteLength, SHARED, fileOffset), ...place };
 }
 
 type Mapping = Required<Pick<BlockBacking, 'hostAddress' | 'reservation'>>;
 
 const SHARED = MapFlags.MAP_SHARED | MapFlags.MAP_NORESERVE;
 
-function mapShared(fd: number, byteLength: number, flags: number = SHARED): Mapping {
-  const hostAddress = mmap({ fd, byteLength, flags });
+function mapShared(fd: number, byteLength: number, flags: number = SHARED, offset = 0): Mapping {
+  const hostAddress = mmap({ fd, byteLength, flags, offset });
   madvise(hostAddress, byteLength, MemoryAdvice.MADV_DONTFORK);
   return { hostAddress, reservation: { address: hostAddress, byteLength } };
 }

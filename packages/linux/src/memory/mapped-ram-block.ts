@@ -1,17 +1,26 @@
 import { fstatSync } from 'node:fs';
-import { GodwitError, type MemoryFile, type PageRun, RAM_WINDOW_BYTES, type RamBlock } from '@godwit/core/pages';
+import {
+  assertMayChange,
+  GodwitError,
+  type MemoryFile,
+  type PageRun,
+  RAM_WINDOW_BYTES,
+  type RamBlock,
+} from '@godwit/core/pages';
 import { closeFd, HOST_PAGE_SIZE, munmap, punchHole, viewOf } from '../libc/index.js';
 import type { BlockPlacement } from './block-layout.js';
 import { dataExtents } from './data-extent.js';
 import { fileIdentity } from './file-identity.js';
 import { PinCounts } from './pin-counts.js';
-import { blockClosed, blockOpened, blockWithIdentity, pinnedBytes } from './pinned-memory.js';
+import { blockClosed, blockOpened, blockWithIdentity, pinnedBytes, unlessPinnedElsewhere } from './pinned-memory.js';
 
 /** What a block is made of, and which parts of it the block lets go of when it closes. */
 export interface BlockBacking {
   readonly hostAddress: bigint;
-  /** The memory file, at offset 0; null when only the address is known. */
+  /** The memory file; null when only the address is known. */
   readonly fd: number | null;
+  /** Where the block starts in the file, in bytes. Default 0. */
+  readonly fileOffset?: number;
   /** Address range to unmap on close; absent when somebody else owns the mapping. */
   readonly reservation?: { readonly address: bigint; readonly byteLength: number };
   /** The mapping asks for transparent huge pages. */
@@ -27,8 +36,12 @@ export class MappedRamBlock implements RamBlock {
   readonly id: string;
   readonly guestPhysicalAddress: number;
   readonly byteLength: number;
+  /** The guest cannot write the block; see `RamBlock.readOnly`. */
+  readonly readOnly: true | undefined;
   /** Where the block starts in this process. The whole block is one mapping. */
   readonly hostAddress: bigint;
+  /** Where the block starts in its memory file, in bytes. */
+  readonly fileOffset: number;
   readonly #pageSize: number;
   readonly #backing: BlockBacking;
   readonly #pins: PinCounts;
@@ -36,28 +49,47 @@ export class MappedRamBlock implements RamBlock {
   readonly #writable: boolean;
   readonly #windows: (Uint8Array | undefined)[];
   #closed = false;
+  #shared: true | undefined;
 
   constructor(placement: BlockPlacement, pageSize: number, backing: BlockBacking) {
     this.id = placement.id;
     this.guestPhysicalAddress = placement.guestPhysicalAddress;
     this.byteLength = placement.byteLength;
+    this.#shared = placement.shared;
+    this.readOnly = placement.readOnly;
+    this.fileOffset = backing.fileOffset ?? 0;
     this.hostAddress = backing.hostAddress;
     this.#pageSize = pageSize;
     this.#backing = backing;
     // Now: an attached descriptor is its owner's, who may close it, and its number may be another file's then.
     const file = backing.fd === null ? undefined : fileIdentity(backing.fd);
-    this.#identity = file === undefined ? undefined : `${file}+0`;
+    this.#identity = file === undefined ? undefined : `${file}+${this.fileOffset}`;
     this.#writable = backing.fd !== null && backing.hugePages !== true && hasOrdinaryPages(backing.fd);
     this.#windows = new Array(Math.ceil(placement.byteLength / RAM_WINDOW_BYTES));
     // Two objects over one file: what is pinned through one is not discarded through the other.
-    const pins = backing.pins ?? blockWithIdentity(this.#identity)?.pins;
+    const pins = backing.pins ?? blockWithIdentity(this.#identity, this.byteLength)?.pins;
     this.#pins = new PinCounts(placement.byteLength, pins);
     blockOpened(this);
   }
 
-  /** The memory file behind the block (offset 0 is page 0); null when it was attached by address alone, and after `close`. */
+  /** The memory file behind the block (`fileOffset` is page 0); null when it was attached by address alone, and after `close`. */
   get fd(): number | null {
     return this.#closed ? null : this.#backing.fd;
+  }
+
+  /**
+   * Whether source and destination of the next migration map the same memory for this block: see `RamBlock.shared`. Both owners say so
+   * before they call `migrate` and `receive`; a VM whose memory stays where it is declares it for that move only.
+   *
+   * @throws GodwitError GODWIT_CLAIMED when it is set while a migration uses the block
+   */
+  get shared(): true | undefined {
+    return this.#shared;
+  }
+
+  set shared(shared: true | undefined) {
+    assertMayChange(this, `change whether RAM block "${this.id}" is shared`);
+    this.#shared = shared;
   }
 
   /** Which parts are pinned, for other threads that see this memory. */
@@ -111,10 +143,13 @@ export class MappedRamBlock implements RamBlock {
     }
     const pageSize = this.#pageSize;
     let pending: { firstPage: number; pageCount: number } | null = null;
-    const from = range.firstPage * pageSize;
-    for (const extent of dataExtents(() => this.#file(), this.hostAddress, from, end * pageSize)) {
-      const first = Math.floor(extent.start / pageSize);
-      const stop = Math.min(Math.ceil(extent.end / pageSize), end);
+    const { fileOffset } = this;
+    const [from, limit] = [fileOffset + range.firstPage * pageSize, fileOffset + end * pageSize];
+    // Where the file's first byte would be mapped.
+    const fileAddress = this.hostAddress - BigInt(fileOffset);
+    for (const extent of dataExtents(() => this.#file(), fileAddress, from, limit)) {
+      const first = Math.floor((extent.start - fileOffset) / pageSize);
+      const stop = Math.min(Math.ceil((extent.end - fileOffset) / pageSize), end);
       // Extents may touch, and share a page that is larger than the host's: one run for the caller.
       if (pending !== null && pending.firstPage + pending.pageCount >= first) {
         pending.pageCount = stop - pending.firstPage;
@@ -140,7 +175,8 @@ export class MappedRamBlock implements RamBlock {
     const fd = this.#file();
     const [offset, byteLength] = [range.firstPage * this.#pageSize, range.pageCount * this.#pageSize];
     if (pinnedBytes() > 0) return false;
-    return this.#pins.unlessPinned(offset, byteLength, () => punchHole(fd, offset, byteLength));
+    const punch = () => punchHole(fd, this.fileOffset + offset, byteLength);
+    return unlessPinnedElsewhere(this, offset, byteLength, () => this.#pins.unlessPinned(offset, byteLength, punch));
   }
 
   /**
@@ -149,13 +185,22 @@ export class MappedRamBlock implements RamBlock {
    */
   memoryFile(): MemoryFile | undefined {
     if (this.#closed || !this.#writable) return undefined;
-    return { fd: this.#file(), position: 0 };
+    return { fd: this.#file(), position: this.fileOffset };
   }
 
   /** Somebody holds these pages by their physical memory until the returned function is called; see `pinHostMemory`. */
   pin(range: PageRun): () => void {
     this.#checkRange(range);
     return this.pinBytes(range.firstPage * this.#pageSize, range.pageCount * this.#pageSize);
+  }
+
+  /** Calls `discard` unless one of these bytes is pinned through this block, and says whether it did. */
+  unlessPinned(offset: number, byteLength: number, discard: () => boolean): boolean {
+    let discarded = false;
+    const asked = this.#pins.unlessPinned(offset, byteLength, () => {
+      discarded = discard();
+    });
+    return asked && discarded;
   }
 
   /** The same for bytes. */
@@ -166,9 +211,12 @@ export class MappedRamBlock implements RamBlock {
   /**
    * Lets go of the mapping and the file. Every view of the block must be out of use by now, in every thread: touching
    * one afterwards ends the process with SIGSEGV. Idempotent.
+   *
+   * @throws GodwitError GODWIT_CLAIMED while a migration uses the block: nothing was closed
    */
   close(): void {
     if (this.#closed) return;
+    assertMayChange(this, `unmap RAM block "${this.id}"`);
     this.#closed = true;
     blockClosed(this);
     this.#windows.fill(undefined);
@@ -217,7 +265,7 @@ export class MappedRamBlock implements RamBlock {
     if (fd === null) {
       throw new GodwitError('GODWIT_UNSUPPORTED', `RAM block ${this.id} was attached without its memory file`);
     }
-    if (ownsFd || `${fileIdentity(fd)}+0` === this.#identity) return fd;
+    if (ownsFd || `${fileIdentity(fd)}+${this.fileOffset}` === this.#identity) return fd;
     throw new GodwitError(
       'GODWIT_INVALID_STATE',
       `file descriptor ${fd} is not the memory file of RAM block ${this.id} any more: its owner has closed it`,

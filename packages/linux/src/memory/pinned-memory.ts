@@ -5,7 +5,9 @@ interface PinnableBlock {
   readonly identity: string | undefined;
   readonly hostAddress: bigint;
   readonly byteLength: number;
+  readonly fileOffset: number;
   readonly pins: SharedArrayBuffer;
+  unlessPinned(offset: number, byteLength: number, discard: () => boolean): boolean;
   pinBytes(offset: number, byteLength: number): () => void;
 }
 
@@ -20,11 +22,39 @@ export function blockClosed(block: PinnableBlock): void {
   openBlocks.delete(block);
 }
 
-/** A block of this thread over the same memory file. */
-export function blockWithIdentity(identity: string | undefined): PinnableBlock | undefined {
+/** A block of this thread over the same part of the same memory file. */
+export function blockWithIdentity(identity: string | undefined, byteLength: number): PinnableBlock | undefined {
   if (identity === undefined) return undefined;
-  for (const block of openBlocks) if (block.identity === identity) return block;
+  for (const block of openBlocks) if (block.identity === identity && block.byteLength === byteLength) return block;
   return undefined;
+}
+
+/**
+ * Calls `discard` for bytes of `block` unless they are pinned through another block of this thread that begins elsewhere in the same
+ * memory file, and says whether it was done.
+ */
+export function unlessPinnedElsewhere(
+  block: PinnableBlock,
+  offset: number,
+  byteLength: number,
+  discard: () => boolean,
+): boolean {
+  const file = fileOf(block);
+  const start = block.fileOffset + offset;
+  let work = discard;
+  for (const other of openBlocks) {
+    if (other === block || file === undefined || fileOf(other) !== file || other.pins === block.pins) continue;
+    const from = Math.max(start, other.fileOffset);
+    const length = Math.min(start + byteLength, other.fileOffset + other.byteLength) - from;
+    if (length <= 0) continue;
+    const inner = work;
+    work = () => other.unlessPinned(from - other.fileOffset, length, inner);
+  }
+  return work();
+}
+
+function fileOf({ identity }: PinnableBlock): string | undefined {
+  return identity?.slice(0, identity.lastIndexOf('+'));
 }
 
 /**

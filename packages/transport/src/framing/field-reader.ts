@@ -83,6 +83,15 @@ export class FieldReader {
     });
   }
 
+  /** A flat list of integers up to `maximum`. */
+  uints(name: string, most: number, maximum: number): readonly number[] {
+    const values = this.#array(name, most);
+    for (let i = 0; i < values.length; i++) {
+      if (!isUint(values[i], maximum)) throw this.bad(`${name}[${i}]`, `an integer from 0 to ${maximum}`, values[i]);
+    }
+    return values as readonly number[];
+  }
+
   /** A flat list of pairs of integers. */
   pairs(name: string, mostPairs: number): readonly number[] {
     const values = this.#array(name, mostPairs * 2);

@@ -6,8 +6,11 @@ import {
   type FrameName,
   GodwitError,
   HELLO_STAGES,
+  MOST_WORDS,
   MOVED_RUN_STATES,
+  type OwedFrame,
   RESUMED_STATES,
+  type ReceivedPagesFrame,
 } from '@godwit/core/pages';
 import { FieldReader } from './field-reader.js';
 import type { FrameLimits } from './frame-limits.js';
@@ -29,9 +32,23 @@ const MOST_BLOCKS = 4096;
 const MOST_DEVICES = 4096;
 const MOST_PAGE_CHANNELS = 1024;
 const MOST_DIFFERENCES = 16;
+/** Flags of a block in a hello. */
+const SHARED = 1;
+const READ_ONLY = 2;
 
 /** In the place of what a destination of version 1 does not say: its version is refused. */
 const NO_INCARNATION = '0'.repeat(32);
+
+/** Pages as runs; or as a bitmap, which has two fields more and no runs. */
+function packNamed({ block, runs, firstPage, words }: ReceivedPagesFrame | OwedFrame): unknown[] {
+  return [block, integers(runs), ...(words === undefined ? [] : [integer(firstPage ?? 0), words])];
+}
+
+function parseNamed(fields: FieldReader, limits: FrameLimits): Omit<ReceivedPagesFrame, 'type'> {
+  const named = { block: fields.uint('block'), runs: fields.pairs('runs', limits.maximumRuns) };
+  if (fields.ended) return named;
+  return { ...named, firstPage: fields.uint('firstPage'), words: fields.uints('words', MOST_WORDS, 0xffff_ffff) };
+}
 
 /** The order of the fields is the wire format: append, never change. `docs/wire-format.md` says the same in words. */
 const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N }>> } = {
@@ -47,6 +64,7 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
         integer(block.guestPhysicalAddress),
         integer(block.byteLength),
         identity(block),
+        ...flags(block),
       ]),
       f.devices.map((device) => [device.id, integer(device.version), integer(device.stateBytes)]),
       f.features,
@@ -68,6 +86,7 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
         guestPhysicalAddress: block.uint('guestPhysicalAddress'),
         byteLength: block.uint('byteLength'),
         identity: block.ended ? '' : block.string('identity', LONGEST_NAME),
+        ...flagsIn(block.ended ? 0 : block.uint('flags')),
       })),
       devices: fields.list('devices', MOST_DEVICES, (device) => ({
         id: device.string('id', LONGEST_NAME),
@@ -223,12 +242,8 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     }),
   },
   received: {
-    pack: (f) => [f.block, integers(f.runs)],
-    parse: (fields, limits) => ({
-      type: 'received',
-      block: fields.uint('block'),
-      runs: fields.pairs('runs', limits.maximumRuns),
-    }),
+    pack: packNamed,
+    parse: (fields, limits) => ({ type: 'received', ...parseNamed(fields, limits) }),
   },
   released: { pack: () => [], parse: () => ({ type: 'released' }) },
   deltaPages: {
@@ -288,12 +303,8 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     }),
   },
   owed: {
-    pack: (f) => [f.block, integers(f.runs)],
-    parse: (fields, limits) => ({
-      type: 'owed',
-      block: fields.uint('block'),
-      runs: fields.pairs('runs', limits.maximumRuns),
-    }),
+    pack: packNamed,
+    parse: (fields, limits) => ({ type: 'owed', ...parseNamed(fields, limits) }),
   },
   loaded: {
     pack: (f) => [f.device, integer(f.sequence)],
@@ -352,6 +363,19 @@ function identity(block: BlockDescription): string {
     'GODWIT_INVALID_ARGUMENT',
     `the identity of RAM block "${block.id}" has ${block.identity.length} characters; there may be ${LONGEST_NAME}: give a digest of it`,
   );
+}
+
+/** The flags, where there are any. */
+function flags({ shared, readOnly }: BlockDescription): readonly number[] {
+  const bits = (shared ? SHARED : 0) | (readOnly ? READ_ONLY : 0);
+  return bits === 0 ? [] : [bits];
+}
+
+function flagsIn(bits: number): Pick<BlockDescription, 'shared' | 'readOnly'> {
+  if (bits > (SHARED | READ_ONLY)) {
+    throw new GodwitError('GODWIT_BAD_STREAM', `hello frame: a block has flags that are not known (${bits})`);
+  }
+  return { ...(bits & SHARED ? { shared: true } : {}), ...(bits & READ_ONLY ? { readOnly: true } : {}) };
 }
 
 function truncated(text: string, longest: number): string {

@@ -202,6 +202,13 @@ class Save implements SaveTarget {
         `a file knows no migration that began before; this one is "${hello.stage}"`,
       );
     }
+    const shared = hello.blocks.find((block) => block.shared);
+    if (shared !== undefined) {
+      throw new GodwitError(
+        'GODWIT_SHARED_MEMORY',
+        `RAM block "${shared.id}" is declared shared: its content would not be in the snapshot. Save the VM without declaring it shared`,
+      );
+    }
     // An identity names memory of this host: in the file it would mean nothing.
     const kept = { ...hello, blocks: hello.blocks.map((block) => ({ ...block, identity: '' })) };
     this.#writer = new SnapshotWriter(this.#partial, kept);

@@ -1,13 +1,12 @@
 import { GodwitError } from '../../errors.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
-import { PageRunList } from '../../memory/page-run.js';
 import type { DeviceFrame, HelloFrame, PrepareFrame, SwitchoverFrame } from '../../protocol/frame.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import type { PageReceiver } from '../page-receiver.js';
 import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.js';
-import { channelEnded, RUNS_PER_FRAME, readFrom, serve } from '../serve.js';
+import { channelEnded, readFrom, serve, writeNamed } from '../serve.js';
 
 /** Receives while the guest runs at the source: writes pages to memory, and lets devices load the state that has come. */
 export class Receive implements ServingPhase {
@@ -148,12 +147,7 @@ export class Receive implements ServingPhase {
     this.#owedToldOn = connection;
     // A page that was loaded into may not be zero, even if the source has never sent it.
     receiver?.board.touched.or(loader.owed);
-    for (const [block, bitmap] of loader.owed.blocks.entries()) {
-      const runs = bitmap.runs(new PageRunList()).toFlatArray();
-      for (let at = 0; at < runs.length; at += 2 * RUNS_PER_FRAME) {
-        await connection.write({ type: 'owed', block, runs: runs.slice(at, at + 2 * RUNS_PER_FRAME) });
-      }
-    }
+    await writeNamed(this.#context, this.#arriving, connection, 'owed', loader.owed);
   }
 
   #checkAttempt(type: string, attempt: number): void {

@@ -4,17 +4,19 @@ import type { MigratableVm } from '../../device/migratable-vm.js';
 import { agreeOn } from '../../encoding/agree-on.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
+import { DirtyBitmaps } from '../../memory/dirty-bitmaps.js';
 import { MemoryWindows } from '../../memory/memory-windows.js';
+import { populatedBitmaps } from '../../memory/populated-pages.js';
 import type { HelloFrame, WelcomeFrame } from '../../protocol/frame.js';
 import {
   checkCompatible,
   checkHello,
-  checkNotShared,
   chooseVersion,
   FEATURES,
   MAXIMUM_PAYLOAD,
   SOFTWARE,
 } from '../../protocol/negotiate.js';
+import { checkNotShared } from '../../protocol/shared-memory.js';
 import { isLost } from '../../session/connection.js';
 import { mayRetry } from '../../session/retry.js';
 import { migrationBlockers } from '../../source/blockers.js';
@@ -27,7 +29,6 @@ import type { IncomingConnection } from '../incoming-connection.js';
 import { LoadForecast } from '../load-forecast.js';
 import { LoadedReports } from '../loaded-reports.js';
 import { checkPayload } from '../read-page-channel.js';
-import { makePristine } from '../zero-run.js';
 
 /** Waits for a source, builds the VM that it describes, and answers `welcome`. After a dry run it waits for the next source. */
 export class SetUp implements DestinationPhase {
@@ -59,16 +60,17 @@ export class SetUp implements DestinationPhase {
     const claim = this.#claim(context, vm, hello);
     await this.#check(context, connection, vm, wanted);
     const windows = new MemoryWindows(vm.memory);
-    const pristine = makePristine(windows, options.clock, wanted);
-    claim.keepUntil(pristine, 'clearing the memory of the VM');
-    await abortable(connection.borrow(pristine), wanted);
+    const contents = new DirtyBitmaps(vm.memory);
+    const looking = populatedBitmaps(vm.memory, contents, options.clock, wanted);
+    claim.keepUntil(looking, 'looking for holes in the memory of the VM');
+    await abortable(connection.borrow(looking), wanted);
     const { encodings, welcome } = this.#agreed(context, connection, version);
     const loaded = new LoadedReports(context);
     const forecast = new LoadForecast(vm, options.clock, (message) =>
       context.emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message }),
     );
     const receive = context.phases.receive({
-      ...{ vm, hello, claim, windows, welcome, encodings },
+      ...{ vm, hello, claim, windows, contents, welcome, encodings },
       forecast,
       loader: new DeviceLoader({
         forecast,
@@ -117,7 +119,8 @@ export class SetUp implements DestinationPhase {
       await connection.close(undefined);
       context.vm = undefined;
       context.claim = undefined;
-      await abandonVm(context, vm, new GodwitError('GODWIT_CANCELLED', 'it was a dry run: the VM will never run'));
+      const never = new GodwitError('GODWIT_CANCELLED', 'it was a dry run: the VM will never run');
+      await abandonVm(context, vm, never, claim);
       claim.end();
     }
   }
@@ -170,7 +173,7 @@ export class SetUp implements DestinationPhase {
    */
   #claim(context: DestinationContext, vm: MigratableVm, hello: HelloFrame): Claim {
     try {
-      checkNotShared(hello, vm);
+      checkNotShared(hello, vm.memory);
       const claim = Claim.take(vm, 'arriving', hello.migrationId);
       context.vm = vm;
       context.claim = claim;
@@ -188,6 +191,8 @@ export class SetUp implements DestinationPhase {
       FEATURES.verify,
       FEATURES.back,
       FEATURES.probe,
+      FEATURES.bitmap,
+      FEATURES.shared,
       ...(control.checksums === true ? [FEATURES.checksum] : []),
     ];
     const features = [...hello.features.filter((feature) => own.includes(feature)), ...agreed];

@@ -1,6 +1,7 @@
 import { abortable } from '../../abortable.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
+import { checkIdentities } from '../../protocol/shared-memory.js';
 import { admit } from '../admission.js';
 import { migrationBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
@@ -16,6 +17,7 @@ export class SetUp implements SourcePhase {
     signal.throwIfAborted();
     context.setState('setup');
     checkGuestMemory(vm.memory);
+    checkIdentities(vm.memory);
     if (vm.trackers.length === 0) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
