@@ -1,0 +1,96 @@
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import { type GuestMemory, PageQueue, pagesOf } from '@godwit/core';
+import { expect, jest, test } from '@jest/globals';
+
+jest.setTimeout(60_000);
+
+const PAGE_COUNTS = [3 * 2 ** 17 + 5, 70, 2 ** 16];
+
+function memoryOf(pageCounts: readonly number[]): GuestMemory {
+  return {
+    pageSize: 4096,
+    blocks: pageCounts.map((pages, block) => ({
+      id: `block-${block}`,
+      guestPhysicalAddress: block * 2 ** 40,
+      byteLength: pages * 4096,
+      view: () => new Uint8Array(),
+    })),
+  };
+}
+
+test.each([
+  ['every page', 1],
+  ['every third page', 3],
+  ['one page of a thousand', 1000],
+])('threads that take from one queue get each page once: %s', async (_, step) => {
+  const memory = memoryOf(PAGE_COUNTS);
+  const queue = PageQueue.create(memory);
+  for (const bitmap of queue.owed.blocks) {
+    for (let page = 0; page < bitmap.pageCount; page += step) bitmap.set(page);
+  }
+  const owed = queue.count();
+  /** How often each page was taken, one byte a page, and how often it was re-armed. */
+  const counts = memory.blocks.map((block) => new SharedArrayBuffer(pagesOf(memory, block)));
+  const rearmed = memory.blocks.map((block) => new SharedArrayBuffer(pagesOf(memory, block)));
+  const start = new Int32Array(new SharedArrayBuffer(4));
+  const workers = [0, 1, 2, 3].map(
+    () =>
+      new Worker(new URL('./page-taker-thread.js', import.meta.url), {
+        workerData: { buffers: queue.buffers, pageCounts: PAGE_COUNTS, pass: queue.open(), counts, rearmed, start },
+        execArgv: [],
+      }),
+  );
+  // The last pass counts: the threads of the earlier ones get nothing.
+  const taken = workers.map(async (worker) => {
+    await once(worker, 'message');
+    const [pages] = (await once(worker, 'message')) as [number];
+    return pages;
+  });
+  const ended = workers.map((worker) => once(worker, 'exit'));
+  Atomics.store(start, 0, 1);
+  Atomics.notify(start, 0);
+  const [first, second, third, last] = await Promise.all(taken);
+  await Promise.all(ended);
+  expect([first, second, third, last]).toEqual([0, 0, 0, owed]);
+  expect([queue.count(), queue.taken.count()]).toEqual([0, owed]);
+  expectEach(counts, step);
+  expectEach(rearmed, step);
+});
+
+test('threads of the same pass share it', async () => {
+  const memory = memoryOf(PAGE_COUNTS);
+  const queue = PageQueue.create(memory);
+  queue.owed.setAll();
+  const owed = queue.count();
+  const counts = memory.blocks.map((block) => new SharedArrayBuffer(pagesOf(memory, block)));
+  const rearmed = memory.blocks.map((block) => new SharedArrayBuffer(pagesOf(memory, block)));
+  const start = new Int32Array(new SharedArrayBuffer(4));
+  const pass = queue.open();
+  const workers = [0, 1, 2, 3].map(
+    () =>
+      new Worker(new URL('./page-taker-thread.js', import.meta.url), {
+        workerData: { buffers: queue.buffers, pageCounts: PAGE_COUNTS, pass, counts, rearmed, start },
+        execArgv: [],
+      }),
+  );
+  await Promise.all(workers.map((worker) => once(worker, 'message')));
+  const taken = workers.map(async (worker) => ((await once(worker, 'message')) as [number])[0]);
+  // Urgent pages of all blocks, while the threads take.
+  for (let i = 0; i < 500; i++) queue.urgent.put(i % 3, (i * 7919) % (PAGE_COUNTS[i % 3] as number));
+  Atomics.store(start, 0, 1);
+  Atomics.notify(start, 0);
+  const pages = await Promise.all(taken);
+  expect(pages.reduce((sum, each) => sum + each, 0)).toBe(owed);
+  expect(queue.count()).toBe(0);
+  expectEach(counts, 1);
+});
+
+/** Each `step`-th page has a count of 1, the others of 0. */
+function expectEach(counts: readonly SharedArrayBuffer[], step: number): void {
+  for (const buffer of counts) {
+    const bytes = new Uint8Array(buffer);
+    const wrong = bytes.findIndex((count, page) => count !== (page % step === 0 ? 1 : 0));
+    expect(wrong).toBe(-1);
+  }
+}
