@@ -1,3 +1,4 @@
+import { randomFillSync } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -246,6 +247,36 @@ describe('what cannot live on a worker thread is refused before a page moves', (
     await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_UNSUPPORTED' });
     expect(source.running).toBe(true);
     expect(threads.alive.size).toBe(0);
+  });
+});
+
+describe('fresh pages', () => {
+  /** Page faults of this process while a guest of 64 MiB, whose own memory is there, is received. */
+  async function faultsOf(options: MigrateOptions, threaded: boolean): Promise<number> {
+    const { connector, listener } = await ends('tcp');
+    const sizes = [64 * MIB];
+    const source = new StillGuest(true, sizes);
+    const target = new StillGuest(false, sizes);
+    for (const block of source.memory.blocks) randomFillSync(block.view(0, block.byteLength));
+    const incoming = receive(threaded ? onWorkers(listener) : listener, { prepare: () => target });
+    const before = process.resourceUsage().minorPageFault;
+    const migration = migrate(source, connector, options);
+    await Promise.all([migration.result, incoming.result]);
+    const faults = process.resourceUsage().minorPageFault - before;
+    expect(source.equals(target)).toBe(true);
+    source.memory.close();
+    target.memory.close();
+    return faults;
+  }
+
+  test.each([
+    ['on the main thread', { pageChannels: 0 }, false],
+    ['on the main thread with checksums', { pageChannels: 0, checksum: true }, false],
+    ['on worker threads', { pageChannels: 2 }, true],
+    ['on worker threads with checksums', { pageChannels: 2, checksum: true }, true],
+  ])('are put into the memory file, without a page fault each: %s', async (_, options, threaded) => {
+    // 16,384 pages; the rest are faults of new threads and buffers.
+    expect(await faultsOf(options, threaded)).toBeLessThan(12_000);
   });
 });
 

@@ -50,7 +50,7 @@ export class PageTaker {
 
   /**
    * Fills `into` with at most `mostPages` pages to read, in at most `mostRuns` runs, and with as many runs of holes. Urgent pages come
-   * first. Returns the number of all these pages: 0 when the pass is over or has no more.
+   * first; they are not re-armed, since they are asked for when the guest does not run here. Returns the number of all these pages: 0 when the pass is over or has no more.
    */
   take(into: TakenPages, mostPages: number, mostRuns: number): number {
     const { runs, holes } = into;

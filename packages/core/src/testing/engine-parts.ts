@@ -35,6 +35,7 @@ export { FirstCause } from '../session/first-cause.js';
 export { KEEPALIVE_ID, type KeepaliveTimes, keepAlive, keepaliveTimes } from '../session/keepalive.js';
 export { Pings } from '../session/pings.js';
 export { type AttemptParts, keepTrying, mayRetry, type RetryStage } from '../session/retry.js';
+export { SinkChoice } from '../sink/choose-sink.js';
 export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
 export { Switchover } from '../source/decide.js';
