@@ -19,8 +19,10 @@ const DELTA_MS_PER_BYTE = 0.4 / 2 ** 20;
 const LEARNING = 0.25;
 const FORGETTING = 0.01;
 
-/** Deltas are made while comparing takes at most this part of the time that the raw pages take on the link. */
-const DELTA_SHARE = 0.25;
+/** The part of the bytes of batches with deltas that these are expected to save, until it was measured. */
+const DELTA_GAIN = 0.3;
+/** Deltas are made while comparing takes at most this part of the time on the link that they save. */
+const DELTA_SHARE = 0.9;
 /**
  * The same for filling the cache, once for each page: its first use of fresh memory takes several times as long, and the link sends what
  * was written before meanwhile.
@@ -77,6 +79,8 @@ export class ChannelEncoder {
   readonly #candidates: readonly Candidate[];
   /** The cost of a byte in batches that mostly gave deltas, and in those that mostly filled the cache. */
   readonly #deltaCost = { compare: DELTA_MS_PER_BYTE, fill: DELTA_MS_PER_BYTE };
+  /** The part of the bytes of batches with deltas that these save. */
+  #deltaGain = DELTA_GAIN;
   readonly #pace = new LinkPace();
   readonly #free: EncodedBatch[] = [];
   /** When encodings were switched on, in milliseconds of the clock; `undefined` while they are off. */
@@ -127,8 +131,13 @@ export class ChannelEncoder {
       if (batch.deltas.length < bytes) batch.deltas = new Uint8Array(bytes);
       const start = this.#clock.now();
       this.#delta?.encode(nonZero, batch);
-      const work = batch.delta.pageCount * 2 >= nonZero.pageCount ? 'compare' : 'fill';
+      const deltaPages = batch.delta.pageCount;
+      const work = deltaPages * 2 >= nonZero.pageCount ? 'compare' : 'fill';
       if (bytes > 0) this.#learn(work, (this.#clock.now() - start) / bytes, LEARNING);
+      if (work === 'compare' && deltaPages > 0) {
+        const saved = (deltaPages * this.#windows.pageSize - batch.deltaBytes) / bytes;
+        this.#deltaGain += (saved - this.#deltaGain) * LEARNING;
+      }
     } else {
       batch.takeFrom(this.#windows, nonZero);
     }
@@ -194,9 +203,14 @@ export class ChannelEncoder {
     if (bytesPerMs === undefined) return false;
     const { compare, fill } = this.#deltaCost;
     const tooSlow =
-      compare > DELTA_SHARE / bytesPerMs ? 'compare' : fill > FILL_SHARE / bytesPerMs ? 'fill' : undefined;
+      compare > (DELTA_SHARE * this.#deltaGain) / bytesPerMs
+        ? 'compare'
+        : fill > FILL_SHARE / bytesPerMs
+          ? 'fill'
+          : undefined;
     if (tooSlow === undefined) return true;
     this.#learn(tooSlow, DELTA_MS_PER_BYTE, FORGETTING);
+    this.#deltaGain += (DELTA_GAIN - this.#deltaGain) * FORGETTING;
     return false;
   }
 
