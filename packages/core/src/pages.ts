@@ -5,7 +5,7 @@
 export { type Clock, systemClock } from './clock.js';
 export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';
 export { PageWriter } from './destination/page-writer.js';
-export { type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
+export { type ChannelDevice, type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
 export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';
 export { makeEncoding } from './encoding/make-encoding.js';
@@ -25,7 +25,9 @@ export { MemoryWindows } from './memory/memory-windows.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
 export {
   type AnyPagesFrame,
+  type ArrivedFrame,
   type AttachFrame,
+  type AwaitPiecesFrame,
   type BackAckFrame,
   type BackFrame,
   type BlockDescription,
@@ -44,6 +46,7 @@ export {
   HELLO_STAGES,
   type HelloFrame,
   type HelloStage,
+  type LoadEarlyFrame,
   type LoadedFrame,
   MOVED_RUN_STATES,
   type MovedRunState,
@@ -68,6 +71,7 @@ export {
 } from './protocol/frame.js';
 export {
   ALWAYS,
+  ANY_STREAM_FRAMES,
   DESTINATION_PHASES,
   type DestinationPhaseName,
   isLegal,

@@ -111,7 +111,7 @@ describe('a piece of state is admitted', () => {
     gate.release();
     await clock.yield();
     loader.admit(live(0, 1), 7);
-    expect(() => loader.admit(live(0, 1), 8)).toThrow(/raise maximumDeviceState/);
+    expect(() => loader.admit(live(0, 1), 8)).toThrow(/the source was told this limit/);
     loader.fail(new Error('over') as GodwitError);
     await loader.idle();
   });

@@ -33,13 +33,13 @@ describe('over a new connection', () => {
 
   test('what was acknowledged is not kept, and what was sent again is acknowledged with it', async () => {
     const { sender, use, disk } = await sent();
-    sender.acknowledged();
+    await sender.arrival()();
     disk.chunks.precopy = [bytes(4)];
     await sender.precopy();
     const first = use();
     await sender.resume([0, 3], [0, 0]);
     expect(first.lines).toEqual([piece(3)]);
-    sender.acknowledged();
+    await sender.arrival()();
     const second = use();
     await sender.resume([0, 4], [0, 0]);
     expect(second.lines).toEqual([]);
@@ -53,7 +53,7 @@ describe('over a new connection', () => {
     ['of too few devices', [0], false],
   ])('a destination that expects a piece %s is wrong', async (_, expected, acknowledged) => {
     const { sender, use } = await sent();
-    if (acknowledged) sender.acknowledged();
+    if (acknowledged) await sender.arrival()();
     const { lines } = use();
     await expect(sender.resume(expected, [0, 0])).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
     expect(lines).toEqual([]);

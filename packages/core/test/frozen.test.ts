@@ -48,6 +48,9 @@ test('the frame numbers of the wire are frozen', () => {
     owed: 30,
     loaded: 31,
     probe: 32,
+    awaitPieces: 33,
+    arrived: 34,
+    loadEarly: 35,
   });
   expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual([
     'compressedPages',
@@ -61,7 +64,14 @@ test('the frame numbers of the wire are frozen', () => {
 
 test('the protocol versions and features are frozen', () => {
   expect(PROTOCOL_VERSION).toEqual({ minimum: 2, maximum: 2 });
-  expect(FEATURES).toEqual({ verify: 'verify', checksum: 'checksum', back: 'back', probe: 'probe' });
+  expect(FEATURES).toEqual({
+    verify: 'verify',
+    checksum: 'checksum',
+    back: 'back',
+    probe: 'probe',
+    deviceChannels: 'deviceChannels',
+    loadEarly: 'loadEarly',
+  });
 });
 
 test('the error codes are frozen', () => {

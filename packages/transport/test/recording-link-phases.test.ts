@@ -91,6 +91,9 @@ const FRAMES: { readonly [N in FrameName]: Extract<Frame, { type: N }> } = {
   owed: { type: 'owed', block: 0, runs: [0, 1] },
   loaded: { type: 'loaded', device: 0, sequence: 1 },
   probe: { type: 'probe' },
+  awaitPieces: { type: 'awaitPieces', id: 1, attempt: 1, deviceSequences: [] },
+  arrived: { type: 'arrived', id: 1 },
+  loadEarly: { type: 'loadEarly', attempt: 1, device: 0, deviceSequences: [] },
 };
 const NAMES = Object.keys(FRAME_TYPES) as FrameName[];
 const from = (sender: Sender, ...frames: (Frame | FrameName)[]): [Sender, Frame][] =>
@@ -207,7 +210,7 @@ describe('the phases of a connection', () => {
       const pages = PAGE_CHANNEL_FRAMES.includes(name);
       expect([name, phasesBehind(channels).take(FRAMES[name], 'source', true) === undefined]).toEqual([
         name,
-        pages || name === 'error',
+        pages || name === 'device' || name === 'error',
       ]);
       expect([name, phasesBehind(channels).take(FRAMES[name], 'source') === undefined]).toEqual([
         name,

@@ -3,6 +3,7 @@ import type { ChannelRoundEnd } from '../destination/read-page-channel.js';
 import type { EncodingRecipe } from '../encoding/page-encoding.js';
 import type { SharedEncodings } from '../encoding/sent-encodings.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { DeviceFrame } from '../protocol/frame.js';
 import type { PageChannel } from '../source/page-channel.js';
 import type { FrameStream } from './frame-stream.js';
 
@@ -15,6 +16,11 @@ export interface RemoteReading {
   /** The encodings that both sides use, for the other thread's `PageDecoder`. */
   readonly encodings: readonly EncodingRecipe[];
   readonly onRoundEnd: ChannelRoundEnd;
+  /**
+   * Called with each piece of device state, which is the engine's from then on. It may throw: the channel then fails with that error.
+   * Undefined: no device state may come on page channels.
+   */
+  readonly onDevice?: (frame: DeviceFrame, bytes: Uint8Array) => void;
 }
 
 /**

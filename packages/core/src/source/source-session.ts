@@ -90,6 +90,8 @@ export class SourceSession {
     return [
       FEATURES.back,
       FEATURES.probe,
+      FEATURES.loadEarly,
+      ...(options.pageChannels > 0 ? [FEATURES.deviceChannels] : []),
       ...(options.verify ? [FEATURES.verify] : []),
       ...(options.checksum ? [FEATURES.checksum] : []),
       ...encodings.features,

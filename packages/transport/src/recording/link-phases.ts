@@ -1,5 +1,6 @@
 import {
   ALWAYS,
+  ANY_STREAM_FRAMES,
   type DestinationPhaseName,
   type Frame,
   type FrameName,
@@ -98,10 +99,13 @@ export class LinkPhases {
     if (sender === 'destination') return this.#toSource(type, onPageChannel);
     if (type === 'attach' && this.#attached && !this.#begun) return undefined;
     const pages = PAGE_CHANNEL_FRAMES.includes(type);
-    if (onPageChannel && !pages && type !== 'error') return `"${type}" on a page channel, which carries pages only`;
+    if (onPageChannel && !pages && !ANY_STREAM_FRAMES.includes(type) && type !== 'error')
+      return `"${type}" on a page channel, which carries pages and device state only`;
     if (!onPageChannel && pages && (this.#hello?.pageChannels ?? 0) > 0) {
       return `"${type}" on the control stream, though there are page channels`;
     }
+    // A piece may come later than the `switchover` that was sent after it: the destination then waits for it.
+    if (onPageChannel && type === 'device' && this.#destination === 'loading') return undefined;
     return this.#toDestination(type);
   }
 
@@ -129,7 +133,7 @@ export class LinkPhases {
       this.#resumed(frame);
       return;
     }
-    if (frame.type === 'device' && frame.attempt > 0) this.#source = 'stop-and-copy';
+    if (frame.type === 'device' && frame.attempt > 0 && this.#source === 'pre-copy') this.#source = 'stop-and-copy';
     // Answers to an attempt that was given up meanwhile change nothing.
     if (this.#source === 'going-back' && (frame.type === 'ready' || frame.type === 'verified')) return;
     if (frame.type === 'welcome' && this.#hello?.stage === 'dryRun') {
