@@ -69,6 +69,7 @@ export {
   type WelcomeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
+export { FEATURES } from './protocol/negotiate.js';
 export {
   ALWAYS,
   ANY_STREAM_FRAMES,

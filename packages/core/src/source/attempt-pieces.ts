@@ -16,6 +16,9 @@ export class AttemptPieces {
   readonly counts: number[];
   /** Bytes of state that were sent. */
   sentBytes = 0;
+  /** Called when a piece could not be written. */
+  onFailure: (error: unknown) => void = () => {};
+  readonly #writing = new Set<Promise<void>>();
   readonly #devices: readonly MigratableDevice[];
   readonly #outbox: DeviceOutbox;
   readonly #link: DeviceLink;
@@ -36,8 +39,8 @@ export class AttemptPieces {
   }
 
   /**
-   * Sends the next piece of a device. Resolves when its bytes are no longer borrowed, with `written`, which settles when they were
-   * written. `isFirst`: no device before it has state left to send, so that it may fill all the room that there is.
+   * Sends the next piece of a device. Resolves when its bytes are no longer borrowed; over a page channel they are written later
+   * (`written`). `isFirst`: no device before it has state left to send, so that it may fill all the room that there is.
    */
   async send(
     index: number,
@@ -45,7 +48,7 @@ export class AttemptPieces {
     bytes: Uint8Array,
     isFirst: () => boolean,
     signal: AbortSignal,
-  ): Promise<{ readonly written: Promise<void> }> {
+  ): Promise<void> {
     const { byteLength } = bytes;
     const channels = this.#link.deviceChannels;
     if (byteLength > 0) await this.#room(index, byteLength, isFirst, signal);
@@ -64,7 +67,18 @@ export class AttemptPieces {
     const written = this.#outbox.write(this.#link, header, payload, place);
     // Over a page channel it is a copy that is written, so that the device can go on.
     if (place === undefined) await abortable(written, signal);
-    return { written };
+    else {
+      this.#writing.add(written);
+      written.then(
+        () => this.#writing.delete(written),
+        (error: unknown) => this.onFailure(error),
+      );
+    }
+  }
+
+  /** Resolves when all pieces that were sent so far are written. */
+  async written(): Promise<void> {
+    await Promise.all(this.#writing);
   }
 
   /** Handles `loaded` of this attempt. Throws `GODWIT_PROTOCOL` for a piece that was not sent. */

@@ -129,15 +129,10 @@ export class DeviceSender {
     for (const together of sideBySide(this.#devices)) {
       const failed = new AbortController();
       const left = [...together];
+      pieces.onFailure = (error) => failed.abort(error);
       const all = together.map((device) => async (either: AbortSignal) => {
         try {
-          await this.#save(
-            pieces,
-            device,
-            () => left[0] === device,
-            either,
-            (error) => failed.abort(error),
-          );
+          await this.#save(pieces, device, () => left[0] === device, either);
           left.splice(left.indexOf(device), 1);
           this.#outbox.changed();
         } catch (error) {
@@ -148,6 +143,7 @@ export class DeviceSender {
       });
       await underAll([signal, failed.signal], (either) => Promise.all(all.map((one) => one(either))));
     }
+    await abortable(pieces.written(), signal);
     // Until much of it has left our buffers it was not sent; for a little, `switchover` does not wait.
     if (pieces.sentBytes >= MOST_KEPT_BYTES) await abortable(pieces.arrived(), signal);
   }
@@ -157,24 +153,20 @@ export class DeviceSender {
     return this.#pieces?.counts ?? this.#devices.map(() => 0);
   }
 
-  /** Saves and sends one device; `onFailure` is called with the error of a write that nobody waits for. */
+  /** Saves and sends one device. `isFirst`: those before it have sent all of their state. */
   async #save(
     pieces: AttemptPieces,
     device: MigratableDevice,
     isFirst: () => boolean,
     signal: AbortSignal,
-    onFailure: (error: unknown) => void,
   ): Promise<void> {
     const index = this.#devices.indexOf(device);
     const before = this.sequences[index] as number;
-    const writing = new Set<Promise<void>>();
     let bytes = 0;
     const send = async (last: boolean, piece: Uint8Array) => {
       signal.throwIfAborted();
-      const { written } = await pieces.send(index, last, piece, isFirst, signal);
+      await pieces.send(index, last, piece, isFirst, signal);
       bytes += piece.byteLength;
-      writing.add(written);
-      written.then(() => writing.delete(written), onFailure);
     };
     const saving = this.calls.begin(device, 'save', (failed) =>
       this.#each(
@@ -190,7 +182,6 @@ export class DeviceSender {
     await abortable(saving, signal);
     if (bytes === 0 && before === 0) throw deviceFailed(device, 'save', new Error(NOTHING_SAVED));
     await send(true, new Uint8Array());
-    await abortable(Promise.all(writing), signal);
   }
 
   /** The destination holds nothing of a stop-and-copy: it was given up, or the next one begins. */
