@@ -1,5 +1,5 @@
-import type { DeviceFrame, GodwitError, MigratableDevice, MigratableVm } from '@godwit/core';
-import { engineParts, ToyVm, VirtualClock } from '@godwit/core/testing';
+import type { DeviceFrame, GodwitError, LinkConnector, MigratableDevice, PageStream } from '@godwit/core';
+import { memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 import { BLOCKS, expectMoved, expectStayed, filledVm, start, switchAfter, type ToyOptions } from './toy-migration.js';
 
@@ -25,6 +25,9 @@ function chunkOf(n: number): Uint8Array {
   return chunk;
 }
 
+/** What every device saves at last. */
+const TAIL = new Uint8Array(4);
+
 /** Two ends of a device of many megabytes; the destination notices a chunk that is lost, torn, twice or out of place. */
 function big(clock: VirtualClock, { id = 'gpu', megabytes, live = 0, saveMs = 0, loadMs = 0, more = {} }: Big) {
   const seen = { bytes: 0, wrong: 0, resets: 0, loads: 0, firstAt: -1 };
@@ -47,6 +50,7 @@ function big(clock: VirtualClock, { id = 'gpu', megabytes, live = 0, saveMs = 0,
         if (saveMs > 0) await clock.sleep(saveMs);
         yield chunkOf(n);
       }
+      yield TAIL;
     },
     load: async () => {},
     ...more,
@@ -133,14 +137,14 @@ test.each([
   ['a stop-only device, with a limit of 600 s', 4, {}, { downtimeLimitMs: 600_000 }],
 ])('%s of 300 MB at 1 MB/s, over %i page channels, completes', async (_, pageChannels, device, options) => {
   const clock = new VirtualClock();
-  const gpu = big(clock, { megabytes: 301, ...device });
+  const gpu = big(clock, { megabytes: 300, ...device });
   const { toy, held } = begin(clock, [gpu], {
     link: { bytesPerSecond: MB },
     migrate: { pageChannels, ...options },
     receive: { maximumDeviceState: BOUND },
   });
   expectMoved(toy, await toy.settled());
-  expect([gpu.seen.bytes, gpu.seen.wrong, gpu.seen.loads]).toEqual([301 * MB, 0, 1]);
+  expect([gpu.seen.bytes, gpu.seen.wrong, gpu.seen.loads]).toEqual([300 * MB + 4, 0, 1]);
   expect(held.most).toBeLessThanOrEqual(BOUND + ON_THE_WAY);
 });
 
@@ -156,7 +160,7 @@ test.each([0, 1, 4, 64])(
         receive: { maximumDeviceState: BOUND },
       });
       expectMoved(toy, await toy.settled());
-      expect([live, gpu.seen.bytes, gpu.seen.wrong]).toEqual([live, 200 * MB, 0]);
+      expect([live, gpu.seen.bytes, gpu.seen.wrong]).toEqual([live, 200 * MB + 4, 0]);
       expect(held.most).toBeLessThanOrEqual(BOUND + (pageChannels + 4) * 2 ** 20);
       expect(clock.now()).toBeGreaterThan(19_000);
     }
@@ -197,7 +201,7 @@ test('four devices that wait while they save and load, side by side, take under 
     const { toy } = begin(clock, devices, { migrate: { pageChannels: 4, force: true } });
     const ends = await toy.settled();
     expectMoved(toy, ends);
-    for (const { seen } of devices) expect([seen.bytes, seen.wrong]).toEqual([10 * MB, 0]);
+    for (const { seen } of devices) expect([seen.bytes, seen.wrong]).toEqual([10 * MB + 4, 0]);
     return ends.sent.status === 'fulfilled' ? ends.sent.value.downtimeMs : Number.NaN;
   };
   const apart = await took(false);
@@ -221,7 +225,7 @@ test('one device uses every page channel', async () => {
   const { sent } = await toy.settled();
   expect(carried).toHaveLength(4);
   for (const bytes of carried) expect(bytes).toBeGreaterThan(4 * MB);
-  expect(sent).toMatchObject({ status: 'fulfilled', value: { deviceBytes: 40 * MB } });
+  expect(sent).toMatchObject({ status: 'fulfilled', value: { deviceBytes: 40 * MB + 4 } });
 });
 
 test('a bound smaller than the state of devices that save side by side: each gets room in its turn', async () => {
@@ -232,7 +236,7 @@ test('a bound smaller than the state of devices that save side by side: each get
     receive: { maximumDeviceState: 5 * 2 ** 20 },
   });
   expectMoved(toy, await toy.settled());
-  for (const { seen } of devices) expect([seen.bytes, seen.wrong]).toEqual([12 * MB, 0]);
+  for (const { seen } of devices) expect([seen.bytes, seen.wrong]).toEqual([12 * MB + 4, 0]);
 });
 
 test('a device that is loaded first but saved last cannot make room, and is named', async () => {
@@ -253,16 +257,268 @@ test('a device that is loaded first but saved last cannot make room, and is name
   expect(message).toMatch(/device "a" saves more than .* cannot be loaded before "b", which the source saves after it/);
 });
 
-/** A connector whose first page channel holds back the pieces of device state of attempt 1, until `release`. */
-function holdingBack(clock: VirtualClock, which: (frame: DeviceFrame) => boolean) {
-  let release: () => void = () => {};
-  const released = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  const taken: DeviceFrame[] = [];
-  const wrap: NonNullable<ToyOptions['prepare']> = (vm: ToyVm): MigratableVm => vm;
-  return { released, release: () => release(), taken, wrap, which, clock };
+const of = (frame: DeviceFrame, attempt: number) => frame.attempt === attempt;
+
+/** Holds frames of one page channel back, as a slow stream does: what is written later on others overtakes them. */
+function slowChannel(link: LinkConnector, slow: (frame: DeviceFrame) => Promise<void> | undefined): LinkConnector {
+  return {
+    ...link,
+    async connect(request, signal) {
+      const made = await link.connect(request, signal);
+      const [first, ...others] = made.pageChannels as [PageStream, ...PageStream[]];
+      const write = first.write.bind(first);
+      let before: Promise<unknown> = Promise.resolve();
+      first.write = (frame, payload) => {
+        const wait = frame.type === 'device' ? slow(frame) : undefined;
+        // It has taken the piece, as a socket does, and delivers it later; what follows on it waits.
+        const copy = payload?.map((part) => part.slice());
+        if (wait !== undefined) before = before.then(() => wait);
+        const going = before.then(() => write(frame, wait === undefined ? payload : copy));
+        going.catch(() => {});
+        return wait === undefined ? going : Promise.resolve();
+      };
+      return { ...made, pageChannels: [first, ...others] };
+    },
+  };
 }
-void holdingBack;
-void switchAfter;
-void engineParts;
+
+function gate() {
+  let open: () => void = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { opened, open: () => open() };
+}
+
+test('`switchover` overtakes a piece of pre-copy, and one of its attempt: nothing is loaded before they have come', async () => {
+  for (const attempt of [0, 1]) {
+    const clock = new VirtualClock();
+    const gpu = big(clock, { megabytes: 8, live: 4 });
+    const late = gate();
+    const link = memoryLink({ clock });
+    let ready = false;
+    const { toy } = begin(clock, [gpu], {
+      connector: slowChannel(link.connector, (frame) => (of(frame, attempt) ? late.opened : undefined)),
+      listener: link.listener,
+      migrate: { pageChannels: 2, force: true, policy: switchAfter(1) },
+    });
+    toy.migration.subscribe((event) => {
+      ready ||= event.type === 'state' && event.state === 'settling';
+    });
+    void clock.sleep(5000).then(() => {
+      expect([attempt, ready]).toEqual([attempt, false]);
+      late.open();
+    });
+    expectMoved(toy, await toy.settled());
+    expect([gpu.seen.bytes, gpu.seen.wrong, gpu.seen.loads]).toEqual([8 * MB + 4, 0, 1]);
+    expect(clock.now()).toBeGreaterThanOrEqual(5000);
+  }
+});
+
+test('pieces of an attempt that was given up come after `back`, on a slow page channel: they are thrown away', async () => {
+  const clock = new VirtualClock();
+  const gpu = big(clock, { megabytes: 20 });
+  const late = gate();
+  const link = memoryLink({ clock });
+  let saves = 0;
+  const hung: MigratableDevice = {
+    id: 'late',
+    version: 1,
+    async *save() {
+      // The first attempt hangs until its bound is passed.
+      if (++saves === 1) await clock.sleep(3000);
+      yield Uint8Array.of(saves);
+    },
+    load: async () => {},
+  };
+  const lateSeen: number[] = [];
+  const source = filledVm();
+  source.devices = [gpu.source, hung];
+  const toy = start({
+    clock,
+    source,
+    destination: new ToyVm(BLOCKS, {
+      running: false,
+      devices: [
+        gpu.destination,
+        { ...hung, load: async (state) => void (await eachOf(state, (part) => void lateSeen.push(...part))) },
+      ],
+    }),
+    connector: slowChannel(link.connector, (frame) => (of(frame, 1) ? late.opened : undefined)),
+    listener: link.listener,
+    migrate: { pageChannels: 2, policy: switchAfter(1), pauseLimitMs: 1000 },
+  });
+  let wentBack = 0;
+  toy.incoming.subscribe((event) => {
+    if (event.type !== 'went-back') return;
+    wentBack++;
+    late.open();
+  });
+  expectMoved(toy, await toy.settled());
+  expect([wentBack, gpu.seen.bytes, gpu.seen.wrong, gpu.seen.loads]).toEqual([1, 20 * MB + 4, 0, 1]);
+  expect(lateSeen).toEqual([2]);
+});
+
+test('a state that is loaded early is given up: the device is reset, and loads a whole new one', async () => {
+  for (const live of [0, 6]) {
+    const clock = new VirtualClock();
+    let saves = 0;
+    const gpu = big(clock, { megabytes: 20, live, loadMs: 10 });
+    const { save } = gpu.source;
+    gpu.source.save = async function* (signal) {
+      yield* save.call(gpu.source, signal);
+      if (++saves === 1) await clock.sleep(5000);
+    };
+    const { toy } = begin(clock, [gpu], {
+      migrate: { pageChannels: 2, policy: switchAfter(1), pauseLimitMs: 3000 },
+      receive: { maximumDeviceState: 4 * MB },
+    });
+    let earlyAt = Number.POSITIVE_INFINITY;
+    toy.migration.subscribe((event) => {
+      if (event.type === 'went-back') earlyAt = Math.min(earlyAt, gpu.seen.firstAt);
+    });
+    expectMoved(toy, await toy.settled());
+    expect([gpu.seen.bytes, gpu.seen.wrong, gpu.seen.loads, gpu.seen.resets]).toEqual([20 * MB + 4, 0, 2, 1]);
+    expect(earlyAt).toBeLessThan(3000);
+  }
+});
+
+test('a device that has loaded early and cannot be reset ends the migration by its name; the guest stays', async () => {
+  const clock = new VirtualClock();
+  const gpu = big(clock, { megabytes: 20, live: 6 });
+  gpu.source.save = async function* () {
+    for (let n = 6; n < 20; n++) yield chunkOf(n);
+    await clock.sleep(5000);
+  };
+  const { reset: _, ...destination } = gpu.destination;
+  const source = filledVm();
+  source.devices = [gpu.source];
+  const toy = start({
+    clock,
+    source,
+    destination: new ToyVm(BLOCKS, { running: false, devices: [destination] }),
+    migrate: { pageChannels: 2, policy: switchAfter(1), pauseLimitMs: 3000 },
+    receive: { maximumDeviceState: 4 * MB },
+  });
+  const ends = await toy.settled();
+  expectStayed(toy, ends, 'GODWIT_DEVICE_FAILED');
+  expect(((ends.sent as PromiseRejectedResult).reason as GodwitError).message).toMatch(/device "gpu" .* no reset\(\)/);
+});
+
+test('a device that returns from `load` before the end of a state that it loads early fails the migration', async () => {
+  const clock = new VirtualClock();
+  const gpu = big(clock, { megabytes: 20 });
+  gpu.destination.load = async (state) => {
+    for await (const _ of state) return;
+  };
+  const { toy } = begin(clock, [gpu], {
+    migrate: { pageChannels: 2, force: true },
+    receive: { maximumDeviceState: 4 * MB },
+  });
+  const ends = await toy.settled();
+  expectStayed(toy, ends, 'GODWIT_DEVICE_FAILED');
+  expect(((ends.sent as PromiseRejectedResult).reason as GodwitError).message).toMatch(
+    /device "gpu".* to the last byte/,
+  );
+});
+
+test.each([1, 4])(
+  'a link that is lost at every few pieces, with %i page channels: every byte comes once',
+  async (channels) => {
+    for (let cutAt = 1; cutAt < 60; cutAt += 7) {
+      const clock = new VirtualClock();
+      const gpu = big(clock, { megabytes: 30, live: 20, loadMs: 1 });
+      let pieces = 0;
+      const { toy } = begin(clock, [gpu], {
+        link: {
+          bytesPerSecond: 100 * MB,
+          latencyMs: 1,
+          fromSource: (frame, payload) => {
+            if (frame.type === 'device' && ++pieces === cutAt) toy.link.cut();
+            return { frame, payload };
+          },
+        },
+        migrate: { pageChannels: channels, policy: switchAfter(2), pauseLimitMs: 5000 },
+      });
+      expectMoved(toy, await toy.settled());
+      expect([cutAt, gpu.seen.bytes, gpu.seen.wrong]).toEqual([cutAt, 30 * MB + 4, 0]);
+    }
+  },
+);
+
+test.each<readonly [string, unknown, string]>([
+  ['a string', 'text', 'string'],
+  ['an ArrayBuffer', new ArrayBuffer(4), 'ArrayBuffer'],
+  ['a DataView', new DataView(new ArrayBuffer(4)), 'DataView'],
+  ['an array of another kind', new Uint16Array(4), 'Uint16Array'],
+  ['nothing', undefined, 'undefined'],
+  ['null', null, 'null'],
+])('a device that yields %s is named, and what it yielded', async (_, chunk, what) => {
+  for (const live of [0, 1]) {
+    const clock = new VirtualClock();
+    const gpu = big(clock, { megabytes: 2, live });
+    const wrong = async function* () {
+      yield chunk as Uint8Array;
+    };
+    if (live > 0) gpu.source.precopy = wrong;
+    else gpu.source.save = wrong;
+    const { toy } = begin(clock, [gpu], { migrate: { pageChannels: 2, force: true } });
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_DEVICE_FAILED');
+    const { message } = (ends.sent as PromiseRejectedResult).reason as GodwitError;
+    expect(message).toMatch(new RegExp(`device "gpu" failed to (save|pre-copy) .*Uint8Arrays, got ${what}$`));
+  }
+});
+
+test('a device that saves nothing is named, unless it has yielded state to this destination while the guest ran', async () => {
+  for (const [live, code] of [
+    [1, undefined],
+    [0, 'GODWIT_DEVICE_FAILED'],
+  ] as const) {
+    const clock = new VirtualClock();
+    const gpu = big(clock, { megabytes: 1, live });
+    gpu.source.save = async function* () {
+      yield new Uint8Array();
+    };
+    const { toy } = begin(clock, [gpu], { migrate: { pageChannels: 2, force: true } });
+    const ends = await toy.settled();
+    if (code === undefined) expectMoved(toy, ends);
+    else {
+      expectStayed(toy, ends, code);
+      const { message } = (ends.sent as PromiseRejectedResult).reason as GodwitError;
+      expect(message).toMatch(/device "gpu" failed to save its state: save\(\) yielded no state at all/);
+    }
+  }
+});
+
+test('more state than a device takes is refused before a page moves, or ended as it comes; a guess is no reason', async () => {
+  for (const [said, pages] of [
+    [() => 9 * MB, false],
+    [() => ({ bytes: 9 * MB, assumed: 'it is old' }), true],
+    [() => 1, true],
+  ] as const) {
+    const clock = new VirtualClock();
+    const gpu = big(clock, { megabytes: 9 });
+    Object.assign(gpu.source, { stateBytes: said });
+    Object.assign(gpu.destination, { maximumStateBytes: 8 * MB });
+    let moved = false;
+    const { toy } = begin(clock, [gpu], {
+      link: {
+        fromSource: (frame, payload) => {
+          moved ||= frame.type === 'pages';
+          return { frame, payload };
+        },
+      },
+      migrate: { pageChannels: 2, force: true },
+    });
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_LIMIT_EXCEEDED');
+    expect(moved).toBe(pages);
+    const { message } = (ends.sent as PromiseRejectedResult).reason as GodwitError;
+    expect(message).toMatch(/device "gpu".*8000000/);
+  }
+});
+
+async function eachOf(state: AsyncIterable<Uint8Array>, take: (part: Uint8Array) => void): Promise<void> {
+  for await (const part of state) take(part);
+}

@@ -26,6 +26,8 @@ export class DeviceChannels {
   readonly #channels: readonly DeviceChannel[];
   /** Per channel: pieces that it holds, or that a place is kept for. */
   readonly #taken: number[];
+  /** The channel that took the last piece. */
+  #last = -1;
   readonly #most: number;
   readonly #signal: AbortSignal;
   readonly #waiting: (() => void)[] = [];
@@ -55,6 +57,7 @@ export class DeviceChannels {
       index = this.#emptiest();
     }
     this.#taken[index] = (this.#taken[index] as number) + 1;
+    this.#last = index;
     const giveBack = () => {
       this.#taken[index] = (this.#taken[index] as number) - 1;
       this.#waiting.shift()?.();
@@ -88,9 +91,14 @@ export class DeviceChannels {
     }
   }
 
+  /** Of the channels that have the fewest pieces, the next one in turn: a socket's buffer may have taken a piece that is not sent. */
   #emptiest(): number {
-    let least = 0;
-    for (const [index, taken] of this.#taken.entries()) if (taken < (this.#taken[least] as number)) least = index;
+    const { length } = this.#taken;
+    let least = (this.#last + 1) % length;
+    for (let i = 2; i <= length; i++) {
+      const index = (this.#last + i) % length;
+      if ((this.#taken[index] as number) < (this.#taken[least] as number)) least = index;
+    }
     return least;
   }
 }
