@@ -56,7 +56,7 @@ export class DeviceLoader {
   #givenUp = 0;
   #early: EarlyLoad | undefined;
   /** Bytes of the pieces whose payload is being read. */
-  #readingBytes = 0;
+  #reading = { bytes: 0 };
   /** The most bytes that were held at once. */
   mostHeldBytes = 0;
 
@@ -96,7 +96,7 @@ export class DeviceLoader {
 
   /** Bytes that have come, or are being read, and are not loaded. */
   get heldBytes(): number {
-    return this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, this.#readingBytes);
+    return this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, this.#reading.bytes);
   }
 
   /** Up to which piece the device with this index was loaded: of pre-copy (attempt 0), or of the attempt that is loaded early. */
@@ -159,11 +159,12 @@ export class DeviceLoader {
       return;
     }
     const chunk = new Uint8Array(payloadBytes);
-    this.#readingBytes += payloadBytes;
+    const reading = this.#reading;
+    reading.bytes += payloadBytes;
     try {
       if (payloadBytes > 0) await stream.readPayload([chunk]);
     } finally {
-      this.#readingBytes -= payloadBytes;
+      reading.bytes -= payloadBytes;
     }
     if (!isOver()) this.accept(frame, chunk);
   }
@@ -269,6 +270,8 @@ export class DeviceLoader {
   goBack(attempt: number): void {
     this.#givenUp = attempt;
     this.#early = undefined;
+    // What is still being read of the attempt is void: it takes no room from the next one.
+    this.#reading = { bytes: 0 };
     this.#waits.forgetAttempt();
     for (const incoming of this.#devices) incoming.goBack(this.#owed, this.#parts.onFailure);
     this.#waits.check();
