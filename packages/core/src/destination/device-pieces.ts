@@ -6,8 +6,8 @@ import type { Arriving, DestinationContext } from './destination-context.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
 /** Whether pieces of device state may come on page channels too, and so in any order. */
-export function onChannels({ welcome, hello }: Pick<Arriving, 'welcome' | 'hello'>): boolean {
-  return hello.pageChannels > 0 && welcome.features.includes(FEATURES.deviceChannels);
+export function onChannels({ welcome }: Pick<Arriving, 'welcome'>): boolean {
+  return welcome.features.includes(FEATURES.deviceChannels);
 }
 
 /** Reads a piece of device state from a stream, the control stream or a page channel, and takes it. */

@@ -76,7 +76,7 @@ export class SetUp implements DestinationPhase {
         vm,
         described: hello.devices,
         maximumBytes: options.maximumDeviceState,
-        anyOrder: onChannels({ hello, welcome }),
+        anyOrder: onChannels({ welcome }),
         onFailure: (error) => session.end.set(error),
         onLoaded: (device) => loaded.report(device),
       }),
