@@ -46,9 +46,13 @@ function big(clock: VirtualClock, { id = 'gpu', megabytes, live = 0, saveMs = 0,
         }
       : {}),
     async *save() {
+      const reused = new Uint8Array(MB);
       for (let n = live; n < megabytes; n++) {
         if (saveMs > 0) await clock.sleep(saveMs);
-        yield chunkOf(n);
+        reused.set(chunkOf(n));
+        yield reused;
+        // It was borrowed until now.
+        reused.fill(0xee);
       }
       yield TAIL;
     },
@@ -215,6 +219,8 @@ test('one device uses every page channel', async () => {
   const gpu = big(clock, { megabytes: 40 });
   const { toy } = begin(clock, [gpu], {
     link: {
+      // The bytes are looked at as late as a socket does.
+      ...{ copies: 'late', bytesPerSecond: 100 * MB },
       fromSource: (frame, payload, channel) => {
         if (frame.type === 'device') carried[channel] = (carried[channel] ?? 0) + (payload?.byteLength ?? 0);
         return { frame, payload };
@@ -223,6 +229,7 @@ test('one device uses every page channel', async () => {
     migrate: { pageChannels: 4, force: true },
   });
   const { sent } = await toy.settled();
+  expect([gpu.seen.bytes, gpu.seen.wrong]).toEqual([40 * MB + 4, 0]);
   expect(carried).toHaveLength(4);
   for (const bytes of carried) expect(bytes).toBeGreaterThan(4 * MB);
   expect(sent).toMatchObject({ status: 'fulfilled', value: { deviceBytes: 40 * MB + 4 } });
@@ -237,6 +244,21 @@ test('a bound smaller than the state of devices that save side by side: each get
   });
   expectMoved(toy, await toy.settled());
   for (const { seen } of devices) expect([seen.bytes, seen.wrong]).toEqual([12 * MB + 4, 0]);
+});
+
+test('devices that save side by side and load one after the other: the first always has room for its next piece', async () => {
+  const clock = new VirtualClock();
+  const [a, b] = [
+    big(clock, { id: 'a', megabytes: 12, saveMs: 5, more: { parallel: true } }),
+    big(clock, { id: 'b', megabytes: 12, more: { parallel: true } }),
+  ];
+  for (const one of [a, b]) Object.assign(one.destination, { parallel: false });
+  const { toy } = begin(clock, [a, b], {
+    migrate: { pageChannels: 2, force: true },
+    receive: { maximumDeviceState: 5 * 2 ** 20 },
+  });
+  expectMoved(toy, await toy.settled());
+  for (const { seen } of [a, b]) expect([seen.bytes, seen.wrong]).toEqual([12 * MB + 4, 0]);
 });
 
 test('a device that is loaded first but saved last cannot make room, and is named', async () => {

@@ -34,6 +34,7 @@ export { type AttemptParts, keepTrying, mayRetry, type RetryStage } from '../ses
 export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
 export { Switchover } from '../source/decide.js';
+export { DeviceChannels } from '../source/device-channels.js';
 export type { DeviceLink } from '../source/device-outbox.js';
 export { DeviceSender } from '../source/device-sender.js';
 export { GuestPause } from '../source/guest-pause.js';
