@@ -236,6 +236,16 @@ describe('pieces that come on several streams', () => {
   });
 });
 
+test('a device that ends its early load before any of its state has come has not read to the last byte', async () => {
+  const { loader, failures, a, b } = made(1000, true);
+  for (const one of [a, b]) one.leaves = true;
+  await expect(loader.loadEarly({ attempt: 1, device: 1, deviceSequences: [0, 0] })).rejects.toMatchObject({
+    code: 'GODWIT_DEVICE_FAILED',
+    message: expect.stringContaining('must read to the last byte'),
+  });
+  expect(failures).toHaveLength(1);
+});
+
 describe('state is loaded', () => {
   test('as it comes while the guest runs; the rest in the order of the VM, when all of it is there', async () => {
     const { clock, log, loader, send } = made();
