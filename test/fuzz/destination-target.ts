@@ -1,4 +1,5 @@
 import {
+  ANY_STREAM_FRAMES,
   FRAME_TYPES,
   type Frame,
   type FrameStream,
@@ -71,11 +72,16 @@ export const destinationFramesTarget: FuzzTarget = {
     const example = decisions.pick(exampleMigrations());
     const pageChannels = decisions.below(3);
     const script = example.map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels } : frame));
-    const isPage = ({ type }: Frame) => PAGE_CHANNEL_FRAMES.includes(type);
+    // With two channels device state travels on the second one, and may be overtaken by what is said on the control stream.
+    const isPage = ({ type }: Frame) =>
+      PAGE_CHANNEL_FRAMES.includes(type) || (pageChannels === 2 && ANY_STREAM_FRAMES.includes(type));
     const judge = new Judge('source');
     const control = pageChannels === 0 ? script : script.filter((frame) => !isPage(frame));
     const channels = Array.from({ length: pageChannels }, (_, index) => {
-      const share = script.filter((frame) => isPage(frame) && (index === 0 || frame.type === 'roundEnd'));
+      const share = script.filter((frame) => {
+        if (ANY_STREAM_FRAMES.includes(frame.type)) return isPage(frame) && index === 1;
+        return isPage(frame) && (index === 0 || frame.type === 'roundEnd');
+      });
       const frames = share.map((frame) => (frame.type === 'roundEnd' && index > 0 ? { ...frame, pages: 0 } : frame));
       return new HostileSource(decisions, frames, judge, true);
     });

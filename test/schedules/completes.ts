@@ -19,8 +19,6 @@ export function mustComplete(world: World): boolean {
   if (options.switchoverTimeoutMs < 2 * SHORT_MS && isForced(world)) return false;
   if (options.reconnectTimeoutMs < 4 * SHORT_MS || options.settleTimeoutMs < 4 * SHORT_MS) return false;
   if ((options.lease ?? []).some(({ how, ms }) => how !== 'late' || ms > SHORT_MS)) return false;
-  // State that is only sent with the guest paused may be more than the destination holds.
-  if (options.maximumDeviceState !== undefined && devices.some(({ kind }) => kind !== 'iterative')) return false;
   // The engine cannot go back once the state of such a device was loaded: the migration fails.
   if (devices.some(({ kind }) => kind === 'iterative-no-reset')) return false;
   return strikes.every(({ fault }) => passes(fault, options.checksum));

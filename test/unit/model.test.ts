@@ -83,7 +83,7 @@ const FRAMES_OF: Readonly<Record<string, readonly FrameName[]>> = { round: PAGE_
 /** No decision about the guest hangs on these: the model does without them. */
 const LEFT_OUT: readonly FrameName[] = [
   ...(['attach', 'device', 'received', 'digests', 'digestsEnd', 'verified', 'ping', 'pong'] as const),
-  ...(['prepare', 'prepared', 'owed', 'loaded', 'probe'] as const),
+  ...(['prepare', 'prepared', 'owed', 'loaded', 'probe', 'awaitPieces', 'arrived', 'loadEarly'] as const),
 ];
 
 describe('the frames of the model and those of the protocol', () => {

@@ -6,7 +6,7 @@ export { assertMayChange } from './claim/claim.js';
 export { type Clock, systemClock } from './clock.js';
 export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';
 export { PageWriter } from './destination/page-writer.js';
-export { type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
+export { type ChannelDevice, type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
 export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';
 export { makeEncoding } from './encoding/make-encoding.js';
@@ -34,7 +34,9 @@ export { MOST_WORDS, type NamedPages } from './memory/named-pages.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
 export {
   type AnyPagesFrame,
+  type ArrivedFrame,
   type AttachFrame,
+  type AwaitPiecesFrame,
   type BackAckFrame,
   type BackFrame,
   type BlockDescription,
@@ -53,6 +55,7 @@ export {
   HELLO_STAGES,
   type HelloFrame,
   type HelloStage,
+  type LoadEarlyFrame,
   type LoadedFrame,
   MOVED_RUN_STATES,
   type MovedRunState,
@@ -75,8 +78,10 @@ export {
   type WelcomeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
+export { FEATURES } from './protocol/negotiate.js';
 export {
   ALWAYS,
+  ANY_STREAM_FRAMES,
   DESTINATION_PHASES,
   type DestinationPhaseName,
   isLegal,

@@ -1,5 +1,5 @@
 import { type MigrateOptions, migrate, type PolicyInput, receive, withinDowntimeLimit } from '@godwit/core';
-import { memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { FaultyDevice, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { expectMoved, expectStayed, PAGE, start, type Toy } from './toy-migration.js';
 
@@ -110,8 +110,12 @@ describe('rounds that find next to nothing to send', () => {
     const device = {
       id: 'gpu',
       version: 1,
-      async *save() {},
-      async load() {},
+      async *save() {
+        yield Uint8Array.of(1);
+      },
+      async load(state: AsyncIterable<Uint8Array>) {
+        for await (const _ of state);
+      },
       switchoverBlocker: () => (blocked ? 'initial bytes' : undefined),
     };
     const toy = begin({ policy: withinDowntimeLimit }, guest(), [device]);
@@ -129,7 +133,7 @@ describe('rounds that find next to nothing to send', () => {
     const prepared = new Promise<void>((resolve) => {
       ready = resolve;
     });
-    const device = { id: 'gpu', version: 1, async *save() {}, async load() {}, prepared: () => prepared };
+    const device = Object.assign(new FaultyDevice('gpu'), { prepared: () => prepared });
     const toy = begin({ policy: withinDowntimeLimit }, guest(), [device]);
     void tick(toy, 4);
     await toy.clock.sleep(60_000);

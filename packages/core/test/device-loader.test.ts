@@ -42,7 +42,7 @@ class LoggedDevice implements MigratableDevice {
 }
 
 /** The source lists a, b; the destination's VM lists b, a. */
-function made(maximumBytes = 1000) {
+function made(maximumBytes = 1000, anyOrder = false) {
   const log: string[] = [];
   const [a, b] = [new LoggedDevice('a', log), new LoggedDevice('b', log)];
   const failures: GodwitError[] = [];
@@ -51,12 +51,12 @@ function made(maximumBytes = 1000) {
     vm: new ToyVm(BLOCKS, { running: false, devices: [b, a] }),
     described: ['a', 'b'].map((id) => ({ id, version: 1, stateBytes: 0 })),
     maximumBytes,
+    anyOrder,
     onFailure: (error) => void failures.push(error),
     onLoaded: (device) => void reported.push(device),
   });
   const send = (frame: DeviceFrame, bytes: Uint8Array = Uint8Array.of(frame.sequence + 1)) => {
-    loader.admit(frame, bytes.byteLength);
-    loader.accept(frame, bytes);
+    if (loader.admit(frame, bytes.byteLength)) loader.accept(frame, bytes);
   };
   return { clock: new VirtualClock(), log, a, b, failures, reported, loader, send };
 }
@@ -111,10 +111,139 @@ describe('a piece of state is admitted', () => {
     gate.release();
     await clock.yield();
     loader.admit(live(0, 1), 7);
-    expect(() => loader.admit(live(0, 1), 8)).toThrow(/raise maximumDeviceState/);
+    expect(() => loader.admit(live(0, 1), 8)).toThrow(/the source was told this limit/);
     loader.fail(new Error('over') as GodwitError);
     await loader.idle();
   });
+});
+
+describe('pieces that come on several streams', () => {
+  const refused = (loader: InstanceType<typeof DeviceLoader>, frame: DeviceFrame, code: string) =>
+    expect(() => loader.admit(frame, 1)).toThrow(expect.objectContaining({ code }));
+
+  test('are put in order, of pre-copy before those of the attempt, whatever comes first', async () => {
+    const { clock, log, loader, send } = made(1000, true);
+    send(piece(0, 1));
+    send(live(0, 2));
+    send(piece(0, 0, 1, false), Uint8Array.of(7));
+    send(live(0, 1));
+    await clock.yield();
+    expect([log, loader.sequences]).toEqual([[], [0, 0]]);
+    for (const again of [piece(0, 0, 1, false), piece(0, 1), live(0, 1), live(0, 2)])
+      refused(loader, again, 'GODWIT_PROTOCOL');
+    refused(loader, piece(0, 2), 'GODWIT_PROTOCOL');
+    send(live(0, 0));
+    await clock.yield();
+    expect([log, loader.sequences]).toEqual([
+      ['a load', 'a 1', 'a 2', 'a 3'],
+      [3, 0],
+    ]);
+    send(piece(1, 0));
+    await loader.loadAll(1);
+    expect(log.filter((line) => line.startsWith('a')).slice(4)).toEqual(['a 7', 'a 2', 'a end']);
+  });
+
+  test('are not more than 4096 that wait for one before them', () => {
+    const { loader, send } = made(1e6, true);
+    for (let i = 1; i <= 4096; i++) send(live(i % 2, Math.ceil(i / 2)), new Uint8Array());
+    refused(loader, live(0, 5000), 'GODWIT_LIMIT_EXCEEDED');
+    // The one that is missing may come.
+    send(live(0, 0));
+    send(live(0, 5000));
+  });
+
+  test('are void when they were sent before a reset, or belong to an attempt that was given up; a later one is wrong', async () => {
+    const { clock, log, loader, send } = made(1000, true);
+    send({ ...live(0, 0), resets: 0 });
+    send({ ...live(0, 2), resets: 0 });
+    send(piece(0, 0));
+    send(piece(1, 0));
+    const loading = loader.loadAll(1);
+    await clock.yield();
+    loader.goBack(1);
+    await loading;
+    await loader.idle();
+    expect(loader.resets).toEqual([1, 0]);
+    log.length = 0;
+    for (const late of [{ ...live(0, 1), resets: 0 }, piece(0, 3), piece(1, 1)])
+      expect(loader.admit(late, 4)).toBe(false);
+    refused(loader, { ...live(0, 0), resets: 2 }, 'GODWIT_PROTOCOL');
+    send({ ...live(0, 1), resets: 1 });
+    send({ ...live(0, 0), resets: 1 });
+    await clock.yield();
+    expect(log).toEqual(['a load', 'a 1', 'a 2']);
+    loader.fail(new Error('over') as GodwitError);
+    await loader.idle();
+  });
+
+  test('that were being read when the attempt was given up neither count nor are taken', async () => {
+    const { loader } = made(10, true);
+    const gate = held();
+    const reading = loader.receive(
+      piece(0, 0),
+      10,
+      { readPayload: () => gate.promise, skipPayload: async () => {} },
+      () => false,
+    );
+    expect(loader.heldBytes).toBe(10);
+    expect(() => loader.admit(piece(1, 0), 1)).toThrow(expect.objectContaining({ code: 'GODWIT_LIMIT_EXCEEDED' }));
+    loader.goBack(1);
+    expect(loader.admit(piece(1, 0, 2), 10)).toBe(true);
+    gate.release();
+    await reading;
+    expect(loader.heldBytes).toBe(0);
+    await expect(loader.loadAll(1)).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
+  });
+
+  test('are asked for: the answer comes with the last of them, or when a reset has voided them', async () => {
+    const { clock, loader, send } = made(1000, true);
+    const live2 = watch(loader.arrived(0, [2, 0]));
+    const attempt = watch(loader.arrived(1, [0, 1]));
+    const complete = watch(loader.complete(1, [2, 0]));
+    send(live(0, 1));
+    send(piece(0, 0));
+    send(piece(1, 0));
+    await clock.yield();
+    expect([live2.state, attempt.state, complete.state]).toEqual(['pending', 'resolved', 'pending']);
+    send(live(0, 0));
+    await clock.yield();
+    expect([live2.state, complete.state]).toEqual(['resolved', 'resolved']);
+    const never = watch(loader.arrived(1, [9, 9]));
+    const reset = watch(loader.arrived(0, [9, 0]));
+    const loading = loader.loadAll(1);
+    await clock.yield();
+    loader.goBack(1);
+    await loading;
+    await clock.yield();
+    expect([never.state, reset.state]).toEqual(['pending', 'resolved']);
+    expect(() => loader.arrived(0, [1])).toThrow(expect.objectContaining({ code: 'GODWIT_PROTOCOL' }));
+    for (let i = 0; i < 16; i++) void loader.arrived(0, [0, 9]);
+    expect(() => loader.arrived(0, [0, 9])).toThrow(expect.objectContaining({ code: 'GODWIT_LIMIT_EXCEEDED' }));
+    await loader.idle();
+  });
+
+  test('and have overtaken one that is lost with its connection come again', async () => {
+    const { clock, log, loader, send } = made(1000, true);
+    send(live(0, 0));
+    send(live(0, 2));
+    loader.connectionBegins();
+    expect(loader.sequences).toEqual([1, 0]);
+    for (const sequence of [2, 1]) send(live(0, sequence));
+    await clock.yield();
+    expect(log).toEqual(['a load', 'a 1', 'a 2', 'a 3']);
+    loader.fail(new Error('over') as GodwitError);
+    await loader.idle();
+  });
+});
+
+test('a device that ends its early load before any of its state has come has not read to the last byte', async () => {
+  const { loader, failures, a, b } = made(1000, true);
+  for (const one of [a, b]) one.leaves = true;
+  await expect(loader.loadEarly({ attempt: 1, device: 1, deviceSequences: [0, 0] })).rejects.toMatchObject({
+    code: 'GODWIT_DEVICE_FAILED',
+    message: expect.stringContaining('must read to the last byte'),
+  });
+  expect(failures).toHaveLength(1);
 });
 
 describe('state is loaded', () => {

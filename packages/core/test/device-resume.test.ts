@@ -1,6 +1,9 @@
-import type { MigratableDevice } from '@godwit/core';
+import type { MigratableDevice, PageChannel } from '@godwit/core';
+import { engineParts } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { bytes, ScriptedDevice, senderOf, turn } from './played-device-link.js';
+
+const { DeviceChannels } = engineParts;
 
 const never = new AbortController().signal;
 
@@ -33,13 +36,13 @@ describe('over a new connection', () => {
 
   test('what was acknowledged is not kept, and what was sent again is acknowledged with it', async () => {
     const { sender, use, disk } = await sent();
-    sender.acknowledged();
+    await sender.arrival()();
     disk.chunks.precopy = [bytes(4)];
     await sender.precopy();
     const first = use();
     await sender.resume([0, 3], [0, 0]);
     expect(first.lines).toEqual([piece(3)]);
-    sender.acknowledged();
+    await sender.arrival()();
     const second = use();
     await sender.resume([0, 4], [0, 0]);
     expect(second.lines).toEqual([]);
@@ -53,7 +56,7 @@ describe('over a new connection', () => {
     ['of too few devices', [0], false],
   ])('a destination that expects a piece %s is wrong', async (_, expected, acknowledged) => {
     const { sender, use } = await sent();
-    if (acknowledged) sender.acknowledged();
+    if (acknowledged) await sender.arrival()();
     const { lines } = use();
     await expect(sender.resume(expected, [0, 0])).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
     expect(lines).toEqual([]);
@@ -96,6 +99,34 @@ describe('over a new connection', () => {
     await resuming;
     expect(lines.slice(1)).toEqual(['device 0 piece 1 attempt 0: 2']);
   });
+});
+
+test('over page channels a piece is kept until the destination says that it has come: a ping says nothing', async () => {
+  const disk = new ScriptedDevice('disk');
+  const { sender, link, use } = senderOf([disk]);
+  const channel = { sendDevice: async () => {} } as unknown as PageChannel;
+  let arrive: () => void = () => {};
+  const asked: unknown[] = [];
+  Object.assign(link, {
+    deviceChannels: new DeviceChannels([channel], never),
+    arrived: (attempt: number, sequences: readonly number[]) => {
+      asked.push([attempt, sequences]);
+      return new Promise<void>((resolve) => {
+        arrive = resolve;
+      });
+    },
+  });
+  disk.chunks.precopy = [bytes(1), bytes(2)];
+  await sender.precopy();
+  const arrived = sender.arrival()();
+  await turn();
+  disk.chunks.precopy = [];
+  await expect(sender.resume([1], [0])).resolves.toBeUndefined();
+  arrive();
+  await arrived;
+  expect(asked).toEqual([[0, [2]]]);
+  use();
+  await expect(sender.resume([1], [0])).rejects.toMatchObject({ code: 'GODWIT_PROTOCOL' });
 });
 
 describe('a device that the destination has reset', () => {

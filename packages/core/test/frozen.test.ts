@@ -48,6 +48,9 @@ test('the frame numbers of the wire are frozen', () => {
     owed: 30,
     loaded: 31,
     probe: 32,
+    awaitPieces: 33,
+    arrived: 34,
+    loadEarly: 35,
   });
   expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual([
     'compressedPages',
@@ -64,6 +67,7 @@ test('the protocol versions and features are frozen', () => {
   expect(FEATURES).toEqual({
     ...{ verify: 'verify', checksum: 'checksum', back: 'back', probe: 'probe' },
     ...{ bitmap: 'bitmap', shared: 'shared' },
+    ...{ deviceChannels: 'deviceChannels', loadEarly: 'loadEarly' },
   });
 });
 

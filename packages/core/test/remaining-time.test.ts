@@ -69,8 +69,12 @@ test('is unknown while a switchover waits for something else, and while the link
   const device = {
     id: 'gpu',
     version: 1,
-    async *save() {},
-    async load() {},
+    async *save() {
+      yield Uint8Array.of(1);
+    },
+    async load(state: AsyncIterable<Uint8Array>) {
+      for await (const _ of state);
+    },
     switchoverBlocker: () => (blocked ? 'initial bytes' : undefined),
   };
   (toy.source.devices as unknown[]).push(device);

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import {
   ALWAYS,
+  ANY_STREAM_FRAMES,
   DESTINATION_PHASES,
   FRAME_TYPES,
   FRAMES_WITH_PAYLOAD,
@@ -106,7 +107,8 @@ describe('the frame types of docs/wire-format.md', () => {
       if (name === 'attach') expect([from, on, read.S, told.D]).toEqual(['S', 'page', false, false]);
       else {
         expect([name, from]).toEqual([name, read.S && told.D ? 'both' : read.S ? 'S' : 'D']);
-        const streams = page ? 'page (control if N = 0)' : name === 'error' ? 'any' : 'control';
+        const both = ANY_STREAM_FRAMES.includes(name) ? 'page or control' : name === 'error' ? 'any' : 'control';
+        const streams = page ? 'page (control if N = 0)' : both;
         expect([name, on]).toEqual([name, streams]);
       }
     }

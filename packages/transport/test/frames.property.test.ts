@@ -73,8 +73,14 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
   zeroPages: fc.record({ round: uint, block: uint, runs }),
   roundEnd: fc.record({ round: uint, pages: uint }),
   roundAck: fc.record({ round: uint, pages: uint }),
-  device: fc.record({ device: uint, sequence: uint, last: fc.boolean(), attempt: uint }),
-  switchover: fc.record({ round: uint, attempt: uint, runState: fc.constantFrom(...MOVED_RUN_STATES) }),
+  device: fc.record(
+    { device: uint, sequence: uint, last: fc.boolean(), attempt: uint, resets: uint },
+    { requiredKeys: ['device', 'sequence', 'last', 'attempt'] },
+  ),
+  switchover: fc.record(
+    { round: uint, attempt: uint, runState: fc.constantFrom(...MOVED_RUN_STATES), deviceSequences: sequences },
+    { requiredKeys: ['round', 'attempt', 'runState'] },
+  ),
   ready: fc.record({ attempt: uint, loadMs: duration }),
   go: fc.record({ attempt: uint }),
   running: fc.record({ resumeMs: duration, sinceReadyMs: duration }),
@@ -110,8 +116,11 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
   back: fc.record({ attempt: uint }),
   backAck: fc.record({ attempt: uint, deviceResets: sequences }),
   owed: named,
-  loaded: fc.record({ device: uint, sequence: uint }),
+  loaded: fc.record({ device: uint, sequence: uint, attempt: uint }, { requiredKeys: ['device', 'sequence'] }),
   probe: fc.record({}),
+  awaitPieces: fc.record({ id: uint, attempt: uint, deviceSequences: sequences }),
+  arrived: fc.record({ id: uint }),
+  loadEarly: fc.record({ attempt: uint, device: uint, deviceSequences: sequences }),
 };
 
 const frames = fc.oneof(

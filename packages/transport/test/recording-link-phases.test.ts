@@ -91,6 +91,9 @@ const FRAMES: { readonly [N in FrameName]: Extract<Frame, { type: N }> } = {
   owed: { type: 'owed', block: 0, runs: [0, 1] },
   loaded: { type: 'loaded', device: 0, sequence: 1 },
   probe: { type: 'probe' },
+  awaitPieces: { type: 'awaitPieces', id: 1, attempt: 1, deviceSequences: [] },
+  arrived: { type: 'arrived', id: 1 },
+  loadEarly: { type: 'loadEarly', attempt: 1, device: 0, deviceSequences: [] },
 };
 const NAMES = Object.keys(FRAME_TYPES) as FrameName[];
 const from = (sender: Sender, ...frames: (Frame | FrameName)[]): [Sender, Frame][] =>
@@ -202,12 +205,13 @@ describe('the phases of a connection', () => {
   });
 
   test('keep page channels and the control stream apart', () => {
-    const channels = [...S(hello({ pageChannels: 2 })), ...D('welcome')];
+    const agreed = { ...FRAMES.welcome, features: ['deviceChannels'] } as Frame;
+    const channels = [...S(hello({ pageChannels: 2 })), ...D(agreed)];
     for (const name of NAMES) {
       const pages = PAGE_CHANNEL_FRAMES.includes(name);
       expect([name, phasesBehind(channels).take(FRAMES[name], 'source', true) === undefined]).toEqual([
         name,
-        pages || name === 'error',
+        pages || name === 'device' || name === 'error',
       ]);
       expect([name, phasesBehind(channels).take(FRAMES[name], 'source') === undefined]).toEqual([
         name,
@@ -220,6 +224,17 @@ describe('the phases of a connection', () => {
     }
     const late = [...channels, ...S('switchover')];
     expect(phasesBehind(late).take(FRAMES.pages, 'source', true)).toMatch(/phase "loading"/);
+    // A piece of device state may come later than what was said after it; that moves nobody.
+    const behind = phasesBehind(late);
+    expect(behind.take(FRAMES.device, 'source', true)).toBeUndefined();
+    expect([behind.source, behind.destination]).toEqual(['loading', 'loading']);
+    expect(behind.take(FRAMES.device, 'source')).toMatch(/phase "loading"/);
+    const back = phasesBehind([...channels, ...S('device', 'back')]);
+    expect(back.take(FRAMES.device, 'source', true)).toBeUndefined();
+    expect(back.take(FRAMES.backAck, 'destination')).toBeUndefined();
+    // Where it was not agreed on, page channels carry pages only.
+    const apart = [...S(hello({ pageChannels: 2 })), ...D('welcome')];
+    expect(phasesBehind(apart).take(FRAMES.device, 'source', true)).toMatch(/which carries pages only/);
   });
 });
 
@@ -246,12 +261,12 @@ describe('one direction of a stream, captured', () => {
     }
   });
 
-  test('of a page channel carries pages only', () => {
+  test('of a page channel carries pages and device state only', () => {
     const phases = new LinkPhases({ oneWay: true });
-    for (const name of ['attach', 'pages', 'zeroPages', 'roundEnd'] as const) {
+    for (const name of ['attach', 'pages', 'zeroPages', 'roundEnd', 'device'] as const) {
       expect(phases.take(FRAMES[name])).toBeUndefined();
     }
-    expect(phases.take(FRAMES.device)).toBe('"device" on a page channel, which carries pages only');
+    expect(phases.take(FRAMES.go)).toBe('"go" on a page channel, which carries pages and device state only');
   });
 });
 

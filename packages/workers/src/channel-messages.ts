@@ -1,4 +1,5 @@
 import type {
+  DeviceFrame,
   EncodingRecipe,
   ErrorCode,
   PageBoardBuffers,
@@ -49,6 +50,17 @@ export type ChannelOrder =
       readonly holes: Float64Array;
       readonly limit: number;
     }
+  /**
+   * A piece of device state. Threads share an address space, so that its bytes are named and not copied: whoever orders keeps them alive
+   * until the thread has answered, or has ended.
+   */
+  | {
+      readonly type: 'device';
+      readonly id: number;
+      readonly frame: DeviceFrame;
+      readonly address: bigint;
+      readonly byteLength: number;
+    }
   | { readonly type: 'end round'; readonly id: number; readonly round: number }
   | {
       readonly type: 'receive';
@@ -56,6 +68,8 @@ export type ChannelOrder =
       readonly channel: number;
       readonly board: PageBoardBuffers;
       readonly encodings: readonly EncodingRecipe[];
+      /** One 32-bit number: pieces of device state that were reported and not taken. Undefined: there are none to come. */
+      readonly pieces: SharedArrayBuffer | undefined;
     }
   | { readonly type: 'close' };
 
@@ -70,5 +84,7 @@ export type ChannelReport =
   /** The tracker at this place could not re-arm pages: everything counts as dirty. Comes before the pages are `sent`. */
   | { readonly type: 'rearm failed'; readonly tracker: number; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'round end'; readonly round: number; readonly pages: number }
+  /** A piece of device state, whose buffer is the receiver's. */
+  | { readonly type: 'device'; readonly frame: DeviceFrame; readonly bytes: Uint8Array }
   | { readonly type: 'received' }
   | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

@@ -1,9 +1,11 @@
 import { getPriority, setPriority } from 'node:os';
 import { parentPort } from 'node:worker_threads';
 import {
+  type ChannelDevice,
   ChannelEncoder,
   type Clock,
   type Compression,
+  type DeviceFrame,
   type FrameStream,
   GodwitError,
   LocalPageChannel,
@@ -21,6 +23,7 @@ import {
   readPageChannel,
   systemClock,
 } from '@godwit/core/pages';
+import { viewOf } from '@godwit/linux/libc';
 import { frameStream } from '@godwit/transport/framing';
 import { attachedMemory } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';
@@ -48,6 +51,12 @@ const FRAME_BYTES = 4 * 2 ** 20;
  */
 const NICER = 2;
 const LEAST_PRIORITY = 19;
+
+/** Most pieces of device state that the main thread has not taken. */
+const MOST_UNTAKEN = 2;
+
+/** How long a thread that waits for that sleeps before it looks whether the connection is over. Milliseconds. */
+const UNTAKEN_MS = 20;
 
 /** Nobody else waits for this thread. */
 const clock: Clock = { ...systemClock, yield: async () => {} };
@@ -86,6 +95,10 @@ async function obey(order: ChannelOrder): Promise<void> {
       break;
     case 'take':
       await take(order);
+      break;
+    case 'device':
+      await there(sender).sendDevice(order.frame, bytesAt(order.address, order.byteLength));
+      reportSent(order.id);
       break;
     case 'end round':
       await there(sender).endRound(order.round);
@@ -137,9 +150,38 @@ async function receive(order: OrderOf<'receive'>): Promise<void> {
   const encodings = await Promise.all(order.encodings.map(makeEncoding));
   const windows = new MemoryWindows(memory).open();
   const writer = new PageWriter(order.channel, windows, board, clock, encodings);
-  await readPageChannel(there(stream), writer, (round, pages) => report({ type: 'round end', round, pages }));
+  const onRoundEnd = (round: number, pages: number) => report({ type: 'round end', round, pages });
+  const pieces = order.pieces === undefined ? undefined : new Int32Array(order.pieces);
+  const onDevice: ChannelDevice | undefined =
+    pieces && ((from, frame, payloadBytes) => passOn(from, frame, payloadBytes, pieces, () => board.stopped));
+  await readPageChannel(there(stream), writer, onRoundEnd, onDevice);
   report({ type: 'received' });
   await end();
+}
+
+/**
+ * Reads a piece of device state and hands it to the main thread. While that has not taken some, nothing is read, so that a peer that
+ * sends more than the main thread takes is held back by its socket.
+ */
+async function passOn(
+  from: FrameStream,
+  frame: DeviceFrame,
+  payloadBytes: number,
+  pieces: Int32Array,
+  isOver: () => boolean,
+): Promise<void> {
+  for (let untaken = Atomics.load(pieces, 0); untaken >= MOST_UNTAKEN; untaken = Atomics.load(pieces, 0)) {
+    if (isOver()) return from.skipPayload();
+    Atomics.wait(pieces, 0, untaken, UNTAKEN_MS);
+  }
+  const bytes = new Uint8Array(payloadBytes);
+  if (payloadBytes > 0) await from.readPayload([bytes]);
+  Atomics.add(pieces, 0, 1);
+  port?.postMessage({ type: 'device', frame, bytes } satisfies ChannelReport, [bytes.buffer]);
+}
+
+function bytesAt(address: bigint, byteLength: number): Uint8Array {
+  return byteLength === 0 ? new Uint8Array() : viewOf(address, byteLength);
 }
 
 async function send(order: OrderOf<'batch'>): Promise<void> {
@@ -201,11 +243,11 @@ function fail(error: unknown): void {
   port?.close();
 }
 
-/** Batches go on beside each other (while one is compressed the next is read); everything else comes in its order. */
+/** Batches and device state go on beside each other (while one batch is compressed the next is read); all else comes in its order. */
 let last: Promise<unknown> = Promise.resolve();
 const batches = new Set<Promise<void>>();
 port.on('message', (order: ChannelOrder) => {
-  if (order.type !== 'batch' && order.type !== 'take') {
+  if (order.type !== 'batch' && order.type !== 'take' && order.type !== 'device') {
     last = last.then(() => Promise.all(batches)).then(() => (failed ? undefined : obey(order)));
     last.catch(fail);
     return;

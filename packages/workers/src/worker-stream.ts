@@ -1,4 +1,5 @@
 import {
+  type DeviceFrame,
   GodwitError,
   type PageBatch,
   type PageChannel,
@@ -8,6 +9,7 @@ import {
   type RemoteSending,
 } from '@godwit/core';
 import { closeFd, resetOnClose, SocketNumbers, shutdownSocket } from '@godwit/linux';
+import { addressOf } from '@godwit/linux/libc';
 import type { DetachedStream } from '@godwit/transport';
 import { attachmentOf } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';
@@ -40,6 +42,8 @@ interface Waiting {
   readonly bytes: number;
   /** Called with pages that the thread has taken for it. */
   readonly onTaken?: (pages: number) => void;
+  /** Device state that the thread reads. */
+  readonly keep?: Uint8Array;
   readonly resolve: () => void;
   readonly reject: (error: GodwitError) => void;
 }
@@ -67,6 +71,9 @@ export class WorkerStream implements PageStream {
   /** When the thread had done with an order, or was given one while it had none. */
   #paceAt = 0;
   #onRoundEnd: RemoteReading['onRoundEnd'] | undefined;
+  #onDevice: RemoteReading['onDevice'];
+  /** Pieces of device state that the thread has reported and this one has not taken. */
+  readonly #pieces = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   #reading = false;
   #readToEnd = false;
   #failure: GodwitError | undefined;
@@ -128,14 +135,17 @@ export class WorkerStream implements PageStream {
         return stream.bytesWritten + stream.#inFlight;
       },
       send: (batch) => this.#send(batch, memory.pageSize),
-      takePages: ({ round, pass }, onTaken) => this.#ask((id) => ({ type: 'take', id, round, pass }), 0, onTaken),
+      takePages: ({ round, pass }, onTaken) => this.#ask((id) => ({ type: 'take', id, round, pass }), 0, { onTaken }),
+      sendDevice: (frame, bytes) => this.#sendDevice(frame, bytes),
       endRound: (round) => this.#ask((id) => ({ type: 'end round', id, round }), 0),
     };
   }
 
-  async receivePages({ channel, memory, board, encodings, onRoundEnd }: RemoteReading): Promise<void> {
-    const order: ChannelOrder = { type: 'receive', channel, memory: attachmentOf(memory), board, encodings };
+  async receivePages({ channel, memory, board, encodings, onRoundEnd, onDevice }: RemoteReading): Promise<void> {
+    const pieces = onDevice === undefined ? undefined : this.#pieces.buffer;
+    const order: ChannelOrder = { type: 'receive', channel, memory: attachmentOf(memory), board, encodings, pieces };
     this.#onRoundEnd = onRoundEnd;
+    this.#onDevice = onDevice;
     this.#reading = true;
     this.#order(order);
     await this.#over;
@@ -203,7 +213,19 @@ export class WorkerStream implements PageStream {
     );
   }
 
-  #ask(order: (id: number) => ChannelOrder, bytes: number, onTaken?: (pages: number) => void): Promise<void> {
+  /** The bytes are named by their address: this thread keeps them, in `#waiting`, until the other one is done with them. */
+  #sendDevice(frame: DeviceFrame, bytes: Uint8Array): Promise<void> {
+    const { byteLength } = bytes;
+    // A small array lives inside the heap, where it is moved about, until its buffer is asked for.
+    const address = bytes.buffer.byteLength > 0 && byteLength > 0 ? addressOf(bytes) : 0n;
+    return this.#ask((id) => ({ type: 'device', id, frame, address, byteLength }), byteLength, { keep: bytes });
+  }
+
+  #ask(
+    order: (id: number) => ChannelOrder,
+    bytes: number,
+    more: Pick<Waiting, 'onTaken' | 'keep'> = {},
+  ): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== undefined && this.#ended) {
         reject(this.#failure);
@@ -212,7 +234,7 @@ export class WorkerStream implements PageStream {
       if (this.#waiting.size === 0) this.#paceAt = performance.now();
       this.#inFlight += bytes;
       const id = this.#orders++;
-      this.#waiting.set(id, { bytes, resolve, reject, ...(onTaken === undefined ? {} : { onTaken }) });
+      this.#waiting.set(id, { ...more, bytes, resolve, reject });
       this.#order(order(id));
     });
   }
@@ -227,7 +249,8 @@ export class WorkerStream implements PageStream {
         const done = this.#waiting.get(message.id);
         this.#waiting.delete(message.id);
         this.#inFlight -= done?.bytes ?? 0;
-        this.#pace(done?.bytes ?? 0);
+        if (done?.keep === undefined) this.#pace(done?.bytes ?? 0);
+        else this.#paceAt = performance.now();
         done?.resolve();
         break;
       }
@@ -239,6 +262,9 @@ export class WorkerStream implements PageStream {
         break;
       case 'round end':
         void this.#roundEnded(message.round, message.pages);
+        break;
+      case 'device':
+        this.#takeDevice(message.frame, message.bytes);
         break;
       case 'received':
         this.#readToEnd = true;
@@ -265,6 +291,17 @@ export class WorkerStream implements PageStream {
       await this.#onRoundEnd?.(round, pages);
     } catch (error) {
       this.abort(GodwitError.wrap(error, 'GODWIT_INTERNAL', `the end of round ${round} could not be told`));
+    }
+  }
+
+  #takeDevice(frame: DeviceFrame, bytes: Uint8Array): void {
+    Atomics.sub(this.#pieces, 0, 1);
+    Atomics.notify(this.#pieces, 0);
+    if (this.#failure !== undefined) return;
+    try {
+      this.#onDevice?.(frame, bytes);
+    } catch (error) {
+      this.abort(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'a piece of device state could not be taken'));
     }
   }
 

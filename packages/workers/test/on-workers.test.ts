@@ -8,6 +8,7 @@ import {
   GodwitError,
   type LinkConnector,
   type LinkListener,
+  type MigratableDevice,
   type MigrateOptions,
   migrate,
   receive,
@@ -344,4 +345,111 @@ test('a link that is lost after go is settled over one without page channels', a
   expect([migration.ownership, incoming.ownership]).toEqual(['released', 'settled']);
   expect(controls).toHaveLength(2);
   expect(threads.alive.size).toBe(0);
+});
+
+describe('device state beside the pages', () => {
+  const PIECE = 2 ** 20;
+
+  /** A device of many megabytes, a part of which moves while the guest runs; chunks of every size, also very small ones. */
+  function device(live: number, stopped: number) {
+    const yielded: Uint8Array[] = [];
+    const sizes = [PIECE * 3 + 5, 1, 63, 65, 4096, PIECE, 700_001];
+    const chunk = (n: number) => {
+      const made = new Uint8Array(sizes[n % sizes.length] as number);
+      for (let i = 0; i < made.length; i += 997) made[i] = n * 31 + i;
+      yielded.push(made.slice());
+      return made;
+    };
+    let n = 0;
+    const source: MigratableDevice = {
+      id: 'gpu',
+      version: 1,
+      async *precopy() {
+        while (n < live) yield chunk(n++);
+      },
+      async *save() {
+        const reused = new Uint8Array(PIECE * 4);
+        for (let i = 0; i < stopped; i++) {
+          const made = chunk(live + i);
+          // Each chunk is borrowed only until the next one is asked for.
+          reused.set(made);
+          yield reused.subarray(0, made.length);
+          reused.fill(0xee);
+        }
+      },
+      load: async () => {},
+    };
+    const loaded: Uint8Array[] = [];
+    const destination: MigratableDevice = {
+      ...source,
+      async load(state) {
+        for await (const part of state) loaded.push(part.slice());
+      },
+    };
+    const same = () => Buffer.compare(Buffer.concat(yielded), Buffer.concat(loaded)) === 0;
+    return { source, destination, same, bytes: () => yielded.reduce((sum, { length }) => sum + length, 0) };
+  }
+
+  test.each([
+    ['neither end', 0, false, false],
+    ['neither end', 1, false, false],
+    ['neither end', 4, false, false],
+    ['neither end', 64, false, false],
+    ['both ends', 1, true, true],
+    ['both ends', 4, true, true],
+    ['both ends', 16, true, true],
+    ['the source', 4, true, false],
+    ['the destination', 4, false, true],
+  ])('every byte arrives in its place, %s on workers, with %i page channels', async (_, pageChannels, near, far) => {
+    for (const maximumDeviceState of [256 * MIB, 8 * MIB]) {
+      const { connector, listener } = await ends('tcp');
+      const [source, target] = [new StillGuest(true), new StillGuest(false)];
+      source.fill();
+      const gpu = device(20, 30);
+      Object.assign(source, { devices: [gpu.source] });
+      Object.assign(target, { devices: [gpu.destination] });
+      const incoming = receive(far ? onWorkers(listener) : listener, { prepare: () => target, maximumDeviceState });
+      const migration = migrate(source, near ? onWorkers(connector) : connector, {
+        pageChannels,
+        force: true,
+        verify: true,
+      });
+      const [summary] = await Promise.all([migration.result, incoming.result]);
+      expect([gpu.same(), source.equals(target), summary.deviceBytes]).toEqual([true, true, gpu.bytes()]);
+      source.memory.close();
+      target.memory.close();
+    }
+  });
+
+  test.each([false, true])('a device that loads on for ever does not keep a lost link (workers: %s)', async (far) => {
+    const { connector, listener } = await ends('tcp');
+    const [source, target] = [new StillGuest(true), new StillGuest(false)];
+    const gpu = device(0, 40);
+    let reached: () => void = () => {};
+    const loading = new Promise<void>((resolve) => {
+      reached = resolve;
+    });
+    gpu.destination.load = async (state) => {
+      for await (const _ of state) {
+        reached();
+        await new Promise<void>((resolve) => stopped.signal.addEventListener('abort', () => resolve()));
+      }
+    };
+    const stopped = new AbortController();
+    Object.assign(source, { devices: [gpu.source] });
+    Object.assign(target, { devices: [gpu.destination] });
+    const incoming = receive(far ? onWorkers(listener) : listener, {
+      prepare: () => target,
+      maximumDeviceState: 4 * MIB,
+    });
+    const migration = migrate(source, onWorkers(connector), { pageChannels: 2, force: true });
+    const outcomes = Promise.allSettled([migration.result, incoming.result]);
+    await loading;
+    migration.cancel();
+    stopped.abort();
+    const [sent, received] = await outcomes;
+    expect([sent?.status, received?.status, source.running]).toEqual(['rejected', 'rejected', true]);
+    source.memory.close();
+    target.memory.close();
+  });
 });

@@ -3,7 +3,7 @@ import { GodwitError, type MigratableDevice, type SoftwareTracker } from '@godwi
 import type { GuestRam } from '../guest/guest-ram.js';
 import { PAGE_SIZE } from '../guest/layout.js';
 import { MailboxWriter } from '../guest/mailbox.js';
-import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+import { requireVersion, StateReader, StateWriter, stateBytesOf } from '../state/state-sections.js';
 
 const PERIOD_MS = 10;
 
@@ -17,6 +17,7 @@ const PERIOD_MS = 10;
 export class Mailbox implements MigratableDevice {
   readonly id = 'mailbox';
   readonly version = 1;
+  readonly maximumStateBytes = stateBytesOf(Uint32Array.BYTES_PER_ELEMENT);
   readonly #ram: GuestRam;
   readonly #tracker: SoftwareTracker | undefined;
   #writer: MailboxWriter;

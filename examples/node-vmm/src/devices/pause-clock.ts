@@ -1,5 +1,5 @@
 import type { MigratableDevice } from '@godwit/core';
-import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+import { requireVersion, StateReader, StateWriter, stateBytesOf } from '../state/state-sections.js';
 import type { SharedBoard } from '../vcpu/shared-board.js';
 import { monotonicMicroseconds } from './monotonic-clock.js';
 import type { PortDevice } from './port-device.js';
@@ -51,6 +51,7 @@ export class PauseClock implements PortDevice {
 export class PauseClockState implements MigratableDevice {
   readonly id = 'pause-clock';
   readonly version = 1;
+  readonly maximumStateBytes: number;
   readonly #board: SharedBoard;
   readonly #vcpus: number;
   readonly #now = monotonicMicroseconds();
@@ -58,6 +59,7 @@ export class PauseClockState implements MigratableDevice {
   constructor(board: SharedBoard, vcpus: number) {
     this.#board = board;
     this.#vcpus = vcpus;
+    this.maximumStateBytes = stateBytesOf(2 * 8, vcpus * 8);
     board.guestClock[0] = -this.#now();
   }
 

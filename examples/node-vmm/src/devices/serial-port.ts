@@ -1,5 +1,5 @@
 import type { MigratableDevice } from '@godwit/core';
-import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
+import { requireVersion, StateReader, StateWriter, stateBytesOf } from '../state/state-sections.js';
 import { BoardWord, type SharedBoard } from '../vcpu/shared-board.js';
 import type { ConsoleRing } from './console-ring.js';
 import type { PortDevice } from './port-device.js';
@@ -101,6 +101,7 @@ export class SerialPort implements PortDevice {
 export class SerialPortState implements MigratableDevice {
   readonly id = 'serial';
   readonly version = 1;
+  readonly maximumStateBytes = stateBytesOf(REGISTERS);
   readonly #registers: Int32Array<SharedArrayBuffer>;
   readonly #drain: () => void;
 

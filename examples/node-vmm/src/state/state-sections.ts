@@ -11,6 +11,12 @@ const ABSENT = 0xffff_ffff;
 /** Most bytes of a state, far more than any device here has. */
 const MAX_STATE_BYTES = 16 * 2 ** 20;
 
+/** Bytes of a state whose sections have at most so many bytes: for `MigratableDevice.maximumStateBytes`. */
+export function stateBytesOf(...sections: readonly number[]): number {
+  // The magic number, a tag and a length for each section, and the end.
+  return sections.reduce((sum, bytes) => sum + 8 + bytes, 4 + 8);
+}
+
 /** Writes the sections of one device. */
 export class StateWriter {
   readonly #chunks: Uint8Array[] = [words(MAGIC)];

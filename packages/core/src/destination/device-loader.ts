@@ -2,15 +2,19 @@ import type { MigratableVm } from '../device/migratable-vm.js';
 import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import type { DeviceDescription, DeviceFrame } from '../protocol/frame.js';
+import type { DeviceDescription, DeviceFrame, LoadEarlyFrame } from '../protocol/frame.js';
+import { ArrivalWaits } from './arrival-waits.js';
 import { IncomingDevice } from './incoming-device.js';
 import type { LoadForecast } from './load-forecast.js';
+import type { QueuedPiece } from './state-queue.js';
 
 export interface DeviceLoaderParts {
   readonly vm: MigratableVm;
   readonly described: readonly DeviceDescription[];
   /** Most bytes that are held before they are loaded, of all devices together. */
   readonly maximumBytes: number;
+  /** Whether pieces may come in any order, since they come on several streams. Default false. */
+  readonly anyOrder?: boolean;
   /** Called with the error of a device that fails while no call of the loader waits for it. */
   readonly onFailure: (error: GodwitError) => void;
   /** Learns how fast devices load, if given. */
@@ -22,9 +26,19 @@ export interface DeviceLoaderParts {
 /** A device's progress is reported after this many bytes, and when it has loaded everything that has come. */
 const REPORT_BYTES = 256 * 1024;
 
+/** Most pieces, of all devices together, that wait for one before them. A source of this engine has fewer under way. */
+export const MOST_AHEAD = 4096;
+
+/** Loading that has begun before `switchover`. */
+interface EarlyLoad {
+  readonly attempt: number;
+  readonly loading: Promise<void>;
+}
+
 /**
  * Collects device state at the destination and loads it. Pieces that come while the guest runs are loaded at once; the rest is loaded
- * after `switchover`, in the order in which the destination's VM lists its devices.
+ * after `switchover`, in the order in which the destination's VM lists its devices, or before it (`loadEarly`) where it is more than is
+ * held.
  */
 export class DeviceLoader {
   readonly #parts: DeviceLoaderParts;
@@ -36,9 +50,15 @@ export class DeviceLoader {
   readonly #unreported: number[];
   /** Pages that the loads of given-up attempts have written. */
   readonly #owed: DirtyBitmaps;
+  readonly #waits: ArrivalWaits;
   #wake: (() => void)[] = [];
   /** Number of the last attempt that was given up. */
   #givenUp = 0;
+  #early: EarlyLoad | undefined;
+  /** Bytes of the pieces whose payload is being read. */
+  #reading = { bytes: 0 };
+  /** The most bytes that were held at once. */
+  mostHeldBytes = 0;
 
   constructor(parts: DeviceLoaderParts) {
     const { vm, described } = parts;
@@ -47,8 +67,9 @@ export class DeviceLoader {
     this.#devices = described.map(({ id, version }, index) => {
       const device = byId.get(id);
       if (device === undefined) throw new GodwitError('GODWIT_INTERNAL', `no device "${id}"`);
-      return new IncomingDevice(device, version, (bytes) => this.#taken(index, bytes));
+      return new IncomingDevice(device, version, (piece) => this.#taken(index, piece));
     });
+    this.#waits = new ArrivalWaits(this.#devices);
     const places = new Map(this.#devices.map((incoming) => [incoming.device.id, incoming]));
     this.#inOrder = vm.devices.flatMap(({ id }) => places.get(id) ?? []);
     this.#groups = sideBySide(this.#inOrder.map(({ device }) => device)).map((together) =>
@@ -73,13 +94,29 @@ export class DeviceLoader {
     return this.#devices.map(({ loadedSequence }) => loadedSequence);
   }
 
+  /** Bytes that have come, or are being read, and are not loaded. */
+  get heldBytes(): number {
+    return this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, this.#reading.bytes);
+  }
+
+  /** Up to which piece the device with this index was loaded: of pre-copy (attempt 0), or of the attempt that is loaded early. */
+  progress(index: number): { readonly attempt: number; readonly sequence: number } {
+    const incoming = this.#devices[index];
+    const ofAttempt = incoming?.loadedOfAttempt ?? 0;
+    if (this.#early !== undefined && ofAttempt > 0) return { attempt: this.#early.attempt, sequence: ofAttempt };
+    return { attempt: 0, sequence: incoming?.loadedSequence ?? 0 };
+  }
+
   /** Pages that the source must send again, since a `load` has written them. Complete once `prepared` has resolved. */
   get owed(): DirtyBitmaps {
     return this.#owed;
   }
 
-  /** Checks a frame before its payload is allocated. Throws `GODWIT_OUT_OF_RANGE`, `GODWIT_PROTOCOL` or `GODWIT_LIMIT_EXCEEDED`. */
-  admit(frame: DeviceFrame, payloadBytes: number): void {
+  /**
+   * Checks a frame before its payload is allocated. Returns false for a piece that is void, which is thrown away. Throws
+   * `GODWIT_OUT_OF_RANGE`, `GODWIT_PROTOCOL` or `GODWIT_LIMIT_EXCEEDED`.
+   */
+  admit(frame: DeviceFrame, payloadBytes: number): boolean {
     const incoming = this.#devices[frame.device];
     if (incoming === undefined) {
       throw new GodwitError(
@@ -87,40 +124,65 @@ export class DeviceLoader {
         `a "device" frame names device ${frame.device}; there are ${this.#devices.length}`,
       );
     }
-    const { id } = incoming.device;
-    const expected = incoming.expected(frame.attempt);
-    if (expected !== frame.sequence || (frame.attempt === 0 && frame.last)) {
-      throw new GodwitError(
-        'GODWIT_PROTOCOL',
-        `device "${id}": expected ${expected === undefined ? 'no further state' : `piece ${expected}`} of attempt ${frame.attempt}, got ${frame.last ? 'the last ' : ''}piece ${frame.sequence}`,
-      );
-    }
-    const pending = this.#devices.reduce((sum, { pendingBytes }) => sum + pendingBytes, 0);
-    if (pending + payloadBytes > this.#parts.maximumBytes) {
+    const { id, maximumStateBytes } = incoming.device;
+    if (this.#isVoid(frame, incoming)) return false;
+    this.#checkSequence(frame, incoming);
+    if (maximumStateBytes !== undefined && incoming.stateBytes + payloadBytes > maximumStateBytes) {
       throw new GodwitError(
         'GODWIT_LIMIT_EXCEEDED',
-        `device "${id}": more than ${this.#parts.maximumBytes} bytes of state wait to be loaded; raise maximumDeviceState if that is right`,
+        `device "${id}": its state is longer than the ${maximumStateBytes} bytes that it takes at the destination (its maximumStateBytes)`,
       );
     }
+    const held = this.heldBytes + payloadBytes;
+    if (held > this.#parts.maximumBytes) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `device "${id}": more than ${this.#parts.maximumBytes} bytes of state wait to be loaded, though the source was told this limit (maximumDeviceState)`,
+      );
+    }
+    this.mostHeldBytes = Math.max(this.mostHeldBytes, held);
+    return true;
   }
 
-  /** Takes the payload of a frame that `admit` has checked. */
-  accept({ device, attempt, last }: DeviceFrame, chunk: Uint8Array): void {
-    const incoming = this.#devices[device] as IncomingDevice;
-    if (attempt > 0) {
-      incoming.hold(attempt, chunk, last);
+  /**
+   * Admits a piece, reads its payload and takes it. `read` is not called for one that is void, but `skip` is; nothing is taken once
+   * `isOver`. Throws what `admit` throws.
+   */
+  async receive(
+    frame: DeviceFrame,
+    payloadBytes: number,
+    stream: { readPayload(into: readonly Uint8Array[]): Promise<void>; skipPayload(): Promise<void> },
+    isOver: () => boolean,
+  ): Promise<void> {
+    if (!this.admit(frame, payloadBytes)) {
+      if (payloadBytes > 0) await stream.skipPayload();
       return;
     }
-    const begins = incoming.loading === undefined;
-    if (incoming.pendingBytes === 0) this.#parts.forecast?.begun(device);
-    incoming.take(chunk);
-    if (begins) {
-      const { loading } = incoming;
-      // A load that was voided since also rejects; that is no failure of the device.
-      loading?.catch((error: GodwitError) => {
-        if (incoming.loading === loading) this.#parts.onFailure(error);
-      });
+    const chunk = new Uint8Array(payloadBytes);
+    const reading = this.#reading;
+    reading.bytes += payloadBytes;
+    try {
+      if (payloadBytes > 0) await stream.readPayload([chunk]);
+    } finally {
+      reading.bytes -= payloadBytes;
     }
+    if (!isOver()) this.accept(frame, chunk);
+  }
+
+  /** Takes the payload of a frame that `admit` has checked. One that was voided since is thrown away. */
+  accept(frame: DeviceFrame, bytes: Uint8Array): void {
+    const { device, attempt, sequence, last } = frame;
+    const incoming = this.#devices[device] as IncomingDevice;
+    if (this.#isVoid(frame, incoming)) return;
+    this.#checkSequence(frame, incoming);
+    if (attempt > 0) incoming.hold(attempt, { bytes, sequence, last });
+    else {
+      const begins = incoming.loading === undefined;
+      if (incoming.pendingBytes === 0) this.#parts.forecast?.begun(device);
+      incoming.take({ bytes, sequence, last });
+      if (begins) this.#watch(incoming);
+    }
+    this.#waits.check();
   }
 
   /** Loads all that is not loaded yet. Rejects with `GODWIT_PROTOCOL` unless every device has its last piece of this attempt. */
@@ -132,13 +194,70 @@ export class DeviceLoader {
         `"switchover" came before the end of the state of device "${missing.device.id}"`,
       );
     }
+    if (this.#early?.attempt === attempt) return this.#early.loading;
+    await this.#loadGroups(attempt, () => 0);
+  }
+
+  /**
+   * Begins to load the state of an attempt before all of it has come: the source has no room for the next piece of `device`. Throws
+   * `GODWIT_LIMIT_EXCEEDED` when a device that the source saves later is loaded before that one.
+   */
+  loadEarly({ attempt, device, deviceSequences }: Omit<LoadEarlyFrame, 'type'>): Promise<void> {
+    this.checkList('loadEarly', deviceSequences);
+    const waiting = this.#devices[device];
+    if (waiting === undefined || this.#early?.attempt === attempt) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        waiting === undefined
+          ? `"loadEarly" names device ${device}; there are ${this.#devices.length}`
+          : `"loadEarly" came twice in attempt ${attempt}`,
+      );
+    }
+    for (const together of this.#groups) {
+      if (together.includes(waiting)) break;
+      const later = together.find((one) => this.#devices.indexOf(one) > device && !one.isComplete(attempt));
+      if (later === undefined) continue;
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `device "${waiting.device.id}" saves more than the destination holds (${this.#parts.maximumBytes} bytes), and cannot be loaded before ` +
+          `"${later.device.id}", which the source saves after it; list the devices in the same order on both sides, or raise maximumDeviceState`,
+      );
+    }
+    const indexes = new Map(this.#devices.map((incoming, index) => [incoming, index]));
+    const loading = this.#loadGroups(attempt, (incoming) => deviceSequences[indexes.get(incoming) ?? 0] ?? 0);
+    this.#early = { attempt, loading };
+    loading.catch((error: GodwitError) => {
+      if (this.#givenUp < attempt) this.#parts.onFailure(error);
+    });
+    return loading;
+  }
+
+  async #loadGroups(attempt: number, precopyPieces: (incoming: IncomingDevice) => number): Promise<void> {
     for (const together of this.#groups) {
       // Only when all are over: the first failure would otherwise leave loads behind.
-      const outcomes = await Promise.allSettled(together.map((incoming) => incoming.commit()));
-      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-      // The attempt was given up meanwhile: nothing more of it is loaded.
+      const outcomes = await Promise.allSettled(together.map((incoming) => incoming.commit(precopyPieces(incoming))));
+      // The attempt was given up meanwhile: nothing more of it is loaded, and what it ended with is no failure.
       if (this.#givenUp >= attempt) return;
+      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     }
+  }
+
+  /** Resolves once the pieces before `sequences` have come, of pre-copy (attempt 0) or of a stop-and-copy. Never, once that is void. */
+  arrived(attempt: number, sequences: readonly number[]): Promise<void> {
+    this.checkList('awaitPieces', sequences);
+    const resets = this.resets;
+    return this.#waits.until(
+      attempt,
+      // A piece that a reset has voided meanwhile is not waited for.
+      (incoming, index) =>
+        incoming.arrived(attempt) >= (sequences[index] as number) || incoming.resets > (resets[index] as number),
+    );
+  }
+
+  /** Resolves once all state of the attempt has come, and the pieces of pre-copy before `sequences`. Never, once that is void. */
+  complete(attempt: number, sequences: readonly number[]): Promise<void> {
+    this.checkList('switchover', sequences);
+    return this.#waits.until(attempt, (incoming, index) => incoming.isComplete(attempt, sequences[index]));
   }
 
   /** Resolves when each device has loaded every piece before its sequence, and its `prepared` has resolved. */
@@ -150,7 +269,18 @@ export class DeviceLoader {
   /** Voids the state of an attempt that was given up. Throws `GODWIT_DEVICE_FAILED` when a device cannot go back. */
   goBack(attempt: number): void {
     this.#givenUp = attempt;
+    this.#early = undefined;
+    // What is still being read of the attempt is void: it takes no room from the next one.
+    this.#reading = { bytes: 0 };
+    this.#waits.forgetAttempt();
     for (const incoming of this.#devices) incoming.goBack(this.#owed, this.#parts.onFailure);
+    this.#waits.check();
+  }
+
+  /** Another connection begins: what has overtaken a lost piece comes again, and nobody waits for an answer over the last one. */
+  connectionBegins(): void {
+    this.#waits.forget();
+    for (const incoming of this.#devices) incoming.forgetAhead();
   }
 
   /** Resolves when no call into a device is pending. */
@@ -163,12 +293,64 @@ export class DeviceLoader {
     for (const incoming of this.#devices) incoming.fail(error);
   }
 
-  #taken(index: number, bytes: number): void {
+  /** Checks a list that has a number for each device. Throws `GODWIT_PROTOCOL`. */
+  checkList(type: string, list: readonly number[]): void {
+    if (list.length === this.#devices.length) return;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `"${type}" has numbers for ${list.length} devices; there are ${this.#devices.length}`,
+    );
+  }
+
+  #isVoid(frame: DeviceFrame, incoming: IncomingDevice): boolean {
+    return (frame.attempt > 0 && frame.attempt <= this.#givenUp) || incoming.isVoid(frame);
+  }
+
+  #checkSequence(frame: DeviceFrame, incoming: IncomingDevice): void {
+    const { attempt, sequence, last, resets = incoming.resets } = frame;
+    const { id } = incoming.device;
+    const name = `${last ? 'the last ' : ''}piece ${sequence}`;
+    if (attempt === 0 && resets > incoming.resets) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `device "${id}": ${name} was sent after ${resets} resets; there were ${incoming.resets}`,
+      );
+    }
+    if (this.#parts.anyOrder === true) {
+      if (!incoming.isMissing(frame) || (attempt === 0 && last)) {
+        throw new GodwitError('GODWIT_PROTOCOL', `device "${id}": ${name} of attempt ${attempt} is not expected`);
+      }
+      if (sequence === incoming.arrived(attempt)) return;
+      const ahead = this.#devices.reduce((sum, { aheadCount }) => sum + aheadCount, 0);
+      if (ahead < MOST_AHEAD) return;
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `device "${id}": ${name} of attempt ${attempt} would be the ${MOST_AHEAD + 1}th that waits for one before it`,
+      );
+    }
+    const expected = incoming.expected(attempt);
+    if (expected === sequence && !(attempt === 0 && last)) return;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `device "${id}": expected ${expected === undefined ? 'no further state' : `piece ${expected}`} of attempt ${attempt}, got ${name}`,
+    );
+  }
+
+  /** Reports the failure of a load that has just begun, while the guest runs at the source. */
+  #watch(incoming: IncomingDevice): void {
+    const { loading } = incoming;
+    // A load that was voided since also rejects; that is no failure of the device.
+    loading?.catch((error: GodwitError) => {
+      if (incoming.loading === loading) this.#parts.onFailure(error);
+    });
+  }
+
+  #taken(index: number, { attempt, bytes: { byteLength } }: QueuedPiece): void {
     for (const wake of this.#wake.splice(0)) wake();
     const incoming = this.#devices[index];
-    if (incoming === undefined) return;
-    this.#parts.forecast?.took(index, bytes, incoming.pendingBytes > 0);
-    const unreported = (this.#unreported[index] ?? 0) + bytes;
+    if (incoming === undefined || (attempt > 0 && this.#early === undefined)) return;
+    if (attempt === 0) this.#parts.forecast?.took(index, byteLength, incoming.pendingBytes > 0);
+    const unreported = (this.#unreported[index] ?? 0) + byteLength;
     const report = incoming.pendingBytes === 0 || unreported >= REPORT_BYTES;
     this.#unreported[index] = report ? 0 : unreported;
     if (report) this.#parts.onLoaded(index);

@@ -4,14 +4,20 @@ import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
 import type { IncomingLink } from '../link/migration-link.js';
 import type { PageStream } from '../link/page-stream.js';
-import type { HelloFrame } from '../protocol/frame.js';
+import type { DeviceFrame, HelloFrame } from '../protocol/frame.js';
 import { CLOSING_MS } from '../session/closing-message.js';
 import { Connection, isLost } from '../session/connection.js';
 import type { PageReceiver } from './page-receiver.js';
-import { readPageChannel } from './read-page-channel.js';
+import { type ChannelDevice, readPageChannel } from './read-page-channel.js';
 
 /** Called when a channel has ended a round. */
 export type RoundEnded = (channel: number, round: number, pages: number) => Promise<void>;
+
+/** Take the device state of page channels: `read` from a stream of this thread, `take` what another thread has read. */
+export interface ChannelDeviceState {
+  readonly read: ChannelDevice;
+  readonly take: (frame: DeviceFrame, bytes: Uint8Array) => void;
+}
 
 /**
  * One connection of a migration at its destination, from the first byte on: the hello, the page channels that it announces, and the
@@ -93,14 +99,14 @@ export class IncomingConnection extends Connection<'destination'> {
     }
   }
 
-  /** Begins to read the page channels' pages into guest memory. */
-  readPages(receiver: PageReceiver, onRoundEnd: RoundEnded): void {
+  /** Begins to read the page channels' pages into guest memory, and their device state, if it may come there. */
+  readPages(receiver: PageReceiver, onRoundEnd: RoundEnded, devices?: ChannelDeviceState): void {
     const { signal } = this;
     // The board stops in the tick in which the connection ends: nothing that is read later is written to guest memory.
     if (signal.aborted) receiver.board.stop();
     else signal.addEventListener('abort', () => receiver.board.stop(), { once: true });
     for (const [channel, stream] of this.pageChannels.entries()) {
-      void this.borrow(this.#readChannel(stream, channel, receiver, onRoundEnd));
+      void this.borrow(this.#readChannel(stream, channel, receiver, onRoundEnd, devices));
     }
   }
 
@@ -110,6 +116,7 @@ export class IncomingConnection extends Connection<'destination'> {
     channel: number,
     receiver: PageReceiver,
     onRoundEnd: RoundEnded,
+    devices: ChannelDeviceState | undefined,
   ): Promise<void> {
     const ended = (round: number, pages: number) => onRoundEnd(channel, round, pages);
     const { board, windows } = receiver;
@@ -117,9 +124,9 @@ export class IncomingConnection extends Connection<'destination'> {
       if (stream.receivePages !== undefined && board.buffers !== undefined) {
         const encodings = receiver.encodings.map(({ recipe }) => recipe);
         const reading = { channel, memory: windows.memory, board: board.buffers, encodings, onRoundEnd: ended };
-        await stream.receivePages(reading);
+        await stream.receivePages(devices === undefined ? reading : { ...reading, onDevice: devices.take });
       } else {
-        await readPageChannel(stream, receiver.writer(channel), ended);
+        await readPageChannel(stream, receiver.writer(channel), ended, devices?.read);
       }
     } catch (error) {
       // The control stream has the peer's reason or breaks too: it is waited for, at most `CLOSING_MS`.

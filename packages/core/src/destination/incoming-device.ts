@@ -1,13 +1,20 @@
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import { StateQueue } from './state-queue.js';
+import type { DeviceFrame } from '../protocol/frame.js';
+import { type Piece, PieceOrder } from './piece-order.js';
+import { type QueuedPiece, StateQueue } from './state-queue.js';
 
 /** The state of a stop-and-copy, held until all of it has come, so that giving up the attempt voids nothing else. */
 interface HeldState {
   readonly attempt: number;
-  readonly pieces: Uint8Array[];
+  readonly order: PieceOrder;
+  /** The pieces that have come in order and were not given to `load`. */
+  pieces: Piece[];
   bytes: number;
+  /** Bytes of the attempt that have come, given to `load` or not. */
+  total: number;
+  /** The last piece has come, and every one before it. */
   ended: boolean;
 }
 
@@ -15,75 +22,139 @@ interface HeldState {
 export class IncomingDevice {
   readonly device: MigratableDevice;
   readonly #version: number;
-  readonly #onTaken: (sequence: number, bytes: number) => void;
+  readonly #onTaken: (piece: QueuedPiece) => void;
   #queue: StateQueue;
   #held: HeldState | undefined;
-  /** The sequence of the next piece that is expected while the guest runs at the source. */
-  nextSequence = 0;
-  /** Every piece before this one was taken by `load`. */
+  /** The pieces that come while the guest runs at the source. */
+  #precopy = new PieceOrder();
+  #precopyBytes = 0;
+  /** Every piece that came while the guest ran, before this one, was taken by `load`. */
   loadedSequence = 0;
+  /** Of the attempt that is loaded before `switchover`: every piece before this one was taken by `load`. */
+  loadedOfAttempt = 0;
   /** How often the device was reset. */
   resets = 0;
   #loading: Promise<void> | undefined;
-  /** True once the end of the state was given to `load`. */
+  /** True once pieces of a stop-and-copy, or the end of the state, are given to `load`. */
   #committed = false;
+  /** How many pieces come before those of the stop-and-copy. */
+  #precopyPieces = 0;
   /** The pending reset: it must settle before the device is called again. */
   #clearing: Promise<void> | undefined;
   #preparing: Promise<void> | undefined;
 
-  /** `onTaken` is called with the bytes of each piece that came while the guest ran, once `load` has taken it. */
-  constructor(device: MigratableDevice, version: number, onTaken: (bytes: number) => void) {
+  /** `onTaken` is called with each piece once `load` has taken it; for those of a stop-and-copy, only while it is loaded early. */
+  constructor(device: MigratableDevice, version: number, onTaken: (piece: QueuedPiece) => void) {
     this.device = device;
     this.#version = version;
-    this.#onTaken = (sequence, bytes) => {
-      if (sequence < 0) return;
-      this.loadedSequence = sequence + 1;
-      onTaken(bytes);
+    this.#onTaken = (piece) => {
+      if (piece.attempt === 0) this.loadedSequence = piece.sequence + 1;
+      else this.loadedOfAttempt = piece.sequence + 1;
+      onTaken(piece);
     };
     this.#queue = new StateQueue(this.#onTaken);
   }
 
+  /** The sequence of the next piece that is expected while the guest runs at the source. */
+  get nextSequence(): number {
+    return this.#precopy.next;
+  }
+
   /** Bytes that have come and are not loaded. */
   get pendingBytes(): number {
-    return this.#queue.pendingBytes + (this.#held?.bytes ?? 0);
+    return this.#queue.pendingBytes + this.#precopy.aheadBytes + (this.#held?.bytes ?? 0);
+  }
+
+  /** Number of the pieces that wait for one before them. */
+  get aheadCount(): number {
+    return this.#precopy.aheadCount + (this.#held?.order.aheadCount ?? 0);
+  }
+
+  /** Bytes that have come of the state that is being received, loaded or not. */
+  get stateBytes(): number {
+    return this.#precopyBytes + (this.#held?.total ?? 0);
   }
 
   /** Sequence of the next piece, of pre-copy (attempt 0) or of a stop-and-copy; `undefined` when no piece may come. */
   expected(attempt: number): number | undefined {
     if (attempt === 0) return this.#committed || this.#held !== undefined ? undefined : this.nextSequence;
     if (this.#held === undefined || this.#held.attempt !== attempt) return 0;
-    return this.#held.ended ? undefined : this.#held.pieces.length;
+    return this.#held.ended ? undefined : this.#held.order.next;
+  }
+
+  /** Whether a piece that comes in any order may come: it has not come yet, and is none after the last one. */
+  isMissing({ attempt, sequence }: DeviceFrame): boolean {
+    if (attempt === 0) {
+      return !this.#precopy.has(sequence) && !(this.#committed && sequence >= this.#precopyPieces);
+    }
+    if (this.#held?.attempt !== attempt) return true;
+    return !this.#held.ended && !this.#held.order.has(sequence);
+  }
+
+  /** Whether the piece belongs to a state that a reset has voided: it was sent before the source knew of the reset. */
+  isVoid({ attempt, resets = this.resets }: DeviceFrame): boolean {
+    return attempt === 0 && resets < this.resets;
+  }
+
+  /** How many pieces of pre-copy (attempt 0) or of a stop-and-copy have come without a gap. */
+  arrived(attempt: number): number {
+    if (attempt === 0) return this.#precopy.next;
+    return this.#held?.attempt === attempt ? this.#held.order.next : 0;
   }
 
   /** Takes a piece that comes while the guest runs; the first one calls `load`. */
-  take(bytes: Uint8Array): void {
-    this.#queue.push(bytes, this.nextSequence++);
-    void this.#load();
+  take(piece: Piece): void {
+    this.#precopyBytes += piece.bytes.byteLength;
+    for (const { bytes, sequence } of this.#precopy.put(piece)) this.#queue.push({ bytes, sequence, attempt: 0 });
+    if (this.#precopy.next > 0) void this.#load();
+    this.#loadHeld();
   }
 
-  /** Holds a piece of a stop-and-copy. */
-  hold(attempt: number, bytes: Uint8Array, last: boolean): void {
-    if (this.#held?.attempt !== attempt) this.#held = { attempt, pieces: [], bytes: 0, ended: false };
-    this.#held.pieces.push(bytes);
-    this.#held.bytes += bytes.byteLength;
-    this.#held.ended = last;
+  /** Holds a piece of a stop-and-copy; gives it to `load` where the attempt is loaded early. */
+  hold(attempt: number, piece: Piece): void {
+    if (this.#held?.attempt !== attempt) {
+      this.#held = { attempt, order: new PieceOrder(), pieces: [], bytes: 0, total: 0, ended: false };
+    }
+    const held = this.#held;
+    held.bytes += piece.bytes.byteLength;
+    held.total += piece.bytes.byteLength;
+    for (const next of held.order.put(piece)) {
+      if (held.ended) {
+        throw new GodwitError(
+          'GODWIT_PROTOCOL',
+          `device "${this.device.id}": piece ${next.sequence} of attempt ${attempt} follows the last one`,
+        );
+      }
+      held.pieces.push(next);
+      held.ended ||= next.last;
+    }
+    this.#loadHeld();
   }
 
-  /** Whether all state of this attempt has come. */
-  isComplete(attempt: number): boolean {
-    return this.#held?.attempt === attempt && this.#held.ended;
+  /** Whether all state of this attempt has come, and the `precopyPieces` pieces before it. */
+  isComplete(attempt: number, precopyPieces = 0): boolean {
+    return this.#held?.attempt === attempt && this.#held.ended && this.#precopy.next >= precopyPieces;
   }
 
-  /** Loads the rest. Rejects with `GODWIT_DEVICE_FAILED` when the device fails or leaves state unread. */
-  async commit(): Promise<void> {
+  /**
+   * Loads the rest, which comes after `precopyPieces` pieces; what has not come yet is loaded as it comes. Rejects with
+   * `GODWIT_DEVICE_FAILED` when the device fails or leaves state unread.
+   */
+  async commit(precopyPieces = 0): Promise<void> {
     this.#committed = true;
+    this.#precopyPieces = precopyPieces;
+    this.loadedOfAttempt = 0;
     const queue = this.#queue;
-    for (const bytes of this.#held?.pieces ?? []) queue.push(bytes, -1);
-    this.#held = undefined;
-    queue.end();
+    this.#loadHeld();
     await this.#load();
-    if (queue.pendingBytes === 0 || queue !== this.#queue) return;
-    throw this.#failed(new Error(`it left ${queue.pendingBytes} bytes of it unread`));
+    if (queue !== this.#queue || (queue.pendingBytes === 0 && queue.ended)) return;
+    throw this.#failed(
+      new Error(
+        queue.ended
+          ? `it left ${queue.pendingBytes} bytes of it unread`
+          : 'load() has returned before the end of the state: it must read to the last byte',
+      ),
+    );
   }
 
   /** Resolves when every piece before `sequence` is loaded and the device's `prepared` has resolved. `taken`: the next progress. */
@@ -96,13 +167,14 @@ export class IncomingDevice {
 
   /**
    * Voids the state of a stop-and-copy that was given up; the state before it too, if the device says so (`backVoids`) or `load` was
-   * given the end. Once the pending load has settled, the pages that it has written are added to `written` and the device is reset.
+   * given a part of it. Once the pending load has settled, the pages that it has written are added to `written` and the device is reset.
    * Throws `GODWIT_DEVICE_FAILED` when the device cannot go back; `onFailure` is called when its reset fails.
    */
   goBack(written: DirtyBitmaps, onFailure: (error: GodwitError) => void): void {
     const { device } = this;
     const committed = this.#committed;
     this.#held = undefined;
+    this.loadedOfAttempt = 0;
     this.#committed = false;
     const everything = device.backVoids === 'everything' || (committed && this.nextSequence > 0);
     const begun = this.#loading !== undefined;
@@ -118,7 +190,9 @@ export class IncomingDevice {
     this.#queue = new StateQueue(this.#onTaken);
     this.#loading = undefined;
     if (everything) {
-      this.nextSequence = 0;
+      // What has overtaken a piece of the voided state is void with it.
+      this.#precopy = new PieceOrder();
+      this.#precopyBytes = 0;
       this.loadedSequence = 0;
       this.resets++;
       this.#preparing = undefined;
@@ -131,6 +205,16 @@ export class IncomingDevice {
     this.#clearing.catch((error: unknown) => onFailure(this.#failed(error, 'reset')));
   }
 
+  /** Forgets the pieces that have overtaken one that was lost with its connection. */
+  forgetAhead(): void {
+    this.#precopyBytes -= this.#precopy.forgetAhead();
+    const held = this.#held;
+    if (held === undefined) return;
+    const bytes = held.order.forgetAhead();
+    held.bytes -= bytes;
+    held.total -= bytes;
+  }
+
   /** Resolves when no `load` and no `reset` is pending. */
   async idle(): Promise<void> {
     await this.#clearing?.catch(() => {});
@@ -140,6 +224,18 @@ export class IncomingDevice {
   /** Ends a load that waits for more state, with `error`. */
   fail(error: GodwitError): void {
     this.#queue.fail(error);
+  }
+
+  /** Gives what is held, in order, to `load`: once it is committed, and every piece before the stop-and-copy's has come. */
+  #loadHeld(): void {
+    const held = this.#held;
+    if (!this.#committed || held === undefined || this.#precopy.next < this.#precopyPieces) return;
+    for (const { bytes, sequence } of held.pieces) {
+      held.bytes -= bytes.byteLength;
+      this.#queue.push({ bytes, sequence, attempt: held.attempt });
+    }
+    held.pieces = [];
+    if (held.ended) this.#queue.end();
   }
 
   #load(): Promise<void> {

@@ -48,8 +48,9 @@ export interface ReceiveOptions extends KeepaliveOptions {
   /** Cancels the incoming migration when it aborts; has no effect after `go`. */
   readonly signal?: AbortSignal;
   /**
-   * Most bytes of device state that are held before they are loaded, of all devices together. For state that comes while the guest
-   * runs, the source waits until there is room; a source whose devices expect to save more is refused at its hello. Default 256 MiB.
+   * Most bytes of device state that are held before they are loaded, of all devices together. The source waits until there is room. State
+   * of a stop-and-copy that is larger is loaded as it comes: to go back then costs the devices a `reset`. A source that cannot wait (a
+   * snapshot) and whose devices have more is refused before a page moves. Default 256 MiB.
    */
   readonly maximumDeviceState?: number;
   /** How long a connected source may take to send its hello, and to attach its page channels, each. Milliseconds; default 30,000. */

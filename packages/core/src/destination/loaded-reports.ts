@@ -3,8 +3,7 @@ import type { DeviceLoader } from './device-loader.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
 /**
- * Tells the source up to which piece its devices' state was loaded, which is the back-pressure for state that comes while its guest
- * runs. One `loaded` frame at a time is written, with the sequence of that moment; reports that come meanwhile become one for each
+ * Tells the source up to which piece its devices' state was loaded, which is the back-pressure for state that is loaded as it comes. One `loaded` frame at a time is written, with the sequence of that moment; reports that come meanwhile become one for each
  * device. Without a connection nothing is written.
  */
 export class LoadedReports {
@@ -30,8 +29,10 @@ export class LoadedReports {
       const { current } = session;
       // A source that goes back or reconnects is told about every device (`tellLoaded`).
       if (serving?.protocolPhase !== 'receiving' || current === undefined || current.signal.aborted) continue;
-      const sequence = arriving?.loader.loaded[device] ?? 0;
-      if (sequence > 0) await current.write({ type: 'loaded', device, sequence }).catch(() => {});
+      const { attempt, sequence } = arriving?.loader.progress(device) ?? { attempt: 0, sequence: 0 };
+      if (sequence === 0) continue;
+      const loaded = { type: 'loaded', device, sequence } as const;
+      await current.write(attempt === 0 ? loaded : { ...loaded, attempt }).catch(() => {});
     }
     this.#writing = false;
   }

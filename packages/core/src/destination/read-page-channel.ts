@@ -1,11 +1,14 @@
 import { GodwitError } from '../errors.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
-import type { FrameName } from '../protocol/frame.js';
+import type { DeviceFrame, FrameName } from '../protocol/frame.js';
 import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 import type { PageWriter } from './page-writer.js';
 
 /** Called when a channel has ended a round, with the number of pages that came on it. Reading goes on once it resolves. */
 export type ChannelRoundEnd = (round: number, pages: number) => Promise<void> | void;
+
+/** Called for a frame of device state: reads its payload from the stream. Reading goes on once it resolves. */
+export type ChannelDevice = (stream: FrameStream, frame: DeviceFrame, payloadBytes: number) => Promise<void>;
 
 /**
  * Reads a page channel until it ends or the board is stopped. The channel may end once the board is sealed; before that it rejects
@@ -15,6 +18,7 @@ export async function readPageChannel(
   stream: FrameStream,
   writer: PageWriter,
   onRoundEnd: ChannelRoundEnd,
+  onDevice?: ChannelDevice,
 ): Promise<void> {
   const { board, channel } = writer;
   for (;;) {
@@ -27,7 +31,13 @@ export async function readPageChannel(
         `the source closed page channel ${channel} before the end of the migration`,
       );
     }
-    const { type } = received.frame;
+    const { frame } = received;
+    const { type } = frame;
+    if (frame.type === 'device' && onDevice !== undefined) {
+      checkPayload(type, received.payloadBytes);
+      await onDevice(stream, frame, received.payloadBytes);
+      continue;
+    }
     if (!isPageFrame(type)) {
       throw new GodwitError('GODWIT_PROTOCOL', `a "${type}" frame came on page channel ${channel}`);
     }

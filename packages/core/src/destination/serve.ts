@@ -7,6 +7,7 @@ import type { ResumedFrame } from '../protocol/frame.js';
 import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import { mayRetry } from '../session/retry.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from './destination-context.js';
+import { onChannels, readPiece, takePiece } from './device-pieces.js';
 import type { IncomingConnection } from './incoming-connection.js';
 import { tellLoaded } from './loaded-reports.js';
 import { PageReceiver } from './page-receiver.js';
@@ -47,8 +48,16 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
   const count = Math.max(1, connection.pageChannels.length);
   const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, before);
   arriving.receiver = receiver;
-  connection.readPages(receiver, (channel, round, pages) =>
-    channelEnded(context, connection, receiver, channel, round, pages),
+  arriving.loader.connectionBegins();
+  connection.readPages(
+    receiver,
+    (channel, round, pages) => channelEnded(context, connection, receiver, channel, round, pages),
+    onChannels(arriving)
+      ? {
+          read: (stream, frame, payloadBytes) => readPiece(context, connection, stream, frame, payloadBytes),
+          take: (frame, bytes) => takePiece(context, connection, frame, bytes),
+        }
+      : undefined,
   );
   connection.serve(
     () => context.serving?.protocolPhase ?? 'preparing',

@@ -1,28 +1,34 @@
-/** A piece of device state that has arrived. */
-interface Piece {
+/** A piece of device state, as it is given to `load`. */
+export interface QueuedPiece {
   readonly bytes: Uint8Array;
-  /** The sequence of a piece that came while the guest ran; -1 for a piece of a stop-and-copy. */
+  /** The stop-and-copy that it belongs to; 0 for a piece that came while the guest ran. */
+  readonly attempt: number;
   readonly sequence: number;
 }
 
 /** The pieces of one device's state, as the async iterable that is passed to `load`. */
 export class StateQueue implements AsyncIterable<Uint8Array> {
-  readonly #pieces: Piece[] = [];
-  readonly #onTaken: (sequence: number, bytes: number) => void;
+  readonly #pieces: QueuedPiece[] = [];
+  readonly #onTaken: (piece: QueuedPiece) => void;
   #ended = false;
   #failure: { readonly error: unknown } | undefined;
   #wake: (() => void) | undefined;
   /** Bytes that `load` has not taken. */
   pendingBytes = 0;
 
-  /** `onTaken` is called for each piece that `load` has taken, with its sequence and bytes. */
-  constructor(onTaken: (sequence: number, bytes: number) => void) {
+  /** `onTaken` is called for each piece that `load` has taken. */
+  constructor(onTaken: (piece: QueuedPiece) => void) {
     this.#onTaken = onTaken;
   }
 
-  push(bytes: Uint8Array, sequence: number): void {
-    this.#pieces.push({ bytes, sequence });
-    this.pendingBytes += bytes.byteLength;
+  /** Whether `end` was called: nothing follows. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  push(piece: QueuedPiece): void {
+    this.#pieces.push(piece);
+    this.pendingBytes += piece.bytes.byteLength;
     this.#notify();
   }
 
@@ -46,7 +52,7 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
         this.#pieces.shift();
         this.pendingBytes -= piece.bytes.byteLength;
         // A piece that was voided while `load` worked on it is not reported as loaded.
-        if (this.#failure === undefined) this.#onTaken(piece.sequence, piece.bytes.byteLength);
+        if (this.#failure === undefined) this.#onTaken(piece);
       } else if (this.#ended) {
         return;
       } else {

@@ -8,7 +8,8 @@ export type StateBytes = number | { readonly bytes: number; readonly assumed: st
  * Any part of a VM besides RAM whose state is migrated: a vCPU, an interrupt controller, a serial port, a VFIO device.
  *
  * The state is an opaque byte stream with a version. The device may yield chunks of any size (the engine splits and joins them); each
- * is borrowed until the next one is asked for.
+ * is borrowed until the next one is asked for. A chunk is a `Uint8Array` (a `Buffer` is one); anything else fails the migration with
+ * `GODWIT_DEVICE_FAILED`, which names the device. An empty chunk is no state.
  */
 export interface MigratableDevice {
   /** Unique within the VM, the same on both sides. */
@@ -19,6 +20,12 @@ export interface MigratableDevice {
   readonly minimumVersion?: number;
   /** Bytes that `save` would yield now, for the prediction of the downtime. Without it 0 is assumed until a save was measured. */
   stateBytes?(): StateBytes | Promise<StateBytes>;
+  /**
+   * Destination: the most bytes of state that its `load` takes, of `precopy` and `save` together. A source whose device expects to save
+   * more is refused before a page moves, by the device's name; a stream that becomes longer is ended with `GODWIT_LIMIT_EXCEEDED`, which
+   * names it too. Default: no limit.
+   */
+  readonly maximumStateBytes?: number;
   /**
    * Source: milliseconds that `save` would take now, without sending what it yields; `undefined` when that is not known. Asked with the
    * guest running, for the prediction of the downtime; what cannot be a time is told in a warning, and not used.
@@ -53,7 +60,8 @@ export interface MigratableDevice {
   migrationBlocker?(): string | undefined | Promise<string | undefined>;
   /**
    * Yields the rest of the state, with the guest paused. Called once in each stop-and-copy: again after one that was given up, when the
-   * guest has run since, but never while an earlier call has not ended. `signal` aborts when the stop-and-copy is given up: the
+   * guest has run since, but never while an earlier call has not ended. A device must yield at least a byte, unless it has yielded state
+   * in `precopy`: a device that saves nothing has been forgotten, and is refused by name. `signal` aborts when the stop-and-copy is given up: the
    * iteration must then end soon, since the guest runs again. It may write guest memory, which a tracker must see. A device that finds
    * only now that the guest must not be stopped yet throws GODWIT_SWITCHOVER_OVERRAN: the guest runs on, and pre-copy goes on.
    */
@@ -65,10 +73,10 @@ export interface MigratableDevice {
   release?(): Promise<void>;
   /**
    * Destination: loads the chunks of `precopy` and then those of `save`, to the last byte, with the guest not running here. With
-   * `precopy` it is called while the guest runs at the source; the chunks of `save` come once all of them are there. What it
-   * writes to a block that both sides share stays when the stop-and-copy is given up: it must be nothing that matters to the guest
-   * (KVM's wall clock page). It must reject for
-   * state that it does not understand. After a stop-and-copy that was given up it is called again, with a whole new state: see `reset`.
+   * `precopy` it is called while the guest runs at the source; the chunks of `save` come once all of them are there, or, where that is
+   * more than the destination holds (`maximumDeviceState`), as they come. What it writes to a block that both sides share stays when the
+   * stop-and-copy is given up: it must be nothing that matters to the guest (KVM's wall clock page). It must reject for state that it
+   * does not understand. After a stop-and-copy that was given up it is called again, with a whole new state: see `reset`.
    */
   load(state: AsyncIterable<Uint8Array>, version: number): Promise<void>;
   /**

@@ -4,6 +4,7 @@ import type { EncodingRecipe } from '../encoding/page-encoding.js';
 import type { SharedEncodings } from '../encoding/sent-encodings.js';
 import type { GodwitError } from '../errors.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { DeviceFrame } from '../protocol/frame.js';
 import type { PageQueueBuffers } from '../queue/page-queue.js';
 import type { PageChannel } from '../source/page-channel.js';
 import type { RearmRecipe } from '../tracker/tracker-union.js';
@@ -32,6 +33,11 @@ export interface RemoteReading {
   /** The encodings that both sides use, for the other thread's `PageDecoder`. */
   readonly encodings: readonly EncodingRecipe[];
   readonly onRoundEnd: ChannelRoundEnd;
+  /**
+   * Called with each piece of device state, which is the engine's from then on. It may throw: the channel then fails with that error.
+   * Undefined: no device state may come on page channels.
+   */
+  readonly onDevice?: (frame: DeviceFrame, bytes: Uint8Array) => void;
 }
 
 /**

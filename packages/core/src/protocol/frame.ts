@@ -66,6 +66,15 @@ export const FRAME_TYPES = {
   loaded: 31,
   /** Source: bytes that measure the link; the destination throws them away. Only if `probe` was agreed on. */
   probe: 32,
+  /** Source: answer `arrived` once every piece before these has come. Only if `deviceChannels` was agreed on. */
+  awaitPieces: 33,
+  /** Destination: the answer to `awaitPieces` with the same `id`. */
+  arrived: 34,
+  /**
+   * Source: the state of this stop-and-copy does not fit into what the destination holds; load what has come, and what comes, before
+   * `switchover`. Only if `loadEarly` was agreed on.
+   */
+  loadEarly: 35,
 } as const;
 
 export type FrameName = keyof typeof FRAME_TYPES;
@@ -209,6 +218,11 @@ export interface DeviceFrame {
   readonly last: boolean;
   /** The stop-and-copy that this piece belongs to; 0 for a piece that is sent while the guest runs. */
   readonly attempt: number;
+  /**
+   * How often the device had been reset, as far as the source knew when it sent the piece. Of a piece with the attempt 0 that overtook no
+   * reset it is the destination's own number; one with a lower number is void. Absent: 0.
+   */
+  readonly resets?: number;
 }
 
 export interface SwitchoverFrame {
@@ -217,6 +231,11 @@ export interface SwitchoverFrame {
   readonly attempt: number;
   /** The state of the guest before this stop-and-copy, and so at the destination. */
   readonly runState: MovedRunState;
+  /**
+   * For each of the hello's devices, how many pieces with the attempt 0 were sent: on page channels they may come later than this frame.
+   * Empty: they have all come before it.
+   */
+  readonly deviceSequences?: readonly number[];
 }
 
 /** The states in which a guest is handed over; one that has ended is not migrated. */
@@ -288,6 +307,31 @@ export interface LoadedFrame {
   readonly device: number;
   /** Every piece before this one has been taken. */
   readonly sequence: number;
+  /** The stop-and-copy whose pieces are counted, after `loadEarly`: every piece with the attempt 0 was taken before them. Absent: 0. */
+  readonly attempt?: number;
+}
+
+export interface AwaitPiecesFrame {
+  readonly type: 'awaitPieces';
+  readonly id: number;
+  /** The stop-and-copy whose pieces are meant; 0 for those that are sent while the guest runs. */
+  readonly attempt: number;
+  /** For each of the hello's devices, the sequence of the first piece that is not waited for. */
+  readonly deviceSequences: readonly number[];
+}
+
+export interface ArrivedFrame {
+  readonly type: 'arrived';
+  readonly id: number;
+}
+
+export interface LoadEarlyFrame {
+  readonly type: 'loadEarly';
+  readonly attempt: number;
+  /** Index into the hello's devices: the one whose next piece waits for room. */
+  readonly device: number;
+  /** As in `switchover`. */
+  readonly deviceSequences: readonly number[];
 }
 
 export interface ProbeFrame {
@@ -379,7 +423,10 @@ export type Frame =
   | BackAckFrame
   | OwedFrame
   | LoadedFrame
-  | ProbeFrame;
+  | ProbeFrame
+  | AwaitPiecesFrame
+  | ArrivedFrame
+  | LoadEarlyFrame;
 
 /** The types of frames with a payload. All others have none. */
 export const FRAMES_WITH_PAYLOAD: ReadonlySet<FrameName> = new Set<FrameName>([

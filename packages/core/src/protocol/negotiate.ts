@@ -24,6 +24,10 @@ export const FEATURES = {
   bitmap: 'bitmap',
   /** The hello has blocks that both sides share. Without it a destination would take their pages for zero. */
   shared: 'shared',
+  /** The destination takes device state on page channels too, in any order. A file does not. */
+  deviceChannels: 'deviceChannels',
+  /** The destination loads the state of a stop-and-copy before `switchover` when it cannot hold all of it. A file cannot. */
+  loadEarly: 'loadEarly',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */
@@ -122,6 +126,9 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDevi
   checkBlocks(hello, vm);
   checkSharedBlocks(hello, vm.memory);
   checkDevices(hello, vm);
+  checkStateSizes(hello, vm);
+  // Only a source that waits for room can save more than is held.
+  if (hello.features.includes(FEATURES.loadEarly)) return;
   checkDeviceState(
     hello.devices.map(({ id }) => id),
     hello.devices.map(({ stateBytes }) => stateBytes),
@@ -129,8 +136,23 @@ export function checkCompatible(hello: HelloFrame, vm: MigratableVm, maximumDevi
   );
 }
 
+/** Checks that no device expects to save more than the destination's device takes. Throws `GODWIT_LIMIT_EXCEEDED`. */
+function checkStateSizes(hello: HelloFrame, vm: MigratableVm): void {
+  const most = new Map(vm.devices.map(({ id, maximumStateBytes }) => [id, maximumStateBytes]));
+  for (const { id, stateBytes } of hello.devices) {
+    const maximum = most.get(id);
+    if (maximum === undefined || stateBytes <= maximum) continue;
+    throw new GodwitError(
+      'GODWIT_LIMIT_EXCEEDED',
+      `device "${id}" expects to save ${stateBytes} bytes of state, and the destination's takes at most ${maximum} (its maximumStateBytes): ` +
+        'are the two devices configured alike?',
+    );
+  }
+}
+
 /**
- * Checks, before a page moves, that the destination would hold the devices' state. Throws `GODWIT_LIMIT_EXCEEDED`, which would else
+ * Checks, before a page moves, that the destination would hold the devices' state, where it cannot load it early. Throws
+ * `GODWIT_LIMIT_EXCEEDED`, which would else
  * come with the guest paused.
  */
 export function checkDeviceState(

@@ -6,14 +6,14 @@ import type { FrameName } from './frame.js';
  * the test of the Spin model read the same table.
  *
  * A frame that is not listed ends the connection with `GODWIT_PROTOCOL`. `ping`, `pong` and `error` are legal in every phase
- * (`ALWAYS`). Page frames come on the page channels if there are any, else on the control stream.
+ * (`ALWAYS`). Page frames come on the page channels if there are any, else on the control stream; `device` comes on either.
  */
 export type Role = 'source' | 'destination';
 
 /** Frames that are legal in every phase, in both directions. */
 export const ALWAYS: readonly FrameName[] = ['ping', 'pong', 'error'];
 
-/** Frames of a page channel; they come on the control stream only if a migration has no page channels. */
+/** Frames with pages; they come on the page channels, and on the control stream only if a migration has none. */
 export const PAGE_CHANNEL_FRAMES: readonly FrameName[] = [
   'pages',
   'zeroPages',
@@ -21,6 +21,9 @@ export const PAGE_CHANNEL_FRAMES: readonly FrameName[] = [
   'compressedPages',
   'roundEnd',
 ];
+
+/** Frames that may come on a page channel as well as on the control stream. */
+export const ANY_STREAM_FRAMES: readonly FrameName[] = ['device'];
 
 /**
  * Phases of the source, as far as they differ in their legal frames.
@@ -64,7 +67,7 @@ export const DESTINATION_PHASES = [
   'dry-run',
   /** The guest runs at the source. */
   'receiving',
-  /** `switchover` was read: devices load. */
+  /** `switchover` was read, and all pieces of device state have come: devices load. */
   'loading',
   /** `ready` is written. */
   'ready',
@@ -84,12 +87,12 @@ export const PROTOCOL: {
 } = {
   source: {
     greeting: ['welcome', 'received', 'resumed'],
-    'pre-copy': ['roundAck', 'owed', 'prepared', 'loaded'],
-    'stop-and-copy': ['roundAck', 'owed', 'prepared', 'loaded'],
-    loading: ['ready', 'owed', 'prepared', 'loaded'],
+    'pre-copy': ['roundAck', 'owed', 'prepared', 'loaded', 'arrived'],
+    'stop-and-copy': ['roundAck', 'owed', 'prepared', 'loaded', 'arrived'],
+    loading: ['ready', 'owed', 'prepared', 'loaded', 'arrived'],
     verifying: ['verified'],
     deciding: [],
-    'going-back': ['backAck', 'roundAck', 'ready', 'verified', 'owed', 'prepared', 'loaded'],
+    'going-back': ['backAck', 'roundAck', 'ready', 'verified', 'owed', 'prepared', 'loaded', 'arrived'],
     'handing-over': ['running'],
     release: [],
   },
@@ -97,7 +100,7 @@ export const PROTOCOL: {
     greeting: ['hello'],
     preparing: [],
     'dry-run': ['probe'],
-    receiving: [...PAGE_CHANNEL_FRAMES, 'device', 'prepare', 'switchover', 'back', 'probe'],
+    receiving: [...PAGE_CHANNEL_FRAMES, 'device', 'prepare', 'awaitPieces', 'loadEarly', 'switchover', 'back', 'probe'],
     loading: ['back'],
     ready: ['digests', 'digestsEnd', 'go', 'back'],
     'taking-over': ['released'],

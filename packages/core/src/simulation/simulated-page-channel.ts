@@ -1,7 +1,7 @@
 import { PageBoard } from '../destination/page-board.js';
 import { GodwitError } from '../errors.js';
 import type { RemoteReading } from '../link/page-stream.js';
-import type { Frame } from '../protocol/frame.js';
+import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { noTotals, type PageBatch, type PageChannel } from '../source/page-channel.js';
 import type { PageKinds } from './page-kinds.js';
 import type { CountedPages, Parcel } from './parcel.js';
@@ -19,7 +19,10 @@ const MOST_BYTES = 2 ** 32;
 export interface ChannelParts {
   /** About how long a batch takes on the wire. */
   readonly batchMs: number;
-  readonly stream: { readonly bytesWritten: number; write(frame: Frame): Promise<void> };
+  readonly stream: {
+    readonly bytesWritten: number;
+    write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
+  };
   /** Carries pages; the channel itself is able to send them in `channelMs`. */
   readonly carry: (bytes: number, channelMs: number, pages: CountedPages) => Promise<void>;
   readonly signal: AbortSignal;
@@ -80,6 +83,15 @@ export class SimulatedPageChannel implements PageChannel {
     }
   }
 
+  async sendDevice(frame: DeviceFrame, bytes: Uint8Array): Promise<void> {
+    this.#inFlight += bytes.byteLength;
+    try {
+      await this.#parts.stream.write(frame, [bytes]);
+    } finally {
+      this.#inFlight -= bytes.byteLength;
+    }
+  }
+
   async endRound(round: number): Promise<void> {
     const pages = this.#roundPages;
     this.#roundPages = 0;
@@ -105,7 +117,7 @@ export class SimulatedPageChannel implements PageChannel {
  */
 export async function receiveCountedPages(
   stream: { take(): Promise<Parcel | null> },
-  { channel, memory, board: buffers, onRoundEnd }: RemoteReading,
+  { channel, memory, board: buffers, onRoundEnd, onDevice }: RemoteReading,
 ): Promise<void> {
   const board = PageBoard.join(memory, buffers);
   let roundPages = 0;
@@ -124,6 +136,10 @@ export async function receiveCountedPages(
       continue;
     }
     const { frame } = parcel;
+    if (frame.type === 'device' && onDevice !== undefined) {
+      onDevice(frame, new Uint8Array(parcel.payloadBytes));
+      continue;
+    }
     if (frame.type !== 'roundEnd' || frame.pages !== roundPages || frame.round !== board.round) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',

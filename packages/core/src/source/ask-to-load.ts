@@ -3,6 +3,7 @@ import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import type { ReadyFrame, SwitchoverFrame } from '../protocol/frame.js';
 import { keepTrying } from '../session/retry.js';
+import type { DeviceSender } from './device-sender.js';
 import type { PauseBound } from './pause-bound.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
@@ -20,11 +21,17 @@ export interface AskedToLoad {
  */
 export async function askToLoad(
   connection: SourceConnection,
-  switchover: Omit<SwitchoverFrame, 'type'>,
+  switchover: Omit<SwitchoverFrame, 'type' | 'deviceSequences'>,
+  devices: DeviceSender,
 ): Promise<AskedToLoad> {
   const ready = connection.expect('ready');
-  await connection.write({ type: 'switchover', ...switchover });
-  await Promise.race([connection.ping(), ready]);
+  const onChannels = connection.deviceChannels !== undefined;
+  // The pieces may come later than `switchover`; the destination answers when they are there.
+  const arrived = onChannels ? connection.arrived(switchover.attempt, devices.attemptCounts) : undefined;
+  arrived?.catch(() => {});
+  const sent = onChannels ? { deviceSequences: devices.sequences } : {};
+  await connection.write({ type: 'switchover', ...switchover, ...sent });
+  await Promise.race([arrived ?? connection.ping(), ready]);
   return { connection, ready };
 }
 

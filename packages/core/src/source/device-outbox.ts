@@ -3,15 +3,25 @@ import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
+import type { DeviceChannels, FreePlace } from './device-channels.js';
 
 /** Most bytes of device state in one frame. */
 const PIECE_BYTES = 2 ** 20;
+
+/** Most pieces that are on their way on page channels without an answer that all have arrived: some may overtake others. */
+export const MOST_UNANSWERED = 1024;
 
 /** The part of a connection that device state needs. */
 export interface DeviceLink {
   readonly signal: AbortSignal;
   write(frame: Frame, payload?: readonly Uint8Array[]): Promise<void>;
   ping(): Promise<number>;
+  /** The page channels that take pieces of device state; undefined: they go over the control stream, in order. */
+  readonly deviceChannels?: DeviceChannels | undefined;
+  /** The destination loads state before `switchover` when it is told to. Default false. */
+  readonly loadsEarly?: boolean;
+  /** With `deviceChannels`: resolves when these pieces have arrived; see `AwaitPiecesFrame`. */
+  arrived?(attempt: number, deviceSequences: readonly number[]): Promise<void>;
 }
 
 /** A piece that the destination has not acknowledged, as it was sent. */
@@ -32,8 +42,8 @@ export interface OutboxParts {
  * The pieces of device state that are sent while the guest runs: numbered, kept until the destination has acknowledged them, and sent
  * in order, within what the destination holds and within the bandwidth limit.
  *
- * A device does not yield the same state twice while the guest runs, so each piece is kept (a copy) until the destination has answered
- * a ping sent after it. After a lost link it is sent again over the next connection.
+ * A device does not yield the same state twice while the guest runs, so each piece is kept (a copy) until the destination is known to
+ * have it. After a lost link it is sent again over the next connection.
  */
 export class DeviceOutbox {
   readonly #devices: readonly MigratableDevice[];
@@ -43,7 +53,13 @@ export class DeviceOutbox {
   /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
   readonly #waiting: Map<number, number>[];
   #waitingBytes = 0;
-  #wakeForRoom: (() => void) | undefined;
+  /** Bytes of the pieces of a stop-and-copy that the destination holds. */
+  attemptBytes = 0;
+  #onChange: (() => void)[] = [];
+  /** Per device: how often the destination has reset it, by its last report. */
+  readonly resets: number[];
+  /** Pieces that were sent since an answer that all had arrived. */
+  #unanswered = 0;
   /** Called when a piece has to wait for room at the destination: the round goes on without its device. */
   onStall: () => void = () => {};
   /** Called when a piece waits for the bandwidth limit: whoever reconnects does not wait with it. */
@@ -64,11 +80,13 @@ export class DeviceOutbox {
     this.#devices = devices;
     this.#parts = parts;
     this.sequences = devices.map(() => 0);
+    this.resets = devices.map(() => 0);
     this.#waiting = devices.map(() => new Map());
   }
 
   use(link: DeviceLink, maximumPayload: number, maximumDeviceState: number): void {
     this.#link = link;
+    this.#unanswered = 0;
     this.#pieceBytes = Math.max(1, Math.min(PIECE_BYTES, maximumPayload, maximumDeviceState));
     this.#maximumBytes = maximumDeviceState;
   }
@@ -76,6 +94,11 @@ export class DeviceOutbox {
   get link(): DeviceLink {
     if (this.#link === undefined) throw new GodwitError('GODWIT_INTERNAL', 'device state before there is a link');
     return this.#link;
+  }
+
+  /** The most bytes of a piece. */
+  get pieceBytes(): number {
+    return this.#pieceBytes;
   }
 
   /** The most bytes that the destination holds before its devices have loaded them. */
@@ -112,11 +135,26 @@ export class DeviceOutbox {
     this.#hurry.abort();
   }
 
-  /** Writes a frame of device state, and counts it. */
-  async write(link: DeviceLink, header: DeviceFrame, bytes?: Uint8Array): Promise<void> {
+  /** Writes a frame of device state, and counts it: to a page channel, if it has a place in one, else to the control stream. */
+  async write(link: DeviceLink, header: DeviceFrame, bytes?: Uint8Array, place?: FreePlace): Promise<void> {
     this.#parts.onWrite?.();
-    await link.write(header, bytes === undefined ? [] : [bytes]);
+    if (place === undefined) await link.write(header, bytes === undefined ? [] : [bytes]);
+    else {
+      // Pieces of pre-copy are copies already.
+      const copy = bytes === undefined ? new Uint8Array() : header.attempt > 0 ? bytes.slice() : bytes;
+      await place.send({ ...header, resets: this.resets[header.device] ?? 0 }, copy);
+    }
     this.#writtenBytes += bytes?.byteLength ?? 0;
+  }
+
+  /** Resolves when the destination has loaded more, or `changed` was called. */
+  change(): Promise<void> {
+    return new Promise((resolve) => this.#onChange.push(resolve));
+  }
+
+  /** Wakes whoever waits for room. */
+  changed(): void {
+    for (const wake of this.#onChange.splice(0)) wake();
   }
 
   /** Keeps the whole chunk before a byte of it is written, since the device will not yield it again. */
@@ -133,10 +171,36 @@ export class DeviceOutbox {
     this.#keptBytes += copy.byteLength;
   }
 
-  /** Forgets the pieces sent so far: the destination has answered a ping that was sent after them. */
-  acknowledged(): void {
-    this.#kept = this.#kept.filter(({ sent }) => !sent);
-    this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+  /**
+   * Asks whether the pieces that were sent so far have arrived. Returns what waits for the answer and forgets them. Over the control stream
+   * nothing is asked: the caller sends a ping meanwhile, and waits for its answer first.
+   */
+  arrival(): () => Promise<void> {
+    const link = this.link;
+    const sent = new Set(this.#kept.filter((piece) => piece.sent));
+    const asking =
+      link.deviceChannels !== undefined && sent.size > 0 ? link.arrived?.(0, this.#sentSequences()) : undefined;
+    asking?.catch(() => {});
+    return async () => {
+      await asking;
+      this.#kept = this.#kept.filter((piece) => !sent.has(piece));
+      this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    };
+  }
+
+  /** Waits until the pieces that were sent so far have arrived, and forgets them. */
+  async settle(): Promise<void> {
+    const link = this.link;
+    const arrived = this.arrival();
+    if (link.deviceChannels === undefined) await link.ping();
+    await arrived();
+  }
+
+  /** Per device: the sequence of the first piece that was not sent yet. */
+  #sentSequences(): readonly number[] {
+    const sequences = [...this.sequences];
+    for (const { header } of [...this.#pending].reverse()) sequences[header.device] = header.sequence;
+    return sequences;
   }
 
   /** Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for one never sent. */
@@ -153,7 +217,7 @@ export class DeviceOutbox {
       waiting.delete(piece);
       this.#waitingBytes -= bytes;
     }
-    this.#wakeForRoom?.();
+    this.changed();
   }
 
   /**
@@ -187,6 +251,7 @@ export class DeviceOutbox {
     this.#kept = this.#kept.filter(({ header }) => header.device !== index);
     this.#pending = this.#pending.filter(({ header }) => header.device !== index);
     this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    this.changed();
   }
 
   /** Sends what is pending, which may include pieces from before the link was lost. Calls run one after the other. */
@@ -209,31 +274,42 @@ export class DeviceOutbox {
   }
 
   async #drain(link: DeviceLink): Promise<void> {
+    const writing: Promise<void>[] = [];
     for (let piece = this.#pending[0]; piece !== undefined; piece = this.#pending[0]) {
       const { device, sequence } = piece.header;
       const bytes = piece.bytes.byteLength;
       const waiting = this.#waiting[device] as Map<number, number>;
       if (!waiting.has(sequence)) await this.#room(link, bytes);
       await this.#allowance(link);
-      link.signal.throwIfAborted();
-      // The device was restarted while this waited: the piece is void.
-      if (this.#pending[0] !== piece) continue;
+      if (link.deviceChannels !== undefined && this.#unanswered >= MOST_UNANSWERED) {
+        await this.settle();
+        this.#unanswered = 0;
+      }
+      const place = await link.deviceChannels?.free();
+      // The link is lost, or the device was restarted while this waited: the piece is void.
+      if (link.signal.aborted || this.#pending[0] !== piece) {
+        place?.giveBack();
+        link.signal.throwIfAborted();
+        continue;
+      }
       this.#pending.shift();
+      this.#unanswered++;
       if (!waiting.has(sequence)) this.#waitingBytes += bytes;
       waiting.set(sequence, bytes);
       piece.sent = true;
-      await this.write(link, piece.header, piece.bytes);
+      const written = this.write(link, piece.header, piece.bytes, place);
+      written.catch(() => {});
+      if (place === undefined) await written;
+      else writing.push(written);
     }
+    await Promise.all(writing);
   }
 
   /** Waits, with the guest running, until the destination has loaded enough to take `bytes` more. */
   async #room(link: DeviceLink, bytes: number): Promise<void> {
-    while (this.#waitingBytes + bytes > this.#maximumBytes) {
+    while (this.#waitingBytes + this.attemptBytes + bytes > this.#maximumBytes) {
       this.onStall();
-      const room = new Promise<void>((resolve) => {
-        this.#wakeForRoom = resolve;
-      });
-      await abortable(room, link.signal);
+      await abortable(this.change(), link.signal);
     }
   }
 

@@ -3,17 +3,21 @@ import type { Clock } from '../clock.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
-import type { DeviceFrame } from '../protocol/frame.js';
-import { DeviceCalls } from './device-calls.js';
+import { isLost } from '../session/connection.js';
+import { AttemptPieces } from './attempt-pieces.js';
+import { DeviceCalls, deviceFailed } from './device-calls.js';
 import { type DeviceLink, DeviceOutbox, type OutboxParts } from './device-outbox.js';
 import { DeviceReports } from './device-reports.js';
 
 /** Bytes of unacknowledged pieces, sent while the guest runs, from which on a device waits for an acknowledgement. */
 const MOST_KEPT_BYTES = 16 * 2 ** 20;
 
+const NOTHING_SAVED =
+  'save() yielded no state at all, and none was yielded while the guest ran; a device without state must not be in the list of devices';
+
 /**
- * Sends device state over the control stream: pieces between rounds while the guest runs, within the bandwidth limit, the rest with the
- * guest paused, without a limit.
+ * Sends device state, over the page channels where there are any: pieces between rounds while the guest runs, within the bandwidth limit,
+ * the rest with the guest paused, without a limit.
  *
  * State that `save` yields belongs to its stop-and-copy and is not kept: the next attempt calls `save` again.
  */
@@ -24,14 +28,15 @@ export class DeviceSender {
   readonly #devices: readonly MigratableDevice[];
   readonly #clock: Clock | undefined;
   readonly #outbox: DeviceOutbox;
-  /** Per device: how often the destination has reset it, by its last report. */
-  readonly #resets: number[];
   /** Per device: how often it was restarted. State that a `precopy` begun before the last restart yields is not sent. */
   readonly #epochs: number[];
   /** The devices that pre-copy stop after the chunk that they have yielded: the guest is about to be paused at any price. */
   #enough = false;
   /** The error of a device whose `precopy` outlived its round; the next round throws it. */
   #failure: { readonly error: unknown } | undefined;
+  /** The pieces of the stop-and-copy that is under way, until the destination is known to have voided them. */
+  #pieces: AttemptPieces | undefined;
+  #lastAttempt = 0;
 
   /** `clock`: to learn how long devices take. */
   constructor(devices: readonly MigratableDevice[], parts: OutboxParts & { readonly clock?: Clock } = {}) {
@@ -40,7 +45,6 @@ export class DeviceSender {
     this.calls = new DeviceCalls(devices);
     this.reports = new DeviceReports(devices, this.calls);
     this.#outbox = new DeviceOutbox(devices, parts);
-    this.#resets = devices.map(() => 0);
     this.#epochs = devices.map(() => 0);
   }
 
@@ -104,7 +108,8 @@ export class DeviceSender {
         ),
       );
       chunks.catch((error: unknown) => {
-        if (!link.signal.aborted) this.#failure ??= { error };
+        // Of a lost link the round hears too; what the device has yielded is kept.
+        if (!link.signal.aborted && !isLost(error)) this.#failure ??= { error };
       });
       await abortable(Promise.race([chunks, stalled]), link.signal);
       if (start === undefined || this.#clock === undefined || this.calls.isBusy(device)) continue;
@@ -117,12 +122,19 @@ export class DeviceSender {
     const { link } = this.#outbox;
     this.#outbox.unlimited();
     await this.#outbox.flush(link);
-    const saved = { bytes: this.#outbox.waitingBytes };
+    this.#void();
+    const pieces = new AttemptPieces(attempt, this.#devices, this.#outbox);
+    this.#pieces = pieces;
+    this.#lastAttempt = attempt;
     for (const together of sideBySide(this.#devices)) {
       const failed = new AbortController();
+      const left = [...together];
+      pieces.onFailure = (error) => failed.abort(error);
       const all = together.map((device) => async (either: AbortSignal) => {
         try {
-          await this.#save(link, device, attempt, either, saved);
+          await this.#save(pieces, device, () => left[0] === device, either);
+          left.splice(left.indexOf(device), 1);
+          this.#outbox.changed();
         } catch (error) {
           // The first failure ends those beside it.
           failed.abort(error);
@@ -131,25 +143,30 @@ export class DeviceSender {
       });
       await underAll([signal, failed.signal], (either) => Promise.all(all.map((one) => one(either))));
     }
+    await abortable(pieces.written(), signal);
+    // Until much of it has left our buffers it was not sent; for a little, `switchover` does not wait.
+    if (pieces.sentBytes >= MOST_KEPT_BYTES) await abortable(pieces.arrived(), signal);
   }
 
-  /** Saves and sends one device; `saved` counts the bytes of all. */
+  /** Per device: how many pieces of the last stop-and-copy were sent. */
+  get attemptCounts(): readonly number[] {
+    return this.#pieces?.counts ?? this.#devices.map(() => 0);
+  }
+
+  /** Saves and sends one device. `isFirst`: those before it have sent all of their state. */
   async #save(
-    link: DeviceLink,
+    pieces: AttemptPieces,
     device: MigratableDevice,
-    attempt: number,
+    isFirst: () => boolean,
     signal: AbortSignal,
-    saved: { bytes: number },
   ): Promise<void> {
-    let sequence = 0;
-    const write = async (last: boolean, bytes?: Uint8Array) => {
-      // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
+    const index = this.#devices.indexOf(device);
+    const before = this.sequences[index] as number;
+    let bytes = 0;
+    const send = async (last: boolean, piece: Uint8Array) => {
       signal.throwIfAborted();
-      saved.bytes += bytes?.byteLength ?? 0;
-      if (saved.bytes > this.#outbox.maximumBytes) throw tooLarge(device, this.#outbox.maximumBytes);
-      const index = this.#devices.indexOf(device);
-      const header: DeviceFrame = { type: 'device', device: index, sequence: sequence++, last, attempt };
-      await abortable(this.#outbox.write(link, header, bytes), signal);
+      await pieces.send(index, last, piece, isFirst, signal);
+      bytes += piece.byteLength;
     };
     const saving = this.calls.begin(device, 'save', (failed) =>
       this.#each(
@@ -157,23 +174,37 @@ export class DeviceSender {
         failed,
         () => device.save(signal),
         async (chunk) => {
-          for (const piece of this.#outbox.pieces(chunk)) await write(false, piece);
+          for (const piece of this.#outbox.pieces(chunk)) await send(false, piece);
           return true;
         },
       ),
     );
     await abortable(saving, signal);
-    await write(true);
+    if (bytes === 0 && before === 0) throw deviceFailed(device, 'save', new Error(NOTHING_SAVED));
+    await send(true, new Uint8Array());
   }
 
-  /** Forgets the pieces sent so far: the destination has answered a ping that was sent after them. */
-  acknowledged(): void {
-    this.#outbox.acknowledged();
+  /** The destination holds nothing of a stop-and-copy: it was given up, or the next one begins. */
+  #void(): void {
+    this.#pieces = undefined;
+    this.#outbox.attemptBytes = 0;
   }
 
-  /** Handles `loaded`: the destination's device has taken every piece before `sequence`. Throws `GODWIT_PROTOCOL` for one never sent. */
-  loaded(device: number, sequence: number): void {
-    this.#outbox.loaded(device, sequence);
+  /** Asks whether the pieces of pre-copy have arrived; see `DeviceOutbox.arrival`. */
+  arrival(): () => Promise<void> {
+    return this.#outbox.arrival();
+  }
+
+  /**
+   * Handles `loaded`: the destination's device has taken every piece before `sequence`, of pre-copy or of a stop-and-copy. Throws
+   * `GODWIT_PROTOCOL` for one never sent.
+   */
+  loaded(device: number, sequence: number, attempt = 0): void {
+    if (attempt === 0) this.#outbox.loaded(device, sequence);
+    else if (attempt === this.#pieces?.attempt) this.#pieces.loaded(device, sequence);
+    else if (attempt > this.#lastAttempt) {
+      throw new GodwitError('GODWIT_PROTOCOL', `"loaded" names attempt ${attempt}, of which no piece was sent`);
+    }
   }
 
   /**
@@ -190,18 +221,20 @@ export class DeviceSender {
 
   /** Restarts the devices that the destination has reset since its last report: they yield their state from the first byte. */
   async restartReset(resets: readonly number[]): Promise<void> {
-    for (const [index, known] of this.#resets.entries()) {
+    this.#void();
+    for (const [index, known] of this.#outbox.resets.entries()) {
       const told = resets[index] ?? 0;
       if (told < known)
         throw new GodwitError('GODWIT_PROTOCOL', `device ${index} was reset ${known} times, not ${told}`);
-      this.#resets[index] = told;
+      this.#outbox.resets[index] = told;
       if (told > known) await this.#restart(index);
     }
   }
 
   /** Restarts every device, for a destination that has lost everything. Rejects with `GODWIT_UNSUPPORTED` if one cannot. */
   async restart(): Promise<void> {
-    this.#resets.fill(0);
+    this.#void();
+    this.#outbox.resets.fill(0);
     for (const index of this.#devices.keys()) await this.#restart(index);
   }
 
@@ -263,7 +296,7 @@ export class DeviceSender {
     let ours: { readonly error: unknown } | undefined;
     try {
       for await (const chunk of chunks() ?? []) {
-        if (!(chunk instanceof Uint8Array)) throw new Error(`chunks must be Uint8Arrays, got ${typeof chunk}`);
+        if (!isBytes(chunk)) throw new Error(`chunks must be Uint8Arrays, got ${whatIs(chunk)}`);
         try {
           if (!(await write(chunk))) return;
           signal.throwIfAborted();
@@ -282,14 +315,16 @@ export class DeviceSender {
     this.#outbox.add(index, chunk);
     await this.#outbox.flush(link);
     if (this.#outbox.keptBytes < MOST_KEPT_BYTES) return;
-    await link.ping();
-    this.#outbox.acknowledged();
+    await this.#outbox.settle();
   }
 }
 
-function tooLarge({ id }: MigratableDevice, maximumBytes: number): GodwitError {
-  return new GodwitError(
-    'GODWIT_LIMIT_EXCEEDED',
-    `device "${id}" saves more than the destination holds before it is loaded (${maximumBytes} bytes, of all devices together); raise maximumDeviceState there`,
-  );
+/** Also true for one of another realm, for which `instanceof` is false. */
+function isBytes(chunk: unknown): chunk is Uint8Array {
+  return Object.prototype.toString.call(chunk) === '[object Uint8Array]';
+}
+
+function whatIs(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return String(value === null ? 'null' : typeof value);
+  return Object.prototype.toString.call(value).slice('[object '.length, -1);
 }

@@ -5,7 +5,7 @@ import type { FrameStream } from '../link/frame-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
 import { splitZeroPages } from '../memory/zero-page.js';
-import type { Frame } from '../protocol/frame.js';
+import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { noPages, type PagesByKind } from '../round-record.js';
 
 /** A batch of page runs of one block: the unit of work that is handed to a channel or a thread. It has no page's bytes. */
@@ -73,6 +73,11 @@ export interface PageChannel {
    * that were taken: for progress now and then, and for the last of them before this resolves.
    */
   takePages?(round: TakenRound, onTaken: (pages: number) => void): Promise<void>;
+  /**
+   * Sends a piece of device state beside the pages. Its bytes are borrowed until the promise settles. A channel without this method
+   * carries pages only.
+   */
+  sendDevice?(frame: DeviceFrame, bytes: Uint8Array): Promise<void>;
   /** Sends `roundEnd`: this channel carries no more pages of the round. */
   endRound(round: number): Promise<void>;
 }
@@ -145,6 +150,10 @@ export class LocalPageChannel implements PageChannel {
     const results = await Promise.allSettled(writes);
     if (encoded !== undefined) this.#encoder?.release(encoded);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+
+  sendDevice(frame: DeviceFrame, bytes: Uint8Array): Promise<void> {
+    return this.#writePages(frame, [bytes]);
   }
 
   async endRound(round: number): Promise<void> {

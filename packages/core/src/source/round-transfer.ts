@@ -82,9 +82,12 @@ export class RoundTransfer {
       FEATURES.back,
       FEATURES.probe,
       FEATURES.bitmap,
+      FEATURES.deviceChannels,
+      FEATURES.loadEarly,
     ];
     checkWelcome(welcome, session.features, windows.pageSize, dispensable);
-    checkDeviceState(deviceIds, session.stateBytes, welcome.maximumDeviceState);
+    if (!welcome.features.includes(FEATURES.loadEarly))
+      checkDeviceState(deviceIds, session.stateBytes, welcome.maximumDeviceState);
     for (const name of encodings.welcomed(welcome.features, windows.memory)) {
       const message = `the encoding "${name}" is not used: the destination (${welcome.software}) does not have it`;
       emit({ type: 'warning', code: 'GODWIT_UNSUPPORTED', message });
@@ -93,7 +96,7 @@ export class RoundTransfer {
     this.#round = 0;
     this.#unfinished = false;
     this.#last = connection;
-    connection.begin(windows, { ...sender, maximumPayload: welcome.maximumPayload });
+    connection.begin(windows, { ...sender, maximumPayload: welcome.maximumPayload }, welcome.features);
     devices.use(connection, welcome.maximumPayload, welcome.maximumDeviceState);
     onChannels(connection);
   }
@@ -123,8 +126,9 @@ export class RoundTransfer {
           await devices.precopy(cut);
           if (sum !== undefined) sum = { ...sum, limitMs: sum.limitMs + limit.waitedMs - before };
         }
+        const arrived = devices.arrival();
         onRoundTrip(await connection.ping());
-        devices.acknowledged();
+        await arrived();
         this.#lostSince = undefined;
         return sum as SentRound;
       } catch (error) {
@@ -205,9 +209,9 @@ export class RoundTransfer {
   /** Uses this connection from now on: the destination has answered on it and goes on with the round that it is in. */
   adopt(connection: SourceConnection): void {
     const { windows, sender, devices, onChannels } = this.#parts;
-    const { maximumPayload, maximumDeviceState } = this.welcome;
+    const { maximumPayload, maximumDeviceState, features } = this.welcome;
     this.#last = connection;
-    connection.begin(windows, { ...sender, maximumPayload });
+    connection.begin(windows, { ...sender, maximumPayload }, features);
     devices.use(connection, maximumPayload, maximumDeviceState);
     onChannels(connection);
   }

@@ -16,10 +16,11 @@ import type {
   ResumedFrame,
   WelcomeFrame,
 } from '../protocol/frame.js';
-import { checkChecksums } from '../protocol/negotiate.js';
+import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import type { SourcePhaseName } from '../protocol/protocol-table.js';
 import { CLOSING_MS, closeStreams } from '../session/closing-message.js';
 import { Connection } from '../session/connection.js';
+import { DeviceChannels } from './device-channels.js';
 import type { ResolvedOptions } from './options.js';
 import { LocalPageChannel, type PageChannel } from './page-channel.js';
 import { RoundSender, type RoundSenderParts } from './round-sender.js';
@@ -62,6 +63,11 @@ export class SourceConnection extends Connection<'source'> {
   #ready: Promise<ReadyFrame> | undefined;
   #channels: readonly PageChannel[] = [];
   #sender: RoundSender | undefined;
+  #deviceChannels: DeviceChannels | undefined;
+  loadsEarly = false;
+  /** Waits for `arrived`, by id. */
+  readonly #arrivals = new Map<number, () => void>();
+  #questions = 0;
   /** Bytes of payload on the control stream, device state, that are being written. */
   #inFlight = 0;
 
@@ -147,8 +153,11 @@ export class SourceConnection extends Connection<'source'> {
     }
   }
 
-  /** Makes the page channels, without any state of an earlier connection's, and the sender of rounds over them. */
-  begin(windows: MemoryWindows, parts: SenderParts): void {
+  /**
+   * Makes the page channels, without any state of an earlier connection's, and the sender of rounds over them. `features`: those of the
+   * destination's `welcome`.
+   */
+  begin(windows: MemoryWindows, parts: SenderParts, features: readonly string[]): void {
     const { encodings, options } = this.#source;
     const { clock } = options;
     encodings.connectionBegins();
@@ -164,15 +173,35 @@ export class SourceConnection extends Connection<'source'> {
           onRearmFailed: (tracker, error) => parts.tracker.lost(tracker, error),
         }) ?? new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock)),
     );
+    this.loadsEarly = features.includes(FEATURES.loadEarly);
+    const devices = new DeviceChannels(this.#channels, this.signal);
+    const onChannels = this.#pages.length > 0 && features.includes(FEATURES.deviceChannels) && devices.count > 0;
+    this.#deviceChannels = onChannels ? devices : undefined;
     const sender = new RoundSender({
       ...parts,
-      deviceBytes: this.#pages.length > 0 ? () => 0 : parts.deviceBytes,
+      deviceBytes: this.#pages.length > 0 ? () => devices.bytes : parts.deviceBytes,
       channels: this.#channels,
       clock,
       signal: this.signal,
       acknowledged: (round) => this.#acknowledged(round),
     });
     this.#sender = sender;
+  }
+
+  get deviceChannels(): DeviceChannels | undefined {
+    return this.#deviceChannels;
+  }
+
+  /** Resolves when these pieces of device state have arrived; over the control stream alone a ping does. Rejects with the connection. */
+  async arrived(attempt: number, deviceSequences: readonly number[]): Promise<void> {
+    if (this.#deviceChannels === undefined) {
+      await this.ping();
+      return;
+    }
+    const id = ++this.#questions;
+    const answer = new Promise<void>((resolve) => this.#arrivals.set(id, resolve));
+    const question = { type: 'awaitPieces', id, attempt, deviceSequences: [...deviceSequences] } as const;
+    await abortable(Promise.all([answer, this.control.write(question)]), this.signal);
   }
 
   /** Bytes that all streams have written, and the payload that they are writing now. */
@@ -222,6 +251,10 @@ export class SourceConnection extends Connection<'source'> {
       this.#onReceived(frame);
       return;
     }
+    if (type === 'arrived') {
+      this.#arrived(frame.id);
+      return;
+    }
     if (this.answer(frame)) {
       if (type === 'backAck') this.#source.setPhase('pre-copy');
       return;
@@ -234,6 +267,18 @@ export class SourceConnection extends Connection<'source'> {
     // The answer belongs to the attempt that was given up.
     if (this.#source.phase() === 'going-back') return;
     throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${type}" though nothing was asked of it`);
+  }
+
+  #arrived(id: number): void {
+    const resolve = this.#arrivals.get(id);
+    if (resolve === undefined) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `the destination sent "arrived" for question ${id}, which was not asked`,
+      );
+    }
+    this.#arrivals.delete(id);
+    resolve();
   }
 
   async #acknowledged(round: number): Promise<number> {

@@ -331,7 +331,7 @@ function makeContext(
       owed.prepared(frame);
       model.destination(...destinationOutlook(frame));
     },
-    loaded: ({ device, sequence }) => devices.loaded(device, sequence),
+    loaded: ({ device, sequence, attempt }) => devices.loaded(device, sequence, attempt),
   };
   return context;
 }

@@ -93,6 +93,8 @@ export class SourceSession {
       FEATURES.probe,
       FEATURES.bitmap,
       ...(hasSharedBlocks(vm.memory) ? [FEATURES.shared] : []),
+      FEATURES.loadEarly,
+      ...(options.pageChannels > 0 ? [FEATURES.deviceChannels] : []),
       ...(options.verify ? [FEATURES.verify] : []),
       ...(options.checksum ? [FEATURES.checksum] : []),
       ...encodings.features,

@@ -39,6 +39,7 @@ export { SinkChoice } from '../sink/choose-sink.js';
 export { Attempts } from '../source/attempts.js';
 export { BandwidthLimit } from '../source/bandwidth-limit.js';
 export { Switchover } from '../source/decide.js';
+export { DeviceChannels } from '../source/device-channels.js';
 export type { DeviceLink } from '../source/device-outbox.js';
 export { DeviceSender } from '../source/device-sender.js';
 export { GuestPause } from '../source/guest-pause.js';

@@ -22,7 +22,7 @@ export class FaultyDevice implements MigratableDevice {
   loads = 0;
   readonly #faults: DeviceFaults;
 
-  constructor(id: string, state: Uint8Array = new Uint8Array(), faults: DeviceFaults = {}, version = 1) {
+  constructor(id: string, state: Uint8Array = Uint8Array.of(1), faults: DeviceFaults = {}, version = 1) {
     this.id = id;
     this.state = state;
     this.version = version;

@@ -1,4 +1,4 @@
-import type { DeviceFrame, HelloFrame } from '@godwit/core';
+import { type DeviceFrame, FEATURES, type HelloFrame } from '@godwit/core';
 
 /** Pieces of one device that have passed a link: those of pre-copy, and those of the attempt that is under way. */
 interface DeviceTally {
@@ -9,6 +9,11 @@ interface DeviceTally {
   attempt: number;
   pieces: number;
   bytes: number;
+  /** Pieces that have overtaken one before them, on another stream: of pre-copy, and of the attempt. */
+  readonly ahead: Set<number>;
+  readonly attemptAhead: Set<number>;
+  /** The sequence behind the last piece of the attempt, once that has passed. */
+  end: number | undefined;
 }
 
 /** The sum of a device's pieces up to its last one. */
@@ -24,9 +29,18 @@ export class DeviceAudit {
   readonly #devices: HelloFrame['devices'];
   readonly #tallies = new Map<number, DeviceTally>();
   #resets: readonly number[] | undefined;
+  /** Pieces may come on several streams, and so in any order. */
+  readonly #anyOrder: boolean;
+  #givenUp = 0;
 
-  constructor({ devices }: HelloFrame) {
+  constructor({ devices, features, pageChannels }: HelloFrame) {
     this.#devices = devices;
+    this.#anyOrder = pageChannels > 0 && features.includes(FEATURES.deviceChannels);
+  }
+
+  /** A stop-and-copy was given up: what still comes of it is void. */
+  back(attempt: number): void {
+    this.#givenUp = Math.max(this.#givenUp, attempt);
   }
 
   /** A destination that knows nothing of the migration: every device begins with piece 0. */
@@ -57,22 +71,27 @@ export class DeviceAudit {
   }
 
   /** Pieces that the destination has taken; it cannot take what has not come. */
-  loaded(device: number, sequence: number): string | undefined {
+  loaded(device: number, sequence: number, attempt = 0): string | undefined {
     const id = this.#devices[device]?.id;
     if (id === undefined) return this.#unknown('"loaded"', device);
-    const { next } = this.#tallies.get(device) ?? fresh(undefined);
+    const tally = this.#tallies.get(device) ?? fresh(undefined);
+    if (attempt > 0 && attempt !== tally.attempt) return undefined;
+    const next = attempt > 0 ? tally.pieces : tally.next;
     if (next === undefined || sequence <= next) return undefined;
     return `"loaded" says that device "${id}" has taken ${sequence} pieces; ${next} have come`;
   }
 
   /** Every list with a number for each device has as many as there are devices. */
-  asked(type: 'prepare' | 'prepared', deviceSequences: readonly number[]): string | undefined {
+  asked(
+    type: 'prepare' | 'prepared' | 'awaitPieces' | 'loadEarly',
+    deviceSequences: readonly number[],
+  ): string | undefined {
     return this.#fits(type, deviceSequences);
   }
 
   /** Takes a piece of `bytes` bytes. Returns what is wrong with it, and with the last one the device's total. */
   piece(
-    { device, sequence, last, attempt }: DeviceFrame,
+    { device, sequence, last, attempt, resets }: DeviceFrame,
     bytes: number,
   ): { readonly wrong?: string | undefined; readonly total?: DeviceTotal } {
     const id = this.#devices[device]?.id;
@@ -80,24 +99,46 @@ export class DeviceAudit {
     const tally = this.#tallies.get(device) ?? fresh(undefined);
     this.#tallies.set(device, tally);
     if (attempt === 0) {
-      const wrong = tally.next !== undefined && sequence !== tally.next;
-      const message = `piece ${sequence} of device "${id}" follows ${tally.next} pieces`;
-      tally.next = sequence + 1;
+      // It was sent before the source knew of a reset, which has voided it.
+      if (this.#anyOrder && resets !== undefined && resets < (this.#resets?.[device] ?? 0)) return {};
+      const before = tally.next;
+      const inOrder = this.#passes(tally.ahead, tally.next, sequence);
+      tally.next = inOrder ?? sequence + 1;
       tally.precopyPieces++;
       tally.precopyBytes += bytes;
-      if (wrong) return { wrong: message };
+      if (inOrder === undefined) return { wrong: `piece ${sequence} of device "${id}" follows ${before} pieces` };
       return last ? { wrong: `the last piece of device "${id}" belongs to no stop-and-copy` } : {};
     }
-    if (tally.attempt !== attempt) Object.assign(tally, { attempt, pieces: 0, bytes: 0 });
-    const wrong =
-      sequence === tally.pieces
-        ? undefined
-        : `piece ${sequence} of device "${id}" follows ${tally.pieces} pieces of attempt ${attempt}`;
-    tally.pieces = sequence + 1;
+    if (this.#anyOrder && attempt <= this.#givenUp) return {};
+    if (tally.attempt !== attempt) {
+      tally.attemptAhead.clear();
+      Object.assign(tally, { attempt, pieces: 0, bytes: 0, end: undefined });
+    }
+    const before = tally.pieces;
+    const inOrder = this.#passes(tally.attemptAhead, tally.pieces, sequence);
+    tally.pieces = inOrder ?? sequence + 1;
     tally.bytes += bytes;
-    if (!last) return { wrong };
+    if (last) tally.end = sequence + 1;
+    const wrong =
+      inOrder === undefined
+        ? `piece ${sequence} of device "${id}" follows ${before} pieces of attempt ${attempt}`
+        : undefined;
+    if (tally.end !== tally.pieces) return { wrong };
+    tally.end = undefined;
     const pieces = tally.precopyPieces + tally.pieces;
     return { wrong, total: { id, attempt, pieces, bytes: tally.precopyBytes + tally.bytes } };
+  }
+
+  /** The piece that comes next once this one has passed; `undefined` when it is out of order and may not be. */
+  #passes(ahead: Set<number>, next: number | undefined, sequence: number): number | undefined {
+    if (next === undefined || sequence === next) {
+      let following = sequence + 1;
+      while (ahead.delete(following)) following++;
+      return following;
+    }
+    if (!this.#anyOrder || sequence < next || ahead.has(sequence)) return undefined;
+    ahead.add(sequence);
+    return next;
   }
 
   #begin(sequences: readonly number[]): void {
@@ -115,5 +156,8 @@ export class DeviceAudit {
 }
 
 function fresh(next: number | undefined): DeviceTally {
-  return { next, precopyPieces: 0, precopyBytes: 0, attempt: 0, pieces: 0, bytes: 0 };
+  return {
+    ...{ next, precopyPieces: 0, precopyBytes: 0, attempt: 0, pieces: 0, bytes: 0 },
+    ...{ ahead: new Set<number>(), attemptAhead: new Set<number>(), end: undefined },
+  };
 }

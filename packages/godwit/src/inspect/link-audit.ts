@@ -63,6 +63,13 @@ export class LinkAudit {
         if (total !== undefined) this.#report({ event: 'device', link: this.#link, ...total });
         break;
       }
+      case 'back':
+        this.#devices?.back(frame.attempt);
+        break;
+      case 'awaitPieces':
+      case 'loadEarly':
+        this.#violation(item, this.#devices?.asked(frame.type, frame.deviceSequences));
+        break;
       case 'prepare':
       case 'prepared':
         this.#violation(item, this.#devices?.asked(frame.type, frame.deviceSequences));
@@ -71,7 +78,7 @@ export class LinkAudit {
         this.#violation(item, this.#devices?.backAck(frame.deviceResets));
         break;
       case 'loaded':
-        this.#violation(item, this.#devices?.loaded(frame.device, frame.sequence));
+        this.#violation(item, this.#devices?.loaded(frame.device, frame.sequence, frame.attempt));
         break;
       case 'digests': {
         const pages = this.#runs(item, frame.block, frame.runs);

@@ -13,6 +13,9 @@ const NEEDS: Partial<Record<FrameName, string>> = {
   digestsEnd: FEATURES.verify,
   verified: FEATURES.verify,
   deltaPages: 'encoding:delta',
+  awaitPieces: FEATURES.deviceChannels,
+  arrived: FEATURES.deviceChannels,
+  loadEarly: FEATURES.loadEarly,
 };
 
 /** A stop-and-copy that is under way. */
@@ -75,6 +78,8 @@ export class MigrationAudit {
         return this.#same(frame);
       case 'device':
         if (frame.attempt === 0) break;
+        // On a page channel a piece of an attempt that was given up may come late: it is void.
+        if (frame.attempt <= this.#givenUp && (item.track?.stream ?? 0) > 0) break;
         return this.#belongs(frame, item, link) ?? this.#add(item.payloadBytes);
       case 'switchover':
         return this.#belongs(frame, item, link);

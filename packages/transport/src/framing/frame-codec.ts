@@ -166,22 +166,37 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     parse: (fields) => ({ type: 'roundAck', round: fields.uint('round'), pages: fields.uint('pages') }),
   },
   device: {
-    pack: (f) => [f.device, integer(f.sequence), f.last, integer(f.attempt)],
+    pack: (f) => [
+      f.device,
+      integer(f.sequence),
+      f.last,
+      integer(f.attempt),
+      ...(f.resets === undefined ? [] : [integer(f.resets)]),
+    ],
     parse: (fields) => ({
       type: 'device',
       device: fields.uint('device'),
       sequence: fields.uint('sequence'),
       last: fields.boolean('last'),
       attempt: fields.uint('attempt'),
+      ...(fields.ended ? {} : { resets: fields.uint('resets') }),
     }),
   },
   switchover: {
-    pack: (f) => [integer(f.round), integer(f.attempt), f.runState],
+    pack: (f) => [
+      integer(f.round),
+      integer(f.attempt),
+      f.runState,
+      ...(f.deviceSequences === undefined ? [] : [integers(f.deviceSequences)]),
+    ],
     parse: (fields) => ({
       type: 'switchover',
       round: fields.uint('round'),
       attempt: fields.uint('attempt'),
       runState: fields.oneOf('runState', MOVED_RUN_STATES),
+      ...(fields.ended
+        ? {}
+        : { deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')) }),
     }),
   },
   ready: {
@@ -307,12 +322,36 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
     parse: (fields, limits) => ({ type: 'owed', ...parseNamed(fields, limits) }),
   },
   loaded: {
-    pack: (f) => [f.device, integer(f.sequence)],
-    parse: (fields) => ({ type: 'loaded', device: fields.uint('device'), sequence: fields.uint('sequence') }),
+    pack: (f) => [f.device, integer(f.sequence), ...(f.attempt === undefined ? [] : [integer(f.attempt)])],
+    parse: (fields) => ({
+      type: 'loaded',
+      device: fields.uint('device'),
+      sequence: fields.uint('sequence'),
+      ...(fields.ended ? {} : { attempt: fields.uint('attempt') }),
+    }),
   },
   probe: {
     pack: () => [],
     parse: () => ({ type: 'probe' }),
+  },
+  awaitPieces: {
+    pack: (f) => [integer(f.id), integer(f.attempt), integers(f.deviceSequences)],
+    parse: (fields) => ({
+      type: 'awaitPieces',
+      id: fields.uint('id'),
+      attempt: fields.uint('attempt'),
+      deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
+    }),
+  },
+  arrived: { pack: (f) => [integer(f.id)], parse: (fields) => ({ type: 'arrived', id: fields.uint('id') }) },
+  loadEarly: {
+    pack: (f) => [integer(f.attempt), f.device, integers(f.deviceSequences)],
+    parse: (fields) => ({
+      type: 'loadEarly',
+      attempt: fields.uint('attempt'),
+      device: fields.uint('device'),
+      deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
+    }),
   },
 };
 

@@ -1,6 +1,8 @@
 import {
   ALWAYS,
+  ANY_STREAM_FRAMES,
   type DestinationPhaseName,
+  FEATURES,
   type Frame,
   type FrameName,
   type HelloFrame,
@@ -55,6 +57,10 @@ export class LinkPhases {
   #source: SourcePhaseName | undefined;
   #destination: DestinationPhaseName | undefined;
   #hello: HelloFrame | undefined;
+  /** Device state may come on page channels. Where the hello is not to be seen, it may. */
+  #deviceChannels = true;
+  /** The last attempt that was given up over this connection. */
+  #givenUp = 0;
   #begun = false;
   /** The captured stream began with `attach`. */
   #attached = false;
@@ -98,10 +104,16 @@ export class LinkPhases {
     if (sender === 'destination') return this.#toSource(type, onPageChannel);
     if (type === 'attach' && this.#attached && !this.#begun) return undefined;
     const pages = PAGE_CHANNEL_FRAMES.includes(type);
-    if (onPageChannel && !pages && type !== 'error') return `"${type}" on a page channel, which carries pages only`;
+    const maybe = ANY_STREAM_FRAMES.includes(type) && this.#deviceChannels;
+    if (onPageChannel && !pages && !maybe && type !== 'error') {
+      const what = this.#deviceChannels ? 'pages and device state only' : 'pages only';
+      return `"${type}" on a page channel, which carries ${what}`;
+    }
     if (!onPageChannel && pages && (this.#hello?.pageChannels ?? 0) > 0) {
       return `"${type}" on the control stream, though there are page channels`;
     }
+    // A piece may come later than the `switchover` that was sent after it: the destination then waits for it.
+    if (onPageChannel && type === 'device' && this.#destination === 'loading') return undefined;
     return this.#toDestination(type);
   }
 
@@ -125,11 +137,17 @@ export class LinkPhases {
 
   #move(frame: Frame): void {
     if (frame.type === 'hello') this.#hello = frame;
+    // What a further connection goes by was agreed on over the first one; its hello offers the same.
+    if (frame.type === 'hello' || frame.type === 'welcome')
+      this.#deviceChannels = frame.features.includes(FEATURES.deviceChannels);
     if (frame.type === 'resumed') {
       this.#resumed(frame);
       return;
     }
-    if (frame.type === 'device' && frame.attempt > 0) this.#source = 'stop-and-copy';
+    if (frame.type === 'back') this.#givenUp = Math.max(this.#givenUp, frame.attempt);
+    // On page channels pieces may come later than what was said after them: `switchover`, or `back`, which has voided them.
+    if (frame.type === 'device' && frame.attempt > this.#givenUp && this.#source !== 'loading')
+      this.#source = 'stop-and-copy';
     // Answers to an attempt that was given up meanwhile change nothing.
     if (this.#source === 'going-back' && (frame.type === 'ready' || frame.type === 'verified')) return;
     if (frame.type === 'welcome' && this.#hello?.stage === 'dryRun') {

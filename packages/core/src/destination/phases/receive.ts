@@ -1,7 +1,16 @@
 import { GodwitError } from '../../errors.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
-import type { DeviceFrame, HelloFrame, PrepareFrame, SwitchoverFrame } from '../../protocol/frame.js';
+import type {
+  AwaitPiecesFrame,
+  DeviceFrame,
+  HelloFrame,
+  LoadEarlyFrame,
+  PrepareFrame,
+  SwitchoverFrame,
+} from '../../protocol/frame.js';
+import { FEATURES } from '../../protocol/negotiate.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
+import { onChannels, readPiece } from '../device-pieces.js';
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import type { PageReceiver } from '../page-receiver.js';
@@ -20,6 +29,8 @@ export class Receive implements ServingPhase {
   #question = 0;
   /** The connection over which the source was told which pages loads have written. */
   #owedToldOn: IncomingConnection | undefined;
+  /** `switchover` was read, and pieces of device state that were sent before it have not come yet. */
+  #switchingOver = false;
 
   private constructor(context: DestinationContext, arriving: Arriving) {
     this.#context = context;
@@ -46,7 +57,10 @@ export class Receive implements ServingPhase {
   }
 
   returned(hello: HelloFrame): ServingPhase {
-    const { attempt } = this.#arriving;
+    const { attempt, receiver } = this.#arriving;
+    // Pieces that `switchover` waited for are lost with their connection: the source has to give the attempt up.
+    if (this.#switchingOver) receiver?.unseal();
+    this.#switchingOver = false;
     if (hello.attempt > attempt) goBackTo(this.#context, this.#arriving, hello.attempt);
     return this;
   }
@@ -62,11 +76,18 @@ export class Receive implements ServingPhase {
       case 'prepare':
         this.#prepare(connection, frame);
         return;
+      case 'awaitPieces':
+        this.#awaitPieces(connection, frame);
+        return;
+      case 'loadEarly':
+        this.#loadEarly(frame);
+        return;
       case 'switchover':
-        this.#switchover(frame);
+        this.#switchover(connection, frame);
         return;
       case 'back':
         this.#checkAttempt('back', frame.attempt);
+        this.#switchingOver = false;
         goBackTo(this.#context, this.#arriving, frame.attempt + 1);
         return acknowledgeBack(connection, this.#arriving, frame.attempt);
       case 'probe':
@@ -94,22 +115,48 @@ export class Receive implements ServingPhase {
     );
   }
 
-  async #device(connection: IncomingConnection, frame: DeviceFrame, payloadBytes: number): Promise<void> {
-    if (frame.attempt !== 0) this.#checkAttempt('device', frame.attempt);
-    const { loader } = this.#arriving;
-    loader.admit(frame, payloadBytes);
-    const chunk = new Uint8Array(payloadBytes);
-    if (payloadBytes > 0) await connection.control.readPayload([chunk]);
-    if (!connection.signal.aborted) loader.accept(frame, chunk);
+  /** Answers `arrived` once the pieces before these have come, on whatever stream. */
+  #awaitPieces(connection: IncomingConnection, { id, attempt, deviceSequences }: AwaitPiecesFrame): void {
+    if (attempt !== 0) this.#checkAttempt('awaitPieces', attempt);
+    this.#mayOvertake('awaitPieces');
+    const arrived = this.#arriving.loader.arrived(attempt, deviceSequences);
+    // A failure to write is ignored: a lost link is noticed by reading it.
+    void arrived.then(() => connection.write({ type: 'arrived', id })).catch(() => {});
   }
 
-  #switchover({ round, attempt, runState }: SwitchoverFrame): void {
+  #loadEarly(frame: LoadEarlyFrame): void {
+    this.#checkAttempt('loadEarly', frame.attempt);
+    const { loader, welcome, claim } = this.#arriving;
+    if (!welcome.features.includes(FEATURES.loadEarly)) throw notAgreed('loadEarly', FEATURES.loadEarly);
+    claim.keepUntil(loader.loadEarly(frame), 'load() of a device');
+  }
+
+  #mayOvertake(type: string): void {
+    if (!onChannels(this.#arriving)) throw notAgreed(type, FEATURES.deviceChannels);
+  }
+
+  async #device(connection: IncomingConnection, frame: DeviceFrame, payloadBytes: number): Promise<void> {
+    await readPiece(this.#context, connection, connection.control, frame, payloadBytes);
+  }
+
+  /** Begins to load, once all pieces have come that were sent on page channels before `switchover`. */
+  #switchover(connection: IncomingConnection, { round, attempt, runState, deviceSequences }: SwitchoverFrame): void {
     this.#checkAttempt('switchover', attempt);
     const arriving = this.#arriving;
+    if (this.#switchingOver) throw new GodwitError('GODWIT_PROTOCOL', `"switchover" came twice in attempt ${attempt}`);
     (arriving.receiver as PageReceiver).seal(round);
     arriving.runState = runState;
     this.#question++;
-    this.#lead(this.#context.phases.load(arriving));
+    if (!onChannels(arriving)) {
+      this.#lead(this.#context.phases.load(arriving));
+      return;
+    }
+    this.#switchingOver = true;
+    const given = deviceSequences ?? arriving.loader.sequences;
+    void arriving.loader.complete(attempt, given).then(() => {
+      if (this.#context.serving !== this || arriving.attempt !== attempt || connection.signal.aborted) return;
+      this.#lead(this.#context.phases.load(arriving));
+    });
   }
 
   /** Answers `prepared` once the VM is built and its devices have loaded all state that has come; frames are read meanwhile. */
@@ -158,4 +205,8 @@ export class Receive implements ServingPhase {
       `"${type}" is for attempt ${attempt}, but the source is in attempt ${known}`,
     );
   }
+}
+
+function notAgreed(type: string, feature: string): GodwitError {
+  return new GodwitError('GODWIT_PROTOCOL', `the source sent "${type}", though "${feature}" was not agreed on`);
 }

@@ -24,6 +24,7 @@ import { randomId } from '../../source/options.js';
 import { abandonVm } from '../abandon-vm.js';
 import type { DestinationContext, DestinationPhase } from '../destination-context.js';
 import { DeviceLoader } from '../device-loader.js';
+import { onChannels } from '../device-pieces.js';
 import { ramCheck } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { LoadForecast } from '../load-forecast.js';
@@ -77,6 +78,7 @@ export class SetUp implements DestinationPhase {
         vm,
         described: hello.devices,
         maximumBytes: options.maximumDeviceState,
+        anyOrder: onChannels({ welcome }),
         onFailure: (error) => session.end.set(error),
         onLoaded: (device) => loaded.report(device),
       }),
@@ -193,6 +195,8 @@ export class SetUp implements DestinationPhase {
       FEATURES.probe,
       FEATURES.bitmap,
       FEATURES.shared,
+      FEATURES.deviceChannels,
+      FEATURES.loadEarly,
       ...(control.checksums === true ? [FEATURES.checksum] : []),
     ];
     const features = [...hello.features.filter((feature) => own.includes(feature)), ...agreed];

@@ -210,14 +210,14 @@ export class StopAndCopy implements SourcePhase {
 
   /** Sends `switchover` and waits for `ready`; reconnects when the link is lost meanwhile. */
   async #load(context: SourceContext, bound: PauseBound): Promise<ReadyFrame> {
-    const { session, rounds, guest } = context;
+    const { session, rounds, guest, devices } = context;
     const { attempt } = session;
     session.phase = 'loading';
     let asked: AskedToLoad | undefined;
     for (;;) {
       try {
         const switchover = { attempt, round: rounds.round, runState: guest.runState };
-        asked ??= await this.#within(bound, askToLoad(this.#connection, switchover));
+        asked ??= await this.#within(bound, askToLoad(this.#connection, switchover, devices));
         const frame = await untilReady(context, bound, asked);
         if (frame.attempt === attempt) return frame;
         throw new GodwitError('GODWIT_PROTOCOL', `"ready" is for attempt ${frame.attempt}; this is attempt ${attempt}`);

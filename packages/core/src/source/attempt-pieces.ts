@@ -1,0 +1,151 @@
+import { abortable } from '../abortable.js';
+import type { MigratableDevice } from '../device/migratable-device.js';
+import { GodwitError } from '../errors.js';
+import type { DeviceFrame } from '../protocol/frame.js';
+import { type DeviceLink, type DeviceOutbox, MOST_UNANSWERED } from './device-outbox.js';
+
+/**
+ * The pieces of one stop-and-copy: numbered from 0 for each device, sent on whatever streams there are, within what the destination
+ * holds. They are not kept: an attempt that loses its link is given up.
+ *
+ * When the state is larger than the destination holds, it is told to load before `switchover` (`loadEarly`), and each `loaded` makes room.
+ */
+export class AttemptPieces {
+  readonly attempt: number;
+  /** Per device: how many pieces were sent. */
+  readonly counts: number[];
+  /** Bytes of state that were sent. */
+  sentBytes = 0;
+  /** Called when a piece could not be written. */
+  onFailure: (error: unknown) => void = () => {};
+  readonly #writing = new Set<Promise<void>>();
+  readonly #devices: readonly MigratableDevice[];
+  readonly #outbox: DeviceOutbox;
+  readonly #link: DeviceLink;
+  /** Per device: bytes of each piece that the destination holds and has not loaded, by sequence. */
+  readonly #held: readonly Map<number, number>[];
+  #askedEarly = false;
+  /** Pieces that were sent since the destination last said that all had arrived. */
+  #unanswered = 0;
+  #answering: Promise<void> | undefined;
+
+  constructor(attempt: number, devices: readonly MigratableDevice[], outbox: DeviceOutbox) {
+    this.attempt = attempt;
+    this.#devices = devices;
+    this.#outbox = outbox;
+    this.#link = outbox.link;
+    this.counts = devices.map(() => 0);
+    this.#held = devices.map(() => new Map());
+  }
+
+  /**
+   * Sends the next piece of a device. Resolves when its bytes are no longer borrowed; over a page channel they are written later
+   * (`written`). `isFirst`: no device before it has state left to send, so that it may fill all the room that there is.
+   */
+  async send(
+    index: number,
+    last: boolean,
+    bytes: Uint8Array,
+    isFirst: () => boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { byteLength } = bytes;
+    const channels = this.#link.deviceChannels;
+    if (byteLength > 0) await this.#room(index, byteLength, isFirst, signal);
+    if (channels !== undefined) await this.#answered(signal);
+    const place = await channels?.free(signal);
+    // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
+    if (signal.aborted) place?.giveBack();
+    signal.throwIfAborted();
+    const sequence = this.counts[index] as number;
+    this.counts[index] = sequence + 1;
+    this.sentBytes += byteLength;
+    this.#unanswered++;
+    if (byteLength > 0) this.#held[index]?.set(sequence, byteLength);
+    const header: DeviceFrame = { type: 'device', device: index, sequence, last, attempt: this.attempt };
+    const payload = last ? undefined : bytes;
+    const written = this.#outbox.write(this.#link, header, payload, place);
+    // Over a page channel it is a copy that is written, so that the device can go on.
+    if (place === undefined) await abortable(written, signal);
+    else {
+      this.#writing.add(written);
+      written.then(
+        () => this.#writing.delete(written),
+        (error: unknown) => this.onFailure(error),
+      );
+    }
+  }
+
+  /** Resolves when all pieces that were sent so far are written. */
+  async written(): Promise<void> {
+    await Promise.all(this.#writing);
+  }
+
+  /** Handles `loaded` of this attempt. Throws `GODWIT_PROTOCOL` for a piece that was not sent. */
+  loaded(device: number, sequence: number): void {
+    const held = this.#held[device];
+    if (held === undefined || sequence > (this.counts[device] as number)) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        `"loaded" names piece ${sequence} of device ${device} in attempt ${this.attempt}, which was not sent`,
+      );
+    }
+    for (const [piece, bytes] of held) {
+      if (piece >= sequence) break;
+      held.delete(piece);
+      this.#outbox.attemptBytes -= bytes;
+    }
+    // Its pieces of pre-copy were loaded before them.
+    this.#outbox.loaded(device, this.#outbox.sequences[device] as number);
+  }
+
+  /** Resolves when all pieces that were sent so far have arrived. */
+  async arrived(): Promise<void> {
+    await this.#link.arrived?.(this.attempt, this.counts);
+  }
+
+  /** Waits until few enough pieces are on their way: the destination keeps those that overtake others. */
+  async #answered(signal: AbortSignal): Promise<void> {
+    while (this.#unanswered >= MOST_UNANSWERED) {
+      this.#answering ??= this.arrived().finally(() => {
+        this.#unanswered = 0;
+        this.#answering = undefined;
+      });
+      await abortable(this.#answering, signal);
+    }
+  }
+
+  /** Waits until the destination has room for `bytes` more, and takes it; it is told to load early if nothing else will make room. */
+  async #room(index: number, bytes: number, isFirst: () => boolean, signal: AbortSignal): Promise<void> {
+    const { maximumBytes, pieceBytes } = this.#outbox;
+    const early = this.#link.loadsEarly === true;
+    for (;;) {
+      // One piece's room is left to the device before it, which may be the one that is loaded first.
+      const most = early && !isFirst() ? maximumBytes - pieceBytes : maximumBytes;
+      if (this.#outbox.waitingBytes + this.#outbox.attemptBytes + bytes <= most) {
+        // In this tick: devices that save side by side ask for the same room.
+        this.#outbox.attemptBytes += bytes;
+        return;
+      }
+      if (!early) throw tooLarge(this.#devices[index] as MigratableDevice, maximumBytes);
+      if (isFirst() && !this.#askedEarly && this.#outbox.attemptBytes + bytes > maximumBytes) {
+        this.#askedEarly = true;
+        const deviceSequences = [...this.#outbox.sequences];
+        await abortable(
+          this.#link.write({ type: 'loadEarly', attempt: this.attempt, device: index, deviceSequences }),
+          signal,
+        );
+        continue;
+      }
+      await abortable(this.#outbox.change(), signal, this.#link.signal);
+    }
+  }
+}
+
+function tooLarge({ id }: MigratableDevice, maximumBytes: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LIMIT_EXCEEDED',
+    `device "${id}" saves more than the destination holds before it is loaded (${maximumBytes} bytes, of all devices together), and the ` +
+      'destination cannot load it before the switchover; raise maximumDeviceState there, or use a newer destination',
+  );
+}
