@@ -12,7 +12,8 @@ import {
   reclaim,
   SoftwareTracker,
 } from '@godwit/core';
-import { createGuestMemory, type MappedGuestMemory, MemoryAdvice, madvise } from '@godwit/linux';
+import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
+import { MemoryAdvice, madvise } from '@godwit/linux/unstable';
 import { connectTo, type Listener, listenOn, type Transport, tcp, tls, unix } from '@godwit/transport';
 import { type AttachableMemory, onWorkers } from '@godwit/workers';
 import { listenRaw, receiveRaw, sendRaw } from './raw-loop.js';

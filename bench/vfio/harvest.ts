@@ -1,15 +1,8 @@
 import { DirtyBitmap, DirtyBitmaps, type GuestMemory } from '@godwit/core';
-import { type IoctlArgument, StructBuffer, viewOf } from '@godwit/linux';
-import {
-  type KernelPort,
-  Type1,
-  Type1Container,
-  VFIO_DIRTY_BITMAP,
-  VFIO_DIRTY_BITMAP_GET,
-  VfioGroup,
-  VfioType1Tracker,
-} from '@godwit/vfio';
+import { type IoctlArgument, StructBuffer, viewOf } from '@godwit/linux/unstable';
+import { type KernelPort, Type1Container, VfioGroup, VfioType1Tracker } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
+import { Type1, VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET } from '@godwit/vfio/unstable';
 import { median, type Report } from '../report.js';
 import { mappingRows } from './mappings.js';
 

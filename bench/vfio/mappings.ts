@@ -1,15 +1,9 @@
 import { DirtyBitmaps, type GuestMemory } from '@godwit/core';
-import { createGuestMemory, type IoctlArgument, StructBuffer, viewOf } from '@godwit/linux';
-import {
-  type KernelPort,
-  Type1,
-  Type1Container,
-  VFIO_DIRTY_BITMAP,
-  VFIO_DIRTY_BITMAP_GET,
-  VfioGroup,
-  VfioType1Tracker,
-} from '@godwit/vfio';
+import { createGuestMemory } from '@godwit/linux';
+import { type IoctlArgument, StructBuffer, viewOf } from '@godwit/linux/unstable';
+import { type KernelPort, Type1Container, VfioGroup, VfioType1Tracker } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
+import { Type1, VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET } from '@godwit/vfio/unstable';
 import { median, type Row } from '../report.js';
 
 const PAGE_BYTES = 4096;

@@ -1,5 +1,4 @@
 import {
-  DIGEST_BYTES,
   type Frame,
   type FrameStream,
   type GodwitError,
@@ -8,6 +7,7 @@ import {
   MOVED_RUN_STATES,
   type ReceivedFrame,
 } from '@godwit/core';
+import { DIGEST_BYTES } from '@godwit/core/pages';
 import type { Decisions } from './decisions.js';
 import { BLOCK_PAGES, exampleMigrations, PAGE, ROUNDS_BEFORE } from './example-frames.js';
 import type { Judge } from './judge.js';

@@ -2,16 +2,14 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   ALWAYS,
-  DESTINATION_OWNERSHIP,
   FRAME_TYPES,
   type FrameName,
   HELLO_STAGES,
-  type OwnershipTable,
   PAGE_CHANNEL_FRAMES,
   PROTOCOL,
   RESUMED_STATES,
-  SOURCE_OWNERSHIP,
 } from '@godwit/core';
+import { DESTINATION_OWNERSHIP, type OwnershipTable, SOURCE_OWNERSHIP } from '@godwit/core/pages';
 import { describe, expect, test } from '@jest/globals';
 import { CLAIMS, VARIANTS } from '../model/variants.js';
 import { failedLine, passed, refused } from '../model/verdict.js';

@@ -1,5 +1,6 @@
-import { Iommufd, Type1, Vfio } from '@godwit/vfio';
+import { Iommufd } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
+import { Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { errnoOrResult, named } from '../kernel/conformance/conformance-row.js';
 import { deviceFeatureTable } from '../kernel/conformance/device-feature-table.js';

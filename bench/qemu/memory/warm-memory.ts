@@ -1,4 +1,5 @@
-import { createGuestMemory, hostMemory, MemoryAdvice, madviseAsync } from '@godwit/linux';
+import { createGuestMemory, hostMemory } from '@godwit/linux';
+import { MemoryAdvice, madviseAsync } from '@godwit/linux/unstable';
 
 /** Bytes that are left free for other processes, since the kernel kills one when memory runs out. */
 const SPARE_BYTES = 2 ** 30;

@@ -24,8 +24,8 @@ const QUICK = [
   '@godwit/core/errors',
   '@godwit/core/pages',
   '@godwit/linux/kvm',
-  '@godwit/linux/libc',
   '@godwit/linux/memory',
+  '@godwit/linux/unstable/libc',
 ];
 
 test.each(['vcpu/vcpu-thread.js', 'software/software-thread.js'])(

@@ -1,5 +1,10 @@
-export { type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
-export { DowntimeModel, totalDowntime } from './convergence/downtime-model.js';
+/**
+ * `@godwit/core`: what embedders use, and authors of transports, encodings, policies, trackers and page streams. The parts that the
+ * engine is made of are in `@godwit/core/pages`, which may change in any version.
+ */
+export { assertMayChange, type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
+export { type Clock, systemClock } from './clock.js';
+export { totalDowntime } from './convergence/downtime-model.js';
 export { type DefaultBudget, defaultBudget } from './convergence/policies/default-budget.js';
 export { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './convergence/policies/downtime-limit.js';
 export type { EndOfPatience } from './convergence/policies/end-of-patience.js';
@@ -23,12 +28,26 @@ export type {
 } from './convergence/policy.js';
 export type { Received } from './destination/destination-context.js';
 export { IncomingMigration, type ReceiveOptions, receive } from './destination/incoming-migration.js';
+export type { PageBoardBuffers } from './destination/page-board.js';
+export type { ChannelDevice, ChannelRoundEnd } from './destination/read-page-channel.js';
 export type { MigratableDevice, StateBytes } from './device/migratable-device.js';
 export type { MigratableVm, RunState, ThrottleOptions } from './device/migratable-vm.js';
+export type { DeltaCacheStorage } from './encoding/delta-cache.js';
+export {
+  type Compression,
+  type DeltaEncoding,
+  type DeltaOptions,
+  delta,
+  type EncodingRecipe,
+  type PageEncoding,
+} from './encoding/page-encoding.js';
+export type { SharedEncodings } from './encoding/sent-encodings.js';
+export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export { type EstimatedLink, type EstimateOptions, estimate } from './estimate/estimate.js';
 export type { Estimate, EstimatedTime, EstimateSettings } from './estimate/estimate-from.js';
 export type { GuestSample } from './estimate/sample-guest.js';
 export type { WorkingSetPoint } from './estimate/working-set.js';
+export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
 export {
   HANDSHAKE_TIMEOUT_MS,
   type IncomingLink,
@@ -40,6 +59,16 @@ export {
 export type { PageStream, RemoteReading, RemoteSending } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
+export {
+  type GuestMemory,
+  type MemoryFile,
+  pagesOf,
+  populatedRuns,
+  RAM_WINDOW_BYTES,
+  type RamBlock,
+} from './memory/guest-memory.js';
+export type { NamedPages } from './memory/named-pages.js';
+export { type PageRun, PageRunList } from './memory/page-run.js';
 export { migrate } from './migrate.js';
 export type {
   AttemptSummary,
@@ -57,20 +86,69 @@ export type {
   ReceivedPages,
   ShadowReport,
 } from './migration-event.js';
-export {
-  DESTINATION_OWNERSHIP,
-  type DestinationOwnershipEvent,
-  type DestinationOwnershipState,
-} from './ownership/destination-ownership.js';
-export { Ownership, type OwnershipState, type OwnershipTable } from './ownership/ownership.js';
 export { localAuthority, type OwnershipAuthority, type Transfer } from './ownership/ownership-authority.js';
 export {
-  SOURCE_OWNERSHIP,
-  type SourceOwnershipEvent,
-  type SourceOwnershipState,
-} from './ownership/source-ownership.js';
-export * from './pages.js';
-export { FEATURES, MAXIMUM_PAGE_CHANNELS, PROTOCOL_VERSION, SOFTWARE } from './protocol/negotiate.js';
+  type AnyPagesFrame,
+  type ArrivedFrame,
+  type AttachFrame,
+  type AwaitPiecesFrame,
+  type BackAckFrame,
+  type BackFrame,
+  type BlockDescription,
+  type CompressedPagesFrame,
+  type DeltaPagesFrame,
+  type DeviceDescription,
+  type DeviceFrame,
+  type DigestsEndFrame,
+  type DigestsFrame,
+  type ErrorFrame,
+  FRAME_TYPES,
+  FRAMES_WITH_PAYLOAD,
+  type Frame,
+  type FrameName,
+  type GoFrame,
+  HELLO_STAGES,
+  type HelloFrame,
+  type HelloStage,
+  type LoadEarlyFrame,
+  type LoadedFrame,
+  MOVED_RUN_STATES,
+  type MovedRunState,
+  type OwedFrame,
+  type PagesFrame,
+  type PingFrame,
+  type PongFrame,
+  type PreparedFrame,
+  type PrepareFrame,
+  RESUMED_STATES,
+  type ReadyFrame,
+  type ReceivedPagesFrame,
+  type ReleasedFrame,
+  type ResumedFrame,
+  type RoundAckFrame,
+  type RoundEndFrame,
+  type RunningFrame,
+  type SwitchoverFrame,
+  type VerifiedFrame,
+  type WelcomeFrame,
+  type ZeroPagesFrame,
+} from './protocol/frame.js';
+export { FEATURES, MAXIMUM_PAGE_CHANNELS, PROTOCOL_VERSION } from './protocol/negotiate.js';
+export {
+  ALWAYS,
+  ANY_STREAM_FRAMES,
+  DESTINATION_PHASES,
+  type DestinationPhaseName,
+  isLegal,
+  PAGE_CHANNEL_FRAMES,
+  type PhaseName,
+  PROTOCOL,
+  type Role,
+  SOURCE_PHASES,
+  type SourcePhaseName,
+} from './protocol/protocol-table.js';
+export type { PageQueueBuffers } from './queue/page-queue.js';
+export type { Rearm } from './queue/page-taker.js';
 export type {
   Decision,
   DowntimeRanges,
@@ -82,9 +160,11 @@ export type {
 export type { KeepaliveOptions } from './session/keepalive.js';
 export { Migration } from './source/migration.js';
 export type { AdjustableOptions, MigrateOptions } from './source/options.js';
+export type { PageBatch, PageChannel, PageChannelTotals, TakenRound } from './source/page-channel.js';
 export { MIGRATION_TRANSITIONS } from './source/state.js';
+export type { ThreadRecipe } from './thread-recipe.js';
 export type { DirtyTracker } from './tracker/dirty-tracker.js';
 export { SoftwareTracker } from './tracker/software-tracker.js';
+export type { RearmRecipe } from './tracker/tracker-union.js';
 export { TrackerUnion } from './tracker/tracker-union.js';
 export { WriteMarks, type WriteMarksStorage } from './tracker/write-marks.js';
-export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

@@ -1,6 +1,7 @@
 /**
  * `@godwit/core/pages`: the parts that read, write and describe pages and their frames, without the engine and without RxJS. For
- * threads, which must start quickly; `@godwit/core` exports all of it too.
+ * threads, which must start quickly, and for the other packages of Godwit. **Unstable**: what is not in `@godwit/core` as well may
+ * change in any version.
  */
 export { assertMayChange } from './claim/claim.js';
 export { type Clock, systemClock } from './clock.js';
@@ -32,6 +33,17 @@ export {
 export { MemoryWindows } from './memory/memory-windows.js';
 export { MOST_WORDS, type NamedPages } from './memory/named-pages.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
+export {
+  DESTINATION_OWNERSHIP,
+  type DestinationOwnershipEvent,
+  type DestinationOwnershipState,
+} from './ownership/destination-ownership.js';
+export { Ownership, type OwnershipState, type OwnershipTable } from './ownership/ownership.js';
+export {
+  SOURCE_OWNERSHIP,
+  type SourceOwnershipEvent,
+  type SourceOwnershipState,
+} from './ownership/source-ownership.js';
 export {
   type AnyPagesFrame,
   type ArrivedFrame,
@@ -78,7 +90,7 @@ export {
   type WelcomeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
-export { FEATURES } from './protocol/negotiate.js';
+export { FEATURES, SOFTWARE } from './protocol/negotiate.js';
 export {
   ALWAYS,
   ANY_STREAM_FRAMES,
@@ -105,3 +117,4 @@ export {
 export { pageFrames } from './source/page-frames.js';
 export { makeFromRecipe, type ThreadRecipe } from './thread-recipe.js';
 export type { RearmRecipe } from './tracker/tracker-union.js';
+export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

@@ -1,4 +1,4 @@
-import { digestWords } from '@godwit/core';
+import { digestWords } from '@godwit/core/pages';
 import { BufferMemory, engineParts, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';

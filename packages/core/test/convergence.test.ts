@@ -1,6 +1,5 @@
 import {
   type ConvergencePolicy,
-  DowntimeModel,
   firstOpinion,
   type PolicyInput,
   type RoundOutcome,
@@ -13,7 +12,7 @@ import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
-const { BandwidthLimit, LinkRate } = engineParts;
+const { BandwidthLimit, DowntimeModel, LinkRate } = engineParts;
 
 describe('BandwidthLimit', () => {
   test('over any time, no more than the limit, one burst and one batch passes', async () => {

@@ -1,8 +1,7 @@
-import { DowntimeModel } from '@godwit/core';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 
-const { PageGrowth, destinationOutlook, guess } = engineParts;
+const { DowntimeModel, PageGrowth, destinationOutlook, guess } = engineParts;
 
 const MIB = 2 ** 20;
 const NOTHING_PENDING = { dirtyPages: 0, deviceBytes: 0 };
@@ -177,7 +176,7 @@ describe('harvests', () => {
 });
 
 describe('devices', () => {
-  const devices = (count: number, change: Partial<DowntimeModel['devices']> = {}) => ({
+  const devices = (count: number, change: Partial<engineParts.DowntimeModel['devices']> = {}) => ({
     ...{ count, bytes: 0, expectedSaveMs: 0, expecting: 0 },
     ...change,
   });

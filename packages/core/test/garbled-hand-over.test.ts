@@ -4,13 +4,11 @@ import {
   GodwitError,
   type HelloFrame,
   type LinkConnector,
-  MemoryWindows,
   type MigratableDevice,
-  PageBoard,
-  PageWriter,
   receive,
   roundCap,
 } from '@godwit/core';
+import { MemoryWindows, PageBoard, PageWriter } from '@godwit/core/pages';
 import { type FrameTap, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, expectMoved, filledVm, PAGE, start, type Toy } from './toy-migration.js';

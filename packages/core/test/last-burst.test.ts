@@ -1,4 +1,5 @@
-import { type GuestMemory, noTotals, type PageBatch, type PageChannel } from '@godwit/core';
+import type { GuestMemory, PageBatch, PageChannel } from '@godwit/core';
+import { noTotals } from '@godwit/core/pages';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 

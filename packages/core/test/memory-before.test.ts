@@ -1,4 +1,5 @@
-import { type Frame, type FrameStream, type GuestMemory, PageBoard, PageWriter } from '@godwit/core';
+import type { Frame, FrameStream, GuestMemory } from '@godwit/core';
+import { PageBoard, PageWriter } from '@godwit/core/pages';
 import { engineParts, type FrameTap, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { expectMoved, filledVm, PAGE, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';

@@ -1,4 +1,5 @@
-import { DirtyBitmap, DirtyBitmaps, MOST_WORDS, type NamedPages, PageRunList, systemClock } from '@godwit/core';
+import { DirtyBitmap, DirtyBitmaps, type NamedPages, PageRunList, systemClock } from '@godwit/core';
+import { MOST_WORDS } from '@godwit/core/pages';
 import { BufferMemory, engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';

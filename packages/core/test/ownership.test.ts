@@ -1,14 +1,14 @@
+import { GodwitError } from '@godwit/core';
 import {
   DESTINATION_OWNERSHIP,
   type DestinationOwnershipEvent,
   type DestinationOwnershipState,
-  GodwitError,
   Ownership,
   type OwnershipTable,
   SOURCE_OWNERSHIP,
   type SourceOwnershipEvent,
   type SourceOwnershipState,
-} from '@godwit/core';
+} from '@godwit/core/pages';
 import { describe, expect, test } from '@jest/globals';
 
 /** What each side's events lead to, written out once more: a change of the table is a change of the protocol. */

@@ -1,4 +1,5 @@
-import { type GuestMemory, type PageRun, PageRunList, pageFrames, RAM_WINDOW_BYTES } from '@godwit/core';
+import { type GuestMemory, type PageRun, PageRunList, RAM_WINDOW_BYTES } from '@godwit/core';
+import { pageFrames } from '@godwit/core/pages';
 import { BufferMemory, engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';

@@ -1,4 +1,5 @@
-import { DirtyBitmaps, type GuestMemory, type PageRun, PageRunList, type TakenPages } from '@godwit/core';
+import { DirtyBitmaps, type GuestMemory, type PageRun, PageRunList } from '@godwit/core';
+import type { TakenPages } from '@godwit/core/pages';
 import { engineParts } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';

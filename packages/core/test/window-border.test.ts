@@ -1,4 +1,5 @@
-import { type Frame, type FrameStream, type GuestMemory, LocalPageChannel, PageRunList } from '@godwit/core';
+import { type Frame, type FrameStream, type GuestMemory, PageRunList } from '@godwit/core';
+import { LocalPageChannel } from '@godwit/core/pages';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { expect, test } from '@jest/globals';
 

@@ -1,7 +1,28 @@
+/**
+ * `@godwit/linux`: guest memory, the trackers of its writes, and what this host can do. KVM is in `@godwit/linux/kvm`; the kernel's
+ * structs, numbers and system calls are in `@godwit/linux/unstable`.
+ */
 export { type HostSupport, hostSupport, type Support } from './host-support.js';
-export * from './kvm/index.js';
-export * from './layouts/index.js';
-export * from './libc/index.js';
-export * from './memory/index.js';
+export { Kvm, probeKvm } from './kvm/kvm.js';
+export { KvmVcpu } from './kvm/kvm-vcpu.js';
+export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm/kvm-vm.js';
+export { runVcpu } from './kvm/run-vcpu.js';
+export { SliceTimer } from './kvm/slice-timer.js';
+export { SyscallError } from './libc/syscall-error.js';
+export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './libc/thread-signal.js';
+export type { BlockPlacement } from './memory/block-layout.js';
+export { type HostMemory, hostMemory } from './memory/host-memory.js';
+export { type HugePages, transparentHugePagesObstacle } from './memory/huge-pages.js';
+export {
+  attachGuestMemory,
+  type BlockAttachment,
+  createGuestMemory,
+  type GuestMemoryAttachment,
+  type GuestMemoryOptions,
+  MappedGuestMemory,
+} from './memory/mapped-guest-memory.js';
+export { MappedRamBlock } from './memory/mapped-ram-block.js';
+export { pinHostMemory } from './memory/pinned-memory.js';
+export * from './raw-names.js';
 export * from './trackers/index.js';
 export * from './userfaultfd/index.js';

@@ -2,14 +2,11 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import {
   attachGuestMemory,
-  closeFd,
   createGuestMemory,
-  duplicateFd,
   type GuestMemoryAttachment,
   type MappedGuestMemory,
-  memfdCreate,
-  openFile,
 } from '@godwit/linux';
+import { closeFd, duplicateFd, memfdCreate, openFile } from '@godwit/linux/unstable';
 import { afterEach, expect, test } from '@jest/globals';
 
 const BLOCK = { id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 20 };
@@ -36,7 +33,8 @@ const identities = (memory: MappedGuestMemory) => memory.blocks.map(({ identity 
 /** The identity of memory that another process maps by a descriptor or by a path. */
 function seenElsewhere(from: string, fd: number): string {
   const script = `
-    import { attachGuestMemory, openFile } from '@godwit/linux';
+    import { attachGuestMemory } from '@godwit/linux';
+    import { openFile } from '@godwit/linux/unstable';
     const fd = ${from};
     console.log(attachGuestMemory({ blocks: [{ ...${JSON.stringify(BLOCK)}, fd }] }).blocks[0].identity);`;
   return execFileSync(process.execPath, ['--input-type=module', '-e', script], {

@@ -1,4 +1,5 @@
-import { cFunction, closeFd, lastErrno, MapFlags, mmap, munmap, type Support, viewOf } from '@godwit/linux';
+import type { Support } from '@godwit/linux';
+import { cFunction, closeFd, lastErrno, MapFlags, mmap, munmap, viewOf } from '@godwit/linux/unstable';
 
 /** asm/unistd_64.h and asm-generic/unistd.h agree on these. */
 const IO_URING_SETUP = 425;

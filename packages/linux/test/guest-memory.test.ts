@@ -6,16 +6,14 @@ import { type PageRun, RAM_WINDOW_BYTES } from '@godwit/core';
 import {
   attachGuestMemory,
   type BlockPlacement,
-  checkBlockLayout,
-  checkFitsHost,
   createGuestMemory,
-  HOST_PAGE_SIZE,
   hostMemory,
   hostSupport,
   type MappedGuestMemory,
   type MappedRamBlock,
   transparentHugePagesObstacle,
 } from '@godwit/linux';
+import { checkBlockLayout, checkFitsHost, HOST_PAGE_SIZE } from '@godwit/linux/unstable';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -1,4 +1,5 @@
 import { createServer } from 'node:net';
+import { hostSupport, installWakeSignal, Kvm, SliceTimer } from '@godwit/linux';
 import {
   closeFd,
   closeFdAsync,
@@ -6,23 +7,19 @@ import {
   eventfd,
   fallocate,
   ftruncate,
-  hostSupport,
-  installWakeSignal,
   ioctl,
   KVM_DIRTY_LOG,
-  Kvm,
   memfdCreate,
   mmap,
   munmap,
   readFd,
   readFdAsync,
-  SliceTimer,
   StructBuffer,
   seekData,
   setReceiveTimeout,
   tryIoctlAsync,
   writeFd,
-} from '@godwit/linux';
+} from '@godwit/linux/unstable';
 import { expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { testWhen } from './when-usable.js';

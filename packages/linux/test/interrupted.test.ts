@@ -1,14 +1,6 @@
 import { readFileSync } from 'node:fs';
-import {
-  Errno,
-  hostSupport,
-  installWakeSignal,
-  Kvm,
-  SliceTimer,
-  uninterrupted,
-  uninterruptedAsync,
-  WAKE_SIGNAL,
-} from '@godwit/linux';
+import { hostSupport, installWakeSignal, Kvm, SliceTimer, WAKE_SIGNAL } from '@godwit/linux';
+import { Errno, uninterrupted, uninterruptedAsync } from '@godwit/linux/unstable';
 import { afterEach, expect, test } from '@jest/globals';
 import { testWhen } from './when-usable.js';
 

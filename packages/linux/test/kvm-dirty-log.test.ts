@@ -1,7 +1,6 @@
 import { DirtyBitmaps } from '@godwit/core';
 import {
   createGuestMemory,
-  HOST_PAGE_SIZE,
   hostSupport,
   Kvm,
   type KvmDirtyLogMode,
@@ -11,6 +10,7 @@ import {
   type MappedRamBlock,
   type SyscallError,
 } from '@godwit/linux';
+import { HOST_PAGE_SIZE } from '@godwit/linux/unstable';
 import { afterEach, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -1,6 +1,6 @@
-import type { DefineLayout, KernelLayout, StructLayout } from '@godwit/linux';
-import * as linux from '@godwit/linux';
 import { compareWithHeaders, findCompiler, nameOf } from '@godwit/linux/testing';
+import type { DefineLayout, KernelLayout, StructLayout } from '@godwit/linux/unstable';
+import * as linux from '@godwit/linux/unstable';
 import { expect, test } from '@jest/globals';
 import { testWhen } from './when-usable.js';
 

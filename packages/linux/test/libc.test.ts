@@ -4,6 +4,7 @@ import { setImmediate, setTimeout } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
+import { getThreadId, installWakeSignal, SyscallError, signalThread } from '@godwit/linux';
 import {
   callAsync,
   cFunction,
@@ -12,9 +13,7 @@ import {
   Errno,
   errnoName,
   eventfd,
-  getThreadId,
   HOST_PAGE_SIZE,
-  installWakeSignal,
   ioctl,
   ioctlAsync,
   lastErrno,
@@ -23,12 +22,10 @@ import {
   munmap,
   openDevice,
   readFd,
-  SyscallError,
-  signalThread,
   tryIoctl,
   viewOf,
   writeFd,
-} from '@godwit/linux';
+} from '@godwit/linux/unstable';
 import { expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { testWhen } from './when-usable.js';

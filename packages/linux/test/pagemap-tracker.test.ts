@@ -7,13 +7,13 @@ import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, WriteMarks } from '@godwit/core';
 import {
   createGuestMemory,
-  HOST_PAGE_SIZE,
   hostSupport,
   Kvm,
   type MappedGuestMemory,
   type MappedRamBlock,
   PagemapTracker,
 } from '@godwit/linux';
+import { HOST_PAGE_SIZE } from '@godwit/linux/unstable';
 import { afterEach, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -1,4 +1,5 @@
-import { type Kvm, KvmExit, type KvmVcpu, type KvmVm, runVcpu } from '@godwit/linux';
+import { type Kvm, type KvmVcpu, type KvmVm, runVcpu } from '@godwit/linux';
+import { KvmExit } from '@godwit/linux/kvm';
 
 /**
  * Real-mode code that takes pairs of 32-bit numbers (address, value) from DS:SI and stores each value at ES:address,

@@ -1,4 +1,5 @@
-import { type Compression, delta, makeEncoding, migrate, receive } from '@godwit/core';
+import { type Compression, delta, migrate, receive } from '@godwit/core';
+import { makeEncoding } from '@godwit/core/pages';
 import { memoryLink, ToyVm } from '@godwit/core/testing';
 import { lz4, zstd, zstdAvailable } from '@godwit/transport';
 import { describe, expect, jest, test } from '@jest/globals';

@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core';
-import { type IoctlArgument, uninterrupted, uninterruptedAsync } from '@godwit/linux';
+import { type IoctlArgument, uninterrupted, uninterruptedAsync } from '@godwit/linux/unstable';
 import type { KernelPort } from './kernel-port.js';
 
 /**

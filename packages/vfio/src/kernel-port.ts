@@ -8,7 +8,7 @@ import {
   tryIoctl,
   tryIoctlAsync,
   writeFdAsync,
-} from '@godwit/linux';
+} from '@godwit/linux/unstable';
 
 /**
  * The system calls that this package makes. Everything goes through it, so that the same code runs on the kernel and on

@@ -1,4 +1,4 @@
-import type { IoctlArgument } from '@godwit/linux';
+import type { IoctlArgument } from '@godwit/linux/unstable';
 import type { Descriptor } from './descriptor.js';
 import type { KernelPort } from './kernel-port.js';
 

@@ -1,20 +1,17 @@
 import { DirtyBitmaps, type DirtyTracker } from '@godwit/core';
-import { Errno, StructBuffer } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux/unstable';
 import {
   DmaLoggingTracker,
   type DmaMapping,
-  IOMMU_IOAS_UNMAP,
   type Ioas,
   Iommufd,
-  IommufdRequest,
   IommufdTracker,
-  LONGEST_WAIT_MS,
-  Type1,
   Type1Container,
   VfioDevice,
   VfioType1Tracker,
 } from '@godwit/vfio';
 import type { IommufdModelDevice, LoggingModel, VfioModel } from '@godwit/vfio/testing';
+import { IOMMU_IOAS_UNMAP, IommufdRequest, LONGEST_WAIT_MS, Type1 } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { dirtyPages, type ModelledVm, modelledVm, PAGE } from './model.js';

@@ -1,6 +1,7 @@
 import { GodwitError } from '@godwit/core';
-import { capabilityChain, parseType1Info, readType1Info } from '@godwit/vfio';
+import { readType1Info } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
+import { capabilityChain, parseType1Info } from '@godwit/vfio/unstable';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -1,22 +1,19 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux';
+import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux/unstable';
 import {
-  IOMMU_IOAS_IOVA_RANGES,
   type Ioas,
   Iommufd,
-  IommufdRequest,
   type KernelPort,
-  Type1,
   Type1Container,
-  Vfio,
   VfioDevice,
   VfioDeviceNode,
   VfioGroup,
   VfioType1Tracker,
 } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
+import { IOMMU_IOAS_IOVA_RANGES, IommufdRequest, Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { modelledVm } from './model.js';

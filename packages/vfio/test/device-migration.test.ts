@@ -1,16 +1,9 @@
 import { GodwitError, type MigrateOptions, type MigrationEvent, migrate, receive, roundCap } from '@godwit/core';
 import { memoryLink, VirtualClock } from '@godwit/core/testing';
-import { Errno, type IoctlArgument } from '@godwit/linux';
-import {
-  DeviceFeature,
-  DeviceMigration,
-  type MigrationState,
-  Type1Container,
-  VfioDevice,
-  VfioGroup,
-  VfioMigratableDevice,
-} from '@godwit/vfio';
+import { Errno, type IoctlArgument } from '@godwit/linux/unstable';
+import { Type1Container, VfioDevice, VfioGroup, VfioMigratableDevice } from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, VfioModel } from '@godwit/vfio/testing';
+import { DeviceFeature, DeviceMigration, type MigrationState } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { closeSides, type ModelSide, modelSide, STATE } from './model-side.js';

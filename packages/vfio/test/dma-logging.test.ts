@@ -1,17 +1,16 @@
 import { DirtyBitmaps } from '@godwit/core';
-import { Errno } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
 import {
   chooseTrackers,
-  DeviceFeature,
   DmaLoggingTracker,
   type DmaMapping,
   HardwarePagetable,
   Iommufd,
-  loggedRanges,
   trackersOf,
   VfioDevice,
 } from '@godwit/vfio';
 import { type DeviceModel, type LoggingModel, VfioModel } from '@godwit/vfio/testing';
+import { DeviceFeature, loggedRanges } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -1,5 +1,6 @@
 import { DirtyBitmap, DirtyBitmaps, type GuestMemory } from '@godwit/core';
-import { type DmaMapping, MappingTranslation, ramSegments } from '@godwit/vfio';
+import type { DmaMapping } from '@godwit/vfio';
+import { MappingTranslation, ramSegments } from '@godwit/vfio/unstable';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 

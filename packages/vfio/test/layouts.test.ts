@@ -1,6 +1,6 @@
-import type { KernelLayout } from '@godwit/linux';
 import { compareWithHeaders, findCompiler, nameOf } from '@godwit/linux/testing';
-import * as vfio from '@godwit/vfio';
+import type { KernelLayout } from '@godwit/linux/unstable';
+import * as vfio from '@godwit/vfio/unstable';
 import { expect, test } from '@jest/globals';
 
 /** Every exported table of the package. */

@@ -1,4 +1,4 @@
-import { largestMapping, mappingPieces } from '@godwit/vfio';
+import { largestMapping, mappingPieces } from '@godwit/vfio/unstable';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -6,7 +6,7 @@ import {
   migrationPath,
   STATE_NUMBER,
   stateOf,
-} from '@godwit/vfio';
+} from '@godwit/vfio/unstable';
 import { describe, expect, test } from '@jest/globals';
 
 /** The arcs that drivers implement, as linux/vfio.h lists them ("the driver implements the following behavior ..."). */

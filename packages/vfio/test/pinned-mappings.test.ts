@@ -1,5 +1,7 @@
-import { Errno, type MappedRamBlock } from '@godwit/linux';
-import { type DmaMapping, type Ioas, Iommufd, Type1, Type1Container } from '@godwit/vfio';
+import type { MappedRamBlock } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
+import { type DmaMapping, type Ioas, Iommufd, Type1Container } from '@godwit/vfio';
+import { Type1 } from '@godwit/vfio/unstable';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { type ModelledVm, modelledVm, PAGE } from './model.js';

@@ -1,6 +1,7 @@
-import { Errno } from '@godwit/linux';
-import { type DmaMapping, Type1, Type1Container, Vfio, VfioDevice, VfioGroup } from '@godwit/vfio';
+import { Errno } from '@godwit/linux/unstable';
+import { type DmaMapping, Type1Container, VfioDevice, VfioGroup } from '@godwit/vfio';
 import { VfioModel } from '@godwit/vfio/testing';
+import { Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { type ModelledVm, modelledVm, PAGE } from './model.js';

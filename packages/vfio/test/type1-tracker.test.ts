@@ -1,6 +1,7 @@
 import { DirtyBitmaps } from '@godwit/core';
-import { Errno, viewOf } from '@godwit/linux';
-import { type DmaMapping, type KernelPort, Type1, Type1Container, VfioType1Tracker } from '@godwit/vfio';
+import { Errno, viewOf } from '@godwit/linux/unstable';
+import { type DmaMapping, type KernelPort, Type1Container, VfioType1Tracker } from '@godwit/vfio';
+import { Type1 } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { errorOf } from './error-of.js';

@@ -1,7 +1,8 @@
 import { GodwitError, type MigratableDevice, type MigratableVm } from '@godwit/core';
-import type { IoctlArgument } from '@godwit/linux';
-import { type MigrationState, STATE_VERSION, type VfioMigratableDevice } from '@godwit/vfio';
+import type { IoctlArgument } from '@godwit/linux/unstable';
+import type { VfioMigratableDevice } from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, VfioModel } from '@godwit/vfio/testing';
+import { type MigrationState, STATE_VERSION } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { closeSides, type ModelSide, modelSide, STATE } from './model-side.js';

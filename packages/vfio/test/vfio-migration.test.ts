@@ -1,14 +1,8 @@
 import { type GodwitError, type MigrateOptions, migrate, receive, roundCap } from '@godwit/core';
 import { memoryLink, VirtualClock } from '@godwit/core/testing';
-import {
-  DeviceMigration,
-  STATE_VERSION,
-  Type1Container,
-  VfioDevice,
-  VfioGroup,
-  type VfioMigratableDevice,
-} from '@godwit/vfio';
+import { Type1Container, VfioDevice, VfioGroup, type VfioMigratableDevice } from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, deviceBytes, framedState, VfioModel } from '@godwit/vfio/testing';
+import { DeviceMigration, STATE_VERSION } from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 import { closeSides, type ModelSide, modelSide, STATE } from './model-side.js';

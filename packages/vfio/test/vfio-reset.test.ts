@@ -1,6 +1,6 @@
 import { migrate, receive } from '@godwit/core';
 import { type FrameTap, memoryLink, VirtualClock } from '@godwit/core/testing';
-import { Errno } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
 import { VfioDevice, type VfioMigratableDevice } from '@godwit/vfio';
 import { type DeviceModel, type DeviceModelOptions, deviceBytes, VfioModel } from '@godwit/vfio/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';

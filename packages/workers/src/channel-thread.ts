@@ -23,7 +23,7 @@ import {
   readPageChannel,
   systemClock,
 } from '@godwit/core/pages';
-import { viewOf } from '@godwit/linux/libc';
+import { viewOf } from '@godwit/linux/unstable/libc';
 import { frameStream } from '@godwit/transport/framing';
 import { attachedMemory } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';

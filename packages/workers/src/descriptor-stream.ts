@@ -1,6 +1,6 @@
 import { writeSync } from 'node:fs';
 import { GodwitError } from '@godwit/core/errors';
-import { addressOf, Errno, errnoName, GatherList, SocketNumbers, shutdownSocket } from '@godwit/linux/libc';
+import { addressOf, Errno, errnoName, GatherList, SocketNumbers, shutdownSocket } from '@godwit/linux/unstable/libc';
 import type { ByteStream } from '@godwit/transport';
 import { PollingReceiver } from './polling-receiver.js';
 

@@ -7,7 +7,7 @@ import {
   type LinkListener,
   type PageStream,
 } from '@godwit/core';
-import { duplicateFd } from '@godwit/linux';
+import { duplicateFd } from '@godwit/linux/unstable';
 import { detachStream } from '@godwit/transport';
 import { isAttachable } from './attachable-memory.js';
 import { ChannelThreads } from './channel-threads.js';

@@ -6,7 +6,7 @@ import {
   setBlocking,
   setReceiveTimeout,
   yieldProcessor,
-} from '@godwit/linux/libc';
+} from '@godwit/linux/unstable/libc';
 
 /** How long to look for more bytes before waiting for them in the kernel, in milliseconds. */
 const POLL_MS = 0.02;

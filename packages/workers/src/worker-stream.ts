@@ -8,8 +8,8 @@ import {
   type RemoteReading,
   type RemoteSending,
 } from '@godwit/core';
-import { closeFd, resetOnClose, SocketNumbers, shutdownSocket } from '@godwit/linux';
-import { addressOf } from '@godwit/linux/libc';
+import { closeFd, resetOnClose, SocketNumbers, shutdownSocket } from '@godwit/linux/unstable';
+import { addressOf } from '@godwit/linux/unstable/libc';
 import type { DetachedStream } from '@godwit/transport';
 import { attachmentOf } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';

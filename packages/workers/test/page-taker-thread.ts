@@ -1,5 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import { type GuestMemory, PageQueue, type PageQueueBuffers, PageRunList, PageTaker } from '@godwit/core';
+import { type GuestMemory, type PageQueueBuffers, PageRunList } from '@godwit/core';
+import { PageQueue, PageTaker } from '@godwit/core/pages';
 
 /** Takes pages until there are no more, and counts each in shared memory. */
 const { buffers, pageCounts, pass, counts, rearmed, start } = workerData as {

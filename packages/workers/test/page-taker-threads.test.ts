@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { type GuestMemory, PageQueue, pagesOf } from '@godwit/core';
+import { type GuestMemory, pagesOf } from '@godwit/core';
+import { PageQueue } from '@godwit/core/pages';
 import { expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(60_000);

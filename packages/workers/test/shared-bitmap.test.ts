@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { DirtyBitmap, DirtyBitmaps, type GuestMemory, PageBoard } from '@godwit/core';
+import { DirtyBitmap, DirtyBitmaps, type GuestMemory } from '@godwit/core';
+import { PageBoard } from '@godwit/core/pages';
 import { expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(60_000);

@@ -1,4 +1,4 @@
-import { errnoName } from '@godwit/linux';
+import { errnoName } from '@godwit/linux/unstable';
 
 /** One call and what Linux 6.12 answers: the result, or the name of the error. */
 export interface ConformanceRow<Bench> {

@@ -1,4 +1,4 @@
-import { DeviceFeature } from '@godwit/vfio';
+import { DeviceFeature } from '@godwit/vfio/unstable';
 import { Feature, feature, GET, PROBE, reportLogged, SET, startLogging } from '../guest/device-feature.js';
 import { call, type Descriptor, u32, u64 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';

@@ -1,4 +1,4 @@
-import { Type1 } from '@godwit/vfio';
+import { Type1 } from '@godwit/vfio/unstable';
 import { call, type Descriptor, MAXIMUM_BITMAP_BYTES, packed, u32 } from '../guest/vfio-calls.js';
 import { errnoOrResult } from './conformance-row.js';
 

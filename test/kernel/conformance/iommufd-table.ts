@@ -1,4 +1,4 @@
-import { IommufdFlag, IommufdRequest } from '@godwit/vfio';
+import { IommufdFlag, IommufdRequest } from '@godwit/vfio/unstable';
 import { MOCK_APERTURE } from '../guest/mock-iommu.js';
 import { call, type Descriptor, packed, u32, u64 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';

@@ -1,4 +1,4 @@
-import { Type1 } from '@godwit/vfio';
+import { Type1 } from '@godwit/vfio/unstable';
 import type { DmaContainer } from '../guest/dma-container.js';
 import {
   call,

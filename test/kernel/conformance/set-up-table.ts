@@ -1,5 +1,6 @@
 import { SyscallError } from '@godwit/linux';
-import { type KernelPort, Type1, Vfio } from '@godwit/vfio';
+import type { KernelPort } from '@godwit/vfio';
+import { Type1, Vfio } from '@godwit/vfio/unstable';
 import { call, cString, type Descriptor, DirtyPages, dirtyPages, mapDma, u32 } from '../guest/vfio-calls.js';
 import type { ConformanceRow } from './conformance-row.js';
 

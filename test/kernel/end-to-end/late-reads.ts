@@ -1,5 +1,6 @@
-import type { IoctlArgument } from '@godwit/linux';
-import { type KernelPort, Type1, VFIO_DIRTY_BITMAP } from '@godwit/vfio';
+import type { IoctlArgument } from '@godwit/linux/unstable';
+import type { KernelPort } from '@godwit/vfio';
+import { Type1, VFIO_DIRTY_BITMAP } from '@godwit/vfio/unstable';
 
 /** A kernel whose dirty logs are read late: something else comes before each GET_BITMAP. */
 export class LateReads implements KernelPort {

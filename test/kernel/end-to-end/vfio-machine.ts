@@ -13,7 +13,6 @@ import {
 import {
   chooseTrackers,
   deviceKind,
-  linuxKernel,
   Type1Container,
   trackersOf,
   VfioDevice,
@@ -21,6 +20,7 @@ import {
   VfioGroup,
   VfioMigratableDevice,
 } from '@godwit/vfio';
+import { linuxKernel } from '@godwit/vfio/unstable';
 import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';
 import { leaveOutOrder } from '../sequences/order-left-out.js';

@@ -1,4 +1,4 @@
-import { DeviceFeature } from '@godwit/vfio';
+import { DeviceFeature } from '@godwit/vfio/unstable';
 import { call, type Descriptor, packed, u32, u64, withAddress } from './vfio-calls.js';
 
 /** Features of VFIO_DEVICE_FEATURE, and what to do with them. */

@@ -1,4 +1,5 @@
-import { type KernelPort, linuxKernel, Type1, Vfio } from '@godwit/vfio';
+import type { KernelPort } from '@godwit/vfio';
+import { linuxKernel, Type1, Vfio } from '@godwit/vfio/unstable';
 import { DmaDevice } from './dma-device.js';
 import { type AssignableDevice, MediatedDevice, type MediatedDeviceType } from './mediated-device.js';
 import {

@@ -1,4 +1,4 @@
-import { tryIoctl } from '@godwit/linux';
+import { tryIoctl } from '@godwit/linux/unstable';
 import { u64, withAddress } from './vfio-calls.js';
 
 /** godwit_dma.h: `_IOW('G', n, struct)`; the size of the struct is in bits 16 to 29. */

@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MapFlags, mmap, munmap, tryIoctl, viewOf } from '@godwit/linux';
-import { Vfio } from '@godwit/vfio';
+import { MapFlags, mmap, munmap, tryIoctl, viewOf } from '@godwit/linux/unstable';
+import { Vfio } from '@godwit/vfio/unstable';
 import { AssignedPciDevice, PCI_DEVICES } from './pci-device.js';
 import { packed, succeeds, u32, u64 } from './vfio-calls.js';
 

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
-import { closeFd, openFile, writeFd } from '@godwit/linux';
+import { closeFd, openFile, writeFd } from '@godwit/linux/unstable';
 import { succeeds } from './vfio-calls.js';
 
 const DEBUGFS = '/sys/kernel/debug';

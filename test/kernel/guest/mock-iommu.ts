@@ -1,4 +1,4 @@
-import { tryIoctl } from '@godwit/linux';
+import { tryIoctl } from '@godwit/linux/unstable';
 import { packed, succeeds, u32, u64, withAddress } from './vfio-calls.js';
 
 /** drivers/iommu/iommufd/iommufd_test.h: `_IO(IOMMUFD_TYPE, IOMMUFD_CMD_BASE + 32)`, and operations of it. */

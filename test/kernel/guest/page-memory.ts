@@ -1,4 +1,4 @@
-import { MapFlags, mmap, munmap, Protection, viewOf } from '@godwit/linux';
+import { MapFlags, mmap, munmap, Protection, viewOf } from '@godwit/linux/unstable';
 
 export const PAGE = 4096;
 

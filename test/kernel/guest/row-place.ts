@@ -1,4 +1,4 @@
-import { MapFlags, mmap, munmap, Protection } from '@godwit/linux';
+import { MapFlags, mmap, munmap, Protection } from '@godwit/linux/unstable';
 import { PAGE, PageMemory } from './page-memory.js';
 
 /** Addresses of this process that a system call can be given, good ones and bad ones. */

@@ -1,5 +1,6 @@
-import { addressOf, errnoName, type IoctlArgument } from '@godwit/linux';
-import { type KernelPort, Type1 } from '@godwit/vfio';
+import { addressOf, errnoName, type IoctlArgument } from '@godwit/linux/unstable';
+import type { KernelPort } from '@godwit/vfio';
+import { Type1 } from '@godwit/vfio/unstable';
 
 /*
  * Arguments of VFIO's calls, built from plain integers, wrong ones too: the conformance tables check with them what the

@@ -1,6 +1,7 @@
 import { DirtyBitmaps, PageRunList } from '@godwit/core';
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import { DmaLoggingTracker, linuxKernel, Type1Container, VfioDevice, VfioGroup } from '@godwit/vfio';
+import { DmaLoggingTracker, Type1Container, VfioDevice, VfioGroup } from '@godwit/vfio';
+import { linuxKernel } from '@godwit/vfio/unstable';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { errnoOrResult, named } from '../conformance/conformance-row.js';
 import { reportRow } from '../conformance/device-feature-table.js';

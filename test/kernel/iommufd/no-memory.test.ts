@@ -1,4 +1,4 @@
-import { linuxKernel, Type1 } from '@godwit/vfio';
+import { linuxKernel, Type1 } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { errnoOrResult } from '../conformance/conformance-row.js';
 import { DmaContainer } from '../guest/dma-container.js';

@@ -1,13 +1,6 @@
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import {
-  DmaLoggingTracker,
-  Iommufd,
-  IommufdTracker,
-  linuxKernel,
-  Type1Container,
-  VfioDevice,
-  VfioGroup,
-} from '@godwit/vfio';
+import { DmaLoggingTracker, Iommufd, IommufdTracker, Type1Container, VfioDevice, VfioGroup } from '@godwit/vfio';
+import { linuxKernel } from '@godwit/vfio/unstable';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';

@@ -1,4 +1,4 @@
-import type { IoctlArgument } from '@godwit/linux';
+import type { IoctlArgument } from '@godwit/linux/unstable';
 import type { KernelPort } from '@godwit/vfio';
 
 interface HeldCall {

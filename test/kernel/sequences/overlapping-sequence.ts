@@ -1,7 +1,8 @@
 import { setImmediate } from 'node:timers/promises';
 import { DirtyBitmaps, type DirtyTracker, PageRunList } from '@godwit/core';
 import type { MappedGuestMemory } from '@godwit/linux';
-import { type DmaMapping, type DmaSpace, IommufdRequest, type MapRequest, Type1 } from '@godwit/vfio';
+import type { DmaMapping, DmaSpace, MapRequest } from '@godwit/vfio';
+import { IommufdRequest, Type1 } from '@godwit/vfio/unstable';
 import type { HeldCalls } from './held-calls.js';
 import { SeededRandom } from './seeded-random.js';
 

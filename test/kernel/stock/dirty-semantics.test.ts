@@ -1,5 +1,5 @@
-import { Errno } from '@godwit/linux';
-import { Type1 } from '@godwit/vfio';
+import { Errno } from '@godwit/linux/unstable';
+import { Type1 } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { DmaContainer, setBits } from '../guest/dma-container.js';
 import type { DmaDevice } from '../guest/dma-device.js';

@@ -1,8 +1,9 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Errno } from '@godwit/linux';
-import { linuxKernel, parseType1Info, Type1, Vfio, VfioGroup } from '@godwit/vfio';
+import { Errno } from '@godwit/linux/unstable';
+import { VfioGroup } from '@godwit/vfio';
+import { linuxKernel, parseType1Info, Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { errnoOrResult } from '../conformance/conformance-row.js';
 import { Feature, feature, GET, SET } from '../guest/device-feature.js';

@@ -1,5 +1,6 @@
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import { linuxKernel, Type1Container, VfioDevice, VfioGroup, VfioType1Tracker } from '@godwit/vfio';
+import { Type1Container, VfioDevice, VfioGroup, VfioType1Tracker } from '@godwit/vfio';
+import { linuxKernel } from '@godwit/vfio/unstable';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { DmaDevice } from '../guest/dma-device.js';
 import { MediatedDevice } from '../guest/mediated-device.js';

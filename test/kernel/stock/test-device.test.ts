@@ -1,4 +1,4 @@
-import { Errno } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { DmaContainer } from '../guest/dma-container.js';
 import { PAGE, PageMemory } from '../guest/page-memory.js';

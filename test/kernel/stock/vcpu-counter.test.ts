@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MigratableDevice } from '@godwit/core';
 import { Machine } from '@godwit/example-node-vmm';
-import { Msr } from '@godwit/linux';
+import { Msr } from '@godwit/linux/kvm';
 import { expect, test } from '@jest/globals';
 
 /*

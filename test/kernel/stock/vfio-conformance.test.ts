@@ -1,4 +1,4 @@
-import { linuxKernel, Type1, Vfio } from '@godwit/vfio';
+import { linuxKernel, Type1, Vfio } from '@godwit/vfio/unstable';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { errnoOrResult, named } from '../conformance/conformance-row.js';
 import { deviceFeatureTable, reportRow } from '../conformance/device-feature-table.js';

@@ -1,5 +1,6 @@
 import { migrate, type RoundRecord, receive } from '@godwit/core';
 import { memoryLink } from '@godwit/core/testing';
+import { deviceBytes, framedState } from '@godwit/vfio/testing';
 import {
   DeviceMigration,
   hasState,
@@ -8,8 +9,7 @@ import {
   migrationPath,
   STATE_NUMBER,
   STATE_VERSION,
-} from '@godwit/vfio';
-import { deviceBytes, framedState } from '@godwit/vfio/testing';
+} from '@godwit/vfio/unstable';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { Feature, feature, SET } from '../guest/device-feature.js';
 import type { MediatedDeviceType } from '../guest/mediated-device.js';

@@ -4,14 +4,8 @@ import { join } from 'node:path';
 import { DirtyBitmaps, migrate, receive, roundCap } from '@godwit/core';
 import { memoryLink } from '@godwit/core/testing';
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import {
-  DeviceMigration,
-  DmaLoggingTracker,
-  Type1Container,
-  VfioDevice,
-  VfioGroup,
-  VfioType1Tracker,
-} from '@godwit/vfio';
+import { DmaLoggingTracker, Type1Container, VfioDevice, VfioGroup, VfioType1Tracker } from '@godwit/vfio';
+import { DeviceMigration } from '@godwit/vfio/unstable';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { EduDmaEngine, EduPciDevice } from '../guest/edu-device.js';
 import { PAGE } from '../guest/page-memory.js';

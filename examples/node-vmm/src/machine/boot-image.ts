@@ -1,5 +1,6 @@
 import { GodwitError } from '@godwit/core';
-import { GeneralRegisters, type KvmVcpu } from '@godwit/linux';
+import type { KvmVcpu } from '@godwit/linux';
+import { GeneralRegisters } from '@godwit/linux/kvm';
 import type { GuestRam } from '../guest/guest-ram.js';
 
 /** The address at which a PC's BIOS loads and starts the first sector of a disk. */

@@ -1,13 +1,6 @@
 import { type DirtyTracker, GodwitError } from '@godwit/core';
-import {
-  type Cpuid,
-  Kvm,
-  KvmCapability,
-  KvmDirtyLogTracker,
-  type KvmVcpu,
-  type KvmVm,
-  type MappedGuestMemory,
-} from '@godwit/linux';
+import { Kvm, KvmDirtyLogTracker, type KvmVcpu, type KvmVm, type MappedGuestMemory } from '@godwit/linux';
+import { type Cpuid, KvmCapability } from '@godwit/linux/kvm';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
 import { WriteFaults } from './write-faults.js';
 

@@ -1,4 +1,5 @@
-import { type GeneralRegister, GeneralRegisters, type KvmVcpu } from '@godwit/linux';
+import type { KvmVcpu } from '@godwit/linux';
+import { type GeneralRegister, GeneralRegisters } from '@godwit/linux/kvm';
 import type { GuestRam } from '../guest/guest-ram.js';
 import { PAGE_SIZE, PAGE_TABLES_ADDRESS, PAGE_TABLES_PAGES } from '../guest/layout.js';
 

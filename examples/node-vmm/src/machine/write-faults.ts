@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { KvmVcpu, VcpuStatistics } from '@godwit/linux';
+import type { KvmVcpu } from '@godwit/linux';
+import type { VcpuStatistics } from '@godwit/linux/kvm';
 
 /** KVM's counter of page faults that it has resolved. */
 const FAULTS = 'pf_fixed';

@@ -1,5 +1,5 @@
 import type { GuestMemory, PageRun } from '@godwit/core';
-import type { MsrValue } from '@godwit/linux';
+import type { MsrValue } from '@godwit/linux/kvm';
 
 interface SharedArea {
   readonly msr: number;

@@ -1,5 +1,6 @@
 import { GodwitError, type GuestMemory, type MigratableDevice } from '@godwit/core';
-import { Cpuid, type KvmVcpu, Msr, type MsrValue, VcpuState, type VcpuStatePart } from '@godwit/linux';
+import type { KvmVcpu } from '@godwit/linux';
+import { Cpuid, Msr, type MsrValue, VcpuState, type VcpuStatePart } from '@godwit/linux/kvm';
 import { requireVersion, StateReader, StateWriter } from '../state/state-sections.js';
 import { pagesWrittenByMsrs } from './msr-memory.js';
 

@@ -1,8 +1,8 @@
 import { performance } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
 import { KvmExit, KvmRun, KvmValue, kvmExitName, runVcpu, SliceTimer } from '@godwit/linux/kvm';
-import { Errno, getThreadId } from '@godwit/linux/libc';
 import { attachGuestMemory } from '@godwit/linux/memory';
+import { Errno, getThreadId } from '@godwit/linux/unstable/libc';
 import { ConsoleRing } from '../devices/console-ring.js';
 import { DefectPort } from '../devices/defect-port.js';
 import { LinePort } from '../devices/line-port.js';

@@ -42,7 +42,7 @@ export interface RemoteReading {
 
 /**
  * A page channel's stream. A stream that lives on another thread, which maps the same memory, has `sendPages` and `receivePages`: pages
- * are then sent and received on that thread. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
+ * are then sent and received on that thread, by the parts in `@godwit/core/pages`, which may change in any version. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
  */
 export interface PageStream extends FrameStream {
   /** Source: makes the channel that reads guest memory and writes this stream on the other thread. Throws when that cannot map the memory. */

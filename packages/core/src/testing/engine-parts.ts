@@ -1,6 +1,7 @@
 /** Parts of the engine that are not API, for tests of the engine itself: they may change in any version. */
 export { Claim } from '../claim/claim.js';
 export { destinationOutlook, loadingDevices, savingDevices } from '../convergence/device-terms.js';
+export { DowntimeModel } from '../convergence/downtime-model.js';
 export { type Estimate, guess, scaled, sumOf, times } from '../convergence/estimate.js';
 export { LinkRate } from '../convergence/link-rate.js';
 export { PageGrowth } from '../convergence/page-growth.js';

@@ -1,4 +1,5 @@
-import { DIGEST_BYTES, type Frame, type HelloFrame } from '@godwit/core';
+import type { Frame, HelloFrame } from '@godwit/core';
+import { DIGEST_BYTES } from '@godwit/core/pages';
 import { LinkPhases, type RecordedFrame } from '@godwit/transport';
 import { DeviceAudit } from './device-audit.js';
 import type { Finding, PagesBySort } from './finding.js';

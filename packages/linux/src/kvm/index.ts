@@ -1,15 +1,8 @@
+/** `@godwit/linux/kvm`: VMs and vCPUs on /dev/kvm, alone: for threads, which must start quickly. */
+export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from '../libc/thread-signal.js';
 export { Cpuid, type CpuidEntry } from './cpuid.js';
 export { Kvm, probeKvm } from './kvm.js';
-export {
-  KvmCapability,
-  KvmExit,
-  KvmSystemRequest,
-  KvmValue,
-  KvmVcpuRequest,
-  KvmVmRequest,
-  kvmExitName,
-} from './kvm-constants.js';
-export { kvmLayouts } from './kvm-layouts.js';
+export { KvmCapability, KvmExit, KvmValue, kvmExitName } from './kvm-constants.js';
 export { KvmRun } from './kvm-run.js';
 export { KvmVcpu } from './kvm-vcpu.js';
 export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm-vm.js';

@@ -23,7 +23,7 @@ export interface DefineLayout {
 
 /**
  * What we say about the kernel's headers. A test compiles a C program against the headers of the machine it runs on and
- * compares: a table that is exported by name `...Layouts` from this package is checked.
+ * compares: a table that is exported by name `...Layouts` from `@godwit/linux/unstable` is checked.
  */
 export type KernelLayout = StructLayout | DefineLayout;
 

@@ -1,3 +1,4 @@
+/** `@godwit/linux/unstable/libc`: the system calls through koffi, alone. **May change in any version.** */
 export { callAsync, check, checkAsync, MAP_FAILED, resultOrNegativeErrno } from './call.js';
 export { openDevice } from './device-node.js';
 export { Errno, errnoName } from './errno.js';

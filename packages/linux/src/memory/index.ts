@@ -1,5 +1,6 @@
-export { type BlockPlacement, checkBlockLayout } from './block-layout.js';
-export { checkFitsHost, type HostMemory, hostMemory } from './host-memory.js';
+/** `@godwit/linux/memory`: guest memory alone: for threads, which must start quickly. */
+export type { BlockPlacement } from './block-layout.js';
+export { type HostMemory, hostMemory } from './host-memory.js';
 export { type HugePages, transparentHugePagesObstacle } from './huge-pages.js';
 export {
   attachGuestMemory,

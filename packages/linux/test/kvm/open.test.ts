@@ -1,5 +1,6 @@
 import { readdirSync } from 'node:fs';
-import { Cpuid, hostSupport, Kvm, probeKvm } from '@godwit/linux';
+import { hostSupport, Kvm, probeKvm } from '@godwit/linux';
+import { Cpuid } from '@godwit/linux/kvm';
 import { expect, test } from '@jest/globals';
 import { errorOf } from '../error-of.js';
 import { testWhen } from '../when-usable.js';

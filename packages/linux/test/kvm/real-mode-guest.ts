@@ -1,4 +1,6 @@
-import { GeneralRegisters, type Kvm, type KvmVcpu, type KvmVm, MapFlags, mmap, munmap, viewOf } from '@godwit/linux';
+import type { Kvm, KvmVcpu, KvmVm } from '@godwit/linux';
+import { GeneralRegisters } from '@godwit/linux/kvm';
+import { MapFlags, mmap, munmap, viewOf } from '@godwit/linux/unstable';
 
 const MEMORY_BYTES = 0x10000;
 /** Where the code goes; addresses below are left to the guest. */

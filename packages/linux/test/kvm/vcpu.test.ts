@@ -1,16 +1,6 @@
-import {
-  Cpuid,
-  Errno,
-  hostSupport,
-  InterruptChip,
-  installWakeSignal,
-  Kvm,
-  KvmExit,
-  KvmValue,
-  runVcpu,
-  SliceTimer,
-  VcpuState,
-} from '@godwit/linux';
+import { hostSupport, InterruptChip, installWakeSignal, Kvm, runVcpu, SliceTimer } from '@godwit/linux';
+import { Cpuid, KvmExit, KvmValue, VcpuState } from '@godwit/linux/kvm';
+import { Errno } from '@godwit/linux/unstable';
 import { afterEach, expect } from '@jest/globals';
 import { errorOf } from '../error-of.js';
 import { testWhen } from '../when-usable.js';

@@ -6,8 +6,8 @@ import {
   type LinkConnector,
   type LinkListener,
   type MigrationLink,
-  SOFTWARE,
 } from '@godwit/core';
+import { SOFTWARE } from '@godwit/core/pages';
 import { hasPayload, packHeader } from '../framing/frame-codec.js';
 import { frameHead } from '../framing/frame-head.js';
 import { CopyPool, type PayloadCopy } from './copy-pool.js';

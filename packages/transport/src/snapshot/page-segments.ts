@@ -1,4 +1,5 @@
-import { DIGEST_BYTES, digestWords, GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core';
+import { DIGEST_BYTES, digestWords } from '@godwit/core/pages';
 
 /**
  * Walks the pages of `runs` and the chunks that hold them side by side, and visits each stretch that is contiguous in

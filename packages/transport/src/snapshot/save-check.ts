@@ -1,4 +1,5 @@
-import { DIGEST_BYTES, DirtyBitmap, GodwitError, type VerifiedFrame } from '@godwit/core';
+import { DirtyBitmap, GodwitError, type VerifiedFrame } from '@godwit/core';
+import { DIGEST_BYTES } from '@godwit/core/pages';
 import { byteCount, PageDigester, pageCount } from './page-segments.js';
 import type { BlockIndex } from './snapshot-metadata.js';
 import type { SnapshotWriter } from './snapshot-writer.js';

@@ -9,9 +9,9 @@ import {
   type LinkConnector,
   type MigrationLink,
   PROTOCOL_VERSION,
-  SOFTWARE,
   type SwitchoverFrame,
 } from '@godwit/core';
+import { SOFTWARE } from '@godwit/core/pages';
 import { LinkPhases } from '../recording/link-phases.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { FrameMailbox } from './frame-mailbox.js';

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { DIGEST_BYTES, DirtyBitmap, GodwitError } from '@godwit/core';
+import { DirtyBitmap, GodwitError } from '@godwit/core';
+import { DIGEST_BYTES } from '@godwit/core/pages';
 import { FairTurns } from './fair-turns.js';
 import { digestBytes, eachSegment, holdWholePages, PageDigester } from './page-segments.js';
 import { PositionedFile } from './positioned-file.js';

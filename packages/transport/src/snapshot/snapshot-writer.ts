@@ -1,5 +1,6 @@
 import { createHash, type Hash } from 'node:crypto';
-import { DIGEST_BYTES, DirtyBitmap, GodwitError, type HelloFrame, type MovedRunState } from '@godwit/core';
+import { DirtyBitmap, GodwitError, type HelloFrame, type MovedRunState } from '@godwit/core';
+import { DIGEST_BYTES } from '@godwit/core/pages';
 import { byteCount, digestBytes, eachSegment, holdWholePages, PageDigester, pageCount } from './page-segments.js';
 import type { PartialFile } from './partial-file.js';
 import type { PositionedFile } from './positioned-file.js';

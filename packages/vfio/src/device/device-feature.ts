@@ -1,4 +1,4 @@
-import { StructBuffer, type StructLayout } from '@godwit/linux';
+import { StructBuffer, type StructLayout } from '@godwit/linux/unstable';
 import type { KernelPort } from '../kernel-port.js';
 import { DeviceFeature, VFIO_DEVICE_FEATURE } from '../layouts/device-feature.js';
 

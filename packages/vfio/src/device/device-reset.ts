@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Errno } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
 
 /** Between two attempts, in milliseconds: twice as long each time, half a second in all. */
 const FIRST_PAUSE_MS = 1;

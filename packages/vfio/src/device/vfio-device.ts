@@ -1,7 +1,7 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { GodwitError } from '@godwit/core';
-import { Errno, StructBuffer } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux/unstable';
 import { Descriptor } from '../descriptor.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
 import { VFIO_DEVICE_INFO, VFIO_REGION_INFO, Vfio } from '../layouts/vfio-setup.js';

@@ -1,5 +1,6 @@
 import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
-import { addressOf, Errno, StructBuffer, SyscallError } from '@godwit/linux';
+import { SyscallError } from '@godwit/linux';
+import { addressOf, Errno, StructBuffer } from '@godwit/linux/unstable';
 import { FeatureCall, plainFeatureAsync, probeFeature } from '../device/device-feature.js';
 import type { VfioDevice } from '../device/vfio-device.js';
 import type { DmaMapping, DmaSpace } from '../dma-space.js';

@@ -1,5 +1,5 @@
 import { type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
-import { HOST_PAGE_SIZE } from '@godwit/linux';
+import { HOST_PAGE_SIZE } from '@godwit/linux/unstable';
 import type { VfioDevice } from '../device/vfio-device.js';
 import type { DmaMapping, DmaSpace } from '../dma-space.js';
 import { DeviceMigration } from '../migration/device-migration.js';

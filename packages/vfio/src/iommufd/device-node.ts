@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { GodwitError } from '@godwit/core';
-import { Errno, StructBuffer } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux/unstable';
 import { Descriptor } from '../descriptor.js';
 import { VfioDevice } from '../device/vfio-device.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';

@@ -1,5 +1,6 @@
 import { type DirtyBitmap, GodwitError } from '@godwit/core';
-import { addressOf, StructBuffer, SyscallError } from '@godwit/linux';
+import { SyscallError } from '@godwit/linux';
+import { addressOf, StructBuffer } from '@godwit/linux/unstable';
 import type { DmaMapping } from '../dma-space.js';
 import {
   IOMMU_HWPT_GET_DIRTY_BITMAP,

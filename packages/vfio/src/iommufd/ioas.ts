@@ -1,4 +1,4 @@
-import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux';
+import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux/unstable';
 import { AddressSpace, checkMapping, type Unmapped } from '../address-space.js';
 import type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from '../dma-space.js';
 import {

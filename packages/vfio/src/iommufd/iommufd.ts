@@ -1,4 +1,4 @@
-import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux';
+import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux/unstable';
 import { Descriptor } from '../descriptor.js';
 import { type KernelPort, linuxKernel } from '../kernel-port.js';
 import { atOnce, type KernelSteps, onPool } from '../kernel-steps.js';

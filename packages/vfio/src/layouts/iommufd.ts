@@ -1,4 +1,4 @@
-import { defines, type KernelLayout, struct } from '@godwit/linux';
+import { defines, type KernelLayout, struct } from '@godwit/linux/unstable';
 
 const HEADER = 'linux/iommufd.h';
 const VFIO_HEADER = 'linux/vfio.h';

@@ -1,5 +1,6 @@
 import { GodwitError } from '@godwit/core';
-import { Errno, SyscallError } from '@godwit/linux';
+import { SyscallError } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
 import type { KernelPort } from '../kernel-port.js';
 import { RECORD_BYTES, RecordKind, writeRecordHead } from './state-records.js';
 

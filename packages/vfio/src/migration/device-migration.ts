@@ -1,5 +1,6 @@
 import { GodwitError } from '@godwit/core';
-import { Errno, StructBuffer, SyscallError } from '@godwit/linux';
+import { SyscallError } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux/unstable';
 import { FeatureCall, setFeature } from '../device/device-feature.js';
 import type { VfioDevice } from '../device/vfio-device.js';
 import {

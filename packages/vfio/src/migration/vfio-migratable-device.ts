@@ -1,5 +1,5 @@
 import { GodwitError, type MigratableDevice, type StateBytes } from '@godwit/core';
-import { sizeArgument } from '@godwit/linux';
+import { sizeArgument } from '@godwit/linux/unstable';
 import type { VfioDevice } from '../device/vfio-device.js';
 import { DeviceMigration } from './device-migration.js';
 import type { MigrationState } from './migration-state.js';

@@ -1,4 +1,4 @@
-import { Errno } from '@godwit/linux';
+import { Errno } from '@godwit/linux/unstable';
 import { DeviceFeature } from '../layouts/device-feature.js';
 
 /** The kernel's `vfio_check_feature`: 1 to go on, 0 for a probe, or minus errno. */

@@ -1,4 +1,4 @@
-import { Errno, StructBuffer, type StructLayout } from '@godwit/linux';
+import { Errno, StructBuffer, type StructLayout } from '@godwit/linux/unstable';
 import {
   IOMMU_DESTROY,
   IOMMU_HW_INFO,

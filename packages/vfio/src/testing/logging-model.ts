@@ -1,4 +1,4 @@
-import { Errno, StructBuffer } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux/unstable';
 import {
   DeviceFeature,
   VFIO_FEATURE_DMA_LOGGING_CONTROL,

@@ -1,4 +1,4 @@
-import { Errno, StructBuffer } from '@godwit/linux';
+import { Errno, StructBuffer } from '@godwit/linux/unstable';
 import {
   Type1,
   VFIO_BITMAP,

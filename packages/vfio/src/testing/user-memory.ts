@@ -1,4 +1,4 @@
-import { addressOf, cFunction, lastErrno } from '@godwit/linux';
+import { addressOf, cFunction, lastErrno } from '@godwit/linux/unstable';
 
 type Vector = BigUint64Array;
 const readv = cFunction<[number, Vector, number, Vector, number, number], number>('process_vm_readv', 'long', [

@@ -1,5 +1,6 @@
 import { GodwitError } from '@godwit/core';
-import { addressOf, Errno, type IoctlArgument, SyscallError } from '@godwit/linux';
+import { SyscallError } from '@godwit/linux';
+import { addressOf, Errno, type IoctlArgument } from '@godwit/linux/unstable';
 import type { KernelPort } from '../kernel-port.js';
 import { VFIO_GROUP_STATUS, Vfio } from '../layouts/vfio-setup.js';
 import { DeviceModel, type DeviceModelOptions } from './device-model.js';

@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core';
-import { StructBuffer, uninterrupted } from '@godwit/linux';
+import { StructBuffer, uninterrupted } from '@godwit/linux/unstable';
 import type { KernelPort } from '../kernel-port.js';
 import {
   Type1,

@@ -1,5 +1,5 @@
 import { DirtyBitmap, GodwitError, type GuestMemory } from '@godwit/core';
-import { addressOf, Errno, StructBuffer } from '@godwit/linux';
+import { addressOf, Errno, StructBuffer } from '@godwit/linux/unstable';
 import { AddressSpace, checkMapping, type Unmapped } from '../address-space.js';
 import { Descriptor } from '../descriptor.js';
 import type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from '../dma-space.js';

@@ -1,5 +1,6 @@
 import { type DirtyBitmap, GodwitError } from '@godwit/core';
-import { addressOf, Errno, StructBuffer, SyscallError } from '@godwit/linux';
+import { SyscallError } from '@godwit/linux';
+import { addressOf, Errno, StructBuffer } from '@godwit/linux/unstable';
 import type { Descriptor } from '../descriptor.js';
 import type { DmaMapping } from '../dma-space.js';
 import { Type1, VFIO_DIRTY_BITMAP, VFIO_DIRTY_BITMAP_GET } from '../layouts/type1.js';

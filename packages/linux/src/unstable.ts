@@ -1,0 +1,10 @@
+/**
+ * `@godwit/linux/unstable`: the kernel's structs and numbers, and the system calls, as the packages of Godwit use them. **Everything here
+ * may change in any version.** Threads take the system calls alone from `@godwit/linux/unstable/libc`, which loads less.
+ */
+export { KvmSystemRequest, KvmVcpuRequest, KvmVmRequest } from './kvm/kvm-constants.js';
+export { kvmLayouts } from './kvm/kvm-layouts.js';
+export * from './layouts/index.js';
+export * from './libc/index.js';
+export { checkBlockLayout } from './memory/block-layout.js';
+export { checkFitsHost } from './memory/host-memory.js';

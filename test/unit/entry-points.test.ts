@@ -1,0 +1,107 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, expect, test } from '@jest/globals';
+
+/** The repository; the tests run compiled, in test/dist/unit. */
+const ROOT = join(import.meta.dirname, '..', '..', '..');
+
+/** Each entry point and the names that it exports, which change only together with this file. */
+const FROZEN = frozenNames(readFileSync(join(ROOT, 'test', 'unit', 'entry-points.txt'), 'utf8'));
+
+/** A built entry point: its name, and its compiled module without the ending. */
+interface EntryPoint {
+  readonly name: string;
+  readonly module: string;
+}
+
+const entryPoints = readdirSync(join(ROOT, 'packages')).flatMap(entryPointsOf);
+
+test('the entry points are those of test/unit/entry-points.txt', () => {
+  expect(entryPoints.map(({ name }) => name).sort()).toEqual([...FROZEN.keys()]);
+});
+
+describe.each(entryPoints)('$name', ({ name, module }) => {
+  const declared = exportedNames(`${module}.d.ts`);
+
+  test('exports the names of test/unit/entry-points.txt, and no others', () => {
+    expect([...declared.keys()].sort()).toEqual(FROZEN.get(name));
+  });
+
+  test('has the values that it declares', async () => {
+    expect(Object.keys(await import(pathToFileURL(`${module}.js`).href)).sort()).toEqual(valuesOf(declared).sort());
+  });
+});
+
+test('raw names stay out of what embedders import, except those that @godwit/linux has kept', () => {
+  const raw = /^(IOMMU|VFIO|KVM|UFFDIO|PM|PAGE)_[A-Z_]+$|Layouts$|Request$|Flags$|^(struct|defines|ioctl\w*|mmap)$/;
+  const kept = exportedNames(join(ROOT, 'packages', 'linux', 'dist', 'raw-names.d.ts'));
+  const found = ['@godwit/core', '@godwit/linux', '@godwit/linux/kvm', '@godwit/linux/memory', '@godwit/vfio']
+    .flatMap((name) => FROZEN.get(name) ?? [])
+    .filter((name) => raw.test(name) && !kept.has(name));
+  // Requests to the engine and to a container, and names of frames: no numbers of a kernel.
+  expect(found).toEqual(['LinkRequest', 'PAGE_CHANNEL_FRAMES', 'MapRequest']);
+});
+
+test('what @godwit/linux has kept is in @godwit/linux/unstable too', () => {
+  const kept = exportedNames(join(ROOT, 'packages', 'linux', 'dist', 'raw-names.d.ts'));
+  expect(FROZEN.get('@godwit/linux/unstable')).toEqual(expect.arrayContaining([...kept.keys()]));
+});
+
+function entryPointsOf(folder: string): EntryPoint[] {
+  const { name, exports } = JSON.parse(readFileSync(join(ROOT, 'packages', folder, 'package.json'), 'utf8')) as {
+    name: string;
+    exports: Record<string, { default: string }>;
+  };
+  return Object.entries(exports).map(([path, { default: file }]) => ({
+    name: name + path.slice(1),
+    module: join(ROOT, 'packages', folder, file).replace(/\.js$/, ''),
+  }));
+}
+
+/** A name is that of a type or of a value, or it stands for everything that another entry point exports: `* @godwit/core`. */
+type Kind = 'type' | 'value' | 'everything';
+
+/** The names that a declaration file exports, those that it takes from other files of its package included. */
+function exportedNames(file: string): Map<string, Kind> {
+  const names = new Map<string, Kind>();
+  const text = readFileSync(file, 'utf8');
+  for (const [, allTypes, list = ''] of text.matchAll(/^export (type )?\{([^}]*)\}/gm)) {
+    for (const listed of list.split(',').map((one) => one.trim())) {
+      const name = listed.replace(/^type /, '').replace(/^.* as /, '');
+      if (name !== '') names.set(name, allTypes !== undefined || listed.startsWith('type ') ? 'type' : 'value');
+    }
+  }
+  for (const [, kind = '', name = ''] of text.matchAll(/^export (?:declare )?(?:abstract )?(\w+) (\w+)/gm)) {
+    if (/^(class|const|enum|function|let)$/.test(kind)) names.set(name, 'value');
+    if (/^(interface|type)$/.test(kind)) names.set(name, 'type');
+  }
+  for (const [, name = ''] of text.matchAll(/^export \* as (\w+) from/gm)) names.set(name, 'value');
+  for (const [, from = ''] of text.matchAll(/^export \* from '([^']+)'/gm)) {
+    if (!from.startsWith('.')) names.set(`* ${from}`, 'everything');
+    else
+      for (const [name, kind] of exportedNames(join(dirname(file), from.replace(/\.js$/, '.d.ts'))))
+        names.set(name, kind);
+  }
+  return names;
+}
+
+function valuesOf(names: ReadonlyMap<string, Kind>): string[] {
+  return [...names].flatMap(([name, kind]) => {
+    if (kind !== 'everything') return kind === 'value' ? [name] : [];
+    const other = entryPoints.find((entryPoint) => name === `* ${entryPoint.name}`);
+    if (other === undefined) throw new Error(`${name} is exported, which is no entry point of a package here`);
+    return valuesOf(exportedNames(`${other.module}.d.ts`));
+  });
+}
+
+/** `# entry point`, then a line for each name. */
+function frozenNames(text: string): Map<string, string[]> {
+  const sections = text.split(/^# /m).slice(1);
+  return new Map(
+    sections.map((section) => {
+      const [entry = '', ...names] = section.split('\n').filter((line) => line !== '');
+      return [entry, names];
+    }),
+  );
+}
