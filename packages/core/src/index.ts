@@ -9,7 +9,7 @@ export { type DefaultBudget, defaultBudget } from './convergence/policies/defaul
 export { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './convergence/policies/downtime-limit.js';
 export type { EndOfPatience } from './convergence/policies/end-of-patience.js';
 export { firstOpinion } from './convergence/policies/first-opinion.js';
-export { type LimitRampOptions, limitRamp } from './convergence/policies/limit-ramp.js';
+export { type LimitRampOptions, limitRamp, vep291Rule } from './convergence/policies/limit-ramp.js';
 export { type PresetName, presets } from './convergence/policies/presets.js';
 export { type AutoConvergeOptions, qemuAutoConverge, qemuPolicy, qemuRule } from './convergence/policies/qemu.js';
 export { roundCap } from './convergence/policies/round-cap.js';
@@ -19,7 +19,6 @@ export { throttleExhausted } from './convergence/policies/throttle-exhausted.js'
 export { type Budget, timeBudget, withinTimeBudget } from './convergence/policies/time-budget.js';
 export { unreachableLimit } from './convergence/policies/unreachable-limit.js';
 export { type Vep248Options, vep248Rule } from './convergence/policies/vep248.js';
-export { vep291Rule } from './convergence/policies/vep291.js';
 export type {
   ConvergencePolicy,
   PolicyInput,
@@ -102,10 +101,7 @@ export {
   type DigestsEndFrame,
   type DigestsFrame,
   type ErrorFrame,
-  FRAME_TYPES,
-  FRAMES_WITH_PAYLOAD,
   type Frame,
-  type FrameName,
   type GoFrame,
   HELLO_STAGES,
   type HelloFrame,
@@ -133,6 +129,7 @@ export {
   type WelcomeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
+export { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type FrameName } from './protocol/frame-types.js';
 export { FEATURES, MAXIMUM_PAGE_CHANNELS, PROTOCOL_VERSION } from './protocol/negotiate.js';
 export {
   ALWAYS,

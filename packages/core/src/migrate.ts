@@ -2,9 +2,9 @@ import type { MigratableVm } from './device/migratable-vm.js';
 import { measuredLink } from './estimate/estimate.js';
 import { estimateFrom } from './estimate/estimate-from.js';
 import type { LinkConnector } from './link/migration-link.js';
-import type { Forecaster } from './source/forecast.js';
 import { Migration } from './source/migration.js';
 import type { MigrateOptions } from './source/options.js';
+import type { Forecaster } from './source/source-context.js';
 
 /**
  * Moves a running VM to the destination that `connector` reaches. Returns at once; see `Migration` for the events, the controls and

@@ -10,13 +10,13 @@ export { PageWriter } from './destination/page-writer.js';
 export { type ChannelDevice, type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
 export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';
-export { makeEncoding } from './encoding/make-encoding.js';
 export {
   type Compression,
   type DeltaEncoding,
   type DeltaOptions,
   delta,
   type EncodingRecipe,
+  makeEncoding,
   type PageEncoding,
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
@@ -59,10 +59,7 @@ export {
   type DigestsEndFrame,
   type DigestsFrame,
   type ErrorFrame,
-  FRAME_TYPES,
-  FRAMES_WITH_PAYLOAD,
   type Frame,
-  type FrameName,
   type GoFrame,
   HELLO_STAGES,
   type HelloFrame,
@@ -90,6 +87,7 @@ export {
   type WelcomeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
+export { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type FrameName } from './protocol/frame-types.js';
 export { FEATURES, SOFTWARE } from './protocol/negotiate.js';
 export {
   ALWAYS,

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from '../clock.js';
 import type { DowntimeRanges, DowntimeTerms } from '../round-record.js';
-import type { SentRound } from '../source/round-sender.js';
+import type { SentRound } from '../source/sent-rounds.js';
 import { type DeviceOutlook, type LoadOutlook, loadingDevices, savingDevices } from './device-terms.js';
 import { type Estimate, guess, NOTHING, scaled, sumOf, times } from './estimate.js';
 import { LearnedTerms } from './learned-terms.js';

@@ -1,5 +1,5 @@
 import { allPages } from '../round-record.js';
-import type { SentRound } from '../source/round-sender.js';
+import type { SentRound } from '../source/sent-rounds.js';
 import { type Estimate, guess, NOTHING, scaled, sumOf } from './estimate.js';
 import { LinkRate } from './link-rate.js';
 import { Samples } from './samples.js';

@@ -8,7 +8,7 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { IncomingEvent, IncomingState, IncomingSummary } from '../migration-event.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
-import type { OwnershipAuthority } from '../ownership/ownership-authority.js';
+import type { OwnershipAuthority, Transfer } from '../ownership/ownership-authority.js';
 import type { HelloFrame, MovedRunState, WelcomeFrame } from '../protocol/frame.js';
 import type { DestinationPhaseName } from '../protocol/protocol-table.js';
 import type { KeepaliveTimes } from '../session/keepalive.js';
@@ -63,6 +63,11 @@ export interface Arriving {
   resumeMs: number;
   /** From `ready` to the running guest, in milliseconds. */
   sinceReadyMs: number;
+}
+
+/** The transfer that the ownership authority is asked about. */
+export function transferOf({ hello, attempt, welcome }: Arriving): Transfer {
+  return { migrationId: hello.migrationId, attempt, incarnation: welcome.incarnation };
 }
 
 /** Makes the next phase. A serving phase handles frames from the tick in which it is made. */

@@ -1,8 +1,7 @@
 import { nonNegative } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
-import { checkEncodings } from '../encoding/check-encodings.js';
-import { delta, type PageEncoding } from '../encoding/page-encoding.js';
+import { checkEncodings, delta, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { HANDSHAKE_TIMEOUT_MS, type LinkListener } from '../link/migration-link.js';
 import type { IncomingEvent, IncomingState, IncomingStatus } from '../migration-event.js';

@@ -1,6 +1,7 @@
 import { GodwitError } from '../errors.js';
 import type { FrameStream, ReceivedFrame } from '../link/frame-stream.js';
-import type { DeviceFrame, FrameName } from '../protocol/frame.js';
+import type { DeviceFrame } from '../protocol/frame.js';
+import type { FrameName } from '../protocol/frame-types.js';
 import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 import type { PageWriter } from './page-writer.js';
 

@@ -1,5 +1,6 @@
 import { nonNegative } from '../argument.js';
-import type { ThreadRecipe } from '../thread-recipe.js';
+import { GodwitError } from '../errors.js';
+import { makeFromRecipe, type ThreadRecipe } from '../thread-recipe.js';
 
 /**
  * An encoding, which sends pages in fewer bytes. The source offers its encodings (`encodings`) by name; those that the destination has
@@ -66,4 +67,47 @@ export function delta(options: DeltaOptions = {}): DeltaEncoding {
 /** The name of an encoding among the features of a hello and a welcome. */
 export function encodingFeature(name: string): string {
   return `encoding:${name}`;
+}
+
+/** Makes an encoding from its recipe, on another thread. Rejects with `GODWIT_INVALID_ARGUMENT` when there is no such function. */
+export async function makeEncoding(recipe: EncodingRecipe): Promise<PageEncoding> {
+  if (recipe.module === undefined && recipe.make === 'delta') return delta(recipe.options as DeltaOptions);
+  return (await makeFromRecipe(recipe, 'an encoding')) as PageEncoding;
+}
+
+/** Returns `encodings`; throws `GODWIT_INVALID_ARGUMENT` when two have the same name, or a name cannot be sent. */
+export function checkEncodings(encodings: readonly PageEncoding[]): readonly PageEncoding[] {
+  const names = new Set<string>();
+  for (const { name } of encodings) {
+    if (!/^[a-z0-9][a-z0-9.-]{0,31}$/.test(name)) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `the name of an encoding has from 1 to 32 characters a-z, 0-9, "." and "-", got "${name}"`,
+      );
+    }
+    if (names.has(name)) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the encoding "${name}" is listed twice`);
+    names.add(name);
+  }
+  return encodings;
+}
+
+/** Chooses, of the encodings that a hello offers, those that the destination has (`mine`). */
+export function agreeOn(
+  offered: readonly string[],
+  mine: readonly PageEncoding[],
+): {
+  /** The encodings that both sides have. */
+  readonly encodings: readonly PageEncoding[];
+  /** Their names as features, for the welcome. */
+  readonly features: readonly string[];
+  /** Names of encodings that only the source has. */
+  readonly missing: readonly string[];
+} {
+  const encodings = mine.filter(({ name }) => offered.includes(encodingFeature(name)));
+  const features = encodings.map(({ name }) => encodingFeature(name));
+  const prefix = encodingFeature('');
+  const missing = offered
+    .filter((feature) => feature.startsWith(prefix) && !features.includes(feature))
+    .map((feature) => feature.slice(prefix.length));
+  return { encodings, features, missing };
 }

@@ -4,8 +4,7 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import { ChannelEncoder } from './channel-encoder.js';
 import { DeltaCache, type DeltaCacheStorage } from './delta-cache.js';
 import { LARGEST_DELTA_PAGE } from './delta-format.js';
-import type { Compression, EncodingRecipe, PageEncoding } from './page-encoding.js';
-import { encodingFeature } from './page-encoding.js';
+import { type Compression, type EncodingRecipe, encodingFeature, type PageEncoding } from './page-encoding.js';
 
 /** The encodings of a channel on another thread; can be passed to `postMessage` as it is. */
 export interface SharedEncodings {

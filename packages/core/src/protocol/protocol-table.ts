@@ -1,4 +1,4 @@
-import type { FrameName } from './frame.js';
+import type { FrameName } from './frame-types.js';
 
 /**
  * The protocol as data: the frames that each role may **receive** in each of its phases, on the control stream. The engine checks

@@ -1,11 +1,10 @@
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
 import { FEATURES } from '../protocol/negotiate.js';
-import type { GivenUp } from './given-up.js';
 import type { Harvest } from './harvester.js';
 import type { PauseBound } from './pause-bound.js';
 import type { SourceConnection } from './source-connection.js';
-import type { SourceContext } from './source-context.js';
+import type { GivenUp, SourceContext } from './source-context.js';
 
 /** How long a device that is still saving may take to stop before the guest runs again. Milliseconds. */
 const SAVE_ENDS_MS = 20;

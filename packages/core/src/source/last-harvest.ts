@@ -3,8 +3,7 @@ import { GodwitError } from '../errors.js';
 import { downtimeLimitOf } from './attempt-limits.js';
 import type { Harvest } from './harvester.js';
 import type { PauseBound } from './pause-bound.js';
-import type { PrecopyRound } from './precopy-round.js';
-import type { SourceContext } from './source-context.js';
+import type { PrecopyRound, SourceContext } from './source-context.js';
 
 /**
  * Predicts the downtime again after the last harvest, before a device is saved, and throws `GODWIT_SWITCHOVER_OVERRAN` when it

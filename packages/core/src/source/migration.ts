@@ -11,9 +11,9 @@ import {
   type SourceOwnershipState,
 } from '../ownership/source-ownership.js';
 import { RoleEvents } from '../role-events.js';
-import type { Forecaster } from './forecast.js';
 import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { noProgress } from './progress.js';
+import type { Forecaster } from './source-context.js';
 import { SourceRun } from './source-run.js';
 import { checkTransition, isFinal } from './state.js';
 

@@ -6,10 +6,8 @@ import { pauses } from './attempt-limits.js';
 import type { Switchover } from './decide.js';
 import type { Harvest } from './harvester.js';
 import { outcomeSince } from './outcome-now.js';
-import type { PrecopyRound } from './precopy-round.js';
-import type { SentRound } from './round-sender.js';
-import { describeSent } from './sent-rounds.js';
-import type { SourceContext } from './source-context.js';
+import { describeSent, type SentRound } from './sent-rounds.js';
+import type { PrecopyRound, SourceContext } from './source-context.js';
 
 export interface PrecopyParts {
   readonly context: SourceContext;

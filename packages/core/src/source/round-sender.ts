@@ -5,11 +5,12 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import { PageRunList } from '../memory/page-run.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { PageTaker } from '../queue/page-taker.js';
-import { allPages, type PagesByKind } from '../round-record.js';
+import { allPages } from '../round-record.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import { difference, scannedSince, scanTimes, totals, wireBytes } from './channel-totals.js';
 import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
+import type { SentRound } from './sent-rounds.js';
 
 /**
  * Most bytes of pages in a batch, and so in a frame: large enough that the cost per frame is small. A channel that cuts batches into
@@ -28,28 +29,6 @@ const BATCHES_PER_CHANNEL = 4;
 
 /** Milliseconds of continuous work after which the sender yields to pending I/O. */
 const YIELD_AFTER_MS = 1;
-
-/** The pages, bytes and times of a round that was sent. Times are milliseconds of the source's clock. */
-export interface SentRound {
-  readonly pages: PagesByKind;
-  /** Guest bytes that these pages stand for. */
-  readonly rawBytes: number;
-  /** Bytes of these pages on the wire, framing included, device state not. */
-  readonly wireBytes: number;
-  /** Bytes that deltas and compression have saved. */
-  readonly savedBytes: number;
-  readonly scanMs: number;
-  readonly sendMs: number;
-  readonly limitMs: number;
-  readonly totalMs: number;
-  /**
-   * Bytes that went out after the bandwidth limit last made us wait (all, when it never did), and the time from then to
-   * the acknowledgement without scanning: the link by itself, not our limit. `burstWallMs`: with scanning.
-   */
-  readonly burstBytes: number;
-  readonly burstMs: number;
-  readonly burstWallMs: number;
-}
 
 export interface RoundSenderParts {
   readonly memory: GuestMemory;

@@ -12,8 +12,7 @@ import { isLost } from '../session/connection.js';
 import { keepTrying, mayRetry } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
 import type { ResolvedOptions } from './options.js';
-import type { SentRound } from './round-sender.js';
-import { addRounds } from './sent-rounds.js';
+import { addRounds, type SentRound } from './sent-rounds.js';
 import { type SenderParts, type SourceConnection, unanswered } from './source-connection.js';
 import type { Greeted, SourceSession } from './source-session.js';
 

@@ -1,4 +1,26 @@
-import type { SentRound } from './round-sender.js';
+import type { PagesByKind } from '../round-record.js';
+
+/** The pages, bytes and times of a round that was sent. Times are milliseconds of the source's clock. */
+export interface SentRound {
+  readonly pages: PagesByKind;
+  /** Guest bytes that these pages stand for. */
+  readonly rawBytes: number;
+  /** Bytes of these pages on the wire, framing included, device state not. */
+  readonly wireBytes: number;
+  /** Bytes that deltas and compression have saved. */
+  readonly savedBytes: number;
+  readonly scanMs: number;
+  readonly sendMs: number;
+  readonly limitMs: number;
+  readonly totalMs: number;
+  /**
+   * Bytes that went out after the bandwidth limit last made us wait (all, when it never did), and the time from then to
+   * the acknowledgement without scanning: the link by itself, not our limit. `burstWallMs`: with scanning.
+   */
+  readonly burstBytes: number;
+  readonly burstMs: number;
+  readonly burstWallMs: number;
+}
 
 /** Adds up the parts of a round that took several connections. The burst is that of the last one that carried bytes. */
 export function addRounds(before: SentRound | undefined, sent: SentRound): SentRound {

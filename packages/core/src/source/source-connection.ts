@@ -8,7 +8,6 @@ import type { PageStream } from '../link/page-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type {
   Frame,
-  FrameName,
   HelloFrame,
   HelloStage,
   ReadyFrame,
@@ -16,6 +15,7 @@ import type {
   ResumedFrame,
   WelcomeFrame,
 } from '../protocol/frame.js';
+import type { FrameName } from '../protocol/frame-types.js';
 import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import type { SourcePhaseName } from '../protocol/protocol-table.js';
 import { CLOSING_MS, closeStreams } from '../session/closing-message.js';

@@ -3,6 +3,7 @@ import type { DowntimeModel } from '../convergence/downtime-model.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import type { GodwitError } from '../errors.js';
+import type { GuestSample } from '../estimate/sample-guest.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
 import type { Ownership } from '../ownership/ownership.js';
@@ -14,24 +15,34 @@ import type { Attempts } from './attempts.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import type { DeviceSender } from './device-sender.js';
 import type { EmbedderRequests } from './embedder-requests.js';
-import type { Forecaster } from './forecast.js';
-import type { GivenUp } from './given-up.js';
 import type { GuestPause } from './guest-pause.js';
 import type { GuestThrottle } from './guest-throttle.js';
-import type { Harvester } from './harvester.js';
+import type { Harvest, Harvester } from './harvester.js';
 import type { HotPages } from './hot-pages.js';
 import type { LimitReach } from './limit-reach.js';
 import type { RoundCuts } from './mid-round.js';
 import type { ResolvedOptions } from './options.js';
 import type { PauseRehearsal } from './pause-rehearsal.js';
 import type { HandedOver, PausedTimes } from './paused-times.js';
-import type { PrecopyRound } from './precopy-round.js';
+import type { LinkProbe } from './probe-link.js';
 import type { ProgressMeter } from './progress.js';
 import type { Readiness } from './readiness.js';
 import type { RoundTransfer } from './round-transfer.js';
 import type { ShadowPolicies } from './shadow-policies.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceSession } from './source-session.js';
+
+/** A stop-and-copy that was given up: the guest runs again, and the destination does not know yet. */
+export interface GivenUp {
+  readonly attempt: number;
+}
+
+/** A round of pre-copy that the destination has acknowledged. */
+export interface PrecopyRound {
+  readonly record: RoundRecord;
+  /** The pages that the guest wrote meanwhile: the next round, or the first one of stop-and-copy. */
+  readonly pending: Harvest;
+}
 
 /** Makes the next phase, from values that only the phase before it has. `source-run.ts` implements it. */
 export interface SourcePhases {
@@ -46,6 +57,22 @@ export interface SourcePhases {
   ): SourcePhase;
   release(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
 }
+
+/** What an estimate has to say for a migration to be refused or admitted; `Estimate` has it. */
+export interface Forecast {
+  readonly converges: boolean;
+  readonly totalMs: { readonly expected: number };
+  readonly downtimeMs: { readonly expected: number };
+  readonly reason: string | undefined;
+}
+
+/** Makes a forecast of this migration from what was seen of its guest and its link. */
+export type Forecaster = (
+  sample: GuestSample,
+  devices: readonly { readonly id: string; readonly bytes: number }[],
+  link: LinkProbe,
+  options: ResolvedOptions,
+) => Promise<Forecast>;
 
 /** The parts of a migration at its source that all phases share. */
 export interface SourceContext {

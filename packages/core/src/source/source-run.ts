@@ -19,7 +19,6 @@ import { Attempts } from './attempts.js';
 import { BandwidthLimit } from './bandwidth-limit.js';
 import { DeviceSender } from './device-sender.js';
 import { EmbedderRequests } from './embedder-requests.js';
-import type { Forecaster } from './forecast.js';
 import { GuestPause } from './guest-pause.js';
 import { GuestThrottle } from './guest-throttle.js';
 import { Harvester } from './harvester.js';
@@ -30,7 +29,7 @@ import { OwedByLoad } from './owed-by-load.js';
 import { PauseRehearsal } from './pause-rehearsal.js';
 import { HandOver } from './phases/hand-over.js';
 import { PreCopy } from './phases/pre-copy.js';
-import { Release } from './phases/release.js';
+import { Release, sendReleased } from './phases/release.js';
 import { SetUp } from './phases/set-up.js';
 import { StopAndCopy } from './phases/stop-and-copy.js';
 import { PolicyWatch } from './policy-watch.js';
@@ -38,10 +37,15 @@ import { ProgressMeter } from './progress.js';
 import { Readiness } from './readiness.js';
 import { giveUp, rollBack } from './roll-back.js';
 import { RoundTransfer } from './round-transfer.js';
-import { sendReleased } from './send-released.js';
 import { settle } from './settlement.js';
 import { ShadowPolicies } from './shadow-policies.js';
-import { Finished, type SourceContext, type SourcePhase, type SourcePhases } from './source-context.js';
+import {
+  Finished,
+  type Forecaster,
+  type SourceContext,
+  type SourcePhase,
+  type SourcePhases,
+} from './source-context.js';
 import { SourceSession } from './source-session.js';
 
 /** The parts of a `Migration` that its run needs. */

@@ -1,5 +1,5 @@
+import { inRange } from '../../argument.js';
 import type { ConvergencePolicy, PolicyInput } from '../policy.js';
-import { inRange } from './check-option.js';
 import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { switchoverWithin } from './downtime-limit.js';
 
@@ -52,3 +52,16 @@ export function rampedLimitMs(input: PolicyInput, options: LimitRampOptions): nu
   const stepped = steps === undefined ? share : Math.floor(share * steps + 1e-9) / steps;
   return firstMs + (lastMs - firstMs) * stepped;
 }
+
+/**
+ * The limit ramp of KubeVirt's VEP 291 (kubevirt/enhancements, veps/sig-compute/291-dynamic-downtime-tuning, with its defaults): a limit
+ * of 150 ms until the third round has ended, then 150 ms more every 10 s, up to 1,050 ms. `downtimeLimitMs` does not count. It measured
+ * 18 % less total time and 35 % more downtime than with a fixed limit of 300 ms.
+ */
+export const vep291Rule: ConvergencePolicy = limitRamp({
+  firstMs: 150,
+  lastMs: 1050,
+  afterRound: 3,
+  ms: 60_000,
+  steps: 6,
+});

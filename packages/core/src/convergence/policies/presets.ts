@@ -4,13 +4,13 @@ import { completedRounds } from './completed-rounds.js';
 import { defaultBudget } from './default-budget.js';
 import { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './downtime-limit.js';
 import { firstOpinion } from './first-opinion.js';
+import { vep291Rule } from './limit-ramp.js';
 import { qemuPolicy } from './qemu.js';
 import { throttleToConverge } from './throttle.js';
 import { throttleExhausted } from './throttle-exhausted.js';
 import { type Budget, budgetOf, withinTimeBudget } from './time-budget.js';
 import { unreachableLimit } from './unreachable-limit.js';
 import { vep248Rule } from './vep248.js';
-import { vep291Rule } from './vep291.js';
 
 /** Names of policies that a person chooses, and of three that stand for what others do. */
 export type PresetName = 'gentle' | 'balanced' | 'urgent' | 'qemu' | 'vep248' | 'vep291';

@@ -1,5 +1,5 @@
+import { inRange } from '../../argument.js';
 import type { ConvergencePolicy, PolicyInput } from '../policy.js';
-import { inRange } from './check-option.js';
 import { completedRounds } from './completed-rounds.js';
 import { firstOpinion } from './first-opinion.js';
 

@@ -1,5 +1,5 @@
+import { inRange } from '../../argument.js';
 import type { ConvergencePolicy } from '../policy.js';
-import { inRange } from './check-option.js';
 import { checkEnd, type EndOfPatience, endOfPatience, outOfPatience } from './end-of-patience.js';
 
 /** After `rounds` rounds, counted over the whole migration, or after three overruns: patience ends. */

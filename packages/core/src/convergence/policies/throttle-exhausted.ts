@@ -1,5 +1,5 @@
+import { inRange } from '../../argument.js';
 import type { ConvergencePolicy } from '../policy.js';
-import { inRange } from './check-option.js';
 import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.js';
 import { findStall, type StallOptions } from './stall.js';

@@ -1,5 +1,5 @@
+import { inRange } from '../../argument.js';
 import { type ConvergencePolicy, PATIENCE, type PolicyInput, type RoundOutcome } from '../policy.js';
-import { inRange } from './check-option.js';
 import { completedRounds } from './completed-rounds.js';
 import { isSaturated, neededThrottle } from './throttle-model.js';
 import { type Budget, budgetOf } from './time-budget.js';

@@ -1,6 +1,6 @@
+import { inRange } from '../../argument.js';
 import type { Decision } from '../../round-record.js';
 import type { ConvergencePolicy, PolicyInput } from '../policy.js';
-import { inRange } from './check-option.js';
 import { checkEnd, type EndOfPatience, endOfPatience, outOfPatience } from './end-of-patience.js';
 
 /** Part of the budget that a forced switchover may begin early, so that it ends within the budget. */

@@ -2,12 +2,17 @@ import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
 import type { HelloFrame } from '../../protocol/frame.js';
-import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
+import {
+  type Arriving,
+  type DestinationContext,
+  type DestinationPhase,
+  type ServingPhase,
+  transferOf,
+} from '../destination-context.js';
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { checkPayload } from '../read-page-channel.js';
 import { readFrom, serve } from '../serve.js';
-import { transferOf } from '../transfer-of.js';
 
 /** How long the ownership authority may take to answer a `recover`. Milliseconds. */
 const RECOVER_MS = 30_000;

@@ -1,7 +1,7 @@
 import { abortable } from '../../abortable.js';
 import { Claim } from '../../claim/claim.js';
 import type { MigratableVm } from '../../device/migratable-vm.js';
-import { agreeOn } from '../../encoding/agree-on.js';
+import { agreeOn } from '../../encoding/page-encoding.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
 import { DirtyBitmaps } from '../../memory/dirty-bitmaps.js';

@@ -2,9 +2,14 @@ import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
 import type { HelloFrame } from '../../protocol/frame.js';
-import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
+import {
+  type Arriving,
+  type DestinationContext,
+  type DestinationPhase,
+  type ServingPhase,
+  transferOf,
+} from '../destination-context.js';
 import type { IncomingConnection } from '../incoming-connection.js';
-import { transferOf } from '../transfer-of.js';
 
 /** How long the ownership authority may take to answer, and the pause before it is asked again. Milliseconds. */
 const ASK_MS = 30_000;

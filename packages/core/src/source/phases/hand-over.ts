@@ -2,11 +2,10 @@ import { totalDowntime } from '../../convergence/downtime-model.js';
 import type { GodwitError } from '../../errors.js';
 import type { RoundRecord } from '../../round-record.js';
 import { askForTransfer } from '../ask-for-transfer.js';
-import type { GivenUp } from '../given-up.js';
 import type { PausedTimes } from '../paused-times.js';
 import { sendGo, settleAfterGo } from '../settlement.js';
 import type { SourceConnection } from '../source-connection.js';
-import type { SourceContext, SourcePhase } from '../source-context.js';
+import type { GivenUp, SourceContext, SourcePhase } from '../source-context.js';
 
 /**
  * Asks the ownership authority for the transfer, which is the point of no return, sends `go`, and finds out whether the guest runs

@@ -1,14 +1,13 @@
 import { lastValueFrom, tap } from 'rxjs';
 import { populatedBitmaps } from '../../memory/populated-pages.js';
 import { Switchover } from '../decide.js';
-import type { GivenUp } from '../given-up.js';
 import { settleGivenUp } from '../go-back.js';
 import { type Harvest, Harvester } from '../harvester.js';
 import { notConverging } from '../not-converging.js';
 import { precopyRounds } from '../precopy-rounds.js';
 import { roundEnded, roundStarted } from '../round-events.js';
 import { DestinationRestarted } from '../round-transfer.js';
-import type { SourceContext, SourcePhase } from '../source-context.js';
+import type { GivenUp, SourceContext, SourcePhase } from '../source-context.js';
 
 /**
  * Sends all populated memory, and then round by round what the guest writes meanwhile, until a switchover is decided. After a

@@ -1,10 +1,11 @@
+import { settledWithin } from '../../in-time.js';
 import type { MigrationSummary } from '../../migration-event.js';
 import { allPages, type RoundRecord } from '../../round-record.js';
+import { CLOSING_MS } from '../../session/closing-message.js';
 import { downtimeLimitOf } from '../attempt-limits.js';
 import { cleanUp } from '../clean-up.js';
 import { compareTerms, worstTerm } from '../downtime-terms.js';
 import { downtimeOf, type HandedOver, type PausedTimes } from '../paused-times.js';
-import { sendReleased } from '../send-released.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
 /** Cleans up the source after the guest runs at the destination. Nothing that fails here changes the result. */
@@ -72,4 +73,12 @@ export class Release implements SourcePhase {
       runState: this.#times.runState,
     };
   }
+}
+
+/** Sends `released`, which tells the destination that it has the only copy of the guest, and closes the connection. */
+export async function sendReleased({ session, options }: SourceContext): Promise<void> {
+  const control = session.current?.control;
+  session.phase = 'release';
+  if (control !== undefined) await settledWithin(control.write({ type: 'released' }), options.clock, CLOSING_MS);
+  await session.close(undefined);
 }

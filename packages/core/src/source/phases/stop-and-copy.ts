@@ -6,17 +6,15 @@ import { FEATURES } from '../../protocol/negotiate.js';
 import { isLost } from '../../session/connection.js';
 import { type AskedToLoad, askToLoad, continuePaused, untilReady } from '../ask-to-load.js';
 import { downtimeLimitOf, isForced, pauseLimitOf } from '../attempt-limits.js';
-import type { GivenUp } from '../given-up.js';
 import { goBack } from '../go-back.js';
 import type { Harvest } from '../harvester.js';
 import { checkLastHarvest } from '../last-harvest.js';
 import { PauseBound } from '../pause-bound.js';
 import type { PausedTimes } from '../paused-times.js';
-import type { PrecopyRound } from '../precopy-round.js';
 import { roundEnded, roundStarted } from '../round-events.js';
 import { describeSent } from '../sent-rounds.js';
 import type { SourceConnection } from '../source-connection.js';
-import type { SourceContext, SourcePhase } from '../source-context.js';
+import type { GivenUp, PrecopyRound, SourceContext, SourcePhase } from '../source-context.js';
 import { stillAsSaved } from '../still-as-saved.js';
 import { verifyMemory } from '../verify-memory.js';
 

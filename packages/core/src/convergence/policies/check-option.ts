@@ -1,8 +1,0 @@
-import { GodwitError } from '../../errors.js';
-
-/** Throws `GODWIT_INVALID_ARGUMENT` for an option of a policy that is not a number from `least` to `most`. */
-export function inRange(name: string, value: number | undefined, least: number, most = Number.POSITIVE_INFINITY): void {
-  if (value === undefined || (Number.isFinite(value) && value >= least && value <= most)) return;
-  const range = most === Number.POSITIVE_INFINITY ? `of at least ${least}` : `from ${least} to ${most}`;
-  throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be a number ${range}, got ${String(value)}`);
-}
