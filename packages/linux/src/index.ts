@@ -4,9 +4,8 @@
  */
 export { type HostSupport, hostSupport, type Support } from './host-support.js';
 export { Kvm, probeKvm } from './kvm/kvm.js';
-export { KvmVcpu } from './kvm/kvm-vcpu.js';
+export { KvmVcpu, runVcpu } from './kvm/kvm-vcpu.js';
 export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm/kvm-vm.js';
-export { runVcpu } from './kvm/run-vcpu.js';
 export { SliceTimer } from './kvm/slice-timer.js';
 export { SyscallError } from './libc/syscall-error.js';
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './libc/thread-signal.js';

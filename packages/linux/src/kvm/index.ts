@@ -4,10 +4,9 @@ export { Cpuid, type CpuidEntry } from './cpuid.js';
 export { Kvm, probeKvm } from './kvm.js';
 export { KvmCapability, KvmExit, KvmValue, kvmExitName } from './kvm-constants.js';
 export { KvmRun } from './kvm-run.js';
-export { KvmVcpu } from './kvm-vcpu.js';
+export { KvmVcpu, runVcpu } from './kvm-vcpu.js';
 export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm-vm.js';
 export { Msr, type MsrValue, readMsrs, writeMsrs } from './msrs.js';
-export { runVcpu } from './run-vcpu.js';
 export { SliceTimer } from './slice-timer.js';
 export {
   type ControlRegister,

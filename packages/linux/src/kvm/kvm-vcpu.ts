@@ -1,5 +1,5 @@
 import { GodwitError } from '@godwit/core/errors';
-import { closeFd, ioctl, MapFlags, mmap, munmap } from '../libc/index.js';
+import { closeFd, ioctl, MapFlags, mmap, munmap, tryIoctlOnce } from '../libc/index.js';
 import { Cpuid } from './cpuid.js';
 import { KvmCapability, KvmValue, KvmVcpuRequest } from './kvm-constants.js';
 import { KvmRun } from './kvm-run.js';
@@ -144,4 +144,14 @@ export class KvmVcpu {
     munmap(this.runAddress, this.runBytes);
     closeFd(this.fd);
   }
+}
+
+/**
+ * KVM_RUN on the calling thread: enters the guest, which blocks the thread until the guest needs something.
+ *
+ * @returns 0 when there is an exit to handle, else minus errno: -EINTR after a signal or with `immediateExit` set,
+ * -EAGAIN when the vCPU waits for a start-up interrupt
+ */
+export function runVcpu(vcpuFd: number): number {
+  return tryIoctlOnce(vcpuFd, KvmVcpuRequest.KVM_RUN, 0);
 }

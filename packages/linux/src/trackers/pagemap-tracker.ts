@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { type DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, WriteMarks } from '@godwit/core';
 import { PAGE_REGION, PagemapScan, PM_SCAN_ARG } from '../layouts/pagemap-scan.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
@@ -5,7 +6,6 @@ import { Uffd } from '../layouts/userfaultfd.js';
 import { addressOf, closeFd, HOST_PAGE_SIZE, ioctl, OpenFlags, openFile } from '../libc/index.js';
 import type { MappedGuestMemory } from '../memory/mapped-guest-memory.js';
 import { Userfaultfd } from '../userfaultfd/userfaultfd.js';
-import { EventLoopPause } from './event-loop-pause.js';
 import { trackerFailed } from './tracker-error.js';
 
 /** A piece of this process's address space, and the pages of a RAM block that it holds. */
@@ -215,5 +215,20 @@ export class PagemapTracker implements DirtyTracker {
       const first = Math.floor(start / this.#pageSize);
       into.setRange(firstPage + first, Math.ceil(end / this.#pageSize) - first);
     }
+  }
+}
+
+/** Continuous work after which timers and I/O get their turn, in milliseconds. */
+const LONGEST_TURN_MS = 1;
+
+/** Lets the event loop turn when a job has kept it for `LONGEST_TURN_MS`. */
+class EventLoopPause {
+  #since = performance.now();
+
+  /** Call it between two steps of the job. */
+  async ifDue(): Promise<void> {
+    if (performance.now() - this.#since < LONGEST_TURN_MS) return;
+    await setImmediate();
+    this.#since = performance.now();
   }
 }

@@ -1,6 +1,6 @@
 import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
 import { SyscallError } from '@godwit/linux';
-import { addressOf, Errno, StructBuffer } from '@godwit/linux/unstable';
+import { addressOf, Errno, StructBuffer, trackerFailed } from '@godwit/linux/unstable';
 import { FeatureCall, plainFeatureAsync, probeFeature } from '../device/device-feature.js';
 import type { VfioDevice } from '../device/vfio-device.js';
 import type { DmaMapping, DmaSpace } from '../dma-space.js';
@@ -12,7 +12,6 @@ import {
 } from '../layouts/device-feature.js';
 import { isLogged, type LoggedRange, loggedRanges, MOST_RANGES } from './logged-ranges.js';
 import { SpaceLog } from './space-log.js';
-import { trackerFailed } from './tracker-error.js';
 
 /** VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT takes no smaller one. */
 const LEAST_REPORT_PAGE = 4096;

@@ -1,8 +1,8 @@
 import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
+import { trackerFailed } from '@godwit/linux/unstable';
 import type { DmaMapping } from '../dma-space.js';
 import type { HardwarePagetable } from '../iommufd/hardware-pagetable.js';
 import { SpaceLog } from './space-log.js';
-import { trackerFailed } from './tracker-error.js';
 
 /**
  * What devices wrote through one page table of the IOMMU's, by the IOMMU's own dirty bits. As coarse as its entries: where the

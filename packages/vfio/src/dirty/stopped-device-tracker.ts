@@ -1,11 +1,10 @@
 import { type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
-import { HOST_PAGE_SIZE } from '@godwit/linux/unstable';
+import { HOST_PAGE_SIZE, trackerFailed } from '@godwit/linux/unstable';
 import type { VfioDevice } from '../device/vfio-device.js';
 import type { DmaMapping, DmaSpace } from '../dma-space.js';
 import { DeviceMigration } from '../migration/device-migration.js';
 import type { MigrationState } from '../migration/migration-state.js';
 import { MappingTranslation } from './iova-translation.js';
-import { trackerFailed } from './tracker-error.js';
 
 /** States in which a device does no DMA. */
 const STANDS: ReadonlySet<MigrationState> = new Set(['STOP', 'STOP_COPY', 'RESUMING']);

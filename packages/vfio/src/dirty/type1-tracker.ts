@@ -1,8 +1,8 @@
 import { type DirtyBitmaps, type DirtyTracker, GodwitError, type GuestMemory } from '@godwit/core';
+import { trackerFailed } from '@godwit/linux/unstable';
+import { bitmapLimitBlocker } from '../type1/mapping-pieces.js';
 import type { Type1Container } from '../type1/type1-container.js';
-import { bitmapLimitBlocker } from './bitmap-limit.js';
 import { SpaceLog } from './space-log.js';
-import { trackerFailed } from './tracker-error.js';
 
 /** What the last harvest found, for statistics. */
 export interface Type1Harvest {

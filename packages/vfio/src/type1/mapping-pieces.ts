@@ -1,4 +1,5 @@
 import { GodwitError } from '@godwit/core';
+import type { DmaMapping } from '../dma-space.js';
 import type { DirtyTrackingSupport } from './iommu-info.js';
 
 /** A part of something that is mapped piece by piece. Bytes. */
@@ -30,4 +31,15 @@ export function mappingPieces(byteLength: number, largest: number): readonly Pie
     pieces.push({ offset, byteLength: Math.min(largest, byteLength - offset) });
   }
   return pieces;
+}
+
+/** Why the log of these mappings cannot be read: one is larger than the kernel can give a bitmap for. `undefined` when all can be. */
+export function bitmapLimitBlocker(mappings: readonly DmaMapping[], support: DirtyTrackingSupport): string | undefined {
+  const most = largestMapping(support);
+  const large = mappings.find(({ byteLength }) => byteLength > most);
+  if (large === undefined) return undefined;
+  return (
+    `the mapping of ${large.byteLength} bytes at IOVA 0x${large.iova.toString(16)} is larger than the kernel's dirty bitmaps can be ` +
+    `(${support.maximumBitmapBytes} bytes, for ${most}): map the memory in smaller pieces (mapMemory does)`
+  );
 }
