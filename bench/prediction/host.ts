@@ -1,4 +1,4 @@
-/** The program of a process with a machine of node-vmm, for the benchmark of predictions: carries out the parent's commands. */
+/** The program of a process that has one machine of node-vmm, for the benchmark of predictions. It carries out its parent's commands. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   delta,
@@ -25,7 +25,7 @@ const MEMORY_BYTES = 512 * 2 ** 20;
 /** Rounds after which a guest that does not come within its limit is switched over. */
 const MOST_ROUNDS = 12;
 
-/** How long the guest writes before it is moved: at least, and at most, to write its working set once. Milliseconds. */
+/** Least and most milliseconds for which the guest runs before it is migrated, to write its working set once. */
 const WARM_UP_MS = { least: 500, most: 3000 };
 const PAGE = 4096;
 
@@ -39,7 +39,7 @@ class Host {
       const workload = { workingSetBytes, order, wholePages, pagesPerSecond };
       this.#machine = await Machine.create({ memoryBytes: MEMORY_BYTES, vcpus, overcommit: true, workload });
       await this.#machine.resume();
-      // What was never written would be holes, which cost nothing to send.
+      // Pages that were never written are holes, which cost nothing to send.
       const onceMs = pagesPerSecond === 0 ? 0 : (workingSetBytes / PAGE / pagesPerSecond) * 1000;
       await sleep(Math.min(WARM_UP_MS.most, WARM_UP_MS.least + onceMs));
       return null;
@@ -110,12 +110,12 @@ function encodingsOf({ encodings }: PredictionCase) {
   return encodings.map((name) => (name === 'delta' ? delta() : lz4()));
 }
 
-/** The machine with a device more, if the case has one. */
+/** The machine, with one more device if the case has one. */
 function withBallast(machine: Machine, { deviceBytes, loadMs }: PredictionCase): MigratableVm {
   const vm: MigratableVm = machine;
   if (deviceBytes === 0) return vm;
   const devices: readonly MigratableDevice[] = [...vm.devices, new BallastDevice(deviceBytes, loadMs)];
-  // A getter or a method of the machine needs the machine as `this`.
+  // The machine's getters and methods use private fields, so that `this` must be the machine and not the proxy.
   return new Proxy(vm, {
     get: (target, name) => {
       if (name === 'devices') return devices;

@@ -39,12 +39,12 @@ export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
       "the attachment() of the guest's memory must list the same blocks, in the same order, with the same page size",
     );
   }
-  // Whether a block is shared is said by the VM's memory: a thread must not touch it either.
+  // `shared` may be set on the VM's memory after its attachment was made: a thread must not touch a shared block either.
   const blocks = described.blocks.map((block, i) => ({ ...block, shared: memory.blocks[i]?.shared }));
   return { ...described, blocks, pageSize: memory.pageSize };
 }
 
-/** The memory on a worker thread. Blocks without a memory file have no holes and can make none. */
+/** Maps the memory on a worker thread. Blocks without a memory file report no holes and cannot discard pages. */
 export function attachedMemory(attachment: GuestMemoryAttachment): GuestMemory {
   const memory = attachGuestMemory(attachment);
   const blocks = memory.blocks.map((block): RamBlock => {

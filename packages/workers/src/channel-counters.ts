@@ -17,7 +17,7 @@ export class ChannelCounters {
   readonly storage: SharedArrayBuffer;
   readonly #numbers: BigInt64Array;
 
-  /** All zero, or those in the `storage` of another thread. */
+  /** All zero, or the counters in `storage`, which another thread writes. */
   constructor(storage = new SharedArrayBuffer((WIRE + 1) * BigInt64Array.BYTES_PER_ELEMENT)) {
     this.storage = storage;
     this.#numbers = new BigInt64Array(storage);

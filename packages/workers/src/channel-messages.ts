@@ -10,12 +10,12 @@ import type {
 import type { GuestMemoryAttachment } from '@godwit/linux/memory';
 import type { ChecksumState } from '@godwit/transport/framing';
 
-/** What a thread needs to be that of one page channel. */
+/** What a thread needs to carry one page channel. */
 export interface ChannelConnection {
-  /** A connected stream socket in blocking mode; the main thread closes it when this one has ended. */
+  /** A connected stream socket in blocking mode; the main thread closes it once this thread has ended. */
   readonly fd: number;
   readonly peer: string;
-  /** Bytes that were read from the socket already. */
+  /** Bytes that the main thread has already read from the socket. */
   readonly unread: Uint8Array;
   readonly checksums: ChecksumState;
   /** One 64-bit number: bytes that this thread has received. */
@@ -24,9 +24,9 @@ export interface ChannelConnection {
   readonly counters: SharedArrayBuffer;
 }
 
-/** From the main thread. Pages never cross: only where they are. */
+/** Orders from the main thread. Pages are named by their numbers and never copied between threads. */
 export type ChannelOrder =
-  /** The first order of all. */
+  /** The first order; it comes once. */
   | { readonly type: 'connect'; readonly connection: ChannelConnection }
   | {
       readonly type: 'send';
@@ -38,7 +38,7 @@ export type ChannelOrder =
       /** How it re-arms the pages that it takes. */
       readonly rearm: readonly RearmRecipe[];
     }
-  /** Take pages out of the queue, in this pass, until it has no more, and send them. */
+  /** Takes pages out of the queue, in this pass, until it is empty, and sends them. */
   | { readonly type: 'take'; readonly id: number; readonly round: number; readonly pass: number }
   | {
       readonly type: 'batch';
@@ -51,8 +51,8 @@ export type ChannelOrder =
       readonly limit: number;
     }
   /**
-   * A piece of device state. Threads share an address space, so that its bytes are named and not copied: whoever orders keeps them alive
-   * until the thread has answered, or has ended.
+   * Sends a piece of device state. Threads share an address space, so that its bytes are named by their address and not copied: the main
+   * thread keeps them alive until this thread has answered or ended.
    */
   | {
       readonly type: 'device';
@@ -68,23 +68,23 @@ export type ChannelOrder =
       readonly channel: number;
       readonly board: PageBoardBuffers;
       readonly encodings: readonly EncodingRecipe[];
-      /** One 32-bit number: pieces of device state that were reported and not taken. Undefined: there are none to come. */
+      /** One 32-bit number: pieces of device state that were reported and not yet taken by the main thread. Undefined: none may come. */
       readonly pieces: SharedArrayBuffer | undefined;
     }
   | { readonly type: 'close' };
 
-/** From the thread. It ends by itself after `failed`, `received` and when it has obeyed `close`. */
+/** Reports of the thread. It ends by itself after `failed`, after `received`, and when it has carried out `close`. */
 export type ChannelReport =
-  /** The first report: modules are loaded, orders are heard. */
+  /** The first report: the modules are loaded, and the thread receives orders. */
   | { readonly type: 'ready' }
-  /** An order to send is carried out, and nothing of it is borrowed any more. */
+  /** An order to send is carried out; the thread no longer reads the memory that it named. */
   | { readonly type: 'sent'; readonly id: number }
-  /** Pages that were taken by an order since the last such report. */
+  /** Number of pages that an order has taken since the last such report. */
   | { readonly type: 'taken'; readonly id: number; readonly pages: number }
   /** The tracker at this place could not re-arm pages: everything counts as dirty. Comes before the pages are `sent`. */
   | { readonly type: 'rearm failed'; readonly tracker: number; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'round end'; readonly round: number; readonly pages: number }
-  /** A piece of device state, whose buffer is the receiver's. */
+  /** A piece of device state; its buffer is transferred to the main thread. */
   | { readonly type: 'device'; readonly frame: DeviceFrame; readonly bytes: Uint8Array }
   | { readonly type: 'received' }
   | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

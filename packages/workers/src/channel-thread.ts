@@ -32,38 +32,38 @@ import { DescriptorStream } from './descriptor-stream.js';
 import { takePages } from './take-pages.js';
 
 /*
- * The thread of one page channel: the engine's own sender or reader, over a socket that it waits on in the kernel. Between
- * two orders it is in its event loop; while it reads or writes it is nowhere else.
+ * The thread of one page channel. It runs the engine's own sender or reader over a socket with blocking calls, and returns to its event
+ * loop, which receives orders, only between two orders.
  */
 const port = parentPort;
 if (port === null) throw new Error('this module is the thread of a page channel');
 const report = (message: ChannelReport): void => port.postMessage(message);
 
 /**
- * Guest bytes of a frame, where one order has as many. What each frame costs both ends, outside the kernel, is seen less;
- * after a lost link one that has not come whole is sent again.
+ * Most guest bytes of a frame. Large frames make the cost per frame, outside the kernel, small at both ends; a frame that has not arrived
+ * whole when the link is lost is sent again.
  */
 const FRAME_BYTES = 4 * 2 ** 20;
 
 /**
- * By how much this thread is nicer than the one that started it: where threads want more processors than there are, the event
- * loop and the guest's virtual CPUs come first. Beside one that never rests it gets two fifths of a processor, not a half.
+ * How much is added to the nice value of the thread that started this one: where threads want more processors than there are, the event
+ * loop and the guest's vCPUs come first. Beside a thread that never sleeps this one gets two fifths of a processor instead of half.
  */
 const NICER = 2;
 const LEAST_PRIORITY = 19;
 
-/** Most pieces of device state that the main thread has not taken. */
+/** Most pieces of device state that are reported and not yet taken by the main thread. */
 const MOST_UNTAKEN = 2;
 
-/** How long a thread that waits for that sleeps before it looks whether the connection is over. Milliseconds. */
+/** How long this thread waits for the main thread to take a piece before it checks whether the connection has ended. Milliseconds. */
 const UNTAKEN_MS = 20;
 
-/** Nobody else waits for this thread. */
+/** This thread has nothing else to do, so that it never yields to its event loop. */
 const clock: Clock = { ...systemClock, yield: async () => {} };
 
 type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }>;
 
-/** What the orders work on; each is there once an earlier order has brought it. */
+/** What the orders work on; each part is set by an earlier order. */
 let bytes: DescriptorStream | undefined;
 let stream: FrameStream | undefined;
 let sender: LocalPageChannel | undefined;
@@ -123,7 +123,7 @@ async function senderOf(order: OrderOf<'send'>): Promise<LocalPageChannel> {
   return new LocalPageChannel(there(stream), windows, clock, encoder);
 }
 
-/** Re-arms pages with every tracker that leaves that to the engine; the time counts as looking at them. */
+/** Re-arms pages with every tracker whose re-arming the engine does; the time counts as scanning. */
 async function rearmOf(recipes: readonly RearmRecipe[]): Promise<Rearm | undefined> {
   if (recipes.length === 0) return undefined;
   const all = await Promise.all(
@@ -160,8 +160,8 @@ async function receive(order: OrderOf<'receive'>): Promise<void> {
 }
 
 /**
- * Reads a piece of device state and hands it to the main thread. While that has not taken some, nothing is read, so that a peer that
- * sends more than the main thread takes is held back by its socket.
+ * Reads a piece of device state and hands it to the main thread. While too many pieces wait for the main thread, the socket is not read:
+ * this holds back a peer that sends more than the main thread takes.
  */
 async function passOn(
   from: FrameStream,
@@ -212,7 +212,7 @@ function reportSent(id: number): void {
   report({ type: 'sent', id });
 }
 
-/** Ends our direction, waits for the end of the peer's, and lets the thread end. */
+/** Ends this side's direction of the socket, waits for the end of the peer's, and lets the thread end. */
 async function end(): Promise<void> {
   await stream?.close();
   bytes?.free();
@@ -224,12 +224,12 @@ function there<T>(part: T | undefined): T {
   return part;
 }
 
-/** Linux has a priority for each thread, and 0 stands for the one that calls (setpriority(2)). */
+/** Linux has a nice value for each thread; 0 names the calling thread (setpriority(2)). */
 function giveWay(): void {
   try {
     setPriority(0, Math.min(LEAST_PRIORITY, getPriority(0) + NICER));
   } catch {
-    // A sandbox may forbid it: then all are equal.
+    // A sandbox may forbid the call: the threads then have the same priority.
   }
 }
 
@@ -243,7 +243,7 @@ function fail(error: unknown): void {
   port?.close();
 }
 
-/** Batches and device state go on beside each other (while one batch is compressed the next is read); all else comes in its order. */
+/** Batches and device state may be sent at the same time (while one batch is compressed the next is read); other orders wait for them. */
 let last: Promise<unknown> = Promise.resolve();
 const batches = new Set<Promise<void>>();
 port.on('message', (order: ChannelOrder) => {

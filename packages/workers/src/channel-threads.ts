@@ -2,22 +2,21 @@ import { Worker } from 'node:worker_threads';
 import { GodwitError } from '@godwit/core';
 import type { ChannelOrder } from './channel-messages.js';
 
-/** How long `ready` waits, in milliseconds. */
+/** Most milliseconds that `ready` waits. */
 const READY_MS = 2_000;
 
 /**
- * A thread for one page channel. It must not be terminated before it is ready: the foreign function interface that it loads
- * ends the whole process then.
+ * A thread for one page channel. It must not be terminated before it is ready: koffi, which it loads, would end the whole process.
  */
 export interface ChannelThread {
   readonly worker: Worker;
-  /** Resolves when it has loaded its modules, or is gone. */
+  /** Resolves when the thread has loaded its modules, or has ended. */
   readonly ready: Promise<void>;
 }
 
 /**
- * Threads for page channels. Starting one takes 100 ms or more, which is to be over when the first page comes: so they are
- * started early, and wait. Idle threads do not keep the process alive.
+ * Threads for page channels. Starting one takes 100 ms or more; threads that are started early wait, idle, for their page channel. Idle
+ * threads do not keep the process alive.
  */
 export class ChannelThreads {
   readonly #idle = new Set<ChannelThread>();
@@ -28,7 +27,7 @@ export class ChannelThreads {
     while (this.#idle.size < count && !this.#closed) this.#start();
   }
 
-  /** Resolves when all idle threads are ready, or after a while: what they are given waits for them. */
+  /** Resolves when all idle threads are ready, at the latest after `READY_MS`: orders wait for a thread that is not ready yet. */
   async ready(): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => {
@@ -38,7 +37,7 @@ export class ChannelThreads {
     clearTimeout(timer);
   }
 
-  /** An idle thread, or a new one. It is the caller's from now on, and keeps the process alive. */
+  /** Returns an idle thread, or a new one. The caller owns it from then on, and it keeps the process alive. */
   take(): ChannelThread {
     if (this.#closed) throw new GodwitError('GODWIT_INVALID_STATE', 'the threads for page channels have been stopped');
     this.start(1);
@@ -71,7 +70,7 @@ export class ChannelThreads {
       worker.once('exit', () => resolve());
     });
     const thread = { worker, ready };
-    // One that dies is not idle any more; whoever takes its place hears of it.
+    // A thread that has ended is no longer idle; a page channel that has taken it receives its error.
     worker.once('error', () => undefined);
     worker.once('exit', () => this.#idle.delete(thread));
     this.#idle.add(thread);

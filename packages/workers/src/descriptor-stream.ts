@@ -5,16 +5,16 @@ import type { ByteStream } from '@godwit/transport';
 import { PollingReceiver } from './polling-receiver.js';
 
 /**
- * Bytes that are read beyond what is wanted. The head of a frame is wanted with these to spare; more would be the start of its
- * payload, which would be copied once more on its way to guest memory.
+ * Most bytes that one receive reads beyond those that were asked for. It saves calls for the head of a frame; more bytes would be the
+ * start of the payload, which would then be copied once more on its way to guest memory.
  */
 const READ_AHEAD = 1024;
 
 /**
- * A byte stream over a connected socket, for a thread that has nothing else to do: every call waits in the kernel until it
- * is done, and its promise has settled when it returns. `shutdown` of the socket, from any thread, gets it out of there.
+ * A byte stream over a connected socket, for a thread that has nothing else to do: every call blocks in the kernel until it is done, and
+ * the promise that it returns has already settled. `shutdown` of the socket, from any thread, ends a call that blocks.
  *
- * The descriptor stays its owner's, but its calls wait from now on.
+ * The descriptor still belongs to its owner, who closes it; calls on it block from now on.
  */
 export class DescriptorStream implements ByteStream {
   readonly peer: string;
@@ -50,7 +50,7 @@ export class DescriptorStream implements ByteStream {
       this.#unread = unread.subarray(count);
       return count;
     }
-    // All of a payload without a way through promises for each piece of it.
+    // A loop instead of a promise for each piece of the payload.
     const count =
       wanted >= into.length ? this.#receiver.all(into) : this.#receiver.some(into, Math.max(wanted, READ_AHEAD));
     if (count < 0) throw this.#lost('recv', -count);
@@ -69,7 +69,7 @@ export class DescriptorStream implements ByteStream {
     return count;
   }
 
-  /** Frees what the stream holds besides its descriptor; it must not be used any more. */
+  /** Frees what the stream holds, except its descriptor. The stream must not be used afterwards. */
   free(): void {
     this.#receiver.close();
   }

@@ -15,8 +15,8 @@ import { WorkerStream } from './worker-stream.js';
 
 export interface ListenerThreads {
   /**
-   * Threads to start right away, so that the first migration does not wait for them: about 100 ms each. They are used up by
-   * its page channels; a channel that finds none starts one. Default: 0.
+   * Threads to start at once, so that the first migration does not wait for them (about 100 ms each). Each page channel takes one for
+   * itself; a page channel that finds none starts one. Default: 0.
    */
   readonly threads?: number;
 }
@@ -24,7 +24,7 @@ export interface ListenerThreads {
 /**
  * Moves every page channel to a worker thread of its own, which maps the same guest memory: it reads, classifies and writes
  * pages at the source, or reads frames and fills guest memory at the destination, by blocking calls on the socket. The
- * control stream stays here. Either end may do so, whatever the other does; the wire is the same.
+ * control stream stays on this thread. Each side decides for itself; the bytes on the wire are the same.
  *
  * It takes streams that are plain sockets (`tcp`, `unix`) and memory that has an `attachment()` (`createGuestMemory`). With these,
  * `pageChannels: 'auto'`, the default, gives one page channel on a host with up to three processors, and two on others; without them
@@ -41,7 +41,7 @@ export function onWorkers(ends: LinkConnector | LinkListener, options?: Listener
   return 'connect' in ends ? connectorOnWorkers(ends) : listenerOnWorkers(ends, options?.threads ?? 0);
 }
 
-/** Page channels with which the processors of this host are busy: with more than half of them copying, threads wait for each other. */
+/** Page channels that keep the processors of this host busy. With more than half of the processors copying, threads wait for each other. */
 function channelsOfHost(): number {
   return availableParallelism() >= 4 ? 2 : 1;
 }
@@ -51,11 +51,11 @@ function connectorOnWorkers(connector: LinkConnector): LinkConnector {
     ...connector,
     pageChannelsFor: (memory) => (connector.plainSockets === true && isAttachable(memory) ? channelsOfHost() : 0),
     async connect(request, signal) {
-      // Also the connections over which whose the guest is, is asked and told.
+      // Also the connections of the settlement, over which the sides agree on who has the guest.
       if (request.pageChannels === 0) return connector.connect(request, signal);
       const threads = new ChannelThreads();
       try {
-        // Before the connections: the destination has a limit to how long it waits for these.
+        // Before the connections are made: the destination waits for page channels for a limited time.
         threads.start(request.pageChannels);
         await threads.ready();
         signal.throwIfAborted();
@@ -85,7 +85,7 @@ function listenerOnWorkers<L extends LinkListener>(listener: L, idle: number): L
   } satisfies LinkListener as L;
 }
 
-/** All streams to threads of their own, or none: then they and `others` are dropped. */
+/** Moves all streams to threads of their own. When one cannot be moved, all of them and `others` are aborted. */
 function moved(
   streams: readonly PageStream[],
   threads: ChannelThreads,

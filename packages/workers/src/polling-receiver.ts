@@ -8,20 +8,20 @@ import {
   yieldProcessor,
 } from '@godwit/linux/unstable/libc';
 
-/** How long to look for more bytes before waiting for them in the kernel, in milliseconds. */
+/** How long a receive polls for bytes before it blocks in the kernel, in milliseconds. */
 const POLL_MS = 0.02;
 
-/** A receive for which so many looks were in vain waits for the rest in one go: the link is slower than this thread. */
+/** After so many polls without bytes a receive blocks until it has all of the rest: the link is slower than this thread. */
 const VAIN_POLLS = 4;
 
-/** How long bytes that have come may stay uncounted, while more are waited for: a slow link is not a silent one. */
+/** Most milliseconds that received bytes stay uncounted while a receive blocks for more: the keepalive must see bytes of a slow link. */
 const COUNT_MS = 100;
 
 /**
- * Receives from a socket, and stays awake while bytes come fast: to wake a thread costs whoever brings the bytes as much as
- * their copy does (with virtual CPUs a call of the hypervisor each time), and on a fast link that happens for each 64 KiB. So
- * it looks again for some microseconds, giving way to others that want the processor, before it waits; KVM's halt polling
- * has the same reason. Two loops in C over TCP on one host: 570 ms for 2 GiB when waiting, 425 when looking first.
+ * Receives from a socket, and polls for some microseconds before it blocks. Waking a thread that blocks costs the sender of the bytes as
+ * much as copying them (on a vCPU, a call of the hypervisor each time), and a fast link would do it for each 64 KiB. While it polls it
+ * yields the processor to threads that want it. KVM's halt polling has the same reason. Two loops in C over TCP on one host: 570 ms for
+ * 2 GiB when blocking at once, 425 when polling first.
  */
 export class PollingReceiver {
   readonly #fd: number;
@@ -31,7 +31,7 @@ export class PollingReceiver {
   #pipe: SplicePipe | undefined;
   readonly #peeked = new Uint8Array(1);
 
-  /** Calls on `fd` wait from now on. `count` hears of all bytes, a tenth of a second late at most. */
+  /** Calls on `fd` block from now on. `count` is called with the number of received bytes, at most `COUNT_MS` after they have come. */
   constructor(fd: number, count: (bytes: number) => void) {
     this.#fd = fd;
     this.#count = count;
@@ -39,7 +39,7 @@ export class PollingReceiver {
     setReceiveTimeout(fd, COUNT_MS);
   }
 
-  /** Waits for any bytes: how many of at most `most` are in `into` now, 0 at the end of the stream, or minus errno. */
+  /** Waits for bytes; returns how many of at most `most` were put into `into`, 0 at the end of the stream, or minus errno. */
   some(into: Uint8Array, most: number): number {
     if (this.#failure < 0) return this.#failure;
     let count = this.#poll(into, most);
@@ -49,7 +49,7 @@ export class PollingReceiver {
   }
 
   /**
-   * Waits for any bytes and puts them into a file: how many of at most `most` went there, 0 at the end of the stream, or minus errno.
+   * Waits for bytes and puts them into a file; returns how many of at most `most`, 0 at the end of the stream, or minus errno.
    */
   intoFile(file: number, position: number, most: number): number {
     if (this.#failure < 0) return this.#failure;
@@ -77,7 +77,7 @@ export class PollingReceiver {
     }
   }
 
-  /** Waits until `into` is full or the stream ends: how many bytes are in it, or minus errno. */
+  /** Waits until `into` is full or the stream ends; returns how many bytes are in it, or minus errno. */
   all(into: Uint8Array): number {
     if (this.#failure < 0) return this.#failure;
     let done = 0;
@@ -97,7 +97,7 @@ export class PollingReceiver {
     return done;
   }
 
-  /** Bytes that came before a failure are handed out first; the kernel names a failure only once. */
+  /** Bytes that came before a failure are returned first. The kernel reports a failure only once, so that it is kept for the next call. */
   #ended(done: number, count: number): number {
     this.#failure = Math.min(0, count);
     return done > 0 ? done : count;
@@ -115,7 +115,7 @@ export class PollingReceiver {
   }
 }
 
-/** Nothing has come yet, or a signal did. */
+/** Whether the call is to be made again: no bytes have come yet, or a signal has interrupted it. */
 function again(count: number): boolean {
   return count === -Errno.EAGAIN || count === -Errno.EINTR;
 }

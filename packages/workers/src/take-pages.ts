@@ -4,11 +4,11 @@ import { type Clock, type LocalPageChannel, type PageBatch, PageRunList, type Pa
 /** Most runs of a frame: with its head, the entries of one gathering write (IOV_MAX is 1024). */
 const FRAME_RUNS = 1023;
 
-/** With encodings: batches that are encoded and written beside each other, and their bytes. */
+/** With encodings: most batches that are encoded and written at the same time, and the bytes of each. */
 const ENCODED_BATCHES = 4;
 const ENCODED_BYTES = 2 ** 20;
 
-/** How often the main thread is told what was taken, in milliseconds. */
+/** How often the main thread is told how many pages were taken, in milliseconds. */
 const TELL_MS = 5;
 
 export interface TakingParts {
@@ -17,9 +17,9 @@ export interface TakingParts {
   readonly clock: Clock;
   /** Most pages of a frame. */
   readonly framePages: number;
-  /** The channel encodes pages. */
+  /** Whether the channel encodes pages. */
   readonly encodes: boolean;
-  /** Called with pages that were taken, and for the last of them before this resolves. */
+  /** Called with the number of pages that were taken; for the last pages before `takePages` resolves. */
   readonly onTaken: (pages: number) => void;
   /** Called when a batch was sent. */
   readonly onSent: () => void;
@@ -28,8 +28,8 @@ export interface TakingParts {
 type Batch = PageBatch & { blockIndex: number };
 
 /**
- * Takes pages and sends them, batch by batch, until there are no more. Between two batches this thread hears of other orders; the main
- * thread is waited for nowhere.
+ * Takes pages and sends them, batch by batch, until the queue is empty. Between two batches this thread receives other orders; it never
+ * waits for the main thread.
  */
 export async function takePages(taker: PageTaker, channel: LocalPageChannel, parts: TakingParts): Promise<void> {
   const { round, pass, clock, encodes, onTaken, onSent } = parts;
@@ -74,7 +74,7 @@ export async function takePages(taker: PageTaker, channel: LocalPageChannel, par
     }
     await Promise.all(sending);
   } finally {
-    // Pages that were taken count, also those of a write that failed.
+    // All pages that were taken are reported, also those whose write has failed.
     await Promise.allSettled(sending);
     if (untold > 0) onTaken(untold);
   }

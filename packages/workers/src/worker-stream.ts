@@ -17,40 +17,40 @@ import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import type { ChannelThread } from './channel-threads.js';
 
 /**
- * Pages in one order to a thread, in bytes: at least, at first, and at most. An order and its answer wake a thread each, on
- * cores that the copying wants.
+ * Pages in one order to a thread, in bytes: at least, at first, and at most. Small orders cost processor time that the copying needs:
+ * each order, and each answer, wakes a thread.
  */
 const BATCH_BYTES = { least: 2 ** 20, first: 4 * 2 ** 20, most: 16 * 2 ** 20 } as const;
 
 /**
- * Orders grow while they take less than the first of these, and shrink when they take more than the second, in milliseconds:
- * a slow link must not go on with what was ordered long ago, nor say only every few seconds how far it is.
+ * Orders grow while they take less than the first of these, and shrink when they take more than the second, in milliseconds: on a slow
+ * link pages must not be sent long after they were ordered, and progress must be reported more often than every few seconds.
  */
 const ORDER_MS = { least: 6, most: 25 } as const;
 
-/** Batches that wait for a thread: it must not run dry while the main thread does something else for some milliseconds. */
+/** Batches that wait for a thread, which must have work while the main thread does something else for some milliseconds. */
 const DEPTH = 4;
 
 /** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. */
 const LINGER_MS = 5_000;
 
-/** How long a thread that was told to stop may take before it is ended by force, in milliseconds. */
+/** How long a thread that was told to stop may take before it is terminated, in milliseconds. */
 const STOP_MS = 500;
 
 interface Waiting {
   /** Payload bytes that it may put on the wire: an upper bound, since zero pages have none. */
   readonly bytes: number;
-  /** Called with pages that the thread has taken for it. */
+  /** Called with the number of pages that the thread has taken for this order. */
   readonly onTaken?: (pages: number) => void;
-  /** Device state that the thread reads. */
+  /** The device state whose bytes the thread reads: kept alive until the thread has answered. */
   readonly keep?: Uint8Array;
   readonly resolve: () => void;
   readonly reject: (error: GodwitError) => void;
 }
 
 /**
- * A page channel whose connection belongs to a worker thread. This end hands out work and owns the descriptor: it is closed
- * here, once the thread has ended, so that its number cannot come to mean another socket while somebody uses it.
+ * A page channel whose socket a worker thread reads and writes. This object, on the main thread, gives the thread its orders and owns the
+ * descriptor. It closes the descriptor once the thread has ended: until then the kernel must not give its number to another socket.
  */
 export class WorkerStream implements PageStream {
   readonly checksums: boolean;
@@ -61,18 +61,18 @@ export class WorkerStream implements PageStream {
   readonly #over: Promise<void>;
   readonly #received = new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT);
   readonly #carriedBefore: { readonly written: number; readonly read: number };
-  /** By the number of their order. */
+  /** Orders without an answer, by their number. */
   readonly #waiting = new Map<number, Waiting>();
   #orders = 0;
   readonly #counters = new ChannelCounters();
   #onRearmFailed: RemoteSending['onRearmFailed'] | undefined;
   #inFlight = 0;
   #batchBytes: number = BATCH_BYTES.first;
-  /** When the thread had done with an order, or was given one while it had none. */
+  /** When the thread last finished an order, or was given one while it had none. Milliseconds. */
   #paceAt = 0;
   #onRoundEnd: RemoteReading['onRoundEnd'] | undefined;
   #onDevice: RemoteReading['onDevice'];
-  /** Pieces of device state that the thread has reported and this one has not taken. */
+  /** Number of pieces of device state that the thread has reported and this thread has not yet taken. */
   readonly #pieces = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   #reading = false;
   #readToEnd = false;
@@ -80,7 +80,7 @@ export class WorkerStream implements PageStream {
   #closing: Promise<void> | undefined;
   #ended = false;
 
-  /** Owns both: the descriptor of the stream, and the thread, which has not been told anything yet. */
+  /** Takes ownership of the stream's descriptor and of a thread that has received no order yet. */
   constructor(stream: DetachedStream, thread: ChannelThread, peer: string, index: number) {
     this.#peer = peer;
     this.#index = index;
@@ -122,7 +122,7 @@ export class WorkerStream implements PageStream {
     const encoded = encodings.cache !== undefined || encodings.compressions.length > 0;
     const stream = this;
     return {
-      // A batch that is being encoded holds as much memory again.
+      // Encoding a batch takes as much memory again.
       ...(encoded ? {} : { depth: DEPTH }),
       get batchBytes() {
         return encoded ? 0 : stream.#batchBytes;
@@ -177,7 +177,7 @@ export class WorkerStream implements PageStream {
     if (this.#ended) return;
     this.#failure ??= reason;
     resetOnClose(this.#fd);
-    // Whatever call the thread waits in ends now, and it touches guest memory no more.
+    // Ends the call in which the thread blocks; after it the thread does not touch guest memory.
     shutdownSocket(this.#fd, SocketNumbers.SHUT_RDWR);
     this.#order({ type: 'close' });
     const { worker, ready } = this.#thread;
@@ -185,14 +185,14 @@ export class WorkerStream implements PageStream {
     void this.#over.then(() => clearTimeout(timer));
   }
 
-  /** When the thread has ended and the descriptor is closed. */
+  /** Resolves when the thread has ended and the descriptor is closed. */
   settled(): Promise<void> {
     return this.#over;
   }
 
   async #close(): Promise<void> {
     if (this.#ended) return;
-    // A thread that reads hears of nothing else; it ends by itself at the end of the peer's direction.
+    // A thread that reads receives no orders; it ends by itself at the end of the peer's direction.
     if (this.#reading) shutdownSocket(this.#fd, SocketNumbers.SHUT_WR);
     else this.#order({ type: 'close' });
     const timer = setTimeout(() => {
@@ -213,10 +213,10 @@ export class WorkerStream implements PageStream {
     );
   }
 
-  /** The bytes are named by their address: this thread keeps them, in `#waiting`, until the other one is done with them. */
+  /** The bytes are named by their address; `#waiting` keeps them alive until the thread has answered. */
   #sendDevice(frame: DeviceFrame, bytes: Uint8Array): Promise<void> {
     const { byteLength } = bytes;
-    // A small array lives inside the heap, where it is moved about, until its buffer is asked for.
+    // A small array lies in V8's heap, where it may be moved, until its buffer is asked for.
     const address = bytes.buffer.byteLength > 0 && byteLength > 0 ? addressOf(bytes) : 0n;
     return this.#ask((id) => ({ type: 'device', id, frame, address, byteLength }), byteLength, { keep: bytes });
   }
@@ -275,12 +275,12 @@ export class WorkerStream implements PageStream {
     }
   }
 
-  /** An order with this many bytes of pages is done. */
+  /** Adapts the size of orders once the thread has finished one with this many bytes of pages. */
   #pace(bytes: number): void {
     const now = performance.now();
     const ms = now - this.#paceAt;
     this.#paceAt = now;
-    // A smaller one says nothing of one of full size.
+    // The time of a smaller order says nothing about one of full size.
     if (bytes < this.#batchBytes) return;
     if (ms < ORDER_MS.least) this.#batchBytes = Math.min(BATCH_BYTES.most, this.#batchBytes * 2);
     else if (ms > ORDER_MS.most) this.#batchBytes = Math.max(BATCH_BYTES.least, this.#batchBytes / 2);
@@ -305,7 +305,7 @@ export class WorkerStream implements PageStream {
     }
   }
 
-  /** Nothing touches guest memory for this channel any more. */
+  /** Called when the thread no longer touches guest memory for this channel. */
   #exited(code: number): void {
     this.#ended = true;
     closeFd(this.#fd);

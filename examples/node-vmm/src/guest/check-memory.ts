@@ -25,7 +25,7 @@ export interface MemoryDefect {
   readonly found: number;
   /** Owner of the page or table; undefined for mailbox and image. */
   readonly vcpu?: number;
-  /** Whether this checker has found the defect, or the guest before. */
+  /** Whether this checker has found the defect, or the guest itself before it was paused. */
   readonly noticedBy: 'checker' | 'guest';
 }
 

@@ -18,7 +18,7 @@ export class WriteFaults {
 
   /**
    * `undefined` where faults do not tell what is dirtied (`logsByFaults`), or are not counted (before Linux 5.14). To be called before
-   * the vCPUs run: KVM opens the counters of none that does.
+   * the vCPUs run: KVM does not open the counters of a vCPU that runs.
    */
   static of(vcpus: readonly KvmVcpu[]): WriteFaults | undefined {
     if (!logsByFaults()) return undefined;
@@ -53,7 +53,7 @@ export class WriteFaults {
 
 /**
  * Whether this host's KVM takes a fault for the first write to a page that it logs. It does not where the processor logs writes by
- * itself (page-modification logging), and PVM, which has no module named so, counts no faults.
+ * itself (page-modification logging). PVM, which has neither of these modules, counts no faults.
  */
 export function logsByFaults(modules = '/sys/module'): boolean {
   const module = ['kvm_intel', 'kvm_amd'].find((name) => existsSync(join(modules, name)));

@@ -47,7 +47,7 @@ const MSR_BYTES = 12;
  */
 const LAST_MSRS: readonly number[] = [Msr.tscAdjust, Msr.timeStampCounter, Msr.tscDeadline];
 
-/** Odd: the median counts, since the first load compiles the code, and any may meet a busy processor. */
+/** Number of rehearsed loads, of which the median counts: the first one compiles the code, and any may find the processor busy. Odd. */
 const REHEARSALS = 5;
 
 /** Minutes of any processor's time-stamp counter: far more than the second within which KVM matches two values. */
@@ -111,14 +111,15 @@ export class VcpuDevice implements MigratableDevice {
 
   /**
    * Destination: loads the vCPU's own state, which it has from the start, so that it is known what a load takes; the first load of a
-   * process also takes several times as long as the next. Does nothing once a state was loaded. A load that fails says why when it counts.
+   * process also takes several times as long as the next. Does nothing once a state was loaded. A rehearsal that fails is ignored: the
+   * load that counts fails likewise and says why.
    */
   async rehearseLoad(): Promise<void> {
     const took: number[] = [];
     while (took.length < REHEARSALS && !this.#loaded) {
       try {
         const reader = await StateReader.read(this.id, this.save(), TAGS);
-        // Everything from here on happens at once: no load that counts comes in between.
+        // There is no `await` from here on, so that a load that counts cannot come in between.
         if (this.#loaded) return;
         const start = performance.now();
         this.#set(reader);
