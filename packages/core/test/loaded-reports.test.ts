@@ -15,7 +15,7 @@ function made(devices = 3) {
   const attempts = new Array<number>(devices).fill(0);
   const loader = {
     ...{ loaded, attempts },
-    progress: (device: number) => ({ attempt: attempts[device], sequence: loaded[device] }),
+    progress: (device: number) => ({ attempt: attempts[device], sequence: loader.loaded[device] }),
   };
   const serving = { protocolPhase: 'receiving' };
   const current = { signal: over.signal, write: (frame: Frame) => stream.write(frame) };
