@@ -34,12 +34,12 @@ export type CaseName = (typeof CASE_NAMES)[number];
 
 /** Channels and deltas with QEMU's names. */
 function qemuWay({ channels, deltas }: MoveSettings): string {
-  return `${channels > 0 ? `, multifd x${channels}` : ''}${deltas ? ', xbzrle' : ''}`;
+  return `${channels !== 'auto' && channels > 0 ? `, multifd x${channels}` : ''}${deltas ? ', xbzrle' : ''}`;
 }
 
 function godwitWay({ channels, deltas }: MoveSettings): string {
-  const threads = channels > 0 ? `, ${channels} channel${channels === 1 ? '' : 's'} on workers` : '';
-  return `${threads}${deltas ? ', delta' : ''}`;
+  const threads = channels === 0 ? ', main thread' : `, ${channels} channel${channels === 1 ? '' : 's'} on workers`;
+  return `${channels === 'auto' ? '' : threads}${deltas ? ', delta' : ''}`;
 }
 
 const named = (vmm: Vmm, what: string): Vmm => ({ ...vmm, name: vmm.name + what });
@@ -54,10 +54,10 @@ type Common = Omit<Move, 'settings'> & { readonly settings?: Partial<MoveSetting
 /** The entrants of a migration: one for each VMM and number of channels. */
 function movers(
   { newest, older, godwit }: Contestants,
-  channels: { readonly qemu: readonly number[]; readonly godwit: readonly number[] },
+  channels: { readonly qemu: readonly number[]; readonly godwit: readonly MoveSettings['channels'][] },
   { settings = {}, ...move }: Common,
 ): Entrant[] {
-  const entrant = (vmm: Vmm, way: (settings: MoveSettings) => string, count: number): Entrant => {
+  const entrant = (vmm: Vmm, way: (settings: MoveSettings) => string, count: MoveSettings['channels']): Entrant => {
     const own = { ...SETTINGS, ...settings, channels: count };
     return { name: vmm.name + way(own), measure: () => measureMove(vmm, { ...move, settings: own }) };
   };
@@ -76,7 +76,7 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
       columns: ['totalMs', 'saidTotalMs'],
       mayNeverEnd: false,
       entrants: [
-        ...movers(contestants, { qemu: [0, 2], godwit: [0, 1, 2, 4] }, common),
+        ...movers(contestants, { qemu: [0, 2], godwit: ['auto', 0, 1, 2, 4] }, common),
         // Anonymous memory comes in huge pages of 2 MiB, memory files (Godwit's kind of memory) in pages of 4 KiB.
         ...movers(
           withMemoryFile(contestants),
@@ -95,7 +95,11 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
       columns: ['totalMs', 'saidTotalMs', 'wireMiB'],
       mayNeverEnd: false,
       entrants: [
-        ...movers(contestants, { qemu: [0, 2], godwit: [0, 2] }, { ...common, spec: { ...spec, memoryFile: false } }),
+        ...movers(
+          contestants,
+          { qemu: [0, 2], godwit: ['auto', 2] },
+          { ...common, spec: { ...spec, memoryFile: false } },
+        ),
         // A hole of a memory file is populated when it is read, and QEMU reads all of them.
         ...movers(
           withMemoryFile(contestants),
@@ -112,7 +116,7 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
     mayNeverEnd: true,
     entrants: movers(
       contestants,
-      { qemu: [0, 2], godwit: [0, 2] },
+      { qemu: [0, 2], godwit: ['auto', 2] },
       { spec: SWEEPING, patience: { budgetMs: 20_000, thenDowntimeLimitMs: 30_000 }, warmBytes: 256 * MIB },
     ),
   }),
@@ -123,7 +127,7 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
     mayNeverEnd: true,
     entrants: movers(
       contestants,
-      { qemu: [0, 2], godwit: [0, 2] },
+      { qemu: [0, 2], godwit: ['auto', 2] },
       {
         spec: SWEEPING,
         settings: { bytesPerSecond: 128 * MIB },
@@ -140,7 +144,7 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
     mayNeverEnd: true,
     entrants: movers(
       contestants,
-      { qemu: [0], godwit: [0] },
+      { qemu: [0], godwit: ['auto'] },
       {
         spec: SWEEPING,
         settings: { deltas: true },

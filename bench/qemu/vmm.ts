@@ -18,8 +18,11 @@ export const DELTA_CACHE_BYTES = 256 * 2 ** 20;
 
 /** The settings of a migration or a snapshot. */
 export interface MoveSettings {
-  /** Number of page channels, each with its own thread; 0: pages are sent on the main stream. */
-  readonly channels: number;
+  /**
+   * Number of page channels, each with its own thread; 0: pages are sent on the main stream; `auto`: what the VMM does by default (QEMU:
+   * 0).
+   */
+  readonly channels: number | 'auto';
   readonly downtimeLimitMs: number;
   /** The bandwidth limit while the guest runs; 0 is no limit. */
   readonly bytesPerSecond: number;

@@ -21,6 +21,8 @@ export function mustComplete(world: World): boolean {
   if ((options.lease ?? []).some(({ how, ms }) => how !== 'late' || ms > SHORT_MS)) return false;
   // The engine cannot go back once the state of such a device was loaded: the migration fails.
   if (devices.some(({ kind }) => kind === 'iterative-no-reset')) return false;
+  // State that does not fit is loaded before the last pages come. If these undo what load has written, the migration fails.
+  if (options.maximumDeviceState !== undefined && devices.some(({ kind }) => kind === 'load-writes')) return false;
   return strikes.every(({ fault }) => passes(fault, options.checksum));
 }
 

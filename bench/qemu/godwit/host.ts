@@ -61,7 +61,8 @@ class Host {
 
     listen: async ({ settings: { channels } }) => {
       const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
-      this.#listener = channels > 0 ? onWorkers(listening, { threads: channels }) : listening;
+      const threads = channels === 'auto' ? 1 : channels;
+      this.#listener = threads > 0 ? onWorkers(listening, { threads }) : listening;
       this.#receive(this.#listener);
       return listening.listener.port;
     },
@@ -71,7 +72,7 @@ class Host {
       const connector = connectTo(tcp({ host: '127.0.0.1', port }));
       const startedAtMs = now();
       const pausesBefore = this.#pausedAtMs.length;
-      const migration = migrate(this.#guest(), channels > 0 ? onWorkers(connector) : connector, {
+      const migration = migrate(this.#guest(), channels === 0 ? connector : onWorkers(connector), {
         description: this.#theMachine().description,
         pageChannels: channels,
         downtimeLimitMs,

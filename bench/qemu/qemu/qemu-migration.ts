@@ -19,7 +19,8 @@ interface MigrationInfo {
  * so that its times are comparable with Godwit's.
  */
 export async function setUp(qmp: Qmp, settings: MoveSettings, to: 'socket' | 'file' = 'socket'): Promise<void> {
-  const { channels, deltas, downtimeLimitMs, bytesPerSecond } = settings;
+  const { deltas, downtimeLimitMs, bytesPerSecond } = settings;
+  const channels = settings.channels === 'auto' ? 0 : settings.channels;
   const wanted = [
     'events',
     ...(to === 'socket' ? ['return-path'] : ['mapped-ram']),

@@ -47,7 +47,7 @@ describe('a dry run', () => {
       peer: 'memory',
       software: expect.stringMatching(/^godwit\//),
       version: 2,
-      features: ['back', 'probe', 'bitmap'],
+      features: ['back', 'probe', 'bitmap', 'loadEarly'],
       ramBytes: 66 * PAGE,
       devices: [
         { id: 'disk', version: 3, stateBytes: 1234 },

@@ -10,7 +10,13 @@ function made(devices = 3) {
   const clock = new VirtualClock();
   const stream = new PlayedStream();
   const over = new AbortController();
-  const loader = { loaded: new Array<number>(devices).fill(0) };
+  const loaded = new Array<number>(devices).fill(0);
+  /** The stop-and-copy whose pieces a device loads as they come; 0 while the guest runs. */
+  const attempts = new Array<number>(devices).fill(0);
+  const loader = {
+    ...{ loaded, attempts },
+    progress: (device: number) => ({ attempt: attempts[device], sequence: loader.loaded[device] }),
+  };
   const serving = { protocolPhase: 'receiving' };
   const current = { signal: over.signal, write: (frame: Frame) => stream.write(frame) };
   const context = { session: { current: current as typeof current | undefined }, serving, arriving: { loader } };
@@ -25,6 +31,19 @@ test('a report says up to which piece the device has loaded', async () => {
   reports.report(1);
   await clock.yield();
   expect(said()).toEqual([[1, 4]]);
+});
+
+test('a report of pieces of a stop-and-copy names its attempt', async () => {
+  const { clock, stream, loader, reports } = made();
+  loader.loaded.splice(0, 2, 7, 8);
+  loader.attempts[1] = 3;
+  reports.report(0);
+  reports.report(1);
+  await clock.yield();
+  expect(stream.of('loaded')).toEqual([
+    { type: 'loaded', device: 0, sequence: 7 },
+    { type: 'loaded', device: 1, sequence: 8, attempt: 3 },
+  ]);
 });
 
 test('one is written at a time; those that come meanwhile become one for each device, of what is true then', async () => {

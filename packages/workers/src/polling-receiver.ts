@@ -56,7 +56,8 @@ export class PollingReceiver {
     this.#pipe ??= new SplicePipe();
     let count = -Errno.EAGAIN;
     while (again(count)) {
-      this.#awaitBytes();
+      const failure = this.#awaitBytes();
+      if (failure < 0) return this.#ended(0, failure);
       count = this.#pipe.move(this.#fd, file, position, most);
     }
     if (count > 0) this.#count(count);
@@ -67,12 +68,18 @@ export class PollingReceiver {
     this.#pipe?.close();
   }
 
-  /** Looks for bytes for a while, before a call that waits for them in the kernel. */
-  #awaitBytes(): void {
+  /**
+   * Looks for bytes for a while, before a call that waits for them in the kernel. Returns minus errno of a link that is lost, which the
+   * kernel does not name a second time, and else 0.
+   */
+  #awaitBytes(): number {
     const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
     const until = performance.now() + POLL_MS;
-    while (receiveFrom(this.#fd, this.#peeked, 1, MSG_DONTWAIT | MSG_PEEK) === -Errno.EAGAIN) {
-      if (performance.now() >= until) return;
+    for (;;) {
+      const count = receiveFrom(this.#fd, this.#peeked, 1, MSG_DONTWAIT | MSG_PEEK);
+      if (count >= 0) return 0;
+      if (!again(count)) return count;
+      if (performance.now() >= until) return 0;
       yieldProcessor();
     }
   }

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  claimOf,
   delta,
   type FrameStream,
   GodwitError,
@@ -432,6 +433,7 @@ describe('device state beside the pages', () => {
     gpu.destination.load = async (state) => {
       for await (const _ of state) {
         reached();
+        if (stopped.signal.aborted) return;
         await new Promise<void>((resolve) => stopped.signal.addEventListener('abort', () => resolve()));
       }
     };
@@ -449,6 +451,7 @@ describe('device state beside the pages', () => {
     stopped.abort();
     const [sent, received] = await outcomes;
     expect([sent?.status, received?.status, source.running]).toEqual(['rejected', 'rejected', true]);
+    await Promise.all([claimOf(source).free, claimOf(target).free]);
     source.memory.close();
     target.memory.close();
   });

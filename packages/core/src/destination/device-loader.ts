@@ -52,6 +52,8 @@ export class DeviceLoader {
   readonly #owed: DirtyBitmaps;
   readonly #waits: ArrivalWaits;
   #wake: (() => void)[] = [];
+  /** Pages that have come since the state of an attempt is loaded early. */
+  #overwritten: DirtyBitmaps | undefined;
   /** Number of the last attempt that was given up. */
   #givenUp = 0;
   #early: EarlyLoad | undefined;
@@ -194,8 +196,36 @@ export class DeviceLoader {
         `"switchover" came before the end of the state of device "${missing.device.id}"`,
       );
     }
-    if (this.#early?.attempt === attempt) return this.#early.loading;
-    await this.#loadGroups(attempt, () => 0);
+    if (this.#early?.attempt !== attempt) return this.#loadGroups(attempt, () => 0);
+    await this.#early.loading;
+    if (this.#givenUp < attempt) this.#checkOverwritten();
+  }
+
+  /** A round with these pages has ended. Once a load has begun, they may have overwritten what it has written to guest memory. */
+  pagesCame(pages: DirtyBitmaps): void {
+    if (this.#early === undefined || pages.isEmpty()) return;
+    this.#overwritten ??= new DirtyBitmaps(pages);
+    this.#overwritten.or(pages);
+  }
+
+  /** Throws `GODWIT_DEVICE_FAILED` when a page that a load has written came from the source after that. */
+  #checkOverwritten(): void {
+    const pages = this.#overwritten;
+    if (pages === undefined) return;
+    for (const { device } of this.#inOrder) {
+      const written = device.loadWrites?.();
+      const isSafe =
+        written !== undefined &&
+        [...written].every(({ block, firstPage, pageCount }) => pages.at(block).countRange(firstPage, pageCount) === 0);
+      if (isSafe) continue;
+      throw new GodwitError(
+        'GODWIT_DEVICE_FAILED',
+        `the state of the devices is larger than the destination holds (${this.#parts.maximumBytes} bytes), so that device "${device.id}" was ` +
+          `loaded before the last pages came, and these overwrite what its load ${written === undefined ? 'may have' : 'has'} written to guest ` +
+          'memory: saving a device writes guest memory too. Raise maximumDeviceState' +
+          (written === undefined ? ', or tell with loadWrites() what load writes' : ''),
+      );
+    }
   }
 
   /**
@@ -270,6 +300,7 @@ export class DeviceLoader {
   goBack(attempt: number): void {
     this.#givenUp = attempt;
     this.#early = undefined;
+    this.#overwritten = undefined;
     // What is still being read of the attempt is void: it takes no room from the next one.
     this.#reading = { bytes: 0 };
     this.#waits.forgetAttempt();

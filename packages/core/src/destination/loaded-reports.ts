@@ -3,8 +3,8 @@ import type { DeviceLoader } from './device-loader.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
 /**
- * Tells the source up to which piece its devices' state was loaded, which is the back-pressure for state that is loaded as it comes. One `loaded` frame at a time is written, with the sequence of that moment; reports that come meanwhile become one for each
- * device. Without a connection nothing is written.
+ * Tells the source up to which piece its devices' state was loaded, which is the back-pressure for state that is loaded as it comes. One
+ * `loaded` frame at a time is written, with the sequence of that moment; reports that come meanwhile become one for each device. Without a connection nothing is written.
  */
 export class LoadedReports {
   readonly #context: DestinationContext;

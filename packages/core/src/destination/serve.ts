@@ -67,7 +67,7 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
 
 /** Acknowledges the round once every channel has ended it: guest memory is then as the round says. */
 export async function channelEnded(
-  { emit }: DestinationContext,
+  { emit, arriving }: DestinationContext,
   connection: IncomingConnection,
   receiver: PageReceiver,
   channel: number,
@@ -78,6 +78,7 @@ export async function channelEnded(
   const pages = receiver.channelEnded(channel, channelPages);
   if (pages === undefined) return;
   const acknowledge = async (): Promise<void> => {
+    arriving?.loader.pagesCame(receiver.board.received);
     receiver.nextRound();
     emit({ type: 'round', round, pages });
     await connection.write({ type: 'roundAck', round, pages });

@@ -100,7 +100,9 @@ export interface MigratableDevice {
   /**
    * Destination: the pages of guest memory that the last `load` has written; `block` is an index into `GuestMemory.blocks`. The source
    * sends them again when the stop-and-copy is given up. A device whose `load` writes no guest memory returns none; without this method
-   * every page counts as written. Pages of shared blocks do not count.
+   * every page counts as written. Pages of shared blocks do not count. It is asked too when there was more state than the destination
+   * holds, so that it was loaded before the last pages had come: if one of these was written by a `load`, the migration fails
+   * (`GODWIT_DEVICE_FAILED`), and the guest stays at the source.
    */
   loadWrites?(): Iterable<{ readonly block: number; readonly firstPage: number; readonly pageCount: number }>;
 }

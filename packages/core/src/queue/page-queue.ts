@@ -19,8 +19,11 @@ interface QueueBlockBuffers {
   readonly takenSummary: ArrayBufferLike;
 }
 
-/** A taker claims this many bytes of guest memory at a time: one call re-arms it and one finds its holes. */
+/** A taker claims at most this many bytes of guest memory at a time: one call re-arms it and one finds its holes. */
 const CHUNK_BYTES = 16 * 2 ** 20;
+
+/** A pass with few pages has chunks that are smaller, so that each taker finds about so many of them. */
+const CHUNKS_PER_TAKER = 4;
 
 /** Chunks are multiples of this many pages, since a kernel re-arms whole 64-bit words of its bitmap. */
 const UNIT_PAGES = 64;
@@ -33,14 +36,9 @@ enum Word {
   cursor,
   /** The pass in which takers may take; 0 while the queue is closed. */
   open,
+  /** Pages of a chunk in this pass. */
+  chunk,
   count,
-}
-
-/** Where the first chunk of each block is, and behind the last one their number. */
-function firstChunks(pageCounts: readonly number[], chunkPages: number): readonly number[] {
-  const first = [0];
-  for (const pages of pageCounts) first.push((first.at(-1) as number) + Math.ceil(pages / chunkPages));
-  return first;
 }
 
 /**
@@ -66,10 +64,8 @@ export class PageQueue {
   readonly taken: DirtyBitmaps;
   /** Pages that are asked for before all others. */
   readonly urgent: UrgentPages;
-  /** Pages of a chunk. Chunks begin at multiples of it in their block. */
-  readonly chunkPages: number;
-  /** The number of the first chunk of each block; the last entry is the number of all chunks. */
-  readonly firstChunk: readonly number[];
+  /** Most pages of a chunk. */
+  readonly mostChunkPages: number;
   /** No run of pages crosses a multiple of this. */
   readonly windowPages: number;
   readonly #control: Int32Array;
@@ -91,11 +87,7 @@ export class PageQueue {
     this.urgent = new UrgentPages(urgent);
     this.#control = new Int32Array(control);
     this.windowPages = RAM_WINDOW_BYTES / memory.pageSize;
-    this.chunkPages = Math.min(MOST_CHUNK_PAGES, Math.max(UNIT_PAGES, CHUNK_BYTES / memory.pageSize));
-    this.firstChunk = firstChunks(
-      memory.blocks.map((block) => pagesOf(memory, block)),
-      this.chunkPages,
-    );
+    this.mostChunkPages = Math.min(MOST_CHUNK_PAGES, Math.max(UNIT_PAGES, CHUNK_BYTES / memory.pageSize));
   }
 
   /** Makes an empty queue, closed, for the blocks of `memory`. */
@@ -138,9 +130,15 @@ export class PageQueue {
     this.taken.clearAll();
   }
 
-  /** Lets takers take, from the first page on, and returns the number of this pass: a taker of an earlier one gets nothing. */
-  open(): number {
+  /**
+   * Lets takers take, from the first page on, and returns the number of this pass: a taker of an earlier one gets nothing. `takers`: how
+   * many are to share `pages` pages.
+   */
+  open(takers = 1, pages = this.count()): number {
     this.#pass = (this.#pass + 1) | 0 || 1;
+    let chunkPages = this.mostChunkPages;
+    while (chunkPages > UNIT_PAGES && chunkPages * takers * CHUNKS_PER_TAKER > pages) chunkPages /= 2;
+    Atomics.store(this.#control, Word.chunk, chunkPages);
     Atomics.store(this.#control, Word.cursor, 0);
     Atomics.store(this.#control, Word.open, this.#pass);
     return this.#pass;
@@ -172,6 +170,20 @@ export class PageQueue {
     this.owed.or(this.taken);
     this.owed.andNot(received);
     return true;
+  }
+
+  /** Pages of a chunk in this pass: chunks begin at multiples of it in their block. */
+  get chunkPages(): number {
+    return Atomics.load(this.#control, Word.chunk);
+  }
+
+  /** The number of the first chunk of each block, if a chunk has so many pages; the last entry is the number of all chunks. */
+  firstChunks(chunkPages: number): readonly number[] {
+    const first = [0];
+    for (const { pageCount } of this.owed.blocks) {
+      first.push((first.at(-1) as number) + Math.ceil(pageCount / chunkPages));
+    }
+    return first;
   }
 
   /** The first chunk that nobody has claimed. */

@@ -30,6 +30,8 @@ export class PageTaker {
   readonly #holes = { list: new PageRunList(), run: 0, page: 0 };
   #block = 0;
   #pass = 0;
+  #chunkPages = 0;
+  #firstChunk: readonly number[] = [];
   /** An urgent page of another block than the batch that was being filled. */
   #urgent: { readonly block: number; readonly page: number } | undefined;
 
@@ -38,12 +40,18 @@ export class PageTaker {
     this.#queue = queue;
     this.#memory = memory;
     this.#rearm = rearm;
-    this.#words = new Uint32Array(queue.chunkPages / 32);
+    this.#words = new Uint32Array(queue.mostChunkPages / 32);
   }
 
   /** Begins a pass of the queue (`PageQueue.open`). What it had claimed before and not taken is still owed. */
   begin(pass: number): void {
     this.#pass = pass;
+    const { chunkPages } = this.#queue;
+    if (chunkPages !== this.#chunkPages) {
+      this.#chunkPages = chunkPages;
+      this.#firstChunk = this.#queue.firstChunks(chunkPages);
+    }
+    this.#block = 0;
     this.#drop();
     this.#urgent = undefined;
   }
@@ -123,9 +131,9 @@ export class PageTaker {
       const chunk = this.#find(at);
       if (chunk === -1) return false;
       if (!queue.claim(at, chunk + 1)) continue;
-      const firstPage = (chunk - (queue.firstChunk[this.#block] as number)) * queue.chunkPages;
+      const firstPage = (chunk - (this.#firstChunk[this.#block] as number)) * this.#chunkPages;
       const bitmap = queue.owed.at(this.#block);
-      const pageCount = Math.min(queue.chunkPages, bitmap.pageCount - firstPage);
+      const pageCount = Math.min(this.#chunkPages, bitmap.pageCount - firstPage);
       this.#drop();
       if (this.#rearm !== undefined) {
         const words = this.#words.subarray(0, Math.ceil(pageCount / 64) * 2);
@@ -150,7 +158,9 @@ export class PageTaker {
 
   /** The first chunk from number `at` on with pages that are owed, or -1; `#block` is then its block. */
   #find(at: number): number {
-    const { firstChunk, owed, chunkPages } = this.#queue;
+    const { owed } = this.#queue;
+    const firstChunk = this.#firstChunk;
+    const chunkPages = this.#chunkPages;
     if (at < (firstChunk[this.#block] as number)) this.#block = 0;
     while (this.#block < owed.blocks.length && at >= (firstChunk[this.#block + 1] as number)) this.#block++;
     for (; this.#block < owed.blocks.length; this.#block++) {

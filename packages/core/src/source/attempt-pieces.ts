@@ -9,6 +9,7 @@ import { type DeviceLink, type DeviceOutbox, MOST_UNANSWERED } from './device-ou
  * holds. They are not kept: an attempt that loses its link is given up.
  *
  * When the state is larger than the destination holds, it is told to load before `switchover` (`loadEarly`), and each `loaded` makes room.
+ * The pages that saving has written by then are sent before: a load may write them too, and its writes are the later ones.
  */
 export class AttemptPieces {
   readonly attempt: number;
@@ -24,13 +25,21 @@ export class AttemptPieces {
   readonly #link: DeviceLink;
   /** Per device: bytes of each piece that the destination holds and has not loaded, by sequence. */
   readonly #held: readonly Map<number, number>[];
+  readonly #beforeEarly: () => Promise<void>;
   #askedEarly = false;
   /** Pieces that were sent since the destination last said that all had arrived. */
   #unanswered = 0;
   #answering: Promise<void> | undefined;
 
-  constructor(attempt: number, devices: readonly MigratableDevice[], outbox: DeviceOutbox) {
+  /** `beforeEarly`: sends the pages that saving has written so far; resolves when the destination has them. */
+  constructor(
+    attempt: number,
+    devices: readonly MigratableDevice[],
+    outbox: DeviceOutbox,
+    beforeEarly: () => Promise<void>,
+  ) {
     this.attempt = attempt;
+    this.#beforeEarly = beforeEarly;
     this.#devices = devices;
     this.#outbox = outbox;
     this.#link = outbox.link;
@@ -130,6 +139,7 @@ export class AttemptPieces {
       if (!early) throw tooLarge(this.#devices[index] as MigratableDevice, maximumBytes);
       if (isFirst() && !this.#askedEarly && this.#outbox.attemptBytes + bytes > maximumBytes) {
         this.#askedEarly = true;
+        await abortable(this.#beforeEarly(), signal, this.#link.signal);
         const deviceSequences = [...this.#outbox.sequences];
         await abortable(
           this.#link.write({ type: 'loadEarly', attempt: this.attempt, device: index, deviceSequences }),

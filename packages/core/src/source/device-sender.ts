@@ -118,12 +118,12 @@ export class DeviceSender {
   }
 
   /** Saves and sends every device, with the guest paused, as pieces of `attempt`. Rejects when `signal` aborts: the attempt is given up. */
-  async save(attempt: number, signal: AbortSignal): Promise<void> {
+  async save(attempt: number, signal: AbortSignal, beforeEarly: () => Promise<void> = async () => {}): Promise<void> {
     const { link } = this.#outbox;
     this.#outbox.unlimited();
     await this.#outbox.flush(link);
     this.#void();
-    const pieces = new AttemptPieces(attempt, this.#devices, this.#outbox);
+    const pieces = new AttemptPieces(attempt, this.#devices, this.#outbox, beforeEarly);
     this.#pieces = pieces;
     this.#lastAttempt = attempt;
     for (const together of sideBySide(this.#devices)) {

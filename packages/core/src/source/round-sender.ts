@@ -140,7 +140,7 @@ export class RoundSender {
     try {
       while (this.#dispatched < this.#dirtyPages) {
         this.#check();
-        const pass = queue.open();
+        const pass = queue.open(channels.length, this.#dirtyPages - this.#dispatched);
         const already = this.#dispatched;
         this.#stopped = false;
         if (this.#mayTake(limited)) await this.#letTake(round, pass);

@@ -95,11 +95,17 @@ export class StopAndCopy implements SourcePhase {
     const harvested = clock.now();
     checkLastHarvest(context, bound, this.#last, last, force);
     bound.enter('ramMs');
-    const record = await this.#send(context, bound, last);
+    const endRound = once(await this.#send(context, bound, last));
     const sent = clock.now();
     bound.enter('deviceMs');
+    const beforeEarly = async (): Promise<void> => {
+      const written = await this.#harvest(context, bound);
+      if (written.dirtyPages === 0) return;
+      endRound();
+      (await this.#send(context, bound, written))();
+    };
     // Device state counts in the same round, whose record comes also when it could not be saved.
-    await this.#within(bound, devices.save(attempt, bound.signal)).finally(record);
+    await this.#within(bound, devices.save(attempt, bound.signal, beforeEarly)).finally(endRound);
     const saved = clock.now();
     bound.enter('harvestMs');
     const leftOver = await this.#harvest(context, bound);
@@ -262,6 +268,14 @@ export class StopAndCopy implements SourcePhase {
     bound.giveUp(reason);
     return goBack(context, bound, reason);
   }
+}
+
+function once(call: () => void): () => void {
+  let called = false;
+  return () => {
+    if (!called) call();
+    called = true;
+  };
 }
 
 function notProceeded(timeoutMs: number): GodwitError {
