@@ -1,12 +1,12 @@
 import {
   type DirtyTracker,
   type GuestMemory,
-  noTotals,
   type PageBatch,
   type PageChannel,
   PageRunList,
   type ThreadRecipe,
 } from '@godwit/core';
+import { noTotals } from '@godwit/core/pages';
 import { engineParts, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 
