@@ -5,7 +5,7 @@ import { copyOfCore } from './copy.js';
 import { hashOf, idOf } from './mutant.js';
 import { report } from './report.js';
 import { sourcesOf } from './scope.js';
-import { reasonOf } from './survivors.js';
+import { reasonOf } from './survivors/index.js';
 import { tryMutants, type Verdict } from './try-mutants.js';
 
 const USAGE = `npm run test:mutants -- [--short | --sample N [--seed N]] [--only TEXT] [--parallel N] [--verbose]

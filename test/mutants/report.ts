@@ -1,4 +1,4 @@
-import { reasonOf, SURVIVORS } from './survivors.js';
+import { reasonOf, SURVIVORS } from './survivors/index.js';
 import type { Verdict } from './try-mutants.js';
 
 /** The least score of all files together, in per cent. */

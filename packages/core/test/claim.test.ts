@@ -91,6 +91,28 @@ describe('a VM that is claimed', () => {
   });
 });
 
+describe('a VM whose device another migration has', () => {
+  test('is found by its own claim', () => {
+    const devices = [new FaultyDevice('uart')];
+    const out = Claim.take(vmOf({ devices }), 'outgoing', ID);
+    const vm = vmOf({ devices });
+    const back = Claim.take(vm, 'arriving', OTHER_ID);
+    expect(claimOf(vm)).toMatchObject({ state: 'arriving', migrationId: OTHER_ID });
+    out.end();
+    back.end();
+  });
+
+  test('is idle for reclaim() while the device arrives, and outgoing while it leaves', () => {
+    const devices = [new FaultyDevice('uart')];
+    for (const [direction, state] of [['arriving', 'idle'] as const, ['outgoing', 'outgoing'] as const]) {
+      const claim = Claim.take(vmOf({ devices }), direction, ID);
+      const error = thrownBy(() => reclaim(vmOf({ devices }), { because: 'I say so' }));
+      expect(error.message).toContain(`(it is "${state}")`);
+      claim.end();
+    }
+  });
+});
+
 describe('the end of a claim', () => {
   test('comes when everything that it is kept for has settled, whichever way, and frees the VM once', async () => {
     const vm = vmOf();
