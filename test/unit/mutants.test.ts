@@ -62,7 +62,7 @@ describe('the mutants of', () => {
     ['a = Math.min(b);', ['a = Math.min(b); removed', 'Math.min(b) -> Math.max']],
     // Codes are not for people, messages are.
     ["throw new a('CODE', 'two words');", ["throw new a('CODE', 'two words'); removed", "'CODE' -> ''"]],
-    ['a = `${b > c}` + b;', ['a = `${b > c}` + b; removed']],
+    [`a = \`\${b > c}\` + b;`, [`a = \`\${b > c}\` + b; removed`]],
     ["a = b === 'word';", ["a = b === 'word'; removed", "b === 'word' -> !=="]],
     ['[a, b] = c as typeof c & 5;', ['[a, b] = c as typeof c & 5; removed']],
   ] as const)('%s', (body, expected) => {
