@@ -1,13 +1,13 @@
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
 import { QUESTION } from './instrument.js';
-import { type Shared, shared } from './question.js';
+import { ones, type Pair, type Shared, shared } from './order.js';
 
 /** What is used here of the events and the state of Jest's runner. */
 interface Block {
   readonly type: 'describeBlock';
   readonly name: string;
   readonly parent?: Block;
-  readonly children: readonly (Block | Test)[];
+  readonly children: (Block | Test)[];
 }
 interface Test {
   readonly type: 'test';
@@ -26,27 +26,36 @@ type Event =
       readonly test: Test;
     };
 
+/** One run of a test. */
+interface Run extends Pair {
+  readonly pair: number;
+  /** It follows a pair, without the mutant, to see that the test still passes then. */
+  readonly control: boolean;
+}
+
 /** How often a waiting test is looked at, and how often in a row nothing must be left that could wake it. */
 const LOOK_MS = 20;
 const LOOKS = 10;
 
 /**
- * Jest's environment for Node, in which instrumented code finds out which mutant is made. It notes which mutants each test
- * reaches, runs only the tests that are asked for, and ends at the first one that fails.
+ * Jest's environment for Node, in which instrumented code finds out which mutant is made. It runs each test of a file once for
+ * each mutant that is asked for, until that mutant is killed, and notes which mutants are reached.
  */
 export default class MutantEnvironment extends NodeEnvironment {
   readonly #shared: Shared = shared();
-  readonly #order = new Map<Test, number>();
-  #reached: Uint8Array = this.#shared.observed.whileLoading;
+  readonly #runs = new Map<Test, Run>();
+  readonly #killed = new Set<number | undefined>();
+  #mutant: number | undefined = this.#shared.order.whileLoading;
+  #reached: Uint8Array = this.#shared.outside;
+  #failedPair = -1;
   #startedAt = 0;
   #watch: NodeJS.Timeout | undefined;
 
   override async setup(): Promise<void> {
     await super.setup();
-    const { mutant } = this.#shared;
     const question = (number: number): boolean => {
       this.#reached[number] = 1;
-      return number === mutant;
+      return number === this.#mutant;
     };
     (this.global as unknown as Record<string, unknown>)[QUESTION] = question;
   }
@@ -57,40 +66,64 @@ export default class MutantEnvironment extends NodeEnvironment {
   }
 
   handleTestEvent(event: Event, state: State): void {
-    if (event.name === 'run_start') this.#choose(state);
-    else if (event.name === 'test_start') this.#begin(event.test);
-    else if (event.name === 'test_fn_start') this.#lookAt(event.test);
+    if (event.name === 'run_start') this.#arrange(state.rootDescribeBlock);
+    else if (event.name === 'test_start') this.#start(event.test);
+    else if (event.name === 'test_fn_start') this.#watchOver(event.test);
     else if (event.name === 'test_fn_success' || event.name === 'test_fn_failure') clearInterval(this.#watch);
-    else if (event.name === 'test_done') this.#done(event.test);
+    else if (event.name === 'test_done') this.#end(event.test);
   }
 
-  #choose(state: State): void {
-    const { only } = this.#shared;
-    const wanted = only === undefined ? undefined : new Set(only);
+  /** Puts as many copies of each test in its place as there are pairs with it, each with a control behind it. */
+  #arrange(root: Block): void {
+    const { pairs, whileLoading } = this.#shared.order;
+    const copies = new Map<number, [number, Pair][]>();
+    for (const entry of (pairs ?? []).entries()) copies.set(entry[1].at, [...(copies.get(entry[1].at) ?? []), entry]);
+    let at = -1;
     const visit = (block: Block): void => {
-      for (const child of block.children) {
+      for (const child of block.children.splice(0)) {
         if (child.type === 'describeBlock') {
+          block.children.push(child);
           visit(child);
           continue;
         }
-        const at = this.#order.size;
-        this.#order.set(child, at);
-        if (wanted !== undefined && !wanted.has(at)) child.mode = 'skip';
+        at++;
+        if (pairs === undefined) {
+          block.children.push(child);
+          this.#runs.set(child, { at, mutant: undefined, pair: at, control: false });
+          continue;
+        }
+        for (const [pair, { mutant }] of copies.get(at) ?? []) {
+          this.#copy(child, { at, mutant, pair, control: false });
+          if (whileLoading === undefined) this.#copy(child, { at, mutant, pair, control: true });
+        }
       }
     };
-    visit(state.rootDescribeBlock);
+    visit(root);
   }
 
-  #begin(test: Test): void {
-    const { reached } = this.#shared.observed;
-    const at = this.#at(test);
-    this.#reached = reached.get(at) ?? new Uint8Array(this.#shared.mutants);
-    reached.set(at, this.#reached);
+  #copy(test: Test, run: Run): void {
+    const copy = { ...test, errors: [], retryReasons: [], unhandledRejectionErrorByPromise: new Map() };
+    test.parent.children.push(copy);
+    this.#runs.set(copy, run);
+  }
+
+  #start(test: Test): void {
+    const run = this.#runs.get(test);
+    if (run === undefined || test.mode === 'skip' || test.mode === 'todo') return;
+    const { pair, mutant, control } = run;
+    if (control ? this.#failedPair !== pair : this.#killed.has(mutant)) {
+      test.mode = 'skip';
+      return;
+    }
+    const { order, answer } = this.#shared;
+    this.#mutant = control ? undefined : (order.whileLoading ?? mutant);
+    this.#reached = new Uint8Array(order.mutants);
     this.#startedAt = performance.now();
+    if (!control) answer({ kind: 'started', pair });
   }
 
   /** Without timers, sockets and the like nothing can wake a test that waits: it would wait until Jest ends it. */
-  #lookAt(test: Test): void {
+  #watchOver(test: Test): void {
     let idle = 0;
     clearInterval(this.#watch);
     this.#watch = setInterval(() => {
@@ -98,31 +131,48 @@ export default class MutantEnvironment extends NodeEnvironment {
       idle = process.getActiveResourcesInfo().filter(mayWake).length <= 1 ? idle + 1 : 0;
       if (idle < LOOKS) return;
       clearInterval(this.#watch);
-      this.#shared.onStuck({ name: nameOf(test), at: this.#at(test) });
+      const { pair = -1, control = false } = this.#runs.get(test) ?? {};
+      this.#shared.answer({ kind: control ? 'spoilt' : 'stuck', pair });
     }, LOOK_MS);
     this.#watch.unref();
   }
 
-  #done(test: Test): void {
-    const { observed } = this.#shared;
-    if (test.mode === 'skip' || test.mode === 'todo') return;
-    const at = this.#at(test);
-    const name = nameOf(test);
-    observed.tests.push({ name, at, ms: performance.now() - this.#startedAt });
+  #end(test: Test): void {
+    const run = this.#runs.get(test);
+    if (run === undefined || test.mode === 'skip' || test.mode === 'todo') return;
+    const { pair, mutant, control } = run;
+    const { order, answer, outside } = this.#shared;
+    const reached = order.pairs === undefined ? ones(this.#reached) : [];
+    this.#mutant = order.whileLoading;
+    this.#reached = outside;
     const [error] = test.errors;
-    if (error === undefined) return;
-    observed.failed ??= { name, at, why: String(Array.isArray(error) ? error[0] : error) };
-    for (const other of this.#order.keys()) other.mode = 'skip';
-  }
-
-  #at(test: Test): number {
-    return this.#order.get(test) ?? -1;
+    if (control) {
+      if (error !== undefined) answer({ kind: 'spoilt', pair });
+      return;
+    }
+    const ms = performance.now() - this.#startedAt;
+    answer({
+      kind: 'ended',
+      pair,
+      name: nameOf(test),
+      ms,
+      error: error === undefined ? undefined : inWords(error),
+      reached,
+    });
+    if (error === undefined || order.pairs === undefined) return;
+    this.#killed.add(mutant);
+    this.#failedPair = pair;
   }
 }
 
 /** The pipes are those of the process itself. */
 function mayWake(resource: string): boolean {
   return resource !== 'PipeWrap' && resource !== 'TTYWrap';
+}
+
+function inWords(error: unknown): string {
+  const [first, second] = Array.isArray(error) ? error : [error];
+  return String(first ?? second);
 }
 
 function nameOf(test: Test): string {

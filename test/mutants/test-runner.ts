@@ -1,16 +1,19 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import type { Answer, Order } from './test-process.js';
+import type { Answer, Order } from './order.js';
+
+export type Ended = Extract<Answer, { kind: 'ended' }>;
+
+/** How a run came to its end. `lost`: a test came to no end, or ended the process. */
+export type Outcome =
+  | Extract<Answer, { kind: 'done' | 'stuck' | 'spoilt' }>
+  | { readonly kind: 'lost'; readonly pair: number };
 
 /** A process is replaced after this many runs, since Jest keeps some memory of each. */
 const LONGEST_LIFE = 60;
 
-/** The longest that a run may take on its own processor, in milliseconds: that of the tests without a mutant, times this, and more. */
-const SLOWER = 5;
+/** The longest that one test may take on its own processor: the time of the whole file without a mutant, and this. Milliseconds. */
 const MORE_MS = 3000;
-
-/** After this many milliseconds Jest ends a test that waits for a timer of the machine's clock. Such tests take milliseconds. */
-const TEST_TIMEOUT_MS = 10_000;
 
 /** How often the processor time of a run is looked at. */
 const LOOK_MS = 250;
@@ -27,32 +30,39 @@ export class TestRunner {
   }
 
   /**
-   * Runs one file. `expectedMs` is what its tests take without a mutant. Time is processor time: another program on the machine
-   * fails no test.
+   * Runs one file; `onEnded` is called after each test. `expectedMs` is what the file takes without a mutant. Time is processor
+   * time: other programs on the machine make no mutant fail.
    */
-  async run(order: Omit<Order, 'root' | 'testTimeout'>, expectedMs: number): Promise<Answer> {
+  async run(order: Omit<Order, 'root'>, expectedMs: number, onEnded: (ended: Ended) => void): Promise<Outcome> {
     const child = this.#child ?? this.#start();
-    const limitMs = MORE_MS + SLOWER * expectedMs;
-    const startedAt = processorMs(child);
+    let pair = -1;
+    let startedAt = processorMs(child);
     const watch = setInterval(() => {
-      if (processorMs(child) - startedAt > limitMs) child.kill('SIGKILL');
+      if (processorMs(child) - startedAt > expectedMs + MORE_MS) child.kill('SIGKILL');
     }, LOOK_MS);
-    child.send({ ...order, root: this.#root, testTimeout: TEST_TIMEOUT_MS } satisfies Order);
-    const answer = await answerOf(child);
-    clearInterval(watch);
-    if (answer === undefined) {
-      this.#child = undefined;
-      return {
-        tests: [],
-        reached: [],
-        whileLoading: [],
-        failed: { name: 'a test', at: -1, why: TOO_LONG },
-        dirty: true,
+    const outcome = await new Promise<Outcome>((resolve) => {
+      const onMessage = (message: unknown): void => {
+        const answer = message as Answer;
+        if (answer.kind === 'started') {
+          pair = answer.pair;
+          startedAt = processorMs(child);
+        } else if (answer.kind === 'ended') onEnded(answer);
+        else settle(answer);
       };
-    }
+      const onExit = (): void => settle({ kind: 'lost', pair });
+      const settle = (end: Outcome): void => {
+        child.off('message', onMessage);
+        child.off('exit', onExit);
+        resolve(end);
+      };
+      child.on('message', onMessage);
+      child.on('exit', onExit);
+      child.send({ ...order, root: this.#root } satisfies Order);
+    });
+    clearInterval(watch);
     this.#runs++;
-    if (answer.dirty || this.#runs >= LONGEST_LIFE) this.close();
-    return answer;
+    if (outcome.kind !== 'done' || outcome.dirty || this.#runs >= LONGEST_LIFE) this.close();
+    return outcome;
   }
 
   close(): void {
@@ -72,23 +82,6 @@ export class TestRunner {
     return child;
   }
 }
-
-/** The next answer of a process; `undefined` when it ends without one. */
-function answerOf(child: ChildProcess): Promise<Answer | undefined> {
-  return new Promise((resolve) => {
-    const settle = (answer: Answer | undefined): void => {
-      child.off('message', onMessage);
-      child.off('exit', onExit);
-      resolve(answer);
-    };
-    const onMessage = (message: unknown): void => settle(message as Answer);
-    const onExit = (): void => settle(undefined);
-    child.on('message', onMessage);
-    child.on('exit', onExit);
-  });
-}
-
-const TOO_LONG = 'it came to no end, or ended the process';
 
 /** The processor time of a process so far, in milliseconds: fields 14 and 15 of /proc/PID/stat (proc(5)), in ticks of 10 ms. */
 function processorMs({ pid }: ChildProcess): number {
