@@ -21,4 +21,18 @@ export const CLAIM: readonly Survivors[] = [
     why: 'without a direction a device conflicts with both, and what leaves was asked for just before',
     mutants: ["claimOf: keysOf(vm, 'arriving') without its last argument"],
   },
+  {
+    file: 'claim/claimed-parts.ts',
+    why: '`find` takes both for no',
+    mutants: ['sharedPart: false -> undefined'],
+  },
+  {
+    file: 'claim/claimed-parts.ts',
+    why: 'every view of a block is one of the same buffer',
+    mutants: [
+      'findMemoryOf: block.view(0, 1) without its last argument',
+      'findMemoryOf: 0 -> 1',
+      'findMemoryOf: 1 -> 2',
+    ],
+  },
 ];

@@ -1,8 +1,9 @@
 import { CLAIM } from './claim.js';
+import { SESSION } from './session.js';
 import type { Survivors } from './survivors.js';
 
 /** Every mutant that is known to survive, and why. */
-export const SURVIVORS: readonly Survivors[] = [...CLAIM];
+export const SURVIVORS: readonly Survivors[] = [...CLAIM, ...SESSION];
 
 const REASONS: ReadonlyMap<string, string> = new Map(
   SURVIVORS.flatMap(({ file, why, mutants }) => mutants.map((mutant) => [`${file} ${mutant}`, why] as const)),
