@@ -1,6 +1,6 @@
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
 import { QUESTION } from './instrument.js';
-import { ones, type Pair, type Shared, shared } from './order.js';
+import { ones, type Pair, type Shared, STUCK, shared } from './order.js';
 
 /** What is used here of the events and the state of Jest's runner. */
 interface Block {
@@ -14,8 +14,10 @@ interface Test {
   readonly name: string;
   readonly parent: Block;
   readonly errors: readonly unknown[];
+  fn?: TestFunction;
   mode?: 'skip' | 'only' | 'todo' | 'concurrent' | null;
 }
+type TestFunction = (this: unknown) => unknown;
 interface State {
   readonly rootDescribeBlock: Block;
 }
@@ -50,6 +52,8 @@ export default class MutantEnvironment extends NodeEnvironment {
   #failedPair = -1;
   #startedAt = 0;
   #watch: NodeJS.Timeout | undefined;
+  /** Makes the test that runs fail. */
+  #fail: (error: Error) => void = () => {};
 
   override async setup(): Promise<void> {
     await super.setup();
@@ -68,7 +72,7 @@ export default class MutantEnvironment extends NodeEnvironment {
   handleTestEvent(event: Event, state: State): void {
     if (event.name === 'run_start') this.#arrange(state.rootDescribeBlock);
     else if (event.name === 'test_start') this.#start(event.test);
-    else if (event.name === 'test_fn_start') this.#watchOver(event.test);
+    else if (event.name === 'test_fn_start') this.#watchOver();
     else if (event.name === 'test_fn_success' || event.name === 'test_fn_failure') clearInterval(this.#watch);
     else if (event.name === 'test_done') this.#end(event.test);
   }
@@ -88,6 +92,7 @@ export default class MutantEnvironment extends NodeEnvironment {
         }
         at++;
         if (pairs === undefined) {
+          if (child.fn !== undefined) child.fn = this.#endable(child.fn);
           block.children.push(child);
           this.#runs.set(child, { at, mutant: undefined, pair: at, control: false });
           continue;
@@ -102,7 +107,13 @@ export default class MutantEnvironment extends NodeEnvironment {
   }
 
   #copy(test: Test, run: Run): void {
-    const copy = { ...test, errors: [], retryReasons: [], unhandledRejectionErrorByPromise: new Map() };
+    const copy = {
+      ...test,
+      ...(test.fn && { fn: this.#endable(test.fn) }),
+      errors: [],
+      retryReasons: [],
+      unhandledRejectionErrorByPromise: new Map(),
+    };
     test.parent.children.push(copy);
     this.#runs.set(copy, run);
   }
@@ -123,7 +134,7 @@ export default class MutantEnvironment extends NodeEnvironment {
   }
 
   /** Without timers, sockets and the like nothing can wake a test that waits: it would wait until Jest ends it. */
-  #watchOver(test: Test): void {
+  #watchOver(): void {
     let idle = 0;
     clearInterval(this.#watch);
     this.#watch = setInterval(() => {
@@ -131,10 +142,23 @@ export default class MutantEnvironment extends NodeEnvironment {
       idle = process.getActiveResourcesInfo().filter(mayWake).length <= 1 ? idle + 1 : 0;
       if (idle < LOOKS) return;
       clearInterval(this.#watch);
-      const { pair = -1, control = false } = this.#runs.get(test) ?? {};
-      this.#shared.answer({ kind: control ? 'spoilt' : 'stuck', pair });
+      this.#fail(new Error(STUCK));
     }, LOOK_MS);
     this.#watch.unref();
+  }
+
+  /** The test, which `#fail` ends. */
+  #endable(test: TestFunction): TestFunction {
+    const onStart = (fail: (error: Error) => void): void => {
+      this.#fail = fail;
+    };
+    return function () {
+      const given = new Promise((_, reject) => onStart(reject));
+      const result = test.call(this);
+      return typeof (result as Promise<unknown> | undefined)?.then === 'function'
+        ? Promise.race([result, given])
+        : result;
+    };
   }
 
   #end(test: Test): void {

@@ -33,8 +33,6 @@ export type Answer =
       /** The mutants that it reached; empty when the order has pairs. */
       readonly reached: readonly number[];
     }
-  /** The test waits, although nothing is left that could wake it. Nothing follows. */
-  | { readonly kind: 'stuck'; readonly pair: number }
   /** After this pair had failed, its test failed without the mutant as well: an earlier one has left something. Nothing follows. */
   | { readonly kind: 'spoilt'; readonly pair: number }
   /** All is done. `error`: why the file could not be run. `dirty`: tests have left timers and the like. */
@@ -53,6 +51,9 @@ export interface Shared {
   /** The mutants that were reached outside of tests. */
   readonly outside: Uint8Array;
 }
+
+/** The error of a test that waits although nothing is left that could wake it. */
+export const STUCK = 'it waits for ever';
 
 const KEY = Symbol.for('godwit.mutants');
 

@@ -5,9 +5,7 @@ import type { Answer, Order } from './order.js';
 export type Ended = Extract<Answer, { kind: 'ended' }>;
 
 /** How a run came to its end. `lost`: a test came to no end, or ended the process. */
-export type Outcome =
-  | Extract<Answer, { kind: 'done' | 'stuck' | 'spoilt' }>
-  | { readonly kind: 'lost'; readonly pair: number };
+export type Outcome = Extract<Answer, { kind: 'done' | 'spoilt' }> | { readonly kind: 'lost'; readonly pair: number };
 
 /** A process is replaced after this many runs, since Jest keeps some memory of each. */
 const LONGEST_LIFE = 60;

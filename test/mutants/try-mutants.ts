@@ -201,9 +201,9 @@ class Trial {
     if (at === -1 && whileLoading === undefined) throw new Error(`${test}: the process ended before the first test`);
     const last = run[Math.max(at, 0)] as Pair;
     const one = tried.get(last.mutant ?? -1) as Tried;
-    if (kind !== 'spoilt') {
+    if (kind === 'lost') {
       one.tests++;
-      kill(Math.max(at, 0), kind === 'stuck' ? STUCK : LOST);
+      kill(Math.max(at, 0), LOST);
     } else if (at > 0) {
       // An earlier mutant may have made the test fail: once more, in another process.
       one.killed = undefined;
@@ -232,7 +232,6 @@ class Trial {
   }
 }
 
-const STUCK = 'it waits for ever';
 const LOST = 'it came to no end, or ended the process';
 
 /** The longest that a test file may take without a mutant. Milliseconds. */
