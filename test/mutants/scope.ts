@@ -47,8 +47,16 @@ export const SCOPE: readonly Scope[] = [
     sources: ['source/phases'],
     tests: [
       ...MIGRATIONS,
+      'pre-copy',
+      'source-release',
+      'source-set-up',
+      'unmovable-memory',
+      'harvest-restart',
+      'claimed-parts',
+      'device-state',
       'tracker-failures',
       'pause-before-switchover',
+      'readiness',
       'role-events',
       'broken-on-purpose',
       'hostile-destination',
@@ -56,7 +64,15 @@ export const SCOPE: readonly Scope[] = [
   },
   {
     sources: ['destination/phases'],
-    tests: [...MIGRATIONS, 'claimed-parts', 'device-state', 'hostile-hello', 'hostile-source', 'role-events'],
+    tests: [
+      ...MIGRATIONS,
+      'claimed-parts',
+      'device-state',
+      'hostile-hello',
+      'hostile-source',
+      'unmovable-memory',
+      'role-events',
+    ],
   },
 ];
 
