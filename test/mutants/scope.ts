@@ -23,6 +23,16 @@ const MIGRATIONS = [
   'settlement',
 ];
 
+const DESTINATION = [
+  ...MIGRATIONS,
+  'claimed-parts',
+  'device-state',
+  'hostile-hello',
+  'hostile-source',
+  'unmovable-memory',
+  'role-events',
+];
+
 /**
  * The files on which a mistake costs a guest. A file belongs to the first row that names it or its folder.
  *
@@ -62,18 +72,8 @@ export const SCOPE: readonly Scope[] = [
       'hostile-destination',
     ],
   },
-  {
-    sources: ['destination/phases'],
-    tests: [
-      ...MIGRATIONS,
-      'claimed-parts',
-      'device-state',
-      'hostile-hello',
-      'hostile-source',
-      'unmovable-memory',
-      'role-events',
-    ],
-  },
+  { sources: ['destination/phases/set-up.ts'], tests: [...DESTINATION, 'cancel'] },
+  { sources: ['destination/phases'], tests: DESTINATION },
 ];
 
 /** All files in scope, as paths below packages/core/src. */
