@@ -25,11 +25,13 @@ const MIGRATIONS = [
 
 const DESTINATION = [
   ...MIGRATIONS,
+  'destination-receive',
   'claimed-parts',
   'device-state',
   'hostile-hello',
   'hostile-source',
   'unmovable-memory',
+  'readiness',
   'role-events',
 ];
 
@@ -43,7 +45,7 @@ export const SCOPE: readonly Scope[] = [
   { sources: ['session/first-cause.ts'], tests: ['first-cause', 'failures'] },
   { sources: ['session/closing-message.ts'], tests: ['closing-message', 'connection', 'failures'] },
   { sources: ['session/retry.ts'], tests: ['retry', 'failures', 'settlement'] },
-  { sources: ['session/keepalive.ts'], tests: ['keepalive'] },
+  { sources: ['session/keepalive.ts'], tests: ['keepalive', 'connection'] },
   {
     sources: ['session'],
     tests: ['connection', 'closing-message', ...MIGRATIONS, 'several-links', 'hostile-destination'],
