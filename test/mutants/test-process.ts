@@ -10,6 +10,7 @@ import { type Answer, type Order, ones, share } from './order.js';
 const TEST_TIMEOUT_MS = 10_000;
 
 process.on('message', (order: Order) => void obey(order));
+process.on('disconnect', () => process.exit());
 // Errors of a test that has ended come too late for Jest.
 process.on('unhandledRejection', () => {});
 
