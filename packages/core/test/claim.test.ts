@@ -91,6 +91,59 @@ describe('a VM that is claimed', () => {
   });
 });
 
+describe('the parts of a VM', () => {
+  test('are found once: memory that was abandoned since is not looked at', () => {
+    const vm = vmOf();
+    Claim.take(vm, 'outgoing', ID).end();
+    for (const block of vm.memory.blocks) {
+      block.view = () => {
+        throw new Error('it was unmapped');
+      };
+    }
+    const claim = Claim.take(vm, 'outgoing', OTHER_ID);
+    expect(claimOf(vm).migrationId).toBe(OTHER_ID);
+    claim.end();
+  });
+
+  test.each(['outgoing', 'arriving'] as const)(
+    'count in every role: a device that is a tracker too, %s',
+    (direction) => {
+      const both = Object.assign(new FaultyDevice('gpu'), { name: 'DMA' }) as unknown as DirtyTracker & FaultyDevice;
+      const [asDevice, asTracker] = [vmOf({ devices: [both] }), vmOf({ trackers: [both] })];
+      for (const [first, second] of [
+        [asDevice, asTracker],
+        [asTracker, asDevice],
+      ] as const) {
+        const claim = Claim.take(first, direction, ID);
+        expect(thrownBy(() => Claim.take(second, 'outgoing', OTHER_ID)).code).toBe('GODWIT_CLAIMED');
+        claim.end();
+      }
+    },
+  );
+});
+
+describe('a VM whose device another migration has', () => {
+  test('is found by its own claim', () => {
+    const devices = [new FaultyDevice('uart')];
+    const out = Claim.take(vmOf({ devices }), 'outgoing', ID);
+    const vm = vmOf({ devices });
+    const back = Claim.take(vm, 'arriving', OTHER_ID);
+    expect(claimOf(vm)).toMatchObject({ state: 'arriving', migrationId: OTHER_ID });
+    out.end();
+    back.end();
+  });
+
+  test('is idle for reclaim() while the device arrives, and outgoing while it leaves', () => {
+    const devices = [new FaultyDevice('uart')];
+    for (const [direction, state] of [['arriving', 'idle'] as const, ['outgoing', 'outgoing'] as const]) {
+      const claim = Claim.take(vmOf({ devices }), direction, ID);
+      const error = thrownBy(() => reclaim(vmOf({ devices }), { because: 'I say so' }));
+      expect(error.message).toContain(`(it is "${state}")`);
+      claim.end();
+    }
+  });
+});
+
 describe('the end of a claim', () => {
   test('comes when everything that it is kept for has settled, whichever way, and frees the VM once', async () => {
     const vm = vmOf();
@@ -114,6 +167,9 @@ describe('the end of a claim', () => {
     );
     resume.resolve();
     expect([await isResolved(free), claim.waitingFor]).toEqual([false, ['resume() of the VM']]);
+    expect(thrownBy(() => Claim.take(vm, 'outgoing', OTHER_ID)).message).toContain(
+      'which has not stopped: resume() of the VM has not returned; this migrate()',
+    );
     save.reject(new Error('on purpose'));
     expect([await isResolved(free), claim.state, claimOf(vm).state]).toEqual([true, 'idle', 'idle']);
     claim.end();

@@ -56,6 +56,14 @@ const SHARED: readonly (readonly [string, Pair, string])[] = [
     },
     'the memory of RAM block "ram"',
   ],
+  [
+    'a buffer that is too large for a pool',
+    () => {
+      const buffer = new ArrayBuffer(2 ** 16 + PAGE);
+      return [pooled(buffer, 0), pooled(buffer, PAGE)];
+    },
+    'the memory of RAM block "ram"',
+  ],
   ['memory of one name, mapped twice', twins, 'the memory of RAM block "ram"'],
   [
     'a dirty tracker',

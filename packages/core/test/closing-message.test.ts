@@ -88,6 +88,35 @@ describe('a peer that does not close', () => {
   });
 });
 
+describe('closing takes', () => {
+  test.each([
+    ['as long as the peer may take, with nothing to say', undefined, 0, CLOSING_MS],
+    ['no longer with a message that is taken on the way', CLOSING_MS, 400, CLOSING_MS],
+    ['no longer than the carrier may take for the message', 100, undefined, 100],
+    ['no more time after a carrier that took long', 5 * CLOSING_MS, 3 * CLOSING_MS, 3 * CLOSING_MS],
+  ])('%s', async (_, acceptedMs, takenMs, expected) => {
+    const { clock, control } = streams();
+    const start = 7 * CLOSING_MS;
+    await clock.sleep(start);
+    control.taken = takenMs === undefined ? new Promise(() => {}) : clock.sleep(takenMs);
+    const said = await closeStreams([control], clock, acceptedMs === undefined ? undefined : MESSAGE, acceptedMs);
+    expect([clock.now() - start, said, clock.sleepers]).toEqual([expected, takenMs !== undefined, 0]);
+  });
+
+  test('one turn more when the timer comes before the answer of the carrier, which is then seen', async () => {
+    const { clock, control } = streams();
+    const carrier = held();
+    control.taken = carrier.promise;
+    const turn = clock.yield.bind(clock);
+    clock.yield = () => {
+      carrier.release();
+      return turn();
+    };
+    await expect(closeStreams([control], clock, MESSAGE)).resolves.toBe(true);
+    expect(clock.now()).toBe(CLOSING_MS);
+  });
+});
+
 test('memory that the carrier still reads is waited for without a limit, after the streams were dropped', async () => {
   const { clock, control, page } = streams();
   const carrier = held();

@@ -389,6 +389,18 @@ test('keepalive begins once, with the times of the first call', async () => {
   expect(await pings({ keepaliveMs: 10, silenceTimeoutMs: 20 })).toBe(once);
 });
 
+test.each([
+  ['source', 'destination'],
+  ['destination', 'source'],
+] as const)('keepalive of the %s names the %s when that is silent', async (role, peer) => {
+  const { clock, control, connection } = connect({ role } as unknown as Partial<Parts>);
+  connection.keepAlive({ keepaliveMs: 0, silenceTimeoutMs: 1000 });
+  expect((await connection.ended).code).toBe('GODWIT_LINK_LOST');
+  expect(control.aborted?.message).toMatch(`nothing was received from the ${peer} for`);
+  // Nothing came from the start on, which counts from the start on.
+  expect(clock.now()).toBe(1000);
+});
+
 test('an error that the peer tells keeps its code where that is known, and whether it may pass', () => {
   for (const code of ERROR_CODES) {
     for (const retry of [true, false])

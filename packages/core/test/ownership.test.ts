@@ -43,6 +43,9 @@ const DESTINATION_LEGAL = [
   'running giveUp untold',
   'running strand stranded',
 ];
+/** The states in which each side may run the guest: never both sides at once. */
+const SOURCE_MAY_RUN = ['running', 'kept', 'recovered'];
+const DESTINATION_MAY_RUN = ['running', 'settled', 'untold', 'recovered'];
 const SOURCE_EVENTS: SourceOwnershipEvent[] = [
   'pause',
   'fail',
@@ -77,6 +80,14 @@ describe.each([
   },
 ])('the ownership of the $table.role', ({ table, events, legal }) => {
   const states = Object.keys(table.states);
+
+  test('the table lists the states in which this side may run the guest', () => {
+    expect({ role: table.role, mayRun: states.filter((state) => table.states[state]?.mayRunGuest) }).toEqual(
+      legal === SOURCE_LEGAL
+        ? { role: 'source', mayRun: SOURCE_MAY_RUN }
+        : { role: 'destination', mayRun: DESTINATION_MAY_RUN },
+    );
+  });
 
   test('the table lists these transitions and no other', () => {
     const listed = states.flatMap((from) =>

@@ -53,6 +53,8 @@ describe('after go', () => {
     expectMoved(toy, await toy.settled());
     expect(toy.clock.now()).toBeGreaterThan(30_000);
     expect(toy.clock.now()).toBeLessThan(32_000);
+    const lostLinks = toy.events.flatMap((event) => (event.type === 'link-lost' ? [event.reason.code] : []));
+    expect(lostLinks).toEqual(['GODWIT_TIMEOUT']);
   });
 
   test('"released" is lost: the guest has moved, and the destination says what it does not know', async () => {

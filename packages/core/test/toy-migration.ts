@@ -144,6 +144,13 @@ export function expectMoved(toy: Toy, ends: Ends): void {
   expect(toy.migration.state).toBe('completed');
   expect(toy.incoming.state).toBe('completed');
   expect(toy.link.openStreams).toBe(0);
+  // What was predicted as a whole is what was predicted of the parts.
+  const { predictedDowntimeMs, downtime } = (ends.sent as PromiseFulfilledResult<MigrationSummary>).value;
+  const parts = Object.values(downtime).map(({ predictedMs }) => predictedMs);
+  expect(predictedDowntimeMs).toBeCloseTo(
+    parts.reduce((sum, ms) => sum + ms, 0),
+    6,
+  );
 }
 
 /** The guest stayed: it runs at the source, the destination has let go, and nothing is left open. */

@@ -154,7 +154,7 @@ export class Claim {
   }
 
   #endIfDone(): void {
-    if (!this.#ending || this.#waitingFor.size > 0 || this.#state === 'handedOver' || this.#state === 'idle') return;
+    if (!this.#ending || this.#waitingFor.size > 0 || this.#state === 'handedOver') return;
     this.#state = 'idle';
     held.delete(this);
     this.#markFree();

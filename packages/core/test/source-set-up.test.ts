@@ -1,0 +1,105 @@
+import type { HelloFrame, MigratableDevice } from '@godwit/core';
+import { BufferMemory, FaultyDevice, ToyVm } from '@godwit/core/testing';
+import { describe, expect, test } from '@jest/globals';
+import { BLOCKS, expectMoved, filledVm, PAGE, start, states, type ToyOptions } from './toy-migration.js';
+
+/** A migration whose connections are counted; it ends on both sides when it ends at the source. */
+function counted(options: ToyOptions & { readonly source: ToyVm }) {
+  const made = { connections: 0 };
+  const toy = start({
+    ...options,
+    connector: {
+      connect: (request, signal) => {
+        made.connections++;
+        return toy.link.connector.connect(request, signal);
+      },
+    },
+  });
+  toy.migration.result.catch(() => toy.incoming.cancel());
+  return { toy, made };
+}
+
+const blocked = (id: string, reason: string): MigratableDevice =>
+  Object.assign(new FaultyDevice(id), { migrationBlocker: () => reason });
+
+describe('refused before a connection is made', () => {
+  test.each<readonly [string, () => ToyVm, string, RegExp]>([
+    [
+      'without a dirty tracker',
+      () => Object.assign(filledVm(), { trackers: [] }),
+      'GODWIT_INVALID_ARGUMENT',
+      /tracker/,
+    ],
+    [
+      'memory that overlaps',
+      () => {
+        const blocks = [...BLOCKS, { id: 'b', guestPhysicalAddress: PAGE, byteLength: PAGE }];
+        return Object.assign(filledVm(), { memory: new BufferMemory(blocks) });
+      },
+      'GODWIT_INVALID_ARGUMENT',
+      /"b"/,
+    ],
+    ['a guest that has ended', () => Object.assign(filledVm(), { ended: true }), 'GODWIT_GUEST_ENDED', /ended/],
+    [
+      'a device that cannot be moved',
+      () => Object.assign(filledVm(), { devices: [blocked('gpu', 'no firmware')] }),
+      'GODWIT_BLOCKED',
+      /now: device "gpu": no firmware$/,
+    ],
+    [
+      'two of them, with both reasons',
+      () => Object.assign(filledVm(), { devices: [blocked('gpu', 'no firmware'), blocked('nic', 'in use')] }),
+      'GODWIT_BLOCKED',
+      /device "gpu": no firmware; device "nic": in use$/,
+    ],
+  ])('%s', async (_, make, code, message) => {
+    const source = make();
+    const { toy, made } = counted({ source });
+    await expect(toy.migration.result).rejects.toMatchObject({ code, message: expect.stringMatching(message) });
+    await toy.settled();
+    expect([made.connections, source.pauses]).toEqual([0, 0]);
+    expect(states(toy.events)).toEqual(['setup', 'failed']);
+  });
+
+  test('a migration that is cancelled at once, which does not even begin', async () => {
+    const { toy, made } = counted({ source: filledVm() });
+    toy.migration.cancel();
+    expect((await toy.settled()).code).toBe('GODWIT_CANCELLED');
+    expect(made.connections).toBe(0);
+    expect(states(toy.events)).not.toContain('setup');
+  });
+});
+
+test('the hello has the sizes that devices know; an assumption is a warning, and no reason to refuse', async () => {
+  const told = Object.assign(new FaultyDevice('uart'), { stateBytes: () => 100 });
+  const guessed = Object.assign(new FaultyDevice('gpu'), {
+    stateBytes: () => ({ bytes: 5000, assumed: 'the driver does not say' }),
+  });
+  const source = Object.assign(filledVm(), { devices: [told, guessed] });
+  const destination = new ToyVm(BLOCKS, {
+    running: false,
+    devices: [new FaultyDevice('uart'), new FaultyDevice('gpu')],
+  });
+  const hellos: HelloFrame[] = [];
+  const toy = start({
+    source,
+    destination,
+    link: {
+      fromSource: (frame, payload) => {
+        if (frame.type === 'hello') hellos.push(frame);
+        return { frame, payload };
+      },
+    },
+  });
+  expectMoved(toy, await toy.settled());
+  const sizes = hellos.map(({ devices }) => devices.map(({ id, stateBytes }) => [id, stateBytes]));
+  expect(sizes).toEqual([
+    [
+      ['uart', 100],
+      ['gpu', 0],
+    ],
+  ]);
+  expect(toy.events.filter(({ type }) => type === 'warning')).toEqual([
+    { type: 'warning', code: 'GODWIT_UNSUPPORTED', message: expect.stringContaining('the driver does not say') },
+  ]);
+});

@@ -1,0 +1,97 @@
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** Sources whose mutants are tried, and the tests that are run on them. */
+export interface Scope {
+  /** Files, or folders with all files in them, below packages/core/src. */
+  readonly sources: readonly string[];
+  /** Files of packages/core/test, without `.test.ts`. The tests that are about the sources come first. */
+  readonly tests: readonly string[];
+}
+
+/** Whole migrations between two sides in one process; each file in about a second. */
+const MIGRATIONS = [
+  'dry-run',
+  'migrate',
+  'device-release',
+  'hanging-vm',
+  'run-state',
+  'failures',
+  'go-back',
+  'garbled-hand-over',
+  'ownership-authority',
+  'settlement',
+];
+
+const DESTINATION = [
+  ...MIGRATIONS,
+  'destination-receive',
+  'claimed-parts',
+  'device-state',
+  'hostile-hello',
+  'hostile-source',
+  'unmovable-memory',
+  'readiness',
+  'role-events',
+];
+
+/**
+ * The files on which a mistake costs a guest. A file belongs to the first row that names it or its folder.
+ *
+ * Each row leaves out tests that reach its sources as well but take long: what only they notice is found late by a person too.
+ */
+export const SCOPE: readonly Scope[] = [
+  { sources: ['session/pings.ts'], tests: ['pings', 'connection'] },
+  { sources: ['session/first-cause.ts'], tests: ['first-cause', 'failures'] },
+  { sources: ['session/closing-message.ts'], tests: ['closing-message', 'connection', 'failures'] },
+  { sources: ['session/retry.ts'], tests: ['retry', 'failures', 'settlement'] },
+  { sources: ['session/keepalive.ts'], tests: ['keepalive', 'connection'] },
+  {
+    sources: ['session'],
+    tests: ['connection', 'closing-message', ...MIGRATIONS, 'several-links', 'hostile-destination'],
+  },
+  {
+    sources: ['claim'],
+    tests: ['claim', 'claimed-parts', 'unmovable-memory', 'failures', 'ownership-authority', 'settlement'],
+  },
+  { sources: ['ownership'], tests: ['ownership', 'ownership-authority', 'settlement', 'garbled-hand-over'] },
+  {
+    sources: ['source/phases'],
+    tests: [
+      ...MIGRATIONS,
+      'pre-copy',
+      'source-release',
+      'source-set-up',
+      'unmovable-memory',
+      'harvest-restart',
+      'claimed-parts',
+      'device-state',
+      'tracker-failures',
+      'pause-before-switchover',
+      'readiness',
+      'role-events',
+      'broken-on-purpose',
+      'hostile-destination',
+    ],
+  },
+  { sources: ['destination/phases/set-up.ts'], tests: [...DESTINATION, 'cancel'] },
+  { sources: ['destination/phases'], tests: DESTINATION },
+];
+
+/** All files in scope, as paths below packages/core/src. */
+export function sourcesOf(repository: string): string[] {
+  const root = join(repository, 'packages', 'core', 'src');
+  const files = SCOPE.flatMap(({ sources }) => sources).flatMap((source) =>
+    statSync(join(root, source)).isFile()
+      ? [source]
+      : readdirSync(join(root, source)).map((name) => `${source}/${name}`),
+  );
+  return [...new Set(files)].sort();
+}
+
+/** The tests to run on mutants of a file, which is a path below packages/core/src. */
+export function testsOf(file: string): readonly string[] {
+  return (
+    SCOPE.find(({ sources }) => sources.some((source) => file === source || file.startsWith(`${source}/`)))?.tests ?? []
+  );
+}
