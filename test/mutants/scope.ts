@@ -74,6 +74,9 @@ export const SCOPE: readonly Scope[] = [
       'hostile-destination',
     ],
   },
+  { sources: ['queue/urgent-pages.ts'], tests: ['urgent-pages', 'page-queue'] },
+  { sources: ['queue'], tests: ['page-queue', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'] },
+  { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
   { sources: ['destination/phases/set-up.ts'], tests: [...DESTINATION, 'cancel'] },
   { sources: ['destination/phases'], tests: DESTINATION },
 ];
