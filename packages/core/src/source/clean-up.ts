@@ -11,7 +11,7 @@ const RELEASE_MS = 5000;
  */
 export async function cleanUp(context: SourceContext, between: () => Promise<void>): Promise<void> {
   const { harvester, claim, tracker } = context;
-  // Bits that it takes from the trackers are lost to whoever migrates the VM next.
+  // A pending harvest takes bits out of the trackers that the next migration of this VM would miss.
   if (harvester.pending !== undefined)
     claim.keepUntil(harvester.pending, `harvest() of the dirty tracker "${tracker.name}"`);
   await stopTracking(context);

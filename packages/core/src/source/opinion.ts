@@ -18,7 +18,7 @@ export function opinion(
   reach.check(outcome, options.downtimeLimitMs);
   // Before round 1 no switchover can begin, and a prediction would be of nothing.
   if (meter.round > 0) shadows.ask(() => inputOf(context, moment, outcome, history), throttle.unavailable);
-  // Whoever hears of a shadow's report may cancel the migration.
+  // A subscriber may cancel the migration when it receives a shadow's report.
   session.signal.throwIfAborted();
   const decision = askPolicy(options.policy, inputOf(context, moment, outcome, history), throttle.unavailable);
   if (decision !== undefined) carryOut(context, decision);

@@ -66,7 +66,7 @@ export class PolicyWatch implements RoundCuts {
         throttle.refresh();
         this.#ask(moment);
       } catch (error) {
-        // Whoever waits for something hears of it: the session is over.
+        // The session ends with this error, which every pending wait of the migration then rejects with.
         session.end.set(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the policy could not be asked'));
         return;
       }

@@ -227,7 +227,7 @@ export class ProgressMeter {
     if (PAUSED.includes(state)) return this.#downtimeLeft(last, now);
     const { pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, downtimeLimitMs, ...outlook } = this.#outlook();
     if (state !== 'active' || !pagesPerSecond || !pausedPagesPerSecond) return undefined;
-    // It would fit, and yet the rounds go on: something else is waited for, and nobody knows how long.
+    // The rest fits within the limit, and yet the rounds go on: they wait for something whose duration is not known.
     if (last.phase === 'pre-copy' && last.predictedDowntimeMs <= downtimeLimitMs) return undefined;
     return remainingTime(this.#curve, {
       ...this.#roundLeft(now, pagesPerSecond, pausedPagesPerSecond, linkBytesPerSecond, outlook),

@@ -256,8 +256,8 @@ export class MappedRamBlock implements RamBlock {
   }
 
   /**
-   * The memory file's descriptor, for one use: whoever walks through `populated` may take hours for it, and a descriptor that
-   * was closed meanwhile, by this block or by the owner that it was attached from, has the number of any other file.
+   * The memory file's descriptor, for one use. A walk through `populated` may take hours, in which this block, or the owner that it was
+   * attached from, may close the descriptor; its number may then be that of another file.
    */
   #file(): number {
     this.requireOpen();

@@ -100,7 +100,7 @@ export class CheckedWriter {
     const sent: Promise<void>[] = [];
     const write = (): Promise<void> => {
       const writing = this.#stream.write(chunks);
-      // Whoever waits hears of it; a frame that fails in its middle does not wait for all.
+      // The caller receives the error from `sent`; a frame that fails in its middle is thrown before `sent` is awaited.
       writing.catch(() => undefined);
       sent.push(writing);
       chunks = [];

@@ -242,7 +242,7 @@ class IncomingLinks {
     try {
       this.#options.onRefused?.(error, peer);
     } catch {
-      // A listener that tells must not be brought down by whoever it tells.
+      // An exception of the embedder's callback must not end the listener.
     }
   }
 

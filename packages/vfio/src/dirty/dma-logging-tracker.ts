@@ -194,7 +194,7 @@ export class DmaLoggingTracker implements DirtyTracker {
     const bitmap = new DirtyBitmap(Math.ceil(first.byteLength / this.#reportPage));
     const result = await this.#reportCall(first, bitmap).callAsync(port, fd);
     if (result < 0) throw this.#reportError(first, result);
-    // What it found is no loss: whoever starts a tracker has not read a page yet.
+    // The bits of this report may be dropped: a tracker is started before the first page is read.
     bitmap.clearAll();
   }
 
