@@ -75,7 +75,10 @@ export const SCOPE: readonly Scope[] = [
     ],
   },
   { sources: ['queue/urgent-pages.ts'], tests: ['urgent-pages', 'page-queue'] },
-  { sources: ['queue'], tests: ['page-queue', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'] },
+  {
+    sources: ['queue'],
+    tests: ['page-queue', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
+  },
   { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
   { sources: ['destination/phases/set-up.ts'], tests: [...DESTINATION, 'cancel'] },
   { sources: ['destination/phases'], tests: DESTINATION },
