@@ -52,7 +52,15 @@ export const SCOPE: readonly Scope[] = [
   },
   {
     sources: ['claim'],
-    tests: ['claim', 'claimed-parts', 'unmovable-memory', 'failures', 'ownership-authority', 'settlement'],
+    tests: [
+      'claim',
+      'claimed-parts',
+      'shared-blocks',
+      'unmovable-memory',
+      'failures',
+      'ownership-authority',
+      'settlement',
+    ],
   },
   { sources: ['ownership'], tests: ['ownership', 'ownership-authority', 'settlement', 'garbled-hand-over'] },
   {
