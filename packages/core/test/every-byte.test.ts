@@ -116,7 +116,7 @@ async function runScenario(given: Scenario): Promise<void> {
   for (const [index, block] of destination.memory.blocks.entries()) {
     destination.memory.write(index, 0, new Uint8Array(Math.min(block.byteLength, 1 + (next() % 9000))).fill(0xee));
   }
-  const state = Uint8Array.from({ length: next() % 5000 }, next);
+  const state = Uint8Array.from({ length: 1 + (next() % 5000) }, next);
   source.devices = [new FaultyDevice('uart', state, { onSave: () => guest.actAsDevice() })];
   const loaded = new FaultyDevice('uart');
   destination.devices = [loaded];
