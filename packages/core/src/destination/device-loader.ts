@@ -59,8 +59,6 @@ export class DeviceLoader {
   #early: EarlyLoad | undefined;
   /** Bytes of the pieces whose payload is being read. */
   #reading = { bytes: 0 };
-  /** The most bytes that were held at once. */
-  mostHeldBytes = 0;
 
   constructor(parts: DeviceLoaderParts) {
     const { vm, described } = parts;
@@ -142,7 +140,6 @@ export class DeviceLoader {
         `device "${id}": more than ${this.#parts.maximumBytes} bytes of state wait to be loaded, though the source was told this limit (maximumDeviceState)`,
       );
     }
-    this.mostHeldBytes = Math.max(this.mostHeldBytes, held);
     return true;
   }
 

@@ -19,7 +19,10 @@ interface QueueBlockBuffers {
   readonly takenSummary: ArrayBufferLike;
 }
 
-/** A taker claims at most this many bytes of guest memory at a time: one call re-arms it and one finds its holes. */
+/**
+ * A taker claims at most this many bytes of guest memory at a time: one call re-arms it and one finds its holes (as much as `mincore` is
+ * asked about at a time, `dataExtents` of `@godwit/linux`).
+ */
 const CHUNK_BYTES = 16 * 2 ** 20;
 
 /** A pass with few pages has chunks that are smaller, so that each taker finds about so many of them. */

@@ -5,12 +5,10 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import { FileSink, MappingSink } from './page-sink.js';
 
 /**
- * Fresh pages in a row from which on they go into the memory file, 32 KiB: for fewer of them the system call costs as much as the page
- * faults.
+ * Chooses the sink for the pages of each frame, by the block and by the run: fresh pages go into the memory file where there is one, those
+ * that are there into the mapping. On a host of 2 processors (Linux 6.18) a fresh page took 4.2 us by the mapping, and by the file 3.4 us
+ * alone, 2.6 us in runs of 4 and 1.8 us in runs of 16 or more.
  */
-const LEAST_FILE_PAGES = 8;
-
-/** Chooses the sink for the pages of each frame, by the block and by the run: fresh pages go one way, those that are there another. */
 export class SinkChoice {
   readonly #windows: MemoryWindows;
   readonly #touched: DirtyBitmaps;
@@ -33,18 +31,17 @@ export class SinkChoice {
     for (let i = 0; i < runs.length; i += 2) {
       let page = runs[i] as number;
       const end = page + (runs[i + 1] as number);
+      if (fresh === undefined) {
+        mapping.append(into, page, end - page);
+        continue;
+      }
       while (page < end) {
-        const there = fresh === undefined ? page : touched.nextDirty(page, end);
+        const there = touched.nextDirty(page, end);
         const stop = there === -1 ? end : there;
-        if (fresh !== undefined && stop - page >= LEAST_FILE_PAGES) {
-          fresh.append(into, page, stop - page);
-          page = stop;
-          continue;
-        }
-        // A few fresh pages, and those behind them that are there.
-        const next = fresh === undefined || there === -1 ? end : Math.min(touched.nextClean(there), end);
-        mapping.append(into, page, next - page);
-        page = next;
+        if (stop > page) fresh.append(into, page, stop - page);
+        if (stop === end) break;
+        page = Math.min(touched.nextClean(stop), end);
+        mapping.append(into, stop, page - stop);
       }
     }
     return into;

@@ -254,7 +254,7 @@ export class RoundSender {
   /** Takes pages and hands them to the channels, batch by batch. */
   async #hand(round: number, pass: number, limited: boolean): Promise<void> {
     this.#taker.begin(pass);
-    for (;;) {
+    while (this.#dispatched < this.#dirtyPages) {
       const slot = await this.#acquire(round, limited);
       const { pages, runs } = this.#roomOf(slot);
       const start = this.#parts.clock.now();

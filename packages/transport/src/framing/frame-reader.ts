@@ -298,13 +298,14 @@ export class FrameReader<F extends { readonly type: string }> {
     }
   }
 
-  /** Puts bytes of the payload into a file: what has come already, and then, without checksums, past this process's memory if possible. */
+  /** Puts bytes of the payload into a file: what has come already, and then, if it is much and has no checksum, past this process's memory. */
   async #fillFile({ fd, position, length }: FileTarget): Promise<void> {
     const stream = this.#stream;
     let done = 0;
     while (done < length) {
       const missing = length - done;
-      if (this.#from === this.#to && this.#sum === undefined && stream.readIntoFile !== undefined) {
+      const past = this.#from === this.#to && this.#sum === undefined && missing >= DIRECT_BYTES;
+      if (past && stream.readIntoFile !== undefined) {
         const count = await stream.readIntoFile(fd, position + done, missing);
         if (count === 0) throw this.#lost();
         this.bytesRead += count;
@@ -312,7 +313,7 @@ export class FrameReader<F extends { readonly type: string }> {
         done += count;
         continue;
       }
-      if (this.#from === this.#to) await this.#refill(Math.min(missing, FULL_BUFFER));
+      if (this.#from === this.#to) await this.#refill(missing);
       const bytes = this.#buffer.subarray(this.#from, Math.min(this.#to, this.#from + missing));
       for (let at = 0; at < bytes.length; ) {
         at += writeSync(fd, bytes, at, bytes.length - at, position + done + at);
