@@ -2,6 +2,7 @@ import { Argument, Command, InvalidArgumentError } from 'commander';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
+import { type DevicesOptions, devicesBenchmark } from './devices/devices.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
 import { type EstimateOptions, estimateBenchmark } from './estimate/estimates.js';
 import { type PredictionOptions, predictionBenchmark } from './prediction/prediction.js';
@@ -76,6 +77,15 @@ benchmark(
   String(64 * 1024),
   String(4 * 1024),
 );
+
+program
+  .command('devices')
+  .description('devices that are large, slow, many, or that wait: downtime, and the memory that each end uses')
+  .option('--size <MB>', 'state of the large ones', atLeastOne, 300)
+  .option('--link <MB/s>', 'the slow link', atLeastOne, 10)
+  .option('--only <text>', 'only cases whose name has this in it', '')
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: DevicesOptions) => devicesBenchmark(options));
 
 program
   .command('prediction')

@@ -161,6 +161,19 @@ export class DowntimeModel {
   }
 
   /**
+   * Learns from device state that was sent while the guest runs, or from a probe: bytes, the milliseconds that they took, and those of them
+   * in which the link was waited for.
+   */
+  stateSent(bytes: number, busyMs: number, wallMs = busyMs): void {
+    this.#ram.stateSent(bytes, busyMs, wallMs);
+  }
+
+  /** Whether the link's rate was measured while it was what the sender waited for. */
+  get linkKnown(): boolean {
+    return this.#ram.linkKnown;
+  }
+
+  /**
    * The destination begins anew, in another process: its first round has all pages again, those without contents too, and what it said of
    * loading is void.
    */

@@ -27,6 +27,10 @@ const PAUSED_FAST = guess(1, 0.2, 1.1);
 const SLOW = 125e6;
 const FAST = 400e6;
 
+/** A link of which nothing is known carries as much as this, or as little. Bytes per second. */
+const FASTEST = 10e9;
+const SLOWEST = 1e6;
+
 /** From so many bytes on, a second round that waited for the link for this share of its time shows what the link carries from then on. */
 const ENOUGH_BYTES = 4 * 2 ** 20;
 const LOADED = 0.25;
@@ -67,6 +71,8 @@ export class RamTerm {
   #channels = 0;
   /** The rate with another number of channels, until this one has loaded the link; `was` was that number. */
   #before: { readonly bytesPerSecond: number; readonly was: number } | undefined;
+  /** The rate at which device state and probes went, with this number of channels. */
+  #state = new LinkRate();
   #costs = NO_COSTS;
   #rounds = 0;
   /** By how much this thread wakes up late while the guest runs, in milliseconds: above 0 processors are short. */
@@ -87,6 +93,7 @@ export class RamTerm {
       this.#ratios.clear();
       this.#pausedRatios.clear();
       this.#link = this.#links.get(count) ?? new LinkRate();
+      this.#state = new LinkRate();
     }
     this.#links.set(count, this.#link);
     this.#channels = count;
@@ -94,17 +101,25 @@ export class RamTerm {
 
   /** The link's own bytes per second; `undefined` before anything was sent. */
   get bytesPerSecond(): number | undefined {
-    return this.#link.known ? this.#link.bytesPerSecond : (this.#before?.bytesPerSecond ?? this.#link.bytesPerSecond);
+    if (this.#link.known) return this.#link.bytesPerSecond;
+    if (this.#before !== undefined) return this.#before.bytesPerSecond;
+    return this.#state.known ? this.#state.bytesPerSecond : this.#link.bytesPerSecond;
   }
 
   /** Whether that rate was measured while the link was what the sender waited for. */
   get linkKnown(): boolean {
-    return this.#link.known || this.#before !== undefined;
+    return this.#link.known || this.#before !== undefined || this.#state.known;
   }
 
   /** Wire bytes of a page of the kind that the guest rewrites; `undefined` before any was sent. */
   get bytesPerPage(): number | undefined {
     return this.#costs.pages === 0 || this.#costs.bytes === 0 ? undefined : this.#costs.bytes / this.#costs.pages;
+  }
+
+  /** Learns from device state, or a probe, that was sent beside the pages; `busyMs` is the time in which the link was waited for. */
+  stateSent(bytes: number, busyMs: number, wallMs: number): void {
+    // Between two pieces the link carries what it has in its buffers: all of the time counts, and less than half of it shows nothing.
+    if (busyMs >= wallMs / 2) this.#state.add(bytes, wallMs);
   }
 
   /** Another destination: round 1 comes again, over a link that may be another one, to a process that may be slower. */
@@ -175,10 +190,18 @@ export class RamTerm {
 
   /** Sending so many bytes that are no pages with the guest paused: the state of devices. */
   sending(bytes: number, bytesPerSecond?: number): Estimate {
-    const rate = this.bytesPerSecond ?? bytesPerSecond ?? 0;
-    if (bytes === 0 || rate === 0) return NOTHING;
-    const ms = (bytes / rate) * 1000;
-    return scaled({ ms, lowMs: ms, highMs: ms }, this.#pausedAt(rate));
+    if (bytes === 0) return NOTHING;
+    const known = this.#state.known
+      ? this.#state.bytesPerSecond
+      : this.linkKnown
+        ? this.bytesPerSecond
+        : bytesPerSecond;
+    const at = (rate: number) => (bytes / rate) * 1000;
+    // A lower bound is what rounds of a few pages have carried: the link may be of any kind.
+    const least = this.bytesPerSecond ?? 0;
+    if (known === undefined || known === 0)
+      return guess(at(Math.max(least, SLOW)), at(Math.max(least, FASTEST)), at(Math.max(least, SLOWEST)));
+    return scaled({ ms: at(known), lowMs: at(known), highMs: at(known) }, this.#pausedAt(known));
   }
 
   #pausedAt(bytesPerSecond: number): Estimate {

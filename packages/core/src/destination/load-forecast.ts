@@ -4,6 +4,7 @@ import { type Estimate, guess, scaled, sumOf, times } from '../convergence/estim
 import { Samples } from '../convergence/samples.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import { sideBySide } from '../device/side-by-side.js';
 import type { PreparedFrame } from '../protocol/frame.js';
 
 /** Pieces of fewer bytes say how long a call takes, not how fast bytes are loaded. */
@@ -56,16 +57,21 @@ export class LoadForecast {
     const fixed: Estimate[] = [];
     const perByte: Estimate[] = [];
     let untold = 0;
-    for (const device of this.#vm.devices) {
-      const none = this.#expected(device, 0);
-      const some = this.#expected(device, PROBE_BYTES);
-      if (none === undefined || some === undefined) {
-        untold++;
-        continue;
+    for (const together of sideBySide(this.#vm.devices)) {
+      // Of devices that load at the same time the slowest counts.
+      let slowest: number | undefined;
+      for (const device of together) {
+        const none = this.#expected(device, 0);
+        const some = this.#expected(device, PROBE_BYTES);
+        if (none === undefined || some === undefined) {
+          untold++;
+          continue;
+        }
+        slowest = Math.max(slowest ?? 0, none);
+        const each = Math.max(0, some - none) / PROBE_BYTES;
+        perByte.push(scaled(guess(each, each, each), TOLD));
       }
-      fixed.push(scaled(guess(none, none, none), TOLD));
-      const each = Math.max(0, some - none) / PROBE_BYTES;
-      perByte.push(scaled(guess(each, each, each), TOLD));
+      if (slowest !== undefined) fixed.push(scaled(guess(slowest, slowest, slowest), TOLD));
     }
     const learned = this.#msPerByte.estimate;
     const known = untold < this.#vm.devices.length || learned !== undefined;

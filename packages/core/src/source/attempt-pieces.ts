@@ -62,7 +62,7 @@ export class AttemptPieces {
     const channels = this.#link.deviceChannels;
     if (byteLength > 0) await this.#room(index, byteLength, isFirst, signal);
     if (channels !== undefined) await this.#answered(signal);
-    const place = await channels?.free(signal);
+    const place = await channels?.free(byteLength, signal);
     // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
     if (signal.aborted) place?.giveBack();
     signal.throwIfAborted();

@@ -1,4 +1,5 @@
 import { abortable, underAll } from '../abortable.js';
+import type { Clock } from '../clock.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
@@ -36,6 +37,8 @@ export interface OutboxParts {
   readonly limit?: BandwidthLimit | undefined;
   /** Called when a piece is about to be written. */
   readonly onWrite?: (() => void) | undefined;
+  /** To learn how long pieces wait for the link, and devices take. Default: nothing is learned. */
+  readonly clock?: Clock | undefined;
 }
 
 /**
@@ -75,6 +78,7 @@ export class DeviceOutbox {
   /** Aborts when the bandwidth limit no longer holds the pieces back. */
   #hurry = new AbortController();
   #writtenBytes = 0;
+  #linkMs = 0;
 
   constructor(devices: readonly MigratableDevice[], parts: OutboxParts = {}) {
     this.#devices = devices;
@@ -114,6 +118,11 @@ export class DeviceOutbox {
   /** Bytes of device state that were written, framing not included; what was sent again counts again. */
   get writtenBytes(): number {
     return this.#writtenBytes;
+  }
+
+  /** Milliseconds in which a piece of pre-copy waited for the link, and for nothing else. */
+  get linkMs(): number {
+    return this.#linkMs;
   }
 
   /** Bytes that the destination has not acknowledged. */
@@ -191,9 +200,11 @@ export class DeviceOutbox {
   /** Waits until the pieces that were sent so far have arrived, and forgets them. */
   async settle(): Promise<void> {
     const link = this.link;
+    const start = this.#now();
     const arrived = this.arrival();
     if (link.deviceChannels === undefined) await link.ping();
     await arrived();
+    this.#linkMs += this.#now() - start;
   }
 
   /** Per device: the sequence of the first piece that was not sent yet. */
@@ -285,7 +296,8 @@ export class DeviceOutbox {
         await this.settle();
         this.#unanswered = 0;
       }
-      const place = await link.deviceChannels?.free();
+      const start = this.#now();
+      const place = await link.deviceChannels?.free(bytes);
       // The link is lost, or the device was restarted while this waited: the piece is void.
       if (link.signal.aborted || this.#pending[0] !== piece) {
         place?.giveBack();
@@ -301,8 +313,15 @@ export class DeviceOutbox {
       written.catch(() => {});
       if (place === undefined) await written;
       else writing.push(written);
+      this.#linkMs += this.#now() - start;
     }
+    const start = this.#now();
     await Promise.all(writing);
+    this.#linkMs += this.#now() - start;
+  }
+
+  #now(): number {
+    return this.#parts.clock?.now() ?? 0;
   }
 
   /** Waits, with the guest running, until the destination has loaded enough to take `bytes` more. */

@@ -38,8 +38,7 @@ export class DeviceSender {
   #pieces: AttemptPieces | undefined;
   #lastAttempt = 0;
 
-  /** `clock`: to learn how long devices take. */
-  constructor(devices: readonly MigratableDevice[], parts: OutboxParts & { readonly clock?: Clock } = {}) {
+  constructor(devices: readonly MigratableDevice[], parts: OutboxParts = {}) {
     this.#devices = devices;
     this.#clock = parts.clock;
     this.calls = new DeviceCalls(devices);
@@ -64,6 +63,16 @@ export class DeviceSender {
   /** Bytes of device state that were written so far, framing not included; what was sent again counts again. */
   get writtenBytes(): number {
     return this.#outbox.writtenBytes;
+  }
+
+  /** Milliseconds in which a piece of pre-copy waited for the link, and for nothing else. */
+  get linkMs(): number {
+    return this.#outbox.linkMs;
+  }
+
+  /** Whether a device's pieces go on beside the round, since they wait for room at the destination. */
+  get flushing(): boolean {
+    return this.#outbox.flushing;
   }
 
   /**
@@ -188,6 +197,11 @@ export class DeviceSender {
   #void(): void {
     this.#pieces = undefined;
     this.#outbox.attemptBytes = 0;
+  }
+
+  /** Waits until the pieces of pre-copy that were sent have arrived. */
+  settle(): Promise<void> {
+    return this.#outbox.settle();
   }
 
   /** Asks whether the pieces of pre-copy have arrived; see `DeviceOutbox.arrival`. */

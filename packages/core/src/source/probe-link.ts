@@ -6,13 +6,13 @@ import { FEATURES } from '../protocol/negotiate.js';
 import type { SourceConnection } from './source-connection.js';
 
 /** Bytes of the first series of frames; each further series has four times as many. */
-const FIRST_BYTES = 2 ** 20;
+const FIRST_BYTES = 256 * 1024;
 /** Bytes of the last series, at most: together with those before it 21 MiB. */
 const MOST_BYTES = 16 * 2 ** 20;
 /** A series that takes this long is believed, in milliseconds: the carrier's buffers and a single late wake-up count little in it. */
 const LONG_ENOUGH_MS = 50;
 /** Bytes of a frame. */
-const FRAME_BYTES = 2 ** 20;
+const FRAME_BYTES = 256 * 1024;
 /** Random bytes, which no carrier can compress; a frame has them several times over. */
 const PIECE_BYTES = 2 ** 16;
 const ROUND_TRIPS = 3;
@@ -24,17 +24,28 @@ export interface LinkProbe {
   readonly roundTripMs: number;
   /** Bytes that were sent for it. */
   readonly bytes: number;
+  /** Those of the last series, and the milliseconds that it took. */
+  readonly lastBytes: number;
+  readonly lastMs: number;
+}
+
+export interface ProbeOptions {
+  /** The most bytes of a series: what a bandwidth limit lets pass at once. */
+  readonly most?: number;
+  /** When it aborts, no further frame is sent: what was measured until then is all. */
+  readonly cut?: AbortSignal;
 }
 
 /**
- * Measures the rate of a connection's control stream with a few MiB that the destination throws away: 1, 4 and 16 MiB, until a series
- * takes 50 ms. The time of a series ends when the destination's engine has read all of it. Throws `GODWIT_UNSUPPORTED` when the
+ * Measures the rate of a connection's control stream with a few MiB that the destination throws away: 256 KiB, then 1, 4 and 16 MiB, until
+ * a series takes 50 ms. The time of a series ends when the destination's engine has read all of it. Throws `GODWIT_UNSUPPORTED` when the
  * destination cannot be measured: a file, or an older engine.
  */
 export async function probeLink(
   connection: SourceConnection,
   { features, maximumPayload }: WelcomeFrame,
   clock: Clock,
+  { most = MOST_BYTES, cut }: ProbeOptions = {},
 ): Promise<LinkProbe> {
   if (!features.includes(FEATURES.probe)) {
     throw new GodwitError(
@@ -48,16 +59,17 @@ export async function probeLink(
   const payload = piecesOf(frameBytes);
   let bytes = 0;
   for (let series = FIRST_BYTES; ; series *= 4) {
-    const frames = Math.max(1, Math.ceil(series / frameBytes));
     const start = clock.now();
-    for (let i = 0; i < frames; i++) {
+    let lastBytes = 0;
+    while (lastBytes < series && (lastBytes === 0 || cut?.aborted !== true)) {
       await abortable(connection.control.write({ type: 'probe' }, payload), connection.signal);
+      lastBytes += frameBytes;
     }
     await connection.ping();
-    const ms = clock.now() - start - roundTripMs;
-    bytes += frames * frameBytes;
-    if (ms >= LONG_ENOUGH_MS || series >= MOST_BYTES) {
-      return { bytesPerSecond: (frames * frameBytes * 1000) / Math.max(ms, 0.001), roundTripMs, bytes };
+    const lastMs = Math.max(0.001, clock.now() - start - roundTripMs);
+    bytes += lastBytes;
+    if (lastMs >= LONG_ENOUGH_MS || series * 4 > Math.min(most, MOST_BYTES) || cut?.aborted === true) {
+      return { bytesPerSecond: (lastBytes * 1000) / lastMs, roundTripMs, bytes, lastBytes, lastMs };
     }
   }
 }

@@ -12,6 +12,7 @@ import { isLost } from '../session/connection.js';
 import { keepTrying, mayRetry } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
 import type { ResolvedOptions } from './options.js';
+import { probeLink } from './probe-link.js';
 import { addRounds, type SentRound } from './sent-rounds.js';
 import { type SenderParts, type SourceConnection, unanswered } from './source-connection.js';
 import type { Greeted, SourceSession } from './source-session.js';
@@ -33,6 +34,10 @@ export interface RoundTransferParts {
   readonly setState: (state: MigrationState) => void;
   /** Called with the pages of the round that are still to be sent over a new connection. */
   readonly onOwed: (pages: number) => void;
+  /** Learns from device state, or a probe, that was sent beside the pages (`DowntimeModel.stateSent`). */
+  readonly onStateSent: (bytes: number, busyMs: number, wallMs: number) => void;
+  /** Whether the link's rate has to be measured: it matters, and no round has shown it. */
+  readonly isLinkUnknown: () => boolean;
   /** Called when page channels were made, and when they are over. */
   readonly onChannels: (connection: SourceConnection | undefined) => void;
 }
@@ -55,6 +60,8 @@ export class RoundTransfer {
   #welcome: WelcomeFrame | undefined;
   /** The last connection that was used; an attempt to make another one may have failed since. */
   #last: SourceConnection | undefined;
+  /** The connection on which the link was measured. */
+  #probed: SourceConnection | undefined;
   /** When the link was lost for the first time since something was acknowledged. */
   #lostSince: number | undefined;
 
@@ -120,14 +127,13 @@ export class RoundTransfer {
         if (!offered && !cut.aborted) {
           // Once a round: what an interrupted device has not yielded comes with the next one.
           offered = true;
-          const { limit } = this.#parts.sender;
-          const before = limit.waitedMs;
-          await devices.precopy(cut);
-          if (sum !== undefined) sum = { ...sum, limitMs: sum.limitMs + limit.waitedMs - before };
+          const limitMs = await this.#offer(cut);
+          if (sum !== undefined) sum = { ...sum, limitMs: sum.limitMs + limitMs };
         }
         const arrived = devices.arrival();
         onRoundTrip(await connection.ping());
         await arrived();
+        await this.#probe(connection, cut);
         this.#lostSince = undefined;
         return sum as SentRound;
       } catch (error) {
@@ -227,6 +233,32 @@ export class RoundTransfer {
 
   get #queue(): PageQueue {
     return this.#parts.sender.queue;
+  }
+
+  /** Sends what devices offer, until it has arrived. Resolves with the milliseconds that the bandwidth limit took. */
+  async #offer(cut: AbortSignal): Promise<number> {
+    const { devices, options, onStateSent, sender } = this.#parts;
+    const { clock } = options;
+    const [start, bytes, linkMs, limitMs] = [clock.now(), devices.writtenBytes, devices.linkMs, sender.limit.waitedMs];
+    await devices.precopy(cut);
+    const limitedMs = sender.limit.waitedMs - limitMs;
+    const written = devices.writtenBytes - bytes;
+    // What goes on beside the rounds waits for room, and not for the link.
+    if (written === 0 || devices.flushing) return limitedMs;
+    await devices.settle();
+    onStateSent(written, devices.linkMs - linkMs, clock.now() - start - limitedMs);
+    return limitedMs;
+  }
+
+  /** Measures the link once on each connection, if no round has loaded it and there is device state whose time depends on it. */
+  async #probe(connection: SourceConnection, cut: AbortSignal): Promise<void> {
+    const { options, sender, isLinkUnknown, onStateSent } = this.#parts;
+    if (this.#probed === connection || cut.aborted || !isLinkUnknown()) return;
+    this.#probed = connection;
+    if (!this.welcome.features.includes(FEATURES.probe)) return;
+    const limits = { most: sender.limit.most, cut };
+    const { lastBytes, lastMs } = await probeLink(connection, this.welcome, options.clock, limits);
+    onStateSent(lastBytes, lastMs, lastMs);
   }
 
   /** The whole round, or what of it the destination has acknowledged once it was ended early. */

@@ -61,6 +61,9 @@ export interface SourceControls {
 /** How often the engine checks whether the guest has ended by itself. Milliseconds. */
 const CHECK_MS = 100;
 
+/** The link is measured for device state of at least so many bytes: less takes no time that matters, over any link. */
+const MEASURED_FROM_BYTES = 256 * 1024;
+
 /** The phases after `SetUp`. */
 const PHASES: SourcePhases = {
   preCopy: (givenUp) => new PreCopy(givenUp),
@@ -284,6 +287,8 @@ function makeContext(
       setState(next);
     },
     onOwed: (pages) => meter.roundOwes(pages),
+    onStateSent: (bytes, busyMs, wallMs) => model.stateSent(bytes, busyMs, wallMs),
+    isLinkUnknown: () => !model.linkKnown && devices.reports.outlook.bytes >= MEASURED_FROM_BYTES,
     onChannels: (connection) => {
       meter.channels = connection?.channels ?? [];
       if (connection !== undefined) model.channels = connection.channels.length;

@@ -1,0 +1,22 @@
+import { once } from 'node:events';
+import { receive } from '@godwit/core';
+import { listenOn, tcp } from '@godwit/transport';
+import { onWorkers } from '@godwit/workers';
+import type { DeviceCase } from './cases.js';
+import { End } from './end.js';
+
+/** What the process of the destination says: where it listens, and then what it used. */
+export type Said = { readonly port: number } | { readonly mostBytes: number };
+
+const [chosen] = (await once(process, 'message')) as [DeviceCase];
+const end = new End(chosen);
+const links = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
+const incoming = receive(onWorkers(links), { prepare: () => end.vm });
+say({ port: links.listener.port });
+await incoming.result;
+say({ mostBytes: end.mostBytes() });
+process.exit();
+
+function say(said: Said): void {
+  process.send?.(said);
+}
