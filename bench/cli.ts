@@ -94,6 +94,7 @@ program
   .option('--only <text>', 'only cases whose name has this in it', '')
   .option('--short', 'twelve of the cases; fails when fewer than 8 lie inside their interval', false)
   .option('--terms', 'every term of the downtime', false)
+  .option('--simulate', 'the simulator beside each migration: total time and downtime', false)
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: Omit<PredictionOptions, 'times'> & { times?: number }) =>
     predictionBenchmark({ ...options, times: options.times ?? (options.short ? 1 : 3) }),

@@ -1,5 +1,6 @@
 import type { DowntimeTerm, DowntimeTerms } from '@godwit/core';
 import type { PredictionCase } from './cases.js';
+import type { Simulated } from './simulated.js';
 
 /** How long closing may take before the process is killed. Milliseconds. */
 export const LAST_RESORT_MS = 10_000;
@@ -12,6 +13,8 @@ export interface Outcome {
   readonly rounds: number;
   readonly attempts: number;
   readonly totalMs: number;
+  /** What the simulator makes of it, if it was asked. */
+  readonly simulated?: Simulated;
   readonly terms: Readonly<Record<keyof DowntimeTerms, DowntimeTerm>>;
 }
 
@@ -21,7 +24,10 @@ export interface HostCommands {
   boot: { request: PredictionCase; reply: null };
   /** Waits for a guest; replies with the port. */
   listen: { request: PredictionCase; reply: number };
-  send: { request: { readonly port: number; readonly chosen: PredictionCase }; reply: Outcome };
+  send: {
+    request: { readonly port: number; readonly chosen: PredictionCase; readonly alsoSimulated: boolean };
+    reply: Outcome;
+  };
   /** Resolves when the guest runs here. */
   arrival: { request: null; reply: null };
   /** Frees the machine. */

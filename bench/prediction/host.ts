@@ -2,15 +2,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   delta,
-  firstOpinion,
+  estimate,
+  type GuestSample,
   type IncomingMigration,
   type LinkListener,
   type MigratableDevice,
   type MigratableVm,
   migrate,
   receive,
-  roundCap,
-  withinDowntimeLimit,
 } from '@godwit/core';
 import { Machine } from '@godwit/example-node-vmm';
 import { type CommandHandlers, serveCommands } from '@godwit/example-node-vmm/process';
@@ -19,11 +18,10 @@ import { onWorkers } from '@godwit/workers';
 import { BallastDevice } from './ballast-device.js';
 import type { PredictionCase } from './cases.js';
 import { type HostCommands, LAST_RESORT_MS } from './host-messages.js';
+import { liveSettings } from './settings.js';
+import { simulateLive } from './simulated.js';
 
 const MEMORY_BYTES = 512 * 2 ** 20;
-
-/** Rounds after which a guest that does not come within its limit is switched over. */
-const MOST_ROUNDS = 12;
 
 /** Least and most milliseconds for which the guest runs before it is migrated, to write its working set once. */
 const WARM_UP_MS = { least: 500, most: 3000 };
@@ -59,17 +57,21 @@ class Host {
       return listening.listener.port;
     },
 
-    send: async ({ port, chosen }) => {
-      const { channels, downtimeLimitMs, bandwidthLimit } = chosen;
+    send: async ({ port, chosen, alsoSimulated }) => {
+      const { channels } = chosen;
       const machine = this.#theMachine();
+      const sample = alsoSimulated ? await watch(machine) : undefined;
       const connector = connectTo(tcp({ host: '127.0.0.1', port }));
       const { result } = migrate(withBallast(machine, chosen), channels > 0 ? onWorkers(connector) : connector, {
-        ...{ pageChannels: channels, downtimeLimitMs, bandwidthLimit, encodings: encodingsOf(chosen) },
+        ...{ pageChannels: channels, encodings: encodingsOf(chosen), ...liveSettings(chosen) },
         description: machine.description,
-        policy: firstOpinion(withinDowntimeLimit, roundCap(MOST_ROUNDS, 'switchover')),
       });
       const summary = await result;
+      const { vcpus } = chosen;
+      const stateBytes = summary.deviceBytes - chosen.deviceBytes;
+      const simulated = sample && (await simulateLive(chosen, { sample, vcpus, stateBytes, summary }));
       return {
+        ...(simulated === undefined ? {} : { simulated }),
         predictedMs: summary.predictedDowntimeMs,
         rangeMs: summary.predictedDowntimeRangeMs,
         actualMs: summary.downtimeMs,
@@ -104,6 +106,11 @@ class Host {
     if (this.#machine === undefined) throw new Error('there is no machine yet');
     return this.#machine;
   }
+}
+
+/** The rate of the link does not matter here: only the guest is watched. */
+async function watch(machine: MigratableVm): Promise<GuestSample> {
+  return (await estimate(machine, 1e9)).sample;
 }
 
 function encodingsOf({ encodings }: PredictionCase) {

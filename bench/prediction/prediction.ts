@@ -4,7 +4,7 @@ import { hasKvm } from '@godwit/example-node-vmm';
 import { CommandProcess } from '@godwit/example-node-vmm/process';
 import { CASES, type PredictionCase, SHORT_CASES } from './cases.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
-import { HEAD, line, type Run, runOf, summary, totalsOf } from './table.js';
+import { HEAD, line, type Run, runOf, SIMULATED_HEAD, simulatedSummary, summary, totalsOf } from './table.js';
 
 /** Of the twelve cases of the short form, so many at least have to lie inside the interval. */
 const LEAST_INSIDE = 8;
@@ -19,6 +19,8 @@ export interface PredictionOptions {
   readonly short: boolean;
   /** Every term, under each line. */
   readonly terms: boolean;
+  /** Simulates each migration too. */
+  readonly simulate: boolean;
   readonly json: boolean;
 }
 
@@ -38,14 +40,15 @@ export async function predictionBenchmark(options: PredictionOptions): Promise<v
   }
   const cases = (short ? SHORT_CASES : CASES).filter(({ name }) => name.includes(only));
   const load = loadavg()[0] as number;
-  if (!json) process.stdout.write(`${HEAD}\n`);
+  const head = options.simulate ? `${HEAD}${SIMULATED_HEAD}` : HEAD;
+  if (!json) process.stdout.write(`${head}\n`);
   const runs: Run[] = [];
   const source = start('source');
   const destination = start('destination');
   try {
     for (let time = 0; time < times; time++) {
       for (const chosen of cases) {
-        const run = runOf(chosen, await move(source, destination, chosen));
+        const run = runOf(chosen, await move(source, destination, chosen, options.simulate));
         runs.push(run);
         if (!json) process.stdout.write(`${line(run)}\n${options.terms ? `${termsOf(run)}\n` : ''}`);
       }
@@ -59,7 +62,7 @@ export async function predictionBenchmark(options: PredictionOptions): Promise<v
       ? `the machine had a load of ${load.toFixed(1)} before: others used it, and the figures are worth little`
       : '';
   if (json) process.stdout.write(`${JSON.stringify({ benchmark: 'prediction', totals, runs, loadBefore: load })}\n`);
-  else process.stdout.write(`\n${summary(totals)}\n${busy === '' ? '' : `${busy}\n`}`);
+  else process.stdout.write(`\n${summary(totals)}\n${simulatedSummary(runs)}${busy === '' ? '' : `${busy}\n`}`);
   if (short && only === '' && totals.inside < LEAST_INSIDE * times) {
     process.stderr.write(
       `prediction: ${totals.inside} of ${totals.runs} inside; at least ${LEAST_INSIDE * times} have to be\n`,
@@ -73,13 +76,13 @@ function start(name: string): Host {
   return new CommandProcess(name, child, () => {});
 }
 
-async function move(source: Host, destination: Host, chosen: PredictionCase) {
+async function move(source: Host, destination: Host, chosen: PredictionCase, alsoSimulated: boolean) {
   try {
     await source.ask('boot', chosen);
     const port = await destination.ask('listen', chosen);
     const arrival = destination.ask('arrival', null);
     arrival.catch(() => {});
-    const outcome = await source.ask('send', { port, chosen });
+    const outcome = await source.ask('send', { port, chosen, alsoSimulated });
     await arrival;
     return outcome;
   } finally {

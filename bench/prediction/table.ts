@@ -1,6 +1,7 @@
 import { median } from '../report.js';
 import type { PredictionCase } from './cases.js';
 import type { Outcome } from './host-messages.js';
+import type { Simulated } from './simulated.js';
 
 /** One migration of a case. */
 export interface Run extends Outcome {
@@ -56,8 +57,45 @@ export function line(run: Run): string {
     (run.inside ? 'inside' : 'OUTSIDE').padStart(9),
     error.padStart(8),
     String(run.rounds).padStart(7),
+    ...(run.simulated === undefined ? [] : [simulated(run, run.simulated)]),
   ];
   return columns.join(' ');
+}
+
+/** Live and simulated: total and downtime. */
+function simulated({ totalMs, actualMs }: Run, { totalMs: total, downtimeMs: down }: Simulated): string {
+  return `  total ${ms(totalMs)} / ${ms(total)}, downtime ${ms(actualMs)} / ${ms(down)}`;
+}
+
+export const SIMULATED_HEAD = '  live / simulated, ms';
+
+/** How far the simulated totals and downtimes are off, and which are the worst. A line each, or nothing. */
+export function simulatedSummary(runs: readonly Run[]): string {
+  const compared = runs.flatMap(({ name, totalMs, actualMs, simulated: other }) =>
+    other === undefined ? [] : [{ name, total: off(other.totalMs, totalMs), down: off(other.downtimeMs, actualMs) }],
+  );
+  if (compared.length === 0) return '';
+  return [
+    offLine(
+      'total time',
+      compared.map(({ name, total }) => ({ name, error: total })),
+    ),
+    offLine(
+      'downtime',
+      compared.map(({ name, down }) => ({ name, error: down })),
+    ),
+  ].join('');
+}
+
+function off(simulatedMs: number, liveMs: number): number {
+  return Math.abs(simulatedMs - liveMs) / liveMs;
+}
+
+function offLine(what: string, errors: readonly { readonly name: string; readonly error: number }[]): string {
+  const worst = errors.reduce((a, b) => (b.error > a.error || Number.isNaN(b.error) ? b : a));
+  const middle = median(errors.map(({ error }) => error));
+  const percent = (share: number) => `${(share * 100).toFixed(0)} %`;
+  return `simulated ${what}: ${percent(middle)} off in the median; the worst, ${percent(worst.error)}: ${worst.name}\n`;
 }
 
 export const HEAD = [

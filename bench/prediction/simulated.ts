@@ -1,0 +1,76 @@
+import type { GuestSample, MigrationSummary } from '@godwit/core';
+import { type DeviceScenario, type Scenario, simulate } from '@godwit/core/simulation';
+import type { PredictionCase } from './cases.js';
+import { liveSettings } from './settings.js';
+
+/** What the simulator makes of a migration that was live. Milliseconds. */
+export interface Simulated {
+  readonly totalMs: number;
+  readonly downtimeMs: number;
+}
+
+/** What the simulator cannot know and has to be told: of the guest, what an estimate sees; of hosts and link, what the rounds show. */
+export interface Seen {
+  readonly sample: GuestSample;
+  readonly vcpus: number;
+  /** Bytes of state of the machine's own devices. */
+  readonly stateBytes: number;
+  readonly summary: MigrationSummary;
+}
+
+/** Simulates the same migration: the guest as it was watched before the start, and the link's rate that the rounds have shown. */
+export async function simulateLive(chosen: PredictionCase, seen: Seen): Promise<Simulated> {
+  const { downtimeLimitMs, bandwidthLimit } = chosen;
+  const { policy } = liveSettings(chosen);
+  const run = await simulate(scenarioOf(chosen, seen), { downtimeLimitMs, bandwidthLimit, policy, suggestions: false });
+  return { totalMs: run.totalMs, downtimeMs: run.downtimeMs ?? Number.NaN };
+}
+
+function scenarioOf({ channels, deviceBytes, loadMs, encodings }: PredictionCase, seen: Seen): Scenario {
+  const { sample, summary } = seen;
+  const { ramBytes, populatedBytes, pageSize, workingSet, harvestMs } = sample;
+  const points = workingSet.map(({ windowMs, pages }) => ({ windowMs, bytes: pages * pageSize }));
+  return {
+    memory: { bytes: ramBytes, populatedBytes, pageSize },
+    workload: points.some(({ bytes }) => bytes > 0) ? { kind: 'curve', points } : { kind: 'idle' },
+    link: { bytesPerSecond: linkRate(summary), channels: Math.max(1, channels) },
+    devices: [...ownDevices(seen), ...(deviceBytes > 0 ? [{ id: 'ballast', bytes: deviceBytes, loadMs }] : [])],
+    host: { harvestMs, harvestMsPerGiB: 0, harvestNsPerPage: 0, scanBytesPerSecond: scanRate(summary) },
+    ...(encodings.length === 0 ? {} : { encoding: encodingOf(summary, pageSize) }),
+  };
+}
+
+/** A vCPU is saved and loaded by its own thread, in a millisecond or a few; the machine has as many of them as it has processors. */
+function ownDevices({ vcpus, stateBytes }: Seen): readonly DeviceScenario[] {
+  return Array.from({ length: vcpus }, (_, index) => ({
+    id: `vcpu${index}`,
+    bytes: Math.ceil(stateBytes / vcpus),
+    saveMs: 0.5,
+    loadMs: 1,
+  }));
+}
+
+function linkRate({ rounds }: MigrationSummary): number {
+  const rates = rounds.map(({ linkBytesPerSecond }) => linkBytesPerSecond).filter((rate) => rate > 0);
+  return rates.at(-1) ?? 1e9;
+}
+
+/** How fast a thread looks at pages and encodes them, in bytes of guest memory per second. */
+function scanRate({ rounds }: MigrationSummary): number {
+  const [bytes, ms] = rounds.reduce(([b, t], round) => [b + round.rawBytes, t + round.scanMs], [0, 0]);
+  return ms > 0 ? (bytes / ms) * 1000 : Number.POSITIVE_INFINITY;
+}
+
+/** By how pages were encoded that were sent again. */
+function encodingOf({ rounds }: MigrationSummary, pageSize: number): NonNullable<Scenario['encoding']> {
+  const again = rounds.slice(1);
+  const sum = (of: (round: (typeof rounds)[number]) => number) => again.reduce((total, round) => total + of(round), 0);
+  const deltas = sum(({ pages }) => pages.delta);
+  const pages = sum((round) => round.pages.delta + round.pages.raw + round.pages.compressed);
+  if (pages === 0) return {};
+  const share = 1 - sum(({ savedBytes }) => savedBytes) / (pages * pageSize);
+  // Deltas save nearly all of a page: what was sent is that of the others, or of all alike.
+  const deltaShare = deltas / pages;
+  const ratio = Math.min(1, Math.max(0.01, share));
+  return deltaShare > 0 ? { deltaShare, deltaRatio: ratio } : { compressedRatio: ratio };
+}
