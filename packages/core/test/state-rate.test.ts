@@ -84,6 +84,20 @@ describe('the time of device state, on a link that no page has loaded', () => {
     await toy.settled();
   });
 
+  test('of a device that does not say how much it has, is named in the end', async () => {
+    const clock = new VirtualClock();
+    const { stateBytes: _, ...silent } = ballast(clock, { bytes: 30 * MB });
+    const source = new ToyVm(BLOCKS, { devices: [silent] });
+    const destination = new ToyVm(BLOCKS, { running: false, devices: [ballast(clock, { bytes: 30 * MB })] });
+    const toy = start({ clock, source, destination, link: { bytesPerSecond: MB } });
+    const { sent } = await toy.settled();
+    expect(sent).toMatchObject({ reason: { code: 'GODWIT_NOT_CONVERGING' } });
+    const { message } = (sent as PromiseRejectedResult).reason as Error;
+    expect(message).toMatch(/the last stop-and-copy was given up: .* under way: saving and sending device state/);
+    expect(message).toMatch(/; no round had a page to send; at best \d+ ms/);
+    expect(source.running).toBe(true);
+  });
+
   test('is learned from the state that the device yields while the guest runs', async () => {
     const options = { bytes: 30 * MB, precopyBytes: 28 * MB };
     const { summary } = await move(options, { bytesPerSecond: 10 * MB }, { downtimeLimitMs: 500 });

@@ -25,6 +25,8 @@ export function whatWouldConverge(
 ): string {
   const sent = rounds.filter(({ phase, dirtyPages }) => phase !== 'stop-and-copy' && dirtyPages > 0);
   const last = sent.at(-1);
+  if (last === undefined && rounds.length > 0)
+    return `no round had a page to send; ${whichLimit(rounds, downtimeLimitMs)}`;
   if (last === undefined) {
     return 'the first round, which sends every page once, was not complete: a longer time or a faster link would have let it go on';
   }

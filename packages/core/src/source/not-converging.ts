@@ -1,26 +1,27 @@
 import { whatWouldConverge } from '../convergence/what-would-converge.js';
 import { GodwitError } from '../errors.js';
-import type { Decision, RoundRecord } from '../round-record.js';
+import type { Decision } from '../round-record.js';
+import type { SourceContext } from './source-context.js';
 
 /**
  * A policy has given up. The message says what would have made the migration converge, as far as its rounds show. A tracker that takes
- * most pages for dirty, whatever is written, is named: with it no policy and no link would help.
- *
- * @param rounds the rounds that are complete
+ * most pages for dirty, whatever is written, is named: with it no policy and no link would help. So is what the last stop-and-copy was
+ * waiting for when it was given up.
  */
 export function notConverging(
   { reason }: Decision,
-  rounds: readonly RoundRecord[],
-  limits: { readonly downtimeLimitMs: number; readonly bandwidthLimit: number },
+  { records, options, attempts }: Pick<SourceContext, 'records' | 'options' | 'attempts'>,
 ): GodwitError {
-  const { newlyDirtyPages, trackers } = rounds.at(-1) ?? { newlyDirtyPages: 0, trackers: [] };
+  const { newlyDirtyPages, trackers } = records.at(-1) ?? { newlyDirtyPages: 0, trackers: [] };
   const culprits = trackers.filter(({ exact, dirtyPages }) => !exact && dirtyPages * 2 > newlyDirtyPages);
   const named = culprits.map(
     ({ name, dirtyPages }) =>
       `; of ${newlyDirtyPages} dirty pages the tracker "${name}" reported ${dirtyPages}, and it also reports pages that nobody wrote`,
   );
+  const last = attempts.failed.at(-1)?.reason.message;
+  if (last !== undefined && !reason.includes(last)) named.push(`; the last stop-and-copy was given up: ${last}`);
   return new GodwitError(
     'GODWIT_NOT_CONVERGING',
-    `the migration does not converge: ${reason}${named.join('')}; ${whatWouldConverge(rounds, limits)}`,
+    `the migration does not converge: ${reason}${named.join('')}; ${whatWouldConverge(records, options)}`,
   );
 }

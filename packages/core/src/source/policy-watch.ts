@@ -101,14 +101,14 @@ export class PolicyWatch implements RoundCuts {
     const outcome = outcomeNow(this.#context, round && this.#bytesPerSecond(round));
     if (round === undefined) {
       const said = opinion(this.#context, moment, outcome, this.#context.records);
-      if (said?.action === 'abort') throw notConverging(said, this.#context.records, this.#context.options);
+      if (said?.action === 'abort') throw notConverging(said, this.#context);
       return;
     }
     const { wanted, said } = round.decide.inRound(moment, outcome);
     const abort = said?.action === 'abort' ? said : undefined;
     // A switchover that was asked for goes before the policy's opinion, unless something keeps it from beginning.
     if (abort !== undefined && (wanted === undefined || this.#checking)) {
-      throw notConverging(abort, this.#context.records, this.#context.options);
+      throw notConverging(abort, this.#context);
     }
     if (wanted !== undefined && !this.#checking) void this.#cutIfPossible(round, wanted, abort);
   }
@@ -120,7 +120,7 @@ export class PolicyWatch implements RoundCuts {
       // A device that is asked what blocks it may hang; the policy is asked all the same.
       const may = await round.decide.mayBegin(wanted);
       if (this.#round !== round) return;
-      if (!may && otherwise !== undefined) throw notConverging(otherwise, this.#context.records, this.#context.options);
+      if (!may && otherwise !== undefined) throw notConverging(otherwise, this.#context);
       if (!may) return;
       round.decide.cutFor(wanted);
       round.cut.abort(new RoundCut('the policy wants to switch over'));

@@ -42,7 +42,7 @@ export class PreCopy implements SourcePhase {
           }).pipe(tap(({ record }) => roundEnded(context, record))),
         );
         const { record } = last;
-        if (record.decision.action === 'abort') throw notConverging(record.decision, context.records, context.options);
+        if (record.decision.action === 'abort') throw notConverging(record.decision, context);
         pending = last.pending;
         const connection = session.current;
         // If the link was lost since, another round reconnects with the guest running, and the decision is made again.
