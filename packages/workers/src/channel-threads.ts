@@ -2,9 +2,6 @@ import { Worker } from 'node:worker_threads';
 import { GodwitError } from '@godwit/core';
 import type { ChannelOrder } from './channel-messages.js';
 
-/** Most milliseconds that `ready` waits. */
-const READY_MS = 2_000;
-
 /**
  * A thread for one page channel. It must not be terminated before it is ready: koffi, which it loads, would end the whole process.
  */
@@ -25,16 +22,6 @@ export class ChannelThreads {
   /** Starts threads until `count` are idle. */
   start(count: number): void {
     while (this.#idle.size < count && !this.#closed) this.#start();
-  }
-
-  /** Resolves when all idle threads are ready, at the latest after `READY_MS`: orders wait for a thread that is not ready yet. */
-  async ready(): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, READY_MS);
-    });
-    await Promise.race([Promise.all(Array.from(this.#idle, ({ ready }) => ready)), late]);
-    clearTimeout(timer);
   }
 
   /** Returns an idle thread, or a new one. The caller owns it from then on, and it keeps the process alive. */

@@ -1,2 +1,2 @@
 export { type AttachableMemory, attachmentOf } from './attachable-memory.js';
-export { type ListenerThreads, onWorkers } from './on-workers.js';
+export { type IdleThreads, onWorkers } from './on-workers.js';

@@ -13,10 +13,10 @@ import { isAttachable } from './attachable-memory.js';
 import { ChannelThreads } from './channel-threads.js';
 import { WorkerStream } from './worker-stream.js';
 
-export interface ListenerThreads {
+export interface IdleThreads {
   /**
    * Threads to start at once, so that the first migration does not wait for them (about 100 ms each). Each page channel takes one for
-   * itself; a page channel that finds none starts one. Default: 0.
+   * itself; a page channel that finds none starts one. They do not keep the process alive. Default: 0.
    */
   readonly threads?: number;
 }
@@ -32,13 +32,14 @@ export interface ListenerThreads {
  * `GODWIT_UNSUPPORTED` before a page moves.
  *
  * @example
- * const migration = migrate(vm, onWorkers(connectTo(tcp({ host, port }))));
+ * const migration = migrate(vm, onWorkers(connectTo(tcp({ host, port })), { threads: 1 }));
  * const incoming = receive(onWorkers(await listenOn(tcp({ host: '0.0.0.0', port })), { threads: 1 }), { prepare });
  */
-export function onWorkers(connector: LinkConnector): LinkConnector;
-export function onWorkers<L extends LinkListener>(listener: L, options?: ListenerThreads): L;
-export function onWorkers(ends: LinkConnector | LinkListener, options?: ListenerThreads): LinkConnector | LinkListener {
-  return 'connect' in ends ? connectorOnWorkers(ends) : listenerOnWorkers(ends, options?.threads ?? 0);
+export function onWorkers(connector: LinkConnector, options?: IdleThreads): LinkConnector;
+export function onWorkers<L extends LinkListener>(listener: L, options?: IdleThreads): L;
+export function onWorkers(ends: LinkConnector | LinkListener, options?: IdleThreads): LinkConnector | LinkListener {
+  const idle = options?.threads ?? 0;
+  return 'connect' in ends ? connectorOnWorkers(ends, idle) : listenerOnWorkers(ends, idle);
 }
 
 /** Page channels that keep the processors of this host busy. With more than half of the processors copying, threads wait for each other. */
@@ -46,24 +47,18 @@ function channelsOfHost(): number {
   return availableParallelism() >= 4 ? 2 : 1;
 }
 
-function connectorOnWorkers(connector: LinkConnector): LinkConnector {
+function connectorOnWorkers(connector: LinkConnector, idle: number): LinkConnector {
+  const threads = new ChannelThreads();
+  threads.start(idle);
   return {
     ...connector,
     pageChannelsFor: (memory) => (connector.plainSockets === true && isAttachable(memory) ? channelsOfHost() : 0),
     async connect(request, signal) {
       // Also the connections of the settlement, over which the sides agree on who has the guest.
       if (request.pageChannels === 0) return connector.connect(request, signal);
-      const threads = new ChannelThreads();
-      try {
-        // Before the connections are made: the destination waits for page channels for a limited time.
-        threads.start(request.pageChannels);
-        await threads.ready();
-        signal.throwIfAborted();
-        const link = await connector.connect(request, signal);
-        return { ...link, pageChannels: moved(link.pageChannels, threads, link.peer, [link.control]) };
-      } finally {
-        await threads.close();
-      }
+      const link = await connector.connect(request, signal);
+      // Threads that are started now load their modules while the two sides greet each other.
+      return { ...link, pageChannels: moved(link.pageChannels, threads, link.peer, [link.control]) };
     },
   };
 }

@@ -107,6 +107,10 @@ export class WorkerStream implements PageStream {
     });
   }
 
+  get ready(): Promise<void> {
+    return this.#thread.ready;
+  }
+
   get bytesWritten(): number {
     return this.#carriedBefore.written + this.#counters.wireBytes;
   }

@@ -160,6 +160,21 @@ test('threads that a listener has started beforehand are used, and ended when it
   expect(threads.alive.size).toBe(0);
 });
 
+test('those that a connector has started are used too, and stay for the next one when nobody could be reached', async () => {
+  const { connector, listener } = await ends('tcp');
+  const refused = { ...connector, connect: () => Promise.reject(new Error('there is nobody')) };
+  const ready = onWorkers(refused, { threads: 2 });
+  expect(threads.started.length).toBe(2);
+  const source = new StillGuest(true);
+  await expect(migrate(source, ready, { pageChannels: 3 }).result).rejects.toThrow('there is nobody');
+  expect([threads.started.length, threads.alive.size]).toEqual([2, 2]);
+  source.memory.close();
+  await Promise.all([threads.kill(0), threads.kill(1)]);
+  const used = onWorkers(connector, { threads: 2 });
+  await move({ connector: used, listener }, { pageChannels: 2 });
+  expect([threads.started.length, threads.alive.size]).toEqual([4, 0]);
+});
+
 test('deltas are made and applied on the threads', async () => {
   const { connector, listener } = await ends('tcp');
   const encodings = [delta({ cacheBytes: 64 * 2 ** 20 })];

@@ -45,6 +45,8 @@ export interface RemoteReading {
  * are then sent and received on that thread, by the parts in `@godwit/core/pages`, which may change in any version. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
  */
 export interface PageStream extends FrameStream {
+  /** Resolves when the other thread works, or has ended; never rejects. No round begins before, so that none is timed with a thread's start. */
+  readonly ready?: Promise<void>;
   /** Source: makes the channel that reads guest memory and writes this stream on the other thread. Throws when that cannot map the memory. */
   sendPages?(sending: RemoteSending): PageChannel;
   /**

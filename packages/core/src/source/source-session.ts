@@ -1,3 +1,4 @@
+import { abortable } from '../abortable.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
@@ -251,6 +252,7 @@ export class SourceSession {
         });
         const answer = await connection.greet(hello, onReceived);
         if (answer.type === 'welcome') this.welcomed = true;
+        await abortable(Promise.all(connection.pageChannels.map(({ ready }) => ready)), connection.signal);
         // From here on only `over` ends the connection.
         connection.signal.addEventListener('abort', () => over.removeEventListener('abort', stop), { once: true });
         return { connection, answer };
