@@ -44,7 +44,7 @@ export async function bitmapBenchmark(options: {
     rows: [
       { name: "OR the kernel's words into the bitmap", value: median(harvest), unit: 'ms' },
       { name: 'walk and coalesce', value: median(walk), unit: 'ms' },
-      { name: 'both', value: median(harvest) + median(walk), unit: 'ms', atMost: 5 },
+      { name: 'both', value: median(harvest) + median(walk), unit: 'ms', atMost: 3 },
     ],
     notes: [],
   };

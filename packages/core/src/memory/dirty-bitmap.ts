@@ -8,6 +8,9 @@ const { floor, min } = Math;
 /** Words of the bitmap that share an entry of the summary: 128 MiB of guest memory, in 4 KiB of bitmap. */
 const CHUNK_WORDS = 1024;
 
+/** Indices of the words of a chunk that have bits. A walk is over before another begins. */
+const withBits = new Int32Array(CHUNK_WORDS);
+
 /**
  * One bit per page of a RAM block, in the kernel's layout: little-endian 64-bit words, bit 0 of word 0 is page 0,
  * storage rounded up to whole words. The bytes can be passed to `KVM_GET_DIRTY_LOG` and VFIO as they are.
@@ -203,11 +206,12 @@ export class DirtyBitmap {
     const touched = this.#touched;
     const base = firstPage / 32;
     const n = min(source.length, mine.length - base);
-    for (let i = 0; i < n; i++) {
-      const bits = source[i] as number;
-      if (bits === 0) continue;
-      mine[base + i] = (mine[base + i] as number) | bits;
-      if (touched !== undefined) touched[floor((base + i) / CHUNK_WORDS)] = 1;
+    // Chunk by chunk, and without a branch for clean words, which would be guessed wrong where few pages are dirty.
+    for (let i = 0; i < n; ) {
+      const chunk = floor((base + i) / CHUNK_WORDS);
+      const end = min(n, (chunk + 1) * CHUNK_WORDS - base);
+      if (orRange(mine, source, i, end, base) && touched !== undefined) touched[chunk] = 1;
+      i = end;
     }
     this.maskTail();
   }
@@ -288,47 +292,53 @@ export class DirtyBitmap {
     const lastWord = floor((end - 1) / 32);
     const head = -1 << (firstPage % 32);
     const tail = end % 32 === 0 ? -1 : ~(-1 << (end % 32));
-    /** The first page of a run that reaches to the present word; -1 when there is none. */
+    /** The first page of a run that reaches to the end of the last word with bits; -1 when there is none. */
     let open = -1;
+    let before = -1;
     /** Only the first run may touch the last run that was in the list. */
     let apart = into.length === 0;
-    for (let i = firstWord; i <= lastWord; i++) {
-      let bits = (words[i] as number) | 0;
-      if (bits === 0 && open === -1) {
-        if ((i + 1) % CHUNK_WORDS !== 0) continue;
-        const chunk = this.#nextTouched((i + 1) / CHUNK_WORDS);
-        if (chunk === -1) break;
-        i = chunk * CHUNK_WORDS - 1;
-        continue;
-      }
-      if (i === firstWord) bits &= head;
-      if (i === lastWord) bits &= tail;
-      const base = i * 32;
-      if (bits === -1) {
-        if (open === -1) open = base;
-        continue;
-      }
-      if (open !== -1) {
-        const ones = trailingZeros(~bits);
-        into.push(open, base + ones - open);
-        bits &= -1 << ones;
-        open = -1;
-      }
-      while (bits !== 0) {
-        const start = trailingZeros(bits);
-        const clean = ~bits & (-1 << start);
-        if (clean === 0) {
-          open = base + start;
-          break;
+    for (let from = firstWord; from !== -1 && from <= lastWord; ) {
+      const chunk = floor(from / CHUNK_WORDS);
+      const count = indicesWithBits(words, from, min(lastWord + 1, (chunk + 1) * CHUNK_WORDS));
+      for (let n = 0; n < count; n++) {
+        const i = withBits[n] as number;
+        let bits = (words[i] as number) | 0;
+        if (i === firstWord) bits &= head;
+        if (i === lastWord) bits &= tail;
+        const base = i * 32;
+        if (open !== -1 && i !== before + 1) {
+          into.push(open, (before + 1) * 32 - open);
+          open = -1;
         }
-        const stop = trailingZeros(clean);
-        if (apart) into.pushApart(base + start, stop - start);
-        else into.push(base + start, stop - start);
-        apart = true;
-        bits &= -1 << stop;
+        before = i;
+        if (bits === -1) {
+          if (open === -1) open = base;
+          continue;
+        }
+        if (open !== -1) {
+          const ones = trailingZeros(~bits);
+          into.push(open, base + ones - open);
+          bits &= -1 << ones;
+          open = -1;
+        }
+        while (bits !== 0) {
+          const start = trailingZeros(bits);
+          const clean = ~bits & (-1 << start);
+          if (clean === 0) {
+            open = base + start;
+            break;
+          }
+          const stop = trailingZeros(clean);
+          if (apart) into.pushApart(base + start, stop - start);
+          else into.push(base + start, stop - start);
+          apart = true;
+          bits &= -1 << stop;
+        }
       }
+      const next = this.#nextTouched(chunk + 1);
+      from = next === -1 ? -1 : next * CHUNK_WORDS;
     }
-    if (open !== -1) into.push(open, end - open);
+    if (open !== -1) into.push(open, min(end, (before + 1) * 32) - open);
     return into;
   }
 
@@ -391,4 +401,16 @@ export class DirtyBitmap {
     else if (value) Atomics.or(words, at, mask);
     else Atomics.and(words, at, ~mask);
   }
+}
+
+/** Puts the indices of the words from `from` up to `end` that have bits into `withBits`, and returns how many there are. */
+function indicesWithBits(words: Uint32Array, from: number, end: number): number {
+  let count = 0;
+  for (let i = from; i < end; i++) {
+    const word = (words[i] as number) | 0;
+    withBits[count] = i;
+    // 1 for any bit, without a branch: where few pages are dirty it would often be guessed wrong.
+    count += (word | -word) >>> 31;
+  }
+  return count;
 }

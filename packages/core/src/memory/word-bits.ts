@@ -1,13 +1,13 @@
 /** Bound once, since looking up a global is slow in a VM context (such as Jest's). */
 const { clz32, imul } = Math;
 
-/** ORs words `first` up to, not including, `end`; returns whether the source had any bit there. */
-export function orRange(into: Uint32Array, from: Uint32Array, first: number, end: number): boolean {
+/** ORs words `first` up to, not including, `end` into those `shift` places further on; returns whether the source had any bit there. */
+export function orRange(into: Uint32Array, from: Uint32Array, first: number, end: number, shift = 0): boolean {
   let any = 0;
   for (let i = first; i < end; i++) {
     const bits = from[i] as number;
     any |= bits;
-    into[i] = (into[i] as number) | bits;
+    into[i + shift] = (into[i + shift] as number) | bits;
   }
   return any !== 0;
 }
