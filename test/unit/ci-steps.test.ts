@@ -8,8 +8,8 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 /** The repository; the tests run compiled, in test/dist/unit. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 
-/** Forty minutes: the most that all steps may take on two idle cores. */
-const MOST_SECONDS = 40 * 60;
+/** An hour: the most that all steps may take on two idle cores. */
+const MOST_SECONDS = 60 * 60;
 
 interface Step {
   readonly name: string;
@@ -63,7 +63,7 @@ describe('the table of what CI runs', () => {
     expect(table().steps).toEqual(stepsOfCi());
   });
 
-  test('adds up, to at most forty minutes', () => {
+  test('adds up, to at most an hour', () => {
     expect(table().sum).toBe(sumOf(stepsOfCi()));
     expect(table().sum).toBeLessThanOrEqual(MOST_SECONDS);
   });
