@@ -13,8 +13,8 @@ const OTHER_ENCODING = 0.3;
 /** Seen over predicted, while no round was compared with its prediction: nothing was learned, so the interval is wide. */
 const UNCOMPARED = guess(1, 0.25, 4);
 
-/** The same while only a lower bound of the link's rate is known. */
-const LINK_UNKNOWN = guess(1, 0.02, 1.5);
+/** The same while only a lower bound of the link's rate is known: over the time that the bound would take, and a fiftieth of what is expected. */
+const LINK_UNKNOWN = { low: 0.02, ofBound: 1.5 };
 
 /**
  * Seen with the guest paused over seen while it runs, where no stop-and-copy was seen. What waits for the link takes the same, and that is
@@ -197,10 +197,9 @@ export class RamTerm {
         ? this.bytesPerSecond
         : bytesPerSecond;
     const at = (rate: number) => (bytes / rate) * 1000;
-    // A lower bound is what rounds of a few pages have carried: the link may be of any kind.
     const least = this.bytesPerSecond ?? 0;
     if (known === undefined || known === 0)
-      return guess(at(Math.max(least, SLOW)), at(Math.max(least, FASTEST)), at(Math.max(least, SLOWEST)));
+      return guess(at(atLeast(least)), at(Math.max(least, FASTEST)), at(Math.max(least, SLOWEST)));
     return scaled({ ms: at(known), lowMs: at(known), highMs: at(known) }, this.#pausedAt(known));
   }
 
@@ -213,7 +212,8 @@ export class RamTerm {
     const { pages: counted, bytes: seenBytes, scanMs: seenMs } = this.#costs;
     const bytes = pages * (counted > 0 ? seenBytes / counted : this.#pageSize);
     const scanMs = pages * (counted > 0 ? seenMs / counted : 0);
-    const bytesPerMs = (this.bytesPerSecond ?? otherwise ?? 0) / 1000;
+    const rate = this.linkKnown ? (this.bytesPerSecond ?? 0) : (otherwise ?? atLeast(this.bytesPerSecond ?? 0));
+    const bytesPerMs = rate / 1000;
     const linkMs = bytesPerMs > 0 ? bytes / bytesPerMs : 0;
     // A lower bound of the rate has the time to look at pages in it.
     return this.linkKnown ? scanMs + linkMs : Math.max(scanMs, linkMs);
@@ -221,7 +221,10 @@ export class RamTerm {
 
   #ratio(): Estimate {
     const known = this.#ratios.estimate ?? UNCOMPARED;
-    if (!this.linkKnown) return LINK_UNKNOWN;
+    if (!this.linkKnown) {
+      const least = this.bytesPerSecond ?? 0;
+      return guess(1, LINK_UNKNOWN.low, (LINK_UNKNOWN.ofBound * atLeast(least)) / (least === 0 ? SLOWEST : least));
+    }
     const { count } = this.#ratios;
     // A ratio that was seen once may be chance: the point moves towards it as they become more.
     // `Math.exp` and `Math.log` give the same number on every version of Node; a power does not.
@@ -248,6 +251,14 @@ export class RamTerm {
     if (Math.max(predicted, seen) < WAKE_MS) return;
     (paused ? this.#pausedRatios : this.#ratios).add(seen / predicted);
   }
+}
+
+/**
+ * What to expect of a link that has carried at least so many bytes per second, in rounds of a few pages: halfway to 1 Gbit/s, on a scale of
+ * ratios. 0: it has carried nothing.
+ */
+function atLeast(least: number): number {
+  return least === 0 ? SLOW : Math.max(least, Math.sqrt(least * SLOW));
 }
 
 /** By how much less time pages take once the guest is paused, over a link of this rate; `fast`: where processors are waited for. */
