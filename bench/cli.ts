@@ -6,6 +6,7 @@ import { type DevicesOptions, devicesBenchmark } from './devices/devices.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
 import { type EstimateOptions, estimateBenchmark } from './estimate/estimates.js';
 import { type PredictionOptions, predictionBenchmark } from './prediction/prediction.js';
+import { type ProfileOptions, profile } from './profile/profile.js';
 import { CASE_NAMES, type CaseName } from './qemu/cases.js';
 import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
@@ -121,6 +122,14 @@ program
   .option('--prepare', 'only see to it that QEMU is there', false)
   .option('--never-rearm', 'with a defect in the dirty log: the check of memory must notice', false)
   .action((cases: CaseName[], options: JudgeOptions) => judge(cases, options));
+
+program
+  .command('profile')
+  .description('a flame graph of every thread of source and destination, while Godwit does a case of `qemu` once')
+  .addArgument(new Argument('<case>', 'what to do').choices(CASE_NAMES))
+  .option('--way <text>', 'the way to do it: part of its name, such as `main thread`', '')
+  .option('--out <folder>', 'where the pictures go', 'profiles')
+  .action((name: CaseName, options: ProfileOptions) => profile(name, options));
 
 function atLeastOne(text: string): number {
   const value = Number(text);

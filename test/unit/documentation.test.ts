@@ -15,7 +15,6 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm install': '.ci/run has `npm ci`, which installs the same and refuses a lock file that does not fit',
   'npm run format': 'it rewrites the sources; its checking half is `npm run lint`, which runs',
   'npm run bench -- estimate': 'it measures for minutes; its verdict depends on the load of the machine',
-  'npm run bench -- prediction': 'on a busy machine too few downtimes lie inside their interval',
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };
 

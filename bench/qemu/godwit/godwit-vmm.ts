@@ -4,24 +4,33 @@ import { Letters } from '../letters.js';
 import type { Departure, GuestSpec, MoveSettings, Patience, Vmm, VmmProcess } from '../vmm.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
 
-/**
- * @param neverRearm the dirty log reports only the first write of each page: a defect that the check must notice
- */
-export function godwitVmm(name: string, { neverRearm = false } = {}): Vmm {
+export interface GodwitOptions {
+  /** The dirty log reports only the first write of each page: a defect that the check must notice. Default false. */
+  readonly neverRearm?: boolean;
+  /** V8 samples the stacks of all threads, and writes them into this folder when the process ends. Default: it does not. */
+  readonly profileFolder?: string;
+}
+
+export function godwitVmm(name: string, options: GodwitOptions = {}): Vmm {
   return {
     name,
-    boot: (spec) => GodwitProcess.start(name, spec, 'source', neverRearm),
-    empty: (spec) => GodwitProcess.start(name, spec, 'destination', neverRearm),
+    boot: (spec) => GodwitProcess.start(name, spec, 'source', options),
+    empty: (spec) => GodwitProcess.start(name, spec, 'destination', options),
   };
 }
+
+/** Five samples a millisecond: what takes less is not seen. */
+const PROFILED = ['--cpu-prof', '--cpu-prof-interval', '200'];
 
 /** A process with one machine of node-vmm. */
 class GodwitProcess implements VmmProcess {
   readonly #process: CommandProcess<HostCommands, HostMessage>;
   readonly #letters = new Letters();
 
-  private constructor(name: string) {
-    const child = fork(new URL('./host.js', import.meta.url), { serialization: 'advanced' });
+  private constructor(name: string, folder: string | undefined) {
+    const profiled = folder === undefined ? [] : [...PROFILED, '--cpu-prof-dir', folder];
+    const execArgv = [...process.execArgv, ...profiled];
+    const child = fork(new URL('./host.js', import.meta.url), { serialization: 'advanced', execArgv });
     this.#process = new CommandProcess(name, child, ({ text }) => this.#letters.hear(text));
     void this.#process.exited.then(() => this.#letters.fail(this.#process.gone()));
   }
@@ -30,9 +39,9 @@ class GodwitProcess implements VmmProcess {
     name: string,
     spec: GuestSpec,
     role: 'source' | 'destination',
-    neverRearm: boolean,
+    { neverRearm = false, profileFolder }: GodwitOptions,
   ): Promise<GodwitProcess> {
-    const started = new GodwitProcess(name);
+    const started = new GodwitProcess(name, profileFolder);
     try {
       await started.#process.ask('start', { spec, role, neverRearm });
       return started;

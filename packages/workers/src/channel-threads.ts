@@ -49,7 +49,8 @@ export class ChannelThreads {
   #start(): void {
     const worker = new Worker(new URL('./channel-thread.js', import.meta.url), {
       name: 'godwit page channel',
-      execArgv: [],
+      // Of the options of the process only those of V8's profiler: others may load what has no place on this thread.
+      execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),
     });
     worker.unref();
     const ready = new Promise<void>((resolve) => {
@@ -62,4 +63,10 @@ export class ChannelThreads {
     worker.once('exit', () => this.#idle.delete(thread));
     this.#idle.add(thread);
   }
+}
+
+/** `--cpu-prof`, `--cpu-prof-dir FOLDER` and the like, and nothing for another option. */
+function profilerOption(option: string, next: string | undefined): string[] {
+  if (!option.startsWith('--cpu-prof')) return [];
+  return option === '--cpu-prof' || option.includes('=') || next === undefined ? [option] : [option, next];
 }
