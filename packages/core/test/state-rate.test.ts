@@ -1,9 +1,9 @@
-import type { MigratableDevice, MigrateOptions, PageChannel } from '@godwit/core';
+import type { MigratableDevice, MigrateOptions } from '@godwit/core';
 import { engineParts, FaultyDevice, type MemoryLinkOptions, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, expectMoved, start } from './toy-migration.js';
 
-const { DeviceChannels, DeviceSender, DowntimeModel } = engineParts;
+const { DeviceSender, DowntimeModel } = engineParts;
 
 /** One device, of which nothing is known but its bytes. */
 const ONE = { count: 1, bytes: 300 * 1e6, expectedSaveMs: 0, expecting: 0 };
@@ -184,42 +184,5 @@ describe('devices that are saved and loaded at the same time', () => {
     expect(loadMs.predictedMs).toBeCloseTo(740, 0);
     expect(deviceMs.predictedMs).toBeGreaterThanOrEqual(370);
     expect(deviceMs.predictedMs).toBeLessThan(380);
-  });
-});
-
-describe('pieces on one page channel', () => {
-  function channel(count = 1) {
-    const sent: number[] = [];
-    const pages = {
-      sendDevice: (_frame: unknown, bytes: Uint8Array) => new Promise<void>(() => sent.push(bytes.length)),
-    };
-    const channels = Array.from({ length: count }, () => pages as unknown as PageChannel);
-    return { sent, channels: new DeviceChannels(channels, new AbortController().signal) };
-  }
-
-  /** Sends pieces of so many bytes until one has to wait; returns how many were sent. */
-  async function untilFull({ channels }: ReturnType<typeof channel>, bytes: number): Promise<number> {
-    for (let sent = 0; sent < 1000; sent++) {
-      const place = await Promise.race([
-        channels.free(bytes),
-        new Promise<undefined>((done) => setImmediate(done, undefined)),
-      ]);
-      if (place === undefined) return sent;
-      void place.send({ type: 'device', device: 0, sequence: sent, last: false, attempt: 1 }, new Uint8Array(bytes));
-    }
-    return 1000;
-  }
-
-  test.each([
-    [100, 128],
-    [1024, 64],
-    [60_000, 2],
-    [1_000_000, 2],
-  ])('of %i bytes: %i do not wait for each other', async (bytes, expected) => {
-    expect(await untilFull(channel(), bytes)).toBe(expected);
-  });
-
-  test('with many channels each takes one large piece', async () => {
-    expect(await untilFull(channel(16), 1_000_000)).toBe(16);
   });
 });

@@ -4,8 +4,9 @@ const HALF_LIFE_MS = 250;
 /** One round counts for no more than this many milliseconds: a long one must not outlast many short ones that come after it. */
 const MOST_MS = 500;
 
-/** A round of fewer bytes is all latency: it teaches nothing, unless nothing is known. */
+/** A round of fewer bytes is all latency: it teaches nothing, unless nothing is known, or the link was busy for so long with it. */
 const LEAST_BYTES = 256 * 1024;
+const LONG_MS = 500;
 
 /** The link has to be waited for in at least this share of a round, or the round says how fast pages are looked at. */
 const LEAST_SHARE = 0.25;
@@ -30,7 +31,8 @@ export class LinkRate {
    */
   add(bytes: number, busyMs: number, wallMs = busyMs): boolean {
     if (bytes <= 0) return false;
-    const loaded = bytes >= LEAST_BYTES && busyMs >= LEAST_SHARE * wallMs && busyMs > 0;
+    const much = bytes >= LEAST_BYTES || busyMs >= LONG_MS;
+    const loaded = much && busyMs >= LEAST_SHARE * wallMs && busyMs > 0;
     if (!loaded) {
       if (this.#bytes === 0) this.#atLeast = Math.max(this.#atLeast ?? 0, (bytes / Math.max(wallMs, busyMs, 1)) * 1000);
       return false;

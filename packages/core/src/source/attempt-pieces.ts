@@ -2,7 +2,7 @@ import { abortable } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame } from '../protocol/frame.js';
-import { type DeviceLink, type DeviceOutbox, MOST_UNANSWERED } from './device-outbox.js';
+import { type DeviceLink, type DeviceOutbox, MOST_UNANSWERED, placeFor } from './device-outbox.js';
 
 /**
  * The pieces of one stop-and-copy: numbered from 0 for each device, sent on whatever streams there are, within what the destination
@@ -62,7 +62,7 @@ export class AttemptPieces {
     const channels = this.#link.deviceChannels;
     if (byteLength > 0) await this.#room(index, byteLength, isFirst, signal);
     if (channels !== undefined) await this.#answered(signal);
-    const place = await channels?.free(byteLength, signal);
+    const place = await placeFor(this.#link, byteLength, signal);
     // A device that hung may yield after the attempt was given up: its piece must not be sent after `back`.
     if (signal.aborted) place?.giveBack();
     signal.throwIfAborted();

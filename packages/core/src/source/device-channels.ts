@@ -5,10 +5,6 @@ import type { PageChannel } from './page-channel.js';
 /** Pieces that a channel holds at once: while one is written, the next one is there. With many channels one each is enough. */
 const PIECES_PER_CHANNEL = { few: 2, many: 1 } as const;
 
-/** Small pieces do not wait for each other: a channel holds so many of them, of so many bytes together. */
-const SMALL_PIECES = 128;
-const SMALL_BYTES = 64 * 1024;
-
 /** From this number of channels on, each holds one piece. */
 const MANY_CHANNELS = 16;
 
@@ -30,8 +26,6 @@ export class DeviceChannels {
   readonly #channels: readonly DeviceChannel[];
   /** Per channel: pieces that it holds, or that a place is kept for. */
   readonly #taken: number[];
-  /** Per channel: their bytes. */
-  readonly #held: number[];
   /** The channel that took the last piece. */
   #last = -1;
   readonly #most: number;
@@ -44,7 +38,6 @@ export class DeviceChannels {
   constructor(channels: readonly PageChannel[], signal: AbortSignal) {
     this.#channels = channels.filter((channel): channel is DeviceChannel => channel.sendDevice !== undefined);
     this.#taken = this.#channels.map(() => 0);
-    this.#held = this.#channels.map(() => 0);
     this.#most = channels.length < MANY_CHANNELS ? PIECES_PER_CHANNEL.few : PIECES_PER_CHANNEL.many;
     this.#signal = signal;
   }
@@ -54,37 +47,30 @@ export class DeviceChannels {
     return this.#channels.length;
   }
 
-  /** Resolves with a place for a piece of so many bytes; rejects when `giveUp` aborts, or the connection is over. */
-  async free(bytes: number, giveUp?: AbortSignal): Promise<FreePlace> {
+  /** Resolves with a place for a piece; rejects when `giveUp` aborts, or the connection is over. */
+  async free(giveUp?: AbortSignal): Promise<FreePlace> {
     this.#signal.throwIfAborted();
     giveUp?.throwIfAborted();
     let index = this.#emptiest();
-    while (!this.#hasRoom(index, bytes)) {
+    while ((this.#taken[index] as number) >= this.#most) {
       await this.#change(giveUp);
       index = this.#emptiest();
     }
     this.#taken[index] = (this.#taken[index] as number) + 1;
-    this.#held[index] = (this.#held[index] as number) + bytes;
     this.#last = index;
     const giveBack = () => {
       this.#taken[index] = (this.#taken[index] as number) - 1;
-      this.#held[index] = (this.#held[index] as number) - bytes;
       this.#waiting.shift()?.();
     };
     return {
       giveBack,
-      send: (frame, piece) => {
-        this.bytes += piece.byteLength;
-        const writing = (this.#channels[index] as DeviceChannel).sendDevice(frame, piece);
+      send: (frame, bytes) => {
+        this.bytes += bytes.byteLength;
+        const writing = (this.#channels[index] as DeviceChannel).sendDevice(frame, bytes);
         writing.then(giveBack, giveBack);
         return writing;
       },
     };
-  }
-
-  #hasRoom(index: number, bytes: number): boolean {
-    const taken = this.#taken[index] as number;
-    return taken < this.#most || (taken < SMALL_PIECES && (this.#held[index] as number) + bytes <= SMALL_BYTES);
   }
 
   /** Resolves when a place was given back. */

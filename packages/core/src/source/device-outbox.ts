@@ -12,6 +12,12 @@ const PIECE_BYTES = 2 ** 20;
 /** Most pieces that are on their way on page channels without an answer that all have arrived: some may overtake others. */
 export const MOST_UNANSWERED = 1024;
 
+/**
+ * A piece of fewer bytes goes over the control stream even where there are page channels: to hand it to another thread would take longer
+ * than to write it.
+ */
+const LEAST_CHANNEL_BYTES = 4096;
+
 /** The part of a connection that device state needs. */
 export interface DeviceLink {
   readonly signal: AbortSignal;
@@ -297,7 +303,7 @@ export class DeviceOutbox {
         this.#unanswered = 0;
       }
       const start = this.#now();
-      const place = await link.deviceChannels?.free(bytes);
+      const place = await placeFor(link, bytes);
       // The link is lost, or the device was restarted while this waited: the piece is void.
       if (link.signal.aborted || this.#pending[0] !== piece) {
         place?.giveBack();
@@ -344,4 +350,13 @@ export class DeviceOutbox {
       if (link.signal.aborted || !hurry.aborted) throw error;
     }
   }
+}
+
+/** A place in a page channel for a piece of so many bytes; `undefined`: it goes over the control stream. */
+export async function placeFor(
+  { deviceChannels }: DeviceLink,
+  bytes: number,
+  giveUp?: AbortSignal,
+): Promise<FreePlace | undefined> {
+  return bytes < LEAST_CHANNEL_BYTES ? undefined : deviceChannels?.free(giveUp);
 }
