@@ -95,6 +95,7 @@ program
   .option('--only <text>', 'only cases whose name has this in it', '')
   .option('--short', 'twelve of the cases; fails when fewer than 8 lie inside their interval', false)
   .option('--terms', 'every term of the downtime', false)
+  .option('--qemu', 'what QEMU predicts of the sweep guest, and Godwit, below the table', false)
   .option('--simulate', 'the simulator beside each migration: total time and downtime', false)
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: Omit<PredictionOptions, 'times'> & { times?: number }) =>

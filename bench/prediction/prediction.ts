@@ -4,6 +4,7 @@ import { hasKvm } from '@godwit/example-node-vmm';
 import { CommandProcess } from '@godwit/example-node-vmm/process';
 import { CASES, type PredictionCase, SHORT_CASES } from './cases.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
+import { qemuFigures } from './qemu-figure.js';
 import { HEAD, line, type Run, runOf, SIMULATED_HEAD, simulatedSummary, summary, totalsOf } from './table.js';
 
 /** Of the twelve cases of the short form, so many at least have to lie inside the interval, in one of two passes. */
@@ -22,6 +23,8 @@ export interface PredictionOptions {
   readonly terms: boolean;
   /** Simulates each migration too. */
   readonly simulate: boolean;
+  /** QEMU's own prediction of the sweep guest's downtime below the table, and Godwit's. */
+  readonly qemu: boolean;
   readonly json: boolean;
 }
 
@@ -69,8 +72,11 @@ export async function predictionBenchmark(options: PredictionOptions): Promise<v
     load > 1
       ? `the machine had a load of ${load.toFixed(1)} before: others used it, and the figures are worth little`
       : '';
-  if (json) process.stdout.write(`${JSON.stringify({ benchmark: 'prediction', totals, runs, loadBefore: load })}\n`);
+  const qemu = options.qemu ? await qemuFigures(times) : [];
+  if (json)
+    process.stdout.write(`${JSON.stringify({ benchmark: 'prediction', totals, runs, loadBefore: load, qemu })}\n`);
   else process.stdout.write(`\n${summary(totals)}\n${simulatedSummary(runs)}${busy === '' ? '' : `${busy}\n`}`);
+  if (!json && qemu.length > 0) process.stdout.write(`\n${qemu.join('\n')}\n`);
   if (judged && totals.inside < least) {
     process.stderr.write(
       `prediction: ${totals.inside} of ${totals.runs} inside, in ${PASSES} passes; ${least} have to be\n`,

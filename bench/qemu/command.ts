@@ -1,10 +1,9 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hasKvm } from '@godwit/example-node-vmm';
-import { cacheFolder } from './cache-folder.js';
 import { CASE_NAMES, type CaseName, type Contestants, caseOf } from './cases.js';
+import { withFolders } from './folders.js';
 import { godwitVmm } from './godwit/godwit-vmm.js';
 import { qemuVmm } from './qemu/qemu-vmm.js';
 import { DEBIAN_12, NEWEST, NoQemu, type UnpackedQemu, unpackedQemu } from './qemu/unpacked-qemu.js';
@@ -12,8 +11,6 @@ import { type CaseResult, isSound, thisMachine, type Verdict } from './result.js
 import { playCase } from './rounds.js';
 import { markdown, withVerdict } from './table.js';
 
-/** The folder for memory files: on tmpfs, so that a guest's memory does not wait for a disk. */
-const MEMORY_FOLDER = '/dev/shm';
 /** The repository; this file runs compiled, in bench/dist/qemu. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 /** The exit status when the judge cannot run on this machine; the reason was printed. */
@@ -103,25 +100,5 @@ function revision(): string {
     return git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain') === '' ? '' : '+');
   } catch {
     return 'of no repository';
-  }
-}
-
-/** Makes a folder in memory and one on a disk, which are removed when the work has settled. */
-async function withFolders<T>(work: (memory: string, disk: string) => Promise<T>): Promise<T> {
-  const memory = mkdtempSync(join(existsSync(MEMORY_FOLDER) ? MEMORY_FOLDER : tmpdir(), 'godwit-judge-'));
-  const disk = mkdtempSync(join(cacheFolder('judge'), 'disk-'));
-  const remove = (): void => {
-    for (const folder of [memory, disk]) rmSync(folder, { recursive: true, force: true });
-  };
-  // Files on tmpfs outlive the process that made them.
-  process.once('exit', remove);
-  const onSignal = (): void => process.exit(1);
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, onSignal);
-  try {
-    return await work(memory, disk);
-  } finally {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
-    process.off('exit', remove);
-    remove();
   }
 }
