@@ -33,7 +33,8 @@ export class PartialFile {
     active.add(name);
     try {
       // O_EXCL: never through a link that somebody has put there.
-      const file = await PositionedFile.open(name, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
+      const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+      const file = await PositionedFile.open(name, flags, { direct: true });
       return new PartialFile(file, path);
     } catch (error) {
       active.delete(name);

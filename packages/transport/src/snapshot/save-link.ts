@@ -23,9 +23,13 @@ import { SavedDevices } from './saved-devices.js';
 import { MOST_PIECE_BYTES } from './snapshot-metadata.js';
 import { MOST_DEVICE_STATE, SnapshotWriter } from './snapshot-writer.js';
 
+/** Page channels by default, each with a write under way: as many as Node's thread pool has threads. */
+const WRITES_AT_ONCE = 4;
+
 /** Saves to `path`: the source migrates to a destination that is this file. */
 export function saveTo(path: string): LinkConnector {
   return {
+    pageChannelsFor: () => WRITES_AT_ONCE,
     async connect({ pageChannels, connection }, signal): Promise<MigrationLink> {
       throwIfCancelled(signal, `saving to ${path}`);
       if (connection > 1) {

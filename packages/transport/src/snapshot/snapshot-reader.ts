@@ -51,7 +51,7 @@ export class SnapshotReader {
     let file: PositionedFile;
     try {
       // A pipe would make open wait for its other end.
-      file = await PositionedFile.open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+      file = await PositionedFile.open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0), { direct: true });
     } catch (error) {
       const { message } = error as Error;
       throw new GodwitError('GODWIT_CONNECT_FAILED', `the snapshot ${path} cannot be opened: ${message}`, {
