@@ -26,6 +26,13 @@ const MIGRATIONS = [
 const DESTINATION = [
   ...MIGRATIONS,
   'destination-receive',
+  'destination-answers',
+  'destination-prepare',
+  'destination-channels',
+  'destination-recover',
+  'destination-release',
+  'destination-set-up',
+  'destination-dry-run',
   'claimed-parts',
   'device-state',
   'hostile-hello',
@@ -88,7 +95,6 @@ export const SCOPE: readonly Scope[] = [
     tests: ['page-queue', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
   },
   { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
-  { sources: ['destination/phases/set-up.ts'], tests: [...DESTINATION, 'cancel'] },
   { sources: ['destination/phases'], tests: DESTINATION },
 ];
 

@@ -3,7 +3,10 @@ import {
   type FrameStream,
   type GodwitError,
   type HelloFrame,
+  type IncomingEvent,
   type IncomingMigration,
+  type LinkListener,
+  type ReceiveOptions,
   receive,
 } from '@godwit/core';
 import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
@@ -20,16 +23,44 @@ export class PlayedSource {
   pages: readonly FrameStream[] = [];
   heard: Frame[] = [];
   readonly lost: GodwitError[] = [];
+  readonly events: IncomingEvent[] = [];
+  /** Whether the streams of the next connection have checksums. */
+  checksums = false;
 
-  constructor(maximumDeviceState = 100_000) {
+  /** `through`: what the destination's listener is wrapped in. */
+  constructor(
+    maximumDeviceState = 100_000,
+    options: Partial<ReceiveOptions> = {},
+    through: (listener: LinkListener) => LinkListener = (listener) => listener,
+  ) {
     const { link, clock, vm } = this;
-    this.incoming = receive(link.listener, { prepare: () => vm, clock, maximumDeviceState });
-    this.incoming.subscribe((event) => void (event.type === 'link-lost' && this.lost.push(event.reason)));
+    this.incoming = receive(through(link.listener), { prepare: () => vm, clock, maximumDeviceState, ...options });
+    this.incoming.subscribe((event) => {
+      this.events.push(event);
+      if (event.type === 'link-lost') this.lost.push(event.reason);
+    });
+  }
+
+  /** The events of one type. */
+  eventsOf<T extends IncomingEvent['type']>(type: T): Extract<IncomingEvent, { type: T }>[] {
+    return this.events.filter((event): event is Extract<IncomingEvent, { type: T }> => event.type === type);
+  }
+
+  /** The frames of one type that the destination has sent over this connection. */
+  heardOf<T extends Frame['type']>(type: T): Extract<Frame, { type: T }>[] {
+    return this.heard.filter((frame): frame is Extract<Frame, { type: T }> => frame.type === type);
+  }
+
+  /** Comes back over another connection, after the link was cut. */
+  async again(change: Partial<HelloFrame> = {}): Promise<void> {
+    this.link.cut();
+    this.heard = [];
+    await this.hello({ connection: 2, ...change });
   }
 
   async connect(pageChannels = 0): Promise<void> {
     const link = await this.link.connector.connect(
-      { migrationId: ID, pageChannels, connection: 1 },
+      { migrationId: ID, pageChannels, connection: 1, checksums: this.checksums },
       new AbortController().signal,
     );
     this.control = link.control;

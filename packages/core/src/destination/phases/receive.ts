@@ -68,7 +68,7 @@ export class Receive implements ServingPhase {
   handle(received: ReceivedFrame): void | Promise<void> {
     const { frame, payloadBytes } = received;
     checkPayload(frame.type, payloadBytes);
-    const connection = this.#connection;
+    const connection = this.#context.session.current as IncomingConnection;
     if (isPageFrame(frame.type)) return this.#pages(connection, received);
     switch (frame.type) {
       case 'device':
@@ -94,12 +94,6 @@ export class Receive implements ServingPhase {
         return connection.control.skipPayload();
       default:
     }
-  }
-
-  get #connection(): IncomingConnection {
-    const { current } = this.#context.session;
-    if (current === undefined) throw new GodwitError('GODWIT_INTERNAL', 'a frame without a connection');
-    return current;
   }
 
   async #pages(connection: IncomingConnection, received: ReceivedFrame): Promise<void> {

@@ -113,7 +113,8 @@ export class SetUp implements DestinationPhase {
       );
       await connection.write(this.#agreed(context, connection, version).welcome);
       connection.keepAlive(context.options);
-      await connection.ended;
+      // A caller who cancels does not wait for the source.
+      await abortable(connection.ended, context.session.signal);
     } catch (error) {
       if (!context.session.signal.aborted) await connection.close(dryRunFailed(error));
       throw error;
