@@ -118,8 +118,8 @@ describe('"loadEarly"', () => {
 
 describe('"switchover"', () => {
   /** A round has ended, and the pieces of the stop-and-copy are on their way. */
-  const ended = async (): Promise<FrameStream> => {
-    const channel = await begin();
+  const ended = async (prepare?: (played: PlayedSource) => void): Promise<FrameStream> => {
+    const channel = await begin(undefined, prepare);
     await channel.write(end(0));
     await played.hear('roundAck');
     return channel;
@@ -198,6 +198,29 @@ describe('"switchover"', () => {
     expect(played.heardOf('ready')).toMatchObject([{ attempt: 2 }]);
   });
 
+  test('that is given up in the moment in which its last piece comes leads nowhere', async () => {
+    const resettable = (id: string) =>
+      Object.assign(new FaultyDevice(id), { reset: async () => {}, loadWrites: () => [] });
+    for (let turns = 0; turns < 16; turns++) {
+      const channel = await ended(({ vm }) => {
+        vm.devices = [resettable('uart'), resettable('rtc')];
+      });
+      await piece(channel, 0, 0, true, 1, 1);
+      await piece(channel, 1, 0, true, 1, 1);
+      await played.send(switchover(1, 0));
+      await turn();
+      const coming = piece(channel, 0, 0, false);
+      for (let i = 0; i < turns; i++) await Promise.resolve();
+      await Promise.all([coming, played.send({ type: 'back', attempt: 1 })]);
+      await played.hear('backAck');
+      await played.clock.sleep(5000);
+      expect([turns, played.incoming.state, played.incoming.ownership]).toEqual([turns, 'active', 'receiving']);
+      played.incoming.cancel();
+      await played.clock.sleep(1);
+      await played.control.close();
+    }
+  });
+
   test('whose pieces are lost with their link waits for none: the source gives the attempt up', async () => {
     await ended();
     const hello = { features: ['back', 'deviceChannels', 'loadEarly'], pageChannels: 1 };
@@ -212,8 +235,10 @@ describe('"switchover"', () => {
     await channel?.write(frame, [payload]);
     await channel?.write(end(1, 2));
     await played.hear('roundAck');
-    await played.send({ ...SWITCHOVER, round: 2, deviceSequences: [0, 0] });
-    await turn();
+    await played.again({ ...hello, attempt: 2, connection: 3 });
+    await played.hear('resumed');
+    await played.send({ ...SWITCHOVER, round: 2, attempt: 2, deviceSequences: [0, 0] });
+    await played.clock.sleep(5000);
     expect(played.incoming.state).toBe('active');
   });
 

@@ -144,7 +144,8 @@ describe('pages that a load has written before the attempt was given up', () => 
       loadWrites: () => [{ block: 0, firstPage: 9, pageCount: 1 }],
     });
 
-  test('are owed: the source is told once over each connection, before "prepared"', async () => {
+  /** The attempt has been given up after it was loaded. */
+  const wentBack = async (): Promise<ToyVm> => {
     played = new PlayedSource();
     const { vm } = played;
     vm.devices = [writer(vm), Object.assign(new FaultyDevice('rtc'), { loadWrites: () => [], reset: async () => {} })];
@@ -154,6 +155,24 @@ describe('pages that a load has written before the attempt was given up', () => 
     await played.hear('ready');
     await played.send({ type: 'back', attempt: 1 });
     await played.hear('backAck');
+    return vm;
+  };
+
+  test('are not named to a source that has gone on to "ready" by then', async () => {
+    const built = held();
+    const vm = await wentBack();
+    Object.assign(vm, { prepared: () => built.promise });
+    await played.send(question(2, 0, 0), end(0, 2), device(0, 0, true, 1, 2), device(1, 0, true, 1, 2));
+    await played.send({ type: 'switchover', round: 2, attempt: 2, runState: 'running' });
+    while (played.incoming.ownership !== 'ready' && played.clock.now() < 60_000) await turn();
+    expect(played.incoming.ownership).toBe('ready');
+    built.release();
+    await turn();
+    expect([played.heardOf('owed'), played.heardOf('prepared')]).toEqual([[], []]);
+  });
+
+  test('are owed: the source is told once over each connection, before "prepared"', async () => {
+    const vm = await wentBack();
     await played.send(question(2, 0, 0), question(2, 0, 0));
     await turn();
     await played.send(question(2, 0, 0));

@@ -59,7 +59,7 @@ export class Receive implements ServingPhase {
   returned(hello: HelloFrame): ServingPhase {
     const { attempt, receiver } = this.#arriving;
     // Pieces that `switchover` waited for are lost with their connection: the source has to give the attempt up.
-    if (this.#switchingOver) receiver?.unseal();
+    (receiver as PageReceiver).unseal();
     this.#switchingOver = false;
     if (hello.attempt > attempt) goBackTo(this.#context, this.#arriving, hello.attempt);
     return this;
@@ -158,7 +158,8 @@ export class Receive implements ServingPhase {
     this.#checkAttempt('prepare', attempt);
     const question = ++this.#question;
     const { vm, loader, welcome, forecast } = this.#arriving;
-    const current = () => question === this.#question && this.#context.serving === this && !connection.signal.aborted;
+    // A question that has not been answered by `switchover` never is.
+    const current = () => question === this.#question && !connection.signal.aborted;
     const prepared = async (): Promise<void> => {
       await vm.prepared?.();
       await loader.prepared(deviceSequences);
