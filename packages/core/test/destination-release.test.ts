@@ -1,6 +1,6 @@
 import { FaultyDevice } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { GO, PlayedSource, READY } from './played-source.js';
+import { failingOnce, GO, PlayedSource, READY } from './played-source.js';
 
 let played: PlayedSource;
 afterEach(async () => {
@@ -10,8 +10,11 @@ afterEach(async () => {
 });
 
 /** A destination whose guest was handed over, and takes 5 ms to start. */
-async function running(options: ConstructorParameters<typeof PlayedSource>[1] = {}): Promise<void> {
-  played = new PlayedSource(100_000, options);
+async function running(
+  options: ConstructorParameters<typeof PlayedSource>[1] = {},
+  through?: ConstructorParameters<typeof PlayedSource>[2],
+): Promise<void> {
+  played = new PlayedSource(100_000, options, through);
   played.vm.devices = [new FaultyDevice('uart'), new FaultyDevice('rtc')];
   played.vm.onResume = () => played.clock.sleep(5);
   await played.hello();
@@ -19,7 +22,8 @@ async function running(options: ConstructorParameters<typeof PlayedSource>[1] = 
   await played.send(...READY);
   await played.hear('ready');
   await played.send(GO);
-  await played.hear('running');
+  while (played.incoming.ownership !== 'running') await played.clock.sleep(1);
+  await played.clock.sleep(10);
 }
 
 describe('the source is told that the guest runs here', () => {
@@ -47,6 +51,24 @@ describe('the source is told that the guest runs here', () => {
     await played.send({ type: 'released' });
     await played.incoming.result;
     expect([played.incoming.ownership, played.lost.length, played.link.openStreams]).toEqual(['settled', 2, 0]);
+  });
+
+  test('over a new connection too while the old one has not been noticed to be lost', async () => {
+    await running();
+    played.heard = [];
+    await played.hello({ connection: 2, stage: 'handedOver' });
+    await played.hear('resumed');
+    expect([played.link.openStreams, played.lost.length]).toEqual([2, 1]);
+    await played.send({ type: 'released' });
+    await played.incoming.result;
+    expect(played.incoming.ownership).toBe('settled');
+  });
+
+  test('again where only the message could not be written', async () => {
+    await running({}, failingOnce('running', new Error('EPIPE')));
+    expect(played.lost).toMatchObject([{ code: 'GODWIT_LINK_LOST', message: 'telling the source failed: EPIPE' }]);
+    await played.again({ stage: 'handedOver' });
+    await played.hear('resumed');
   });
 
   test('and one that falls silent after it has come back is taken for lost', async () => {

@@ -1,15 +1,7 @@
-import {
-  claimOf,
-  type FrameStream,
-  GodwitError,
-  type LinkListener,
-  type MigratableVm,
-  type PageRun,
-  type PageStream,
-} from '@godwit/core';
+import { claimOf, GodwitError, type MigratableVm, type PageRun } from '@godwit/core';
 import { FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { GO, ID, PlayedSource, READY } from './played-source.js';
+import { failingOnce, GO, ID, PlayedSource, READY, through } from './played-source.js';
 import { type Held, held } from './played-stream.js';
 import { BLOCKS, PAGE } from './toy-migration.js';
 
@@ -35,18 +27,6 @@ function slowly(): { built: Held; calls: string[] } {
   played = new PlayedSource(100_000, { prepare });
   return { built, calls };
 }
-
-/** Wraps what the listener accepts. */
-const through =
-  (change: (link: { control: FrameStream; pageChannels: () => Promise<readonly PageStream[]> }) => object) =>
-  (listener: LinkListener): LinkListener => ({
-    accept: async (signal) => {
-      const link = await listener.accept(signal);
-      const pageChannels = () => link.pageChannels(ID, 1, signal);
-      return { ...link, ...change({ control: link.control, pageChannels }) };
-    },
-    close: () => listener.close(),
-  });
 
 describe('a link that is lost while the VM is being built', () => {
   test('ends nothing: the source comes back, and gets the welcome then', async () => {
@@ -91,19 +71,8 @@ describe('a link that is lost while the VM is being built', () => {
 });
 
 test('a link that only fails to carry the welcome is lost as well: the source comes back', async () => {
-  let broken = true;
   const lost = new GodwitError('GODWIT_LINK_LOST', 'EPIPE');
-  played = new PlayedSource(
-    100_000,
-    {},
-    through(({ control }) => {
-      if (!broken) return {};
-      broken = false;
-      const write: FrameStream['write'] = (frame, payload) =>
-        frame.type === 'welcome' ? Promise.reject(lost) : control.write(frame, payload);
-      return { control: Object.assign(Object.create(control) as FrameStream, boundTo(control), { write }) };
-    }),
-  );
+  played = new PlayedSource(100_000, {}, failingOnce('welcome', lost));
   await played.hello();
   await turn();
   await turn();
@@ -111,17 +80,6 @@ test('a link that only fails to carry the welcome is lost as well: the source co
   await played.again();
   await played.hear('welcome');
 });
-
-/** The methods of a stream, whose private parts a copy would not have. */
-function boundTo(stream: FrameStream): Partial<FrameStream> {
-  return {
-    read: () => stream.read(),
-    readPayload: (into) => stream.readPayload(into),
-    skipPayload: () => stream.skipPayload(),
-    close: () => stream.close(),
-    abort: (reason) => stream.abort(reason),
-  };
-}
 
 describe('a source that does not want the VM any more while it is being built', () => {
   const REFUSAL = { type: 'error', code: 'GODWIT_DEVICE_FAILED', message: 'a device', retry: false } as const;
@@ -161,9 +119,9 @@ describe('page channels', () => {
         },
       },
       through(({ pageChannels }) => ({
-        pageChannels: async () => {
+        pageChannels: async (...all) => {
           await channels.promise;
-          return pageChannels();
+          return pageChannels(...all);
         },
       })),
     );

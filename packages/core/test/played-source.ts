@@ -4,6 +4,7 @@ import {
   type GodwitError,
   type HelloFrame,
   type IncomingEvent,
+  type IncomingLink,
   type IncomingMigration,
   type LinkListener,
   type ReceiveOptions,
@@ -163,3 +164,35 @@ export const GO: Frame = { type: 'go', attempt: 1 };
 export const READY = [pages([0, 1], PAGE), end(1), ...DEVICES, SWITCHOVER] as const;
 export const digests = (runs: readonly number[], bytes: number) =>
   [{ type: 'digests', block: 0, runs } as const, new Uint8Array(bytes)] as const;
+
+/** Changes the links that a listener accepts. */
+export const through =
+  (change: (link: IncomingLink) => Partial<IncomingLink>) =>
+  (listener: LinkListener): LinkListener => ({
+    accept: async (signal) => {
+      const link = await listener.accept(signal);
+      const pageChannels: IncomingLink['pageChannels'] = (...all) => link.pageChannels(...all);
+      return { control: link.control, peer: link.peer, pageChannels, ...change(link) };
+    },
+    close: () => listener.close(),
+  });
+
+/** Makes the first write of a frame of this type fail; the stream is whole otherwise. */
+export function failingOnce(type: Frame['type'], error: Error): (listener: LinkListener) => LinkListener {
+  let failed = false;
+  return through(({ control }) => {
+    const write: FrameStream['write'] = (frame, payload) => {
+      if (failed || frame.type !== type) return control.write(frame, payload);
+      failed = true;
+      return Promise.reject(error);
+    };
+    const changed = new Proxy(control, {
+      get: (stream, name) => {
+        if (name === 'write') return write;
+        const value: unknown = Reflect.get(stream, name, stream);
+        return typeof value === 'function' ? value.bind(stream) : value;
+      },
+    });
+    return { control: changed };
+  });
+}

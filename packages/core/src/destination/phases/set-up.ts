@@ -40,7 +40,7 @@ export class SetUp implements DestinationPhase {
     for (;;) {
       const connection = await session.first(options);
       const { hello } = connection;
-      if (hello.stage !== 'dryRun') return await this.#setUp(context, connection);
+      if (hello.stage !== 'dryRun') return this.#setUp(context, connection);
       await this.#answerDryRun(context, connection).catch((error: unknown) => {
         session.signal.throwIfAborted();
         void connection.close(dryRunFailed(error));
