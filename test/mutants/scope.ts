@@ -61,6 +61,7 @@ export const SCOPE: readonly Scope[] = [
     sources: ['claim'],
     tests: [
       'claim',
+      'claim-memory',
       'claimed-parts',
       'shared-blocks',
       'unmovable-memory',
@@ -92,7 +93,7 @@ export const SCOPE: readonly Scope[] = [
   { sources: ['queue/urgent-pages.ts'], tests: ['urgent-pages', 'page-queue'] },
   {
     sources: ['queue'],
-    tests: ['page-queue', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
+    tests: ['page-queue', 'page-queue-words', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
   },
   { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
   { sources: ['destination/phases'], tests: DESTINATION },

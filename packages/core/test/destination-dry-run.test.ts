@@ -1,7 +1,7 @@
-import { assertMayChange, claimOf, type Frame } from '@godwit/core';
+import { assertMayChange, claimOf, type Frame, type LinkListener, type ReceiveOptions } from '@godwit/core';
 import { FaultyDevice } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { GO, ID, PlayedSource } from './played-source.js';
+import { failingOnce, GO, ID, PlayedSource, through } from './played-source.js';
 import { held } from './played-stream.js';
 
 let played: PlayedSource;
@@ -15,8 +15,11 @@ afterEach(async () => {
 const turn = () => played.clock.sleep(1);
 
 /** Asks for a dry run, and notes each call of the VM's `abandon` with the state of its claim. */
-async function asked(change: Parameters<PlayedSource['hello']>[0] = {}) {
-  played = new PlayedSource();
+async function asked(
+  change: Parameters<PlayedSource['hello']>[0] = {},
+  ...[options, listener]: [] | [Partial<ReceiveOptions>, (listener: LinkListener) => LinkListener]
+) {
+  played = new PlayedSource(100_000, options, listener);
   const { vm } = played;
   const abandoned: (readonly [string | undefined, string, string])[] = [];
   const freed = held();
@@ -127,6 +130,36 @@ describe('a dry run', () => {
     await expect(played.incoming.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
     expect(abandoned).toHaveLength(1);
     expect([claimOf(vm).state, played.incoming.state]).toEqual(['idle', 'failed']);
+  });
+
+  test('whose answer cannot be written ends at once', async () => {
+    const { freed, vm } = await asked({}, {}, failingOnce('welcome', new Error('EPIPE')));
+    freed.release();
+    await played.hear('error');
+    expect(played.heardOf('error')).toMatchObject([{ code: 'GODWIT_INTERNAL', message: 'the dry run failed: EPIPE' }]);
+    await played.clock.sleep(5000);
+    await waits(vm);
+  });
+
+  test('builds the VM once its page channels have come', async () => {
+    const [channels, calls] = [held(), [] as string[]];
+    const prepare = () => {
+      calls.push('prepare');
+      return played.vm;
+    };
+    const late = through(({ pageChannels }) => ({
+      pageChannels: async (...all) => {
+        await channels.promise;
+        return pageChannels(...all);
+      },
+    }));
+    const { freed } = await asked({ pageChannels: 1 }, { prepare }, late);
+    freed.release();
+    await turn();
+    expect(calls).toEqual([]);
+    channels.release();
+    await played.hear('welcome');
+    expect(calls).toEqual(['prepare']);
   });
 
   test('with page channels waits for them', async () => {

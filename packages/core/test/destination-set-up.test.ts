@@ -70,6 +70,18 @@ describe('a link that is lost while the VM is being built', () => {
   });
 });
 
+test('a source that says nothing more once it is welcome is taken for lost', async () => {
+  played = new PlayedSource();
+  await played.hello();
+  await played.hear('welcome');
+  while (played.lost.length === 0 && played.clock.now() < 120_000) await played.clock.sleep(1000);
+  expect(played.lost).toMatchObject([
+    { code: 'GODWIT_LINK_LOST', message: expect.stringMatching(/^nothing was received from the source/) },
+  ]);
+  await played.again();
+  await played.hear('welcome');
+});
+
 test('a link that only fails to carry the welcome is lost as well: the source comes back', async () => {
   const lost = new GodwitError('GODWIT_LINK_LOST', 'EPIPE');
   played = new PlayedSource(100_000, {}, failingOnce('welcome', lost));

@@ -43,7 +43,7 @@ export class Release implements DestinationPhase {
     const giveUp = new AbortController();
     const telling = this.#untilReleased(context, giveUp.signal);
     try {
-      await inTime(telling, clock, within, () => new GodwitError('GODWIT_TIMEOUT', 'no answer was received'));
+      await inTime(telling, clock, within, () => new Error('no answer was received'));
       session.told = true;
       ownership.apply('released');
     } catch (error) {

@@ -1,17 +1,7 @@
 import type { Survivors } from './survivors.js';
 
-/** Of packages/core/src/source/phases and packages/core/src/destination/phases. */
-export const PHASES: readonly Survivors[] = [
-  {
-    file: 'destination/phases/release.ts',
-    why: 'it decides only which of many outcomes is forgotten first, which outcomes.test.ts tests where that is done',
-    mutants: ['Release.#tellSource: true -> false'],
-  },
-  {
-    file: 'destination/phases/set-up.ts',
-    why: 'a `welcome` that cannot be written has ended the connection, which the next phase sees; frames keep the order of the calls',
-    mutants: ['SetUp.#setUp: await unlessLost(connection, connection.write(welcome)) without await'],
-  },
+/** Of packages/core/src/source/phases. */
+export const SOURCE_PHASES: readonly Survivors[] = [
   {
     file: 'source/phases/hand-over.ts',
     why: "a phase's name is for people with a debugger: nothing reads it",
