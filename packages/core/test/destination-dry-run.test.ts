@@ -21,7 +21,7 @@ async function asked(
 ) {
   played = new PlayedSource(100_000, options, listener);
   const { vm } = played;
-  const abandoned: (readonly [string | undefined, string, string])[] = [];
+  const abandoned: (readonly [string | undefined, string, string, number])[] = [];
   const freed = held();
   vm.abandon = async (reason) => {
     let mayChange = 'free';
@@ -30,7 +30,7 @@ async function asked(
     } catch {
       mayChange = 'held';
     }
-    abandoned.push([(reason as { code?: string }).code, claimOf(vm).state, mayChange]);
+    abandoned.push([(reason as { code?: string }).code, claimOf(vm).state, mayChange, played.link.openStreams]);
     await freed.promise;
   };
   await played.hello({ features: ['probe'], ...change, stage: 'dryRun' });
@@ -51,7 +51,7 @@ describe('a dry run', () => {
     expect(claimOf(vm)).toMatchObject({ state: 'arriving', migrationId: ID });
     await played.control.close();
     await turn();
-    expect(abandoned).toEqual([['GODWIT_CANCELLED', 'arriving', 'free']]);
+    expect(abandoned).toEqual([['GODWIT_CANCELLED', 'arriving', 'free', 0]]);
     expect([claimOf(vm).state, played.link.openStreams]).toEqual(['arriving', 0]);
     freed.release();
     await waits(vm);
@@ -76,13 +76,14 @@ describe('a dry run', () => {
     ['"go"', GO],
     ['more than a frame may carry', [{ type: 'probe' }, new Uint8Array(4 * 2 ** 20 + 1)]],
   ])('ends with %s, and the destination waits on', async (_, frame) => {
-    const { freed, vm } = await asked();
+    const { freed, vm, abandoned } = await asked();
     freed.release();
     await played.hear('welcome');
     await played.send(frame);
     await played.clock.sleep(5000);
     await waits(vm);
-    expect(played.link.openStreams).toBe(0);
+    // Not before its streams are closed.
+    expect(abandoned).toEqual([['GODWIT_CANCELLED', 'arriving', 'free', 0]]);
   });
 
   test('of a source that falls silent ends by itself', async () => {
@@ -129,6 +130,7 @@ describe('a dry run', () => {
     played.incoming.cancel('enough');
     await expect(played.incoming.result).rejects.toMatchObject({ code: 'GODWIT_CANCELLED' });
     expect(abandoned).toHaveLength(1);
+    expect(played.heardOf('error')).toMatchObject([{ code: 'GODWIT_CANCELLED' }]);
     expect([claimOf(vm).state, played.incoming.state]).toEqual(['idle', 'failed']);
   });
 

@@ -56,6 +56,30 @@ describe('a link that is lost while the VM is being built', () => {
     await played.hear('welcome');
   });
 
+  test("may be the source's own doing: it says that it comes back", async () => {
+    const { built } = slowly();
+    await played.hello();
+    await turn();
+    await played.send({ type: 'error', code: 'GODWIT_TIMEOUT', message: 'too slow', retry: true });
+    await turn();
+    built.release();
+    await played.clock.sleep(5000);
+    expect([played.incoming.state, played.vm.abandoned]).toEqual(['active', undefined]);
+    expect(played.lost).toMatchObject([{ code: 'GODWIT_TIMEOUT', remote: true }]);
+    await played.again();
+    await played.hear('welcome');
+  });
+
+  test('before it has begun leaves a migration that can be cancelled at its first event', async () => {
+    slowly();
+    played.incoming.subscribe((event) => {
+      if (event.type === 'state' && event.state === 'setup') played.incoming.cancel('enough');
+    });
+    await played.hello();
+    played.link.cut({ delivered: true });
+    expect(await played.refused()).toBe('GODWIT_CANCELLED');
+  });
+
   test('leaves a migration that can still be cancelled', async () => {
     const { built } = slowly();
     await played.hello();
@@ -106,6 +130,17 @@ describe('a source that does not want the VM any more while it is being built', 
     built.release();
     await turn();
     expect(played.vm.abandoned).toMatchObject({ code: 'GODWIT_DEVICE_FAILED' });
+  });
+
+  test('nor one that breaks the protocol meanwhile', async () => {
+    const { built } = slowly();
+    await played.hello();
+    await turn();
+    await played.send(READY[0]);
+    expect(await played.refused()).toBe('GODWIT_PROTOCOL');
+    built.release();
+    await turn();
+    expect(played.vm.abandoned).toMatchObject({ code: 'GODWIT_PROTOCOL' });
   });
 
   test('and a caller who cancels at the first event is too', async () => {

@@ -71,6 +71,21 @@ export const DESTINATION_PHASES: readonly Survivors[] = [
   },
   {
     file: 'destination/phases/set-up.ts',
+    why: 'a signal aborts once',
+    mutants: [
+      "asLongAsWanted: signal.addEventListener('abort', onLost, { once: true }) without its last argument",
+      'asLongAsWanted: true -> false',
+      "asLongAsWanted: over.addEventListener('abort', onOver, { once: true }) without its last argument",
+      'asLongAsWanted: true -> false #2',
+    ],
+  },
+  {
+    file: 'destination/phases/set-up.ts',
+    why: 'a claim that has ended may be ended again',
+    mutants: ['SetUp.#answerDryRun: context.claim = undefined; removed'],
+  },
+  {
+    file: 'destination/phases/set-up.ts',
     why: 'the numbers are set before they are read: by `switchover`, by the loading and by the start of the guest',
     mutants: ['SetUp.#setUp: 0 -> 1', 'SetUp.#setUp: 0 -> 1 #2', "SetUp.#setUp: 'running' -> ''"],
   },
