@@ -76,6 +76,8 @@ export const SCOPE: readonly Scope[] = [
     tests: [
       ...MIGRATIONS,
       'pre-copy',
+      'source-restart',
+      'attempts',
       'source-release',
       'source-set-up',
       'unmovable-memory',

@@ -151,10 +151,15 @@ describe('pages that a load has written before the attempt was given up', () => 
     vm.devices = [writer(vm), Object.assign(new FaultyDevice('rtc'), { loadWrites: () => [], reset: async () => {} })];
     await played.hello({ features: ['back'] });
     await played.hear('welcome');
+    // A question before it: nothing is owed yet.
+    await played.send(question(1, 0, 0));
+    await played.hear('prepared');
     await played.send(...READY);
     await played.hear('ready');
     await played.send({ type: 'back', attempt: 1 });
     await played.hear('backAck');
+    expect(played.heardOf('owed')).toEqual([]);
+    played.heard = [];
     return vm;
   };
 

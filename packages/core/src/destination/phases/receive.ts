@@ -188,7 +188,7 @@ export class Receive implements ServingPhase {
     if (this.#owedToldOn === connection || loader.owed.isEmpty()) return;
     this.#owedToldOn = connection;
     // A page that was loaded into may not be zero, even if the source has never sent it.
-    receiver?.board.touched.or(loader.owed);
+    (receiver as PageReceiver).board.touched.or(loader.owed);
     await writeNamed(this.#context, this.#arriving, connection, 'owed', loader.owed);
   }
 
