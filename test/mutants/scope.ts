@@ -77,6 +77,7 @@ export const SCOPE: readonly Scope[] = [
       ...MIGRATIONS,
       'pre-copy',
       'source-restart',
+      'paused-steps',
       'attempts',
       'source-release',
       'source-set-up',
