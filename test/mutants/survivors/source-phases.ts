@@ -27,4 +27,24 @@ export const SOURCE_PHASES: readonly Survivors[] = [
     why: 'an error that the peer has told ends the connection with itself: the reason of the signal and the error are the same',
     mutants: ['StopAndCopy.#reasonToGoBack: !told without !'],
   },
+  {
+    file: 'source/phases/pre-copy.ts',
+    why: 'a round that follows no harvest has no time since one: it is not read',
+    mutants: ['PreCopy.#populated: 0 -> 1'],
+  },
+  {
+    file: 'source/phases/pre-copy.ts',
+    why: 'the round, which says the same, begins in the same tick',
+    mutants: ['PreCopy.#populated: meter.harvested(dirtyPages); removed'],
+  },
+  {
+    file: 'source/phases/pre-copy.ts',
+    why: 'the loop goes round only with a lost link, where settling once more reconnects and harvests, as the next round would',
+    mutants: ['PreCopy.run: givenUp = undefined; removed'],
+  },
+  {
+    file: 'source/phases/pre-copy.ts',
+    why: 'after a round there is a connection, lost or not; the compiler does not know that',
+    mutants: ['PreCopy.run: connection !== undefined && !connection.signal.aborted -> right side'],
+  },
 ];
