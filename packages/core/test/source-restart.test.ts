@@ -1,36 +1,42 @@
-import { type Frame, receive } from '@godwit/core';
-import { type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { type ConvergencePolicy, type Frame, receive } from '@godwit/core';
+import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, filledVm, PAGE, start, switchAfter, type Toy } from './toy-migration.js';
 
-/** A migration whose first destination dies, far away, when `dies` says so of a frame; another one is near. */
-function restarted(dies: (frame: Frame, source: ToyVm) => boolean) {
+/** A device that says how long its load takes. */
+const telling = (ms: number | undefined) =>
+  Object.assign(new FaultyDevice('uart'), ms === undefined ? {} : { expectedLoadMs: () => ms });
+
+/** A migration whose first destination dies, far away, when `dies` says so of a frame, or with `kill`; another one is near. */
+function restarted(dies: (frame: Frame, source: ToyVm) => boolean, policy: ConvergencePolicy = switchAfter(3)) {
   const clock = new VirtualClock();
   const source = filledVm();
+  source.devices = [telling(undefined)];
   let there: MemoryLink;
+  const kill = () => {
+    there = near;
+    far.cut();
+  };
   const far: MemoryLink = memoryLink({
     clock,
     latencyMs: 100,
     fromSource: (frame, payload) => {
-      if (there === far && dies(frame, source)) {
-        there = near;
-        far.cut();
-        return undefined;
-      }
-      return { frame, payload };
+      if (there === near || !dies(frame, source)) return { frame, payload };
+      kill();
+      return undefined;
     },
   });
   const near = memoryLink({ clock, latencyMs: 1 });
   there = far;
-  const destination = new ToyVm(BLOCKS, { running: false });
+  const destination = new ToyVm(BLOCKS, { running: false, devices: [telling(undefined)] });
   const toy: Toy = start({
     ...{ clock, source, destination, listener: near.listener },
     connector: { connect: (request, signal) => there.connector.connect(request, signal) },
-    migrate: { policy: switchAfter(3), progressIntervalMs: 0 },
+    migrate: { policy, progressIntervalMs: 0, downtimeLimitMs: 5000 },
   });
-  const prepare = () => new ToyVm(BLOCKS, { running: false });
+  const prepare = () => new ToyVm(BLOCKS, { running: false, devices: [telling(100)] });
   receive(far.listener, { prepare, clock, reconnectTimeoutMs: 0 }).result.catch(() => {});
-  return { toy, source, destination };
+  return { toy, source, destination, kill };
 }
 
 const starts = ({ events }: Toy) =>
@@ -96,4 +102,42 @@ describe('a destination that was restarted', () => {
       expect(source.memory.firstDifference(destination.memory)).toBeUndefined();
     },
   );
+
+  test('once a switchover was decided is owed no page that was found for the first one', async () => {
+    let killed = false;
+    const world = restarted(
+      (frame, source) => {
+        if (frame.type !== 'roundEnd' || frame.round !== 2 || killed) return false;
+        source.write(0, 5 * PAGE, Uint8Array.of(1));
+        source.discard(0, { firstPage: 5, pageCount: 1 });
+        return false;
+      },
+      ({ outcome }) => {
+        if (outcome.round < 2) return undefined;
+        if (!killed) world.kill();
+        killed = true;
+        return { action: 'switchover', reason: 'it is time' };
+      },
+    );
+    const { code } = await world.toy.settled();
+    expect(code).toBeUndefined();
+    expect(starts(world.toy)).toEqual([
+      [1, 32],
+      [2, 0],
+      [3, 1],
+      [4, 32],
+      [5, 0],
+    ]);
+    expect(world.source.memory.firstDifference(world.destination.memory)).toBeUndefined();
+  });
+
+  test('in the middle of a stop-and-copy: what the first one has told of its devices is forgotten', async () => {
+    const { toy, source, destination } = restarted((frame, { running }) => frame.type === 'roundEnd' && !running);
+    source.onPause = () => source.deviceWrite(0, 3 * PAGE, Uint8Array.of(1));
+    const { code } = await toy.settled();
+    expect(code).toBeUndefined();
+    expect(source.memory.firstDifference(destination.memory)).toBeUndefined();
+    const loads = toy.events.flatMap((event) => (event.type === 'round' ? [event.round.prediction.loadMs] : []));
+    expect(loads.map((ms) => ms >= 100)).toEqual([true, true, true, ...Array(loads.length - 3).fill(false)]);
+  });
 });

@@ -39,6 +39,16 @@ describe('refused before a connection is made', () => {
       'GODWIT_INVALID_ARGUMENT',
       /"b"/,
     ],
+    [
+      'a shared block without an identity',
+      () => {
+        const vm = filledVm();
+        for (const block of vm.memory.blocks) Object.assign(block, { shared: true });
+        return vm;
+      },
+      'GODWIT_SHARED_MEMORY',
+      /"ram" is declared shared, but has no identity/,
+    ],
     ['a guest that has ended', () => Object.assign(filledVm(), { ended: true }), 'GODWIT_GUEST_ENDED', /ended/],
     [
       'a device that cannot be moved',
@@ -62,10 +72,12 @@ describe('refused before a connection is made', () => {
   });
 
   test('a migration that is cancelled at once, which does not even begin', async () => {
-    const { toy, made } = counted({ source: filledVm() });
+    let asked = 0;
+    const device = Object.assign(new FaultyDevice('gpu'), { migrationBlocker: () => void asked++ });
+    const { toy, made } = counted({ source: Object.assign(filledVm(), { devices: [device] }) });
     toy.migration.cancel();
     expect((await toy.settled()).code).toBe('GODWIT_CANCELLED');
-    expect(made.connections).toBe(0);
+    expect([made.connections, asked]).toEqual([0, 0]);
     expect(states(toy.events)).not.toContain('setup');
   });
 });

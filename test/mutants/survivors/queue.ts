@@ -29,6 +29,16 @@ export const QUEUE: readonly Survivors[] = [
   },
   {
     file: 'queue/page-queue.ts',
+    why: 'a shared bitmap without a summary is walked word by word: it only takes longer',
+    mutants: [
+      'PageQueue.constructor: new DirtyBitmaps( memory, blocks.map((block) => block.owed), blocks.map((block) => block.owedSumm... without its last argument',
+      'PageQueue.constructor: block.owedSummary -> undefined',
+      'PageQueue.constructor: new DirtyBitmaps( memory, blocks.map((block) => block.taken), blocks.map((block) => block.takenSu... without its last argument',
+      'PageQueue.constructor: block.takenSummary -> undefined',
+    ],
+  },
+  {
+    file: 'queue/page-queue.ts',
     why: 'marks that stay in the summary cost a look at words of zeros, and change no page',
     mutants: [
       'PageQueue.acknowledged: this.owed.isEmpty() -> false',

@@ -47,4 +47,31 @@ export const SOURCE_PHASES: readonly Survivors[] = [
     why: 'after a round there is a connection, lost or not; the compiler does not know that',
     mutants: ['PreCopy.run: connection !== undefined && !connection.signal.aborted -> right side'],
   },
+  {
+    file: 'source/phases/pre-copy.ts',
+    why: 'what the old harvester still owes is then sent once more: that costs pages, and none is lost',
+    mutants: [
+      'PreCopy.run: context.harvester = new Harvester(vm.memory, queue, tracker, options.clock, harvester); removed',
+    ],
+  },
+  {
+    file: 'source/phases/release.ts',
+    why: 'over the current connection the destination has just said that the guest runs there; the compiler does not know that',
+    mutants: [
+      'sendReleased: session.current?.control without ?. at session.current',
+      'sendReleased: control !== undefined -> true',
+    ],
+  },
+  {
+    file: 'source/phases/release.ts',
+    why: 'the connection is closed in the same call, and nobody acts on what still comes',
+    mutants: ["sendReleased: session.phase = 'release'; removed", "sendReleased: 'release' -> ''"],
+  },
+  {
+    file: 'source/phases/release.ts',
+    why: 'a stream is closed behind what is being written',
+    mutants: [
+      "sendReleased: await settledWithin(control.write({ type: 'released' }), options.clock, CLOSING_MS) without await",
+    ],
+  },
 ];
