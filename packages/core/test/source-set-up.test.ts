@@ -115,3 +115,24 @@ test('the hello has the sizes that devices know; an assumption is a warning, and
     { type: 'warning', code: 'GODWIT_UNSUPPORTED', message: expect.stringContaining('the driver does not say') },
   ]);
 });
+
+test('the first prediction knows how long the devices expect to save, before any round has ended', async () => {
+  const device = Object.assign(new FaultyDevice('uart'), { expectedSaveMs: () => 120 });
+  const asked: (readonly [number, number])[] = [];
+  const toy = start({
+    source: Object.assign(filledVm(), { devices: [device] }),
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart')] }),
+    // Round 1 takes half a second.
+    link: { bytesPerSecond: 2 ** 18 },
+    migrate: {
+      downtimeLimitMs: 5000,
+      policy: ({ outcome }) => {
+        asked.push([outcome.round, outcome.prediction.deviceMs]);
+        return outcome.round === 0 ? undefined : { action: 'switchover', reason: 'it is time' };
+      },
+    },
+  });
+  expectMoved(toy, await toy.settled());
+  expect(asked[0]).toEqual([0, expect.any(Number)]);
+  expect(asked[0]?.[1]).toBeGreaterThanOrEqual(100);
+});
