@@ -78,6 +78,7 @@ export const SCOPE: readonly Scope[] = [
       'pre-copy',
       'source-restart',
       'paused-steps',
+      'pause-rehearsal',
       'attempts',
       'source-release',
       'source-set-up',

@@ -163,6 +163,25 @@ describe('pages that a load has written before the attempt was given up', () => 
     return vm;
   };
 
+  test('are owed too where it was loaded before "switchover", though a question has been answered before', async () => {
+    played = new PlayedSource();
+    const { vm } = played;
+    vm.devices = [writer(vm), Object.assign(new FaultyDevice('rtc'), { loadWrites: () => [], reset: async () => {} })];
+    await played.hello({ features: ['back', 'loadEarly'] });
+    await played.hear('welcome');
+    await played.send(question(1, 0, 0));
+    await played.hear('prepared');
+    await played.send(device(0, 0, false, 1, 1), {
+      ...{ type: 'loadEarly', attempt: 1, device: 0, deviceSequences: [0, 0] },
+    });
+    await played.hear('loaded');
+    await played.send({ type: 'back', attempt: 1 });
+    await played.hear('backAck');
+    await played.send(question(2, 0, 0));
+    await turn();
+    expect(played.heardOf('owed')).toEqual([{ type: 'owed', block: 0, runs: [9, 1] }]);
+  });
+
   test('are not named to a source that has gone on to "ready" by then', async () => {
     const built = held();
     const vm = await wentBack();

@@ -1,6 +1,7 @@
-import type { HelloFrame, MigratableDevice } from '@godwit/core';
+import { claimOf, type HelloFrame, type MigratableDevice, type RoundOutcome } from '@godwit/core';
 import { BufferMemory, FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
+import { held } from './played-stream.js';
 import { BLOCKS, expectMoved, filledVm, PAGE, start, states, type ToyOptions } from './toy-migration.js';
 
 /** A migration whose connections are counted; it ends on both sides when it ends at the source. */
@@ -116,23 +117,64 @@ test('the hello has the sizes that devices know; an assumption is a warning, and
   ]);
 });
 
-test('the first prediction knows how long the devices expect to save, before any round has ended', async () => {
+test('the first prediction knows how long the devices expect to save, and the round trip, before any round has ended', async () => {
   const device = Object.assign(new FaultyDevice('uart'), { expectedSaveMs: () => 120 });
-  const asked: (readonly [number, number])[] = [];
+  const asked: RoundOutcome[] = [];
   const toy = start({
     source: Object.assign(filledVm(), { devices: [device] }),
     destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart')] }),
     // Round 1 takes half a second.
-    link: { bytesPerSecond: 2 ** 18 },
+    link: { bytesPerSecond: 2 ** 18, latencyMs: 50 },
     migrate: {
       downtimeLimitMs: 5000,
       policy: ({ outcome }) => {
-        asked.push([outcome.round, outcome.prediction.deviceMs]);
+        asked.push(outcome);
         return outcome.round === 0 ? undefined : { action: 'switchover', reason: 'it is time' };
       },
     },
   });
   expectMoved(toy, await toy.settled());
-  expect(asked[0]).toEqual([0, expect.any(Number)]);
-  expect(asked[0]?.[1]).toBeGreaterThanOrEqual(100);
+  expect(asked[0]?.round).toBe(0);
+  expect(asked[0]?.prediction.deviceMs).toBeGreaterThanOrEqual(100);
+  // The link is measured while the policy is asked twice.
+  expect(asked[2]?.round).toBe(0);
+  expect(asked[2]?.prediction.roundTripMs).toBeGreaterThanOrEqual(100);
+});
+
+test('a dry run of a VM with a single obstacle fails with it', async () => {
+  const { toy } = counted({
+    source: Object.assign(filledVm(), { devices: [blocked('gpu', 'no firmware')] }),
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('gpu')] }),
+    migrate: { dryRun: true },
+  });
+  await expect(toy.migration.result).rejects.toMatchObject({
+    code: 'GODWIT_BLOCKED',
+    message: 'the VM cannot be migrated now: device "gpu": no firmware',
+  });
+  await toy.settled();
+});
+
+test('a tracker that does not start keeps the VM claimed, whatever becomes of the migration', async () => {
+  const source = filledVm();
+  const { software } = source;
+  const started = held();
+  source.trackers = [
+    {
+      name: 'slow',
+      start: async () => {
+        await started.promise;
+        await software.start();
+      },
+      harvest: (into) => software.harvest(into),
+      stop: () => software.stop(),
+    },
+  ];
+  const { toy } = counted({ source });
+  await toy.clock.sleep(1);
+  expect(claimOf(source).waitingFor).toEqual(['start() of the dirty tracker "slow"']);
+  toy.migration.cancel();
+  await toy.settled();
+  expect(claimOf(source).state).toBe('outgoing');
+  started.release();
+  await claimOf(source).free;
 });

@@ -41,6 +41,18 @@ export const DESTINATION_PHASES: readonly Survivors[] = [
   },
   {
     file: 'destination/phases/receive.ts',
+    why: 'state that has come as a whole is loaded with or without the link',
+    mutants: [
+      'Receive.#switchover: this.#context.serving !== this || arriving.attempt !== attempt || connection.signal.aborted -> left side',
+    ],
+  },
+  {
+    file: 'destination/phases/receive.ts',
+    why: 'this is the only call that leads out of the phase, and it is made once',
+    mutants: ['Receive.#switchover: this.#context.serving !== this || arriving.attempt !== attempt -> right side'],
+  },
+  {
+    file: 'destination/phases/receive.ts',
     why: 'without page channels a round ends with the only channel, whatever its number is',
     mutants: ['Receive.#pages: 0 -> 1 #3'],
   },

@@ -74,4 +74,9 @@ export const SOURCE_PHASES: readonly Survivors[] = [
       "sendReleased: await settledWithin(control.write({ type: 'released' }), options.clock, CLOSING_MS) without await",
     ],
   },
+  {
+    file: 'source/phases/set-up.ts',
+    why: 'the only other state is `cancelling`, which no phase changes',
+    mutants: ["SetUp.run: context.state() === 'setup' -> true"],
+  },
 ];
