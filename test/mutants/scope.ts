@@ -79,6 +79,7 @@ export const SCOPE: readonly Scope[] = [
       'source-restart',
       'paused-steps',
       'pause-rehearsal',
+      'pages-after-early-load',
       'attempts',
       'source-release',
       'source-set-up',

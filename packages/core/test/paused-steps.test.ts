@@ -20,6 +20,9 @@ const LONG = 5000;
 /** A migration whose guest writes pages 3 and 5 as it is paused, and page 9 as its device is saved. */
 function begin(times: Times, options: ToyOptions = {}): Toy & { readonly source: ToyVm } {
   const clock = new VirtualClock();
+  // Clocks do not begin at 0.
+  const now = clock.now.bind(clock);
+  clock.now = () => now() + 1000;
   const source = filledVm();
   const { software } = source;
   let harvests = 0;
@@ -102,6 +105,15 @@ describe('a step of a stop-and-copy that takes too long is named', () => {
     ]);
     expect(toy.source.resumes).toBe(1);
   });
+});
+
+test('with force nothing that is left is too much', async () => {
+  // Two pages, where not even one can be sent within the limit.
+  const link = { bytesPerSecond: 40_960 };
+  const toy = begin({}, { link, migrate: { force: true, downtimeLimitMs: 10 } });
+  expectMoved(toy, await toy.settled());
+  expect(toy.events.filter(({ type }) => type === 'went-back')).toEqual([]);
+  expect(toy.source.pauses).toBe(1);
 });
 
 describe('what the steps of an attempt have taken is what the next prediction says', () => {

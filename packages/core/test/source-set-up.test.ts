@@ -178,3 +178,17 @@ test('a tracker that does not start keeps the VM claimed, whatever becomes of th
   started.release();
   await claimOf(source).free;
 });
+
+test('a migration that would take the guest down for too long is refused before its first page moves', async () => {
+  const source = filledVm();
+  source.devices = [Object.assign(new FaultyDevice('disk'), { stateBytes: () => 40e6 })];
+  const { toy } = counted({
+    source,
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('disk')] }),
+    link: { bytesPerSecond: 100e6 },
+    migrate: { refuseAbove: { downtimeMs: 200 } },
+  });
+  await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_ESTIMATE_EXCEEDED' });
+  await toy.settled();
+  expect(toy.events.filter(({ type }) => type === 'round-start')).toEqual([]);
+});
