@@ -1,4 +1,4 @@
-import type { DirtyTracker, Frame, MigrationSummary, RoundRecord } from '@godwit/core';
+import type { ConvergencePolicy, DirtyTracker, Frame, MigrationSummary, RoundRecord } from '@godwit/core';
 import { FaultyDevice, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, expectMoved, filledVm, PAGE, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
@@ -13,6 +13,8 @@ interface Times {
   readonly slowHarvest?: readonly [number, number];
   /** The end of this round is lost. */
   readonly loseRoundEnd?: number;
+  /** Called as a harvest with this number ends. */
+  readonly onHarvest?: (harvest: number, world: { source: ToyVm; skip: (ms: number) => void }) => void;
 }
 
 const LONG = 5000;
@@ -22,7 +24,11 @@ function begin(times: Times, options: ToyOptions = {}): Toy & { readonly source:
   const clock = new VirtualClock();
   // Clocks do not begin at 0.
   const now = clock.now.bind(clock);
-  clock.now = () => now() + 1000;
+  let ahead = 1000;
+  clock.now = () => now() + ahead;
+  const skip = (ms: number) => {
+    ahead += ms;
+  };
   const source = filledVm();
   const { software } = source;
   let harvests = 0;
@@ -34,6 +40,7 @@ function begin(times: Times, options: ToyOptions = {}): Toy & { readonly source:
       const [slow, ms] = times.slowHarvest ?? [0, 0];
       if (++harvests === slow) await clock.sleep(ms);
       await software.harvest(into);
+      times.onHarvest?.(harvests, { source, skip });
     },
   };
   source.trackers = [tracker];
@@ -104,6 +111,53 @@ describe('a step of a stop-and-copy that takes too long is named', () => {
       { type: 'switchover-start', attempt: 2, limitMs: 200 },
     ]);
     expect(toy.source.resumes).toBe(1);
+  });
+});
+
+describe('the last check before the transfer', () => {
+  test('notices a bound that was passed while this thread was busy, and no timer could fire', async () => {
+    const toy = begin({ onHarvest: (harvest, { skip }) => (harvest === 4 ? skip(500) : undefined) });
+    expectMoved(toy, await toy.settled());
+    expect(toy.events.filter(({ type }) => type === 'went-back')).toMatchObject([{ attempt: 1, term: 'harvestMs' }]);
+  });
+
+  test('notices a guest that has ended', async () => {
+    const toy = begin({
+      onHarvest: (harvest, { source }) => {
+        source.ended ||= harvest === 4;
+      },
+    });
+    const ends = await toy.settled();
+    expect([ends.code, toy.destination.resumes, toy.migration.ownership]).toEqual(['GODWIT_GUEST_ENDED', 0, 'kept']);
+  });
+});
+
+test('without a bound of its own an attempt may take twice the downtime limit that its decision has', async () => {
+  const policy: ConvergencePolicy = () => ({ action: 'switchover', reason: 'it is time', downtimeLimitMs: 700 });
+  const toy = begin({}, { migrate: { policy, pauseLimitMs: undefined as never } });
+  expectMoved(toy, await toy.settled());
+  expect(toy.events.filter(({ type }) => type === 'switchover-start')).toMatchObject([{ limitMs: 1400 }]);
+});
+
+describe('a destination that cannot go back', () => {
+  const link: ToyOptions['link'] = {
+    fromDestination: (frame, payload) => {
+      if (frame.type !== 'welcome') return { frame, payload };
+      return { frame: { ...frame, features: frame.features.filter((name) => name !== 'back') }, payload };
+    },
+  };
+
+  test('is not given up on: there is no bound', async () => {
+    const toy = begin({ saveMs: 3000 }, { link });
+    expectMoved(toy, await toy.settled());
+    expect(toy.source.pauses).toBe(1);
+  });
+
+  test('has the migration end when the link is lost with the guest paused, and the guest run on', async () => {
+    const toy = begin({ onHarvest: (harvest) => (harvest === 2 ? toy.link.cut() : undefined) }, { link });
+    const ends = await toy.settled();
+    expect([ends.code, toy.source.running, toy.destination.resumes]).toEqual(['GODWIT_LINK_LOST', true, 0]);
+    expect(toy.events.filter(({ type }) => type === 'went-back')).toEqual([]);
   });
 });
 

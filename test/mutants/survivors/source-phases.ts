@@ -79,4 +79,19 @@ export const SOURCE_PHASES: readonly Survivors[] = [
     why: 'the only other state is `cancelling`, which no phase changes',
     mutants: ["SetUp.run: context.state() === 'setup' -> true"],
   },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: "a phase's name is for people with a debugger: nothing reads it",
+    mutants: ["StopAndCopy.name: 'stop-and-copy' -> ''"],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'the same frames may come as in pre-copy',
+    mutants: ["StopAndCopy.run: session.phase = 'stop-and-copy'; removed"],
+  },
+  {
+    file: 'source/phases/stop-and-copy.ts',
+    why: 'a migration that is over has ended its connection, which was looked at in the same tick',
+    mutants: ['StopAndCopy.run: session.signal.throwIfAborted(); removed'],
+  },
 ];
