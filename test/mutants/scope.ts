@@ -80,6 +80,7 @@ export const SCOPE: readonly Scope[] = [
       'paused-steps',
       'pause-rehearsal',
       'pages-after-early-load',
+      'policy-decisions',
       'attempts',
       'source-release',
       'source-set-up',
