@@ -80,7 +80,6 @@ export const SCOPE: readonly Scope[] = [
       'paused-steps',
       'pause-rehearsal',
       'pages-after-early-load',
-      'policy-decisions',
       'attempts',
       'source-release',
       'source-set-up',

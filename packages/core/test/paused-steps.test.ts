@@ -1,6 +1,7 @@
 import type { ConvergencePolicy, DirtyTracker, Frame, MigrationSummary, RoundRecord } from '@godwit/core';
 import { FaultyDevice, ToyVm, VirtualClock } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
+import { ThrottledVm } from './throttled-vm.js';
 import { BLOCKS, expectMoved, filledVm, PAGE, start, switchAfter, type Toy, type ToyOptions } from './toy-migration.js';
 
 /** What takes how long in the first stop-and-copy. Milliseconds; `hang`: for ever. */
@@ -230,4 +231,22 @@ test('the rounds of a stop-and-copy have the pages that were left, and the times
   });
   expect([downtimeMs, verifiedPages, verifyMs, heldMs]).toEqual([near(47.1), 35, near(4.1), 0]);
   expect(toy.events.filter(({ type }) => type === 'verified')).toEqual([{ type: 'verified', pages: 35, verifyMs }]);
+});
+
+test('a guest that was held back is let go of once it is paused', async () => {
+  const source = new ThrottledVm(BLOCKS);
+  source.write(0, 0, new Uint8Array(8 * PAGE).fill(1));
+  const reason = 'a test';
+  const toy = start({
+    source,
+    migrate: {
+      policy: ({ outcome }) =>
+        outcome.round < 2 ? { action: 'throttle', fraction: 0.5, reason } : { action: 'switchover', reason },
+    },
+  });
+  expectMoved(toy, await toy.settled());
+  expect(toy.events.filter(({ type }) => type === 'throttle')).toEqual([
+    { type: 'throttle', fraction: 0.5, previous: 0, reason },
+    { type: 'throttle', fraction: 0, previous: 0.5, reason: 'the guest is paused' },
+  ]);
 });
