@@ -26,6 +26,13 @@ const MIGRATIONS = [
 const DESTINATION = [
   ...MIGRATIONS,
   'destination-receive',
+  'destination-answers',
+  'destination-prepare',
+  'destination-channels',
+  'destination-recover',
+  'destination-release',
+  'destination-set-up',
+  'destination-dry-run',
   'claimed-parts',
   'device-state',
   'hostile-hello',
@@ -54,6 +61,7 @@ export const SCOPE: readonly Scope[] = [
     sources: ['claim'],
     tests: [
       'claim',
+      'claim-memory',
       'claimed-parts',
       'shared-blocks',
       'unmovable-memory',
@@ -68,6 +76,11 @@ export const SCOPE: readonly Scope[] = [
     tests: [
       ...MIGRATIONS,
       'pre-copy',
+      'source-restart',
+      'paused-steps',
+      'pause-rehearsal',
+      'pages-after-early-load',
+      'attempts',
       'source-release',
       'source-set-up',
       'unmovable-memory',
@@ -85,10 +98,9 @@ export const SCOPE: readonly Scope[] = [
   { sources: ['queue/urgent-pages.ts'], tests: ['urgent-pages', 'page-queue'] },
   {
     sources: ['queue'],
-    tests: ['page-queue', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
+    tests: ['page-queue', 'page-queue-words', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
   },
   { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
-  { sources: ['destination/phases/set-up.ts'], tests: [...DESTINATION, 'cancel'] },
   { sources: ['destination/phases'], tests: DESTINATION },
 ];
 

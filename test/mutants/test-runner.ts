@@ -10,7 +10,7 @@ export type Outcome = Extract<Answer, { kind: 'done' | 'spoilt' }> | { readonly 
 /** A process is replaced after this many runs, since Jest keeps some memory of each. */
 const LONGEST_LIFE = 60;
 
-/** The longest that one test may take on its own processor: the time of the whole file without a mutant, and this. Milliseconds. */
+/** The longest that one test may take on its own processor: what is expected of it, and this. Milliseconds. */
 const MORE_MS = 3000;
 
 /** How often the processor time of a run is looked at. */
@@ -28,15 +28,19 @@ export class TestRunner {
   }
 
   /**
-   * Runs one file; `onEnded` is called after each test. `expectedMs` is what the file takes without a mutant. Time is processor
-   * time: other programs on the machine make no mutant fail.
+   * Runs one file; `onEnded` is called after each test. `expectedMs` is what the pair with this number may take; -1 is the loading of the
+   * file. Time is processor time: other programs on the machine make no mutant fail.
    */
-  async run(order: Omit<Order, 'root'>, expectedMs: number, onEnded: (ended: Ended) => void): Promise<Outcome> {
+  async run(
+    order: Omit<Order, 'root'>,
+    expectedMs: (pair: number) => number,
+    onEnded: (ended: Ended) => void,
+  ): Promise<Outcome> {
     const child = this.#child ?? this.#start();
     let pair = -1;
     let startedAt = processorMs(child);
     const watch = setInterval(() => {
-      if (processorMs(child) - startedAt > expectedMs + MORE_MS) child.kill('SIGKILL');
+      if (processorMs(child) - startedAt > expectedMs(pair) + MORE_MS) child.kill('SIGKILL');
     }, LOOK_MS);
     const outcome = await new Promise<Outcome>((resolve) => {
       const onMessage = (message: unknown): void => {

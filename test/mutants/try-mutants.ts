@@ -20,6 +20,8 @@ interface Baseline {
   readonly test: string;
   readonly ms: number;
   readonly names: readonly string[];
+  /** What each test takes. */
+  readonly msOf: readonly number[];
   /** The tests that reach each mutant, by its number. */
   readonly reaching: ReadonlyMap<number, readonly number[]>;
   /** Mutants that have to be made before the file is loaded: constants of modules. */
@@ -138,9 +140,8 @@ class Trial {
 
   async #measure(test: string, runner: TestRunner): Promise<Baseline> {
     const ended: Ended[] = [];
-    const outcome = await runner.run(this.#order(test, undefined, undefined), LONGEST_FILE_MS, (one) =>
-      ended.push(one),
-    );
+    const longest = () => LONGEST_FILE_MS;
+    const outcome = await runner.run(this.#order(test, undefined, undefined), longest, (one) => ended.push(one));
     const failed = ended.find(({ error }) => error !== undefined);
     if (failed !== undefined) throw new Error(`${test} fails without a mutant: ${failed.name}: ${failed.error}`);
     if (outcome.kind !== 'done' || outcome.error !== undefined) {
@@ -154,14 +155,18 @@ class Trial {
     const all = ended.map(({ pair }) => pair);
     for (const number of outcome.reached) reaching.set(number, all);
     const names: string[] = [];
-    for (const { pair, name } of ended) names[pair] = name;
+    const msOf: number[] = [];
+    for (const one of ended) {
+      names[one.pair] = one.name;
+      msOf[one.pair] = one.ms;
+    }
     const ms = ended.reduce((sum, one) => sum + one.ms, 0);
-    return { test, ms, names, reaching, whileLoading: new Set(outcome.reached) };
+    return { test, ms, names, msOf, reaching, whileLoading: new Set(outcome.reached) };
   }
 
   /** Runs pairs of one test file, in several runs when one of them ends early. */
   async #run(
-    { test, ms, names }: Baseline,
+    { test, ms, names, msOf }: Baseline,
     pairs: readonly Pair[],
     whileLoading: number | undefined,
     tried: ReadonlyMap<number, Tried>,
@@ -175,7 +180,9 @@ class Trial {
         const one = tried.get(pair?.mutant ?? -1);
         if (one !== undefined) one.killed ??= { by: `${test}: ${names[pair?.at ?? -1] ?? 'loading it'}`, why };
       };
-      const outcome = await runner.run(this.#order(test, run, whileLoading), ms, ({ pair, error }) => {
+      // A test that is still at work after more than twice its time, and some seconds, comes to no end. The second time is its control's.
+      const expectedMs = (pair: number): number => (pair === -1 ? ms : 2 * (msOf[run[pair]?.at ?? -1] ?? ms));
+      const outcome = await runner.run(this.#order(test, run, whileLoading), expectedMs, ({ pair, error }) => {
         const one = tried.get(run[pair]?.mutant ?? -1);
         if (one !== undefined) one.tests++;
         if (error !== undefined) kill(pair, error);
@@ -218,9 +225,13 @@ class Trial {
   async #checkSound(test: string, at: number, runner: TestRunner): Promise<void> {
     const order = this.#order(test, [{ at, mutant: undefined }], undefined);
     const failed: Ended[] = [];
-    await runner.run(order, LONGEST_FILE_MS, (ended) => {
-      if (ended.error !== undefined) failed.push(ended);
-    });
+    await runner.run(
+      order,
+      () => LONGEST_FILE_MS,
+      (ended) => {
+        if (ended.error !== undefined) failed.push(ended);
+      },
+    );
     for (const { name, error } of failed) {
       throw new Error(`${test}, "${name}" fails alone and without a mutant: ${error}`);
     }

@@ -3,7 +3,11 @@ import {
   type FrameStream,
   type GodwitError,
   type HelloFrame,
+  type IncomingEvent,
+  type IncomingLink,
   type IncomingMigration,
+  type LinkListener,
+  type ReceiveOptions,
   receive,
 } from '@godwit/core';
 import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
@@ -20,16 +24,44 @@ export class PlayedSource {
   pages: readonly FrameStream[] = [];
   heard: Frame[] = [];
   readonly lost: GodwitError[] = [];
+  readonly events: IncomingEvent[] = [];
+  /** Whether the streams of the next connection have checksums. */
+  checksums = false;
 
-  constructor(maximumDeviceState = 100_000) {
+  /** `through`: what the destination's listener is wrapped in. */
+  constructor(
+    maximumDeviceState = 100_000,
+    options: Partial<ReceiveOptions> = {},
+    through: (listener: LinkListener) => LinkListener = (listener) => listener,
+  ) {
     const { link, clock, vm } = this;
-    this.incoming = receive(link.listener, { prepare: () => vm, clock, maximumDeviceState });
-    this.incoming.subscribe((event) => void (event.type === 'link-lost' && this.lost.push(event.reason)));
+    this.incoming = receive(through(link.listener), { prepare: () => vm, clock, maximumDeviceState, ...options });
+    this.incoming.subscribe((event) => {
+      this.events.push(event);
+      if (event.type === 'link-lost') this.lost.push(event.reason);
+    });
+  }
+
+  /** The events of one type. */
+  eventsOf<T extends IncomingEvent['type']>(type: T): Extract<IncomingEvent, { type: T }>[] {
+    return this.events.filter((event): event is Extract<IncomingEvent, { type: T }> => event.type === type);
+  }
+
+  /** The frames of one type that the destination has sent over this connection. */
+  heardOf<T extends Frame['type']>(type: T): Extract<Frame, { type: T }>[] {
+    return this.heard.filter((frame): frame is Extract<Frame, { type: T }> => frame.type === type);
+  }
+
+  /** Comes back over another connection, after the link was cut. */
+  async again(change: Partial<HelloFrame> = {}): Promise<void> {
+    this.link.cut();
+    this.heard = [];
+    await this.hello({ connection: 2, ...change });
   }
 
   async connect(pageChannels = 0): Promise<void> {
     const link = await this.link.connector.connect(
-      { migrationId: ID, pageChannels, connection: 1 },
+      { migrationId: ID, pageChannels, connection: 1, checksums: this.checksums },
       new AbortController().signal,
     );
     this.control = link.control;
@@ -132,3 +164,35 @@ export const GO: Frame = { type: 'go', attempt: 1 };
 export const READY = [pages([0, 1], PAGE), end(1), ...DEVICES, SWITCHOVER] as const;
 export const digests = (runs: readonly number[], bytes: number) =>
   [{ type: 'digests', block: 0, runs } as const, new Uint8Array(bytes)] as const;
+
+/** Changes the links that a listener accepts. */
+export const through =
+  (change: (link: IncomingLink) => Partial<IncomingLink>) =>
+  (listener: LinkListener): LinkListener => ({
+    accept: async (signal) => {
+      const link = await listener.accept(signal);
+      const pageChannels: IncomingLink['pageChannels'] = (...all) => link.pageChannels(...all);
+      return { control: link.control, peer: link.peer, pageChannels, ...change(link) };
+    },
+    close: () => listener.close(),
+  });
+
+/** Makes the first write of a frame of this type fail; the stream is whole otherwise. */
+export function failingOnce(type: Frame['type'], error: Error): (listener: LinkListener) => LinkListener {
+  let failed = false;
+  return through(({ control }) => {
+    const write: FrameStream['write'] = (frame, payload) => {
+      if (failed || frame.type !== type) return control.write(frame, payload);
+      failed = true;
+      return Promise.reject(error);
+    };
+    const changed = new Proxy(control, {
+      get: (stream, name) => {
+        if (name === 'write') return write;
+        const value: unknown = Reflect.get(stream, name, stream);
+        return typeof value === 'function' ? value.bind(stream) : value;
+      },
+    });
+    return { control: changed };
+  });
+}

@@ -1,6 +1,7 @@
-import type { HelloFrame, MigratableDevice } from '@godwit/core';
+import { claimOf, type HelloFrame, type MigratableDevice, type RoundOutcome } from '@godwit/core';
 import { BufferMemory, FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
+import { held } from './played-stream.js';
 import { BLOCKS, expectMoved, filledVm, PAGE, start, states, type ToyOptions } from './toy-migration.js';
 
 /** A migration whose connections are counted; it ends on both sides when it ends at the source. */
@@ -39,6 +40,16 @@ describe('refused before a connection is made', () => {
       'GODWIT_INVALID_ARGUMENT',
       /"b"/,
     ],
+    [
+      'a shared block without an identity',
+      () => {
+        const vm = filledVm();
+        for (const block of vm.memory.blocks) Object.assign(block, { shared: true });
+        return vm;
+      },
+      'GODWIT_SHARED_MEMORY',
+      /"ram" is declared shared, but has no identity/,
+    ],
     ['a guest that has ended', () => Object.assign(filledVm(), { ended: true }), 'GODWIT_GUEST_ENDED', /ended/],
     [
       'a device that cannot be moved',
@@ -62,10 +73,12 @@ describe('refused before a connection is made', () => {
   });
 
   test('a migration that is cancelled at once, which does not even begin', async () => {
-    const { toy, made } = counted({ source: filledVm() });
+    let asked = 0;
+    const device = Object.assign(new FaultyDevice('gpu'), { migrationBlocker: () => void asked++ });
+    const { toy, made } = counted({ source: Object.assign(filledVm(), { devices: [device] }) });
     toy.migration.cancel();
     expect((await toy.settled()).code).toBe('GODWIT_CANCELLED');
-    expect(made.connections).toBe(0);
+    expect([made.connections, asked]).toEqual([0, 0]);
     expect(states(toy.events)).not.toContain('setup');
   });
 });
@@ -102,4 +115,80 @@ test('the hello has the sizes that devices know; an assumption is a warning, and
   expect(toy.events.filter(({ type }) => type === 'warning')).toEqual([
     { type: 'warning', code: 'GODWIT_UNSUPPORTED', message: expect.stringContaining('the driver does not say') },
   ]);
+});
+
+test('the first prediction knows how long the devices expect to save, and the round trip, before any round has ended', async () => {
+  const device = Object.assign(new FaultyDevice('uart'), { expectedSaveMs: () => 120 });
+  const asked: RoundOutcome[] = [];
+  const toy = start({
+    source: Object.assign(filledVm(), { devices: [device] }),
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('uart')] }),
+    // Round 1 takes half a second.
+    link: { bytesPerSecond: 2 ** 18, latencyMs: 50 },
+    migrate: {
+      downtimeLimitMs: 5000,
+      policy: ({ outcome }) => {
+        asked.push(outcome);
+        return outcome.round === 0 ? undefined : { action: 'switchover', reason: 'it is time' };
+      },
+    },
+  });
+  expectMoved(toy, await toy.settled());
+  expect(asked[0]?.round).toBe(0);
+  expect(asked[0]?.prediction.deviceMs).toBeGreaterThanOrEqual(100);
+  // The link is measured while the policy is asked twice.
+  expect(asked[2]?.round).toBe(0);
+  expect(asked[2]?.prediction.roundTripMs).toBeGreaterThanOrEqual(100);
+});
+
+test('a dry run of a VM with a single obstacle fails with it', async () => {
+  const { toy } = counted({
+    source: Object.assign(filledVm(), { devices: [blocked('gpu', 'no firmware')] }),
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('gpu')] }),
+    migrate: { dryRun: true },
+  });
+  await expect(toy.migration.result).rejects.toMatchObject({
+    code: 'GODWIT_BLOCKED',
+    message: 'the VM cannot be migrated now: device "gpu": no firmware',
+  });
+  await toy.settled();
+});
+
+test('a tracker that does not start keeps the VM claimed, whatever becomes of the migration', async () => {
+  const source = filledVm();
+  const { software } = source;
+  const started = held();
+  source.trackers = [
+    {
+      name: 'slow',
+      start: async () => {
+        await started.promise;
+        await software.start();
+      },
+      harvest: (into) => software.harvest(into),
+      stop: () => software.stop(),
+    },
+  ];
+  const { toy } = counted({ source });
+  await toy.clock.sleep(1);
+  expect(claimOf(source).waitingFor).toEqual(['start() of the dirty tracker "slow"']);
+  toy.migration.cancel();
+  await toy.settled();
+  expect(claimOf(source).state).toBe('outgoing');
+  started.release();
+  await claimOf(source).free;
+});
+
+test('a migration that would take the guest down for too long is refused before its first page moves', async () => {
+  const source = filledVm();
+  source.devices = [Object.assign(new FaultyDevice('disk'), { stateBytes: () => 40e6 })];
+  const { toy } = counted({
+    source,
+    destination: new ToyVm(BLOCKS, { running: false, devices: [new FaultyDevice('disk')] }),
+    link: { bytesPerSecond: 100e6 },
+    migrate: { refuseAbove: { downtimeMs: 200 } },
+  });
+  await expect(toy.migration.result).rejects.toMatchObject({ code: 'GODWIT_ESTIMATE_EXCEEDED' });
+  await toy.settled();
+  expect(toy.events.filter(({ type }) => type === 'round-start')).toEqual([]);
 });

@@ -24,7 +24,30 @@ export const CLAIM: readonly Survivors[] = [
   {
     file: 'claim/claimed-parts.ts',
     why: '`find` takes both for no',
-    mutants: ['sharedPart: false -> undefined'],
+    mutants: [
+      'sharedPart: false -> undefined',
+      'sharedPart: false -> undefined #2',
+      'sharedPart.conflict: false -> undefined',
+    ],
+  },
+  {
+    file: 'claim/claimed-parts.ts',
+    why: 'an object that is taken for the name of a file is equal to itself only, and an equal key is found before',
+    mutants: ["keysOf: typeof key === 'string' -> true"],
+  },
+  {
+    file: 'claim/claim.ts',
+    why: 'memory of one name overlaps itself',
+    mutants: ['handedOverBy: identity !== key && !(range && entry.range && overlap(range, entry.range)) -> right side'],
+  },
+  {
+    file: 'claim/claim.ts',
+    why: 'a part whose key is a name has a range; the compiler does not know that',
+    mutants: [
+      'handedOverBy: range && entry.range && overlap(range, entry.range) -> right side',
+      'handedOverBy: range && entry.range -> left side',
+      'handedOverBy: range && entry.range -> right side',
+    ],
   },
   {
     file: 'claim/claimed-parts.ts',

@@ -135,7 +135,7 @@ export class Claim {
   }
 
   isOtherEndOf({ state, migrationId }: Taker): boolean {
-    return migrationId === this.migrationId && state !== this.#state && this.#state !== 'handedOver';
+    return migrationId === this.migrationId && state !== this.#state;
   }
 
   /** Returns a VM that was handed over to this migration, which settles or recovers it. */

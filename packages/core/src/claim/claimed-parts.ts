@@ -41,7 +41,7 @@ export function keysOf(vm: MigratableVm, direction: 'outgoing' | 'arriving'): Pa
 export function sharedPart(
   ours: ReadonlyMap<Part['key'], Part>,
   theirs: readonly Part[],
-  otherEnd = false,
+  otherEnd: boolean,
 ): Part | undefined {
   const conflict = (our: Part, their: Part): boolean => {
     if (otherEnd && our.shared && their.shared) return false;

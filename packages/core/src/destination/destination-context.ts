@@ -74,7 +74,7 @@ export function transferOf({ hello, attempt, welcome }: Arriving): Transfer {
 export interface DestinationPhases {
   receive(arriving: Arriving): ServingPhase;
   load(arriving: Arriving): ServingPhase;
-  takeOver(arriving: Arriving): ServingPhase;
+  takeOver(arriving: Arriving): HandlingPhase;
   release(arriving: Arriving): DestinationPhase;
 }
 
@@ -92,7 +92,7 @@ export interface DestinationContext {
   /** Set once the VM is claimed and both sides have agreed on it. */
   arriving: Arriving | undefined;
   /** The phase that handles frames now. */
-  serving: ServingPhase | undefined;
+  serving: HandlingPhase | undefined;
 }
 
 /**
@@ -109,10 +109,14 @@ export interface DestinationPhase {
 }
 
 /** A phase in which the source sends frames. The next phase handles them from the tick in which the phase changes. */
-export interface ServingPhase extends DestinationPhase {
+export interface HandlingPhase extends DestinationPhase {
   /** The phase of the protocol, which decides the legal frames. */
   readonly protocolPhase: DestinationPhaseName;
   handle(received: ReceivedFrame): void | Promise<void>;
+}
+
+/** One in which the source may come back over another connection. */
+export interface ServingPhase extends HandlingPhase {
   /** Reads this connection's frames and pages from now on. */
   take(connection: IncomingConnection): void;
   /** Handles the hello of a source that has reconnected; returns the phase that it leads to, or throws when it contradicts this one. */

@@ -116,7 +116,7 @@ async function lost(
  * Waits for the source to reconnect and answers its hello. Resolves with the phase that the hello leads to; with `undefined` when that
  * connection is lost too.
  */
-async function sourceReturned(context: DestinationContext, phase: Serving): Promise<ServingPhase | undefined> {
+async function sourceReturned(context: DestinationContext, phase: Serving): Promise<DestinationPhase | undefined> {
   const { session, options, emit, ownership } = context;
   const { clock, reconnectTimeoutMs, handshakeTimeoutMs } = options;
   const waiting = new AbortController();

@@ -123,13 +123,8 @@ export class Load implements ServingPhase {
     const start = options.clock.now();
     const loading = loader.loadAll(attempt);
     arriving.claim.keepUntil(loading, 'load() of a device');
-    try {
-      await loading;
-    } catch (error) {
-      // The attempt was given up meanwhile; the devices wait for the end of this load before the next one.
-      if (this.#context.serving !== this) return;
-      throw error;
-    }
+    await loading;
+    // The attempt was given up meanwhile; the devices wait for the end of this load before the next one.
     if (this.#context.serving !== this || session.signal.aborted) return;
     arriving.loadMs = options.clock.now() - start;
     arriving.readyAt = options.clock.now();
@@ -137,7 +132,7 @@ export class Load implements ServingPhase {
     this.protocolPhase = 'ready';
     const { loadMs } = arriving;
     // A failure to write is ignored: a source that reconnects is told by `resumed`.
-    await session.current?.write({ type: 'ready', attempt, loadMs }).catch(() => {});
+    void session.current?.write({ type: 'ready', attempt, loadMs }).catch(() => {});
   }
 
   #back(attempt: number): ServingPhase {

@@ -59,7 +59,7 @@ export class Receive implements ServingPhase {
   returned(hello: HelloFrame): ServingPhase {
     const { attempt, receiver } = this.#arriving;
     // Pieces that `switchover` waited for are lost with their connection: the source has to give the attempt up.
-    if (this.#switchingOver) receiver?.unseal();
+    (receiver as PageReceiver).unseal();
     this.#switchingOver = false;
     if (hello.attempt > attempt) goBackTo(this.#context, this.#arriving, hello.attempt);
     return this;
@@ -68,7 +68,7 @@ export class Receive implements ServingPhase {
   handle(received: ReceivedFrame): void | Promise<void> {
     const { frame, payloadBytes } = received;
     checkPayload(frame.type, payloadBytes);
-    const connection = this.#connection;
+    const connection = this.#context.session.current as IncomingConnection;
     if (isPageFrame(frame.type)) return this.#pages(connection, received);
     switch (frame.type) {
       case 'device':
@@ -94,12 +94,6 @@ export class Receive implements ServingPhase {
         return connection.control.skipPayload();
       default:
     }
-  }
-
-  get #connection(): IncomingConnection {
-    const { current } = this.#context.session;
-    if (current === undefined) throw new GodwitError('GODWIT_INTERNAL', 'a frame without a connection');
-    return current;
   }
 
   async #pages(connection: IncomingConnection, received: ReceivedFrame): Promise<void> {
@@ -164,7 +158,8 @@ export class Receive implements ServingPhase {
     this.#checkAttempt('prepare', attempt);
     const question = ++this.#question;
     const { vm, loader, welcome, forecast } = this.#arriving;
-    const current = () => question === this.#question && this.#context.serving === this && !connection.signal.aborted;
+    // A question that has not been answered by `switchover` never is.
+    const current = () => question === this.#question && !connection.signal.aborted;
     const prepared = async (): Promise<void> => {
       await vm.prepared?.();
       await loader.prepared(deviceSequences);
@@ -193,7 +188,7 @@ export class Receive implements ServingPhase {
     if (this.#owedToldOn === connection || loader.owed.isEmpty()) return;
     this.#owedToldOn = connection;
     // A page that was loaded into may not be zero, even if the source has never sent it.
-    receiver?.board.touched.or(loader.owed);
+    (receiver as PageReceiver).board.touched.or(loader.owed);
     await writeNamed(this.#context, this.#arriving, connection, 'owed', loader.owed);
   }
 

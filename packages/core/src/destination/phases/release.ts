@@ -5,6 +5,7 @@ import type { IncomingSummary } from '../../migration-event.js';
 import { CLOSING_MS } from '../../session/closing-message.js';
 import { Arrived, type Arriving, type DestinationContext, type DestinationPhase } from '../destination-context.js';
 import type { IncomingConnection } from '../incoming-connection.js';
+import type { PageReceiver } from '../page-receiver.js';
 
 /** Tells the source that the guest runs here, until it answers `released`, or `settleTimeoutMs` has passed. */
 export class Release implements DestinationPhase {
@@ -17,13 +18,14 @@ export class Release implements DestinationPhase {
 
   async run(context: DestinationContext): Promise<Arrived> {
     const { ownership, session } = context;
-    const { vm, hello, receiver, loadMs, resumeMs, check, runState, claim } = this.#arriving;
+    const { vm, hello, loadMs, resumeMs, check, runState, claim } = this.#arriving;
+    const receiver = this.#arriving.receiver as PageReceiver;
     if (ownership.state === 'running') await this.#tellSource(context);
     await session.current?.close(undefined);
     const summary: IncomingSummary = {
       migrationId: hello.migrationId,
-      rounds: (receiver?.round ?? 1) - 1,
-      pages: receiver?.totals ?? { raw: 0, zero: 0, delta: 0, compressed: 0 },
+      rounds: receiver.round - 1,
+      pages: receiver.totals,
       wireBytes: session.bytesRead,
       loadMs,
       resumeMs,
@@ -41,7 +43,7 @@ export class Release implements DestinationPhase {
     const giveUp = new AbortController();
     const telling = this.#untilReleased(context, giveUp.signal);
     try {
-      await inTime(telling, clock, within, () => new GodwitError('GODWIT_TIMEOUT', 'no answer was received'));
+      await inTime(telling, clock, within, () => new Error('no answer was received'));
       session.told = true;
       ownership.apply('released');
     } catch (error) {
@@ -61,11 +63,9 @@ export class Release implements DestinationPhase {
     const { session, emit, options } = context;
     const { resumeMs, sinceReadyMs, loader, welcome } = this.#arriving;
     const { incarnation } = welcome;
-    let connection = session.current;
+    let connection = session.current as IncomingConnection;
     for (let first = true; ; first = false) {
       try {
-        if (connection === undefined) throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost before "running"');
-        connection.signal.throwIfAborted();
         const released = connection.expect('released');
         const told = { resumeMs, sinceReadyMs };
         await (first

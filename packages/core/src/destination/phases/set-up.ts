@@ -40,7 +40,7 @@ export class SetUp implements DestinationPhase {
     for (;;) {
       const connection = await session.first(options);
       const { hello } = connection;
-      if (hello.stage !== 'dryRun') return await this.#setUp(context, connection);
+      if (hello.stage !== 'dryRun') return this.#setUp(context, connection);
       await this.#answerDryRun(context, connection).catch((error: unknown) => {
         session.signal.throwIfAborted();
         void connection.close(dryRunFailed(error));
@@ -102,6 +102,7 @@ export class SetUp implements DestinationPhase {
     await connection.takeChannels(context.options.handshakeTimeoutMs);
     const vm = await this.#prepared(context, connection, connection.signal);
     const claim = this.#claim(context, vm, hello);
+    let failure: GodwitError | undefined;
     try {
       await this.#check(context, connection, vm, connection.signal);
       connection.serve(
@@ -113,18 +114,17 @@ export class SetUp implements DestinationPhase {
       );
       await connection.write(this.#agreed(context, connection, version).welcome);
       connection.keepAlive(context.options);
-      await connection.ended;
+      // A caller who cancels does not wait for the source.
+      await abortable(connection.ended, context.session.signal);
     } catch (error) {
-      if (!context.session.signal.aborted) await connection.close(dryRunFailed(error));
-      throw error;
-    } finally {
-      await connection.close(undefined);
-      context.vm = undefined;
-      context.claim = undefined;
-      const never = new GodwitError('GODWIT_CANCELLED', 'it was a dry run: the VM will never run');
-      await abandonVm(context, vm, never, claim);
-      claim.end();
+      failure = dryRunFailed(error);
     }
+    await connection.close(failure);
+    context.vm = undefined;
+    context.claim = undefined;
+    const never = new GodwitError('GODWIT_CANCELLED', 'it was a dry run: the VM will never run');
+    await abandonVm(context, vm, never, claim);
+    claim.end();
   }
 
   async #prepared(
@@ -135,10 +135,10 @@ export class SetUp implements DestinationPhase {
     const { migrationId, description, stage } = hello;
     context.emit({ type: 'hello', migrationId, peer, description, dryRun: stage === 'dryRun' });
     const preparing = this.#prepare(context, hello);
-    return await abortable(preparing, signal).catch((error: unknown) => {
+    return abortable(preparing, signal).catch((error: unknown) => {
       // The VM that `prepare` builds too late is abandoned.
       preparing.then(
-        (late) => abandonVm(context, late, GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration is over')),
+        (late) => abandonVm(context, late, error as GodwitError),
         () => {},
       );
       throw error;
@@ -242,12 +242,12 @@ async function unlessLost(connection: IncomingConnection, work: Promise<void>): 
   } catch (error) {
     if (!isOnlyLost(connection) && !isLost(error)) throw error;
     // The control stream may not have failed yet.
-    connection.end(GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the link was lost'));
+    connection.end(error as GodwitError);
   }
 }
 
 function isOnlyLost({ signal }: IncomingConnection): boolean {
-  return signal.aborted && mayRetry(signal.reason, 'connected');
+  return mayRetry(signal.reason, 'connected');
 }
 
 function dryRunFailed(error: unknown): GodwitError {

@@ -1,12 +1,11 @@
 import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
-import type { HelloFrame } from '../../protocol/frame.js';
 import {
   type Arriving,
   type DestinationContext,
   type DestinationPhase,
-  type ServingPhase,
+  type HandlingPhase,
   transferOf,
 } from '../destination-context.js';
 import type { IncomingConnection } from '../incoming-connection.js';
@@ -16,7 +15,7 @@ const ASK_MS = 30_000;
 const ASK_AGAIN_MS = 500;
 
 /** Takes the guest over after `go`, or after the embedder has declared the source dead: asks the authority and starts the guest. */
-export class TakeOver implements ServingPhase {
+export class TakeOver implements HandlingPhase {
   readonly name = 'take-over';
   readonly protocolPhase = 'taking-over';
   readonly #context: DestinationContext;
@@ -58,15 +57,6 @@ export class TakeOver implements ServingPhase {
     return context.phases.release(arriving);
   }
 
-  take(): void {}
-
-  returned(hello: HelloFrame): ServingPhase {
-    throw new GodwitError(
-      'GODWIT_PROTOCOL',
-      `the guest was taken over here, but the source says in its hello that it is "${hello.stage}"`,
-    );
-  }
-
   /** Handles the frame that the next phase waits for (`released`). */
   handle({ frame }: ReceivedFrame): void {
     if ((this.#context.session.current as IncomingConnection).answer(frame)) return;
@@ -80,7 +70,7 @@ export class TakeOver implements ServingPhase {
     for (;;) {
       try {
         const asking = authority.mayRun(transferOf(this.#arriving), 'destination');
-        const late = () => new GodwitError('GODWIT_TIMEOUT', `it has not answered within ${ASK_MS} ms`);
+        const late = () => new Error(`it has not answered within ${ASK_MS} ms`);
         if (await inTime(asking, clock, ASK_MS, late)) break;
         ownership.apply('denied');
         throw new GodwitError(
