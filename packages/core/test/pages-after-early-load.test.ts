@@ -68,6 +68,27 @@ test('pages that saving has written are sent before a device is loaded early: wh
   expect([firstByte(toy.destination, CLOCK_PAGE), firstByte(toy.destination, 5)]).toEqual([9, 7]);
 });
 
+/** The rounds of the stop-and-copy: their numbers and pages, at their starts and in their records. */
+function pausedRounds({ events }: Toy) {
+  const begun = events.findIndex(({ type }) => type === 'switchover-start');
+  return events.slice(begun).flatMap((event) => {
+    if (event.type === 'round-start') return [`${event.round} begins: ${event.dirtyPages}`];
+    return event.type === 'round' ? [`${event.round.round} ends: ${event.round.dirtyPages}`] : [];
+  });
+}
+
+test.each([
+  ['no page', [], []],
+  ['one page', [CLOCK_PAGE], ['3 begins: 1', '3 ends: 1']],
+  ['two pages', [CLOCK_PAGE, 5], ['3 begins: 2', '3 ends: 2']],
+])('saving has written %s by then: a round has them, after the end of the one before', async (_, pages, more) => {
+  const toy = begin({ clockSaveWrites: pages });
+  const { code } = await toy.settled();
+  expect(code).toBeUndefined();
+  expect(pausedRounds(toy)).toEqual(['2 begins: 0', '2 ends: 0', ...more]);
+  expect(firstByte(toy.destination, CLOCK_PAGE)).toBe(9);
+});
+
 test('a page that comes later, and that no load writes, does no harm', async () => {
   const toy = begin({ gpuSaveWrites: [5] });
   const { code } = await toy.settled();

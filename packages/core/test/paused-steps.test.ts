@@ -21,8 +21,10 @@ interface Times {
 const LONG = 5000;
 
 /** A migration whose guest writes pages 3 and 5 as it is paused, and page 9 as its device is saved. */
-function begin(times: Times, options: ToyOptions = {}): Toy & { readonly source: ToyVm } {
-  const clock = new VirtualClock();
+function begin(
+  times: Times,
+  { clock = new VirtualClock(), ...options }: ToyOptions = {},
+): Toy & { readonly source: ToyVm } {
   // Clocks do not begin at 0.
   const now = clock.now.bind(clock);
   let ahead = 1000;
@@ -160,6 +162,26 @@ describe('a destination that cannot go back', () => {
     expect([ends.code, toy.source.running, toy.destination.resumes]).toEqual(['GODWIT_LINK_LOST', true, 0]);
     expect(toy.events.filter(({ type }) => type === 'went-back')).toEqual([]);
   });
+});
+
+test.each([
+  ['a migration that succeeds', {}],
+  ['one that goes back once', { saveMs: LONG }],
+])('no timer outlives %s', async (_, times: Times) => {
+  const clock = new VirtualClock();
+  const sleep = clock.sleep.bind(clock);
+  let asleep = 0;
+  clock.sleep = (ms, signal) => {
+    asleep++;
+    const sleeping = sleep(ms, signal);
+    const over = () => void asleep--;
+    sleeping.then(over, over);
+    return sleeping;
+  };
+  const toy = begin(times, { clock });
+  expectMoved(toy, await toy.settled());
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(asleep).toBe(0);
 });
 
 test('with force nothing that is left is too much', async () => {

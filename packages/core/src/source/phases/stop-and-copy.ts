@@ -49,7 +49,7 @@ export class StopAndCopy implements SourcePhase {
   }
 
   async run(context: SourceContext): Promise<SourcePhase> {
-    const { options, session, ownership, rounds } = context;
+    const { options, session, rounds } = context;
     const canGoBack = rounds.welcome.features.includes(FEATURES.back);
     const { decision } = this.#last.record;
     const force = options.force || isForced(decision) || !canGoBack;
@@ -68,7 +68,7 @@ export class StopAndCopy implements SourcePhase {
         this.#giveUp(context, bound, refused),
       );
     } catch (error) {
-      if (!ownership.allows('back') || !canGoBack) throw error;
+      if (!canGoBack) throw error;
       const reason = this.#reasonToGoBack(context, bound, error);
       return context.phases.preCopy(await this.#giveUp(context, bound, reason));
     } finally {
