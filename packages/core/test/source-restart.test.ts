@@ -1,5 +1,12 @@
 import { type ConvergencePolicy, type Frame, receive } from '@godwit/core';
-import { FaultyDevice, type MemoryLink, memoryLink, ToyVm, VirtualClock } from '@godwit/core/testing';
+import {
+  FaultyDevice,
+  type MemoryLink,
+  type MemoryLinkOptions,
+  memoryLink,
+  ToyVm,
+  VirtualClock,
+} from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, filledVm, PAGE, start, switchAfter, type Toy } from './toy-migration.js';
 
@@ -8,7 +15,11 @@ const telling = (ms: number | undefined) =>
   Object.assign(new FaultyDevice('uart'), ms === undefined ? {} : { expectedLoadMs: () => ms });
 
 /** A migration whose first destination dies, far away, when `dies` says so of a frame, or with `kill`; another one is near. */
-function restarted(dies: (frame: Frame, source: ToyVm) => boolean, policy: ConvergencePolicy = switchAfter(3)) {
+function restarted(
+  dies: (frame: Frame, source: ToyVm) => boolean,
+  policy: ConvergencePolicy = switchAfter(3),
+  nearLink: MemoryLinkOptions = {},
+) {
   const clock = new VirtualClock();
   const source = filledVm();
   source.devices = [telling(undefined)];
@@ -26,7 +37,7 @@ function restarted(dies: (frame: Frame, source: ToyVm) => boolean, policy: Conve
       return undefined;
     },
   });
-  const near = memoryLink({ clock, latencyMs: 1 });
+  const near = memoryLink({ clock, latencyMs: 1, ...nearLink });
   there = far;
   const destination = new ToyVm(BLOCKS, { running: false, devices: [telling(undefined)] });
   const toy: Toy = start({
@@ -102,6 +113,36 @@ describe('a destination that was restarted', () => {
       expect(source.memory.firstDifference(destination.memory)).toBeUndefined();
     },
   );
+
+  test('is sent zero pages again, which say nothing of the pages that the guest writes', async () => {
+    const { toy, source } = restarted(
+      (frame, { running }) => frame.type === 'roundEnd' && running && frame.round === 2,
+      // The third round is the first one of the second destination.
+      ({ outcome }) => (outcome.round < 3 ? undefined : { action: 'force', reason: 'it is time' }),
+      {
+        bytesPerSecond: 100_000,
+        fromSource: (frame, payload) => {
+          if (frame.type === 'roundEnd' && source.running) {
+            for (let page = 0; page < 16; page++) source.write(0, page * PAGE, new Uint8Array(PAGE).fill(9));
+          }
+          return { frame, payload };
+        },
+      },
+    );
+    // Half of what is populated.
+    const populated = source.memory.blocks[0]?.populated?.() ?? [];
+    const pages = [...populated].flatMap(({ firstPage, pageCount }) =>
+      Array.from({ length: pageCount }, (_, i) => firstPage + i),
+    );
+    for (const page of pages.slice(16)) source.write(0, page * PAGE, new Uint8Array(PAGE));
+    const { code } = await toy.settled();
+    expect(code).toBeUndefined();
+    const records = toy.events.flatMap((event) => (event.type === 'round' ? [event.round] : []));
+    const anew = records.findLast(({ phase }) => phase === 'pre-copy');
+    expect(anew).toMatchObject({ pages: { raw: 16, zero: 16 }, newlyDirtyPages: 16 });
+    // 16 pages of 4 KiB at 100 KB/s.
+    expect(anew?.prediction.ramMs).toBeGreaterThan(600);
+  });
 
   test('once a switchover was decided is owed no page that was found for the first one', async () => {
     let killed = false;
