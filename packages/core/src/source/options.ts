@@ -69,7 +69,7 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
   /**
    * Streams for pages beside the control stream, at most 64; 0 sends pages on the control stream. Default `'auto'`: as many as the
    * connector takes for this host and this memory (`LinkConnector.pageChannelsFor`; `onWorkers` of `@godwit/workers` takes one or two, on
-   * threads of their own), and 0 with any other connector.
+   * threads of their own, and a snapshot's file four), and 0 with any other connector.
    */
   readonly pageChannels?: number | 'auto';
   /**
