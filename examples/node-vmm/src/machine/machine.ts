@@ -96,7 +96,7 @@ export class Machine implements VirtualMachine {
     this.ram = ramOf(memory);
     this.#hardware = hardware;
     const mailboxTracker = description.boot === 'image' ? undefined : new SoftwareTracker(memory, 'mailbox');
-    this.#mailbox = mailboxTracker && new Mailbox(this.ram, mailboxTracker);
+    this.#mailbox = mailboxTracker && new Mailbox(this.ram, memory, mailboxTracker);
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
     this.#run = new RunState({

@@ -120,6 +120,14 @@ export class SharedUserfaultfd {
     }
   }
 
+  /**
+   * Makes `join` forget this descriptor, if nobody else uses it; it stays open until `leave`. For memory that is unmapped while a thread
+   * still holds the descriptor: other memory may get the same addresses.
+   */
+  forget(): void {
+    if (this.#shared.users.size === 1) descriptors.delete(this.#shared);
+  }
+
   /** The ranges of this user, cut where those of others begin and end, with the modes of all users. */
   *#pieces(): Iterable<AddressRange & { readonly mode: number }> {
     const all = [...this.#shared.users];

@@ -42,6 +42,11 @@ export class PositionedFile {
     return new PositionedFile(path, await openFile(path, flags, 0o600));
   }
 
+  /** For threads that read it too; open until `close`. */
+  get fd(): number {
+    return this.#fd;
+  }
+
   /** Writes all of `from`, which is borrowed until the promise settles. Fails with `GODWIT_SYSCALL`. */
   write(from: Uint8Array, position: number): Promise<void> {
     this.#unsynced = true;

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import {
+  type ComingPages,
   FEATURES,
   type Frame,
   type FrameStream,
@@ -51,6 +52,7 @@ export async function restoreFrom(path: string, options: RestoreOptions): Promis
     control: restore.control,
     peer: `file:${path}`,
     pageChannels: async () => restore.channels,
+    comingPages: () => restore.comingPages(),
   };
 }
 
@@ -71,6 +73,8 @@ class Restore {
   readonly #index: Promise<readonly BlockIndex[]>;
   #readIndex: () => void = () => {};
   #batches: Iterator<SnapshotBatch> | undefined;
+  /** The pages come while the guest runs, and not from here. */
+  #pagesCome = false;
   #maximumPayload = 0;
   #pages = 0;
   #markOver: () => void = () => {};
@@ -109,6 +113,13 @@ class Restore {
     this.channels = Array.from({ length: channels }, () => new RestoreStream(this, this.#channel(), true));
   }
 
+  /** Lets the guest run before its pages are there. */
+  async comingPages(): Promise<ComingPages> {
+    this.#pagesCome = true;
+    const contents = await this.#reader.readBitmaps();
+    return { contents, source: this.#reader.pagesRecipe(contents) };
+  }
+
   /** Takes what the destination says. Throws `GODWIT_PROTOCOL` for what it may not say now. */
   heard(frame: Frame, onPageChannel: boolean): void {
     const objection = this.#phases.take(frame, 'destination', onPageChannel);
@@ -120,7 +131,7 @@ class Restore {
     switch (frame.type) {
       case 'welcome':
         this.#maximumPayload = frame.maximumPayload;
-        this.#readIndex();
+        if (!this.#pagesCome) this.#readIndex();
         this.answers.put(frame);
         break;
       case 'error':
@@ -184,7 +195,8 @@ class Restore {
     if (attempt !== ATTEMPT) {
       throw new GodwitError('GODWIT_PROTOCOL', `"ready" came for stop-and-copy ${attempt} of a restore, which has one`);
     }
-    if (features.includes(FEATURES.verify)) yield* this.#digests();
+    // Pages that come later are compared with their digests one by one.
+    if (features.includes(FEATURES.verify) && !this.#pagesCome) yield* this.#digests();
     yield said({ type: 'go', attempt: ATTEMPT });
     await this.answers.expect('running');
     yield said({ type: 'released' });
@@ -198,6 +210,10 @@ class Restore {
 
   /** One stream's share of the only round: whichever stream asks gets the next batch. */
   async *#round(): AsyncGenerator<Outgoing, void> {
+    if (this.#pagesCome) {
+      yield said({ type: 'roundEnd', round: 1, pages: 0 });
+      return;
+    }
     const index = await this.#index;
     this.#batches ??= this.#cut(index);
     let pages = 0;

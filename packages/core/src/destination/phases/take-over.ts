@@ -54,8 +54,10 @@ export class TakeOver implements ServingPhase {
     }
     arriving.resumeMs = clock.now() - start;
     arriving.sinceReadyMs = clock.now() - arriving.readyAt;
+    const { missing, phases } = context;
+    if (missing !== undefined) setState('postcopy-active');
     emit({ type: 'running', resumeMs: arriving.resumeMs });
-    return context.phases.release(arriving);
+    return missing === undefined ? phases.release(arriving) : phases.postCopy(arriving, missing);
   }
 
   take(): void {}
