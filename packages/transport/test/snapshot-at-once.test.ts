@@ -35,6 +35,8 @@ class PlayedService implements FaultService {
   /** What was loaded when the service began. */
   statesAtBegin: readonly string[] = [];
   ended = 0;
+  /** Whether the guest ran when the rest was to be loaded. */
+  loadedRest: boolean | undefined;
   resolve: () => void = () => {};
   reject: (error: GodwitError) => void = () => {};
   readonly #vm: ToyVm;
@@ -59,6 +61,9 @@ class PlayedService implements FaultService {
     const status = { pagesMissing: 1, pagesTotal: 2 } as FaultStatus;
     return {
       whole,
+      loadRest: () => {
+        this.loadedRest = this.#vm.running;
+      },
       status: () => status,
       present: async () => {},
       end: async () => {
@@ -141,6 +146,8 @@ test('the devices are loaded with the pages served already, and the guest runs b
   const { vm, service, incoming, events, begun } = await restoring(SNAPSHOT);
   await begun;
   expect([vm.running, incoming.state, incoming.ownership]).toEqual([true, 'postcopy-active', 'running']);
+  await Promise.resolve();
+  expect(service.loadedRest).toBe(true);
   expect(incoming.status().faults).toEqual({ pagesMissing: 1, pagesTotal: 2 });
   expect([service.statesAtBegin, statesOf(vm)]).toEqual([statesOf(machine({ empty: true })), statesOf(SAVED)]);
   // Not from here: not a byte of memory was written by the engine.

@@ -87,6 +87,7 @@ async function served(options: Partial<Pattern> & { open?: boolean } = {}): Prom
     onLost: (block, page, reason) => lost.push(`${block}/${page}: ${reason.message}`),
   });
   ending.push(() => missing.end(), openGate);
+  missing.loadRest();
   return { memory, missing, reads: new Int32Array(pattern.reads), lost, openGate };
 }
 

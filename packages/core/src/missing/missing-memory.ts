@@ -42,6 +42,10 @@ export interface MissingMemory {
    * is then incomplete for good, and stands where it touches one of these.
    */
   readonly whole: Promise<void>;
+  /**
+   * Begins to load the pages that nobody waits for. Called once the guest runs: until then the processors are for what it waits for.
+   */
+  loadRest(): void;
   status(): FaultStatus;
   /** `GuestMemory.present`, while pages are missing. */
   present(block: number, offset: number, byteLength: number): Promise<void>;
@@ -68,7 +72,7 @@ export interface FaultService {
   /** Why this memory cannot be served, a sentence for each reason; empty when it can. */
   blockers(memory: GuestMemory): readonly string[];
   /**
-   * Begins to serve the memory. Whatever it contains is given up. When it resolves, no page is there, and any thread but those of the
+   * Begins to serve page faults of the memory; the rest comes after `loadRest`. Whatever it contains is given up. When it resolves, no page is there, and any thread but those of the
    * service may touch the memory: it gets the page that is to come, or zeros where none is to.
    *
    * @throws GodwitError GODWIT_UNSUPPORTED, GODWIT_BLOCKED, GODWIT_INVALID_STATE

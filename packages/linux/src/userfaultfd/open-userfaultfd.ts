@@ -39,11 +39,16 @@ export function openUserfaultfd(required: number, wanted = 0): OpenedUserfaultfd
   }
 }
 
+/** What `availableFeatures` has found: the kernel stays the same. */
+let available: number | undefined;
+
 /** Bits of `UFFD_FEATURE_...` that this kernel has. Throws like `openUserfaultfd`. */
 export function availableFeatures(): number {
+  if (available !== undefined) return available;
   const { fd } = openDescriptor();
   try {
-    return shakeHands(fd, 0);
+    available = shakeHands(fd, 0);
+    return available;
   } finally {
     closeFd(fd);
   }

@@ -13,7 +13,7 @@ import {
 import { LinkPhases } from '../recording/link-phases.js';
 import { FrameMailbox } from './frame-mailbox.js';
 import { byteCount, digestBytes } from './page-segments.js';
-import type { BlockIndex } from './snapshot-metadata.js';
+import type { BlockIndex, DevicePiece } from './snapshot-metadata.js';
 import { type SnapshotBatch, SnapshotReader, scatter } from './snapshot-reader.js';
 
 /** Most bytes of pages in one frame: large enough that per-frame cost vanishes. */
@@ -24,6 +24,9 @@ const BATCH_RUNS = 512;
 
 /** Most digests in one frame: the pages of 4 MiB, two or three milliseconds of work. */
 const DIGEST_PAGES = 1024;
+
+/** Most bytes of device state that are read ahead. */
+const READ_AHEAD_BYTES = 4 * 2 ** 20;
 
 export interface RestoreOptions {
   /** Page channels, each with a read under way while others are checked; default: as many as it was saved with. */
@@ -75,6 +78,7 @@ class Restore {
   #batches: Iterator<SnapshotBatch> | undefined;
   /** The pages come while the guest runs, and not from here. */
   #pagesCome = false;
+  readonly #ahead = new Map<DevicePiece, Promise<Uint8Array>>();
   #maximumPayload = 0;
   #pages = 0;
   #markOver: () => void = () => {};
@@ -116,8 +120,23 @@ class Restore {
   /** Lets the guest run before its pages are there. */
   async comingPages(): Promise<ComingPages> {
     this.#pagesCome = true;
+    this.#readAhead();
     const contents = await this.#reader.readBitmaps();
     return { contents, source: this.#reader.pagesRecipe(contents) };
+  }
+
+  /** Reads all device state at once, where it is little: the guest waits for nothing else. */
+  #readAhead(): void {
+    const { pieces } = this.#reader.metadata;
+    const bytes = pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    if (bytes > READ_AHEAD_BYTES) return;
+    for (const piece of pieces) {
+      const into = new Uint8Array(piece.byteLength);
+      const reading = this.#reader.readPiece(piece, [into]).then(() => into);
+      // A failure is reported when the piece is sent.
+      reading.catch(() => {});
+      this.#ahead.set(piece, reading);
+    }
   }
 
   /** Takes what the destination says. Throws `GODWIT_PROTOCOL` for what it may not say now. */
@@ -247,7 +266,11 @@ class Restore {
       yield {
         frame: { type: 'device', device, sequence: next(device), last: false, attempt: ATTEMPT },
         payloadBytes: byteLength,
-        fill: (into) => this.#reader.readPiece(piece, into),
+        fill: async (into) => {
+          const ahead = this.#ahead.get(piece);
+          if (ahead === undefined) await this.#reader.readPiece(piece, into);
+          else scatter(await ahead, into);
+        },
       };
     }
     for (const device of sequences.keys()) {

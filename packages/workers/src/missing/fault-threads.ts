@@ -2,7 +2,7 @@ import { type FaultService, GodwitError, type GuestMemory, type MissingMemory, t
 import { type MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { ServedMemory } from './served-memory.js';
 import { type ServiceThread, startServiceThread } from './service-thread-pool.js';
-import { rangesOf, servable, servingBlockers } from './serving-blockers.js';
+import { memoryBlockers, rangesOf, servable, servingBlockers } from './serving-blockers.js';
 
 /**
  * Threads that bring the pages of guest memory while the guest runs in it: one serves page faults, the other loads the rest. They stand
@@ -32,7 +32,8 @@ export class FaultThreads implements FaultService {
   async serve(request: PagesToServe): Promise<MissingMemory> {
     if (this.#closed)
       throw new GodwitError('GODWIT_INVALID_STATE', 'the threads that serve missing pages have been stopped');
-    const reasons = this.blockers(request.memory);
+    // What the host cannot do shows by itself below.
+    const reasons = memoryBlockers(request.memory);
     if (reasons.length > 0) {
       throw new GodwitError('GODWIT_BLOCKED', `the guest cannot run before its memory is whole: ${reasons.join('; ')}`);
     }
@@ -47,6 +48,11 @@ export class FaultThreads implements FaultService {
       giveUpContents(memory);
       served = new ServedMemory(memory, request, user, threads);
       await served.serving();
+      // Two more stand ready for the next guest, once this one needs no processor for its pages.
+      const again = (): void => {
+        if (!this.#closed) this.#idle ??= pair();
+      };
+      served.whole.then(again, again);
       return served;
     } catch (error) {
       await served?.end();

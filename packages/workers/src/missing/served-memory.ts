@@ -46,6 +46,7 @@ export class ServedMemory implements MissingMemory {
   readonly #serving: Promise<void>;
   #nextWait = 1;
   #loaded = false;
+  #loadRest: () => void;
   #settled = false;
   #ending: Promise<void> | undefined;
   #resolve: () => void = () => {};
@@ -92,8 +93,13 @@ export class ServedMemory implements MissingMemory {
     port1.unref();
     this.#orders = port1;
     this.#serving = this.#give(faults, { role: 'faults', parts }, port2);
-    // The loading begins when faults are served: a guest that waits comes first.
-    void this.#serving.then(() => this.#give(loading, { role: 'loading', parts })).catch(() => {});
+    this.#loadRest = () => void this.#give(loading, { role: 'loading', parts }).catch(() => {});
+  }
+
+  loadRest(): void {
+    const load = this.#loadRest;
+    this.#loadRest = () => {};
+    if (this.#ending === undefined) load();
   }
 
   /** Resolves when page faults are served; rejects when the thread cannot. */

@@ -16,13 +16,9 @@ export function rangesOf({ blocks }: MappedGuestMemory): AddressRange[] {
 
 /** Why the pages of this memory cannot come while a guest runs in it, a sentence for each reason. */
 export function servingBlockers(memory: GuestMemory): string[] {
+  const reasons = memoryBlockers(memory);
   const mapped = servable(memory);
-  if (mapped === undefined) {
-    return [
-      'its memory is not of createGuestMemory or attachGuestMemory of @godwit/linux, which tells where it is mapped',
-    ];
-  }
-  const reasons: string[] = [];
+  if (mapped === undefined) return reasons;
   try {
     if ((Userfaultfd.available() & Uffd.UFFD_FEATURE_POISON) === 0) {
       reasons.push(
@@ -30,15 +26,29 @@ export function servingBlockers(memory: GuestMemory): string[] {
       );
     }
   } catch (error) {
-    return [`this host serves no page faults: ${error instanceof Error ? error.message : String(error)}`];
+    reasons.push(`this host serves no page faults: ${error instanceof Error ? error.message : String(error)}`);
   }
+  return reasons.length > 0 ? reasons : rangeBlockers(mapped);
+}
+
+/** Those of these reasons that are in the memory itself. */
+export function memoryBlockers(memory: GuestMemory): string[] {
+  const mapped = servable(memory);
+  if (mapped === undefined) {
+    return [
+      'its memory is not of createGuestMemory or attachGuestMemory of @godwit/linux, which tells where it is mapped',
+    ];
+  }
+  const reasons: string[] = [];
   for (const block of mapped.blocks) {
     const { id, fd, shared, pinned, filePageSize = 0 } = block;
     if (shared === true) reasons.push(`RAM block "${id}" is shared with the source: its pages are there already`);
-    if (fd === null)
+    if (fd === null) {
       reasons.push(`RAM block "${id}" was attached without its memory file, so that its contents cannot be given up`);
-    if (pinned)
+    }
+    if (pinned) {
       reasons.push(`RAM block "${id}" has pages that are pinned for a device, whose access cannot wait for a page`);
+    }
     if (filePageSize > memory.pageSize) {
       reasons.push(
         `RAM block "${id}" has pages of ${filePageSize} bytes, and the kernel takes no part of one: pages of ${memory.pageSize} bytes cannot come one by one`,
@@ -46,9 +56,10 @@ export function servingBlockers(memory: GuestMemory): string[] {
     }
   }
   const pinned = pinnedBytes();
-  if (pinned > 0)
+  if (pinned > 0) {
     reasons.push(`${pinned} bytes of this process are pinned (VmPin), by a holder that has not said which they are`);
-  return reasons.length > 0 ? reasons : rangeBlockers(mapped);
+  }
+  return reasons;
 }
 
 /** Whether the ranges can be had: tried out, with nothing missing yet. */

@@ -25,6 +25,7 @@ export class PostCopy implements DestinationPhase {
 
   async run(context: DestinationContext): Promise<DestinationPhase> {
     const { emit, phases } = context;
+    this.#missing.loadRest();
     const reporting = new AbortController();
     void this.#report(context, reporting.signal);
     try {
