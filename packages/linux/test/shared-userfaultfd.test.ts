@@ -187,6 +187,23 @@ testSharing(
   },
 );
 
+testSharing('ranges can be given back while a thread still has the descriptor', () => {
+  const { range, bytes, at } = guest();
+  const serving = join([range], 'missing');
+  const tracking = join([range], 'asynchronous');
+  put(serving, at(1));
+  serving.unregister();
+  tracking.leave();
+  // Nobody serves it, and nobody waits.
+  expect([bytes[4096], bytes[2 * 4096]]).toEqual([7, 0]);
+  expect(isUserfaultfd(serving.uffd.fd)).toBe(true);
+  const next = join([range], 'missing');
+  expect(next.uffd).not.toBe(serving.uffd);
+  serving.leave();
+  expect(isUserfaultfd(serving.uffd.fd)).toBe(false);
+  put(next, at(3));
+});
+
 function isUserfaultfd(fd: number): boolean {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`).includes('userfaultfd');

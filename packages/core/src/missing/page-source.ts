@@ -42,6 +42,8 @@ export interface PageSource {
   take(into: Uint8Array, place: PagePlace): number;
   /** A descriptor that can be read once `take` has something; undefined for a source that answers each request at once. */
   readonly descriptor?: number | undefined;
+  /** Called once the thread serves, before it waits for the first fault: for work that need not delay the guest's start. */
+  warmUp?(): void;
   /**
    * Called by the loading thread when it has all pages: the last checks, of what no page depends on. Throws when what the pages were
    * checked against is found to be damaged.

@@ -43,6 +43,8 @@ const WANTED =
 interface Shared {
   readonly uffd: Userfaultfd;
   readonly users: Set<SharedUserfaultfd>;
+  /** Users, and those who were, that have not left yet. */
+  readonly holders: Set<SharedUserfaultfd>;
 }
 
 /** The descriptors of this thread. */
@@ -85,6 +87,7 @@ export class SharedUserfaultfd {
     const shared = descriptorFor(ranges, use);
     const user = new SharedUserfaultfd(shared, ranges, use);
     shared.users.add(user);
+    shared.holders.add(user);
     try {
       for (const { address, byteLength, mode } of user.#pieces()) shared.uffd.register(address, byteLength, mode);
       return user;
@@ -95,18 +98,14 @@ export class SharedUserfaultfd {
   }
 
   /**
-   * Ends this use; the descriptor is closed when it was the last. After `missing`, no page may be missing, or those that are were
-   * poisoned: they would read as zeros. A tracker that goes on then finds every page written once: the kernel forgets the protection with
-   * the registration. Idempotent.
+   * Takes the ranges out of this use: whoever waits for a page of them goes on. The descriptor stays open until `leave`, for threads that
+   * still hold it. After `missing`, no page may be missing, or those that are were poisoned: they would read as zeros. A tracker that goes on
+   * then finds every page written once: the kernel forgets the protection with the registration. Idempotent.
    */
-  leave(): void {
+  unregister(): void {
     const { users, uffd } = this.#shared;
     if (!users.delete(this)) return;
-    if (users.size === 0) {
-      descriptors.delete(this.#shared);
-      uffd.close();
-      return;
-    }
+    if (users.size === 0) descriptors.delete(this.#shared);
     for (const { address, byteLength, mode } of this.#pieces()) {
       if (mode === 0) {
         // A range that could not be registered in the first place is none to take out.
@@ -120,12 +119,12 @@ export class SharedUserfaultfd {
     }
   }
 
-  /**
-   * Makes `join` forget this descriptor, if nobody else uses it; it stays open until `leave`. For memory that is unmapped while a thread
-   * still holds the descriptor: other memory may get the same addresses.
-   */
-  forget(): void {
-    if (this.#shared.users.size === 1) descriptors.delete(this.#shared);
+  /** `unregister`, and closes the descriptor when this was the last that had it. Idempotent. */
+  leave(): void {
+    this.unregister();
+    const { holders, uffd } = this.#shared;
+    holders.delete(this);
+    if (holders.size === 0) uffd.close();
   }
 
   /** The ranges of this user, cut where those of others begin and end, with the modes of all users. */
@@ -183,7 +182,7 @@ function descriptorFor(ranges: readonly AddressRange[], use: RangeUse): Shared {
   if (found !== undefined && mayServe(found.uffd, use)) return found;
   const wanted = WANTED | (use === 'synchronous' ? 0 : Uffd.UFFD_FEATURE_WP_ASYNC);
   const uffd = Userfaultfd.open(REQUIRED[use], wanted);
-  const shared: Shared = { uffd, users: new Set() };
+  const shared: Shared = { uffd, users: new Set(), holders: new Set() };
   try {
     mayServe(uffd, use);
   } catch (error) {

@@ -46,7 +46,7 @@ export function snapshotPages(options: SnapshotPagesOptions): PageSource {
 
 class SnapshotPages implements PageSource {
   readonly #options: SnapshotPagesOptions;
-  readonly #ranks: readonly PageRanks[];
+  readonly #ranks: (PageRanks | undefined)[];
   readonly #asked: { block: number; page: number; pageCount: number }[] = [];
   readonly #saved = new Uint32Array((MOST_PAGES * DIGEST_BYTES) / 4);
   readonly #savedBytes = new Uint8Array(this.#saved.buffer);
@@ -55,7 +55,11 @@ class SnapshotPages implements PageSource {
 
   constructor(options: SnapshotPagesOptions) {
     this.#options = options;
-    this.#ranks = options.blocks.map(({ present }) => new PageRanks(new Int32Array(present)));
+    this.#ranks = options.blocks.map(() => undefined);
+  }
+
+  warmUp(): void {
+    for (const block of this.#ranks.keys()) this.#ranksOf(block);
   }
 
   request(block: number, page: number, pageCount: number): void {
@@ -70,7 +74,7 @@ class SnapshotPages implements PageSource {
     place.page = page;
     const { pageSize, blocks } = this.#options;
     const { pagesOffset, digestsOffset } = blocks[block] as SnapshotBlock;
-    const rank = (this.#ranks[block] as PageRanks).before(page);
+    const rank = this.#ranksOf(block).before(page);
     this.#read(into, pageCount * pageSize, pagesOffset + page * pageSize);
     this.#read(this.#savedBytes, pageCount * DIGEST_BYTES, digestsOffset + rank * DIGEST_BYTES);
     if (this.#words?.buffer !== into.buffer) this.#words = new Int32Array(into.buffer);
@@ -97,6 +101,13 @@ class SnapshotPages implements PageSource {
   }
 
   close(): void {}
+
+  #ranksOf(block: number): PageRanks {
+    const { present } = this.#options.blocks[block] as SnapshotBlock;
+    const ranks = this.#ranks[block] ?? new PageRanks(new Int32Array(present));
+    this.#ranks[block] = ranks;
+    return ranks;
+  }
 
   #read(into: Uint8Array, byteLength: number, position: number): void {
     const { fd, path } = this.#options;

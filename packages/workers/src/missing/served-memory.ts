@@ -291,17 +291,15 @@ export class ServedMemory implements MissingMemory {
     this.#memory.missing = whole ? undefined : this;
     if (!whole) this.#poison();
     this.#orders.close();
+    // From now on a hole is no page that is missing, and a page that never came is poisoned.
+    this.#user.unregister();
     const close = (): void => {
       this.#user.leave();
       closeFd(this.#wake);
     };
-    // A thread that hangs in a read may still use both: they stay open until it has ended, and its pages missing.
-    if (ended || whole) {
-      close();
-      return;
-    }
-    this.#user.forget();
-    void threadsEnded.then(close);
+    // A thread that hangs in a read still has both: their numbers must not become those of other files.
+    if (ended) close();
+    else void threadsEnded.then(close);
   }
 
   #poison(): void {

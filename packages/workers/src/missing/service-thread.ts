@@ -23,6 +23,7 @@ async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefine
   const source = (await makeFromRecipe(parts.source, 'a PageSource')) as PageSource;
   try {
     report({ type: 'serving' });
+    source.warmUp?.();
     if (role === 'faults') new FaultLoop(parts, source, () => take(orders), report).run();
     else {
       giveWay();
