@@ -39,10 +39,15 @@ class PlayedService implements FaultService {
   loadedRest: boolean | undefined;
   resolve: () => void = () => {};
   reject: (error: GodwitError) => void = () => {};
+  readonly whenEnded: Promise<void>;
   readonly #vm: ToyVm;
+  #markEnded: () => void = () => {};
 
   constructor(vm: ToyVm) {
     this.#vm = vm;
+    this.whenEnded = new Promise((resolve) => {
+      this.#markEnded = resolve;
+    });
   }
 
   blockers(): readonly string[] {
@@ -68,6 +73,7 @@ class PlayedService implements FaultService {
       present: async () => {},
       end: async () => {
         this.ended++;
+        this.#markEnded();
       },
     };
   }
@@ -223,6 +229,8 @@ test('a page or a digest that is damaged is never handed over, and named', async
     bytes[at + 8 * PAGE + 4095] = (bytes[at + 8 * PAGE + 4095] as number) ^ 1;
     // The digest of page 14, the seventh that is there.
     bytes[DIGESTS + 6 * 8] = (bytes[DIGESTS + 6 * 8] as number) ^ 1;
+    // The other half of that of page 15.
+    bytes[DIGESTS + 7 * 8 + 4] = (bytes[DIGESTS + 7 * 8 + 4] as number) ^ 1;
   });
   const { service, incoming, begun } = await restoring(path);
   await begun;
@@ -232,6 +240,7 @@ test('a page or a digest that is damaged is never handed over, and named', async
     place: { block: 0, page: 8 },
   });
   expect(errorOf(() => service.bring(0, 14, 1))).toMatchObject({ place: { block: 0, page: 14 } });
+  expect(errorOf(() => service.bring(0, 15, 1))).toMatchObject({ place: { block: 0, page: 15 } });
   // It goes on after that.
   expect(Buffer.compare(service.bring(0, 7, 1), pageOf(7))).toBe(0);
   expect(Buffer.compare(service.bring(0, 9, 1), pageOf(9))).toBe(0);
@@ -270,6 +279,23 @@ test('when pages cannot be had, or are given up, the guest is paused before the 
     expect(events.at(-1)?.type).toBe('failed');
     expect(incoming.giveUpPages()).toBe(false);
   }
+});
+
+test('a vCPU that cannot leave the page that it waits for is let go before the pause is given up', async () => {
+  const { vm, service, incoming, begun } = await restoring(SNAPSHOT);
+  await begun;
+  let paused = false;
+  Object.assign(vm, {
+    pause: async () => {
+      await service.whenEnded;
+      paused = true;
+    },
+  });
+  const began = performance.now();
+  service.reject(new GodwitError('GODWIT_PAGES_MISSING', 'never'));
+  await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+  // Not after the ten seconds that a pause may take.
+  expect([paused, performance.now() - began < 8_000]).toEqual([true, true]);
 });
 
 test('a restore that fails before the guest runs ends the service, and then abandons the VM', async () => {

@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, GodwitError, type MissingMemory } from '@godwit/core';
 import { attachGuestMemory, createGuestMemory, hostSupport, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
@@ -181,6 +182,27 @@ testFaults('faults are counted, and timed by thread, whatever the event loop doe
     expect(blockedUs).toBeLessThan(60e6);
   }
   expect(status.worstLatencyUs).toBeGreaterThan(0);
+});
+
+testFaults('a page that a fault has asked for is left to it', async () => {
+  const held = { page: 7, gate: new SharedArrayBuffer(4) };
+  const { memory, missing, reads, openGate } = await served({ held });
+  const gate = new Int32Array(held.gate);
+  const release = () => {
+    Atomics.store(gate, 0, 1);
+    Atomics.notify(gate, 0);
+  };
+  ending.push(release);
+  const reader = await toucher(memory);
+  const checked = reader.touch({ do: 'check', block: 0, pages: [7] });
+  while (missing.status().faults === 0) await setImmediate();
+  openGate();
+  while (missing.status().pagesMissing > 1) await setImmediate();
+  expect([missing.status().pagesMissing, reads[7]]).toEqual([1, 0]);
+  release();
+  expect(await checked).toBe(0);
+  await missing.whole;
+  expect([reads[7], missing.status().duplicatePages]).toEqual([1, 0]);
 });
 
 testFaults('what the guest writes is not overwritten by what comes later', async () => {

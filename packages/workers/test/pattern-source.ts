@@ -10,6 +10,8 @@ export interface Pattern {
   readonly gate: SharedArrayBuffer;
   /** Pages of block 0 that cannot be had. */
   readonly broken?: readonly number[];
+  /** A request of this page of block 0 alone waits while the number is 0. */
+  readonly held?: { readonly page: number; readonly gate: SharedArrayBuffer };
   /** The last check fails. */
   readonly badEnd?: boolean;
   /** No source at all. */
@@ -22,7 +24,7 @@ export function wordOf(block: number, page: number, index: number): number {
 }
 
 /** Answers each request at once, with pages that tell which they are. */
-export function patternSource({ reads, gate, broken = [], badEnd, impossible }: Pattern): PageSource {
+export function patternSource({ reads, gate, broken = [], held, badEnd, impossible }: Pattern): PageSource {
   if (impossible === true) throw new Error('there is no such source');
   const counts = new Int32Array(reads);
   const open = new Int32Array(gate);
@@ -33,6 +35,8 @@ export function patternSource({ reads, gate, broken = [], badEnd, impossible }: 
       const next = queue.shift();
       if (next === undefined) return 0;
       if (next.pages > 1) Atomics.wait(open, 0, 0);
+      if (next.pages === 1 && held?.page === next.page && next.block === 0)
+        Atomics.wait(new Int32Array(held.gate), 0, 0);
       const words = new Int32Array(into.buffer, into.byteOffset);
       for (let i = 0; i < next.pages; i++) {
         const page = next.page + i;
