@@ -82,6 +82,8 @@ export const ERROR_CODES = [
   'GODWIT_NOT_OWNER',
   /** The estimate exceeds `refuseAbove`: the migration was refused before its first page moved. */
   'GODWIT_ESTIMATE_EXCEEDED',
+  /** The guest runs here, and pages of its memory cannot be had any more: it is incomplete for good, and stands where it needs one. */
+  'GODWIT_PAGES_MISSING',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];

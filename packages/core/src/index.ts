@@ -48,6 +48,7 @@ export type { GuestSample } from './estimate/sample-guest.js';
 export type { WorkingSetPoint } from './estimate/working-set.js';
 export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
 export {
+  type ComingPages,
   HANDSHAKE_TIMEOUT_MS,
   type IncomingLink,
   type LinkConnector,
@@ -85,6 +86,8 @@ export type {
   ReceivedPages,
   ShadowReport,
 } from './migration-event.js';
+export type { FaultService, FaultStatus, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { PagePlace, PageSource } from './missing/page-source.js';
 export { localAuthority, type OwnershipAuthority, type Transfer } from './ownership/ownership-authority.js';
 export {
   type AnyPagesFrame,

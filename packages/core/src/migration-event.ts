@@ -1,4 +1,5 @@
 import type { ErrorCode, GodwitError } from './errors.js';
+import type { FaultStatus } from './missing/missing-memory.js';
 import type { DestinationOwnershipState } from './ownership/destination-ownership.js';
 import type { SourceOwnershipState } from './ownership/source-ownership.js';
 import type { MovedRunState } from './protocol/frame.js';
@@ -292,7 +293,7 @@ export type MigrationEvent =
 export type ReceivedPages = Omit<PagesByKind, 'hole'>;
 
 /** States of a migration at its destination, with QEMU's names. */
-export type IncomingState = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'failed';
+export type IncomingState = 'none' | 'setup' | 'active' | 'device' | 'postcopy-active' | 'completed' | 'failed';
 
 export interface IncomingSummary {
   readonly migrationId: string;
@@ -305,6 +306,8 @@ export interface IncomingSummary {
   readonly verified: boolean;
   /** The state of the guest here: `paused` if its user had paused it, or by `onArrival`. */
   readonly runState: MovedRunState;
+  /** How the page faults went of a guest that ran before its memory was whole; undefined for others. */
+  readonly faults?: FaultStatus | undefined;
 }
 
 /** The present state of an incoming migration. */
@@ -317,6 +320,8 @@ export interface IncomingStatus {
   /** The round that is being received, from 1. */
   readonly round: number;
   readonly error: GodwitError | undefined;
+  /** The page faults of a guest that runs before its memory is whole; undefined for others. */
+  readonly faults?: FaultStatus | undefined;
 }
 
 export type IncomingEvent =
@@ -353,6 +358,8 @@ export type IncomingEvent =
       readonly pages: ReceivedPages;
       readonly wireBytes: number;
     }
+  /** The guest runs, and its pages come: every `progressIntervalMs`, and once at the end. */
+  | { readonly type: 'faults'; readonly faults: FaultStatus }
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
   | { readonly type: 'completed'; readonly summary: IncomingSummary }
   /** The last event of a failed migration; the stream then completes. */

@@ -22,6 +22,7 @@ export {
 export type { SharedEncodings } from './encoding/sent-encodings.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
+export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export {
   type GuestMemory,
   type MemoryFile,
@@ -33,6 +34,8 @@ export {
 export { MemoryWindows } from './memory/memory-windows.js';
 export { MOST_WORDS, type NamedPages } from './memory/named-pages.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
+export type { FaultService, FaultStatus, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { PagePlace, PageSource } from './missing/page-source.js';
 export {
   DESTINATION_OWNERSHIP,
   type DestinationOwnershipEvent,

@@ -51,6 +51,7 @@ const NOTICED_HERE: Readonly<Record<ErrorCode, readonly [retry: string, final: s
   GODWIT_SWITCHOVER_OVERRAN: ['CGA', 'A'],
   GODWIT_NOT_OWNER: ['CGA', 'A'],
   GODWIT_ESTIMATE_EXCEEDED: ['CGA', 'A'],
+  GODWIT_PAGES_MISSING: ['CGA', 'A'],
 };
 const LETTERS: Readonly<Record<string, Stage>> = { C: 'connecting', U: 'connected', G: 'greeting', A: 'after-go' };
 const stagesOf = (letters: string) => [...letters].map((letter) => LETTERS[letter] as Stage);

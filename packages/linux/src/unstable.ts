@@ -8,4 +8,5 @@ export * from './layouts/index.js';
 export * from './libc/index.js';
 export { checkBlockLayout } from './memory/block-layout.js';
 export { checkFitsHost } from './memory/host-memory.js';
+export { pinnedBytes } from './memory/pinned-memory.js';
 export { trackerFailed } from './trackers/tracker-error.js';

@@ -18,7 +18,14 @@ function isStruct(layout: KernelLayout): layout is StructLayout {
 const SINCE_6_2: ReadonlySet<string> = new Set([
   ...linux.pagemapScanLayouts.map(nameOf),
   'UFFD_FEATURE_WP_UNPOPULATED',
+  'UFFD_FEATURE_POISON',
   'UFFD_FEATURE_WP_ASYNC',
+  'UFFD_FEATURE_MOVE',
+  'UFFDIO_CONTINUE_MODE_WP',
+  'UFFDIO_POISON_MODE_DONTWAKE',
+  'UFFDIO_POISON',
+  '_UFFDIO_POISON',
+  'struct uffdio_poison',
 ]);
 
 test('the tables are all here', () => {

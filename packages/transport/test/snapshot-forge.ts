@@ -14,6 +14,8 @@ export interface Forged {
   pieces: [device: number, offset: number, byteLength: number, sha256: Uint8Array][];
   /** Snapshots of before there were run states end with the pieces. */
   runState?: unknown;
+  /** Snapshots of before there was a checksum of the bitmaps end with the run state. */
+  bitmapsSha256?: Uint8Array | undefined;
 }
 
 export interface ForgedHeader {
@@ -39,7 +41,7 @@ export function readHeader(file: Buffer): ForgedHeader {
 export function readMetadata(file: Buffer): Forged {
   const { metadataOffset } = readHeader(file);
   const fields = packr.unpack(Uint8Array.from(file.subarray(metadataOffset))) as unknown[];
-  const [hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState] = fields;
+  const [hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256] = fields;
   return {
     hello: packr.unpack(hello as Uint8Array) as unknown[],
     blockOffsets: blockOffsets as number[],
@@ -48,6 +50,7 @@ export function readMetadata(file: Buffer): Forged {
     indexSha256: Uint8Array.from(indexSha256 as Uint8Array),
     pieces: (pieces as Forged['pieces']).map(([a, b, c, d]) => [a, b, c, Uint8Array.from(d)]),
     runState,
+    bitmapsSha256: bitmapsSha256 === undefined ? undefined : Uint8Array.from(bitmapsSha256 as Uint8Array),
   };
 }
 
@@ -62,6 +65,7 @@ export function forge(file: Buffer, metadata: Forged, header: Partial<ForgedHead
     metadata.indexSha256,
     metadata.pieces.map((piece) => piece.map((value) => (typeof value === 'number' ? exact(value) : value))),
     ...(metadata.runState === undefined ? [] : [metadata.runState]),
+    ...(metadata.bitmapsSha256 === undefined ? [] : [metadata.bitmapsSha256]),
   ]);
   const made = Buffer.concat([file.subarray(0, metadataOffset), packed]);
   const fields = {
@@ -99,7 +103,9 @@ export function readSnapshot(file: Buffer): {
   equal('header', file.subarray(80, 112), sha256(file.subarray(0, 80)));
   if (fileBytes !== file.length || metadataOffset + metadataBytes !== fileBytes) throw new Error('wrong length');
   equal('metadata', file.subarray(48, 80), sha256(file.subarray(metadataOffset)));
-  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState } = readMetadata(file);
+  const metadata = readMetadata(file);
+  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256 } = metadata;
+  const bitmaps: Buffer[] = [];
   equal('index', indexSha256, sha256(file.subarray(indexOffset, metadataOffset)));
 
   const pageSize = Number(hello[5]);
@@ -110,6 +116,7 @@ export function readSnapshot(file: Buffer): {
     const pages = byteLength / pageSize;
     const bitmap = file.subarray(at, at + Math.ceil(pages / 64) * 8);
     at += bitmap.length;
+    bitmaps.push(bitmap);
     let present = 0;
     for (let page = 0; page < bitmap.length * 8; page++) {
       if (((bitmap[page >> 3] as number) & (1 << (page % 8))) === 0) continue;
@@ -125,6 +132,7 @@ export function readSnapshot(file: Buffer): {
     return bytes;
   });
   if (at !== metadataOffset) throw new Error('the index has another length');
+  if (bitmapsSha256 !== undefined) equal('bitmaps', bitmapsSha256, sha256(Buffer.concat(bitmaps)));
 
   const devices = new Map((hello[7] as [string, number][]).map(([id]) => [id, Buffer.alloc(0)]));
   for (const [device, offset, byteLength, sum] of pieces) {

@@ -163,7 +163,8 @@ describe('a file as the source', () => {
     await saved(path, 'paused');
     const bytes = readFileSync(path);
     const metadata = readMetadata(bytes);
-    const { runState, ...older } = metadata;
+    const { runState, bitmapsSha256, ...older } = metadata;
+    expect(bitmapsSha256).toHaveLength(32);
     expect(runState).toBe('paused');
     const cut = (list: unknown, length: number) => (list as unknown[][]).map((item) => item.slice(0, length));
     older.hello = older.hello.slice(0, 13).map((field, i) => {

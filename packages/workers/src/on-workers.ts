@@ -72,7 +72,7 @@ function listenerOnWorkers<L extends LinkListener>(listener: L, idle: number): L
       const link = await listener.accept(signal);
       const pageChannels: IncomingLink['pageChannels'] = async (migrationId, count, giveUp) =>
         moved(await link.pageChannels(migrationId, count, giveUp), threads, link.peer, []);
-      return { control: link.control, peer: link.peer, pageChannels };
+      return { ...link, pageChannels };
     },
     close: async () => {
       await Promise.all([listener.close(), threads.close()]);

@@ -1,8 +1,8 @@
 import { performance } from 'node:perf_hooks';
-import { GodwitError, type MigratableDevice, type SoftwareTracker } from '@godwit/core';
+import { GodwitError, type GuestMemory, type MigratableDevice, type SoftwareTracker } from '@godwit/core';
 import type { GuestRam } from '../guest/guest-ram.js';
 import { PAGE_SIZE } from '../guest/layout.js';
-import { MailboxWriter } from '../guest/mailbox.js';
+import { MailboxWriter, mailboxBytes } from '../guest/mailbox.js';
 import { requireVersion, StateReader, StateWriter, stateBytesOf } from '../state/state-sections.js';
 
 const PERIOD_MS = 10;
@@ -12,24 +12,29 @@ const PERIOD_MS = 10;
  * mailbox pages. KVM's dirty log cannot see these writes, so that the device marks them in its tracker. No harvest comes between a
  * write and its mark, since harvests run on the same thread.
  *
- * The device is stopped while the machine is paused.
+ * The device is stopped while the machine is paused. It runs on the event loop, which must not wait for a missing page: before it writes, it
+ * awaits that the pages are there.
  */
 export class Mailbox implements MigratableDevice {
   readonly id = 'mailbox';
   readonly version = 1;
   readonly maximumStateBytes = stateBytesOf(Uint32Array.BYTES_PER_ELEMENT);
   readonly #ram: GuestRam;
+  readonly #memory: GuestMemory;
   readonly #tracker: SoftwareTracker | undefined;
   #writer: MailboxWriter;
   #timer: NodeJS.Timeout | undefined;
   /** When the next message is due, in milliseconds of `performance.now`. */
   #due = 0;
+  #posting = false;
 
   /**
+   * @param memory that `ram` is of
    * @param tracker in which every write is marked; undefined when another tracker sees the writes of this process
    */
-  constructor(ram: GuestRam, tracker?: SoftwareTracker) {
+  constructor(ram: GuestRam, memory: GuestMemory, tracker?: SoftwareTracker) {
     this.#ram = ram;
+    this.#memory = memory;
     this.#tracker = tracker;
     this.#writer = new MailboxWriter(ram);
   }
@@ -52,9 +57,26 @@ export class Mailbox implements MigratableDevice {
   #post(): void {
     this.#due = performance.now() + PERIOD_MS;
     this.#timer = setTimeout(() => this.#post(), PERIOD_MS);
-    const address = this.#writer.post();
-    // The mailbox is in ram-low, the first block, which starts at address 0.
-    this.#tracker?.mark(0, address, PAGE_SIZE);
+    void this.#write();
+  }
+
+  async #write(): Promise<void> {
+    // The messages that are due while the pages are awaited are left out.
+    if (this.#posting) return;
+    this.#posting = true;
+    try {
+      // The mailbox is in ram-low, the first block, which starts at address 0.
+      const { address, byteLength } = mailboxBytes;
+      await this.#memory.present?.(0, address, byteLength);
+      // Stopped meanwhile.
+      if (this.#timer === undefined) return;
+      const written = this.#writer.post();
+      this.#tracker?.mark(0, written, PAGE_SIZE);
+    } catch {
+      // The pages will never come: neither will the guest go on.
+    } finally {
+      this.#posting = false;
+    }
   }
 
   async *save(): AsyncIterable<Uint8Array> {

@@ -64,6 +64,9 @@ export function readMailbox(words: Uint32Array): 'busy' | { readonly newest: num
   return fault ?? { newest };
 }
 
+/** Where the mailbox is, in guest-physical memory. */
+export const mailboxBytes = { address: MAILBOX_ADDRESS, byteLength: MAILBOX_PAGES * PAGE_SIZE } as const;
+
 /** The mailbox pages as words. */
 export function mailboxWords(ram: GuestRam): Uint32Array {
   const bytes = ram.view(MAILBOX_ADDRESS, MAILBOX_PAGES * PAGE_SIZE);

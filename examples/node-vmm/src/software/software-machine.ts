@@ -59,7 +59,7 @@ export class SoftwareMachine implements VirtualMachine {
     this.description = description;
     this.memory = createGuestMemory({ blocks: ramBlocks(description.memoryBytes), overcommit });
     this.ram = ramOf(this.memory);
-    this.#mailbox = new Mailbox(this.ram);
+    this.#mailbox = new Mailbox(this.ram, this.memory);
     this.#clock = new PauseClockState(this.#board, description.vcpus);
     this.#output = new ConsoleOutput(this.#board);
     this.#run = new RunState({ stop: () => this.#stop(), start: () => this.#start(), free: () => this.#free() });

@@ -6,6 +6,7 @@ import type { ReceivedFrame } from '../link/frame-stream.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { IncomingEvent, IncomingState, IncomingSummary } from '../migration-event.js';
+import type { FaultService, MissingMemory } from '../missing/missing-memory.js';
 import type { DestinationOwnershipEvent, DestinationOwnershipState } from '../ownership/destination-ownership.js';
 import type { Ownership } from '../ownership/ownership.js';
 import type { OwnershipAuthority, Transfer } from '../ownership/ownership-authority.js';
@@ -26,6 +27,8 @@ export interface IncomingOptions extends KeepaliveTimes {
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly migrationId: string | undefined;
   readonly onArrival: 'run' | 'pause';
+  /** Serves the pages of a guest that runs at once; undefined: all pages come first. */
+  readonly faults: FaultService | undefined;
   readonly authority: OwnershipAuthority;
   readonly encodings: readonly PageEncoding[];
   readonly maximumDeviceState: number;
@@ -75,6 +78,7 @@ export interface DestinationPhases {
   receive(arriving: Arriving): ServingPhase;
   load(arriving: Arriving): ServingPhase;
   takeOver(arriving: Arriving): HandlingPhase;
+  postCopy(arriving: Arriving, missing: MissingMemory): DestinationPhase;
   release(arriving: Arriving): DestinationPhase;
 }
 
@@ -89,6 +93,12 @@ export interface DestinationContext {
   /** The VM that `prepare` has built, from its claim until it is abandoned. */
   vm: MigratableVm | undefined;
   claim: Claim | undefined;
+  /** The VM's memory, from when its pages come with the guest running. */
+  missing: MissingMemory | undefined;
+  /** Settles when `missing` is set, or will not be. */
+  servingMissing: Promise<void>;
+  /** Rejects when the embedder gives up the pages that are missing. */
+  readonly pagesGivenUp: Promise<never>;
   /** Set once the VM is claimed and both sides have agreed on it. */
   arriving: Arriving | undefined;
   /** The phase that handles frames now. */
@@ -100,7 +110,7 @@ export interface DestinationContext {
  * phase. Whatever it throws leads to `rollBack`.
  *
  * ```
- * set-up -> receive <-> load -> take-over -> release -> (arrived)        any -> roll-back
+ * set-up -> receive <-> load -> take-over -> [post-copy ->] release -> (arrived)        any -> roll-back
  * ```
  */
 export interface DestinationPhase {

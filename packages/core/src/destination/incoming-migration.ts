@@ -5,6 +5,7 @@ import { checkEncodings, delta, type PageEncoding } from '../encoding/page-encod
 import { GodwitError } from '../errors.js';
 import { HANDSHAKE_TIMEOUT_MS, type LinkListener } from '../link/migration-link.js';
 import type { IncomingEvent, IncomingState, IncomingStatus } from '../migration-event.js';
+import type { FaultService } from '../missing/missing-memory.js';
 import {
   DESTINATION_OWNERSHIP,
   type DestinationOwnershipEvent,
@@ -18,6 +19,7 @@ import { type KeepaliveOptions, keepaliveTimes } from '../session/keepalive.js';
 import { Arrived, type DestinationContext, type DestinationPhase, type Received } from './destination-context.js';
 import { DestinationSession } from './destination-session.js';
 import { Load } from './phases/load.js';
+import { PostCopy } from './phases/post-copy.js';
 import { Receive } from './phases/receive.js';
 import { Release } from './phases/release.js';
 import { SetUp } from './phases/set-up.js';
@@ -40,6 +42,14 @@ export interface ReceiveOptions extends KeepaliveOptions {
    * paused in any case.
    */
   readonly onArrival?: 'run' | 'pause';
+  /**
+   * `complete` (the default): the guest runs once all its memory is here. `at once`: a guest from a snapshot runs as soon as its devices
+   * are loaded; its pages come when it needs them, the rest in the background, and `result` resolves when all are here. It takes
+   * `faults`. A device model that touches guest memory on the event loop awaits `GuestMemory.present` first.
+   */
+  readonly run?: 'complete' | 'at once';
+  /** Serves the page faults of a guest that runs at once: `faultThreads()` of `@godwit/workers`, made beforehand. */
+  readonly faults?: FaultService;
   /** Receives only the migration with this id, 32 hex digits (`MigrateOptions.migrationId`). Default: the first that comes. */
   readonly migrationId?: string;
   /** Decides which side owns the guest. Default: `localAuthority`, with which `go` decides. */
@@ -93,6 +103,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
   #state: IncomingState = 'none';
   #error: GodwitError | undefined;
   #started = false;
+  #giveUpPages: (reason: GodwitError) => void = () => {};
 
   /** @internal Use `receive`. */
   constructor(listener: LinkListener, options: ReceiveOptions) {
@@ -106,6 +117,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
         receive: (arriving) => Receive.begin(this.#context, arriving),
         load: (arriving) => Load.begin(this.#context, arriving),
         takeOver: (arriving) => TakeOver.begin(this.#context, arriving),
+        postCopy: (arriving, missing) => new PostCopy(arriving, missing),
         release: (arriving) => new Release(arriving),
       },
       options: resolve(options),
@@ -116,8 +128,13 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
       session: new DestinationSession(listener),
       emit,
       setState: (state) => this.#setState(state),
-      ...{ vm: undefined, claim: undefined, arriving: undefined, serving: undefined },
+      ...{ vm: undefined, claim: undefined, arriving: undefined, serving: undefined, missing: undefined },
+      servingMissing: Promise.resolve(),
+      pagesGivenUp: new Promise((_, reject) => {
+        this.#giveUpPages = reject;
+      }),
     };
+    this.#context.pagesGivenUp.catch(() => {});
     this.result = Promise.resolve().then(() => this.#start(options.signal));
     this.result.catch(() => {});
   }
@@ -143,6 +160,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
       wireBytes: session.bytesRead,
       round: receiver?.round ?? 1,
       error: this.#error,
+      faults: this.#context.missing?.status(),
     };
   }
 
@@ -183,6 +201,18 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     const { ownership, session } = this.#context;
     if (!ownership.allows('fail') || session.signal.aborted || this.#state === 'failed') return false;
     session.end.set(new GodwitError('GODWIT_CANCELLED', `the destination gave up: ${reason}`));
+    return true;
+  }
+
+  /**
+   * With the guest running here before its memory is whole (state `postcopy-active`): gives up the pages that are missing. The guest is
+   * paused where it is and will never be whole; `result` rejects with `GODWIT_PAGES_MISSING`, and the VM may then be closed. Returns
+   * false, and does nothing, at any other time.
+   */
+  giveUpPages(reason = 'the caller gave them up'): boolean {
+    if (this.#state !== 'postcopy-active') return false;
+    const left = this.#context.missing?.status().pagesMissing ?? 0;
+    this.#giveUpPages(new GodwitError('GODWIT_PAGES_MISSING', `${left} pages of the guest never came: ${reason}`));
     return true;
   }
 
@@ -268,7 +298,16 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
 }
 
 function resolve(options: ReceiveOptions) {
-  const { migrationId, onArrival = 'run' } = options;
+  const { migrationId, onArrival = 'run', run = 'complete', faults } = options;
+  if (run !== 'complete' && run !== 'at once') {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `run must be "complete" or "at once", got "${String(run)}"`);
+  }
+  if (run === 'at once' && faults === undefined) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      'run: "at once" needs something that serves page faults: pass faults: faultThreads() of @godwit/workers',
+    );
+  }
   if (migrationId !== undefined && !/^[0-9a-f]{32}$/.test(migrationId)) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got "${migrationId}"`);
   }
@@ -281,6 +320,7 @@ function resolve(options: ReceiveOptions) {
     prepare: options.prepare,
     migrationId,
     onArrival,
+    faults: run === 'at once' ? faults : undefined,
     authority: options.authority ?? localAuthority,
     encodings: checkEncodings(options.encodings ?? [delta()]),
     maximumDeviceState: nonNegative('maximumDeviceState', options.maximumDeviceState ?? 256 * 2 ** 20),

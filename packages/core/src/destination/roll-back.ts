@@ -23,6 +23,9 @@ export async function rollBack(context: DestinationContext, cause: unknown): Pro
   const read = (await session.current?.close(error)) ?? false;
   session.told = error.remote || (read && !session.linkLost);
   const { vm } = context;
+  // Nobody touches memory that may be freed after that; and a guest that will never run reads no zeros.
+  await context.servingMissing;
+  await context.missing?.end();
   context.vm = undefined;
   if (ownership.state === 'abandoned') await abandonOnceQuiet(context, vm, error);
   context.claim?.end();

@@ -59,6 +59,11 @@ export interface MigratableDevice {
   /** Either side: the reason why the device cannot be migrated, or `undefined`. Called once, before a page moves; by a dry run too. */
   migrationBlocker?(): string | undefined | Promise<string | undefined>;
   /**
+   * Destination: the reason, for people, why the guest's memory must be whole before the guest runs: a device that accesses it by DMA
+   * cannot wait for a page. Absent: the device touches guest memory only by its address, or awaits `GuestMemory.present`.
+   */
+  readonly wholeMemory?: string | undefined;
+  /**
    * Yields the rest of the state, with the guest paused. Called once in each stop-and-copy: again after one that was given up, when the
    * guest has run since, but never while an earlier call has not ended. A device must yield at least a byte, unless it has yielded state
    * in `precopy`: a device that saves nothing has been forgotten, and is refused by name. `signal` aborts when the stop-and-copy is given up: the

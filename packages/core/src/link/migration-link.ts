@@ -1,4 +1,6 @@
+import type { DirtyBitmap } from '../memory/dirty-bitmap.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 import type { FrameStream } from './frame-stream.js';
 import type { PageStream } from './page-stream.js';
 
@@ -49,9 +51,22 @@ export interface LinkListener {
   close(): Promise<void>;
 }
 
+/** Pages that come while the guest runs. */
+export interface ComingPages {
+  /** Which pages of each block have contents, in the hello's order; all others are zero. */
+  readonly contents: readonly DirtyBitmap[];
+  /** Makes the `PageSource` that reads them, on any thread. */
+  readonly source: ThreadRecipe;
+}
+
 export interface IncomingLink {
   readonly control: FrameStream;
   readonly peer: string;
+  /**
+   * The pages in a form that can come while the guest runs here; absent where that is not possible. Called at most once, before the answer
+   * to the hello: the source then sends no pages, and the link stays open until the destination closes it.
+   */
+  comingPages?(): Promise<ComingPages>;
   /**
    * Resolves with the `count` page channels of `migrationId` that name the same connection as this link's hello, in the order of their
    * index.

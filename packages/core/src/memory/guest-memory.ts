@@ -87,6 +87,12 @@ export interface GuestMemory {
   /** The granularity of dirty tracking, in bytes: a power of two from 256 to 16 Mi. */
   readonly pageSize: number;
   readonly blocks: readonly RamBlock[];
+  /**
+   * Resolves when these bytes are there: pages come while the guest runs already after a restore that runs at once. A thread that touches
+   * a missing page sleeps until it has come, which an event loop must not: a device model on one awaits this before it touches guest
+   * memory. At any other time it resolves at once. Rejects with `GODWIT_PAGES_MISSING` for pages that cannot be had.
+   */
+  present?(block: number, offset: number, byteLength: number): Promise<void>;
 }
 
 /** Whether any block of `memory` is shared with the other side of the migration; see `RamBlock.shared`. */

@@ -9,4 +9,18 @@ export {
 export { libcLayouts } from './libc-numbers.js';
 export { PAGE_REGION, PagemapScan, PM_SCAN_ARG, pagemapScanLayouts } from './pagemap-scan.js';
 export { StructBuffer } from './struct-buffer.js';
-export { UFFDIO_API, UFFDIO_RANGE, UFFDIO_REGISTER, Uffd, UffdRequest, userfaultfdLayouts } from './userfaultfd.js';
+export {
+  UFFD_MSG,
+  UFFDIO_API,
+  UFFDIO_CONTINUE,
+  UFFDIO_COPY,
+  UFFDIO_POISON,
+  UFFDIO_RANGE,
+  UFFDIO_REGISTER,
+  UFFDIO_WRITEPROTECT,
+  UFFDIO_ZEROPAGE,
+  Uffd,
+  UffdRangeOperation,
+  UffdRequest,
+  userfaultfdLayouts,
+} from './userfaultfd.js';

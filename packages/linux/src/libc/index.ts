@@ -44,6 +44,7 @@ export {
   seekData,
   seekHole,
 } from './memory-file.js';
+export { POLLFD, PollEvents, PollSet } from './poll.js';
 export { ResourceLimit, resourceLimit } from './resource-limit.js';
 export { yieldProcessor } from './scheduler.js';
 export {

@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { assertMayChange, GodwitError, type GuestMemory } from '@godwit/core/pages';
+import { assertMayChange, GodwitError, type GuestMemory, type MissingMemory } from '@godwit/core/pages';
 import {
   closeFd,
   ftruncate,
@@ -57,10 +57,26 @@ export interface GuestMemoryAttachment {
 export class MappedGuestMemory implements GuestMemory {
   readonly pageSize: number;
   readonly blocks: readonly MappedRamBlock[];
+  #missing: Pick<MissingMemory, 'present'> | undefined;
 
   constructor(pageSize: number, blocks: readonly MappedRamBlock[]) {
     this.pageSize = pageSize;
     this.blocks = blocks;
+  }
+
+  /**
+   * Resolves when these bytes may be touched by a thread that must not wait for a missing page, such as an event loop: at once, but while
+   * pages come with the guest running already (a restore that runs at once). `block` is an index, the others are in bytes.
+   *
+   * @throws GodwitError GODWIT_PAGES_MISSING for pages that cannot be had
+   */
+  async present(block: number, offset: number, byteLength: number): Promise<void> {
+    await this.#missing?.present(block, offset, byteLength);
+  }
+
+  /** For whoever serves its missing pages: `undefined` once none is missing any more. */
+  set missing(missing: Pick<MissingMemory, 'present'> | undefined) {
+    this.#missing = missing;
   }
 
   /** Bytes that the host has given to this memory so far (blocks without a memory file not counted). */

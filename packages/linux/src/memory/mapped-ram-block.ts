@@ -194,6 +194,18 @@ export class MappedRamBlock implements RamBlock {
     return this.pinBytes(range.firstPage * this.#pageSize, range.pageCount * this.#pageSize);
   }
 
+  /** Whether any page of the block is pinned (`pin`, `pinHostMemory`), in any thread. */
+  get pinned(): boolean {
+    return this.#pins.isPinned(0, this.byteLength);
+  }
+
+  /** Bytes of a page of the memory file: those of the host, or of its reserved huge pages. Undefined without a file. */
+  get filePageSize(): number | undefined {
+    if (this.#backing.fd === null || this.#closed) return undefined;
+    // hugetlbfs tells the size of its pages as the preferred size of a block.
+    return Math.max(HOST_PAGE_SIZE, fstatSync(this.#file()).blksize);
+  }
+
   /** Calls `discard` unless one of these bytes is pinned through this block, and says whether it did. */
   unlessPinned(offset: number, byteLength: number, discard: () => boolean): boolean {
     let discarded = false;

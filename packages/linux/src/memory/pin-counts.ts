@@ -35,12 +35,18 @@ export class PinCounts {
     };
   }
 
+  /** Whether one of these bytes is pinned. */
+  isPinned(offset: number, byteLength: number): boolean {
+    const [first, end] = chunks(offset, byteLength);
+    for (let i = first; i < end; i++) if (Atomics.load(this.#words, i) > 0) return true;
+    return false;
+  }
+
   /** Calls `discard` unless one of these bytes is pinned, and says whether it did. */
   unlessPinned(offset: number, byteLength: number, discard: () => void): boolean {
     Atomics.add(this.#words, DISCARDS, 1);
     try {
-      const [first, end] = chunks(offset, byteLength);
-      for (let i = first; i < end; i++) if (Atomics.load(this.#words, i) > 0) return false;
+      if (this.isPinned(offset, byteLength)) return false;
       discard();
       return true;
     } finally {

@@ -2,10 +2,9 @@ import { setImmediate } from 'node:timers/promises';
 import { type DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, WriteMarks } from '@godwit/core';
 import { PAGE_REGION, PagemapScan, PM_SCAN_ARG } from '../layouts/pagemap-scan.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
-import { Uffd } from '../layouts/userfaultfd.js';
 import { addressOf, closeFd, HOST_PAGE_SIZE, ioctl, OpenFlags, openFile } from '../libc/index.js';
 import type { MappedGuestMemory } from '../memory/mapped-guest-memory.js';
-import { Userfaultfd } from '../userfaultfd/userfaultfd.js';
+import { SharedUserfaultfd } from '../userfaultfd/shared-userfaultfd.js';
 import { trackerFailed } from './tracker-error.js';
 
 /** A piece of this process's address space, and the pages of a RAM block that it holds. */
@@ -65,7 +64,7 @@ export class PagemapTracker implements DirtyTracker {
   readonly #argument: StructBuffer<keyof typeof PM_SCAN_ARG.fields>;
   readonly #pageCounts: readonly number[];
   #marks: WriteMarks | undefined;
-  #active: { readonly uffd: Userfaultfd; readonly pagemap: number } | null = null;
+  #active: { readonly ranges: SharedUserfaultfd; readonly pagemap: number } | null = null;
   #busy = false;
 
   /** Tracks all blocks of a guest's memory through the mappings that it has. */
@@ -126,25 +125,33 @@ export class PagemapTracker implements DirtyTracker {
   /**
    * Registers and write-protects all ranges. Takes 8 to 12 ms per GiB.
    *
-   * @throws GodwitError GODWIT_UNSUPPORTED or GODWIT_PERMISSION (see `Userfaultfd.open`), GODWIT_TRACKER_FAILED when a
-   * range cannot be registered (not mapped, or another userfaultfd has it)
+   * @throws GodwitError GODWIT_UNSUPPORTED or GODWIT_PERMISSION (see `SharedUserfaultfd.join`), GODWIT_TRACKER_FAILED when a
+   * range cannot be registered (not mapped, tracked already, or another userfaultfd has it)
    */
   async start(): Promise<void> {
     if (this.#active !== null) throw new GodwitError('GODWIT_INVALID_STATE', 'the pagemap tracker runs already');
-    const uffd = Userfaultfd.open(Uffd.UFFD_FEATURE_WP_ASYNC | Uffd.UFFD_FEATURE_WP_UNPOPULATED);
+    const ranges = this.#join();
     try {
       const pagemap = openFile('/proc/self/pagemap', OpenFlags.O_RDONLY);
-      this.#active = { uffd, pagemap };
-      for (const range of this.#ranges) {
-        uffd.register(range.address, range.byteLength, Uffd.UFFDIO_REGISTER_MODE_WP);
-      }
+      this.#active = { ranges, pagemap };
       // Without a vector the kernel only protects.
       this.#argument.set('vec', 0).set('vec_len', 0);
       await this.#exclusively(ARM_BYTES, null);
       this.marks.begin();
     } catch (error) {
-      uffd.close();
+      ranges.leave();
       await this.stop();
+      throw trackerFailed(this.name, 'start', error);
+    }
+  }
+
+  #join(): SharedUserfaultfd {
+    try {
+      return SharedUserfaultfd.join(this.#ranges, 'asynchronous');
+    } catch (error) {
+      // What the host lacks has its own code.
+      if (GodwitError.is(error) && (error.code === 'GODWIT_UNSUPPORTED' || error.code === 'GODWIT_PERMISSION'))
+        throw error;
       throw trackerFailed(this.name, 'start', error);
     }
   }
@@ -165,8 +172,8 @@ export class PagemapTracker implements DirtyTracker {
     if (active === null) return;
     this.#active = null;
     this.#marks?.end();
-    // Closing the userfaultfd unregisters every range and drops the protection.
-    active.uffd.close();
+    // The protection goes with the registration, or with the descriptor when nobody else uses it.
+    active.ranges.leave();
     closeFd(active.pagemap);
   }
 

@@ -1,20 +1,49 @@
 import { GodwitError } from '@godwit/core/errors';
 import { StructBuffer } from '../layouts/struct-buffer.js';
-import { UFFDIO_API, UFFDIO_RANGE, UFFDIO_REGISTER, Uffd, UffdRequest } from '../layouts/userfaultfd.js';
 import {
-  closeFd,
-  Errno,
-  ioctl,
-  openDevice,
-  SyscallError,
-  tryIoctl,
-  UFFD_USER_MODE_ONLY,
-  userfaultfd,
-} from '../libc/index.js';
+  UFFDIO_CONTINUE,
+  UFFDIO_COPY,
+  UFFDIO_POISON,
+  UFFDIO_RANGE,
+  UFFDIO_REGISTER,
+  UFFDIO_WRITEPROTECT,
+  UFFDIO_ZEROPAGE,
+  Uffd,
+  UffdRequest,
+} from '../layouts/userfaultfd.js';
+import { closeFd, Errno, SyscallError, tryIoctl } from '../libc/index.js';
+import { availableFeatures, openUserfaultfd } from './open-userfaultfd.js';
+import { PageOperation } from './page-operation.js';
+
+/** How pages are put in. */
+export interface PutOptions {
+  /** Leave whoever waits for these pages asleep, until `wake`. Default false. */
+  readonly keepAsleep?: boolean;
+  /** `copy` and `proceed`: map the pages write-protected, so that the first write is noticed. Default false. */
+  readonly writeProtected?: boolean;
+}
 
 /**
- * One userfaultfd: asks the kernel to report, or to note, page faults in ranges of this process's memory. A range
- * belongs to at most one userfaultfd at a time.
+ * One userfaultfd: the kernel reports, or notes, page faults in ranges of this process's memory, and pages are put there as a whole. A
+ * range belongs to at most one userfaultfd at a time.
+ *
+ * The operations on pages (`copy` to `wake`) are for a thread that serves faults: they allocate nothing and throw nothing. They return the
+ * bytes that were done, from the start on, and `errno` says why the rest was not; `failure` makes an error of it. Addresses and lengths are
+ * in bytes, multiples of the page size of the memory. What `errno` may be:
+ *
+ * - `EEXIST`: the page after those that were done is there already, and was left as it is
+ * - `ENOENT`: nothing is mapped there, or it is not registered with this userfaultfd
+ * - `EAGAIN`: the mapping is being changed (fork, mremap, munmap): read the events, and ask again
+ * - `ENOMEM`, `ENOSPC`: the host has no memory, or no huge page, for it
+ * - `EFAULT`: the bytes to be copied cannot be read, or there is no page to proceed with (`proceed`)
+ * - `EINVAL`: not aligned, or not possible with this kind of memory
+ *
+ * @example
+ * const uffd = Userfaultfd.open(Uffd.UFFD_FEATURE_MISSING_SHMEM, Uffd.UFFD_FEATURE_THREAD_ID);
+ * uffd.register(block.hostAddress, block.byteLength, Uffd.UFFDIO_REGISTER_MODE_MISSING);
+ * // on another thread, for each fault that `FaultMessages` reads:
+ * const there = Userfaultfd.attach(uffd.fd);
+ * if (there.copy(page, bytes, 4096) < 4096 && there.errno !== Errno.EEXIST) throw there.failure();
  */
 export class Userfaultfd {
   readonly fd: number;
@@ -23,54 +52,169 @@ export class Userfaultfd {
    * asynchronous write protection, which handles nothing; fatal for post-copy.
    */
   readonly userModeOnly: boolean;
+  /** Bits of `UFFD_FEATURE_...` that are on; 0 for one that was attached. */
+  readonly features: number;
+  readonly #owned: boolean;
   #closed = false;
+  readonly #copy = new PageOperation('UFFDIO_COPY', UffdRequest.UFFDIO_COPY, UFFDIO_COPY);
+  readonly #zero = new PageOperation('UFFDIO_ZEROPAGE', UffdRequest.UFFDIO_ZEROPAGE, UFFDIO_ZEROPAGE);
+  readonly #continue = new PageOperation('UFFDIO_CONTINUE', UffdRequest.UFFDIO_CONTINUE, UFFDIO_CONTINUE);
+  readonly #poison = new PageOperation('UFFDIO_POISON', UffdRequest.UFFDIO_POISON, UFFDIO_POISON);
+  readonly #protect = new PageOperation('UFFDIO_WRITEPROTECT', UffdRequest.UFFDIO_WRITEPROTECT, UFFDIO_WRITEPROTECT);
+  readonly #wake = new PageOperation('UFFDIO_WAKE', UffdRequest.UFFDIO_WAKE, UFFDIO_RANGE);
+  #last = this.#copy;
+  #asked = { start: 0, byteLength: 0, done: 0 };
 
-  private constructor(fd: number, userModeOnly: boolean) {
+  private constructor(fd: number, userModeOnly: boolean, features: number, owned: boolean) {
     this.fd = fd;
     this.userModeOnly = userModeOnly;
+    this.features = features;
+    this.#owned = owned;
   }
 
   /**
-   * Opens one through /dev/userfaultfd, else by the system call, else (unprivileged) for user mode only, and asks for
-   * `features` (bits of `UFFD_FEATURE_...`).
+   * Opens one through /dev/userfaultfd, else by the system call, else (unprivileged) for user mode only, and asks for `features` (bits of
+   * `UFFD_FEATURE_...`); those of `wanted` are turned on where the kernel has them: `features` of the result says which.
    *
    * @throws SyscallError GODWIT_UNSUPPORTED when the kernel lacks userfaultfd or one of the features,
    * GODWIT_PERMISSION when it is forbidden (a seccomp filter)
    */
-  static open(features: number): Userfaultfd {
-    const { fd, userModeOnly } = openDescriptor();
-    const api = new StructBuffer(UFFDIO_API).set('api', Uffd.UFFD_API).set('features', features);
-    const result = tryIoctl(fd, UffdRequest.UFFDIO_API, api.bytes);
-    if (result >= 0) return new Userfaultfd(fd, userModeOnly);
-    closeFd(fd);
-    throw new SyscallError('UFFDIO_API', -result, `with features 0x${features.toString(16)}`, {
-      ...(result === -Errno.EINVAL ? { code: 'GODWIT_UNSUPPORTED' as const } : {}),
-      advice: 'a newer kernel may have the feature (asynchronous write protection: Linux 6.7)',
-    });
+  static open(features: number, wanted = 0): Userfaultfd {
+    const opened = openUserfaultfd(features, wanted);
+    return new Userfaultfd(opened.fd, opened.userModeOnly, opened.features, true);
   }
 
-  /** @param mode bits of `UFFDIO_REGISTER_MODE_...` */
-  register(address: bigint, byteLength: number, mode: number): void {
+  /** The same userfaultfd on another thread of this process. `close` leaves the descriptor to its owner. */
+  static attach(fd: number): Userfaultfd {
+    return new Userfaultfd(fd, false, 0, false);
+  }
+
+  /** Bits of `UFFD_FEATURE_...` that the kernel has. Throws like `open`. */
+  static available(): number {
+    return availableFeatures();
+  }
+
+  /**
+   * Adds a range, or changes the modes of one that is in.
+   *
+   * @param mode bits of `UFFDIO_REGISTER_MODE_...`
+   * @returns what can be done with its pages: bits `1 << UffdRangeOperation...`
+   * @throws SyscallError EBUSY when another userfaultfd has the range, EINVAL where nothing is mapped or where the memory is of a kind that
+   * the mode does not work with
+   */
+  register(address: bigint, byteLength: number, mode: number): number {
     this.#requireOpen();
     const argument = new StructBuffer(UFFDIO_REGISTER)
       .set('range.start', address)
       .set('range.len', byteLength)
       .set('mode', mode);
-    ioctl(this.fd, UffdRequest.UFFDIO_REGISTER, argument.bytes, 'UFFDIO_REGISTER');
+    const result = tryIoctl(this.fd, UffdRequest.UFFDIO_REGISTER, argument.bytes);
+    if (result < 0)
+      throw new SyscallError('UFFDIO_REGISTER', -result, rangeText(address, byteLength), adviceFor(-result));
+    // _UFFDIO_API, bit 63, is never set here: this is below 2^53.
+    return argument.get('ioctls');
   }
 
-  /** Takes a range out; its write protection goes with it. */
+  /**
+   * Takes a range out; its write protection goes with it. Whoever waits for a page of it goes on, and **finds zeros** where the page is
+   * missing: make sure that none is.
+   */
   unregister(address: bigint, byteLength: number): void {
     this.#requireOpen();
     const argument = new StructBuffer(UFFDIO_RANGE).set('start', address).set('len', byteLength);
-    ioctl(this.fd, UffdRequest.UFFDIO_UNREGISTER, argument.bytes, 'UFFDIO_UNREGISTER');
+    const result = tryIoctl(this.fd, UffdRequest.UFFDIO_UNREGISTER, argument.bytes);
+    if (result < 0) throw new SyscallError('UFFDIO_UNREGISTER', -result, rangeText(address, byteLength));
   }
 
-  /** Closing unregisters whatever is still registered. Idempotent. */
+  /** Why the last operation on pages did not do all; 0 when it did. */
+  get errno(): number {
+    return this.#last.errno;
+  }
+
+  /**
+   * Puts copies of `byteLength` bytes at `from` (any address of this process, no page of it missing) where pages are missing. Each page
+   * appears whole, once it is complete, and whoever waits for it goes on.
+   */
+  copy(to: number, from: number, byteLength: number, options?: PutOptions): number {
+    const mode =
+      (options?.keepAsleep === true ? Uffd.UFFDIO_COPY_MODE_DONTWAKE : 0) |
+      (options?.writeProtected === true ? Uffd.UFFDIO_COPY_MODE_WP : 0);
+    return this.#run(this.#copy, to, byteLength, mode, from);
+  }
+
+  /** Makes missing pages zero. Not for huge pages (EINVAL): `copy` zeros there. */
+  zero(address: number, byteLength: number, options?: Pick<PutOptions, 'keepAsleep'>): number {
+    const mode = options?.keepAsleep === true ? Uffd.UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0;
+    return this.#run(this.#zero, address, byteLength, mode);
+  }
+
+  /**
+   * Maps pages that are in the memory file but not in this mapping (mode MINOR): their bytes were put there through another mapping, or
+   * with `pwrite`. (UFFDIO_CONTINUE, which is a reserved word.)
+   */
+  proceed(address: number, byteLength: number, options?: PutOptions): number {
+    const mode =
+      (options?.keepAsleep === true ? Uffd.UFFDIO_CONTINUE_MODE_DONTWAKE : 0) |
+      (options?.writeProtected === true ? Uffd.UFFDIO_CONTINUE_MODE_WP : 0);
+    return this.#run(this.#continue, address, byteLength, mode);
+  }
+
+  /**
+   * Marks missing pages as pages that will never come: a thread that touches one gets SIGBUS, a vCPU an error of KVM_RUN, and nobody
+   * zeros. Linux 6.6.
+   */
+  poison(address: number, byteLength: number, options?: Pick<PutOptions, 'keepAsleep'>): number {
+    const mode = options?.keepAsleep === true ? Uffd.UFFDIO_POISON_MODE_DONTWAKE : 0;
+    return this.#run(this.#poison, address, byteLength, mode);
+  }
+
+  /**
+   * Write-protects pages, or allows writing again; all or nothing. A write to a protected page is a fault that this userfaultfd reports
+   * (synchronous: the writer waits until it is allowed), or with `UFFD_FEATURE_WP_ASYNC` one that the kernel notes in the page table by
+   * itself (PAGEMAP_SCAN).
+   */
+  writeProtect(
+    address: number,
+    byteLength: number,
+    protect: boolean,
+    options?: Pick<PutOptions, 'keepAsleep'>,
+  ): number {
+    const mode =
+      (protect ? Uffd.UFFDIO_WRITEPROTECT_MODE_WP : 0) |
+      (options?.keepAsleep === true ? Uffd.UFFDIO_WRITEPROTECT_MODE_DONTWAKE : 0);
+    return this.#run(this.#protect, address, byteLength, mode);
+  }
+
+  /** Lets those go on that wait for these pages: they look again, and wait again where a page is still missing. */
+  wake(address: number, byteLength: number): number {
+    return this.#run(this.#wake, address, byteLength);
+  }
+
+  /** The error of the last operation on pages, which did not do all: what was asked, how much was done, and why it stopped. */
+  failure(): SyscallError {
+    const { start, byteLength, done } = this.#asked;
+    const asked = `${rangeText(start, byteLength)}, stopped after ${done} bytes,`;
+    return new SyscallError(this.#last.name, this.errno, asked, adviceFor(this.errno));
+  }
+
+  /**
+   * Closing unregisters whatever is still registered, with what `unregister` says about missing pages. Idempotent.
+   */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    closeFd(this.fd);
+    if (this.#owned) closeFd(this.fd);
+  }
+
+  #run(operation: PageOperation, start: number, byteLength: number, mode = 0, source = 0): number {
+    this.#requireOpen();
+    this.#last = operation;
+    const done = operation.run(this.fd, start, byteLength, mode, source);
+    const asked = this.#asked;
+    asked.start = start;
+    asked.byteLength = byteLength;
+    asked.done = done;
+    return done;
   }
 
   #requireOpen(): void {
@@ -78,29 +222,18 @@ export class Userfaultfd {
   }
 }
 
-function openDescriptor(): { fd: number; userModeOnly: boolean } {
-  const attempts: readonly (() => { fd: number; userModeOnly: boolean })[] = [
-    () => ({ fd: openThroughDevice(), userModeOnly: false }),
-    () => ({ fd: userfaultfd(), userModeOnly: false }),
-    () => ({ fd: userfaultfd(UFFD_USER_MODE_ONLY), userModeOnly: true }),
-  ];
-  let last: unknown;
-  for (const attempt of attempts) {
-    try {
-      return attempt();
-    } catch (error) {
-      last = error;
-    }
-  }
-  throw last;
+function rangeText(address: bigint | number, byteLength: number): string {
+  return `of ${byteLength} bytes at 0x${address.toString(16)}`;
 }
 
-function openThroughDevice(): number {
-  const device = openDevice('/dev/userfaultfd');
-  try {
-    // O_CLOEXEC | O_NONBLOCK (asm-generic/fcntl.h), as for the system call.
-    return ioctl(device, Uffd.USERFAULTFD_IOC_NEW, 0o2004000, 'USERFAULTFD_IOC_NEW');
-  } finally {
-    closeFd(device);
-  }
+function adviceFor(errno: number): { advice?: string } {
+  const advice = ADVICE[errno];
+  return advice === undefined ? {} : { advice };
 }
+
+const ADVICE: Readonly<Record<number, string>> = {
+  [Errno.EBUSY]: 'another userfaultfd has this range: a tracker, or page faults that another thread or library serves',
+  [Errno.EEXIST]: 'the next page is there already',
+  [Errno.ENOENT]: 'it is not mapped, or not registered with this userfaultfd',
+  [Errno.EAGAIN]: 'the mapping is being changed: read the events of this userfaultfd, and ask again',
+};

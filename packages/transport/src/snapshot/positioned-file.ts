@@ -57,6 +57,11 @@ export class PositionedFile {
     return new PositionedFile(path, fd, direct ? await openDirect(fd, flags) : undefined);
   }
 
+  /** For threads that read it too; open until `close`. */
+  get fd(): number {
+    return this.#fd;
+  }
+
   /** Writes all of `from`, which is borrowed until the promise settles. Fails with `GODWIT_SYSCALL`. */
   write(from: Uint8Array, position: number): Promise<void> {
     this.#unsynced = true;

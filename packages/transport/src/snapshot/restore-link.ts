@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import {
+  type ComingPages,
   FEATURES,
   type Frame,
   type FrameStream,
@@ -12,7 +13,7 @@ import {
 import { LinkPhases } from '../recording/link-phases.js';
 import { FrameMailbox } from './frame-mailbox.js';
 import { byteCount, digestBytes } from './page-segments.js';
-import type { BlockIndex } from './snapshot-metadata.js';
+import type { BlockIndex, DevicePiece } from './snapshot-metadata.js';
 import { type SnapshotBatch, SnapshotReader, scatter } from './snapshot-reader.js';
 
 /** Most bytes of pages in one frame: large enough that per-frame cost vanishes. */
@@ -23,6 +24,9 @@ const BATCH_RUNS = 512;
 
 /** Most digests in one frame: the pages of 4 MiB, two or three milliseconds of work. */
 const DIGEST_PAGES = 1024;
+
+/** Most bytes of device state that are read ahead. */
+const READ_AHEAD_BYTES = 4 * 2 ** 20;
 
 export interface RestoreOptions {
   /** Page channels, each with a read under way while others are checked; default: as many as it was saved with. */
@@ -51,6 +55,7 @@ export async function restoreFrom(path: string, options: RestoreOptions): Promis
     control: restore.control,
     peer: `file:${path}`,
     pageChannels: async () => restore.channels,
+    comingPages: () => restore.comingPages(),
   };
 }
 
@@ -71,6 +76,9 @@ class Restore {
   readonly #index: Promise<readonly BlockIndex[]>;
   #readIndex: () => void = () => {};
   #batches: Iterator<SnapshotBatch> | undefined;
+  /** The pages come while the guest runs, and not from here. */
+  #pagesCome = false;
+  readonly #ahead = new Map<DevicePiece, Promise<Uint8Array>>();
   #maximumPayload = 0;
   #pages = 0;
   #markOver: () => void = () => {};
@@ -109,6 +117,28 @@ class Restore {
     this.channels = Array.from({ length: channels }, () => new RestoreStream(this, this.#channel(), true));
   }
 
+  /** Lets the guest run before its pages are there. */
+  async comingPages(): Promise<ComingPages> {
+    this.#pagesCome = true;
+    this.#readAhead();
+    const contents = await this.#reader.readBitmaps();
+    return { contents, source: this.#reader.pagesRecipe(contents) };
+  }
+
+  /** Reads all device state at once, where it is little: the guest waits for nothing else. */
+  #readAhead(): void {
+    const { pieces } = this.#reader.metadata;
+    const bytes = pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    if (bytes > READ_AHEAD_BYTES) return;
+    for (const piece of pieces) {
+      const into = new Uint8Array(piece.byteLength);
+      const reading = this.#reader.readPiece(piece, [into]).then(() => into);
+      // A failure is reported when the piece is sent.
+      reading.catch(() => {});
+      this.#ahead.set(piece, reading);
+    }
+  }
+
   /** Takes what the destination says. Throws `GODWIT_PROTOCOL` for what it may not say now. */
   heard(frame: Frame, onPageChannel: boolean): void {
     const objection = this.#phases.take(frame, 'destination', onPageChannel);
@@ -120,7 +150,7 @@ class Restore {
     switch (frame.type) {
       case 'welcome':
         this.#maximumPayload = frame.maximumPayload;
-        this.#readIndex();
+        if (!this.#pagesCome) this.#readIndex();
         this.answers.put(frame);
         break;
       case 'error':
@@ -184,7 +214,8 @@ class Restore {
     if (attempt !== ATTEMPT) {
       throw new GodwitError('GODWIT_PROTOCOL', `"ready" came for stop-and-copy ${attempt} of a restore, which has one`);
     }
-    if (features.includes(FEATURES.verify)) yield* this.#digests();
+    // Pages that come later are compared with their digests one by one.
+    if (features.includes(FEATURES.verify) && !this.#pagesCome) yield* this.#digests();
     yield said({ type: 'go', attempt: ATTEMPT });
     await this.answers.expect('running');
     yield said({ type: 'released' });
@@ -198,6 +229,10 @@ class Restore {
 
   /** One stream's share of the only round: whichever stream asks gets the next batch. */
   async *#round(): AsyncGenerator<Outgoing, void> {
+    if (this.#pagesCome) {
+      yield said({ type: 'roundEnd', round: 1, pages: 0 });
+      return;
+    }
     const index = await this.#index;
     this.#batches ??= this.#cut(index);
     let pages = 0;
@@ -231,7 +266,11 @@ class Restore {
       yield {
         frame: { type: 'device', device, sequence: next(device), last: false, attempt: ATTEMPT },
         payloadBytes: byteLength,
-        fill: (into) => this.#reader.readPiece(piece, into),
+        fill: async (into) => {
+          const ahead = this.#ahead.get(piece);
+          if (ahead === undefined) await this.#reader.readPiece(piece, into);
+          else scatter(await ahead, into);
+        },
       };
     }
     for (const device of sequences.keys()) {

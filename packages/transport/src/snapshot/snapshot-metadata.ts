@@ -37,6 +37,8 @@ export interface SnapshotMetadata {
   readonly pieces: readonly DevicePiece[];
   /** The guest's state before it was paused for the snapshot: it is the same again where it is restored. */
   readonly runState: MovedRunState;
+  /** Of the bitmaps of all blocks, one after the other; undefined in a snapshot that was made before there was one. */
+  readonly bitmapsSha256?: Uint8Array | undefined;
 }
 
 /** Pages of each block of a hello. */
@@ -67,7 +69,7 @@ export function indexBytes({ hello, presentPages }: Pick<SnapshotMetadata, 'hell
 }
 
 export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
-  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState } = metadata;
+  const { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256 } = metadata;
   if (pieces.length > MOST_PIECES) {
     throw new GodwitError(
       'GODWIT_LIMIT_EXCEEDED',
@@ -82,6 +84,7 @@ export function packMetadata(metadata: SnapshotMetadata): Uint8Array {
     indexSha256,
     pieces.map((piece) => [piece.device, integer(piece.offset), piece.byteLength, piece.sha256]),
     runState,
+    ...(bitmapsSha256 === undefined ? [] : [bitmapsSha256]),
   ]);
 }
 
@@ -117,7 +120,8 @@ function parse(bytes: Uint8Array, metadataOffset: number): SnapshotMetadata {
   }));
   // Snapshots of before there were run states are of guests that ran.
   const runState = fields.ended ? 'running' : fields.oneOf('runState', MOVED_RUN_STATES);
-  const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState };
+  const bitmapsSha256 = fields.ended ? undefined : checksum(fields.any());
+  const metadata = { hello, blockOffsets, presentPages, indexOffset, indexSha256, pieces, runState, bitmapsSha256 };
   checkPlaces(metadata, metadataOffset);
   return metadata;
 }

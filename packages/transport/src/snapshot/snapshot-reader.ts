@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { DirtyBitmap, GodwitError } from '@godwit/core';
+import { DirtyBitmap, GodwitError, type ThreadRecipe } from '@godwit/core';
 import { DIGEST_BYTES } from '@godwit/core/pages';
 import { FairTurns } from './fair-turns.js';
 import { digestBytes, eachSegment, holdWholePages, PageDigester } from './page-segments.js';
@@ -13,6 +13,7 @@ import {
   parseMetadata,
   type SnapshotMetadata,
 } from './snapshot-metadata.js';
+import { SNAPSHOT_PAGES, type SnapshotPagesOptions } from './snapshot-pages.js';
 
 /** The index is read, and hashed, in steps of this size: half a millisecond. */
 const STEP_BYTES = 2 ** 20;
@@ -91,7 +92,13 @@ export class SnapshotReader {
     if (!hash.digest().equals(indexSha256)) {
       throw damaged(this.#file.path, 'the index of its pages does not match its checksum');
     }
-    for (const [i, { present }] of blocks.entries()) {
+    this.#checkCounts(blocks.map(({ present }) => present));
+    return blocks;
+  }
+
+  #checkCounts(bitmaps: readonly DirtyBitmap[]): void {
+    const { presentPages } = this.metadata;
+    for (const [i, present] of bitmaps.entries()) {
       // Whoever made the checksum may have made a bitmap that says something else.
       present.maskTail();
       const set = present.count();
@@ -101,7 +108,51 @@ export class SnapshotReader {
         `RAM block ${i} has ${set} pages in its bitmap and ${presentPages[i]} in the metadata`,
       );
     }
-    return blocks;
+  }
+
+  /**
+   * Which pages there are, without their digests: what a guest needs to know before it can run. A snapshot that has no checksum of its
+   * bitmaps alone is read with all its digests.
+   */
+  async readBitmaps(): Promise<readonly DirtyBitmap[]> {
+    const { hello, presentPages, bitmapsSha256 } = this.metadata;
+    if (bitmapsSha256 === undefined) return (await this.readIndex()).map(({ present }) => present);
+    const hash = createHash('sha256');
+    const bitmaps: DirtyBitmap[] = [];
+    let offset = this.metadata.indexOffset;
+    for (const [i, pages] of blockPages(hello).entries()) {
+      const present = new DirtyBitmap(pages);
+      await this.#file.read(present.bytes, offset);
+      hash.update(present.bytes);
+      offset += present.bytes.length + (presentPages[i] as number) * DIGEST_BYTES;
+      bitmaps.push(present);
+    }
+    if (!hash.digest().equals(bitmapsSha256)) {
+      throw damaged(this.#file.path, 'its bitmaps of pages do not match their checksum');
+    }
+    this.#checkCounts(bitmaps);
+    return bitmaps;
+  }
+
+  /** How other threads read pages of it while the guest runs, once they know the bitmaps; the file stays open until `close`. */
+  pagesRecipe(bitmaps: readonly DirtyBitmap[]): ThreadRecipe {
+    const { hello, blockOffsets, presentPages, indexOffset, indexSha256 } = this.metadata;
+    let digestsOffset = indexOffset;
+    const blocks = bitmaps.map((present, i) => {
+      digestsOffset += present.bytes.length;
+      const shared = new SharedArrayBuffer(present.bytes.length);
+      new Uint8Array(shared).set(present.bytes);
+      const { id } = hello.blocks[i] as { readonly id: string };
+      const block = { id, present: shared, pagesOffset: blockOffsets[i] as number, digestsOffset };
+      digestsOffset += (presentPages[i] as number) * DIGEST_BYTES;
+      return block;
+    });
+    const { path, fd } = this.#file;
+    const options: SnapshotPagesOptions = {
+      ...{ path, fd, pageSize: hello.pageSize, blocks },
+      ...{ indexOffset, indexBytes: digestsOffset - indexOffset, indexSha256 },
+    };
+    return { ...SNAPSHOT_PAGES, options };
   }
 
   /** Reads the pages of a batch into `into`, and checks every one. */

@@ -116,7 +116,7 @@ export class SnapshotWriter {
   async finish(runState: MovedRunState): Promise<void> {
     this.#closePiece();
     const indexOffset = this.#end;
-    const { indexSha256, end } = await this.#writeIndex(indexOffset);
+    const { indexSha256, bitmapsSha256, end } = await this.#writeIndex(indexOffset);
     const metadata = packMetadata({
       hello: this.#hello,
       blockOffsets: this.#offsets,
@@ -125,6 +125,7 @@ export class SnapshotWriter {
       indexSha256,
       pieces: this.#pieces,
       runState,
+      bitmapsSha256,
     });
     const header = { metadataOffset: end, metadataBytes: metadata.length, metadataSha256: sha256(metadata) };
     // Both at once, and one flush for all: what the header says of the rest is checked by what is there, not by its age.
@@ -132,11 +133,15 @@ export class SnapshotWriter {
     await settled([this.#file.sync(), this.#partial.mustBeThere()]);
   }
 
-  async #writeIndex(indexOffset: number): Promise<{ readonly indexSha256: Uint8Array; readonly end: number }> {
+  async #writeIndex(
+    indexOffset: number,
+  ): Promise<{ readonly indexSha256: Uint8Array; readonly bitmapsSha256: Uint8Array; readonly end: number }> {
     const hash = createHash('sha256');
+    const bitmaps = createHash('sha256');
     let end = indexOffset;
     for (const { present, digests } of this.blocks) {
       end = await this.#append(present.bytes, end, hash);
+      bitmaps.update(present.bytes);
       const packed = new Uint32Array(STEP_BYTES / 4);
       let used = 0;
       for (let page = present.nextDirty(0); page !== -1; ) {
@@ -149,7 +154,7 @@ export class SnapshotWriter {
         used = 0;
       }
     }
-    return { indexSha256: hash.digest(), end };
+    return { indexSha256: hash.digest(), bitmapsSha256: bitmaps.digest(), end };
   }
 
   async #append(bytes: Uint8Array, offset: number, hash: Hash): Promise<number> {

@@ -63,6 +63,7 @@ export class VfioMigratableDevice implements MigratableDevice {
   readonly backVoids: 'stop-state' | 'everything';
   /** Firmware and drivers work on the states of several devices at once. */
   readonly parallel = true;
+  readonly wholeMemory = 'it accesses guest memory by DMA, which cannot wait for a page that is missing';
   readonly migration: DeviceMigration;
   readonly precopy?: () => AsyncIterable<Uint8Array>;
   readonly #device: VfioDevice;

@@ -17,7 +17,7 @@ export class Release implements DestinationPhase {
   }
 
   async run(context: DestinationContext): Promise<Arrived> {
-    const { ownership, session } = context;
+    const { ownership, session, missing } = context;
     const { vm, hello, loadMs, resumeMs, check, runState, claim } = this.#arriving;
     const receiver = this.#arriving.receiver as PageReceiver;
     if (ownership.state === 'running') await this.#tellSource(context);
@@ -29,7 +29,9 @@ export class Release implements DestinationPhase {
       wireBytes: session.bytesRead,
       loadMs,
       resumeMs,
-      verified: check.passed,
+      // Pages that come while the guest runs are compared with their digests before they are put there.
+      verified: check.passed || missing !== undefined,
+      faults: missing?.status(),
       runState,
     };
     claim.end();

@@ -30,6 +30,7 @@ import type { IncomingConnection } from '../incoming-connection.js';
 import { LoadForecast } from '../load-forecast.js';
 import { LoadedReports } from '../loaded-reports.js';
 import { checkPayload } from '../read-page-channel.js';
+import { serveMissing } from '../serve-missing.js';
 
 /** Waits for a source, builds the VM that it describes, and answers `welcome`. After a dry run it waits for the next source. */
 export class SetUp implements DestinationPhase {
@@ -60,6 +61,7 @@ export class SetUp implements DestinationPhase {
     const vm = await this.#prepared(context, connection, wanted);
     const claim = this.#claim(context, vm, hello);
     await this.#check(context, connection, vm, wanted);
+    await abortable(this.#served(context, connection, vm, claim), wanted);
     const windows = new MemoryWindows(vm.memory);
     const contents = new DirtyBitmaps(vm.memory);
     const looking = populatedBitmaps(vm.memory, contents, options.clock, wanted);
@@ -92,6 +94,17 @@ export class SetUp implements DestinationPhase {
     connection.keepAlive(options);
     setState('active');
     return receive;
+  }
+
+  /** Serves missing pages from now on, where the guest is to run at once. It is ended by `rollBack`, also when it comes too late. */
+  #served(context: DestinationContext, connection: IncomingConnection, vm: MigratableVm, claim: Claim): Promise<void> {
+    const serving = serveMissing(context, connection, vm);
+    claim.keepUntil(serving, 'serving the missing pages of the VM');
+    context.servingMissing = serving.then(
+      () => {},
+      () => {},
+    );
+    return serving;
   }
 
   /** Answers a dry run: makes every check that could refuse a migration, and abandons the VM. */

@@ -53,8 +53,10 @@ export class TakeOver implements HandlingPhase {
     }
     arriving.resumeMs = clock.now() - start;
     arriving.sinceReadyMs = clock.now() - arriving.readyAt;
+    const { missing, phases } = context;
+    if (missing !== undefined) setState('postcopy-active');
     emit({ type: 'running', resumeMs: arriving.resumeMs });
-    return context.phases.release(arriving);
+    return missing === undefined ? phases.release(arriving) : phases.postCopy(arriving, missing);
   }
 
   /** Handles the frame that the next phase waits for (`released`). */

@@ -1,0 +1,228 @@
+import { GodwitError } from '@godwit/core/errors';
+import { Uffd } from '../layouts/userfaultfd.js';
+import { Userfaultfd } from './userfaultfd.js';
+
+/** A piece of this process's address space, in bytes; both are multiples of its page size. */
+export interface AddressRange {
+  readonly address: bigint;
+  readonly byteLength: number;
+}
+
+/**
+ * What a range is registered for:
+ *
+ * - `missing`: faults on missing pages are reported
+ * - `asynchronous`: the kernel notes writes to protected pages in the page table (`UFFD_FEATURE_WP_ASYNC`)
+ * - `synchronous`: writes to protected pages are reported, and wait
+ */
+export type RangeUse = 'missing' | 'asynchronous' | 'synchronous';
+
+const MODES: Readonly<Record<RangeUse, number>> = {
+  missing: Uffd.UFFDIO_REGISTER_MODE_MISSING,
+  asynchronous: Uffd.UFFDIO_REGISTER_MODE_WP,
+  synchronous: Uffd.UFFDIO_REGISTER_MODE_WP,
+};
+
+/** What a use cannot do without. */
+const REQUIRED: Readonly<Record<RangeUse, number>> = {
+  missing: Uffd.UFFD_FEATURE_MISSING_SHMEM,
+  asynchronous: Uffd.UFFD_FEATURE_WP_ASYNC | Uffd.UFFD_FEATURE_WP_UNPOPULATED,
+  synchronous: Uffd.UFFD_FEATURE_PAGEFAULT_FLAG_WP | Uffd.UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+};
+
+/** What a descriptor has for those that join later. No feature whose events somebody would have to read. */
+const WANTED =
+  REQUIRED.missing |
+  Uffd.UFFD_FEATURE_MISSING_HUGETLBFS |
+  Uffd.UFFD_FEATURE_THREAD_ID |
+  Uffd.UFFD_FEATURE_POISON |
+  Uffd.UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+  Uffd.UFFD_FEATURE_WP_UNPOPULATED;
+
+/** A descriptor and those who use ranges of it. */
+interface Shared {
+  readonly uffd: Userfaultfd;
+  readonly users: Set<SharedUserfaultfd>;
+  /** Users, and those who were, that have not left yet. */
+  readonly holders: Set<SharedUserfaultfd>;
+}
+
+/** The descriptors of this thread. */
+const descriptors = new Set<Shared>();
+
+/**
+ * A range of memory belongs to at most one userfaultfd, and several want one: the pagemap tracker, and the thread that serves missing
+ * pages. `join` gives them the same descriptor, and each range has the modes of all that use it, until they `leave`.
+ *
+ * Synchronous protection goes with nothing else. It knows the users of its own thread; where another thread, or another library, has a userfaultfd on the range, `join` fails with EBUSY.
+ *
+ * @example
+ * const serving = SharedUserfaultfd.join(memory.blocks.map(({ hostAddress: address, byteLength }) => ({ address, byteLength })), 'missing');
+ * startFaultThread(serving.uffd.fd);
+ * // ... and once no page is missing:
+ * serving.leave();
+ */
+export class SharedUserfaultfd {
+  /** Do not close it. */
+  readonly uffd: Userfaultfd;
+  readonly #shared: Shared;
+  readonly #ranges: readonly AddressRange[];
+  readonly #use: RangeUse;
+
+  private constructor(shared: Shared, ranges: readonly AddressRange[], use: RangeUse) {
+    this.#shared = shared;
+    this.uffd = shared.uffd;
+    this.#ranges = ranges;
+    this.#use = use;
+  }
+
+  /**
+   * Registers the ranges for this use, with the descriptor that has them already, or with a new one.
+   *
+   * @throws GodwitError GODWIT_UNSUPPORTED when the kernel lacks a feature or permission, or when the use does not go with one that
+   * is there (synchronous and asynchronous write protection); GODWIT_INVALID_STATE when a range is used so already; SyscallError EBUSY when
+   * it belongs to a userfaultfd that is not shared
+   */
+  static join(ranges: readonly AddressRange[], use: RangeUse): SharedUserfaultfd {
+    const shared = descriptorFor(ranges, use);
+    const user = new SharedUserfaultfd(shared, ranges, use);
+    shared.users.add(user);
+    shared.holders.add(user);
+    try {
+      for (const { address, byteLength, mode } of user.#pieces()) shared.uffd.register(address, byteLength, mode);
+      return user;
+    } catch (error) {
+      user.leave();
+      throw error;
+    }
+  }
+
+  /**
+   * Takes the ranges out of this use: whoever waits for a page of them goes on. The descriptor stays open until `leave`, for threads that
+   * still hold it. After `missing`, no page may be missing, or those that are were poisoned: they would read as zeros. A tracker that goes on
+   * then finds every page written once: the kernel forgets the protection with the registration. Idempotent.
+   */
+  unregister(): void {
+    const { users, uffd } = this.#shared;
+    if (!users.delete(this)) return;
+    if (users.size === 0) descriptors.delete(this.#shared);
+    for (const { address, byteLength, mode } of this.#pieces()) {
+      if (mode === 0) {
+        // A range that could not be registered in the first place is none to take out.
+        tryUnregister(uffd, address, byteLength);
+      } else if (this.#use === 'missing') {
+        // The kernel adds modes to a range, and takes none away.
+        tryUnregister(uffd, address, byteLength);
+        uffd.register(address, byteLength, mode);
+      }
+      // What is left of asynchronous protection concerns nobody: the kernel lifts it at the first write.
+    }
+  }
+
+  /** `unregister`, and closes the descriptor when this was the last that had it. Idempotent. */
+  leave(): void {
+    this.unregister();
+    const { holders, uffd } = this.#shared;
+    holders.delete(this);
+    if (holders.size === 0) uffd.close();
+  }
+
+  /** The ranges of this user, cut where those of others begin and end, with the modes of all users. */
+  *#pieces(): Iterable<AddressRange & { readonly mode: number }> {
+    const all = [...this.#shared.users];
+    const borders = all.flatMap((user) => user.#ranges.flatMap((range) => [range.address, endOf(range)]));
+    for (const range of this.#ranges) {
+      const inside = borders.filter((border) => border > range.address && border < endOf(range));
+      const cuts = [...new Set([range.address, ...inside, endOf(range)])].sort((a, b) => (a < b ? -1 : 1));
+      for (let i = 0; i + 1 < cuts.length; i++) {
+        const [address, end] = [cuts[i] as bigint, cuts[i + 1] as bigint];
+        const piece = { address, byteLength: Number(end - address) };
+        const users = all.filter((user) => user.#ranges.some((other) => overlap(other, piece)));
+        yield { ...piece, mode: users.reduce((mode, user) => mode | MODES[user.#use], 0) };
+      }
+    }
+  }
+
+  /** Whether any byte of these ranges is in one of this user's. */
+  covers(ranges: readonly AddressRange[]): boolean {
+    return this.#ranges.some((mine) => ranges.some((other) => overlap(mine, other)));
+  }
+
+  /** Why a further use of these ranges does not go with this one; undefined when it does. */
+  objection(ranges: readonly AddressRange[], use: RangeUse): GodwitError | undefined {
+    if (!this.covers(ranges)) return undefined;
+    if (use === this.#use) {
+      return new GodwitError(
+        'GODWIT_INVALID_STATE',
+        `a range is used for "${use}" faults already (EBUSY): end that use first, each of them has a range to itself`,
+      );
+    }
+    if (use !== 'synchronous' && this.#use !== 'synchronous') return undefined;
+    const first = { missing: 'all its pages are there', asynchronous: 'the pagemap tracker is stopped' };
+    const until = this.#use === 'synchronous' ? 'nobody protects it synchronously' : first[this.#use];
+    return new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `a range is used for "${this.#use}" faults, beside which no "${use}" ones are possible: wait until ${until}`,
+    );
+  }
+}
+
+function descriptorFor(ranges: readonly AddressRange[], use: RangeUse): Shared {
+  const own = [...descriptors].filter(({ users }) => [...users].some((user) => user.covers(ranges)));
+  for (const { users } of own) {
+    for (const user of users) {
+      const objection = user.objection(ranges, use);
+      if (objection !== undefined) throw objection;
+    }
+  }
+  const [found, another] = own;
+  if (another !== undefined) {
+    throw new GodwitError('GODWIT_INVALID_STATE', 'these ranges belong to two userfaultfds: use each part by itself');
+  }
+  if (found !== undefined && mayServe(found.uffd, use)) return found;
+  const wanted = WANTED | (use === 'synchronous' ? 0 : Uffd.UFFD_FEATURE_WP_ASYNC);
+  const uffd = Userfaultfd.open(REQUIRED[use], wanted);
+  const shared: Shared = { uffd, users: new Set(), holders: new Set() };
+  try {
+    mayServe(uffd, use);
+  } catch (error) {
+    uffd.close();
+    throw error;
+  }
+  descriptors.add(shared);
+  return shared;
+}
+
+/** True, or throws why a descriptor cannot be used so. */
+function mayServe(uffd: Userfaultfd, use: RangeUse): true {
+  if (use !== 'asynchronous' && uffd.userModeOnly) {
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      'this process may only handle page faults of user mode, and those of KVM and of system calls are not; give your user access to ' +
+        '/dev/userfaultfd, or set the sysctl vm.unprivileged_userfaultfd=1',
+    );
+  }
+  const lacking = REQUIRED[use] & ~uffd.features;
+  const asynchronous = (uffd.features & Uffd.UFFD_FEATURE_WP_ASYNC) !== 0;
+  if (lacking === 0 && !(use === 'synchronous' && asynchronous)) return true;
+  throw new GodwitError(
+    'GODWIT_UNSUPPORTED',
+    `the userfaultfd of these ranges does not have what "${use}" needs: end its other uses first`,
+  );
+}
+
+function tryUnregister(uffd: Userfaultfd, address: bigint, byteLength: number): void {
+  try {
+    uffd.unregister(address, byteLength);
+  } catch {
+    // It was not registered.
+  }
+}
+
+function endOf({ address, byteLength }: AddressRange): bigint {
+  return address + BigInt(byteLength);
+}
+
+function overlap(a: AddressRange, b: AddressRange): boolean {
+  return a.address < endOf(b) && b.address < endOf(a);
+}

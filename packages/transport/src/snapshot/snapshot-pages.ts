@@ -1,0 +1,160 @@
+import { createHash } from 'node:crypto';
+import { readSync } from 'node:fs';
+import { DIGEST_BYTES, digestWords, GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
+
+/** Makes `snapshotPages` on another thread, with its options. */
+export const SNAPSHOT_PAGES = { module: import.meta.url, make: 'snapshotPages' } as const;
+
+/** Goes to another thread as it is. */
+export interface SnapshotPagesOptions {
+  readonly path: string;
+  /** Open for as long as the source is used, by whoever made these. */
+  readonly fd: number;
+  readonly pageSize: number;
+  readonly blocks: readonly SnapshotBlock[];
+  readonly indexOffset: number;
+  readonly indexBytes: number;
+  readonly indexSha256: Uint8Array;
+}
+
+interface SnapshotBlock {
+  readonly id: string;
+  /** The bitmap of present pages, whose checksum is right. */
+  readonly present: SharedArrayBuffer;
+  /** Where page 0 of the block is in the file, and where the digest of its first present page is. */
+  readonly pagesOffset: number;
+  readonly digestsOffset: number;
+}
+
+/** Words of a bitmap for which the number of present pages in front of them is kept. */
+const WORDS_PER_COUNT = 8;
+/** Most pages of a request. */
+const MOST_PAGES = 1024;
+/** The index is hashed in steps of this size. */
+const STEP_BYTES = 2 ** 20;
+
+/**
+ * Reads pages of a snapshot for a guest that runs already: by blocking calls, on a thread that does nothing else. Every page is compared
+ * with its digest before it is handed over, so that none is ever there that is not the saved one. Only present pages may be asked for.
+ *
+ * @throws GodwitError `GODWIT_BAD_STREAM` from `take` for a page that is damaged or truncated, `GODWIT_SYSCALL` where the file cannot be
+ * read; `GODWIT_BAD_STREAM` from `finish` when the index as a whole does not match its checksum
+ */
+export function snapshotPages(options: SnapshotPagesOptions): PageSource {
+  return new SnapshotPages(options);
+}
+
+class SnapshotPages implements PageSource {
+  readonly #options: SnapshotPagesOptions;
+  readonly #ranks: (PageRanks | undefined)[];
+  readonly #asked: { block: number; page: number; pageCount: number }[] = [];
+  readonly #saved = new Uint32Array((MOST_PAGES * DIGEST_BYTES) / 4);
+  readonly #savedBytes = new Uint8Array(this.#saved.buffer);
+  readonly #found = new Uint32Array((MOST_PAGES * DIGEST_BYTES) / 4);
+  #words: Int32Array | undefined;
+
+  constructor(options: SnapshotPagesOptions) {
+    this.#options = options;
+    this.#ranks = options.blocks.map(() => undefined);
+  }
+
+  warmUp(): void {
+    for (const block of this.#ranks.keys()) this.#ranksOf(block);
+  }
+
+  request(block: number, page: number, pageCount: number): void {
+    this.#asked.push({ block, page, pageCount });
+  }
+
+  take(into: Uint8Array, place: PagePlace): number {
+    const next = this.#asked.shift();
+    if (next === undefined) return 0;
+    const { block, page, pageCount } = next;
+    place.block = block;
+    place.page = page;
+    const { pageSize, blocks } = this.#options;
+    const { pagesOffset, digestsOffset } = blocks[block] as SnapshotBlock;
+    const rank = this.#ranksOf(block).before(page);
+    this.#read(into, pageCount * pageSize, pagesOffset + page * pageSize);
+    this.#read(this.#savedBytes, pageCount * DIGEST_BYTES, digestsOffset + rank * DIGEST_BYTES);
+    if (this.#words?.buffer !== into.buffer) this.#words = new Int32Array(into.buffer);
+    const words = pageSize / 4;
+    for (let i = 0; i < pageCount; i++) {
+      digestWords(this.#words, into.byteOffset / 4 + i * words, words, this.#found, i * 2);
+      if (this.#found[i * 2] === this.#saved[i * 2] && this.#found[i * 2 + 1] === this.#saved[i * 2 + 1]) continue;
+      place.page = page + i;
+      throw this.#damaged(`page ${page + i} of RAM block "${blocks[block]?.id}" does not match its checksum`);
+    }
+    return pageCount;
+  }
+
+  finish(): void {
+    const { indexOffset, indexBytes, indexSha256 } = this.#options;
+    const hash = createHash('sha256');
+    const step = new Uint8Array(Math.min(STEP_BYTES, indexBytes));
+    for (let at = 0; at < indexBytes; at += step.length) {
+      const bytes = Math.min(step.length, indexBytes - at);
+      this.#read(step, bytes, indexOffset + at);
+      hash.update(step.subarray(0, bytes));
+    }
+    if (!hash.digest().equals(indexSha256)) throw this.#damaged('the index of its pages does not match its checksum');
+  }
+
+  close(): void {}
+
+  #ranksOf(block: number): PageRanks {
+    const { present } = this.#options.blocks[block] as SnapshotBlock;
+    const ranks = this.#ranks[block] ?? new PageRanks(new Int32Array(present));
+    this.#ranks[block] = ranks;
+    return ranks;
+  }
+
+  #read(into: Uint8Array, byteLength: number, position: number): void {
+    const { fd, path } = this.#options;
+    for (let done = 0; done < byteLength; ) {
+      let bytes: number;
+      try {
+        bytes = readSync(fd, into, done, byteLength - done, position + done);
+      } catch (error) {
+        const { message } = error as Error;
+        throw new GodwitError('GODWIT_SYSCALL', `reading the snapshot ${path} failed: ${message}`, { cause: error });
+      }
+      if (bytes === 0) throw this.#damaged(`it ends at byte ${position + done}: it was truncated while the guest ran`);
+      done += bytes;
+    }
+  }
+
+  #damaged(what: string): GodwitError {
+    return new GodwitError('GODWIT_BAD_STREAM', `the snapshot ${this.#options.path} is damaged: ${what}`);
+  }
+}
+
+/** How many present pages are in front of a page: which of the digests is its own. */
+class PageRanks {
+  readonly #words: Int32Array;
+  readonly #counts: Uint32Array;
+
+  constructor(words: Int32Array) {
+    this.#words = words;
+    this.#counts = new Uint32Array(Math.ceil(words.length / WORDS_PER_COUNT) + 1);
+    let count = 0;
+    for (let i = 0; i < words.length; i++) {
+      if (i % WORDS_PER_COUNT === 0) this.#counts[i / WORDS_PER_COUNT] = count;
+      count += bitsOf(words[i] as number);
+    }
+  }
+
+  before(page: number): number {
+    const word = page >>> 5;
+    const first = Math.floor(word / WORDS_PER_COUNT);
+    let count = this.#counts[first] as number;
+    for (let i = first * WORDS_PER_COUNT; i < word; i++) count += bitsOf(this.#words[i] as number);
+    return count + bitsOf((this.#words[word] as number) & ((1 << (page & 31)) - 1));
+  }
+}
+
+function bitsOf(word: number): number {
+  let bits = word - ((word >>> 1) & 0x55555555);
+  bits = (bits & 0x33333333) + ((bits >>> 2) & 0x33333333);
+  return Math.imul((bits + (bits >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}

@@ -1,0 +1,104 @@
+import { type FaultService, GodwitError, type GuestMemory, type MissingMemory, type PagesToServe } from '@godwit/core';
+import { type MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
+import { ServedMemory } from './served-memory.js';
+import { type ServiceThread, startServiceThread } from './service-thread-pool.js';
+import { memoryBlockers, rangesOf, servable, servingBlockers } from './serving-blockers.js';
+
+/**
+ * Threads that bring the pages of guest memory while the guest runs in it: one serves page faults, the other loads the rest. They stand
+ * ready from the start, since starting them takes 100 ms or more; each service has two of its own.
+ *
+ * @example
+ * const faults = faultThreads();
+ * const incoming = receive(await listenOn(file({ path })), { prepare, run: 'at once', faults });
+ */
+export class FaultThreads implements FaultService {
+  #idle: readonly [ServiceThread, ServiceThread] | undefined;
+  #closed = false;
+
+  constructor() {
+    this.#idle = pair();
+  }
+
+  /** Resolves when the threads stand ready. Those that serve wait for it by themselves. */
+  async ready(): Promise<void> {
+    await Promise.all(this.#idle?.map(({ ready }) => ready) ?? []);
+  }
+
+  blockers(memory: GuestMemory): readonly string[] {
+    return servingBlockers(memory);
+  }
+
+  async serve(request: PagesToServe): Promise<MissingMemory> {
+    if (this.#closed)
+      throw new GodwitError('GODWIT_INVALID_STATE', 'the threads that serve missing pages have been stopped');
+    // What the host cannot do shows by itself below.
+    const reasons = memoryBlockers(request.memory);
+    if (reasons.length > 0) {
+      throw new GodwitError('GODWIT_BLOCKED', `the guest cannot run before its memory is whole: ${reasons.join('; ')}`);
+    }
+    const memory = servable(request.memory) as MappedGuestMemory;
+    const threads = this.#idle ?? pair();
+    this.#idle = undefined;
+    await Promise.all(threads.map(({ ready }) => ready));
+    const user = SharedUserfaultfd.join(rangesOf(memory), 'missing');
+    let served: ServedMemory | undefined;
+    try {
+      // After the registration: nothing can come in again.
+      giveUpContents(memory);
+      served = new ServedMemory(memory, request, user, threads);
+      await served.serving();
+      // Two more stand ready for the next guest, once this one needs no processor for its pages.
+      const again = (): void => {
+        if (!this.#closed) this.#idle ??= pair();
+      };
+      served.whole.then(again, again);
+      return served;
+    } catch (error) {
+      await served?.end();
+      if (served === undefined) {
+        user.leave();
+        await stop(threads);
+      }
+      throw error;
+    }
+  }
+
+  /** Ends the threads that stand idle. Those that serve end with their service. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const idle = this.#idle;
+    this.#idle = undefined;
+    if (idle !== undefined) await stop(idle);
+  }
+}
+
+/** Starts `FaultThreads`; see there. */
+export function faultThreads(): FaultThreads {
+  return new FaultThreads();
+}
+
+function pair(): readonly [ServiceThread, ServiceThread] {
+  return [startServiceThread('godwit page faults'), startServiceThread('godwit page loading')];
+}
+
+async function stop(threads: readonly ServiceThread[]): Promise<void> {
+  for (const { worker } of threads) {
+    worker.ref();
+    worker.postMessage({ order: undefined });
+  }
+  await Promise.all(threads.map(({ ended }) => ended));
+}
+
+/** Gives back all memory behind the blocks: from now on every page is missing. */
+function giveUpContents({ blocks }: MappedGuestMemory): void {
+  for (const block of blocks) {
+    for (const run of block.populated()) {
+      if (block.discard(run)) continue;
+      throw new GodwitError(
+        'GODWIT_BLOCKED',
+        `pages ${run.firstPage} to ${run.firstPage + run.pageCount - 1} of RAM block "${block.id}" are pinned, and cannot come anew`,
+      );
+    }
+  }
+}

@@ -1,0 +1,68 @@
+import type { ErrorCode, ThreadRecipe } from '@godwit/core/pages';
+import type { MissingPagesBuffers } from './missing-pages.js';
+
+/** Memory in which pages are missing, as its threads need it. */
+export interface ServedMemoryParts {
+  /** The userfaultfd; it stays its owner's, and open until the threads have ended. */
+  readonly uffd: number;
+  readonly pageSize: number;
+  /** Each block: where it is mapped, and its bytes. */
+  readonly blocks: readonly { readonly address: number; readonly byteLength: number }[];
+  readonly missing: MissingPagesBuffers;
+  /** `FaultStatistics.storage` */
+  readonly statistics: SharedArrayBuffer;
+  /** `ControlWord`s, of 32 bits. */
+  readonly control: SharedArrayBuffer;
+  /** An event counter that wakes the fault thread. */
+  readonly wake: number;
+  readonly source: ThreadRecipe;
+}
+
+/** What the threads share beside the pages. */
+export const ControlWord = {
+  /** 1: end. */
+  stop: 0,
+  /** How many `PresentOrder`s were sent. */
+  orders: 1,
+  /** Where the last fault was: the loading thread goes on there. -1: nowhere. */
+  hintBlock: 2,
+  hintPage: 3,
+  count: 4,
+} as const;
+
+export type ServiceRole = 'faults' | 'loading';
+
+/** The only order to a thread; more come as `PresentOrder`s on the fault thread's port. */
+export interface ServeOrder {
+  readonly role: ServiceRole;
+  readonly parts: ServedMemoryParts;
+}
+
+/** Bring these pages, and say when all of them are there. */
+export interface PresentOrder {
+  readonly id: number;
+  readonly block: number;
+  readonly page: number;
+  readonly pageCount: number;
+}
+
+export type ServiceReport =
+  /** The modules are loaded. */
+  | { readonly type: 'ready' }
+  /** The thread has its source, and is at work. */
+  | { readonly type: 'serving' }
+  | { readonly type: 'present'; readonly id: number }
+  /** A page that cannot be had. */
+  | {
+      readonly type: 'lost';
+      readonly block: number;
+      readonly page: number;
+      readonly code: ErrorCode;
+      readonly message: string;
+    }
+  /** No page is missing any more. */
+  | { readonly type: 'whole' }
+  /** The loading thread has brought, or left to others, all there were, and everything was checked. */
+  | { readonly type: 'loaded' }
+  /** The thread ends, for this reason; its work is not done. */
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

@@ -1,0 +1,136 @@
+import type { DirtyBitmaps } from '@godwit/core/pages';
+
+/** Goes to another thread with `postMessage` as it is. */
+export interface MissingPagesBuffers {
+  readonly pages: readonly number[];
+  readonly missing: readonly SharedArrayBuffer[];
+  readonly claimed: readonly SharedArrayBuffer[];
+  readonly counts: SharedArrayBuffer;
+}
+
+const { clz32 } = Math;
+const LEFT = 0;
+const DUPLICATES = 1;
+const COUNTS = 2;
+
+/**
+ * Which pages are missing still, in memory that all threads share.
+ *
+ * A page is **missing** until it is in guest memory, whole: its bit is cleared after that, by whoever put it there, once. A page that is
+ * not missing is there, or is zero. A page is **claimed** once it was asked for by a fault: the loading thread leaves it out. A fault on a
+ * page that is just being loaded is served all the same, and the page that comes second is dropped.
+ */
+export class MissingPages {
+  readonly buffers: MissingPagesBuffers;
+  readonly #missing: readonly Int32Array[];
+  readonly #claimed: readonly Int32Array[];
+  readonly #counts: Int32Array;
+
+  constructor(buffers: MissingPagesBuffers) {
+    this.buffers = buffers;
+    this.#missing = buffers.missing.map((buffer) => new Int32Array(buffer));
+    this.#claimed = buffers.claimed.map((buffer) => new Int32Array(buffer));
+    this.#counts = new Int32Array(buffers.counts);
+  }
+
+  /** All pages of `contents` are missing. */
+  static of(contents: DirtyBitmaps): MissingPages {
+    const pages = contents.blocks.map(({ pageCount }) => pageCount);
+    const storage = () => pages.map((count) => new SharedArrayBuffer(Math.ceil(count / 32) * 4));
+    const made = new MissingPages({
+      pages,
+      missing: storage(),
+      claimed: storage(),
+      counts: new SharedArrayBuffer(COUNTS * 4),
+    });
+    for (const [i, bitmap] of contents.blocks.entries()) {
+      bitmap.copyWords(0, new Uint32Array((made.#missing[i] as Int32Array).buffer));
+    }
+    made.#counts[LEFT] = contents.count();
+    return made;
+  }
+
+  /** How many pages are missing. */
+  get left(): number {
+    return Atomics.load(this.#counts, LEFT);
+  }
+
+  /** How many pages came when they were there already. */
+  get duplicates(): number {
+    return Atomics.load(this.#counts, DUPLICATES);
+  }
+
+  isMissing(block: number, page: number): boolean {
+    return (Atomics.load(this.#missing[block] as Int32Array, page >>> 5) & (1 << (page & 31))) !== 0;
+  }
+
+  /** The first page of a range that is missing; -1 when all are there. */
+  firstMissing(block: number, page: number, pageCount: number): number {
+    const end = page + pageCount;
+    const words = this.#missing[block] as Int32Array;
+    for (let at = page; at < end; at = (at | 31) + 1) {
+      const bits = Atomics.load(words, at >>> 5) & (-1 << (at & 31));
+      if (bits === 0) continue;
+      const found = (at & ~31) + lowestBit(bits);
+      return found < end ? found : -1;
+    }
+    return -1;
+  }
+
+  claim(block: number, page: number): void {
+    Atomics.or(this.#claimed[block] as Int32Array, page >>> 5, 1 << (page & 31));
+  }
+
+  /**
+   * The first run of missing pages that nobody has claimed, at or after `page` and before `end`, of at most `most` pages: where it begins,
+   * and in `runPages` how many. -1 when there is none.
+   */
+  unclaimedRun(block: number, page: number, end: number, most: number): number {
+    const missing = this.#missing[block] as Int32Array;
+    const claimed = this.#claimed[block] as Int32Array;
+    this.runPages = 0;
+    let start = -1;
+    for (let at = page; at < end && this.runPages < most; ) {
+      const word = at >>> 5;
+      const free = Atomics.load(missing, word) & ~Atomics.load(claimed, word) & (-1 << (at & 31));
+      if (start === -1) {
+        at = free === 0 ? (at | 31) + 1 : (at & ~31) + lowestBit(free);
+        if (free === 0 || at >= end) continue;
+        start = at;
+      } else if ((free & (1 << (at & 31))) === 0) break;
+      this.runPages++;
+      at++;
+    }
+    return start;
+  }
+
+  /** Pages of the last `unclaimedRun`. */
+  runPages = 0;
+
+  /** Notes that a page is in guest memory, after it was put there. Returns whether this call was the first to say so. */
+  arrived(block: number, page: number): boolean {
+    const bit = 1 << (page & 31);
+    const before = Atomics.and(this.#missing[block] as Int32Array, page >>> 5, ~bit);
+    if ((before & bit) === 0) {
+      Atomics.add(this.#counts, DUPLICATES, 1);
+      return false;
+    }
+    Atomics.sub(this.#counts, LEFT, 1);
+    return true;
+  }
+
+  /** The runs of missing pages, for the end. */
+  *runs(block: number): Iterable<{ readonly page: number; readonly pageCount: number }> {
+    const pages = this.buffers.pages[block] as number;
+    for (let page = this.firstMissing(block, 0, pages); page !== -1; ) {
+      let end = page + 1;
+      while (end < pages && this.isMissing(block, end)) end++;
+      yield { page, pageCount: end - page };
+      page = end < pages ? this.firstMissing(block, end, pages - end) : -1;
+    }
+  }
+}
+
+function lowestBit(bits: number): number {
+  return 31 - clz32(bits & -bits);
+}

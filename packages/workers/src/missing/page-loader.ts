@@ -1,0 +1,102 @@
+import { GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
+import { ControlWord, type ServedMemoryParts, type ServiceReport } from './missing-messages.js';
+import { PagePutter } from './page-putter.js';
+
+/** Bytes that are brought at a time: enough for the disk, and soon done with. */
+const BATCH_BYTES = 2 ** 20;
+/** Pages that are brought behind one that a thread has waited for: the next ones that it needs, as a rule. */
+const BEHIND_BYTES = 2 ** 17;
+
+/**
+ * Brings all pages that are missing, in the background: in their order, but first those behind the last fault. A page that a fault brings
+ * is left out.
+ */
+export class PageLoader {
+  readonly #putter: PagePutter;
+  readonly #control: Int32Array;
+  readonly #source: PageSource;
+  readonly #report: (report: ServiceReport) => void;
+  readonly #place: PagePlace = { block: 0, page: 0 };
+  readonly #most: number;
+  readonly #behind: number;
+  #hintSeen = -1;
+
+  constructor(parts: ServedMemoryParts, source: PageSource, report: (report: ServiceReport) => void) {
+    this.#most = Math.max(1, Math.floor(BATCH_BYTES / parts.pageSize));
+    this.#behind = Math.max(1, Math.floor(BEHIND_BYTES / parts.pageSize));
+    this.#putter = new PagePutter(parts, this.#most);
+    this.#control = new Int32Array(parts.control);
+    this.#source = source;
+    this.#report = report;
+  }
+
+  /** Returns when it has brought what nobody else has claimed, or is told to stop. */
+  run(): void {
+    for (const block of this.#putter.blocks.keys()) {
+      for (let from = 0; ; ) {
+        if (this.#stopped) return;
+        this.#bringHinted();
+        const page = this.#bring(block, from, this.#most);
+        if (page === -1) break;
+        from = page;
+      }
+    }
+    if (!this.#stopped) this.#source.finish?.();
+  }
+
+  get #stopped(): boolean {
+    return Atomics.load(this.#control, ControlWord.stop) !== 0;
+  }
+
+  #bringHinted(): void {
+    const page = Atomics.load(this.#control, ControlWord.hintPage);
+    if (page === this.#hintSeen) return;
+    this.#hintSeen = page;
+    const block = Atomics.load(this.#control, ControlWord.hintBlock);
+    // The hint is two words: the page may be of another block, and behind the end of this one.
+    this.#bring(block, page + 1, this.#behind, page + 1 + this.#behind);
+  }
+
+  /** Brings the next run at or after `from`; returns where it ends, -1 when there is none. */
+  #bring(block: number, from: number, most: number, before = Number.POSITIVE_INFINITY): number {
+    const { missing } = this.#putter;
+    const end = Math.min(before, missing.buffers.pages[block] ?? 0);
+    const page = missing.unclaimedRun(block, from, end, most);
+    if (page === -1) return -1;
+    const pages = missing.runPages;
+    if (!this.#fetch(block, page, pages)) {
+      // One of them cannot be had: one by one, to find out which.
+      for (let i = 0; i < pages; i++) if (missing.isMissing(block, page + i)) this.#fetchOne(block, page + i);
+    }
+    return page + pages;
+  }
+
+  #fetch(block: number, page: number, pages: number): boolean {
+    this.#source.request(block, page, pages);
+    try {
+      this.#takeAll();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  #fetchOne(block: number, page: number): void {
+    this.#source.request(block, page, 1);
+    try {
+      this.#takeAll();
+    } catch (error) {
+      const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'a page could not be read');
+      this.#report({ type: 'lost', block, page, code, message });
+    }
+  }
+
+  #takeAll(): void {
+    const place = this.#place;
+    for (;;) {
+      const pages = this.#source.take(this.#putter.bytes, place);
+      if (pages === 0) return;
+      if (this.#putter.put(place.block, place.page, pages)) this.#report({ type: 'whole' });
+    }
+  }
+}

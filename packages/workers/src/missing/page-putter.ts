@@ -1,0 +1,74 @@
+import { Userfaultfd } from '@godwit/linux';
+import { addressOf, Errno, HOST_PAGE_SIZE, yieldProcessor } from '@godwit/linux/unstable/libc';
+import type { ServedMemoryParts } from './missing-messages.js';
+import { MissingPages } from './missing-pages.js';
+
+/** Tries after which a mapping that is always being changed is given up; each gives way to other threads. */
+const MOST_TRIES = 10_000;
+
+/**
+ * Puts pages into guest memory while the guest runs: each appears whole and once. A page that is there already is dropped; who waits
+ * for it is woken.
+ */
+export class PagePutter {
+  /** Where pages are put first: on this thread's own memory. */
+  readonly bytes: Uint8Array;
+  readonly missing: MissingPages;
+  readonly pageSize: number;
+  readonly blocks: ServedMemoryParts['blocks'];
+  readonly #uffd: Userfaultfd;
+  readonly #from: number;
+
+  /** @param pages room for so many */
+  constructor(parts: ServedMemoryParts, pages: number) {
+    this.#uffd = Userfaultfd.attach(parts.uffd);
+    this.missing = new MissingPages(parts.missing);
+    this.pageSize = parts.pageSize;
+    this.blocks = parts.blocks;
+    this.bytes = new Uint8Array(new ArrayBuffer(pages * parts.pageSize));
+    this.#from = Number(addressOf(this.bytes));
+  }
+
+  /** Puts the first `pageCount` pages of `bytes` there. Returns whether these were the last that were missing anywhere. */
+  put(block: number, page: number, pageCount: number): boolean {
+    const { pageSize } = this;
+    this.#place(this.addressOf(block, page), pageCount * pageSize, true);
+    let last = false;
+    for (let i = 0; i < pageCount; i++) {
+      if (this.missing.arrived(block, page + i) && this.missing.left === 0) last = true;
+    }
+    return last;
+  }
+
+  /** Makes a page zero that is there or is to be zero, and wakes who waits for it. */
+  zero(block: number, page: number): void {
+    this.#place(this.addressOf(block, page), this.pageSize, false);
+  }
+
+  addressOf(block: number, page: number): number {
+    return (this.blocks[block] as { address: number }).address + page * this.pageSize;
+  }
+
+  /** The block of an address; -1 for none. */
+  blockAt(address: number): number {
+    return this.blocks.findIndex((block) => address >= block.address && address < block.address + block.byteLength);
+  }
+
+  #place(to: number, byteLength: number, copy: boolean): void {
+    const uffd = this.#uffd;
+    let tries = 0;
+    for (let done = 0; done < byteLength; ) {
+      const left = byteLength - done;
+      done += copy ? uffd.copy(to + done, this.#from + done, left) : uffd.zero(to + done, left);
+      if (done >= byteLength) return;
+      if (uffd.errno === Errno.EEXIST) {
+        // The page that is there stays. Whoever has put it there has woken who waits for it; once more costs nothing.
+        uffd.wake(to + done, HOST_PAGE_SIZE);
+        done += HOST_PAGE_SIZE;
+        continue;
+      }
+      if (uffd.errno !== Errno.EAGAIN || ++tries > MOST_TRIES) throw uffd.failure();
+      yieldProcessor();
+    }
+  }
+}

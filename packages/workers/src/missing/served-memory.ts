@@ -1,0 +1,328 @@
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { type FaultStatus, GodwitError, type MissingMemory, type PagesToServe } from '@godwit/core';
+import type { MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
+import { closeFd, eventfd, writeFd } from '@godwit/linux/unstable';
+import { nowUs } from './fault-loop.js';
+import { FaultStatistics } from './fault-statistics.js';
+import {
+  ControlWord,
+  type PresentOrder,
+  type ServedMemoryParts,
+  type ServeOrder,
+  type ServiceReport,
+} from './missing-messages.js';
+import { MissingPages } from './missing-pages.js';
+import type { ServiceThread } from './service-thread-pool.js';
+
+/** How long the end waits for the threads: a read of a disk may take its time. Milliseconds. */
+const END_MS = 2_000;
+/** Rates are those of at least this long. Milliseconds. */
+const RATE_MS = 100;
+/** Lost pages that an error names. */
+const MOST_NAMED = 8;
+
+interface PresentWait {
+  readonly order: PresentOrder;
+  readonly resolve: () => void;
+  readonly reject: (error: GodwitError) => void;
+}
+
+/** Memory whose pages come while the guest runs, and the two threads that bring them. */
+export class ServedMemory implements MissingMemory {
+  readonly whole: Promise<void>;
+  readonly #memory: MappedGuestMemory;
+  readonly #user: SharedUserfaultfd;
+  readonly #threads: readonly ServiceThread[];
+  readonly #missing: MissingPages;
+  readonly #statistics = new FaultStatistics();
+  readonly #control = new Int32Array(new SharedArrayBuffer(ControlWord.count * 4));
+  readonly #wake = eventfd(0);
+  readonly #orders: MessagePort;
+  readonly #total: number;
+  readonly #began = performance.now();
+  readonly #onLost: PagesToServe['onLost'];
+  readonly #lost = new Map<string, GodwitError>();
+  readonly #waits = new Map<number, PresentWait>();
+  readonly #serving: Promise<void>;
+  #nextWait = 1;
+  #loaded = false;
+  #loadRest: () => void;
+  #settled = false;
+  #ending: Promise<void> | undefined;
+  #resolve: () => void = () => {};
+  #reject: (error: GodwitError) => void = () => {};
+  #rate = { at: performance.now(), faults: 0, perSecond: 0 };
+  /** Ends the threads at `process.exit`, which waits for them. */
+  readonly #onExit = (): void => this.#stop();
+
+  /** `user`: the registered ranges; nothing of the memory is there. `threads`: that for the faults, and that for the rest; ready. */
+  constructor(
+    memory: MappedGuestMemory,
+    { contents, source, onLost }: PagesToServe,
+    user: SharedUserfaultfd,
+    threads: readonly [faults: ServiceThread, loading: ServiceThread],
+  ) {
+    this.#memory = memory;
+    this.#user = user;
+    this.#threads = threads;
+    this.#onLost = onLost;
+    this.#missing = MissingPages.of(contents);
+    this.#total = this.#missing.left;
+    Atomics.store(this.#control, ControlWord.hintBlock, -1);
+    Atomics.store(this.#control, ControlWord.hintPage, -1);
+    this.whole = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.whole.catch(() => {});
+    const { pageSize, blocks } = memory;
+    const parts: ServedMemoryParts = {
+      uffd: user.uffd.fd,
+      pageSize,
+      blocks: blocks.map(({ hostAddress, byteLength }) => ({ address: Number(hostAddress), byteLength })),
+      missing: this.#missing.buffers,
+      statistics: this.#statistics.storage,
+      control: this.#control.buffer as SharedArrayBuffer,
+      wake: this.#wake,
+      source,
+    };
+    process.once('exit', this.#onExit);
+    memory.missing = this;
+    const [faults, loading] = threads;
+    const { port1, port2 } = new MessageChannel();
+    port1.unref();
+    this.#orders = port1;
+    this.#serving = this.#give(faults, { role: 'faults', parts }, port2);
+    this.#loadRest = () => void this.#give(loading, { role: 'loading', parts }).catch(() => {});
+  }
+
+  loadRest(): void {
+    const load = this.#loadRest;
+    this.#loadRest = () => {};
+    if (this.#ending === undefined) load();
+  }
+
+  /** Resolves when page faults are served; rejects when the thread cannot. */
+  serving(): Promise<void> {
+    return this.#serving;
+  }
+
+  status(): FaultStatus {
+    const counts = this.#statistics.read(nowUs());
+    const pagesMissing = this.#missing.left;
+    const now = performance.now();
+    const { at, faults } = this.#rate;
+    if (now - at >= RATE_MS) {
+      this.#rate = { at: now, faults: counts.faults, perSecond: ((counts.faults - faults) / (now - at)) * 1000 };
+    }
+    const come = this.#total - pagesMissing;
+    const remainingMs = come === 0 ? undefined : ((now - this.#began) / come) * pagesMissing;
+    return {
+      ...counts,
+      pagesMissing,
+      pagesTotal: this.#total,
+      duplicatePages: this.#missing.duplicates,
+      faultsPerSecond: this.#rate.perSecond,
+      pagesLost: this.#lost.size,
+      remainingMs: pagesMissing === 0 ? 0 : this.#lost.size > 0 ? undefined : remainingMs,
+    };
+  }
+
+  async present(block: number, offset: number, byteLength: number): Promise<void> {
+    const { blocks, pageSize } = this.#memory;
+    const { id, byteLength: blockBytes } = blocks[block] ?? { id: `${block}`, byteLength: 0 };
+    if (!(offset >= 0 && byteLength >= 0 && offset + byteLength <= blockBytes)) {
+      throw new GodwitError(
+        'GODWIT_OUT_OF_RANGE',
+        `bytes ${offset}..${offset + byteLength} are outside RAM block "${id}" of ${blockBytes} bytes`,
+      );
+    }
+    const page = Math.floor(offset / pageSize);
+    const pageCount = Math.ceil((offset + byteLength) / pageSize) - page;
+    if (this.#missing.firstMissing(block, page, pageCount) === -1) return;
+    const order: PresentOrder = { id: this.#nextWait++, block, page, pageCount };
+    const lost = this.#lostIn(order);
+    if (lost !== undefined) throw lost;
+    if (this.#settled) throw this.#gone('the service has ended');
+    await new Promise<void>((resolve, reject) => {
+      this.#waits.set(order.id, { order, resolve, reject });
+      this.#orders.postMessage(order);
+      Atomics.add(this.#control, ControlWord.orders, 1);
+      this.#wakeUp();
+    });
+  }
+
+  end(): Promise<void> {
+    this.#ending ??= this.#end();
+    return this.#ending;
+  }
+
+  /** Sends a thread its order; resolves when it is at work. */
+  #give({ worker, ended }: ServiceThread, order: ServeOrder, orders?: MessagePort): Promise<void> {
+    worker.ref();
+    return new Promise((resolve, reject) => {
+      let done = false;
+      const failed = (error: GodwitError): void => {
+        reject(error);
+        this.#fail(error);
+      };
+      worker.on('message', (report: ServiceReport) => {
+        if (report.type === 'serving') resolve();
+        if (report.type === 'loaded') done = true;
+        if (report.type === 'failed') failed(new GodwitError(report.code, report.message));
+        else this.#handle(report);
+      });
+      worker.once('error', (error: unknown) => failed(this.#gone(String(error))));
+      void ended.then(() => {
+        if (done || Atomics.load(this.#control, ControlWord.stop) !== 0) return;
+        failed(this.#gone(`the thread of the ${order.role} has ended`));
+      });
+      worker.postMessage({ order, orders }, orders === undefined ? [] : [orders]);
+    });
+  }
+
+  #handle(report: ServiceReport): void {
+    switch (report.type) {
+      case 'present': {
+        const wait = this.#waits.get(report.id);
+        this.#waits.delete(report.id);
+        wait?.resolve();
+        return;
+      }
+      case 'lost':
+        this.#lose(report.block, report.page, new GodwitError(report.code, report.message));
+        break;
+      case 'loaded':
+        this.#loaded = true;
+        break;
+      default:
+    }
+    this.#settleIfOver();
+  }
+
+  #lose(block: number, page: number, reason: GodwitError): void {
+    const key = `${block}/${page}`;
+    if (this.#lost.has(key)) return;
+    this.#lost.set(key, reason);
+    this.#onLost?.(block, page, reason);
+    for (const [id, { order, reject }] of this.#waits) {
+      const lost = this.#lostIn(order);
+      if (lost === undefined) continue;
+      this.#waits.delete(id);
+      reject(lost);
+    }
+  }
+
+  #lostIn({ block, page, pageCount }: PresentOrder): GodwitError | undefined {
+    for (const [key, reason] of this.#lost) {
+      const [lostBlock, lostPage] = key.split('/').map(Number) as [number, number];
+      if (lostBlock !== block || lostPage < page || lostPage >= page + pageCount) continue;
+      if (this.#missing.isMissing(block, lostPage)) return this.#gone(reason.message, reason);
+    }
+    return undefined;
+  }
+
+  #settleIfOver(): void {
+    const { left } = this.#missing;
+    if (!this.#loaded || this.#settled) return;
+    if (left === 0) {
+      this.#settled = true;
+      this.end().then(this.#resolve, (error: unknown) =>
+        this.#reject(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the service of missing pages could not be ended')),
+      );
+      return;
+    }
+    const lost = [...this.#lost.keys()].filter((key) => {
+      const [block, page] = key.split('/').map(Number) as [number, number];
+      return this.#missing.isMissing(block, page);
+    });
+    if (left > lost.length) return;
+    this.#fail(this.#gone([...this.#lost.values()][0]?.message ?? '', [...this.#lost.values()][0], lost));
+  }
+
+  /** Nothing more comes from a thread. The ranges stay registered: whoever waits for a page goes on waiting. */
+  #fail(error: GodwitError): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    for (const { reject } of this.#waits.values()) reject(error);
+    this.#waits.clear();
+    this.#reject(error);
+  }
+
+  #gone(why: string, cause?: unknown, lost: readonly string[] = [...this.#lost.keys()]): GodwitError {
+    const { blocks } = this.#memory;
+    const named = lost.slice(0, MOST_NAMED).map((key) => {
+      const [block, page] = key.split('/').map(Number) as [number, number];
+      return `page ${page} of "${blocks[block]?.id}"`;
+    });
+    const more = lost.length > named.length ? ` and ${lost.length - named.length} more` : '';
+    const which = named.length === 0 ? '' : ` (${named.join(', ')}${more})`;
+    return new GodwitError(
+      'GODWIT_PAGES_MISSING',
+      `${this.#missing.left} of ${this.#total} pages of the guest are missing and cannot be had${which}: ${why}; the guest stands ` +
+        'where it needs one of them, and reads no zeros',
+      cause === undefined ? {} : { cause },
+    );
+  }
+
+  #stop(): void {
+    Atomics.store(this.#control, ControlWord.stop, 1);
+    this.#wakeUp();
+  }
+
+  #wakeUp(): void {
+    // One is enough: the thread has not read it yet when the counter is full.
+    writeFd(this.#wake, new Uint8Array(new BigUint64Array([1n]).buffer));
+  }
+
+  async #end(): Promise<void> {
+    const whole = this.#missing.left === 0;
+    this.#stop();
+    process.removeListener('exit', this.#onExit);
+    const threadsEnded = Promise.all(
+      this.#threads.map(({ worker, ended }) => {
+        // For a thread that never got its order.
+        worker.postMessage({ order: undefined });
+        return ended;
+      }),
+    );
+    const ended = await within(threadsEnded, END_MS);
+    this.#fail(this.#gone('the service was ended'));
+    this.#memory.missing = whole ? undefined : this;
+    if (!whole) this.#poison();
+    this.#orders.close();
+    // From now on a hole is no page that is missing, and a page that never came is poisoned.
+    this.#user.unregister();
+    const close = (): void => {
+      this.#user.leave();
+      closeFd(this.#wake);
+    };
+    // A thread that hangs in a read still has both: their numbers must not become those of other files.
+    if (ended) close();
+    else void threadsEnded.then(close);
+  }
+
+  #poison(): void {
+    const { uffd } = this.#user;
+    const { pageSize, blocks } = this.#memory;
+    for (const [index, { hostAddress }] of blocks.entries()) {
+      for (const { page, pageCount } of this.#missing.runs(index)) {
+        const start = Number(hostAddress) + page * pageSize;
+        const byteLength = pageCount * pageSize;
+        // A page that came in this moment is there: it stays.
+        for (let done = 0; done < byteLength; done += pageSize) done += uffd.poison(start + done, byteLength - done);
+      }
+    }
+  }
+}
+
+/** Whether the promise has settled in this time. */
+async function within(promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), milliseconds);
+  });
+  const settled = await Promise.race([promise.then(() => true), late]);
+  clearTimeout(timer);
+  return settled;
+}

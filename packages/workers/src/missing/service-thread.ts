@@ -1,0 +1,66 @@
+import { getPriority, setPriority } from 'node:os';
+import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
+import { GodwitError, makeFromRecipe, type PageSource } from '@godwit/core/pages';
+// The source of a restore, loaded before a guest waits for it.
+import '@godwit/transport/snapshot-pages';
+import { FaultLoop } from './fault-loop.js';
+import type { PresentOrder, ServeOrder, ServiceReport } from './missing-messages.js';
+import { PageLoader } from './page-loader.js';
+
+/*
+ * A thread that serves memory in which pages are missing: page faults, or the loading of the rest. It stands ready until its order comes;
+ * from then on it never comes back to its event loop, and ends with the service.
+ */
+const port = parentPort;
+if (port === null) throw new Error('this module is a thread that serves missing pages');
+const report = (message: ServiceReport): void => port.postMessage(message);
+
+/** The loading thread comes behind the guest's vCPUs and the thread that serves their faults: it is added to its nice value. */
+const NICER = 4;
+const LEAST_PRIORITY = 19;
+
+async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefined): Promise<void> {
+  const source = (await makeFromRecipe(parts.source, 'a PageSource')) as PageSource;
+  try {
+    report({ type: 'serving' });
+    source.warmUp?.();
+    if (role === 'faults') new FaultLoop(parts, source, () => take(orders), report).run();
+    else {
+      giveWay();
+      new PageLoader(parts, source, report).run();
+      report({ type: 'loaded' });
+    }
+  } finally {
+    source.close();
+  }
+}
+
+function take(orders: MessagePort | undefined): PresentOrder | undefined {
+  return orders && (receiveMessageOnPort(orders)?.message as PresentOrder | undefined);
+}
+
+/** Linux has a nice value for each thread; 0 names the calling thread (setpriority(2)). */
+function giveWay(): void {
+  try {
+    setPriority(0, Math.min(LEAST_PRIORITY, getPriority(0) + NICER));
+  } catch {
+    // A sandbox may forbid the call: the threads then have the same priority.
+  }
+}
+
+port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
+  if (order === undefined) {
+    port.close();
+    return;
+  }
+  serve(order, orders)
+    .catch((error: unknown) => {
+      const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'a thread that serves missing pages failed');
+      report({ type: 'failed', code, message });
+    })
+    .finally(() => {
+      orders?.close();
+      port.close();
+    });
+});
+report({ type: 'ready' });

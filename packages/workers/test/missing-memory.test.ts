@@ -1,0 +1,353 @@
+import { once } from 'node:events';
+import { setImmediate } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import { DirtyBitmaps, GodwitError, type MissingMemory } from '@godwit/core';
+import { attachGuestMemory, createGuestMemory, hostSupport, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
+import { closeFd, Errno, eventfd, Uffd } from '@godwit/linux/unstable';
+import { type FaultThreads, faultThreads } from '@godwit/workers';
+import { afterEach, expect, test } from '@jest/globals';
+import type { Touching } from './page-toucher.js';
+import { PAGE, type Pattern, wordOf } from './pattern-source.js';
+import { ThreadWatch } from './threads.js';
+
+const { userfaultfdKernelFaults } = hostSupport();
+const testFaults = userfaultfdKernelFaults.usable
+  ? test
+  : (name: string, run: () => Promise<void>) => test.skip(`${name} (skipped: ${userfaultfdKernelFaults.reason})`, run);
+
+const PAGES = 1500;
+const SECOND = 40;
+
+const ending: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const end of ending.splice(0).reverse()) await end();
+});
+
+interface Served {
+  readonly memory: MappedGuestMemory;
+  readonly missing: MissingMemory;
+  readonly reads: Int32Array;
+  readonly lost: string[];
+  openGate(): void;
+}
+
+/** Memory of two blocks: of block 0 pages with a remainder below 4 by 5 have contents, of block 1 all. The rest is zero. */
+function hasContents(block: number, page: number): boolean {
+  return block === 1 || page % 5 < 4;
+}
+
+function guest(): MappedGuestMemory {
+  const memory = createGuestMemory({
+    blocks: [
+      { id: 'low', guestPhysicalAddress: 0, byteLength: PAGES * PAGE },
+      { id: 'high', guestPhysicalAddress: 2 ** 32, byteLength: SECOND * PAGE },
+    ],
+  });
+  ending.push(() => memory.close());
+  return memory;
+}
+
+function threads(): FaultThreads {
+  const service = faultThreads();
+  ending.push(() => service.close());
+  return service;
+}
+
+function contentsOf(memory: MappedGuestMemory): DirtyBitmaps {
+  const contents = new DirtyBitmaps(memory);
+  for (const block of [0, 1]) {
+    for (let page = 0; page < contents.at(block).pageCount; page++) {
+      if (hasContents(block, page)) contents.at(block).set(page);
+    }
+  }
+  return contents;
+}
+
+const CONTENTS = PAGES - PAGES / 5 + SECOND;
+
+async function served(options: Partial<Pattern> & { open?: boolean } = {}): Promise<Served> {
+  const memory = guest();
+  // What is there before is given up.
+  memory.blocks[0]?.view(0, 64 * PAGE).fill(0x55);
+  const pattern: Pattern = {
+    reads: new SharedArrayBuffer(PAGES * 4),
+    gate: new SharedArrayBuffer(4),
+    ...options,
+  };
+  const gate = new Int32Array(pattern.gate);
+  const openGate = () => {
+    Atomics.store(gate, 0, 1);
+    Atomics.notify(gate, 0);
+  };
+  if (options.open === true) openGate();
+  const lost: string[] = [];
+  const missing = await threads().serve({
+    memory,
+    contents: contentsOf(memory),
+    source: { module: new URL('./pattern-source.js', import.meta.url).href, make: 'patternSource', options: pattern },
+    onLost: (block, page, reason) => lost.push(`${block}/${page}: ${reason.message}`),
+  });
+  ending.push(() => missing.end(), openGate);
+  missing.loadRest();
+  return { memory, missing, reads: new Int32Array(pattern.reads), lost, openGate };
+}
+
+interface Toucher {
+  readonly thread: number;
+  touch(touching: Touching): Promise<number>;
+}
+
+async function toucher(memory: MappedGuestMemory): Promise<Toucher> {
+  const worker = new Worker(new URL('./page-toucher.js', import.meta.url), { workerData: memory.attachment() });
+  ending.push(() => worker.terminate());
+  const [thread] = (await once(worker, 'message')) as [number];
+  return {
+    thread,
+    touch: async (touching) => {
+      worker.postMessage(touching);
+      const [answer] = (await once(worker, 'message')) as [number];
+      return answer;
+    },
+  };
+}
+
+function all(block: number, which: (page: number) => boolean): number[] {
+  return Array.from({ length: block === 0 ? PAGES : SECOND }, (_, page) => page).filter(which);
+}
+
+/** Numbers from 0, in another order that is always the same. */
+function shuffled(pages: readonly number[]): number[] {
+  return [...pages].sort((a, b) => ((a * 7919) % 1511) - ((b * 7919) % 1511));
+}
+
+async function errorOf(promise: Promise<unknown>): Promise<GodwitError> {
+  try {
+    await promise;
+  } catch (error) {
+    if (GodwitError.is(error)) return error;
+    throw error;
+  }
+  throw new Error('nothing was thrown');
+}
+
+testFaults('pages come by faults and in the background, each once, and the rest stays holes', async () => {
+  const { memory, missing, reads, openGate } = await served();
+  const [one, two] = [await toucher(memory), await toucher(memory)];
+  const contents = shuffled(all(0, (page) => hasContents(0, page)));
+  const half = one.touch({ do: 'check', block: 0, pages: contents.slice(0, 600) });
+  const other = two.touch({ do: 'check', block: 1, pages: all(1, () => true) });
+  openGate();
+  expect([await half, await other]).toEqual([0, 0]);
+  await missing.whole;
+  expect(await one.touch({ do: 'check', block: 0, pages: contents })).toBe(0);
+  const status = missing.status();
+  expect(status).toMatchObject({ pagesMissing: 0, pagesTotal: CONTENTS, pagesLost: 0, remainingMs: 0 });
+  // Nothing was read twice, but what both threads were at in the same moment.
+  const total = reads.reduce((sum, count) => sum + count, 0);
+  expect(total + SECOND).toBeLessThanOrEqual(CONTENTS + status.duplicatePages);
+  expect(reads.every((count, page) => (hasContents(0, page) ? count >= 1 && count <= 2 : count === 0))).toBe(true);
+  expect(memory.allocatedBytes()).toBe(CONTENTS * PAGE);
+  // No longer missing: a hole is touched without anybody who serves it.
+  expect(await one.touch({ do: 'check', block: 0, pages: all(0, (page) => !hasContents(0, page)), zero: true })).toBe(
+    0,
+  );
+});
+
+testFaults('faults are counted, and timed by thread, whatever the event loop does', async () => {
+  const { memory, missing } = await served();
+  const [one, two] = [await toucher(memory), await toucher(memory)];
+  const pages = shuffled(all(0, (page) => hasContents(0, page))).slice(0, 400);
+  const [first, second] = [pages.slice(0, 300), pages.slice(300)];
+  const checked = one.touch({ do: 'check', block: 0, pages: first });
+  // The order is on its way: the event loop stands still until its last page was faulted on.
+  const giveUpAt = performance.now() + 20_000;
+  const others = two.touch({ do: 'check', block: 0, pages: second });
+  while (missing.status().faults < 400 && performance.now() < giveUpAt);
+  expect(missing.status().faults).toBe(400);
+  expect([await checked, await others]).toEqual([0, 0]);
+  expect(await two.touch({ do: 'check', block: 0, pages: [4, 9], zero: true })).toBe(0);
+  const status = missing.status();
+  expect(status).toMatchObject({ faults: 402, zeroFaults: 2, duplicatePages: 0, pagesMissing: CONTENTS - 400 });
+  expect(status.latencyDistribution).toHaveLength(32);
+  expect(status.latencyDistribution.reduce((sum, count) => sum + count, 0)).toBe(402);
+  const byThread = new Map(status.blocked.map(({ thread, faults }) => [thread, faults]));
+  expect([...byThread].sort()).toEqual(
+    [
+      [one.thread, 300],
+      [two.thread, 102],
+    ].sort(),
+  );
+  for (const { blockedUs } of status.blocked) {
+    expect(blockedUs).toBeGreaterThan(0);
+    expect(blockedUs).toBeLessThan(60e6);
+  }
+  expect(status.worstLatencyUs).toBeGreaterThan(0);
+});
+
+testFaults('a page that a fault has asked for is left to it', async () => {
+  const held = { page: 7, gate: new SharedArrayBuffer(4) };
+  const { memory, missing, reads, openGate } = await served({ held });
+  const gate = new Int32Array(held.gate);
+  const release = () => {
+    Atomics.store(gate, 0, 1);
+    Atomics.notify(gate, 0);
+  };
+  ending.push(release);
+  const reader = await toucher(memory);
+  const checked = reader.touch({ do: 'check', block: 0, pages: [7] });
+  while (missing.status().faults === 0) await setImmediate();
+  openGate();
+  while (missing.status().pagesMissing > 1) await setImmediate();
+  expect([missing.status().pagesMissing, reads[7]]).toEqual([1, 0]);
+  release();
+  expect(await checked).toBe(0);
+  await missing.whole;
+  expect([reads[7], missing.status().duplicatePages]).toEqual([1, 0]);
+});
+
+testFaults('what the guest writes is not overwritten by what comes later', async () => {
+  const { memory, missing, openGate } = await served();
+  const writer = await toucher(memory);
+  for (const page of [0, 1, 2, 700, 1498]) await writer.touch({ do: 'store', block: 0, page, value: -page });
+  await writer.touch({ do: 'store', block: 0, page: 4, value: 44 });
+  openGate();
+  await missing.whole;
+  const words = (page: number) => {
+    const bytes = memory.blocks[0]?.view(page * PAGE, 12) as Uint8Array;
+    return [...new Int32Array(bytes.buffer, bytes.byteOffset, 3)];
+  };
+  for (const page of [1, 2, 700, 1498])
+    expect(words(page)).toEqual([-page, wordOf(0, page, 1) | 0, wordOf(0, page, 2) | 0]);
+  expect(words(4)).toEqual([44, 0, 0]);
+});
+
+testFaults('a device model on the event loop waits for memory without touching it', async () => {
+  const { memory, missing, reads, openGate } = await served();
+  await memory.present(0, 10 * PAGE + 100, 3 * PAGE);
+  // Pages 10 to 13; 14 is zero.
+  expect([...reads.subarray(9, 16)]).toEqual([0, 1, 1, 1, 1, 0, 0]);
+  expect(missing.status()).toMatchObject({ pagesMissing: CONTENTS - 4, faults: 0 });
+  const bytes = memory.blocks[0]?.view(13 * PAGE, 4) as Uint8Array;
+  expect(new Int32Array(bytes.buffer, bytes.byteOffset, 1)[0]).toBe(wordOf(0, 13, 0) | 0);
+  // Nothing to wait for: zero, there, and no bytes at all.
+  await memory.present(0, 14 * PAGE, PAGE);
+  await memory.present(0, 10 * PAGE, 4 * PAGE);
+  await memory.present(0, 20 * PAGE, 0);
+  expect(reads[20]).toBe(0);
+  expect(await errorOf(memory.present(0, PAGES * PAGE - 1, 2))).toMatchObject({ code: 'GODWIT_OUT_OF_RANGE' });
+  expect(await errorOf(memory.present(2, 0, 1))).toMatchObject({ code: 'GODWIT_OUT_OF_RANGE' });
+  await Promise.all([
+    memory.present(0, 0, 200 * PAGE),
+    memory.present(0, 100 * PAGE, 200 * PAGE),
+    memory.present(1, 0, PAGE),
+  ]);
+  expect(reads.subarray(0, 300).every((count, page) => count === (hasContents(0, page) ? 1 : 0))).toBe(true);
+  openGate();
+  await missing.whole;
+  await memory.present(0, 0, PAGES * PAGE);
+});
+
+testFaults(
+  'a page that cannot be had stays missing: who needs it waits, and gets an error in the end, never zeros',
+  async () => {
+    const { memory, missing, lost } = await served({ broken: [3, 700], open: true });
+    const error = await errorOf(missing.whole);
+    expect(error).toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+    expect(error.message).toContain('2 of 1240 pages');
+    expect(error.message).toContain('page 3 of "low", page 700 of "low"');
+    expect(lost.sort()).toEqual([expect.stringContaining('0/3: '), expect.stringContaining('0/700: ')]);
+    const reader = await toucher(memory);
+    // All others are there.
+    const contents = all(0, (page) => hasContents(0, page) && page !== 3 && page !== 700);
+    expect(await reader.touch({ do: 'check', block: 0, pages: contents })).toBe(0);
+    expect(await errorOf(memory.present(0, 2 * PAGE, 4 * PAGE))).toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+    const counter = eventfd(1);
+    ending.push(() => closeFd(counter));
+    let answered = false;
+    const reading = reader.touch({ do: 'read', block: 0, page: 700, fd: counter }).finally(() => {
+      answered = true;
+    });
+    while (missing.status().blocked.every(({ blockedUs }) => blockedUs < 50_000)) await memory.present(1, 0, PAGE);
+    expect(answered).toBe(false);
+    expect(missing.status()).toMatchObject({ pagesMissing: 2, pagesLost: 2, remainingMs: undefined });
+    await missing.end();
+    expect(await reading).toBe(-Errno.EFAULT);
+  },
+);
+
+testFaults('a thread that dies is reported, and pages stay missing until the end', async () => {
+  const watch = new ThreadWatch();
+  ending.push(() => watch.stop());
+  const { memory, missing } = await served();
+  const reader = await toucher(memory);
+  expect(await reader.touch({ do: 'check', block: 0, pages: [1] })).toBe(0);
+  await watch.kill(0);
+  expect(await errorOf(missing.whole)).toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+  const counter = eventfd(1);
+  ending.push(() => closeFd(counter));
+  const reading = reader.touch({ do: 'read', block: 0, page: 700, fd: counter });
+  const began = performance.now();
+  // The loading thread hangs in its source, as in a disk that does not answer.
+  await missing.end();
+  expect(performance.now() - began).toBeLessThan(4_000);
+  expect(await reading).toBe(-Errno.EFAULT);
+});
+
+testFaults('it can be ended in the middle', async () => {
+  const { memory, missing, openGate } = await served();
+  const reader = await toucher(memory);
+  expect(await reader.touch({ do: 'check', block: 0, pages: [1] })).toBe(0);
+  const ended = missing.end();
+  openGate();
+  await ended;
+  expect(await errorOf(missing.whole)).toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+  expect(await errorOf(memory.present(0, 1499 * PAGE - PAGE, PAGE))).toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
+});
+
+testFaults('damage that no page shows is reported when all is there', async () => {
+  const { missing } = await served({ badEnd: true, open: true });
+  expect((await errorOf(missing.whole)).message).toContain('the index is damaged');
+  expect(missing.status().pagesMissing).toBe(0);
+});
+
+testFaults('a source that cannot be made fails the call, and the memory is free again', async () => {
+  const memory = guest();
+  const service = threads();
+  const pattern = { reads: new SharedArrayBuffer(4), gate: new SharedArrayBuffer(4), impossible: true };
+  const source = {
+    module: new URL('./pattern-source.js', import.meta.url).href,
+    make: 'patternSource',
+    options: pattern,
+  };
+  expect((await errorOf(service.serve({ memory, contents: contentsOf(memory), source }))).message).toContain(
+    'no such source',
+  );
+  expect(service.blockers(memory)).toEqual([]);
+});
+
+testFaults('memory that cannot be served is refused with its reasons', async () => {
+  const service = threads();
+  const memory = guest();
+  expect(service.blockers(memory)).toEqual([]);
+  const unpin = memory.blocks[1]?.pin({ firstPage: 0, pageCount: 1 });
+  expect(service.blockers(memory)).toEqual([expect.stringContaining('"high" has pages that are pinned for a device')]);
+  const contents = new DirtyBitmaps(memory);
+  const source = { module: undefined, make: 'never', options: undefined };
+  expect(await errorOf(service.serve({ memory, contents, source }))).toMatchObject({ code: 'GODWIT_BLOCKED' });
+  unpin?.();
+  const { hostAddress = 0n, byteLength = 0 } = memory.blocks[0] ?? {};
+  const other = Userfaultfd.open(Uffd.UFFD_FEATURE_MISSING_SHMEM);
+  other.register(hostAddress, byteLength, Uffd.UFFDIO_REGISTER_MODE_MISSING);
+  expect(service.blockers(memory)).toEqual([expect.stringContaining('another userfaultfd has this range')]);
+  other.close();
+  const { blocks } = memory.attachment();
+  const bare = attachGuestMemory({ blocks: blocks.map(({ fd, ...block }) => block) });
+  expect(service.blockers(bare)).toEqual([
+    expect.stringContaining('"low" was attached without its memory file'),
+    expect.stringContaining('"high" was attached without its memory file'),
+  ]);
+  const shared = attachGuestMemory({ blocks: blocks.map((block) => ({ ...block, shared: true as const })) });
+  expect(service.blockers(shared)[0]).toContain('"low" is shared with the source');
+  expect(service.blockers({ pageSize: PAGE, blocks: [] as never })).toHaveLength(1);
+  expect(service.blockers(memory)).toEqual([]);
+});
