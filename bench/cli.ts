@@ -10,6 +10,7 @@ import { type ProfileOptions, profile } from './profile/profile.js';
 import { CASE_NAMES, type CaseName } from './qemu/cases.js';
 import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
+import { type RestoreOptions, restoreBenchmark } from './restore/restore.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
 
 /**
@@ -123,6 +124,14 @@ program
   .option('--prepare', 'only see to it that QEMU is there', false)
   .option('--never-rearm', 'with a defect in the dirty log: the check of memory must notice', false)
   .action((cases: CaseName[], options: JudgeOptions) => judge(cases, options));
+
+program
+  .command('restore')
+  .description('restores of a snapshot with a guest that runs at once, from 64 MiB to 8 GiB')
+  .option('--runs <n>', 'restores of each', atLeastOne, 10)
+  .option('--size <MiB>', 'memory of the large guest', atLeastOne, 8192)
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: RestoreOptions) => restoreBenchmark(options));
 
 program
   .command('profile')
