@@ -3,7 +3,7 @@ import { cutsWhileGoingBack, GOES_BACK_TWICE, obstacles, PAUSE_LIMIT_MS } from '
 import { problemsOf, runSchedule } from '../schedules/run-schedule.js';
 
 // Hundreds of migrations in virtual time are real work for a machine that does something else besides.
-jest.setTimeout(240_000);
+jest.setTimeout(600_000);
 
 describe('with the guest paused at the source', () => {
   test.each(obstacles())(

@@ -78,12 +78,21 @@ describe('where pages of a frame go', () => {
     );
   });
 
+  test('each run is one target', () => {
+    const memory = memoryOf(FILE);
+    const touched = new DirtyBitmaps(memory);
+    touched.at(0).setRange(10, 5);
+    const choice = new SinkChoice(new MemoryWindows(memory), touched);
+    expect(choice.targets(0, [0, 20, 30, 4], true).map(({ length }) => length / PAGE)).toEqual([10, 5, 5, 4]);
+    expect(choice.targets(0, [10, 5], true).map(({ length }) => length / PAGE)).toEqual([5]);
+  });
+
   test.each([
     ['a stream that puts nothing into files', FILE, false],
     ['a block without a memory file', undefined, true],
   ] as const)('into the mapping with %s', (_, file, files) => {
     const memory = memoryOf(file);
-    const targets = new SinkChoice(new MemoryWindows(memory), new DirtyBitmaps(memory)).targets(0, [0, 50], files);
-    expect(pagesOf(targets).every(({ where }) => where === 'mapping')).toBe(true);
+    const targets = new SinkChoice(new MemoryWindows(memory), new DirtyBitmaps(memory)).targets(0, [3, 2, 7, 1], files);
+    expect(pagesOf(targets)).toEqual([3, 4, 7].map((page) => ({ page, where: 'mapping' })));
   });
 });

@@ -175,6 +175,22 @@ describe('harvests', () => {
   });
 });
 
+test('the sum falls below its point by half as much again as its terms together, and never below all of them', () => {
+  const model = new DowntimeModel({ pauseMs: 1, loadMs: 1 });
+  const { prediction, predictionRange, predictedDowntimeMs, predictedDowntimeRangeMs } = model.forecast({
+    ...NOTHING_PENDING,
+    deviceBytes: 10 * MIB,
+  });
+  const terms = Object.entries(predictionRange).map(([name, [low]]) => [prediction[name as 'ramMs'], low] as const);
+  const below = Math.hypot(...terms.map(([ms, low]) => ms - low));
+  const least = terms.reduce((sum, [, low]) => sum + low, 0);
+  expect(predictedDowntimeRangeMs[0]).toBeCloseTo(Math.max(least, predictedDowntimeMs - 1.5 * below), 6);
+  model.rehearsed(400);
+  const late = model.forecast(NOTHING_PENDING);
+  const leastLate = Object.values(late.predictionRange).reduce((sum, [low]) => sum + low, 0);
+  expect(late.predictedDowntimeRangeMs[0]).toBeGreaterThanOrEqual(leastLate);
+});
+
 describe('devices', () => {
   const devices = (count: number, change: Partial<engineParts.DowntimeModel['devices']> = {}) => ({
     ...{ count, bytes: 0, expectedSaveMs: 0, expecting: 0 },

@@ -1,8 +1,10 @@
 import { type MigratableDevice, type MigrationEvent, migrate, receive } from '@godwit/core';
 import { type FrameTap, type MemoryLink, memoryLink, VirtualClock } from '@godwit/core/testing';
 import type { DeviceModelOptions } from '@godwit/vfio/testing';
-import { afterEach, describe, expect, test } from '@jest/globals';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { closeSides, type ModelSide, modelSide, STATE } from './model-side.js';
+
+jest.setTimeout(240_000);
 
 /** The engine gives stop-and-copies up, and devices of every kind come along: with what they knew last, and none is reset. */
 
