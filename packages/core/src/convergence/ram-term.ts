@@ -13,7 +13,10 @@ const OTHER_ENCODING = 0.3;
 /** Seen over predicted, while no round was compared with its prediction: nothing was learned, so the interval is wide. */
 const UNCOMPARED = guess(1, 0.25, 4);
 
-/** The same while only a lower bound of the link's rate is known: over the time that the bound would take, and a fiftieth of what is expected. */
+/**
+ * The same while only a lower bound of the link's rate is known: at least this share of what is expected (`low`), at most so many times what
+ * the pages would take at the bound itself (`ofBound`).
+ */
 const LINK_UNKNOWN = { low: 0.02, ofBound: 1.5 };
 
 /**
