@@ -11,8 +11,8 @@ import {
   withinDowntimeLimit,
 } from '@godwit/core';
 import { connectTo, lz4, tcp, zstd, zstdAvailable } from '@godwit/transport';
+import { limited } from '@godwit/transport/testing';
 import { median, type Report, type Row } from '../report.js';
-import { limited } from './limited-transport.js';
 import { RewritingGuest } from './rewriting-guest.js';
 
 /** 1 Gbit/s. */

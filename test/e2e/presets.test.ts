@@ -1,9 +1,9 @@
 import { type MigrateOptions, type MigrationEvent, migrate, type PresetName, receive } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, listenOn, memory } from '@godwit/transport';
+import { limited } from '@godwit/transport/testing';
 import { expect, jest, test } from '@jest/globals';
 import { LiveGuest } from '../guest/live-guest.js';
-import { slowTransport } from './slow-transport.js';
 
 jest.setTimeout(120_000);
 
@@ -27,7 +27,7 @@ async function under(guest: LiveGuest, policy: PresetName, bytesPerSecond: numbe
         return machine;
       },
     });
-    const migration = migrate(source, connectTo(slowTransport(transport, bytesPerSecond)), {
+    const migration = migrate(source, connectTo(limited(transport, bytesPerSecond)), {
       description: source.description,
       policy,
       ...more,

@@ -1,4 +1,4 @@
-import type { ByteStream, Transport } from '@godwit/transport';
+import type { ByteStream, Transport } from '../stream/byte-stream.js';
 
 /** Bytes between two readings of the clock, and the milliseconds of bytes that may be queued, as in a network card. */
 const PIECE_BYTES = 64 * 2 ** 10;
