@@ -10,6 +10,11 @@ export interface UnixOptions {
   readonly path: string;
   /** How long `connect` waits, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
+  /**
+   * The rights of a listener's socket file, such as `0o600`: it has them from the moment that it is there. To connect takes the right to
+   * write. Default: what the process's umask leaves of `0o777`, which is the owner alone for writing under the usual one.
+   */
+  readonly mode?: number;
 }
 
 /**
@@ -18,7 +23,7 @@ export interface UnixOptions {
  * living one or another kind of file is refused.
  */
 export function unix(options: UnixOptions): Transport<SocketListener> {
-  const { path } = options;
+  const { path, mode } = options;
   const address = `unix:${path}`;
   const length = Buffer.byteLength(path);
   if (length === 0 || length > LONGEST_PATH) {
@@ -26,6 +31,9 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
       'GODWIT_INVALID_ARGUMENT',
       `a UNIX socket path has 1 to ${LONGEST_PATH} bytes, "${path}" has ${length}; choose a shorter one`,
     );
+  }
+  if (mode !== undefined && !(Number.isInteger(mode) && mode >= 0 && mode <= 0o777)) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the rights of a socket file are 0 to 0o777, got ${mode}`);
   }
   return {
     plainSockets: true,
@@ -42,7 +50,7 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
         () => address,
         () => remove(),
       );
-      remove = await listenAtPath(server, path, signal);
+      remove = await listenAtPath(server, path, signal, mode);
       return listener;
     },
   };

@@ -48,6 +48,22 @@ describe('a UNIX socket', () => {
     expect(await readdir(folder)).toEqual([]);
   });
 
+  test('has the rights that were asked for, whatever the umask, which stays as it was', async () => {
+    const path = join(folder, 'rights.sock');
+    for (const umask of [0o000, 0o022, 0o777]) {
+      const before = process.umask(umask);
+      try {
+        const listener = await unix({ path, mode: 0o600 }).listen();
+        expect((await stat(path)).mode & 0o777).toBe(0o600);
+        expect(process.umask()).toBe(umask);
+        await listener.close();
+      } finally {
+        process.umask(before);
+      }
+    }
+    expect(() => unix({ path, mode: 0o1777 })).toThrow(expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT' }));
+  });
+
   test('that was removed and is listened at by another keeps the file of the other', async () => {
     const path = join(folder, 's');
     const first = await unix({ path }).listen();

@@ -1,7 +1,8 @@
-import { lstatSync, unlinkSync } from 'node:fs';
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { link, lstat, rename, stat, unlink } from 'node:fs/promises';
 import net from 'node:net';
 import { basename, dirname, join } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
 import { GodwitError } from '@godwit/core';
 import { startServer } from './socket-listener.js';
 
@@ -20,12 +21,13 @@ const ATTEMPTS = 8;
  * then, after the file was removed or replaced, keeps theirs.
  *
  * libuv removes the path that it bound, whatever is there by then. So it binds another name in the same folder, and the
- * socket gets its own by link(2), which also fails where somebody was faster.
+ * socket gets its own by link(2), which also fails where somebody was faster. `mode`: the rights of the file.
  */
 export async function listenAtPath(
   server: net.Server,
   path: string,
   signal: AbortSignal | undefined,
+  mode?: number,
 ): Promise<() => void> {
   const address = `unix:${path}`;
   // A name of the abstract namespace is no file.
@@ -37,10 +39,10 @@ export async function listenAtPath(
   await removeDeadSocket(path);
   const room = LONGEST_PATH - (Buffer.byteLength(path) - Buffer.byteLength(basename(path)));
   if (room < SHORTEST_NAME) {
-    await startServer(server, { path }, address, signal);
+    await bindAt(server, path, address, signal, mode);
     return () => undefined;
   }
-  const bound = await bindBeside(server, path, Math.min(room, LONGEST_NAME), signal);
+  const bound = await bindBeside(server, path, Math.min(room, LONGEST_NAME), signal, mode);
   try {
     await publish(bound, path);
     const own = await lstat(path);
@@ -60,12 +62,13 @@ async function bindBeside(
   path: string,
   length: number,
   signal: AbortSignal | undefined,
+  mode: number | undefined,
 ): Promise<string> {
   for (let attempt = 1; ; attempt++) {
     const name = `.${Array.from({ length: length - 1 }, () => Math.floor(Math.random() * 36).toString(36)).join('')}`;
     const bound = join(dirname(path), name);
     try {
-      await startServer(server, { path: bound }, `unix:${path}`, signal);
+      await bindAt(server, bound, `unix:${path}`, signal, mode);
       return bound;
     } catch (error) {
       if (!GodwitError.is(error)) throw error;
@@ -74,6 +77,27 @@ async function bindBeside(
       throw new GodwitError(code, error.message.replaceAll(bound, path), { cause, retry });
     }
   }
+}
+
+/** Node binds before `listen` returns: until then the umask takes from the new file every right that it is not to have. */
+async function bindAt(
+  server: net.Server,
+  path: string,
+  address: string,
+  signal: AbortSignal | undefined,
+  mode: number | undefined,
+): Promise<void> {
+  if (mode === undefined) return startServer(server, { path }, address, signal);
+  // Only the main thread may change the umask.
+  const before = isMainThread ? process.umask(0o777 & ~mode) : undefined;
+  let started: Promise<void>;
+  try {
+    started = startServer(server, { path }, address, signal);
+  } finally {
+    if (before !== undefined) process.umask(before);
+  }
+  await started;
+  if (before === undefined) chmodSync(path, mode);
 }
 
 /** Gives the bound socket its name. */
