@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { constants } from 'node:os';
+import { chooseGuestKind } from '../vmm/hosted-guest.js';
 import type { DemoEvent } from './demo-event.js';
-import { chooseGuestKind } from './demo-guest.js';
 import { parseArguments } from './options.js';
 import { DemoRun } from './run.js';
 import { jsonOutput, liveOutput, plainOutput } from './view/output.js';

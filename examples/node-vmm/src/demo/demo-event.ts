@@ -9,8 +9,8 @@ import type {
   Progress,
   RoundRecord,
 } from '@godwit/core';
+import type { GuestSpec } from '../vmm/guest-spec.js';
 import type { Distribution } from './distribution.js';
-import type { GuestSpec } from './guest-spec.js';
 
 /** The two host processes, by their role in the first migration. */
 export type HostName = 'source' | 'destination';

@@ -1,7 +1,8 @@
 import type { IncomingSummary, MigrationSummary, PresetName } from '@godwit/core';
+import type { EncodingName } from '../vmm/encodings.js';
+import type { GuestSpec } from '../vmm/guest-spec.js';
+import type { CheckReport } from '../vmm/hosted-guest.js';
 import type { DemoEvent } from './demo-event.js';
-import type { EncodingName } from './encodings.js';
-import type { GuestSpec } from './guest-spec.js';
 
 /** The address at which a host listens: the reply to `listen`, and a part of the request `migrate`. */
 export type Address =
@@ -27,11 +28,6 @@ export interface MigrateRequest {
 export interface MemoryReport {
   readonly guestBytes: number;
   readonly residentBytes: number;
-}
-
-export interface CheckReport {
-  readonly pages: number;
-  readonly defects: readonly string[];
 }
 
 /**

@@ -1,17 +1,16 @@
-/** The program of a host process: has at most one guest and carries out the controller's commands. */
+/** The program of a host process: a VMM that carries out the controller's commands. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { GodwitError, type IncomingMigration, type LinkListener, type Migration, migrate, receive } from '@godwit/core';
-import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
-import { onWorkers } from '@godwit/workers';
+import type { GodwitError } from '@godwit/core';
+import { recordTo, tcp, unix } from '@godwit/transport';
 import type { CommandHandlers } from '../process/command-messages.js';
 import { sendToParent, serveCommands } from '../process/serve-commands.js';
+import { linksFrom, linksTo } from '../vmm/links.js';
+import { policyFor } from '../vmm/policies.js';
+import { Vmm } from '../vmm/vmm.js';
 import { demoEvent } from './demo-event.js';
-import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
-import { encodingsOf, knownEncodings } from './encodings.js';
 import type { Address, HostCommands, HostMessage } from './host-protocol.js';
-import { policyFor } from './policies.js';
 
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 3000;
@@ -20,69 +19,45 @@ const LAST_RESORT_MS = 3000;
 const RECONNECT_MS = 2000;
 
 class Host {
-  #guest: DemoGuest | undefined;
-  #migration: Migration | undefined;
-  #listener: LinkListener | undefined;
-  #incoming: IncomingMigration | undefined;
-  #arriving: DemoGuest | undefined;
+  #vmm: Vmm | undefined;
   #socketDirectory: string | undefined;
   readonly handlers: CommandHandlers<HostCommands> = {
     boot: async ({ spec, blindTracker }) => {
-      this.#guest = await DemoGuest.boot(spec, surroundings(blindTracker));
+      await this.#start(blindTracker).boot(spec);
       return null;
     },
 
     listen: async ({ transport, threads, blindTracker }) => {
-      const { address, listener } = await this.#listen(transport);
-      this.#listener = threads > 0 ? onWorkers(listener, { threads }) : listener;
-      this.#incoming = receive(this.#listener, {
-        encodings: knownEncodings(),
-        prepare: async (description) => {
-          this.#arriving = await DemoGuest.arriving(description, surroundings(blindTracker));
-          return this.#arriving.vm;
-        },
-        reconnectTimeoutMs: RECONNECT_MS,
-        settleTimeoutMs: RECONNECT_MS,
-      });
+      const vmm = this.#start(blindTracker);
+      const address = await this.#listen(vmm, transport, threads);
+      vmm.receive({ reconnectTimeoutMs: RECONNECT_MS, settleTimeoutMs: RECONNECT_MS });
       return address;
     },
 
     adopt: async () => {
-      if (this.#incoming === undefined)
-        throw new GodwitError('GODWIT_INVALID_STATE', 'this host does not listen: send the command "listen" first');
       try {
-        const { summary } = await this.#incoming.result;
-        this.#guest = this.#arriving;
-        return summary;
+        return await this.#theVmm().arrival();
       } finally {
-        this.#arriving = undefined;
-        this.#incoming = undefined;
         await this.#stopListening();
       }
     },
 
-    migrate: async ({ address, downtimeLimitMs, maxBandwidth, verify, record, ...rest }) => {
-      const guest = this.#running();
+    migrate: async ({ address, maxBandwidth, maxRounds, policy, timeBudgetMs, workers, record, ...settings }) => {
       const transport =
         address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
-      const connector = rest.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
+      const connector = linksTo(transport, { workers });
       // A recording that fails is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { event: 'warning', code, message } });
       const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
-      const migration = migrate(guest.vm, recording?.connector(connector) ?? connector, {
-        description: guest.description,
-        downtimeLimitMs,
+      const { migration } = this.#theVmm().depart(recording?.connector(connector) ?? connector, address.transport, {
+        ...settings,
         bandwidthLimit: maxBandwidth,
-        policy: policyFor(rest.policy, rest.maxRounds),
-        ...(rest.timeBudgetMs === undefined ? {} : { timeBudgetMs: rest.timeBudgetMs }),
-        verify,
-        pageChannels: rest.pageChannels,
-        encodings: encodingsOf(rest.encodings),
+        policy: policyFor(policy, maxRounds),
+        ...(timeBudgetMs === undefined ? {} : { timeBudgetMs }),
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
       });
-      this.#migration = migration;
       migration.subscribe({
         next: (event) => {
           const told = demoEvent(event);
@@ -94,65 +69,67 @@ class Host {
       try {
         return await migration.result;
       } finally {
-        this.#migration = undefined;
         await recording?.close().catch(() => {});
       }
     },
 
     cancel: async () => {
-      this.#migration?.cancel('interrupted');
+      this.#vmm?.departure?.migration.cancel('interrupted');
       return null;
     },
 
-    check: async () => this.#running().check(),
+    check: async () => this.#theVmm().requireGuest().check(),
 
-    memory: async () => ({ guestBytes: this.#guest?.allocatedBytes() ?? 0, residentBytes: process.memoryUsage.rss() }),
+    memory: async () => ({
+      guestBytes: this.#vmm?.guest?.allocatedBytes() ?? 0,
+      residentBytes: process.memoryUsage.rss(),
+    }),
 
     release: async () => {
-      const guest = this.#guest;
-      this.#guest = undefined;
-      await guest?.close();
+      await this.#vmm?.release();
+      this.#vmm = undefined;
       return null;
     },
   };
 
   /** Frees everything, so that nothing keeps the process alive. */
   async close(): Promise<void> {
-    this.#migration?.cancel('the host is shutting down');
-    this.#incoming?.cancel('the host is shutting down');
-    await Promise.allSettled([this.#migration?.result, this.#incoming?.result]);
-    await Promise.allSettled([this.#guest?.close(), this.#arriving?.close(), this.#stopListening()]);
+    await this.#vmm?.close('the host is shutting down');
+    await this.#stopListening();
   }
 
-  #running(): DemoGuest {
-    if (this.#guest === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is no guest at this host');
-    return this.#guest;
+  /** A VMM for each stay of the guest: what has moved away is gone. */
+  #start(blindTracker: string | undefined): Vmm {
+    this.#vmm = new Vmm({
+      blindTracker,
+      onConsole: (text) => send({ type: 'console', text }),
+      onCrashed: ({ message }) => send({ type: 'defect', message }),
+    });
+    return this.#vmm;
   }
 
-  async #listen(transport: 'tcp' | 'unix'): Promise<{ readonly address: Address; readonly listener: LinkListener }> {
+  #theVmm(): Vmm {
+    this.#vmm ??= this.#start(undefined);
+    return this.#vmm;
+  }
+
+  async #listen(vmm: Vmm, transport: 'tcp' | 'unix', threads: number): Promise<Address> {
     if (transport === 'tcp') {
-      const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
-      return { listener, address: { transport, host: '127.0.0.1', port: listener.listener.port } };
+      const listening = await linksFrom(tcp({ host: '127.0.0.1', port: 0 }), { threads });
+      vmm.listen(listening);
+      return { transport, host: '127.0.0.1', port: Number(new URL(listening.address).port) };
     }
     this.#socketDirectory = await mkdtemp(join(tmpdir(), 'godwit-'));
     const path = join(this.#socketDirectory, 'migration.sock');
-    return { listener: await listenOn(unix({ path })), address: { transport, path } };
+    vmm.listen(await linksFrom(unix({ path }), { threads }));
+    return { transport, path };
   }
 
   async #stopListening(): Promise<void> {
-    await this.#listener?.close();
-    this.#listener = undefined;
+    await this.#vmm?.stopListening();
     if (this.#socketDirectory !== undefined) await rm(this.#socketDirectory, { recursive: true, force: true });
     this.#socketDirectory = undefined;
   }
-}
-
-function surroundings(blindTracker: string | undefined): GuestSurroundings {
-  return {
-    blindTracker,
-    onConsole: (text) => send({ type: 'console', text }),
-    onDefect: (message) => send({ type: 'defect', message }),
-  };
 }
 
 function send(message: HostMessage): void {

@@ -2,9 +2,9 @@ import type { PresetName } from '@godwit/core';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
-import { ENCODING_NAMES, type EncodingName } from './encodings.js';
-import { workingSetProblem } from './guest-spec.js';
-import { POLICY_NAMES } from './policies.js';
+import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
+import { workingSetProblem } from '../vmm/guest-spec.js';
+import { POLICY_NAMES } from '../vmm/policies.js';
 import { formatBytes, parseBytes } from './quantity.js';
 
 export interface DemoOptions {

@@ -1,13 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MigrationSummary } from '@godwit/core';
 import { PAGE_SIZE } from '../guest/layout.js';
+import type { GuestSpec } from '../vmm/guest-spec.js';
+import type { CheckReport } from '../vmm/hosted-guest.js';
 import { ConsoleLines } from './console-lines.js';
 import type { DemoEvent, HostName, Result } from './demo-event.js';
 import { DistributionCount } from './distribution.js';
-import type { GuestSpec } from './guest-spec.js';
 import { HeartbeatWatch } from './heartbeat-watch.js';
 import { HostProcess } from './host-process.js';
-import type { CheckReport, HostMessage } from './host-protocol.js';
+import type { HostMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 
 const HEARTBEAT_MS = 100;

@@ -1,6 +1,6 @@
 import type { DowntimeRanges, DowntimeTerms, MigrationSummary, RoundRecord } from '@godwit/core';
 import type { DemoEvent, TimedEvent } from '../../dist/demo/demo-event.js';
-import type { GuestSpec } from '../../dist/demo/guest-spec.js';
+import type { GuestSpec } from '../../dist/vmm/guest-spec.js';
 
 const MIB = 2 ** 20;
 

@@ -1,7 +1,7 @@
 import type { MigrationState, MigrationSummary, Progress, RoundRecord } from '@godwit/core';
 import { PAGE_SIZE } from '../../guest/layout.js';
+import type { GuestSpec } from '../../vmm/guest-spec.js';
 import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
-import type { GuestSpec } from '../guest-spec.js';
 import { newsText } from './news.js';
 
 const HISTORY = 120;

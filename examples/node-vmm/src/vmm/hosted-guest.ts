@@ -10,14 +10,19 @@ import type { MachineConfig, MachineDescription } from '../machine/machine-confi
 import type { VirtualMachine } from '../machine/virtual-machine.js';
 import { SoftwareMachine } from '../software/software-machine.js';
 import type { GuestSpec } from './guest-spec.js';
-import type { CheckReport } from './host-protocol.js';
 
-/** The callbacks of a guest to its host. */
+export interface CheckReport {
+  readonly pages: number;
+  readonly defects: readonly string[];
+}
+
+/** The callbacks of a guest to its VMM. */
 export interface GuestSurroundings {
   /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
   readonly onConsole: (text: string) => void;
-  readonly onDefect: (message: string) => void;
+  /** The guest cannot go on. A defect that it finds in its memory is a line on its console. */
+  readonly onCrashed: (error: GodwitError) => void;
 }
 
 /** Chooses KVM if it works and `wantsKvm`, else the software guest, with a note for the user. */
@@ -27,8 +32,8 @@ export function chooseGuestKind(wantsKvm: boolean): { readonly kind: GuestSpec['
   return { kind: 'software', note: `no KVM (${kvm.reason}): a worker thread writes real memory, tracked by pagemap` };
 }
 
-/** The guest of a host, which has booted here or arrived by a migration. */
-export class DemoGuest {
+/** The guest of a VMM, which has booted here or arrived by a migration. */
+export class HostedGuest {
   /** The machine, as the engine sees it. */
   readonly vm: MigratableVm;
   readonly #machine: VirtualMachine;
@@ -38,13 +43,12 @@ export class DemoGuest {
     this.vm = surroundings.blindTracker === undefined ? machine : blinded(machine, surroundings.blindTracker);
     machine.console.subscribe(surroundings.onConsole);
     machine.events.subscribe((event) => {
-      // A defect that the guest finds itself is also a line on its console.
-      if (event.type === 'crashed') surroundings.onDefect(event.error.message);
+      if (event.type === 'crashed') surroundings.onCrashed(event.error);
     });
   }
 
   /** Boots a new guest; it is running when this resolves. */
-  static async boot(spec: GuestSpec, surroundings: GuestSurroundings): Promise<DemoGuest> {
+  static async boot(spec: GuestSpec, surroundings: GuestSurroundings): Promise<HostedGuest> {
     const config: MachineConfig = {
       memoryBytes: spec.memoryBytes,
       vcpus: spec.vcpus,
@@ -60,20 +64,31 @@ export class DemoGuest {
       },
     };
     const machine = await (spec.kind === 'kvm' ? Machine.create(config) : SoftwareMachine.create(config));
-    const guest = new DemoGuest(machine, surroundings);
+    const guest = new HostedGuest(machine, surroundings);
+    await machine.resume();
+    return guest;
+  }
+
+  /** Boots a flat image on KVM: see `bootFromImage`. */
+  static async bootImage(
+    { memoryBytes, image }: { readonly memoryBytes: number; readonly image: Uint8Array },
+    surroundings: GuestSurroundings,
+  ): Promise<HostedGuest> {
+    const machine = await Machine.create({ memoryBytes, vcpus: 1, bootImage: image });
+    const guest = new HostedGuest(machine, surroundings);
     await machine.resume();
     return guest;
   }
 
   /** Makes a machine for a guest that is about to arrive, from the description that its source sent. */
-  static async arriving(description: unknown, surroundings: GuestSurroundings): Promise<DemoGuest> {
+  static async arriving(description: unknown, surroundings: GuestSurroundings): Promise<HostedGuest> {
     const kind = (description as Partial<MachineDescription> | null)?.kind;
-    // The source has checked that the working set fits twice into this machine.
+    // The guest writes only its working set, so that its RAM may be larger than this machine's.
     const options = { overcommit: true };
     const machine = await (kind === 'software'
       ? SoftwareMachine.fromDescription(description, options)
       : Machine.fromDescription(description, options));
-    return new DemoGuest(machine, surroundings);
+    return new HostedGuest(machine, surroundings);
   }
 
   /** What the destination needs to make the same machine. */
@@ -81,9 +96,31 @@ export class DemoGuest {
     return this.#machine.description;
   }
 
-  /** Pauses the guest, checks every page from outside, and resumes it. */
+  get state(): VirtualMachine['state'] {
+    return this.#machine.state;
+  }
+
+  /** Lets the guest run again, after a migration that has left it paused. */
+  resume(): Promise<void> {
+    return this.#machine.resume();
+  }
+
+  /**
+   * Pauses the guest, checks every page from outside, and lets it go on.
+   *
+   * @throws GodwitError GODWIT_UNSUPPORTED for a guest that was booted from an image, GODWIT_INVALID_STATE for one that does not run
+   */
   async check(): Promise<CheckReport> {
     const machine = this.#machine;
+    if (machine.description.boot === 'image') {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        'only the bundled guest can be checked; this one was booted from an image',
+      );
+    }
+    if (machine.state === 'paused') {
+      throw new GodwitError('GODWIT_INVALID_STATE', 'only a guest that runs is checked; this one is paused');
+    }
     await machine.pause();
     try {
       const params = decodeBootParams(machine.ram.view(PARAMS_ADDRESS, PAGE_SIZE));

@@ -1,5 +1,7 @@
 import {
+  type ConvergencePolicy,
   firstOpinion,
+  GodwitError,
   type MigrateOptions,
   type PresetName,
   presets,
@@ -13,4 +15,14 @@ export const POLICY_NAMES = Object.keys(presets) as readonly PresetName[];
 /** The policy of that name, which the engine knows. Without one the guest is moved after `maxRounds` at the latest, whatever the downtime. */
 export function policyFor(name: PresetName | undefined, maxRounds: number): NonNullable<MigrateOptions['policy']> {
   return name ?? firstOpinion(withinDowntimeLimit, roundCap(maxRounds, 'switchover'));
+}
+
+/** @throws GodwitError GODWIT_INVALID_ARGUMENT, with the names that there are */
+export function policyNamed(policy: ConvergencePolicy | PresetName): ConvergencePolicy {
+  if (typeof policy === 'function') return policy;
+  if (Object.hasOwn(presets, policy)) return presets[policy];
+  throw new GodwitError(
+    'GODWIT_INVALID_ARGUMENT',
+    `there is no policy "${policy}"; there are ${POLICY_NAMES.join(', ')}`,
+  );
 }

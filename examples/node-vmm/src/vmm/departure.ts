@@ -1,0 +1,104 @@
+import {
+  type AdjustableOptions,
+  type ConvergencePolicy,
+  type LinkConnector,
+  type MigrateOptions,
+  type Migration,
+  migrate,
+  type PresetName,
+} from '@godwit/core';
+import { type EncodingName, encodingsOf } from './encodings.js';
+import type { HostedGuest } from './hosted-guest.js';
+import { policyNamed } from './policies.js';
+
+/** How a guest is moved. What is not given is the engine's default. */
+export interface DepartureSettings
+  extends Pick<
+    MigrateOptions,
+    | 'bandwidthLimit'
+    | 'checksum'
+    | 'connectTimeoutMs'
+    | 'downtimeLimitMs'
+    | 'pageChannels'
+    | 'pauseLimitMs'
+    | 'policy'
+    | 'reconnectTimeoutMs'
+    | 'settleTimeoutMs'
+    | 'timeBudgetMs'
+    | 'verify'
+  > {
+  readonly encodings?: readonly EncodingName[];
+  /** False: the guest stands still while its memory moves. Default true. */
+  readonly live?: boolean;
+}
+
+/** What may be changed while a guest is moved. */
+export interface Adjustment extends AdjustableOptions {
+  readonly policy?: PresetName;
+}
+
+/**
+ * Where a guest is after a migration: `here`, at the source, running unless its user had paused it; `there`, at the destination;
+ * `unknown`: paused here, and the destination may run it; `ended`: it has crashed or ended.
+ */
+export type Whereabouts = 'here' | 'there' | 'unknown' | 'ended';
+
+const WHEREABOUTS: Readonly<Record<Migration['ownership'], Whereabouts>> = {
+  running: 'here',
+  paused: 'here',
+  kept: 'here',
+  recovered: 'here',
+  transferring: 'unknown',
+  handedOver: 'unknown',
+  unknown: 'unknown',
+  released: 'there',
+};
+
+/** A migration of a VMM's guest to somewhere else. It begins at once; `migration` has its events and its result. */
+export class Departure {
+  readonly migration: Migration;
+  /** The destination's address, or a snapshot's. */
+  readonly to: string;
+  readonly #guest: HostedGuest;
+  #policy: ConvergencePolicy;
+
+  /** @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible setting, GODWIT_UNSUPPORTED for an encoding that Node does not have */
+  constructor(guest: HostedGuest, connector: LinkConnector, to: string, settings: DepartureSettings) {
+    const { policy = 'balanced', encodings = [], live = true, ...options } = settings;
+    this.#guest = guest;
+    this.#policy = policyNamed(policy);
+    this.to = to;
+    this.migration = migrate(guest.vm, connector, {
+      ...options,
+      description: guest.description,
+      // Asked through the field, so that `adjust` may put another one there.
+      policy: (input) => this.#policy(input),
+      encodings: encodingsOf(encodings),
+    });
+    // A guest that stands still is paused in the middle of round 1, for as long as the rest takes.
+    if (!live && this.migration.state === 'none') this.migration.switchOver({ force: true });
+  }
+
+  /** Whether it is still under way. */
+  get underWay(): boolean {
+    return !['completed', 'failed', 'cancelled'].includes(this.migration.state);
+  }
+
+  get whereabouts(): Whereabouts {
+    const where = WHEREABOUTS[this.migration.ownership];
+    return where === 'here' && this.#guest.vm.runState?.() === 'ended' ? 'ended' : where;
+  }
+
+  /** Changes limits and policy; they apply at once. @throws GodwitError GODWIT_INVALID_ARGUMENT, and nothing is changed */
+  adjust({ policy, ...limits }: Adjustment): void {
+    const next = policy === undefined ? this.#policy : policyNamed(policy);
+    const before = this.#policy;
+    this.#policy = next;
+    try {
+      this.migration.adjust(limits);
+    } catch (error) {
+      this.#policy = before;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,161 @@
+import {
+  GodwitError,
+  type IncomingMigration,
+  type IncomingSummary,
+  type LinkConnector,
+  type ReceiveOptions,
+  receive,
+  reclaim,
+} from '@godwit/core';
+import { Departure, type DepartureSettings } from './departure.js';
+import { knownEncodings } from './encodings.js';
+import type { GuestSpec } from './guest-spec.js';
+import { type GuestSurroundings, HostedGuest } from './hosted-guest.js';
+import type { ListeningAt } from './links.js';
+
+/** How a guest is received. What is not given is the engine's default. */
+export type ReceiveSettings = Pick<
+  ReceiveOptions,
+  'faults' | 'onArrival' | 'reconnectTimeoutMs' | 'run' | 'settleTimeoutMs'
+>;
+
+/**
+ * A virtual machine monitor: at most one guest, which has booted here or arrived, and may move on. The demo's two host processes have one
+ * each, and so has every `npm run vmm -- run` or `receive`.
+ */
+export class Vmm {
+  readonly #surroundings: GuestSurroundings;
+  #guest: HostedGuest | undefined;
+  #arriving: HostedGuest | undefined;
+  #listening: ListeningAt | undefined;
+  #incoming: IncomingMigration | undefined;
+  #departure: Departure | undefined;
+
+  constructor(surroundings: GuestSurroundings) {
+    this.#surroundings = surroundings;
+  }
+
+  /** The guest that is here: also a paused one that was moved away, until `release`. */
+  get guest(): HostedGuest | undefined {
+    return this.#guest;
+  }
+
+  /** The migration that brings a guest here, or the last one. */
+  get incoming(): IncomingMigration | undefined {
+    return this.#incoming;
+  }
+
+  /** The migration that takes the guest away, or the last one. */
+  get departure(): Departure | undefined {
+    return this.#departure;
+  }
+
+  /** Where a guest is awaited. */
+  get address(): string | undefined {
+    return this.#listening?.address;
+  }
+
+  /** @throws GodwitError GODWIT_INVALID_STATE when there is no guest */
+  requireGuest(): HostedGuest {
+    if (this.#guest === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is no guest here');
+    return this.#guest;
+  }
+
+  /** Builds a guest and runs it: the bundled one, or that of a flat image. */
+  async boot(
+    what: GuestSpec | { readonly kind: 'image'; readonly memoryBytes: number; readonly image: Uint8Array },
+  ): Promise<void> {
+    this.#guest =
+      what.kind === 'image'
+        ? await HostedGuest.bootImage(what, this.#surroundings)
+        : await HostedGuest.boot(what, this.#surroundings);
+  }
+
+  /** Awaits a guest on these links, which it closes in the end; `receive` may be called again after an attempt that failed. */
+  listen(listening: ListeningAt): void {
+    this.#listening = listening;
+  }
+
+  /** Receives the next guest that comes. @throws GodwitError GODWIT_INVALID_STATE without `listen` */
+  receive(settings: ReceiveSettings): IncomingMigration {
+    if (this.#listening === undefined) {
+      throw new GodwitError('GODWIT_INVALID_STATE', 'nothing listens for a guest here');
+    }
+    const incoming = receive(this.#listening.links, {
+      ...settings,
+      encodings: knownEncodings(),
+      prepare: async (description) => {
+        this.#arriving = await HostedGuest.arriving(description, this.#surroundings);
+        return this.#arriving.vm;
+      },
+    });
+    this.#incoming = incoming;
+    incoming.subscribe((event) => {
+      // A guest that runs at once is here before its memory is.
+      if (event.type === 'running' || event.type === 'completed') this.#guest ??= this.#arriving;
+    });
+    return incoming;
+  }
+
+  /** Resolves when the guest of `receive` is here as a whole, and nothing listens any more. */
+  async arrival(): Promise<IncomingSummary> {
+    if (this.#incoming === undefined) {
+      throw new GodwitError('GODWIT_INVALID_STATE', 'no guest is awaited here: listen first');
+    }
+    try {
+      const { summary } = await this.#incoming.result;
+      await this.stopListening();
+      return summary;
+    } finally {
+      this.#arriving = undefined;
+    }
+  }
+
+  async stopListening(): Promise<void> {
+    const { links } = this.#listening ?? {};
+    this.#listening = undefined;
+    await links?.close();
+  }
+
+  /**
+   * Begins to move the guest.
+   *
+   * @throws GodwitError GODWIT_INVALID_STATE without a guest, GODWIT_CLAIMED while it is being moved, GODWIT_INVALID_ARGUMENT
+   */
+  depart(connector: LinkConnector, to: string, settings: DepartureSettings): Departure {
+    const guest = this.requireGuest();
+    const before = this.#departure;
+    if (before?.underWay === true) {
+      throw new GodwitError(
+        'GODWIT_CLAIMED',
+        `the guest is being moved to ${before.to}: wait for its end, or cancel it`,
+      );
+    }
+    this.#departure = new Departure(guest, connector, to, settings);
+    return this.#departure;
+  }
+
+  /** Lets the guest go on beside the snapshot that was saved of it. */
+  async goOn(): Promise<void> {
+    const guest = this.requireGuest();
+    reclaim(guest.vm, { because: 'it was saved, and goes on beside its snapshot' });
+    await guest.resume();
+  }
+
+  /** Frees a guest that was moved away. */
+  async release(): Promise<void> {
+    const guest = this.#guest;
+    this.#guest = undefined;
+    await guest?.close();
+  }
+
+  /** Cancels what can be cancelled, waits for the end of every migration and frees everything. */
+  async close(reason: string): Promise<void> {
+    this.#departure?.migration.cancel(reason);
+    this.#incoming?.cancel(reason);
+    this.#incoming?.giveUpPages(reason);
+    await Promise.allSettled([this.#departure?.migration.result, this.#incoming?.result]);
+    const guests = new Set([this.#guest, this.#arriving]);
+    await Promise.allSettled([...[...guests].map((guest) => guest?.close()), this.stopListening()]);
+  }
+}
