@@ -8,7 +8,7 @@ import { sweepImage } from '@godwit/example-node-vmm/guest';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { NO_KVM, testUnless } from './machine-kinds.js';
 
-const CLI = fileURLToPath(new URL('../dist/boot/cli.js', import.meta.url));
+const CLI = fileURLToPath(new URL('../dist/command/cli.js', import.meta.url));
 const testKvm = testUnless(NO_KVM);
 const MIB = 2 ** 20;
 
@@ -31,13 +31,14 @@ test('writes the sweep guest, with a range of its own', () => {
 });
 
 test.each([
-  [['sweep', 'unused.img', '--to', '512K'], 'sweeps whole pages'],
-  [['sweep', 'unused.img', '--to', 'much'], 'A size is a number'],
-  [[], '--image FILE names what to boot'],
-  [['--image', '/nonexistent/image'], 'ENOENT'],
-])('says what is wrong with %p', (args, told) => {
+  [['sweep', 'unused.img', '--to', '512K'], 2, 'sweeps whole pages'],
+  [['sweep', 'unused.img', '--to', 'much'], 2, 'It is a size such as'],
+  [['--memory', '16M'], 2, '--image FILE names what to boot'],
+  [['--imgae', 'x'], 2, 'Did you mean --image?'],
+  [['--image', '/nonexistent/image'], 1, 'ENOENT'],
+])('says what is wrong with %p', (args, code, told) => {
   const { status, stderr } = vmm(...args);
-  expect(status).toBe(1);
+  expect(status).toBe(code);
   expect(stderr).toContain(told);
   expect(stderr).not.toContain('    at ');
 });
@@ -66,6 +67,6 @@ testKvm('says how a guest crashed', async () => {
   const crash = join(folder, 'crash.img');
   writeFileSync(crash, Uint8Array.from([0x0f, 0x01, 0x1e, 0x20, 0x7c, 0x0f, 0x0b, ...new Uint8Array(64)]));
   const { status, stderr } = vmm('--image', crash, '--memory', '16M');
-  expect(status).toBe(1);
-  expect(stderr).toMatch(/^error: vCPU 0 cannot go on: KVM_EXIT_.*rip=0x/);
+  expect(status).toBe(9);
+  expect(stderr).toMatch(/^error: GODWIT_GUEST_CRASHED: vCPU 0 cannot go on: KVM_EXIT_.*rip=0x/);
 });

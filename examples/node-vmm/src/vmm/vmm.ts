@@ -138,8 +138,10 @@ export class Vmm {
   /** Lets the guest go on beside the snapshot that was saved of it. */
   async goOn(): Promise<void> {
     const guest = this.requireGuest();
+    const { runState = 'running' } = (await this.#departure?.migration.result) ?? {};
     reclaim(guest.vm, { because: 'it was saved, and goes on beside its snapshot' });
-    await guest.resume();
+    this.#departure = undefined;
+    if (runState === 'running') await guest.resume();
   }
 
   /** Frees a guest that was moved away. */

@@ -1,0 +1,201 @@
+import { readFile } from 'node:fs/promises';
+import { faultThreads } from '@godwit/workers';
+import { Command, Option } from 'commander';
+import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
+import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
+import { workingSetProblem } from '../vmm/guest-spec.js';
+import { chooseGuestKind } from '../vmm/hosted-guest.js';
+import { linksFrom } from '../vmm/links.js';
+import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
+import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
+import { bytes, integer, milliseconds } from './values.js';
+import { type Arrival, VmmRun } from './vmm-process.js';
+
+interface CommonOptions {
+  readonly control?: string;
+  readonly quiet: boolean;
+}
+
+interface RunOptions extends CommonOptions {
+  readonly memory?: number;
+  readonly vcpus: number;
+  readonly dirtyRate: number;
+  readonly workingSet?: number;
+  readonly order: 'sequential' | 'random';
+  readonly heartbeat: number;
+  readonly image?: string;
+  readonly kvm: boolean;
+}
+
+interface ReceiveOptions extends CommonOptions, TlsOptionValues {
+  readonly once: boolean;
+  readonly paused: boolean;
+  readonly reconnectTimeout?: number;
+}
+
+const MIB = 2 ** 20;
+const DEFAULT_MEMORY = 512 * MIB;
+const DEFAULT_IMAGE_MEMORY = 150 * MIB;
+const DEFAULT_WORKING_SET = 64 * MIB;
+
+/** Ends with this exit status. */
+export type Ended = (status: number) => void;
+
+/** The commands that are a VMM themselves: `run`, `receive`, `restore`. */
+export function guestCommands(ended: Ended): readonly Command[] {
+  return [runCommand(ended), receiveCommand(ended), restoreCommand(ended)];
+}
+
+function runCommand(ended: Ended): Command {
+  const command = common(
+    new Command('run').description(
+      'run a guest, with a control socket, until it has moved away or "quit" ends it.\n' +
+        'Without --image it is the bundled guest, which writes memory and checks itself.',
+    ),
+  )
+    .option(
+      '--memory <size>',
+      'guest memory, such as 512M (default), or 150M with --image',
+      bytes(MIN_MEMORY_BYTES, MAX_MEMORY_BYTES),
+    )
+    .option('--vcpus <n>', 'virtual CPUs', integer(1, MAXIMUM_VCPUS), 2)
+    .option(
+      '--dirty-rate <pages/s>',
+      'page writes per second over all vCPUs, 0 = flat out',
+      integer(0, 2 ** 31 - 1),
+      5000,
+    )
+    .option('--working-set <size>', 'memory that the guest writes (default: 64M, at most half)', bytes(PAGE_SIZE))
+    .addOption(
+      new Option('--order <order>', 'in which it writes its pages')
+        .choices(['sequential', 'random'])
+        .default('sequential'),
+    )
+    .option('--heartbeat <ms>', 'between two lines on its console', integer(10, 60_000), 1000)
+    .option('--image <file>', 'boot this flat image instead, in real mode at 0x7c00, on one vCPU and KVM')
+    .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest');
+  return command.action(async (options: RunOptions) => {
+    const { memory, vcpus, kvm, image, dirtyRate, order, heartbeat } = options;
+    if (image !== undefined) {
+      const file = await readFile(image);
+      ended(
+        await vmm(options, (run) =>
+          run.vmm.boot({ kind: 'image', memoryBytes: memory ?? DEFAULT_IMAGE_MEMORY, image: file }),
+        ),
+      );
+      return;
+    }
+    const memoryBytes = pageFloor(memory ?? DEFAULT_MEMORY);
+    const workingSetBytes = pageFloor(options.workingSet ?? Math.min(DEFAULT_WORKING_SET, memoryBytes / 2));
+    const problem = workingSetProblem(memoryBytes, vcpus, workingSetBytes);
+    if (problem !== undefined) command.error(`error: --working-set does not fit into --memory: ${problem}`);
+    const { kind, note } = chooseGuestKind(kvm);
+    const spec = {
+      kind,
+      memoryBytes,
+      vcpus,
+      dirtyPagesPerSecond: dirtyRate,
+      workingSetBytes,
+      order,
+      wholePages: false,
+      heartbeatMs: heartbeat,
+    };
+    ended(
+      await vmm(options, async (run) => {
+        if (note !== undefined) run.tell(note);
+        await run.vmm.boot(spec);
+        run.tell('the guest runs here');
+      }),
+    );
+  });
+}
+
+function receiveCommand(ended: Ended): Command {
+  return addTlsOptions(
+    common(
+      new Command('receive')
+        .description('await a guest, run it, and let it move on: with a control socket, as "run"')
+        .argument(
+          '<uri>',
+          'where to listen: tcp:0.0.0.0:4444, tls:HOST:PORT, unix:PATH, ws://HOST:PORT/PATH, wss://..., stdio:, file:PATH',
+        ),
+    ),
+  )
+    .option('--once', 'end when the first attempt fails, with its exit status, instead of awaiting the next', false)
+    .option('--paused', 'leave the guest paused, whatever it did at the source', false)
+    .option(
+      '--reconnect-timeout <ms>',
+      'how long a source whose link was lost may take to come back (default: 30000)',
+      milliseconds,
+    )
+    .action(async (uri: string, options: ReceiveOptions) => {
+      ended(await receive(absoluteUri(uri, process.cwd()), tlsFiles(options), options, {}));
+    });
+}
+
+function restoreCommand(ended: Ended): Command {
+  return common(
+    new Command('restore')
+      .description('run the guest of a snapshot; the file stays as it is, and may be restored again')
+      .argument('<file>', 'the snapshot'),
+  )
+    .option('--at-once', 'let the guest run before its memory is loaded: pages come when it needs them', false)
+    .option('--paused', 'leave the guest paused', false)
+    .action(
+      async (file: string, { atOnce, ...options }: Omit<ReceiveOptions, 'once'> & { readonly atOnce: boolean }) => {
+        const uri = absoluteUri(`file:${file}`, process.cwd());
+        ended(await receive(uri, undefined, { ...options, once: true }, { atOnce }));
+      },
+    );
+}
+
+function common(command: Command): Command {
+  return command
+    .option('--control <path>', "the control socket (default: the next free one of this user's folder)")
+    .option('--quiet', "do not show the guest's console", false);
+}
+
+async function receive(
+  uri: string,
+  tls: TlsFiles | undefined,
+  options: ReceiveOptions,
+  { atOnce = false }: { readonly atOnce?: boolean },
+): Promise<number> {
+  // Its stream is standard input and output: the console goes beside it.
+  const stdio = /^stdio:/i.test(uri);
+  // Started only where they are needed: they are two threads.
+  const faults = atOnce ? faultThreads() : undefined;
+  try {
+    return await vmm(
+      options,
+      async (run) => {
+        const refused = (error: Error): void => run.tell(`refused: ${error.message}`);
+        const transport = await transportOf(uri, { tls, onRefused: refused });
+        const arrival: Arrival = {
+          listening: await linksFrom(transport, { onRefused: refused }),
+          once: options.once || stdio || /^file:/i.test(uri),
+          settings: {
+            ...(options.paused && { onArrival: 'pause' }),
+            ...(options.reconnectTimeout !== undefined && { reconnectTimeoutMs: options.reconnectTimeout }),
+            ...(faults !== undefined && { run: 'at once', faults }),
+          },
+        };
+        run.receive(arrival);
+      },
+      stdio,
+    );
+  } finally {
+    await faults?.close();
+  }
+}
+
+/** A VMM with its console on standard output, and what it says itself on standard error. */
+function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noStdout = false): Promise<number> {
+  const { stdout, stderr } = process;
+  const run = new VmmRun({ console: options.quiet ? undefined : noStdout ? stderr : stdout, messages: stderr });
+  return run.run(options.control, () => start(run));
+}
+
+function pageFloor(size: number): number {
+  return Math.max(PAGE_SIZE, Math.floor(size / PAGE_SIZE) * PAGE_SIZE);
+}

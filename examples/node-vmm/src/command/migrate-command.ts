@@ -1,0 +1,188 @@
+import { constants } from 'node:os';
+import type { PresetName } from '@godwit/core';
+import { Command, Option } from 'commander';
+import type { ControlClient } from '../control/control-client.js';
+import type { MigrateRequest, MoveSummary, SnapshotRequest } from '../control/control-protocol.js';
+import { formatBytes, formatCount, formatMs, formatRange } from '../demo/quantity.js';
+import type { EncodingName } from '../vmm/encodings.js';
+import { POLICY_NAMES } from '../vmm/policies.js';
+import { absoluteUri } from '../vmm/transport-of.js';
+import { askVmm, type ClientOptions, clientOptions, WITH_GUEST } from './client-command.js';
+import type { Ended } from './guest-commands.js';
+import { jsonProgress, type ProgressOutput, textProgress } from './progress-output.js';
+import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
+import { bytes, encodings, milliseconds, pageChannels } from './values.js';
+
+interface MigrateOptions extends ClientOptions, TlsOptionValues {
+  readonly live: boolean;
+  readonly verify: boolean;
+  readonly checksum: boolean;
+  readonly quiet: boolean;
+  readonly downtimeLimit?: number;
+  readonly pauseLimit?: number;
+  readonly bandwidth?: number;
+  readonly policy?: PresetName;
+  readonly timeBudget?: number;
+  readonly pageChannels?: number | 'auto';
+  readonly encodings?: readonly EncodingName[];
+  readonly connectTimeout?: number;
+  readonly reconnectTimeout?: number;
+  readonly settleTimeout?: number;
+}
+
+interface SnapshotOptions extends ClientOptions {
+  readonly quiet: boolean;
+  readonly quit: boolean;
+  readonly bandwidth?: number;
+}
+
+export function migrateCommand(ended: Ended): Command {
+  const command = addTlsOptions(
+    clientOptions(
+      new Command('migrate')
+        .description(
+          'move the guest of a running VMM to one that awaits it with "receive". Ctrl-C cancels the migration.',
+        )
+        .argument(
+          '<uri>',
+          'where it is awaited: tcp:HOST:4444, tls:HOST:PORT, unix:PATH, ws://HOST:PORT/PATH, wss://..., exec:COMMAND',
+        ),
+    ),
+  );
+  return command
+    .option('--live', 'the guest runs while its memory moves, and stands still only for the rest of it: the default')
+    .option('--no-live', 'the guest stands still from the beginning, so that each page moves once')
+    .option('--verify', 'compare the memory of both sides, page by page, before the guest may run there', false)
+    .option('--downtime-limit <ms>', 'longest pause of the guest to aim for (default: 300)', milliseconds)
+    .option(
+      '--pause-limit <ms>',
+      'bound on the pause, past which the guest runs on here (default: twice the downtime limit)',
+      milliseconds,
+    )
+    .option('--bandwidth <bytes/s>', 'limit while the guest runs, such as 100M; 0 = none (default: 0)', bytes())
+    .addOption(
+      new Option(
+        '--policy <name>',
+        'when to switch over, to hold the guest back and to give up (default: balanced)',
+      ).choices(POLICY_NAMES),
+    )
+    .option('--time-budget <ms>', 'time for the whole migration, which the policy goes by', milliseconds)
+    .option(
+      '--page-channels <n>',
+      'streams for pages beside the control stream, 0 to 64, or auto (default: auto)',
+      pageChannels,
+    )
+    .option(
+      '--encodings <names>',
+      'how pages may be made smaller: delta, lz4, zstd, or several, as in delta,lz4',
+      encodings,
+    )
+    .option('--checksum', 'with every frame a checksum, so that a changed byte is noticed and sent again', false)
+    .option('--connect-timeout <ms>', 'how long to try to reach the destination (default: 10000)', milliseconds)
+    .option(
+      '--reconnect-timeout <ms>',
+      'how long to try to connect again after a lost link (default: 30000)',
+      milliseconds,
+    )
+    .option(
+      '--settle-timeout <ms>',
+      'after the handover: how long to ask the destination whether it runs the guest (default: 30000)',
+      milliseconds,
+    )
+    .option('--quiet', 'no progress', false)
+    .action(async (uri: string, options: MigrateOptions) => {
+      const to = absoluteUri(uri, process.cwd());
+      const status = await move(options, (client, output) =>
+        client.ask('migrate', requestOf(to, options), output.event),
+      );
+      ended(status);
+    });
+}
+
+export function snapshotCommand(ended: Ended): Command {
+  return clientOptions(
+    new Command('snapshot')
+      .description('save the running guest in a file; it goes on when the file is whole')
+      .argument('<file>', 'a file of this name is replaced once the new one is whole'),
+  )
+    .option('--bandwidth <bytes/s>', 'limit while the guest runs, such as 100M; 0 = none (default: 0)', bytes())
+    .option('--quit', 'end the VMM once the file is whole: the guest is then only there', false)
+    .option('--quiet', 'no progress', false)
+    .action(async (file: string, options: SnapshotOptions) => {
+      const { quit, bandwidth } = options;
+      const path = absoluteUri(`file:${file}`, process.cwd()).slice('file:'.length);
+      const request: SnapshotRequest = {
+        path,
+        events: true,
+        quit,
+        ...(bandwidth !== undefined && { bandwidthLimit: bandwidth }),
+      };
+      ended(await move(options, (client, output) => client.ask('snapshot', request, output.event), 'saved'));
+    });
+}
+
+/** Follows a migration to its end; the first signal cancels it, the second one leaves it to itself. */
+function move(
+  options: ClientOptions & { readonly quiet: boolean },
+  ask: (client: ControlClient, output: ProgressOutput) => Promise<MoveSummary>,
+  word: 'moved' | 'saved' = 'moved',
+): Promise<number> {
+  const { json, quiet } = options;
+  const shown = json ? jsonProgress(process.stdout) : textProgress(process.stdout);
+  const output = quiet ? { event: () => {}, end: () => {} } : shown;
+  return askVmm(options, WITH_GUEST, async (client) => {
+    let cancelling = false;
+    const onSignal = (signal: NodeJS.Signals): void => {
+      output.end();
+      if (cancelling) {
+        process.stderr.write('the migration goes on without this command; "status" tells of it\n');
+        process.exit(128 + constants.signals[signal]);
+      }
+      cancelling = true;
+      process.stderr.write('cancelling\n');
+      client.ask('cancel', { reason: `${signal} at the terminal` }).catch(() => {});
+    };
+    const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+    for (const signal of signals) process.on(signal, onSignal);
+    try {
+      const summary = await ask(client, output);
+      output.end();
+      return { object: { result: word, ...summary }, lines: [summaryText(summary, word)] };
+    } catch (error) {
+      output.end();
+      throw error;
+    } finally {
+      for (const signal of signals) process.off(signal, onSignal);
+    }
+  });
+}
+
+function requestOf(to: string, options: MigrateOptions): MigrateRequest {
+  const { live, verify, checksum, downtimeLimit, pauseLimit, bandwidth, policy, timeBudget } = options;
+  const { connectTimeout, reconnectTimeout, settleTimeout } = options;
+  const tls = tlsFiles(options);
+  const given = {
+    tls,
+    downtimeLimitMs: downtimeLimit,
+    pauseLimitMs: pauseLimit,
+    bandwidthLimit: bandwidth,
+    policy,
+    timeBudgetMs: timeBudget,
+    pageChannels: options.pageChannels,
+    encodings: options.encodings,
+    connectTimeoutMs: connectTimeout,
+    reconnectTimeoutMs: reconnectTimeout,
+    settleTimeoutMs: settleTimeout,
+  };
+  const defined = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  return { to, events: true, live, verify, checksum, ...(defined as Omit<MigrateRequest, 'to'>) };
+}
+
+function summaryText(summary: MoveSummary, word: 'moved' | 'saved'): string {
+  const { to, totalMs, downtimeMs, predictedDowntimeMs, predictedDowntimeRangeMs, rounds, wireBytes } = summary;
+  const compared = summary.verified ? `; all ${formatCount(summary.verifiedPages)} pages compared: equal` : '';
+  return (
+    `${word} to ${to}: ${formatMs(totalMs)}, down for ${formatMs(downtimeMs)} (predicted ` +
+    `${formatMs(predictedDowntimeMs)}, ${formatRange(predictedDowntimeRangeMs)}), ${rounds} rounds, ${formatBytes(wireBytes)}${compared}`
+  );
+}

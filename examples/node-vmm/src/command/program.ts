@@ -1,0 +1,33 @@
+import { Command } from 'commander';
+import { clientCommands } from './client-commands.js';
+import { type Ended, guestCommands } from './guest-commands.js';
+import { BOOT, imageCommands } from './image-commands.js';
+
+/** The command `npm run vmm --`. Misspelt options and commands are refused, with what is near. `ended` gets the exit status of what was run. */
+export function vmmProgram(ended: Ended): Command {
+  const program = new Command('npm run vmm --')
+    .description(
+      'Virtual machines that move: run a guest, await it elsewhere, and migrate it, from two terminals or hosts',
+    )
+    .addHelpText(
+      'after',
+      '\nIn three terminals:\n' +
+        '  npm run vmm -- run\n' +
+        '  npm run vmm -- receive tcp:0.0.0.0:4444\n' +
+        '  npm run vmm -- migrate tcp:127.0.0.1:4444 --verify\n' +
+        '\nExit statuses and the control socket: docs/node-vmm.md',
+    );
+  program.exitOverride();
+  for (const command of [...guestCommands(ended), ...clientCommands(ended), ...imageCommands()]) {
+    command.allowExcessArguments(false).copyInheritedSettings(program);
+    program.addCommand(command, { hidden: command.name() === BOOT });
+  }
+  return program;
+}
+
+/** The arguments with the command that they leave out: `--image FILE` boots an image. */
+export function withCommand(argv: readonly string[]): readonly string[] {
+  const [first] = argv;
+  const named = first === undefined || !first.startsWith('-') || first === '--help' || first === '-h';
+  return named ? argv : [BOOT, ...argv];
+}

@@ -1,0 +1,66 @@
+import type { Writable } from 'node:stream';
+import type { MigrationEvent, Progress } from '@godwit/core';
+import { eventText, progressText } from './progress-text.js';
+
+/** Where progress is shown: a terminal, or what the output goes into. */
+export interface ProgressStream extends Writable {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+}
+
+/** Between two lines of progress where each is kept, in milliseconds. */
+const LINE_MS = 1000;
+
+/** Shows the events of a migration. */
+export interface ProgressOutput {
+  event(event: MigrationEvent): void;
+  /** Before anything else is written. */
+  end(): void;
+}
+
+export function jsonProgress(stream: Writable): ProgressOutput {
+  return {
+    event: (event) => stream.write(`${JSON.stringify({ event })}\n`),
+    end: () => {},
+  };
+}
+
+/**
+ * For people: on a terminal one line that is updated in place, with what is worth a line by itself above it; elsewhere a line a second.
+ */
+export function textProgress(stream: ProgressStream, now: () => number = () => performance.now()): ProgressOutput {
+  const inPlace = stream.isTTY === true;
+  let range: readonly [number, number] | undefined;
+  let lastLineAt = Number.NEGATIVE_INFINITY;
+  let shown = false;
+
+  const clear = (): void => {
+    if (shown) stream.write('\r\u001b[K');
+    shown = false;
+  };
+  const line = (text: string): void => {
+    clear();
+    stream.write(`${text}\n`);
+  };
+  const progress = (progress: Progress): void => {
+    const text = progressText(progress, range);
+    if (inPlace) {
+      // One column less: a full line would wrap, and could not be overwritten.
+      stream.write(`\r${text.slice(0, Math.max(1, (stream.columns ?? 80) - 1))}\u001b[K`);
+      shown = true;
+    } else if (now() - lastLineAt >= LINE_MS) {
+      lastLineAt = now();
+      line(text);
+    }
+  };
+
+  return {
+    event(event) {
+      if (event.type === 'progress') progress(event.progress);
+      if (event.type === 'round') range = event.round.predictedDowntimeRangeMs;
+      const text = eventText(event);
+      if (text !== undefined) line(text);
+    },
+    end: clear,
+  };
+}

@@ -1,0 +1,106 @@
+import type { MigrationEvent, MigrationState, Progress, RoundRecord } from '@godwit/core';
+import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../demo/quantity.js';
+import { PAGE_SIZE } from '../guest/layout.js';
+
+/** States in which no round runs. */
+const STAGES: Partial<Readonly<Record<MigrationState, string>>> = {
+  none: 'begins',
+  setup: 'the two sides greet each other',
+  reconnecting: 'the link is lost; connecting again',
+  'pre-switchover': 'paused before the switchover',
+  settling: 'the link is lost; asking the destination whether it runs the guest',
+  completed: 'done',
+  failed: 'failed',
+  cancelling: 'being cancelled',
+  cancelled: 'cancelled',
+};
+
+/**
+ * Where a migration is, in one line: the round and how much of it is sent, the rate, what is left of it, the downtime if it switched over
+ * now, and the time until then.
+ *
+ * @param range the interval of the predicted downtime, in milliseconds, from the last round's record
+ */
+export function progressText(progress: Progress, range?: readonly [low: number | null, high: number | null]): string {
+  const stage = STAGES[progress.state];
+  if (stage !== undefined) return stage;
+  const { round, roundPages, roundPagesSent, wireBytesPerSecond, throttle } = progress;
+  const left = Math.max(0, roundPages - roundPagesSent) * PAGE_SIZE;
+  const share = roundPages === 0 ? 1 : Math.min(1, roundPagesSent / roundPages);
+  const parts = [
+    progress.state === 'device' ? 'switching over' : `round ${round}: ${formatShare(share)}`,
+    ...(wireBytesPerSecond > 0 ? [formatRate(wireBytesPerSecond)] : []),
+    `${formatBytes(left)} to go`,
+    ...(throttle > 0 ? [`guest held back ${formatShare(throttle)}`] : []),
+    ...downtime(progress.predictedDowntimeMs, range),
+    ...remaining(progress),
+  ];
+  return parts.join(', ');
+}
+
+/** A line for an event that is worth one by itself; none for the others. */
+export function eventText(event: MigrationEvent): string | undefined {
+  switch (event.type) {
+    case 'round':
+      return roundText(event.round);
+    case 'connect-failed':
+      return `not connected yet (attempt ${event.attempt}): ${event.reason.message}`;
+    case 'link-lost':
+      return `the link is lost, connecting again: ${event.reason.message}`;
+    case 'reconnected':
+      return `connected again after ${formatMs(event.downMs)}${event.restarted ? '; the destination has begun anew' : ''}`;
+    case 'switchover-start':
+      return `the guest is paused for the switchover${event.limitMs > 0 ? `, for at most ${formatMs(event.limitMs)}` : ''}`;
+    case 'went-back':
+      return `went back: the guest runs on here after ${formatMs(event.elapsedMs)}: ${event.reason.message}`;
+    case 'not-prepared':
+      return `the destination is not prepared yet, after ${formatMs(event.waitedMs)}; the guest runs on here`;
+    case 'throttle':
+      return `the guest is held back for ${formatShare(event.fraction)} of its time: ${event.reason}`;
+    case 'bandwidth':
+      return `at most ${formatRate(event.bytesPerSecond)} now: ${event.reason}`;
+    case 'limit-unreachable':
+      return `no round can lower the downtime to ${formatMs(event.limitMs)}: what is no memory takes ${formatMs(event.fixedMs)}`;
+    case 'downtime-exceeded':
+      return `down for ${formatMs(event.downtimeMs)}, longer than ${formatMs(event.limitMs)}: ${event.term}`;
+    case 'warning':
+      return `warning: ${event.code}: ${event.message}`;
+    case 'verified':
+      return `${formatCount(event.pages)} pages of both sides compared in ${formatMs(event.verifyMs)}: equal`;
+    default:
+      return undefined;
+  }
+}
+
+function roundText(round: RoundRecord): string {
+  const { raw, delta, compressed } = round.pages;
+  const name = round.phase === 'stop-and-copy' ? 'last round' : `round ${round.round}`;
+  const then =
+    round.phase === 'stop-and-copy'
+      ? ''
+      : `; ${formatCount(round.newlyDirtyPages)} pages dirty again, ` +
+        `${downtime(round.predictedDowntimeMs, round.predictedDowntimeRangeMs).join('')}`;
+  return (
+    `${name}: ${formatCount(raw + delta + compressed)} pages, ${formatBytes(round.wireBytes)} in ` +
+    `${formatMs(round.totalMs)}${then}`
+  );
+}
+
+/** Infinity is `null` once it has crossed the control socket. */
+function downtime(
+  predictedMs: number | null | undefined,
+  range: readonly [low: number | null, high: number | null] | undefined,
+): readonly string[] {
+  if (predictedMs === undefined) return [];
+  const interval =
+    range === undefined ? '' : ` (${formatRange([range[0] ?? 0, range[1] ?? Number.POSITIVE_INFINITY])})`;
+  return [`downtime would be ${formatMs(predictedMs ?? Number.POSITIVE_INFINITY)}${interval}`];
+}
+
+function remaining({ remainingMs, remainingRangeMs }: Progress): readonly string[] {
+  if (typeof remainingMs !== 'number') return [];
+  const high = remainingRangeMs?.[1] as number | null | undefined;
+  const interval =
+    remainingRangeMs === undefined ? '' : ` (${formatRange([remainingRangeMs[0], high ?? Number.POSITIVE_INFINITY])})`;
+  return [`${formatMs(remainingMs)} left${interval}`];
+}

@@ -1,0 +1,47 @@
+import { InvalidArgumentError } from 'commander';
+import { formatBytes, parseBytes } from '../demo/quantity.js';
+import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
+
+/** Readers of option values, for commander: each refuses what it cannot read, and says what it wants. */
+
+export function bytes(least = 0, most = 2 ** 42): (text: string) => number {
+  return (text) => {
+    const value = parseBytes(text);
+    if (value === undefined) throw new InvalidArgumentError('It is a size such as 150M or 1G.');
+    if (value < least || value > most) {
+      throw new InvalidArgumentError(`It is from ${formatBytes(least)} to ${formatBytes(most)}.`);
+    }
+    return value;
+  };
+}
+
+export function milliseconds(text: string): number {
+  return number(0, 7 * 86_400_000)(text);
+}
+
+export function number(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === '' ? Number.NaN : Number(text);
+    if (value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`It is a number from ${least} to ${most}.`);
+  };
+}
+
+export function integer(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = number(least, most)(text);
+    if (Number.isInteger(value)) return value;
+    throw new InvalidArgumentError('It is a whole number.');
+  };
+}
+
+export function pageChannels(text: string): number | 'auto' {
+  return text === 'auto' ? text : integer(0, 64)(text);
+}
+
+export function encodings(text: string): readonly EncodingName[] {
+  const names = text.split(',');
+  const unknown = names.find((name) => !(ENCODING_NAMES as readonly string[]).includes(name));
+  if (unknown === undefined) return [...new Set(names)] as EncodingName[];
+  throw new InvalidArgumentError(`They are some of ${ENCODING_NAMES.join(', ')}, with commas between them.`);
+}

@@ -1,0 +1,187 @@
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import type { Writable } from 'node:stream';
+import { GodwitError, type IncomingEvent } from '@godwit/core';
+import { controlFolder, makeControlFolder, socketName } from '../control/control-folder.js';
+import { ControlServer } from '../control/control-server.js';
+import { handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
+import { formatBytes, formatCount, formatMs } from '../demo/quantity.js';
+import type { Departure } from '../vmm/departure.js';
+import type { ListeningAt } from '../vmm/links.js';
+import { type ReceiveSettings, Vmm } from '../vmm/vmm.js';
+import { EXIT, exitStatusOf } from './exit-status.js';
+
+/** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
+const LAST_RESORT_MS = 10_000;
+
+/** VMMs of one user whose control sockets have no path of their own. */
+const MOST_SOCKETS = 100;
+
+export interface VmmOutput {
+  /** Gets the guest's console; undefined: nobody. */
+  readonly console: Writable | undefined;
+  /** What the VMM itself has to say. */
+  readonly messages: Writable;
+}
+
+export interface Arrival {
+  readonly listening: ListeningAt;
+  readonly settings: ReceiveSettings;
+  /** End when the first attempt fails. */
+  readonly once: boolean;
+}
+
+/** Why the process ends. */
+interface End {
+  readonly status: number;
+  readonly message: string;
+}
+
+/** A process with a VMM, from its start to its end: `run`, `receive` and `restore`. */
+export class VmmRun implements VmmProcess {
+  readonly vmm: Vmm;
+  readonly #output: VmmOutput;
+  readonly #over: Promise<End>;
+  #end: (end: End) => void = () => {};
+  #ending = false;
+
+  constructor(output: VmmOutput) {
+    this.#output = output;
+    this.#over = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+    this.vmm = new Vmm({
+      blindTracker: undefined,
+      onConsole: (text) => output.console?.write(text),
+      onCrashed: (error) => this.#finish(exitStatusOf(error), error.message),
+    });
+  }
+
+  /**
+   * Serves the control socket, does `start`, and waits for the end: `quit`, a signal, a guest that has moved away or crashed. Resolves with
+   * the exit status, and leaves nothing open.
+   *
+   * @param control the path of the control socket; by default the first of the user's folder that is free
+   */
+  async run(control: string | undefined, start: () => Promise<void>): Promise<number> {
+    const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+    const onSignal = (signal: NodeJS.Signals): void => {
+      // The second one ends it at once.
+      if (this.#ending) process.exit(128 + constants.signals[signal]);
+      this.#finish(EXIT.done, `ended by ${signal}`);
+    };
+    for (const signal of signals) process.on(signal, onSignal);
+    this.#output.console?.on('error', () => this.#finish(EXIT.done, 'nobody reads the console any more'));
+    let server: ControlServer | undefined;
+    try {
+      server = await this.#listen(control);
+      this.tell(`control socket: ${server.path}`);
+      await start();
+    } catch (error) {
+      this.#failed(error);
+    }
+    const { status, message } = await this.#over;
+    this.tell(message);
+    // A thread that hangs in the kernel would keep the process alive.
+    const lastResort = setTimeout(() => process.kill(process.pid, 'SIGKILL'), LAST_RESORT_MS);
+    await server?.close();
+    await this.vmm.close('the VMM ends');
+    clearTimeout(lastResort);
+    for (const signal of signals) process.off(signal, onSignal);
+    return status;
+  }
+
+  tell(text: string): void {
+    this.#output.messages.write(`[vmm] ${text}\n`);
+  }
+
+  /** Receives a guest, beside the rest. Unless `once`, an attempt that fails is followed by another. */
+  receive({ listening, settings, once }: Arrival): void {
+    this.vmm.listen(listening);
+    this.tell(`a guest may come to ${listening.address}`);
+    const receive = async (): Promise<void> => {
+      for (;;) {
+        const incoming = this.vmm.receive(settings);
+        let came = false;
+        incoming.subscribe((event) => {
+          if (event.type === 'hello') came = true;
+          const text = arrivalText(event);
+          if (text !== undefined) this.tell(text);
+        });
+        try {
+          await this.vmm.arrival();
+          return;
+        } catch (error) {
+          // Without a source that has come, it is the listener that failed.
+          const last = once || !came || this.#ending || this.vmm.guest !== undefined;
+          if (last) throw error;
+          this.tell(`${(error as Error).message}; another guest may come to ${listening.address}`);
+        }
+      }
+    };
+    receive().catch((error: unknown) => this.#failed(error));
+  }
+
+  departs({ to, migration }: Departure): void {
+    this.tell(`the guest is being moved to ${to}`);
+    migration.result.catch(({ code, message }: GodwitError) =>
+      this.tell(`it was not moved to ${to}: ${code}: ${message}`),
+    );
+  }
+
+  moved(to: string): void {
+    this.#finish(EXIT.done, `the guest has moved to ${to}`);
+  }
+
+  quit(): void {
+    this.#finish(EXIT.done, 'ended by quit');
+  }
+
+  #failed(error: unknown): void {
+    const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the VMM failed');
+    this.#finish(exitStatusOf(error), `error: ${code}: ${message}`);
+  }
+
+  /** The first reason counts. A reply that is under way is written first. */
+  #finish(status: number, message: string): void {
+    this.#ending = true;
+    setImmediate(this.#end, { status, message });
+  }
+
+  async #listen(control: string | undefined): Promise<ControlServer> {
+    const handlers = handlersOf(this.vmm, this);
+    if (control !== undefined) return ControlServer.listen(control, handlers);
+    const folder = makeControlFolder(controlFolder());
+    for (let n = 1; ; n++) {
+      try {
+        return await ControlServer.listen(join(folder, socketName(n)), handlers);
+      } catch (error) {
+        if (n === MOST_SOCKETS || !GodwitError.is(error) || error.code !== 'GODWIT_CONNECT_FAILED') throw error;
+      }
+    }
+  }
+}
+
+function arrivalText(event: IncomingEvent): string | undefined {
+  switch (event.type) {
+    case 'hello':
+      return event.dryRun ? `${event.peer} asks whether a guest may come` : `a guest comes from ${event.peer}`;
+    case 'running':
+      return 'the guest runs here';
+    case 'completed': {
+      const { rounds, pages, loadMs, wireBytes, runState } = event.summary;
+      const count = pages.raw + pages.delta + pages.compressed;
+      return `the guest is here, ${runState}: ${formatCount(count)} pages in ${rounds} rounds, ${formatBytes(wireBytes)}; its devices took ${formatMs(loadMs)} to load`;
+    }
+    case 'link-lost':
+      return `the link to the source is lost: ${event.reason.message}`;
+    case 'reconnected':
+      return `the source has connected again`;
+    case 'source-may-run':
+      return 'everything is here, and the link is lost: the source may be running the guest. Waiting for its word';
+    case 'warning':
+      return `warning: ${event.code}: ${event.message}`;
+    default:
+      return undefined;
+  }
+}

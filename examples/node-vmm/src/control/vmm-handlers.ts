@@ -1,0 +1,120 @@
+import { GodwitError, type LinkConnector, type MigrationEvent } from '@godwit/core';
+import { file } from '@godwit/transport';
+import type { Departure, DepartureSettings } from '../vmm/departure.js';
+import { linksTo } from '../vmm/links.js';
+import { transportOf } from '../vmm/transport-of.js';
+import type { Vmm } from '../vmm/vmm.js';
+import { MoveFailed } from './control-error.js';
+import type { MoveSummary } from './control-protocol.js';
+import type { ControlHandlers } from './control-server.js';
+import { statusOf } from './vmm-status.js';
+
+/** What a process does about the end of its VMM. */
+export interface VmmProcess {
+  /** A migration from here begins. */
+  departs(departure: Departure): void;
+  /** The guest is not here any more: it runs at the destination, or is in a file. */
+  moved(to: string): void;
+  quit(): void;
+}
+
+/** What a VMM does with the commands of its control socket. */
+export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
+  const move = async (
+    connector: LinkConnector,
+    to: string,
+    settings: DepartureSettings,
+    emit: ((event: MigrationEvent) => void) | undefined,
+  ): Promise<MoveSummary> => {
+    const departure = vmm.depart(connector, to, settings);
+    host.departs(departure);
+    departure.migration.subscribe((event) => {
+      // The end is the reply.
+      if (event.type !== 'completed' && event.type !== 'failed') emit?.(event);
+    });
+    try {
+      const { rounds, ...summary } = await departure.migration.result;
+      return { to, ...summary, rounds: rounds.length };
+    } catch (error) {
+      throw new MoveFailed(GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the migration failed'), departure.whereabouts);
+    }
+  };
+
+  const underWay = (): Departure => {
+    const { departure } = vmm;
+    if (departure?.underWay === true) return departure;
+    throw new GodwitError('GODWIT_INVALID_STATE', 'no migration from here is under way');
+  };
+
+  return {
+    status: async () => statusOf(vmm),
+
+    migrate: async ({ to, tls, events, ...settings }, emit) => {
+      const summary = await move(linksTo(await transportOf(to, { tls })), to, settings, events ? emit : undefined);
+      host.moved(to);
+      return summary;
+    },
+
+    cancel: async ({ reason = 'cancelled by a command' }) => {
+      const { departure, incoming } = vmm;
+      if (departure?.underWay === true) return { cancelled: departure.migration.cancel(reason) };
+      if (incoming === undefined || incoming.state === 'completed' || incoming.state === 'failed') {
+        throw new GodwitError('GODWIT_INVALID_STATE', 'no migration is under way');
+      }
+      return { cancelled: incoming.cancel(reason) };
+    },
+
+    adjust: async (adjustment) => {
+      underWay().adjust(adjustment);
+      return {};
+    },
+
+    switchover: async (options) => {
+      underWay().migration.switchOver(options);
+      return {};
+    },
+
+    settle: async () => {
+      const { departure } = vmm;
+      if (departure === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there was no migration from here');
+      await departure.migration.settle();
+      if (departure.whereabouts === 'there') host.moved(departure.to);
+      return { guest: departure.whereabouts };
+    },
+
+    recover: async ({ peerIsDead }) => {
+      if (!peerIsDead) {
+        throw new GodwitError(
+          'GODWIT_INVALID_ARGUMENT',
+          'recover needs the word that the other side is dead: if it is not, the guest runs on both sides',
+        );
+      }
+      const { departure, incoming } = vmm;
+      if (departure !== undefined) await departure.migration.recover({ destinationIsDead: true });
+      else if (incoming !== undefined) await incoming.recover({ sourceIsDead: true });
+      else throw new GodwitError('GODWIT_INVALID_STATE', 'there was no migration, to or from here');
+      return {};
+    },
+
+    snapshot: async ({ path, events, quit = false, ...settings }, emit) => {
+      const summary = await move(linksTo(file({ path })), path, settings, events ? emit : undefined);
+      if (quit) host.moved(path);
+      else await vmm.goOn();
+      return summary;
+    },
+
+    check: async () => vmm.requireGuest().check(),
+
+    quit: async ({ force = false }) => {
+      const atStake = vmm.departure?.whereabouts === 'unknown' || vmm.incoming?.ownership === 'ready';
+      if (atStake && !force) {
+        throw new GodwitError(
+          'GODWIT_INVALID_STATE',
+          'which side has the guest is not settled, and this may be the only one: settle it first, or quit with force',
+        );
+      }
+      host.quit();
+      return {};
+    },
+  };
+}
