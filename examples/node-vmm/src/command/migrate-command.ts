@@ -9,6 +9,7 @@ import { POLICY_NAMES } from '../vmm/policies.js';
 import { absoluteUri } from '../vmm/transport-of.js';
 import { askVmm, type ClientOptions, clientOptions, WITH_GUEST } from './client-command.js';
 import type { Ended } from './guest-commands.js';
+import { onInterruption } from './interruptions.js';
 import { jsonProgress, type ProgressOutput, textProgress } from './progress-output.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
 import { bytes, encodings, milliseconds, pageChannels } from './values.js';
@@ -131,19 +132,18 @@ function move(
   const shown = json ? jsonProgress(process.stdout) : textProgress(process.stdout);
   const output = quiet ? { event: () => {}, end: () => {} } : shown;
   return askVmm(options, WITH_GUEST, async (client) => {
-    let cancelling = false;
-    const onSignal = (signal: NodeJS.Signals): void => {
-      output.end();
-      if (cancelling) {
+    const undo = onInterruption(
+      (signal) => {
+        output.end();
+        process.stderr.write('cancelling\n');
+        client.ask('cancel', { reason: `${signal} at the terminal` }).catch(() => {});
+      },
+      (signal) => {
+        output.end();
         process.stderr.write('the migration goes on without this command; "status" tells of it\n');
         process.exit(128 + constants.signals[signal]);
-      }
-      cancelling = true;
-      process.stderr.write('cancelling\n');
-      client.ask('cancel', { reason: `${signal} at the terminal` }).catch(() => {});
-    };
-    const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-    for (const signal of signals) process.on(signal, onSignal);
+      },
+    );
     try {
       const summary = await ask(client, output);
       output.end();
@@ -152,7 +152,7 @@ function move(
       output.end();
       throw error;
     } finally {
-      for (const signal of signals) process.off(signal, onSignal);
+      undo();
     }
   });
 }

@@ -10,6 +10,7 @@ import type { Departure } from '../vmm/departure.js';
 import type { ListeningAt } from '../vmm/links.js';
 import { type ReceiveSettings, Vmm } from '../vmm/vmm.js';
 import { EXIT, exitStatusOf } from './exit-status.js';
+import { onInterruption } from './interruptions.js';
 
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 10_000;
@@ -64,13 +65,10 @@ export class VmmRun implements VmmProcess {
    * @param control the path of the control socket; by default the first of the user's folder that is free
    */
   async run(control: string | undefined, start: () => Promise<void>): Promise<number> {
-    const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-    const onSignal = (signal: NodeJS.Signals): void => {
-      // The second one ends it at once.
-      if (this.#ending) process.exit(128 + constants.signals[signal]);
-      this.#finish(EXIT.done, `ended by ${signal}`);
-    };
-    for (const signal of signals) process.on(signal, onSignal);
+    const undo = onInterruption(
+      (signal) => this.#finish(EXIT.done, `ended by ${signal}`),
+      (signal) => process.exit(128 + constants.signals[signal]),
+    );
     this.#output.console?.on('error', () => this.#finish(EXIT.done, 'nobody reads the console any more'));
     let server: ControlServer | undefined;
     try {
@@ -87,7 +85,7 @@ export class VmmRun implements VmmProcess {
     await server?.close();
     await this.vmm.close('the VMM ends');
     clearTimeout(lastResort);
-    for (const signal of signals) process.off(signal, onSignal);
+    undo();
     return status;
   }
 

@@ -1,0 +1,244 @@
+import { writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { type Terminal, Tmux } from './tmux.js';
+import { certificates, GUEST, VmmUser } from './vmm-command.js';
+
+jest.setTimeout(240_000);
+
+let user: VmmUser;
+let tmux: Tmux;
+
+beforeEach(() => {
+  user = new VmmUser();
+  tmux = new Tmux();
+});
+
+afterEach(() => {
+  tmux.close();
+  user.remove();
+});
+
+const problem = Tmux.problem();
+const withTmux = problem === undefined ? describe : describe.skip;
+const reason = problem === undefined ? '' : ` (skipped: ${problem})`;
+
+/** A guest that runs, in a terminal of its own. */
+async function running(...options: readonly string[]): Promise<Terminal> {
+  const terminal = tmux.open(user.line(['run', ...GUEST, ...options]));
+  await terminal.shows(/heartbeat 000002/);
+  return terminal;
+}
+
+/** A VMM that awaits one; resolves once it listens, with where. */
+async function receiving(uri: string, ...options: readonly string[]): Promise<{ terminal: Terminal; at: string }> {
+  const terminal = tmux.open(user.line(['receive', uri, ...options]));
+  const [, at = ''] = await terminal.shows(/a guest may come to (\S+)/);
+  return { terminal, at };
+}
+
+/** The counts of the heartbeats in a terminal. */
+function beats(terminal: Terminal): readonly number[] {
+  return [...terminal.text.matchAll(/heartbeat (\d+) /g)].map(([, count]) => Number(count));
+}
+
+/** Kills the VMM with that control socket. */
+async function kill(control: string): Promise<void> {
+  const { last } = await user.json('status', '--control', control);
+  process.kill(Number(last['pid']), 'SIGKILL');
+}
+
+async function beatsOn(terminal: Terminal): Promise<void> {
+  const before = beats(terminal).length;
+  await terminal.until('more heartbeats', () => (beats(terminal).length >= before + 3 ? true : undefined));
+}
+
+withTmux(`two terminals, and a third one${reason}`, () => {
+  const tls = (side: string): readonly string[] => [
+    ...['--tls-ca', user.path('ca.pem')],
+    ...['--tls-cert', user.path(`${side}-cert.pem`)],
+    ...['--tls-key', user.path(`${side}-key.pem`)],
+  ];
+
+  test.each(['tcp', 'unix', 'tls', 'ws'])('a guest moves over %s, is compared, and is checked', async (transport) => {
+    for (const [name, text] of Object.entries(certificates())) writeFileSync(user.path(name), text);
+    const source = await running();
+    const uri = {
+      tcp: 'tcp:127.0.0.1:0',
+      unix: `unix:${user.path('move.sock')}`,
+      tls: 'tls:127.0.0.1:0',
+      ws: 'ws://127.0.0.1:0/',
+    }[transport] as string;
+    const { terminal: destination, at } = await receiving(uri, ...(transport === 'tls' ? tls('destination') : []));
+    const command = ['migrate', at, '--verify', ...(transport === 'tls' ? tls('source') : [])];
+    const mover = tmux.open(user.line(command));
+    expect(await mover.exit()).toBe(0);
+    await mover.shows(/moved to .*down for .*\(predicted .*\), \d+ rounds, .*pages compared: equal/);
+    expect(await source.exit()).toBe(0);
+    await source.shows(/the guest has moved to/);
+    await beatsOn(destination);
+    // One guest: its heartbeats go on where they were. The line in which it was paused is in both terminals, a part in each.
+    const [last, first] = [beats(source).at(-1) as number, beats(destination)[0] as number];
+    expect(first - last).toBeGreaterThanOrEqual(1);
+    expect(first - last).toBeLessThanOrEqual(2);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+    expect(await user.vmm('quit')).toMatchObject({ status: 0 });
+    expect(await destination.exit()).toBe(0);
+  });
+
+  test('the guest moves on, from where it has moved to', async () => {
+    const source = await running();
+    const there = await receiving(`unix:${user.path('a.sock')}`);
+    expect(await user.json('migrate', there.at, '--verify')).toMatchObject({
+      status: 0,
+      last: { result: 'moved', verified: true },
+    });
+    expect(await source.exit()).toBe(0);
+    const further = await receiving(`unix:${user.path('b.sock')}`);
+    const moved = await user.json('migrate', further.at, '--verify', '--no-live', '--encodings', 'lz4');
+    expect(moved).toMatchObject({ status: 0, last: { result: 'moved', verified: true } });
+    expect(await there.terminal.exit()).toBe(0);
+    await beatsOn(further.terminal);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+  });
+
+  test('progress is one line, in place, and a third terminal sees, adjusts and cancels', async () => {
+    const source = await running();
+    const { terminal: destination, at } = await receiving('tcp:127.0.0.1:0');
+    const slow = tmux.open(user.line(['migrate', at, '--bandwidth', '1M']), { columns: 70 });
+    await slow.shows(/round 1: \d+ %, .*\/s, .* to go/);
+    const lines = slow.screen;
+    expect(lines.filter((line) => line.startsWith('round 1: '))).toHaveLength(1);
+    expect(Math.max(...lines.map(({ length }) => length))).toBeLessThan(70);
+
+    const status = await user.json('status', '--control', user.path('godwit/vmm1.sock'));
+    expect(status.last).toMatchObject({
+      guest: 'running',
+      migration: { to: at, state: 'active', ownership: 'running', guest: 'here', progress: { round: 1 } },
+    });
+    const all = await user.vmm('status');
+    expect(all.stdout).toMatch(/guest running, 96 MiB, .*moving to tcp:/);
+    expect(all.stdout).toMatch(/a guest arrives at tcp:/);
+    // A second one is refused while the first goes on.
+    expect(await user.json('migrate', at)).toMatchObject({ status: 4, last: { code: 'GODWIT_CLAIMED', retry: true } });
+
+    expect(await user.vmm('cancel', '--control', user.path('godwit/vmm1.sock'))).toMatchObject({
+      status: 0,
+      stdout: 'cancelled\n',
+    });
+    expect(await slow.exit()).toBe(7);
+    await slow.shows(/GODWIT_CANCELLED[\s\S]*the guest stays at the source/);
+    await beatsOn(source);
+    await destination.shows(/another guest may come/);
+
+    const again = tmux.open(user.line(['migrate', at, '--bandwidth', '1M', '--verify']));
+    await again.shows(/round 1: \d+ %/);
+    const control = ['--control', user.path('godwit/vmm1.sock')];
+    expect(
+      await user.vmm('adjust', ...control, '--bandwidth', '0', '--downtime-limit', '500', '--policy', 'urgent'),
+    ).toMatchObject({ status: 0 });
+    expect(await again.exit()).toBe(0);
+    expect(await source.exit()).toBe(0);
+    await beatsOn(destination);
+  });
+
+  test('Ctrl-C cancels a migration, and ends a VMM, also behind npm', async () => {
+    const npm = ['env', `XDG_RUNTIME_DIR=${user.folder}`, 'npm', 'run', '--silent', 'vmm', '--'];
+    const source = tmux.open([...npm, 'run', ...GUEST]);
+    await source.shows(/heartbeat 000001/);
+    const { terminal: destination, at } = await receiving('tcp:127.0.0.1:0');
+    const mover = tmux.open([...npm, 'migrate', at, '--bandwidth', '1M']);
+    await mover.shows(/round 1: \d+ %/);
+    mover.press('C-c');
+    expect(await mover.exit()).toBe(7);
+    await beatsOn(source);
+    for (const terminal of [source, destination]) {
+      terminal.press('C-c');
+      expect(await terminal.exit()).toBe(0);
+      await terminal.shows(/ended by SIGINT/);
+    }
+  });
+
+  test('a VMM that was killed is said to be gone, and its socket is taken over by the next one', async () => {
+    const source = await running();
+    const { at } = await receiving('tcp:127.0.0.1:0');
+    const mover = tmux.open(user.line(['migrate', at, '--bandwidth', '1M', '--reconnect-timeout', '1000']));
+    await mover.shows(/round 1: \d+ %/);
+    await kill(user.path('godwit/vmm2.sock'));
+    expect(await mover.exit()).toBe(4);
+    await mover.shows(/the link is lost[\s\S]*the guest stays at the source/);
+    await beatsOn(source);
+    expect((await user.vmm('status')).stdout.match(/vmm\d\.sock/g)).toEqual(['vmm1.sock']);
+    const next = await receiving('tcp:127.0.0.1:0');
+    await next.terminal.shows(/control socket: \S+\/vmm2\.sock/);
+    const pending = user.json('migrate', next.at, '--bandwidth', '1M');
+    await source.shows(new RegExp(`being moved to ${next.at}`));
+    await kill(user.path('godwit/vmm1.sock'));
+    expect(await pending).toMatchObject({ status: 3, last: { result: 'failed', code: 'GODWIT_LINK_LOST' } });
+  });
+
+  test('a guest is saved and goes on, and is restored, whole or at once', async () => {
+    const source = await running();
+    const file = user.path('guest.snap');
+    const saver = tmux.open(user.line(['snapshot', file]));
+    expect(await saver.exit()).toBe(0);
+    await saver.shows(/saved to .*guest\.snap/);
+    await beatsOn(source);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+    expect(await user.json('snapshot', file, '--quit')).toMatchObject({ status: 0, last: { result: 'saved' } });
+    expect(await source.exit()).toBe(0);
+    for (const how of [[], ['--at-once']]) {
+      const restored = tmux.open(user.line(['restore', file, ...how]));
+      await restored.shows(/the guest is here, running/);
+      await beatsOn(restored);
+      expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+      expect(await user.vmm('quit')).toMatchObject({ status: 0 });
+      expect(await restored.exit()).toBe(0);
+    }
+    writeFileSync(file, 'no snapshot');
+    expect(await user.vmm('restore', file)).toMatchObject({
+      status: 5,
+      stderr: expect.stringContaining('error: GODWIT_'),
+    });
+  });
+});
+
+describe('the exit status', () => {
+  test.each([
+    [2, ['migrat'], /unknown command 'migrat'[\s\S]*Did you mean migrate\?/],
+    [2, ['migrate', 'tcp:127.0.0.1:1', '--downtimelimit', '3'], /Did you mean --downtime-limit\?/],
+    [2, ['run', '--memory', 'much'], /It is a size such as 150M/],
+    [2, ['run', '--memory', '64M', '--working-set', '64M'], /--working-set does not fit/],
+    [2, ['receive', 'tpc:127.0.0.1:1'], /starts with none of tcp:, tls:, unix:/],
+    [2, ['receive', 'exec:true'], /exec starts a command and cannot listen/],
+    [2, ['receive', 'tls:127.0.0.1:0'], /TLS needs ca, cert and key/],
+    [2, ['receive', 'tcp:127.0.0.1:0', '--tls-ca', 'x'], /for tls: and wss:/],
+    [3, ['migrate', 'tcp:127.0.0.1:1'], /no VMM with a guest is found/],
+    [3, ['quit', '--control', '/nonexistent/vmm.sock'], /no VMM answers at \/nonexistent\/vmm.sock/],
+    [5, ['receive', 'unix:/nonexistent/move.sock'], /there is no folder/],
+  ])('is %d for %p', async (status, args, told) => {
+    const ran = await user.vmm(...args);
+    expect({ status: ran.status, stderr: ran.stderr }).toEqual({ status, stderr: expect.stringMatching(told) });
+    expect(ran.stderr).not.toContain('    at ');
+  });
+
+  withTmux(`of a migration${reason}`, () => {
+    test('is 4 for a destination that is not there, 2 for an address that is none, 6 for a guest that writes too fast', async () => {
+      const source = await running('--dirty-rate', '0');
+      expect(await user.json('migrate', 'tcp:127.0.0.1:1', '--connect-timeout', '500')).toMatchObject({
+        status: 4,
+        last: { result: 'failed', exit: 4, code: 'GODWIT_CONNECT_FAILED', retry: true, guest: 'here' },
+      });
+      expect(await user.json('migrate', '127.0.0.1:1')).toMatchObject({
+        status: 2,
+        last: { result: 'failed', exit: 2, code: 'GODWIT_INVALID_ARGUMENT' },
+      });
+      const { at } = await receiving('tcp:127.0.0.1:0');
+      const limits = ['--bandwidth', '16M', '--policy', 'gentle', '--time-budget', '4000', '--downtime-limit', '20'];
+      expect(await user.json('migrate', at, ...limits)).toMatchObject({
+        status: 6,
+        last: { result: 'failed', exit: 6, code: 'GODWIT_NOT_CONVERGING', guest: 'here' },
+      });
+      await beatsOn(source);
+    });
+  });
+});
