@@ -37,7 +37,8 @@ export const MIGRATING: For = {
     (incoming !== undefined && incoming.state !== 'none' && !over(incoming.state)),
   what: 'that takes part in a migration',
 };
-export const ANY: For = { fits: () => true, what: 'of this user' };
+/** One whose guest has moved away ends by itself. */
+export const ANY: For = { fits: ({ guest }) => guest !== 'moved', what: 'of this user' };
 
 /**
  * Asks the VMM that is meant; returns the exit status. What goes wrong is told on standard error, or with `--json` as the last object.

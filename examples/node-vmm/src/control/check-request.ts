@@ -17,7 +17,7 @@ type Fields<Command extends ControlCommand> = {
 };
 
 /** What every command takes. The types above make this table complete. */
-const COMMANDS: { readonly [Command in ControlCommand]: Fields<Command> } = {
+export const COMMANDS: { readonly [Command in ControlCommand]: Fields<Command> } = {
   status: {},
   migrate: {
     to: 'text, needed',
