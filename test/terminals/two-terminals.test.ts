@@ -1,4 +1,11 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import net from 'node:net';
+import { type MigratableVm, receive } from '@godwit/core';
+import { Machine, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
+import { listenOn, unix } from '@godwit/transport';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { type Terminal, Tmux } from './tmux.js';
 import { certificates, GUEST, VmmUser } from './vmm-command.js';
@@ -34,6 +41,22 @@ async function receiving(uri: string, ...options: readonly string[]): Promise<{ 
   const terminal = tmux.open(user.line(['receive', uri, ...options]));
   const [, at = ''] = await terminal.shows(/a guest may come to (\S+)/);
   return { terminal, at };
+}
+
+function writeKey(name: string): void {
+  writeFileSync(user.path(name), `guest-move:${randomBytes(32).toString('hex')}\n`, { mode: 0o600 });
+}
+
+/** A machine as the engine needs it, to be changed in parts. */
+function partsOf(machine: VirtualMachine): MigratableVm {
+  return {
+    memory: machine.memory,
+    trackers: machine.trackers,
+    devices: machine.devices,
+    pause: () => machine.pause(),
+    resume: () => machine.resume(),
+    prepared: () => machine.prepared(),
+  };
 }
 
 /** The counts of the heartbeats in a terminal. */
@@ -98,6 +121,78 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     expect(moved).toMatchObject({ status: 0, last: { result: 'moved', verified: true } });
     expect(await there.terminal.exit()).toBe(0);
     await beatsOn(further.terminal);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+  });
+
+  test('over wss with a key that both have, through a command, and into standard input', async () => {
+    const key = ['--tls-psk', user.path('key.psk')];
+    writeKey('key.psk');
+    const source = await running();
+    const first = await receiving('wss://127.0.0.1:0/guest', ...key);
+    expect(await user.json('migrate', first.at, ...key)).toMatchObject({ status: 0 });
+    expect(await source.exit()).toBe(0);
+
+    const second = await receiving(`unix:${user.path('second.sock')}`);
+    const bridge = `require('net').connect(process.argv[1]).on('connect', function () { process.stdin.pipe(this).pipe(process.stdout) })`;
+    const command = `exec:${process.execPath} -e "${bridge}" ${user.path('second.sock')}`;
+    expect(await user.json('migrate', command)).toMatchObject({ status: 0 });
+    expect(await first.terminal.exit()).toBe(0);
+
+    // A VMM that somebody starts for each connection, as inetd does.
+    const server = net.createServer();
+    server.listen(user.path('inetd.sock'));
+    await once(server, 'listening');
+    const started = once(server, 'connection').then(([socket]) => {
+      const [program = '', ...args] = user.line(['receive', 'stdio:', '--control', user.path('third')]);
+      const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'ignore'] });
+      (socket as net.Socket).pipe(child.stdin);
+      child.stdout.pipe(socket as net.Socket);
+      server.close();
+      return once(child, 'exit');
+    });
+    expect(await user.json('migrate', `unix:${user.path('inetd.sock')}`, '--page-channels', '0')).toMatchObject({
+      status: 0,
+    });
+    expect(await second.terminal.exit()).toBe(0);
+    expect(await user.json('check', '--control', user.path('third'))).toMatchObject({
+      status: 0,
+      last: { defects: [] },
+    });
+    expect(await user.vmm('quit', '--control', user.path('third'))).toMatchObject({ status: 0 });
+    expect(await started).toEqual([0, null]);
+  });
+
+  test('a guest of which the destination does not say whether it runs stands still until somebody decides', async () => {
+    const source = await running();
+    const links = await listenOn(unix({ path: user.path('strange.sock') }));
+    let machine: VirtualMachine | undefined;
+    // It has everything, is told to run the guest, and cannot.
+    const incoming = receive(links, {
+      prepare: async (description) => {
+        const { kind } = description as { kind: string };
+        machine = await (kind === 'kvm' ? Machine : SoftwareMachine).fromDescription(description);
+        return { ...partsOf(machine), resume: () => Promise.reject(new Error('it cannot run here')) };
+      },
+    });
+    const move = ['migrate', `unix:${user.path('strange.sock')}`, '--settle-timeout', '1000'];
+    const moved = await user.json(...move);
+    expect(moved).toMatchObject({
+      status: 8,
+      last: { result: 'failed', code: 'GODWIT_OWNERSHIP_UNKNOWN', guest: 'unknown' },
+    });
+    expect(moved.stderr).toContain('recover --peer-is-dead');
+    await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_VM_FAILED' });
+    expect((await user.json('status')).last).toMatchObject({ guest: 'unknown', migration: { ownership: 'unknown' } });
+    expect(await user.vmm('quit')).toMatchObject({ status: 5, stderr: expect.stringContaining('settle it first') });
+    expect(await user.vmm('settle')).toMatchObject({ status: 8 });
+    expect(await user.vmm('recover')).toMatchObject({ status: 2 });
+    expect(await user.vmm('recover', '--peer-is-dead')).toMatchObject({ status: 0, stdout: 'the guest runs here\n' });
+    await links.close();
+    await machine?.close();
+    await beatsOn(source);
+    const { terminal: destination, at } = await receiving('tcp:127.0.0.1:0');
+    expect(await user.json('migrate', at, '--verify')).toMatchObject({ status: 0, last: { verified: true } });
+    await beatsOn(destination);
     expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
   });
 
@@ -222,7 +317,7 @@ describe('the exit status', () => {
   });
 
   withTmux(`of a migration${reason}`, () => {
-    test('is 4 for a destination that is not there, 2 for an address that is none, 6 for a guest that writes too fast', async () => {
+    test('is 4 without a destination, 2 for no address, 5 for another key, 6 for a guest that writes too fast', async () => {
       const source = await running('--dirty-rate', '0');
       expect(await user.json('migrate', 'tcp:127.0.0.1:1', '--connect-timeout', '500')).toMatchObject({
         status: 4,
@@ -232,6 +327,13 @@ describe('the exit status', () => {
         status: 2,
         last: { result: 'failed', exit: 2, code: 'GODWIT_INVALID_ARGUMENT' },
       });
+      for (const name of ['own.psk', 'other.psk']) writeKey(name);
+      const secret = await receiving('tls:127.0.0.1:0', '--tls-psk', user.path('own.psk'));
+      expect(await user.json('migrate', secret.at, '--tls-psk', user.path('other.psk'))).toMatchObject({
+        status: 5,
+        last: { exit: 5, code: 'GODWIT_CONNECT_FAILED', retry: false, guest: 'here' },
+      });
+      await secret.terminal.shows(/refused: .*it has another pre-shared key/);
       const { at } = await receiving('tcp:127.0.0.1:0');
       const limits = ['--bandwidth', '16M', '--policy', 'gentle', '--time-budget', '4000', '--downtime-limit', '20'];
       expect(await user.json('migrate', at, ...limits)).toMatchObject({

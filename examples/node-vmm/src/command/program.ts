@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { clientCommands } from './client-commands.js';
 import { type Ended, guestCommands } from './guest-commands.js';
-import { BOOT, imageCommands } from './image-commands.js';
+import { sweepCommand } from './sweep-command.js';
 
 /** The command `npm run vmm --`. Misspelt options and commands are refused, with what is near. `ended` gets the exit status of what was run. */
 export function vmmProgram(ended: Ended): Command {
@@ -18,16 +18,16 @@ export function vmmProgram(ended: Ended): Command {
         '\nExit statuses and the control socket: docs/node-vmm.md',
     );
   program.exitOverride();
-  for (const command of [...guestCommands(ended), ...clientCommands(ended), ...imageCommands()]) {
+  for (const command of [...guestCommands(ended), ...clientCommands(ended), sweepCommand()]) {
     command.allowExcessArguments(false).copyInheritedSettings(program);
-    program.addCommand(command, { hidden: command.name() === BOOT });
+    program.addCommand(command);
   }
   return program;
 }
 
-/** The arguments with the command that they leave out: `--image FILE` boots an image. */
+/** The arguments with the command that they leave out: options alone, such as `--image FILE`, are those of `run`. */
 export function withCommand(argv: readonly string[]): readonly string[] {
   const [first] = argv;
   const named = first === undefined || !first.startsWith('-') || first === '--help' || first === '-h';
-  return named ? argv : [BOOT, ...argv];
+  return named ? argv : ['run', ...argv];
 }

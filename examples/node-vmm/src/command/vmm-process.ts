@@ -54,7 +54,7 @@ export class VmmRun implements VmmProcess {
     this.vmm = new Vmm({
       blindTracker: undefined,
       onConsole: (text) => output.console?.write(text),
-      onCrashed: (error) => this.#finish(exitStatusOf(error), error.message),
+      onCrashed: (error) => this.#failed(error),
     });
   }
 
@@ -96,7 +96,8 @@ export class VmmRun implements VmmProcess {
   /** Receives a guest, beside the rest. Unless `once`, an attempt that fails is followed by another. */
   receive({ listening, settings, once }: Arrival): void {
     this.vmm.listen(listening);
-    this.tell(`a guest may come to ${listening.address}`);
+    const { address } = listening;
+    this.tell(address.startsWith('file:') ? `restoring ${address}` : `a guest may come to ${address}`);
     const receive = async (): Promise<void> => {
       for (;;) {
         const incoming = this.vmm.receive(settings);
@@ -113,7 +114,7 @@ export class VmmRun implements VmmProcess {
           // Without a source that has come, it is the listener that failed.
           const last = once || !came || this.#ending || this.vmm.guest !== undefined;
           if (last) throw error;
-          this.tell(`${(error as Error).message}; another guest may come to ${listening.address}`);
+          this.tell(`${(error as Error).message}; another guest may come to ${address}`);
         }
       }
     };

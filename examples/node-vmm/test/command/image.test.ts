@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { sweepImage } from '@godwit/example-node-vmm/guest';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { NO_KVM, testUnless } from './machine-kinds.js';
+import { NO_KVM, testUnless } from '../machine-kinds.js';
 
-const CLI = fileURLToPath(new URL('../dist/command/cli.js', import.meta.url));
+const CLI = fileURLToPath(new URL('../../dist/command/cli.js', import.meta.url));
 const testKvm = testUnless(NO_KVM);
 const MIB = 2 ** 20;
 
@@ -21,7 +21,10 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const vmm = (...args: string[]) => spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8' });
+/** Its control sockets are in the test's own folder. */
+const environment = () => ({ ...process.env, XDG_RUNTIME_DIR: folder });
+const vmm = (...args: string[]) =>
+  spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8', env: environment() });
 
 test('writes the sweep guest, with a range of its own', () => {
   expect(vmm('sweep', sweep)).toMatchObject({ status: 0, stderr: '' });
@@ -33,7 +36,7 @@ test('writes the sweep guest, with a range of its own', () => {
 test.each([
   [['sweep', 'unused.img', '--to', '512K'], 2, 'sweeps whole pages'],
   [['sweep', 'unused.img', '--to', 'much'], 2, 'It is a size such as'],
-  [['--memory', '16M'], 2, '--image FILE names what to boot'],
+  [['--image', 'x', '--memory', '1K'], 2, 'It is from 16 MiB'],
   [['--imgae', 'x'], 2, 'Did you mean --image?'],
   [['--image', '/nonexistent/image'], 1, 'ENOENT'],
 ])('says what is wrong with %p', (args, code, told) => {
@@ -55,7 +58,7 @@ async function prints(child: ChildProcess, text: string): Promise<void> {
 
 testKvm('boots an image, shows COM1, and ends when it is interrupted', async () => {
   writeFileSync(sweep, sweepImage({ first: MIB, end: 3 * MIB }));
-  const child = spawn(process.execPath, [CLI, '--image', sweep, '--memory', '16M']);
+  const child = spawn(process.execPath, [CLI, '--image', sweep, '--memory', '16M'], { env: environment() });
   await prints(child, 'B');
   const exit = once(child, 'exit');
   child.kill('SIGINT');
@@ -68,5 +71,5 @@ testKvm('says how a guest crashed', async () => {
   writeFileSync(crash, Uint8Array.from([0x0f, 0x01, 0x1e, 0x20, 0x7c, 0x0f, 0x0b, ...new Uint8Array(64)]));
   const { status, stderr } = vmm('--image', crash, '--memory', '16M');
   expect(status).toBe(9);
-  expect(stderr).toMatch(/^error: GODWIT_GUEST_CRASHED: vCPU 0 cannot go on: KVM_EXIT_.*rip=0x/);
+  expect(stderr).toMatch(/^\[vmm\] error: GODWIT_GUEST_CRASHED: vCPU 0 cannot go on: KVM_EXIT_.*rip=0x/m);
 });
