@@ -280,10 +280,20 @@ describe('a client that misbehaves', () => {
   });
 
   test('and says nothing leaves when there are too many of them, not one that waits', async () => {
-    await serve({ check: () => new Promise(() => {}) });
+    let asked: () => void = () => {};
+    const waits = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    await serve({
+      check: () => {
+        asked();
+        return new Promise(() => {});
+      },
+    });
     const busy = await client();
-    const pending = busy.ask('check', {});
-    pending.catch(() => {});
+    busy.ask('check', {}).catch(() => {});
+    // By then it is the one that has said nothing for the longest time.
+    await waits;
     const silent: net.Socket[] = [];
     for (let i = 0; i < 63; i++) silent.push(await raw());
     const [first] = silent;
