@@ -116,10 +116,14 @@ withTmux(`two terminals, and a third one${reason}`, () => {
       last: { result: 'moved', verified: true },
     });
     expect(await source.exit()).toBe(0);
+    // A guest that its user has paused moves as it is.
+    expect(await user.vmm('pause')).toMatchObject({ status: 0 });
     const further = await receiving(`unix:${user.path('b.sock')}`);
     const moved = await user.json('migrate', further.at, '--verify', '--no-live', '--encodings', 'lz4');
     expect(moved).toMatchObject({ status: 0, last: { result: 'moved', verified: true } });
     expect(await there.terminal.exit()).toBe(0);
+    expect((await user.json('status')).last).toMatchObject({ guest: 'paused', incoming: { state: 'completed' } });
+    expect(await user.vmm('resume')).toMatchObject({ status: 0 });
     await beatsOn(further.terminal);
     expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
   });
@@ -213,7 +217,9 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     const all = await user.vmm('status');
     expect(all.stdout).toMatch(/guest running, 96 MiB, .*moving to tcp:/);
     expect(all.stdout).toMatch(/a guest arrives at tcp:/);
-    // A second one is refused while the first goes on.
+    // A second one is refused while the first goes on, and so is everything that it would disturb.
+    const { last: paused } = await user.json('pause', '--control', user.path('godwit/vmm1.sock'));
+    expect(paused).toMatchObject({ exit: 5, code: 'GODWIT_INVALID_STATE' });
     expect(await user.json('migrate', at)).toMatchObject({ status: 4, last: { code: 'GODWIT_CLAIMED', retry: true } });
 
     expect(await user.vmm('cancel', '--control', user.path('godwit/vmm1.sock'))).toMatchObject({

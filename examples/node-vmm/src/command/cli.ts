@@ -6,6 +6,8 @@ import { failed } from './client-command.js';
 import { EXIT } from './exit-status.js';
 import { vmmProgram, withCommand } from './program.js';
 
+// Whoever has read it is gone, as with `| head`: a VMM ends then, and a migration goes on.
+process.stdout.on('error', () => {});
 try {
   const program = vmmProgram((status) => {
     process.exitCode = status;

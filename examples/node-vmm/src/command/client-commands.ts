@@ -36,6 +36,12 @@ export function clientCommands(ended: Ended): readonly Command[] {
         ended(await done(options, MIGRATING, 'asked for', (vmm) => vmm.ask('switchover', { force: options.force }))),
       ),
     snapshotCommand(ended),
+    simple('pause', 'let the guest stand still until "resume", wherever it moves to').action(
+      async (options: ClientOptions) => ended(await done(options, WITH_GUEST, 'paused', (vmm) => vmm.ask('pause', {}))),
+    ),
+    simple('resume', 'let a paused guest run').action(async (options: ClientOptions) =>
+      ended(await done(options, WITH_GUEST, 'running', (vmm) => vmm.ask('resume', {}))),
+    ),
     simple('check', 'compare every page of the bundled guest with what it has written').action(
       async (options: ClientOptions) => ended(await check(options)),
     ),

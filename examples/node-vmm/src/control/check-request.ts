@@ -49,6 +49,8 @@ export const COMMANDS: { readonly [Command in ControlCommand]: Fields<Command> }
     downtimeLimitMs: 'number',
     quit: 'yes or no',
   },
+  pause: {},
+  resume: {},
   check: {},
   quit: { force: 'yes or no' },
 };

@@ -88,6 +88,9 @@ export interface ControlCommands {
   /** Runs the guest here, since the other side is dead for certain. */
   recover: { request: { readonly peerIsDead: boolean }; reply: Record<never, never> };
   snapshot: { request: SnapshotRequest; reply: MoveSummary };
+  /** Lets the guest stand still, also at a destination that it moves to, until `resume`. Neither is possible while it is being moved. */
+  pause: { request: Record<never, never>; reply: Record<never, never> };
+  resume: { request: Record<never, never>; reply: Record<never, never> };
   /** Compares every page of the bundled guest with what it has written. */
   check: { request: Record<never, never>; reply: CheckReport };
   /** Ends the VMM and its guest. With a guest that may be lost by it, only with `force`. */

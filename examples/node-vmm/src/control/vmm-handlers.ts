@@ -1,6 +1,7 @@
 import { GodwitError, type LinkConnector, type MigrationEvent } from '@godwit/core';
 import { file } from '@godwit/transport';
 import type { Departure, DepartureSettings } from '../vmm/departure.js';
+import type { HostedGuest } from '../vmm/hosted-guest.js';
 import { linksTo } from '../vmm/links.js';
 import { transportOf } from '../vmm/transport-of.js';
 import type { Vmm } from '../vmm/vmm.js';
@@ -44,6 +45,19 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     const { departure } = vmm;
     if (departure?.underWay === true) return departure;
     throw new GodwitError('GODWIT_INVALID_STATE', 'no migration from here is under way');
+  };
+
+  /** The guest, unless a migration says when it runs. */
+  const standing = (): HostedGuest => {
+    const { departure, incoming } = vmm;
+    const arrives = incoming !== undefined && incoming.state !== 'completed' && incoming.state !== 'failed';
+    if (departure?.underWay !== true && !arrives && (departure === undefined || departure.whereabouts === 'here')) {
+      return vmm.requireGuest();
+    }
+    throw new GodwitError(
+      'GODWIT_INVALID_STATE',
+      'the guest is being moved, or was: only the migration runs and pauses it',
+    );
   };
 
   return {
@@ -103,7 +117,17 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
       return summary;
     },
 
-    check: async () => vmm.requireGuest().check(),
+    pause: async () => {
+      await standing().pause();
+      return {};
+    },
+
+    resume: async () => {
+      await standing().resume();
+      return {};
+    },
+
+    check: async () => standing().check(),
 
     quit: async ({ force = false }) => {
       const atStake = vmm.departure?.whereabouts === 'unknown' || vmm.incoming?.ownership === 'ready';

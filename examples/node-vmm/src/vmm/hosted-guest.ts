@@ -100,7 +100,12 @@ export class HostedGuest {
     return this.#machine.state;
   }
 
-  /** Lets the guest run again, after a migration that has left it paused. */
+  /** Lets the guest stand still until `resume`; a migration moves it as it is. */
+  pause(): Promise<void> {
+    return this.#machine.pause();
+  }
+
+  /** Lets the guest run again. */
   resume(): Promise<void> {
     return this.#machine.resume();
   }

@@ -15,6 +15,8 @@ export function handlers(replaced: Partial<ControlHandlers> = {}): ControlHandle
     settle: none,
     recover: none,
     snapshot: none,
+    pause: none,
+    resume: none,
     check: none,
     quit: none,
     ...replaced,
