@@ -193,6 +193,8 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     await expect(incoming.result).rejects.toMatchObject({ code: 'GODWIT_VM_FAILED' });
     expect((await user.json('status')).last).toMatchObject({ guest: 'unknown', migration: { ownership: 'unknown' } });
     expect(await user.vmm('quit')).toMatchObject({ status: 5, stderr: expect.stringContaining('settle it first') });
+    source.press('C-c');
+    await source.shows(/which side has the guest is not settled/);
     expect(await user.vmm('settle')).toMatchObject({ status: 8 });
     expect(await user.vmm('recover')).toMatchObject({ status: 2 });
     expect(await user.vmm('recover', '--peer-is-dead')).toMatchObject({ status: 0, stdout: 'the guest runs here\n' });

@@ -33,7 +33,7 @@ export async function findVmm(wanted: Wanted): Promise<ControlClient> {
     try {
       return await (wanted.control === undefined ? theOnly(wanted) : ControlClient.connect(wanted.control));
     } catch (error) {
-      if (performance.now() >= deadline || !(error instanceof ControlError) || error.code === 'GODWIT_BLOCKED')
+      if (performance.now() >= deadline || !(error instanceof ControlError) || error.code === 'GODWIT_INVALID_ARGUMENT')
         throw error;
     }
     await sleep(LOOK_AGAIN_MS);
@@ -58,7 +58,7 @@ async function theOnly({ fits, what }: Wanted): Promise<ControlClient> {
   }
   if (more.length === 0) return first.client;
   const message = `which one? Give --control PATH: ${fitting.map(shown).join('; ')}`;
-  throw new ControlError({ code: 'GODWIT_BLOCKED', message, retry: false }, { answered: false });
+  throw new ControlError({ code: 'GODWIT_INVALID_ARGUMENT', message, retry: false }, { answered: false });
 }
 
 async function ask(path: string): Promise<FoundVmm | undefined> {

@@ -4,7 +4,7 @@ import type { Writable } from 'node:stream';
 import { GodwitError, type IncomingEvent } from '@godwit/core';
 import { controlFolder, makeControlFolder, socketName } from '../control/control-folder.js';
 import { ControlServer } from '../control/control-server.js';
-import { handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
+import { AT_STAKE, handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
 import { formatBytes, formatCount, formatMs } from '../demo/quantity.js';
 import type { Departure } from '../vmm/departure.js';
 import type { ListeningAt } from '../vmm/links.js';
@@ -66,7 +66,10 @@ export class VmmRun implements VmmProcess {
    */
   async run(control: string | undefined, start: () => Promise<void>): Promise<number> {
     const undo = onInterruption(
-      (signal) => this.#finish(EXIT.done, `ended by ${signal}`),
+      (signal) =>
+        this.vmm.atStake
+          ? this.tell(`${AT_STAKE}: the next ${signal} ends it all the same`)
+          : this.#finish(EXIT.done, `ended by ${signal}`),
       (signal) => process.exit(128 + constants.signals[signal]),
     );
     this.#output.console?.on('error', () => this.#finish(EXIT.done, 'nobody reads the console any more'));

@@ -10,6 +10,9 @@ import type { MoveSummary } from './control-protocol.js';
 import type { ControlHandlers } from './control-server.js';
 import { statusOf } from './vmm-status.js';
 
+/** Why a VMM does not end at the first word. */
+export const AT_STAKE = 'which side has the guest is not settled, and this may be the only one that has it';
+
 /** What a process does about the end of its VMM. */
 export interface VmmProcess {
   /** A migration from here begins. */
@@ -130,12 +133,8 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     check: async () => standing().check(),
 
     quit: async ({ force = false }) => {
-      const atStake = vmm.departure?.whereabouts === 'unknown' || vmm.incoming?.ownership === 'ready';
-      if (atStake && !force) {
-        throw new GodwitError(
-          'GODWIT_INVALID_STATE',
-          'which side has the guest is not settled, and this may be the only one: settle it first, or quit with force',
-        );
+      if (vmm.atStake && !force) {
+        throw new GodwitError('GODWIT_INVALID_STATE', `${AT_STAKE}: settle it first, or quit with force`);
       }
       host.quit();
       return {};

@@ -55,6 +55,11 @@ export class Vmm {
     return this.#listening?.address;
   }
 
+  /** Whether no side knows for certain who has the guest, so that this one may be the only one that has it. */
+  get atStake(): boolean {
+    return this.#departure?.whereabouts === 'unknown' || this.#incoming?.ownership === 'ready';
+  }
+
   /** @throws GodwitError GODWIT_INVALID_STATE when there is no guest */
   requireGuest(): HostedGuest {
     if (this.#guest === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there is no guest here');
