@@ -171,9 +171,11 @@ function arrivalText(event: IncomingEvent): string | undefined {
     case 'running':
       return 'the guest runs here';
     case 'completed': {
-      const { rounds, pages, loadMs, wireBytes, runState } = event.summary;
-      const count = pages.raw + pages.delta + pages.compressed;
-      return `the guest is here, ${runState}: ${formatCount(count)} pages in ${rounds} rounds, ${formatBytes(wireBytes)}; its devices took ${formatMs(loadMs)} to load`;
+      const { rounds, pages, loadMs, wireBytes, runState, faults } = event.summary;
+      const sent = `${formatCount(pages.raw + pages.delta + pages.compressed)} pages in ${rounds} rounds, ${formatBytes(wireBytes)}`;
+      const came =
+        faults && `${formatCount(faults.pagesTotal)} pages, ${formatCount(faults.faults)} of which it waited for`;
+      return `the guest is here, ${runState}: ${came ?? sent}; its devices took ${formatMs(loadMs)} to load`;
     }
     case 'link-lost':
       return `the link to the source is lost: ${event.reason.message}`;

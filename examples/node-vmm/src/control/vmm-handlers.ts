@@ -30,6 +30,7 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     settings: DepartureSettings,
     emit: ((event: MigrationEvent) => void) | undefined,
   ): Promise<MoveSummary> => {
+    await here();
     const departure = vmm.depart(connector, to, settings);
     host.departs(departure);
     departure.migration.subscribe((event) => {
@@ -50,13 +51,18 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     throw new GodwitError('GODWIT_INVALID_STATE', 'no migration from here is under way');
   };
 
+  /** The guest once it is here as a whole: one that runs at once, or has just arrived, is waited for. */
+  const here = async (): Promise<HostedGuest> => {
+    const guest = vmm.requireGuest();
+    await vmm.incoming?.result;
+    return guest;
+  };
+
   /** The guest, unless a migration says when it runs. */
-  const standing = (): HostedGuest => {
-    const { departure, incoming } = vmm;
-    const arrives = incoming !== undefined && incoming.state !== 'completed' && incoming.state !== 'failed';
-    if (departure?.underWay !== true && !arrives && (departure === undefined || departure.whereabouts === 'here')) {
-      return vmm.requireGuest();
-    }
+  const standing = async (): Promise<HostedGuest> => {
+    const guest = await here();
+    const { departure } = vmm;
+    if (departure === undefined || (!departure.underWay && departure.whereabouts === 'here')) return guest;
     throw new GodwitError(
       'GODWIT_INVALID_STATE',
       'the guest is being moved, or was: only the migration runs and pauses it',
@@ -121,16 +127,16 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     },
 
     pause: async () => {
-      await standing().pause();
+      await (await standing()).pause();
       return {};
     },
 
     resume: async () => {
-      await standing().resume();
+      await (await standing()).resume();
       return {};
     },
 
-    check: async () => standing().check(),
+    check: async () => (await standing()).check(),
 
     quit: async ({ force = false }) => {
       if (vmm.atStake && !force) {
