@@ -20,7 +20,13 @@ export class Tmux {
     const session = `t${++this.#terminals}`;
     const size = ['-x', String(columns), '-y', String(rows)];
     // tmux 3.3 tells the status of a command not always. Ctrl-C comes to the shell too, which is to stay.
-    const shell = ['sh', '-c', 'trap : INT; "$@"; echo "[exit status $?]"; exec sleep infinity', 'sh', ...command];
+    const shell = [
+      'sh',
+      '-c',
+      'trap : INT; "$@"; printf "\n[exit status %s]\n" $?; exec sleep infinity',
+      'sh',
+      ...command,
+    ];
     this.run('-f', '/dev/null', 'new-session', '-d', '-s', session, ...size, ...shell);
     return new Terminal(this, session, command.join(' '));
   }
