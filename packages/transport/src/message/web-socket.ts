@@ -1,10 +1,10 @@
 import type { AddressInfo } from 'node:net';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative, quoted } from '@godwit/core';
 import { WebSocket } from 'ws';
 import type { ByteStream, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { startServer } from '../stream/socket-listener.js';
-import { checkCredentials, clientOptions, type TlsCredentials } from '../tls/tls-credentials.js';
+import { CREDENTIALS, checkCredentials, clientOptions, type TlsCredentials } from '../tls/tls-credentials.js';
 import { explainHandshake, handshakeMayPass } from '../tls/tls-refusal.js';
 import { WebSocketListener } from './web-socket-listener.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
@@ -33,6 +33,18 @@ export interface WebSocketOptions {
   readonly onRefused?: (error: GodwitError) => void;
 }
 
+const WEB_SOCKET_OPTIONS: Readonly<Record<keyof WebSocketOptions, true>> = {
+  url: true,
+  host: true,
+  port: true,
+  path: true,
+  tls: true,
+  origins: true,
+  connectTimeoutMs: true,
+  handshakeTimeoutMs: true,
+  onRefused: true,
+};
+
 /** How long each address of a name has, milliseconds. */
 const ADDRESS_MS = 2_500;
 
@@ -44,7 +56,9 @@ const ADDRESS_MS = 2_500;
  * (RFC 6455), which costs a copy. Reading copies once.
  */
 export function webSocket(options: WebSocketOptions): Transport<WebSocketListener> {
+  checkOptions<WebSocketOptions>('webSocket', options, WEB_SOCKET_OPTIONS);
   const url = urlOf(options);
+  const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const secure = url.protocol === 'wss:';
   if (secure !== (options.tls !== undefined)) {
     throw new GodwitError(
@@ -54,7 +68,10 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
         : `${url.href} is not encrypted, but tls is given; use wss:`,
     );
   }
-  if (options.tls !== undefined) checkCredentials(options.tls);
+  if (options.tls !== undefined) {
+    checkOptions<TlsCredentials>('webSocket: tls', options.tls, CREDENTIALS);
+    checkCredentials(options.tls);
+  }
   const host = url.hostname.replace(/^\[|\]$/g, '');
   return {
     async connect(signal?: AbortSignal): Promise<ByteStream> {
@@ -63,7 +80,7 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
       const socket = new WebSocket(url, {
         perMessageDeflate: false,
         maxPayload: MAXIMUM_MESSAGE,
-        handshakeTimeout: options.connectTimeoutMs ?? 10_000,
+        handshakeTimeout: timeoutMs,
         // Node drops each address of a name but the last after this time, for the next one: 250 ms unless told otherwise.
         ...({ autoSelectFamilyAttemptTimeout: ADDRESS_MS } as object),
         ...(options.tls && clientOptions(options.tls, host)),
@@ -111,7 +128,10 @@ function upgradeMayPass(error: NodeJS.ErrnoException): boolean {
 function urlOf(options: WebSocketOptions): URL {
   const { host = '127.0.0.1', port, path = '/', tls } = options;
   if (options.url === undefined && !(Number.isInteger(port) && Number(port) >= 0 && Number(port) <= 65535)) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `webSocket needs a url, or a port from 0 to 65535, got ${port}`);
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `webSocket needs a url, or a port from 0 to 65535, got ${quoted(port)}`,
+    );
   }
   const name = host.includes(':') ? `[${host}]` : host;
   const text = options.url ?? `${tls === undefined ? 'ws' : 'wss'}://${name}:${port}${path}`;
