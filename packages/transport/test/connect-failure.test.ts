@@ -124,7 +124,9 @@ describe('whether another attempt to connect may go better', () => {
     });
     expect(await refusal).toMatchObject({
       // The peer's own address, although its connection is gone.
-      message: expect.stringMatching(/ refused tls:\/\/127\.0\.0\.1:[1-9]\d* with certificate CN=server, issued by CN=another authority: .*not signed by any of the given ca/),
+      message: expect.stringMatching(
+        / refused tls:\/\/127\.0\.0\.1:[1-9]\d* with certificate CN=server, issued by CN=another authority: .*not signed by any of the given ca/,
+      ),
       retry: false,
     });
     await listener.close();
