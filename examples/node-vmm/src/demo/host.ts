@@ -3,14 +3,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GodwitError, type IncomingMigration, type LinkListener, type Migration, migrate, receive } from '@godwit/core';
-import { connectTo, listenOn, recordTo, tcp, unix } from '@godwit/transport';
+import { connectTo, listenOn, recordTo, type TlsCredentials, transportFromUri } from '@godwit/transport';
 import { onWorkers } from '@godwit/workers';
 import type { CommandHandlers } from '../process/command-messages.js';
 import { sendToParent, serveCommands } from '../process/serve-commands.js';
 import { demoEvent } from './demo-event.js';
 import { DemoGuest, type GuestSurroundings } from './demo-guest.js';
 import { encodingsOf, knownEncodings } from './encodings.js';
-import type { Address, HostCommands, HostMessage } from './host-protocol.js';
+import type { HostCommands, HostMessage } from './host-protocol.js';
 import { policyFor } from './policies.js';
 
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
@@ -32,8 +32,8 @@ class Host {
       return null;
     },
 
-    listen: async ({ transport, threads, blindTracker }) => {
-      const { address, listener } = await this.#listen(transport);
+    listen: async ({ on, tls, threads, blindTracker }) => {
+      const listener = await listenOn(transportFromUri(on ?? (await this.#socketOfItsOwn()), tlsOptions(tls)));
       this.#listener = threads > 0 ? onWorkers(listener, { threads }) : listener;
       this.#incoming = receive(this.#listener, {
         encodings: knownEncodings(),
@@ -44,7 +44,7 @@ class Host {
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
       });
-      return address;
+      return listener.address;
     },
 
     adopt: async () => {
@@ -61,10 +61,9 @@ class Host {
       }
     },
 
-    migrate: async ({ address, downtimeLimitMs, maxBandwidth, verify, record, ...rest }) => {
+    migrate: async ({ address, tls, downtimeLimitMs, maxBandwidth, verify, record, ...rest }) => {
       const guest = this.#running();
-      const transport =
-        address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
+      const transport = transportFromUri(address, tlsOptions(tls));
       const connector = rest.workers ? onWorkers(connectTo(transport)) : connectTo(transport);
       // A recording that fails is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
@@ -99,8 +98,8 @@ class Host {
       }
     },
 
-    cancel: async () => {
-      this.#migration?.cancel('interrupted');
+    cancel: async ({ reason }) => {
+      this.#migration?.cancel(reason);
       return null;
     },
 
@@ -129,14 +128,10 @@ class Host {
     return this.#guest;
   }
 
-  async #listen(transport: 'tcp' | 'unix'): Promise<{ readonly address: Address; readonly listener: LinkListener }> {
-    if (transport === 'tcp') {
-      const listener = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
-      return { listener, address: { transport, host: '127.0.0.1', port: listener.listener.port } };
-    }
+  /** The URI of a UNIX socket in a folder that only this user can enter. */
+  async #socketOfItsOwn(): Promise<string> {
     this.#socketDirectory = await mkdtemp(join(tmpdir(), 'godwit-'));
-    const path = join(this.#socketDirectory, 'migration.sock');
-    return { listener: await listenOn(unix({ path })), address: { transport, path } };
+    return `unix:${join(this.#socketDirectory, 'migration.sock')}`;
   }
 
   async #stopListening(): Promise<void> {
@@ -145,6 +140,10 @@ class Host {
     if (this.#socketDirectory !== undefined) await rm(this.#socketDirectory, { recursive: true, force: true });
     this.#socketDirectory = undefined;
   }
+}
+
+function tlsOptions(tls: TlsCredentials | undefined): { readonly tls?: TlsCredentials } {
+  return tls === undefined ? {} : { tls };
 }
 
 function surroundings(blindTracker: string | undefined): GuestSurroundings {

@@ -11,7 +11,7 @@ import fc from 'fast-check';
 
 const CELLS = 0xf0f1_f2f3_0000_0001n;
 const ROW = ` |${cellsText(CELLS)}|`;
-const BEAT = '[guest] heartbeat 000123 clock=2503116us gap=20013us stall=1523us writes=32768 mail=87' + ROW;
+const BEAT = `[guest] heartbeat 000123 clock=2503116us gap=20013us stall=1523us writes=32768 mail=87${ROW}`;
 const DEFECT =
   '[guest] defect kind=foreign-writer vcpu=1 gpa=0x0000000100218000 offset=0x0000000000000990 expected=0x4eefb8a300030000 found=0x4eefbca300030000';
 const beat: HeartbeatLine = {

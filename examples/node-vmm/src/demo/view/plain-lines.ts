@@ -68,6 +68,8 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
       return [newsText(event)];
     case 'defect':
       return [`DEFECT at the ${event.host}: ${event.message}`];
+    case 'host-gone':
+      return [event.message];
     case 'cancelling':
       return ['cancelling'];
     case 'runs-on':
