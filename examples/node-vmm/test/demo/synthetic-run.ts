@@ -78,12 +78,12 @@ export function syntheticRun(): readonly TimedEvent[] {
     atMs += ms;
     events.push({ ...event, atMs });
   };
-  const console = (host: 'source' | 'destination') => {
+  const console = (host: 'source' | 'destination', stallMs = 1.8) => {
     cells = nextCells(cells);
     at(100, {
       event: 'console',
       host,
-      text: `[guest] heartbeat ${String(++beat).padStart(6, '0')} clock=${atMs * 1000}us gap=100031us stall=1804us writes=${beat * 2000} mail=${beat} |${cellsText(cells)}|`,
+      text: `[guest] heartbeat ${String(++beat).padStart(6, '0')} clock=${Math.round(atMs * 1000)}us gap=100031us stall=${Math.round(stallMs * 1000)}us writes=${beat * 2000} mail=${beat} |${cellsText(cells)}|`,
       beat,
     });
   };
@@ -186,7 +186,7 @@ export function syntheticRun(): readonly TimedEvent[] {
   });
   at(1, { event: 'memory', host: 'source', guestBytes: 210 * MIB, residentBytes: 300 * MIB });
   console('destination');
-  console('destination');
+  console('destination', 455.2);
   at(1, { event: 'gap', hop: 1, guestGapMs: 455.2 });
   at(1, { event: 'phase', phase: 'settling' });
   for (let i = 0; i < 10; i++) console('destination');
