@@ -91,7 +91,7 @@ describe('the terminal view', () => {
         '✓ verified',
         'final',
         'together',
-        'npm run inspect -- a.godwit',
+        '-- --record a.godwit',
       ]) {
         expect(words).toContain(part);
       }
@@ -99,6 +99,15 @@ describe('the terminal view', () => {
       expect(words.replace(/… \d+ more/, '')).not.toContain('…');
     },
   );
+
+  test('the result and the crossing fit 40 columns and 23 rows too', () => {
+    const view = viewAfter((event) => event.event === 'completed');
+    const picture = render(view, 39, 23, 0);
+    expect(picture.length).toBeLessThanOrEqual(23);
+    const words = text(picture).replaceAll(/\s+/g, ' ');
+    for (const part of ['▌', 'stood still for 455 ms', '▐', '✓ verified', 'together', '--record a.godwit'])
+      expect(words).toContain(part);
+  });
 
   test('what the hosts saw and what the guest saw stand on one line', () => {
     const view = viewAfter((event) => event.event === 'completed');

@@ -41,37 +41,30 @@ function movingPicture(view: ViewState, width: number, rows: number, nowMs: numb
   return [...picture.slice(0, rows - notices.length), ...notices].slice(0, rows);
 }
 
-/** The result, with as much of the picture above it as there is room for: the console first, then the rounds and the rates. */
+/**
+ * The result, with as much of the picture above it as there is room for: the guest's crossing first, then the rounds and the rates. Where
+ * the result alone is longer than the terminal, the picture goes above it, into the scrollback.
+ */
 function lastPicture(view: ViewState, width: number, rows: number): StyledLine[] {
   const airy = rows >= AIRY_ROWS;
   const air: StyledLine[] = airy ? [[]] : [];
   const summary = [...noticeLines(view, width), ...air, ...summaryLines(view, width, !airy)];
-  const title = [...titleLines(view, width).slice(0, airy ? undefined : 1), route(view, width)];
+  const whole = [...titleLines(view, width).slice(0, airy ? undefined : 1), route(view, width)];
   const console = consoleRows(view.console, width);
-  // Where the result alone is longer than the terminal, the picture goes above it, into the scrollback.
-  const fits = summary.length + title.length <= rows;
-  let room = fits ? rows - summary.length - title.length : SCROLLED_ROWS;
-  const parts: { table: StyledLine[]; rates: StyledLine[]; shown: readonly StyledLine[] } = {
-    table: [],
-    rates: [],
-    shown: [],
+  if (console.length === 0) return [...whole, ...summary];
+  const least = summary.length + FEWEST_CONSOLE_ROWS;
+  // Of a small terminal the crossing and the result are worth more than the title.
+  const title = least <= rows && least + whole.length + 1 > rows ? [] : whole;
+  let room = least <= rows ? rows - summary.length - title.length : SCROLLED_ROWS;
+  const take = (lines: readonly StyledLine[]): readonly StyledLine[] => {
+    if (room - lines.length < FEWEST_CONSOLE_ROWS) return [];
+    room -= lines.length;
+    return lines;
   };
-  if (room > FEWEST_CONSOLE_ROWS && console.length > 0) {
-    parts.shown = [legend(width)];
-    room -= 1;
-    const most = tableLines(view, width, airy ? Math.ceil(room / 2) : 3);
-    if (room - most.length >= FEWEST_CONSOLE_ROWS) {
-      parts.table = [...air, ...most, ...air];
-      room -= parts.table.length;
-    }
-    const rates = airy ? [...rateLines(view, width), []] : ratesInWords(view, width);
-    if (room - rates.length >= FEWEST_CONSOLE_ROWS + 1) {
-      parts.rates = rates;
-      room -= rates.length;
-    }
-    parts.shown = [...parts.shown, ...rowsAround(console, Math.max(FEWEST_CONSOLE_ROWS, room))];
-  }
-  return [...title, ...parts.table, ...parts.rates, ...parts.shown, ...summary];
+  const head = take([legend(width)]);
+  const table = take([...air, ...tableLines(view, width, airy ? Math.ceil(room / 2) : 3), ...air]);
+  const rates = take(airy ? [...rateLines(view, width), []] : ratesInWords(view, width));
+  return [...title, ...table, ...rates, ...head, ...rowsAround(console, room), ...summary];
 }
 
 function tableLines(view: ViewState, width: number, most: number): StyledLine[] {

@@ -8,10 +8,12 @@ import { type Colour, type StyledLine, span, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
 
 const LABEL = 12;
+/** With fewer columns the commands stand alone. */
+const NARROW = 60;
 
 /** What to try next, and what it shows. */
 const NEXT = [
-  ['npm run demo -- --dirty-rate 0 --policy balanced', 'flat out, held back'],
+  ['npm run demo -- --dirty-rate 0', 'the guest writes as fast as it can'],
   ['npm run demo -- --round-trips 10', 'there and back, ten times'],
   ['npm run demo -- --record a.godwit', 'then: npm run inspect -- a.godwit'],
 ] as const;
@@ -144,6 +146,7 @@ function spreadText({ median, p95, max }: Spread): string {
 }
 
 function nextLines(width: number): StyledLine[] {
+  if (width < NARROW) return NEXT.flatMap(([command]) => hanging([span('  ')], command, width));
   const longest = Math.max(...NEXT.map(([command]) => command.length));
   const aligned = NEXT.every(([, what]) => 8 + longest + 2 + what.length <= width);
   return NEXT.flatMap(([command, what], at): StyledLine[] => {
