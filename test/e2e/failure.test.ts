@@ -46,7 +46,12 @@ forBothGuests((options, kind) => {
     const { source, destination } = await run.hosts();
     process.kill(destination, 'SIGKILL');
     expect((await run.exit).status).toBe(1);
-    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_LINK_LOST' });
+    expect(run.all('host-gone')).toEqual([expect.objectContaining({ host: 'destination' })]);
+    expect(run.last).toMatchObject({
+      event: 'failed',
+      code: 'GODWIT_LINK_LOST',
+      message: `destination: the process (pid ${destination}) ended with SIGKILL; the guest was on its way there, and runs on at the source`,
+    });
     expectRunsOnAtSource(run);
     expect(await allGone([source, destination])).toEqual([]);
   });
@@ -56,7 +61,47 @@ forBothGuests((options, kind) => {
     const { source, destination } = await run.hosts();
     process.kill(source, 'SIGKILL');
     expect((await run.exit).status).toBe(1);
-    expect(run.last).toMatchObject({ event: 'failed', code: 'GODWIT_LINK_LOST' });
+    expect(run.last).toMatchObject({
+      event: 'failed',
+      code: 'GODWIT_LINK_LOST',
+      message: `source: the process (pid ${source}) ended with SIGKILL; the guest ran there, and is gone with it: the destination was not given it`,
+    });
+    expect(await allGone([source, destination])).toEqual([]);
+  });
+
+  test('the source dies while the guest warms up: that is said at once, and not when the guest has been silent for long', async () => {
+    const run = new DemoProcess(...SLOW, ...options, '--warm-up', '600000');
+    demo = run;
+    await run.until(({ event, beat }) => event === 'console' && beat !== undefined);
+    const { source, destination } = await run.hosts();
+    process.kill(source, 'SIGKILL');
+    expect((await run.exit).status).toBe(1);
+    expect(run.last).toMatchObject({
+      code: 'GODWIT_LINK_LOST',
+      message: expect.stringContaining('the guest ran there, and is gone with it'),
+    });
+    expect(await allGone([source, destination])).toEqual([]);
+  });
+
+  test('after the move, Ctrl-C keeps the figures, and a source that dies changes nothing', async () => {
+    const run = new DemoProcess(...options, '--memory', '64M', '--working-set', '16M', '--settle', '600');
+    demo = run;
+    await run.until(({ event, phase }) => event === 'phase' && phase === 'settling');
+    const { source, destination } = await run.hosts();
+    process.kill(source, 'SIGKILL');
+    await run.until(({ event }) => event === 'host-gone');
+    expect(run.all('host-gone')).toEqual([
+      expect.objectContaining({ message: expect.stringContaining('the guest had left it before, and runs on') }),
+    ]);
+    run.kill('SIGINT');
+    expect((await run.exit).status).toBe(130);
+    const { downtimeMs, totalMs, wireBytes } = run.all('migrated')[0] as DemoLine;
+    expect(run.last).toMatchObject({
+      event: 'failed',
+      code: 'GODWIT_CANCELLED',
+      message: expect.stringContaining('the guest had moved, and ran at the destination'),
+      figures: { verified: false, migrations: 1, downtimeMs, totalMs, wireBytes, defects: 0 },
+    });
     expect(await allGone([source, destination])).toEqual([]);
   });
 

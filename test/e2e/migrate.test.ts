@@ -72,6 +72,16 @@ forBothGuests((options) => {
     );
   });
 
+  test.each(['tls', 'ws', 'wss'])(
+    'over %s, where it is encrypted with certificates for this run alone',
+    async (kind) => {
+      const small = ['--memory', '64M', '--working-set', '16M', '--settle', '0.5'];
+      const run = start(...options, '--transport', kind, ...small);
+      await expectVerified(run);
+      expect(String(run.all('hop')[0]?.['peer'])).toMatch(new RegExp(`^${kind}://127\\.0\\.0\\.1:\\d+`));
+    },
+  );
+
   test('6 GiB with memory on both sides of the 4 GiB line', async () => {
     const run = start(...options, '--memory', '6G', '--working-set', '64M', '--max-bandwidth', '0', '--settle', '1');
     await expectVerified(run);
@@ -106,6 +116,19 @@ describe('without the comparison', () => {
     const run = start('--no-kvm', '--no-verify', '--memory', '64M', '--working-set', '8M', '--settle', '0.5');
     expect((await run.exit).status).toBe(1);
     expect(run.last).toMatchObject({ event: 'completed', verified: false, defects: 0, pagesCompared: 0 });
+  });
+});
+
+describe('an address that cannot be listened on', () => {
+  test('is told before there is a guest', async () => {
+    const run = start('--transport', 'unix:/no/such/folder/vm.sock');
+    expect((await run.exit).status).toBe(1);
+    expect(run.last).toMatchObject({
+      event: 'failed',
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringContaining('there is no folder /no/such/folder (ENOENT); make it first'),
+    });
+    expect(run.all('guest')).toEqual([]);
   });
 });
 

@@ -3,7 +3,7 @@ import { type MigratableVm, migrate, receive, reclaim, SoftwareTracker } from '@
 import { createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
 import { type ByteStream, connectTo, type Listener, listenOn, type Transport, tcp } from '@godwit/transport';
 import { FrameFinder, faulty } from '@godwit/transport/testing';
-import { TIMEOUTS } from './run-case.js';
+import { SOURCE_TIMEOUTS, TIMEOUTS } from './run-case.js';
 
 const MIB = 2 ** 20;
 const HOST = '127.0.0.1';
@@ -77,7 +77,7 @@ async function run(memory: MappedGuestMemory, cuts: readonly { stream: number; b
     });
     const incoming = receive(links, { ...TIMEOUTS, prepare: () => still(arrived) });
     const source = still(memory);
-    const migration = migrate(source, connectTo(transport), { ...TIMEOUTS, verify: true });
+    const migration = migrate(source, connectTo(transport), { ...SOURCE_TIMEOUTS, verify: true });
     const [{ verified }] = await Promise.all([migration.result, incoming.result]);
     reclaim(source, { because: 'no guest runs at either side, and the next run is of the same memory' });
     return {

@@ -5,11 +5,11 @@ import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { faulty } from '@godwit/transport/testing';
 import { LiveGuest } from '../guest/live-guest.js';
 import type { Death, DeathOrder, DeathReport } from './death-messages.js';
-import { atLeastRounds, TIMEOUTS } from './run-case.js';
+import { atLeastRounds, SOURCE_TIMEOUTS, TIMEOUTS } from './run-case.js';
 
 const HOST = '127.0.0.1';
 /** Short time limits: a dead process does not come back. */
-const PATIENCE = { ...TIMEOUTS, reconnectTimeoutMs: 1000, settleTimeoutMs: 1000 };
+const PATIENCE = { reconnectTimeoutMs: 1000, settleTimeoutMs: 1000 };
 
 let guest: LiveGuest | undefined;
 let onPeerDied: () => void = () => {};
@@ -64,6 +64,7 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
   const arriving = new LiveGuest();
   guest = arriving;
   const incoming = receive(links, {
+    ...TIMEOUTS,
     ...PATIENCE,
     prepare: async (description) => arriving.blank(description),
   });
@@ -99,6 +100,7 @@ async function migrateGuest(port: number, death: Death | undefined): Promise<voi
   const booted = await LiveGuest.boot();
   guest = booted;
   const migration = migrate(booted.machine, connectTo(mortal(port, death)), {
+    ...SOURCE_TIMEOUTS,
     ...PATIENCE,
     description: booted.machine.description,
     verify: true,

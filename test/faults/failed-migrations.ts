@@ -5,7 +5,7 @@ import { connectTo, type ListeningLinks, listenOn, type TcpListener, tcp } from 
 import { faulty } from '@godwit/transport/testing';
 import type { LiveGuest } from '../guest/live-guest.js';
 import { describeLeftovers, growth, type Leftovers, leftovers, settledLeftovers } from './leftovers.js';
-import { atLeastRounds, TIMEOUTS } from './run-case.js';
+import { atLeastRounds, SOURCE_TIMEOUTS, TIMEOUTS } from './run-case.js';
 
 const HOST = '127.0.0.1';
 
@@ -84,7 +84,7 @@ const SPOILS: readonly Spoil[] = [
       faults: [{ kind: 'cut', direction: 'out', at: { frame: 6 } }],
     });
     const migration = migrate(guest.machine, connectTo(transport), {
-      ...TIMEOUTS,
+      ...SOURCE_TIMEOUTS,
       reconnectTimeoutMs: 0,
       description: guest.machine.description,
     });
@@ -152,7 +152,7 @@ function leave(
   options: { readonly verify?: boolean; readonly pauseBeforeSwitchover?: boolean } = {},
 ): Migration {
   return migrate(guest.machine, connectTo(tcp({ host: HOST, port: links.listener.port })), {
-    ...TIMEOUTS,
+    ...SOURCE_TIMEOUTS,
     ...options,
     description: guest.machine.description,
     policy: atLeastRounds(3),

@@ -25,9 +25,10 @@ export const TIMEOUTS = {
   handshakeTimeoutMs: 5000,
   reconnectTimeoutMs: 20_000,
   settleTimeoutMs: 20_000,
-  /** Long, since several cases share the processors: these cases test faults and not the pause limit. */
-  pauseLimitMs: 10_000,
 } as const;
+
+/** The same for `migrate`. The pause limit is long, since several cases share the processors: they test faults and not this limit. */
+export const SOURCE_TIMEOUTS = { ...TIMEOUTS, pauseLimitMs: 10_000 } as const;
 
 /**
  * How long a destination waits for the source to reconnect, in milliseconds. Every case in which the source gives up takes this long.
@@ -80,7 +81,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
     const { backs = 0 } = fault;
     const slow = backs > 0 ? overrunning(source, backs) : undefined;
     const migration = migrate(slow?.vm ?? source, connectTo(counting(transport, bytes)), {
-      ...TIMEOUTS,
+      ...SOURCE_TIMEOUTS,
       ...(slow === undefined ? {} : { pauseLimitMs: OVERRUN_MS }),
       description: source.description,
       verify: true,

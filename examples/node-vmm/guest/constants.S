@@ -63,6 +63,7 @@
         .set C_LOOP,            320             # u64 entry of the page loop for the mode
         .set C_NEXT_STAMPS,     328             # u64 last stamp of one generation -> first stamp of the next
         .set C_FIRST_STAMPS,    336             # u64 first stamp of generation 0 -> first stamp of generation 1
+        .set C_CELLS,           344             # u64 vCPU 0: the picture's present row, 64 cells
         .set C_SEEN,            192             # 8 x u64 vCPU 0: other vCPUs' writes when last looked at
         .set C_DEFECT,          256             # u64 kind, address, offset, expected, found
         .set C_RANGE,           512             # 9 x { u64 pages, u64 address }, ended by pages = 2^63
@@ -83,6 +84,9 @@
         .set MAILBOX_PAGES,     4
         .set MAILBOX_LOCK,      16              # u32 behind the first stamp: 2 * message, odd while being written
         .set MAILBOX_PATIENCE,  256             # heartbeats
+
+# ---- the picture (mirrors src/guest/picture.ts) ----
+        .set FIRST_CELLS,       0x0000000100000000
 
 # ---- defect kinds (mirrors src/guest/ports.ts) ----
         .set K_LOST,            1

@@ -55,6 +55,7 @@ heartbeat:
         mov     rax, [r15 + C_MAIL_SEEN]
         mov     ecx, 1
         call    put_decimal
+        call    put_picture
         mov     qword ptr [r15 + C_STALL], 0
         pop     rax
         mov     [r15 + C_BEAT_LAST], rax
@@ -69,6 +70,35 @@ heartbeat:
 1:      mov     [r15 + C_BEAT_NEXT], rdx
         call    print_line
         pop     rdi
+        ret
+
+# The next row of the picture -> [rdi]: 64 cells in a ring, each alive (#) when it or its right neighbour was, but not when all three were:
+# the cellular automaton "rule 110". What it draws depends on every row before, so that a row that is lost or drawn twice breaks it.
+# Changes rax, rcx, rdx, rsi.
+put_picture:
+        mov     rax, [r15 + C_CELLS]
+        mov     rcx, rax
+        rol     rcx, 1                          # right neighbours
+        mov     rdx, rax
+        ror     rdx, 1                          # left neighbours
+        and     rdx, rcx
+        and     rdx, rax                        # all three alive
+        or      rax, rcx
+        xor     rax, rdx
+        mov     [r15 + C_CELLS], rax
+        mov     rdx, rax
+        lea     rsi, [rip + text_picture]
+        call    put_text
+        mov     ecx, 64
+1:      mov     al, 0x20
+        shl     rdx, 1                          # the leftmost cell is the highest bit
+        jnc     2f
+        mov     al, 0x23
+2:      stosb
+        dec     ecx
+        jnz     1b
+        mov     al, 0x7c
+        stosb
         ret
 
 print_started:

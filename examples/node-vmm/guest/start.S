@@ -89,6 +89,8 @@ _start:
         xor     r10d, r10d
         xor     ebp, ebp
         xor     r12d, r12d
+        mov     rax, FIRST_CELLS
+        mov     [r15 + C_CELLS], rax
         mov     qword ptr [r15 + C_BATCH], 8
         call    read_clock
         mov     [r15 + C_BATCH_START], rax

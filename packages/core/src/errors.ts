@@ -103,6 +103,31 @@ export interface GodwitErrorOptions {
   readonly retry?: boolean;
 }
 
+/** A `GodwitError` as JSON. */
+export interface GodwitErrorJson {
+  readonly name: string;
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly retry: boolean;
+  readonly remote: boolean;
+  /** Left out where the error has no cause. */
+  readonly cause?: CauseJson;
+}
+
+/** What an error's JSON says of its cause. */
+export interface CauseJson {
+  readonly name?: string;
+  /** `GODWIT_...`, or a name such as `ECONNREFUSED`. */
+  readonly code?: string;
+  readonly message: string;
+  readonly cause?: CauseJson;
+  /** Of several errors that are one cause, such as one for each address. */
+  readonly errors?: readonly CauseJson[];
+}
+
+/** Causes of causes that are in the JSON: a chain may be a circle. */
+const DEEPEST_CAUSE = 8;
+
 const BRAND = Symbol.for('@godwit/error');
 
 /**
@@ -134,9 +159,9 @@ export class GodwitError extends Error {
   }
 
   /** For logs and other processes: an `Error` by itself has no message in JSON. */
-  toJSON(): { name: string; code: ErrorCode; message: string; retry: boolean; remote: boolean } {
-    const { name, code, message, retry, remote } = this;
-    return { name, code, message, retry, remote };
+  toJSON(): GodwitErrorJson {
+    const { name, code, message, retry, remote, cause } = this;
+    return { name, code, message, retry, remote, ...(cause === undefined ? {} : { cause: causeJson(cause) }) };
   }
 
   /** Whether `value` is a `GodwitError`, also one of another copy of this package, for which `instanceof` is false. */
@@ -150,4 +175,51 @@ export class GodwitError extends Error {
     const detail = error instanceof Error ? error.message : String(error);
     return new GodwitError(code, `${context}: ${detail}`, { cause: error });
   }
+}
+
+function causeJson(cause: unknown, depth = 1): CauseJson {
+  if (!(cause instanceof Error)) return { message: typeof cause === 'string' ? cause : quoted(cause) };
+  const { name, message } = cause;
+  const { code, errors } = cause as { code?: unknown; errors?: unknown };
+  const deeper = depth < DEEPEST_CAUSE;
+  return {
+    name,
+    ...(typeof code === 'string' && { code }),
+    message,
+    ...(deeper && cause.cause !== undefined && { cause: causeJson(cause.cause, depth + 1) }),
+    ...(deeper && Array.isArray(errors) && { errors: errors.map((error) => causeJson(error, depth + 1)) }),
+  };
+}
+
+const LONGEST_QUOTE = 80;
+
+/**
+ * A value of any type as an error message shows it: `50` for a number, `'50'` with its quotes and the word "string" for text, since that
+ * difference is often the mistake.
+ *
+ * @example
+ * throw new GodwitError('GODWIT_INVALID_ARGUMENT', `port must be a number, got ${quoted(port)}`);
+ * // port must be a number, got '4444', a string
+ */
+export function quoted(value: unknown): string {
+  switch (typeof value) {
+    case 'string': {
+      const escaped = JSON.stringify(value).slice(1, -1).replaceAll('\\"', '"');
+      return `'${escaped.length > LONGEST_QUOTE ? `${escaped.slice(0, LONGEST_QUOTE)}...` : escaped}', a string`;
+    }
+    case 'bigint':
+      return `${value}n, a bigint`;
+    case 'function':
+      return value.name === '' ? 'a function' : `the function ${value.name}`;
+    case 'object':
+      if (value === null) return 'null';
+      return Array.isArray(value) ? `an array of ${value.length}` : `an object (${nameOfKind(value)})`;
+    default:
+      return String(value);
+  }
+}
+
+function nameOfKind(value: object): string {
+  const name = (value.constructor as { name?: unknown } | undefined)?.name;
+  return typeof name === 'string' && name !== '' ? name : 'without a constructor';
 }

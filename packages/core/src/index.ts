@@ -2,6 +2,7 @@
  * `@godwit/core`: what embedders use, and authors of transports, encodings, policies, trackers and page streams. The parts that the
  * engine is made of are in `@godwit/core/pages`, which may change in any version.
  */
+export { checkOptions, nonNegative, suggestion } from './argument.js';
 export { assertMayChange, type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
 export { type Clock, systemClock } from './clock.js';
 export { totalDowntime } from './convergence/downtime-model.js';
@@ -41,7 +42,7 @@ export {
   type PageEncoding,
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
-export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
+export { type CauseJson, ERROR_CODES, type ErrorCode, GodwitError, type GodwitErrorJson, quoted } from './errors.js';
 export { type EstimatedLink, type EstimateOptions, estimate } from './estimate/estimate.js';
 export type { Estimate, EstimatedTime, EstimateSettings } from './estimate/estimate-from.js';
 export type { GuestSample } from './estimate/sample-guest.js';

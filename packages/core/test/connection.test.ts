@@ -130,7 +130,10 @@ describe('the end', () => {
     control.arrive(null);
     await clock.yield();
     expect(connection.signal.reason).toBe(first);
-    expect(connection.failure).toMatchObject({ message: 'the destination closed the connection' });
+    expect(connection.failure).toMatchObject({
+      message:
+        'the destination closed the connection without a word: compare address and transport of both sides (a TLS port refuses plain TCP), and see its log',
+    });
     expect(waiting).toMatchObject({ state: 'rejected', outcome: connection.failure });
   });
 

@@ -218,11 +218,4 @@ describe('GodwitError', () => {
     expect(new GodwitError('GODWIT_LINK_LOST', 'x', { remote: true }).retry).toBe(false);
     expect(new GodwitError('GODWIT_INTERNAL', 'x', { remote: true, retry: true }).retry).toBe(true);
   });
-
-  test('has its message in JSON, for logs and other processes', () => {
-    const error = new GodwitError('GODWIT_CLAIMED', 'taken', { cause: new Error('why') });
-    expect(JSON.parse(JSON.stringify({ error }))).toEqual({
-      error: { name: 'GodwitError', code: 'GODWIT_CLAIMED', message: 'taken', retry: true, remote: false },
-    });
-  });
 });

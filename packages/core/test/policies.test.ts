@@ -352,7 +352,7 @@ test.each([
   ['limitRamp', () => limitRamp({ lastMs: -1 }), /limitRamp: lastMs must be a number of at least 0, got -1/],
   ['throttleToConverge', () => throttleToConverge({ most: 1 }), /most must be a number from 0 to 0.99, got 1/],
   ['timeBudget', () => timeBudget(Number.NaN, 'abort'), /timeBudget: ms must be a number .* got NaN/],
-  ['roundCap', () => roundCap(3, 'stop' as 'abort'), /the end of patience is one of "abort", "force", .* got stop/],
+  ['roundCap', () => roundCap(3, 'stop' as 'abort'), /the end of patience is one of "abort", "force", .* got "stop"/],
   ['stalled', () => stalled({ rounds: 0 }, 'abort'), /stalled: rounds must be a number of at least 1, got 0/],
 ])('%s refuses what it cannot mean', (_, make, message) => {
   expect(make).toThrow(

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative } from '@godwit/core';
 import { AcceptQueue } from './stream/accept-queue.js';
 import type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 import { throwIfCancelled } from './stream/cancellation.js';
@@ -16,7 +16,8 @@ let count = 0;
  * same `memory()` object. Bytes are copied once, from the writer's memory into the reader's.
  */
 export function memory(options: MemoryOptions = {}): Transport {
-  const bufferBytes = options.bufferBytes ?? 64 * 1024;
+  checkOptions<MemoryOptions>('memory', options, { bufferBytes: true });
+  const bufferBytes = nonNegative('bufferBytes', options.bufferBytes ?? 64 * 1024);
   const address = `memory:${++count}`;
   let current: AcceptQueue | undefined;
   return {

@@ -1,6 +1,7 @@
 import net from 'node:net';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, nonNegative } from '@godwit/core';
 import type { ByteStream, Transport } from './stream/byte-stream.js';
+import { portNumber } from './stream/port-number.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';
 
@@ -25,20 +26,18 @@ export interface TcpListener extends SocketListener {
  * nobody is authenticated: whoever reaches the port can read or replace guest memory. Use it on a trusted network only.
  */
 export function tcp(options: TcpOptions): Transport<TcpListener> {
+  checkOptions<TcpOptions>('tcp', options, { host: true, port: true, connectTimeoutMs: true, keepAliveMs: true });
   const host = options.host ?? '127.0.0.1';
-  const port = options.port;
-  if (!Number.isInteger(port) || port < 0 || port > 65535) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a TCP port is an integer from 0 to 65535, got ${port}`);
-  }
+  const port = portNumber(options.port);
+  const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const socketOptions = {
     noDelay: true,
     keepAlive: true,
-    keepAliveInitialDelay: options.keepAliveMs ?? 10_000,
+    keepAliveInitialDelay: nonNegative('keepAliveMs', options.keepAliveMs ?? 10_000),
   };
   return {
     plainSockets: true,
     connect(signal?: AbortSignal): Promise<ByteStream> {
-      const timeoutMs = options.connectTimeoutMs ?? 10_000;
       return connectSocket({ host, port, ...socketOptions }, { peer: address(host, port), timeoutMs, signal });
     },
     async listen(signal?: AbortSignal): Promise<TcpListener> {

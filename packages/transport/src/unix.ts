@@ -1,5 +1,5 @@
 import net from 'node:net';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative, quoted } from '@godwit/core';
 import type { ByteStream, Transport } from './stream/byte-stream.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener } from './stream/socket-listener.js';
@@ -23,7 +23,12 @@ export interface UnixOptions {
  * living one or another kind of file is refused.
  */
 export function unix(options: UnixOptions): Transport<SocketListener> {
+  checkOptions<UnixOptions>('unix', options, { path: true, connectTimeoutMs: true, mode: true });
   const { path, mode } = options;
+  if (typeof path !== 'string') {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `unix needs the path of a socket, got ${quoted(path)}`);
+  }
+  const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const address = `unix:${path}`;
   const length = Buffer.byteLength(path);
   if (length === 0 || length > LONGEST_PATH) {
@@ -38,7 +43,7 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
   return {
     plainSockets: true,
     connect(signal?: AbortSignal): Promise<ByteStream> {
-      return connectSocket({ path }, { peer: address, timeoutMs: options.connectTimeoutMs ?? 10_000, signal });
+      return connectSocket({ path }, { peer: address, timeoutMs, signal });
     },
     async listen(signal?: AbortSignal): Promise<SocketListener> {
       const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });

@@ -67,6 +67,7 @@ describe('whether another attempt to connect may go better', () => {
       code: 'GODWIT_CONNECT_FAILED',
       message: expect.stringMatching(message),
       retry,
+      cause: codes.length === 1 ? { code: codes[0] } : { errors: codes.map((code) => ({ code })) },
     });
   });
 
@@ -97,6 +98,7 @@ describe('whether another attempt to connect may go better', () => {
     expect(unix({ path: join(tmpdir(), 'godwit-none.sock') }).connect()).rejects.toMatchObject({
       message: expect.stringMatching(/ENOENT.*there is no such socket; start the destination first/),
       retry: true,
+      cause: { code: 'ENOENT' },
     }));
 
   test('a destination that does not listen yet, over any carrier', async () => {
@@ -122,7 +124,9 @@ describe('whether another attempt to connect may go better', () => {
     });
     expect(await refusal).toMatchObject({
       // The peer's own address, although its connection is gone.
-      message: expect.stringMatching(/ refused tls:\/\/127\.0\.0\.1:[1-9]\d*: .*not signed by any of the given ca/),
+      message: expect.stringMatching(
+        / refused tls:\/\/127\.0\.0\.1:[1-9]\d* with certificate CN=server, issued by CN=another authority: .*not signed by any of the given ca/,
+      ),
       retry: false,
     });
     await listener.close();
@@ -169,7 +173,11 @@ describe('whether another attempt to connect may go better', () => {
 
   test('an address that is taken may become free; one that this host does not have, hardly', async () => {
     const listener = await tcp({ port: 0 }).listen();
-    await expect(tcp({ port: listener.port }).listen()).rejects.toMatchObject({ retry: true });
+    await expect(tcp({ port: listener.port }).listen()).rejects.toMatchObject({
+      message: expect.stringMatching(/listen EADDRINUSE: .*something listens there already; stop it/),
+      retry: true,
+      cause: { code: 'EADDRINUSE' },
+    });
     await expect(tcp({ host: '192.0.2.1', port: 0 }).listen()).rejects.toMatchObject({
       message: expect.stringContaining('this host has no such address'),
       retry: false,

@@ -1,7 +1,7 @@
 import dns from 'node:dns';
 import net from 'node:net';
 import { GodwitError } from '@godwit/core';
-import { type ListeningLinks, listenOn, type TcpListener, tcp } from '@godwit/transport';
+import { type ListeningLinks, listenOn, type TcpListener, tcp, tls, webSocket } from '@godwit/transport';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(30_000);
@@ -95,19 +95,25 @@ describe('a name with several addresses', () => {
     expect(tried).toEqual(['2001:db8::1', '192.0.2.1', '2001:db8::2', '192.0.2.2', '192.0.2.3']);
   });
 
-  test('when the time is up, each is named with what became of it, and nothing is left', async () => {
-    resolving(['192.0.2.1', '192.0.2.2', '192.0.2.3']);
-    behaviour = { '192.0.2.1': 'refuses', '192.0.2.2': 'silent', '192.0.2.3': 'silent' };
-    await expect(tcp({ host: HOST, port: 4444, connectTimeoutMs: 200 }).connect()).rejects.toMatchObject({
-      code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringMatching(
-        /none of 3 addresses answers: connect ECONNREFUSED 192\.0\.2\.1:4444; no answer from 192\.0\.2\.2 within connectTimeoutMs = 200; 192\.0\.2\.3 had no turn within/,
-      ),
-      retry: true,
-    });
-    expect(tried).toEqual(['192.0.2.1', '192.0.2.2']);
-    expect(sockets.map(({ destroyed }) => destroyed)).toEqual([true, true]);
-  });
+  test.each(['tcp', 'tls', 'webSocket'])(
+    'over %s, when the time is up, each is named with what became of it, and nothing is left',
+    async (kind) => {
+      resolving(['192.0.2.1', '192.0.2.2', '192.0.2.3']);
+      behaviour = { '192.0.2.1': 'refuses', '192.0.2.2': 'silent', '192.0.2.3': 'silent' };
+      const where = { host: HOST, port: 4444, connectTimeoutMs: 200 };
+      const psk = { identity: 'x', key: new Uint8Array(32) };
+      const transport = kind === 'tcp' ? tcp(where) : kind === 'tls' ? tls({ ...where, psk }) : webSocket(where);
+      await expect(transport.connect()).rejects.toMatchObject({
+        code: 'GODWIT_CONNECT_FAILED',
+        message: expect.stringMatching(
+          /none of 3 addresses answers: connect ECONNREFUSED 192\.0\.2\.1:4444; no answer from 192\.0\.2\.2 within connectTimeoutMs = 200; 192\.0\.2\.3 had no turn within/,
+        ),
+        retry: true,
+      });
+      expect(tried).toEqual(['192.0.2.1', '192.0.2.2']);
+      expect(sockets.map(({ destroyed }) => destroyed)).toEqual([true, true]);
+    },
+  );
 
   test('cancelled, all are dropped', async () => {
     resolving(['192.0.2.1', '192.0.2.2']);

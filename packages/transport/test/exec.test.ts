@@ -135,7 +135,7 @@ describe('exec', () => {
     );
     await expect(link.control.read()).rejects.toMatchObject({
       code: 'GODWIT_BAD_STREAM',
-      message: expect.stringContaining('this looks like text: "Welcome to host b"; if a shell prints that at login'),
+      message: expect.stringContaining('got text: "Welcome to host b"; usually that is what a login shell prints'),
       retry: false,
     });
     link.control.abort(over);

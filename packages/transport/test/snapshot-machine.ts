@@ -69,12 +69,15 @@ export function save(vm: ToyVm, path: string, options: MigrateOptions = {}): Pro
 export async function restore(
   vm: ToyVm,
   path: string,
-  options: Omit<FileOptions, 'path'> & { readonly onDescription?: (description: unknown) => void } = {},
+  {
+    onDescription,
+    ...options
+  }: Omit<FileOptions, 'path'> & { readonly onDescription?: (description: unknown) => void } = {},
 ): Promise<Received> {
   const links = await listenOn(file({ path, ...options }));
   try {
     const prepare = (description: unknown) => {
-      options.onDescription?.(description);
+      onDescription?.(description);
       return vm;
     };
     return await receive(links, { prepare, progressIntervalMs: 0 }).result;

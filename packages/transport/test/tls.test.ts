@@ -1,9 +1,23 @@
 import { GodwitError } from '@godwit/core';
-import { listenOn, type TlsCredentials, type TlsListener, type TlsOptions, tcp, tls } from '@godwit/transport';
+import {
+  connectTo,
+  listenOn,
+  type TlsCredentials,
+  type TlsListener,
+  type TlsOptions,
+  tcp,
+  tls,
+} from '@godwit/transport';
 import { testCertificate as certificate, transportSuite } from '@godwit/transport/testing';
 import { describe, expect, jest, test } from '@jest/globals';
 
 jest.setTimeout(30_000);
+
+/** What `tls` takes of a certificate. */
+function pair(...made: Parameters<typeof certificate>): { readonly cert: string; readonly key: string } {
+  const { cert, key } = certificate(...made);
+  return { cert, key };
+}
 
 const MiB = 2 ** 20;
 const authority = certificate('authority');
@@ -58,6 +72,10 @@ async function withListener(
 
 const CONNECT_FAILED = 'GODWIT_CONNECT_FAILED';
 
+/** A peer with its address, its certificate and who has issued it. */
+const REFUSED_BY_NAME =
+  /^tls:\/\/127\.0\.0\.1:\d+ refused tls:\/\/127\.0\.0\.1:[1-9]\d* with certificate CN=(expired|early|foreign|self-signed), (issued by CN=(another )?authority|signed by itself): /;
+
 describe('a listener refuses, tells why, and serves on:', () => {
   const expired = certificate('expired', { signer: authority, notAfter: new Date(Date.now() - 1000) });
   const early = certificate('early', { signer: authority, notBefore: new Date(Date.now() + 3_600_000) });
@@ -75,9 +93,12 @@ describe('a listener refuses, tells why, and serves on:', () => {
         const wrong = tls({ port: listener.port, ca: authority.cert, cert, key }).connect();
         await expect(wrong).rejects.toMatchObject({
           code: CONNECT_FAILED,
-          message: expect.stringContaining('refused our certificate'),
+          message: expect.stringMatching(
+            /: our certificate CN=[a-z -]+, (issued by CN=[a-z ]+|signed by itself): .*refused our certificate/,
+          ),
         });
         expect(await refusal).toMatchObject({ code: CONNECT_FAILED, message: expect.stringMatching(told) });
+        expect((await refusal).message).toMatch(REFUSED_BY_NAME);
       }),
     );
   }
@@ -92,6 +113,23 @@ describe('a listener refuses, tells why, and serves on:', () => {
       expect((await refusal).message).toMatch(/shows no certificate; give it a cert and key/);
       expect(await failed).toMatchObject({ code: 'ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED' });
       socket.destroy();
+    }));
+
+  test('plain TCP, which is told so too', () =>
+    withListener(listening, async (listener, refusal) => {
+      const connector = connectTo(tcp({ port: listener.port }));
+      const request = { migrationId: '0'.repeat(32), pageChannels: 0, connection: 1 };
+      const link = await connector.connect(request, AbortSignal.timeout(10_000));
+      await link.control.write({ type: 'ping', id: 1 });
+      await expect(link.control.read()).rejects.toMatchObject({
+        code: 'GODWIT_BAD_STREAM',
+        message: expect.stringMatching(
+          /TLS alert; one side encrypts and the other does not: use tls\(\.\.\.\) at both/,
+        ),
+        retry: false,
+      });
+      expect((await refusal).message).toMatch(/does not speak TLS; connect with tls/);
+      link.control.abort(new GodwitError('GODWIT_CANCELLED', 'done'));
     }));
 
   test('plain bytes', () =>
@@ -152,18 +190,18 @@ describe('a listener refuses, tells why, and serves on:', () => {
 describe('a source refuses', () => {
   const bad: Record<string, { far: TlsCredentials; near?: Partial<TlsOptions>; told: RegExp }> = {
     'a listener of another authority': {
-      far: { ...certificate('x', { signer: pending, hosts: ['127.0.0.1'] }), ca: authority.cert },
+      far: { ...pair('x', { signer: pending, hosts: ['127.0.0.1'] }), ca: authority.cert },
       told: /not signed by any of the given ca/,
     },
     'an expired certificate': {
       far: {
-        ...certificate('x', { signer: authority, hosts: ['127.0.0.1'], notAfter: new Date(Date.now() - 1000) }),
+        ...pair('x', { signer: authority, hosts: ['127.0.0.1'], notAfter: new Date(Date.now() - 1000) }),
         ca: authority.cert,
       },
       told: /has expired; renew it/,
     },
     'a certificate for another host': {
-      far: { ...certificate('x', { signer: authority, hosts: ['other.example'] }), ca: authority.cert },
+      far: { ...pair('x', { signer: authority, hosts: ['other.example'] }), ca: authority.cert },
       told: /for another host; connect to a name that it has, or set servername/,
     },
     'another name than servername': { far: listening, near: { servername: 'else.example' }, told: /set servername/ },
@@ -173,6 +211,9 @@ describe('a source refuses', () => {
       const listener = await tls({ port: 0, ...far }).listen();
       const failed = tls({ port: listener.port, ...connecting, ...near }).connect();
       await expect(failed).rejects.toMatchObject({ code: CONNECT_FAILED, message: expect.stringMatching(told) });
+      await expect(failed).rejects.toThrow(
+        /cannot connect to tls:\/\/127\.0\.0\.1:\d+: its certificate CN=(x|server), issued by CN=/,
+      );
       await listener.close();
     });
   }
@@ -185,12 +226,20 @@ describe('a source refuses', () => {
   });
 
   test('a plain port, whose listener names TLS and serves on', async () => {
-    const links = await listenOn(tcp({ port: 0 }));
+    let told: (message: string) => void = () => undefined;
+    const refused = new Promise<string>((resolve) => {
+      told = resolve;
+    });
+    const onRefused = ({ message }: GodwitError, peer: string) => told(`${peer}: ${message}`);
+    const links = await listenOn(tcp({ port: 0 }), { onRefused });
     const failed = tls({ port: links.listener.port, ...connecting }).connect();
     await expect(failed).rejects.toMatchObject({
       code: CONNECT_FAILED,
       message: expect.stringMatching(/does not speak TLS|may not speak TLS/),
     });
+    expect(await refused).toMatch(
+      /^tcp:\/\/127\.0\.0\.1:\d+: .*got 16 03 .*looks like TLS; one side encrypts and the other does not: use tls/,
+    );
     await links.close();
   });
 

@@ -115,8 +115,9 @@ describe('a UNIX socket', () => {
     const listener = await unix({ path }).listen();
     await expect(unix({ path }).listen()).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining('a living process listens there'),
+      message: expect.stringContaining('a living process listens there (EADDRINUSE)'),
       retry: true,
+      cause: { code: 'EADDRINUSE' },
     });
     await reaches(path, listener);
     await listener.close();
@@ -124,14 +125,16 @@ describe('a UNIX socket', () => {
     await writeFile(file, 'precious');
     await expect(unix({ path: file }).listen()).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining('a file of another kind'),
+      message: expect.stringContaining('a file of another kind (EADDRINUSE)'),
       retry: false,
+      cause: { code: 'EADDRINUSE' },
     });
     expect((await stat(file)).size).toBe(8);
     await expect(unix({ path: join(folder, 'none', 's') }).listen()).rejects.toMatchObject({
       code: 'GODWIT_CONNECT_FAILED',
-      message: expect.stringContaining(`there is no folder ${join(folder, 'none')}; make it first`),
+      message: expect.stringContaining(`there is no folder ${join(folder, 'none')} (ENOENT); make it first`),
       retry: false,
+      cause: { code: 'ENOENT' },
     });
   });
 

@@ -102,8 +102,48 @@ describe('a WebSocket listener refuses, and serves on:', () => {
     const other = certificate('other', { signer: certificate('another authority') });
     const wrong = webSocket({ url: listener.address, tls: { ca: authority.cert, cert: other.cert, key: other.key } });
     await expect(wrong.connect()).rejects.toMatchObject({ code: 'GODWIT_CONNECT_FAILED' });
-    expect((await refusal).message).toMatch(/not signed by any of the given ca/);
+    expect((await refusal).message).toMatch(
+      /its certificate CN=other, issued by CN=another authority: .*not signed by any of the given ca/,
+    );
     await listener.close();
+  });
+});
+
+describe('a source is told', () => {
+  test('that the listener has a certificate of another authority, by its name', async () => {
+    const listener = await webSocket({ port: 0, tls: listening }).listen();
+    const foreign = { ...connecting, ca: certificate('another authority').cert };
+    await expect(webSocket({ url: listener.address, tls: foreign }).connect()).rejects.toMatchObject({
+      message: expect.stringMatching(
+        /its certificate CN=server, issued by CN=authority: .*not signed by any of the given ca/,
+      ),
+      retry: false,
+    });
+    await listener.close();
+  });
+
+  test('that the listener is encrypted and it is not', async () => {
+    const refusals: string[] = [];
+    const onRefused = ({ message }: GodwitError) => refusals.push(message);
+    const listener = await webSocket({ port: 0, tls: listening, onRefused }).listen();
+    await expect(webSocket({ port: listener.port }).connect()).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringContaining('it may want wss: in place of ws:'),
+    });
+    expect(refusals).toEqual([expect.stringContaining('it speaks HTTP and not TLS')]);
+    await listener.close();
+  });
+
+  test('that nobody answers within connectTimeoutMs', async () => {
+    const silent = await tcp({ port: 0 }).listen();
+    await expect(webSocket({ port: silent.port, connectTimeoutMs: 200 }).connect()).rejects.toMatchObject({
+      code: 'GODWIT_CONNECT_FAILED',
+      message: expect.stringMatching(
+        /no answer from ws:\/\/127\.0\.0\.1:\d+\/ within connectTimeoutMs = 200; does a webSocket\(\.\.\.\) listen there\?/,
+      ),
+      retry: true,
+    });
+    await silent.close();
   });
 });
 

@@ -1,10 +1,12 @@
 import { availableParallelism } from 'node:os';
 import {
+  checkOptions,
   type FrameStream,
   GodwitError,
   type IncomingLink,
   type LinkConnector,
   type LinkListener,
+  nonNegative,
   type PageStream,
 } from '@godwit/core';
 import { duplicateFd } from '@godwit/linux/unstable';
@@ -37,8 +39,9 @@ export interface IdleThreads {
  */
 export function onWorkers(connector: LinkConnector, options?: IdleThreads): LinkConnector;
 export function onWorkers<L extends LinkListener>(listener: L, options?: IdleThreads): L;
-export function onWorkers(ends: LinkConnector | LinkListener, options?: IdleThreads): LinkConnector | LinkListener {
-  const idle = options?.threads ?? 0;
+export function onWorkers(ends: LinkConnector | LinkListener, options: IdleThreads = {}): LinkConnector | LinkListener {
+  checkOptions<IdleThreads>('onWorkers', options, { threads: true });
+  const idle = nonNegative('threads', options.threads ?? 0);
   return 'connect' in ends ? connectorOnWorkers(ends, idle) : listenerOnWorkers(ends, idle);
 }
 

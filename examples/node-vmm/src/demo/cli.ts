@@ -1,40 +1,14 @@
 #!/usr/bin/env node
-import { constants } from 'node:os';
-import { chooseGuestKind } from '../vmm/hosted-guest.js';
-import type { DemoEvent } from './demo-event.js';
-import { parseArguments } from './options.js';
-import { DemoRun } from './run.js';
-import { jsonOutput, liveOutput, plainOutput } from './view/output.js';
+/**
+ * The first line of the picture, before anything is loaded: the modules of the demo take longer than somebody likes to look at nothing.
+ * `main.ts` is the demo.
+ */
+const isPlain = process.argv.some((argument) => ['--json', '--plain', '--help', '-h'].includes(argument));
+const live = process.stdout.isTTY && !isPlain && process.env['TERM'] !== 'dumb';
+if (live) process.stdout.write('godwit live migration');
+const { main } = await import('./main.js');
+// The picture is drawn where the line stands.
+if (live) process.stdout.write('\r\x1b[2K');
+await main();
 
-const parsed = parseArguments(process.argv.slice(2));
-if (parsed.kind === 'exit') {
-  (parsed.status === 0 ? process.stdout : process.stderr).write(parsed.text);
-  process.exitCode = parsed.status;
-} else {
-  const { options } = parsed;
-  const started = performance.now();
-  const now = () => performance.now() - started;
-  const write = (text: string) => process.stdout.write(text);
-  const live = options.output === 'auto' && process.stdout.isTTY && process.env['TERM'] !== 'dumb';
-  const output =
-    options.output === 'json' ? jsonOutput(write) : live ? liveOutput(process.stdout, now) : plainOutput(write);
-
-  const run = new DemoRun(options, chooseGuestKind(options.kvm), (event: DemoEvent) =>
-    output.show({ ...event, atMs: now() }),
-  );
-  let signalled: NodeJS.Signals | undefined;
-  const onSignal = (signal: NodeJS.Signals) => {
-    // The second signal ends the hosts at once.
-    if (signalled !== undefined) run.kill();
-    signalled = signal;
-    run.cancel();
-  };
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
-  // The reader of stdout is gone, as with `npm run demo | head`.
-  process.stdout.on('error', () => run.kill());
-
-  const verified = await run.run();
-  output.end();
-  process.exitCode = signalled === undefined ? (verified ? 0 : 1) : 128 + constants.signals[signalled];
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
-}
+export {};

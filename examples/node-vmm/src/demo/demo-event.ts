@@ -11,12 +11,13 @@ import type {
 } from '@godwit/core';
 import type { GuestSpec } from '../vmm/guest-spec.js';
 import type { Distribution } from './distribution.js';
+import type { TransportKind } from './transport-choice.js';
 
 /** The two host processes, by their role in the first migration. */
 export type HostName = 'source' | 'destination';
 
 export interface RunSettings {
-  readonly transport: 'tcp' | 'unix';
+  readonly transport: TransportKind;
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
@@ -107,11 +108,14 @@ export type DemoEvent =
   /** The checker outside the guest has checked every page. */
   | { readonly event: 'checked'; readonly host: HostName; readonly pages: number; readonly defects: readonly string[] }
   | { readonly event: 'defect'; readonly host: HostName; readonly message: string }
+  /** A host process has ended without being asked to; what that means for the guest. */
+  | { readonly event: 'host-gone'; readonly host: HostName; readonly message: string }
   | { readonly event: 'cancelling' }
   /** The migration has failed, and the guest runs on at its host. */
   | { readonly event: 'runs-on'; readonly host: HostName; readonly beats: number; readonly defects: readonly string[] }
   | ({ readonly event: 'completed' } & Result)
-  | { readonly event: 'failed'; readonly code: string; readonly message: string };
+  /** `figures`: of the migrations that had completed before. */
+  | { readonly event: 'failed'; readonly code: string; readonly message: string; readonly figures?: Result };
 
 export type Phase = 'booting' | 'warming-up' | 'migrating' | 'settling' | 'checking' | 'done';
 

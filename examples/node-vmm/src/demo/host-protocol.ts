@@ -1,16 +1,14 @@
 import type { IncomingSummary, MigrationSummary, PresetName } from '@godwit/core';
+import type { TlsCredentials } from '@godwit/transport';
 import type { EncodingName } from '../vmm/encodings.js';
 import type { GuestSpec } from '../vmm/guest-spec.js';
 import type { CheckReport } from '../vmm/hosted-guest.js';
 import type { DemoEvent } from './demo-event.js';
 
-/** The address at which a host listens: the reply to `listen`, and a part of the request `migrate`. */
-export type Address =
-  | { readonly transport: 'tcp'; readonly host: string; readonly port: number }
-  | { readonly transport: 'unix'; readonly path: string };
-
 export interface MigrateRequest {
-  readonly address: Address;
+  /** Where the other host listens: a URI, as `listen` has answered. */
+  readonly address: string;
+  readonly tls: TlsCredentials | undefined;
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
@@ -42,18 +40,21 @@ export interface HostCommands {
   /** Listens for an incoming guest. */
   listen: {
     request: {
-      readonly transport: 'tcp' | 'unix';
+      /** A URI; `undefined`: a UNIX socket in a folder of its own. */
+      readonly on: string | undefined;
+      readonly tls: TlsCredentials | undefined;
       /** Number of threads for page channels, started at once; 0: pages are read on the main thread. */
       readonly threads: number;
       readonly blindTracker: string | undefined;
     };
-    reply: Address;
+    /** The URI to connect to. */
+    reply: string;
   };
   /** Resolves when the incoming guest runs here. */
   adopt: { request: null; reply: IncomingSummary };
   /** Migrates the guest; resolves when it runs at the other host. */
   migrate: { request: MigrateRequest; reply: MigrationSummary };
-  cancel: { request: null; reply: null };
+  cancel: { request: { readonly reason: string }; reply: null };
   /** Pauses the guest, checks every page that it owns from outside, and resumes it. */
   check: { request: null; reply: CheckReport };
   memory: { request: null; reply: MemoryReport };

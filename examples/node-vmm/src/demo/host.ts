@@ -3,14 +3,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { GodwitError } from '@godwit/core';
-import { recordTo, tcp, unix } from '@godwit/transport';
+import { recordTo, type TlsCredentials, transportFromUri } from '@godwit/transport';
 import type { CommandHandlers } from '../process/command-messages.js';
 import { sendToParent, serveCommands } from '../process/serve-commands.js';
 import { linksFrom, linksTo } from '../vmm/links.js';
 import { policyFor } from '../vmm/policies.js';
 import { Vmm } from '../vmm/vmm.js';
 import { demoEvent } from './demo-event.js';
-import type { Address, HostCommands, HostMessage } from './host-protocol.js';
+import type { HostCommands, HostMessage } from './host-protocol.js';
 
 /** How long closing may take before the process kills itself: it waits for vCPU threads, of which one may hang in the kernel. Milliseconds. */
 const LAST_RESORT_MS = 3000;
@@ -27,11 +27,13 @@ class Host {
       return null;
     },
 
-    listen: async ({ transport, threads, blindTracker }) => {
+    listen: async ({ on, tls, threads, blindTracker }) => {
       const vmm = this.#start(blindTracker);
-      const address = await this.#listen(vmm, transport, threads);
+      const transport = transportFromUri(on ?? (await this.#socketOfItsOwn()), tlsOptions(tls));
+      const listening = await linksFrom(transport, { threads });
+      vmm.listen(listening);
       vmm.receive({ reconnectTimeoutMs: RECONNECT_MS, settleTimeoutMs: RECONNECT_MS });
-      return address;
+      return listening.address;
     },
 
     adopt: async () => {
@@ -42,15 +44,13 @@ class Host {
       }
     },
 
-    migrate: async ({ address, maxBandwidth, maxRounds, policy, timeBudgetMs, workers, record, ...settings }) => {
-      const transport =
-        address.transport === 'tcp' ? tcp({ host: address.host, port: address.port }) : unix({ path: address.path });
-      const connector = linksTo(transport, { workers });
+    migrate: async ({ address, tls, maxBandwidth, maxRounds, policy, timeBudgetMs, workers, record, ...settings }) => {
+      const connector = linksTo(transportFromUri(address, tlsOptions(tls)), { workers });
       // A recording that fails is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
         send({ type: 'migration', event: { event: 'warning', code, message } });
       const recording = record === undefined ? undefined : await recordTo(record, { onFailure });
-      const { migration } = this.#theVmm().depart(recording?.connector(connector) ?? connector, address.transport, {
+      const { migration } = this.#theVmm().depart(recording?.connector(connector) ?? connector, address, {
         ...settings,
         bandwidthLimit: maxBandwidth,
         policy: policyFor(policy, maxRounds),
@@ -73,8 +73,8 @@ class Host {
       }
     },
 
-    cancel: async () => {
-      this.#vmm?.departure?.migration.cancel('interrupted');
+    cancel: async ({ reason }) => {
+      this.#vmm?.departure?.migration.cancel(reason);
       return null;
     },
 
@@ -113,16 +113,10 @@ class Host {
     return this.#vmm;
   }
 
-  async #listen(vmm: Vmm, transport: 'tcp' | 'unix', threads: number): Promise<Address> {
-    if (transport === 'tcp') {
-      const listening = await linksFrom(tcp({ host: '127.0.0.1', port: 0 }), { threads });
-      vmm.listen(listening);
-      return { transport, host: '127.0.0.1', port: Number(new URL(listening.address).port) };
-    }
+  /** The URI of a UNIX socket in a folder that only this user can enter. */
+  async #socketOfItsOwn(): Promise<string> {
     this.#socketDirectory = await mkdtemp(join(tmpdir(), 'godwit-'));
-    const path = join(this.#socketDirectory, 'migration.sock');
-    vmm.listen(await linksFrom(unix({ path }), { threads }));
-    return { transport, path };
+    return `unix:${join(this.#socketDirectory, 'migration.sock')}`;
   }
 
   async #stopListening(): Promise<void> {
@@ -130,6 +124,10 @@ class Host {
     if (this.#socketDirectory !== undefined) await rm(this.#socketDirectory, { recursive: true, force: true });
     this.#socketDirectory = undefined;
   }
+}
+
+function tlsOptions(tls: TlsCredentials | undefined): { readonly tls?: TlsCredentials } {
+  return tls === undefined ? {} : { tls };
 }
 
 function send(message: HostMessage): void {

@@ -1,4 +1,7 @@
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { PresetName } from '@godwit/core';
+import { zstdAvailable } from '@godwit/transport';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
@@ -6,6 +9,7 @@ import { ENCODING_NAMES, type EncodingName } from '../vmm/encodings.js';
 import { workingSetProblem } from '../vmm/guest-spec.js';
 import { POLICY_NAMES } from '../vmm/policies.js';
 import { formatBytes, parseBytes } from './quantity.js';
+import { parseTransport, TRANSPORT_KINDS, type TransportChoice, takesWorkers } from './transport-choice.js';
 
 export interface DemoOptions {
   readonly memoryBytes: number;
@@ -22,7 +26,7 @@ export interface DemoOptions {
   readonly policy: PresetName | undefined;
   /** For the whole migration. */
   readonly timeBudgetMs: number | undefined;
-  readonly transport: 'tcp' | 'unix';
+  readonly transport: TransportChoice;
   /** Streams for pages beside the control stream. */
   readonly pageChannels: number | 'auto';
   /** Whether each page channel has its own thread, at both hosts. */
@@ -31,6 +35,7 @@ export interface DemoOptions {
   readonly kvm: boolean;
   readonly verify: boolean;
   readonly output: 'auto' | 'json' | 'plain';
+  readonly color: boolean;
   readonly settleMs: number;
   /** Shortest time that the guest runs before it is migrated; it also writes its working set once. */
   readonly warmUpMs: number;
@@ -107,7 +112,14 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       'time for a whole migration, which the policy goes by',
       number('--time-budget', 1, 86_400_000),
     )
-    .addOption(new Option('--transport <kind>', 'between the two processes').choices(['tcp', 'unix']).default('tcp'))
+    .addOption(
+      new Option(
+        '--transport <kind>',
+        `between the two processes: ${TRANSPORT_KINDS.join(', ')} (TLS with certificates for this run), or where to listen, as in unix:/tmp/vm.sock`,
+      )
+        .argParser(transport)
+        .default(parseTransport('tcp'), 'tcp'),
+    )
     .option(
       '--page-channels <n>',
       'streams for pages beside the control stream, 0 to 64, or auto: as many as suit this host, on threads of their own',
@@ -129,6 +141,7 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     .option('--record <file>', 'record every frame into a new file, for `npm run inspect -- <file>`')
     .option('--json', 'print events as JSON lines', false)
     .option('--plain', 'print lines of text, even on a terminal', false)
+    .option('--no-color', 'a picture without colours; NO_COLOR in the environment does the same')
     .addOption(new Option('--blind-tracker <name>').hideHelp())
     .allowExcessArguments(false)
     .exitOverride()
@@ -162,7 +175,8 @@ function demoOptions(command: Command): DemoOptions {
     maxRounds: number;
     policy?: PresetName;
     timeBudget?: number;
-    transport: DemoOptions['transport'];
+    transport: TransportChoice;
+    color: boolean;
     pageChannels: number | 'auto';
     workers: boolean;
     encodings: readonly EncodingName[];
@@ -191,6 +205,16 @@ function demoOptions(command: Command): DemoOptions {
     command.error('error: --record takes one migration: leave out --round-trips');
   if (given.workers && given.pageChannels === 0)
     command.error('error: --workers are threads for page channels: give --page-channels too');
+  if (given.workers && !takesWorkers(given.transport))
+    command.error(
+      `error: --workers need plain sockets, and --transport ${given.transport.kind} has none: use tcp or unix`,
+    );
+  if (given.timeBudget !== undefined && given.policy === undefined)
+    command.error(`error: --time-budget is for a policy to go by: give --policy too, such as --policy balanced`);
+  const recording = given.record === undefined ? undefined : recordProblem(given.record);
+  if (recording !== undefined) command.error(`error: --record ${given.record}: ${recording}`);
+  if (given.encodings.includes('zstd') && !zstdAvailable)
+    command.error(`error: zstd needs Node.js 22.15 or newer, and this is ${process.versions.node}; lz4 works here`);
   if (given.workers && given.record !== undefined)
     command.error('error: --record sees what crosses the main thread: leave out --workers');
   return {
@@ -209,17 +233,25 @@ function demoOptions(command: Command): DemoOptions {
     transport: given.transport,
     pageChannels: given.pageChannels,
     // A recording sees what crosses the main thread.
-    workers: given.workers || (given.pageChannels === 'auto' && given.record === undefined),
+    workers:
+      given.workers || (given.pageChannels === 'auto' && given.record === undefined && takesWorkers(given.transport)),
     encodings: given.encodings,
     kvm: given.kvm,
     verify: given.verify,
     output: given.json ? 'json' : given.plain ? 'plain' : 'auto',
+    color: given.color,
     settleMs: given.settle * 1000,
     warmUpMs: given.warmUp,
     roundTrips,
     record: given.record,
     blindTracker: given.blindTracker,
   };
+}
+
+function transport(text: string): TransportChoice {
+  const choice = parseTransport(text);
+  if (typeof choice === 'string') throw new InvalidArgumentError(`${choice}.`);
+  return choice;
 }
 
 function encodings(text: string): readonly EncodingName[] {
@@ -232,6 +264,12 @@ function encodings(text: string): readonly EncodingName[] {
     }
   }
   return [...new Set(names)] as EncodingName[];
+}
+
+/** Why a migration cannot be recorded into a new file of this name, as far as can be seen now. */
+function recordProblem(path: string): string | undefined {
+  if (existsSync(path)) return 'the file exists already; choose another name or remove it';
+  return existsSync(dirname(path)) ? undefined : `there is no folder ${dirname(path)}; make it first`;
 }
 
 function pageChannels(text: string): number | 'auto' {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { MigrationSummary } from '@godwit/core';
+import type { MigrationState, MigrationSummary } from '@godwit/core';
 import { PAGE_SIZE } from '../guest/layout.js';
 import type { GuestSpec } from '../vmm/guest-spec.js';
 import type { CheckReport } from '../vmm/hosted-guest.js';
@@ -7,9 +7,11 @@ import { ConsoleLines } from './console-lines.js';
 import type { DemoEvent, HostName, Result } from './demo-event.js';
 import { DistributionCount } from './distribution.js';
 import { HeartbeatWatch } from './heartbeat-watch.js';
+import { lossOf } from './host-loss.js';
 import { HostProcess } from './host-process.js';
 import type { HostMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
+import { type Credentials, isEncrypted, throwAwayCredentials } from './transport-choice.js';
 
 const HEARTBEAT_MS = 100;
 /** Heartbeat period with `--round-trips`, in milliseconds: shorter, since each migration waits for two heartbeats. */
@@ -57,13 +59,21 @@ export class DemoRun {
   readonly #over = new AbortController();
   readonly #summaries: Figures[] = [];
   readonly #distribution: DistributionCount;
+  readonly #credentials: Credentials | undefined;
+  /** The address at which the destination of the next migration listens already. */
+  #listening: string | undefined;
   #rounds = 0;
   #gapMs = 0;
   #defects = 0;
   /** The host at which the guest runs. */
   #at: HostName = 'source';
   #migrating = false;
+  #state: MigrationState = 'none';
   #cancelled = false;
+  /** Processes that have ended without being asked to, and why the run cannot go on without one of them. */
+  readonly #gone = new Set<HostName>();
+  #lost: RunError | undefined;
+  #ending = false;
 
   constructor(
     options: DemoOptions,
@@ -73,6 +83,7 @@ export class DemoRun {
     this.#options = options;
     this.#distribution = new DistributionCount(options.downtimeLimitMs);
     this.#emit = emit;
+    this.#credentials = isEncrypted(options.transport) ? throwAwayCredentials() : undefined;
     this.#note = note === undefined ? {} : { note };
     this.#spec = {
       kind,
@@ -93,6 +104,14 @@ export class DemoRun {
       source: new HostProcess('source', (message) => this.#hear('source', message)),
       destination: new HostProcess('destination', (message) => this.#hear('destination', message)),
     };
+    for (const name of ['source', 'destination'] as const) {
+      void this.#hosts[name].exited.then(() => this.#hostGone(name));
+    }
+  }
+
+  /** Whether more migrations follow. */
+  get #hopsLeft(): boolean {
+    return this.#summaries.length < Math.max(1, this.#options.roundTrips * 2);
   }
 
   /** Cancels the run: a migration under way is cancelled, the guest is checked to run on, and the run ends. */
@@ -101,7 +120,26 @@ export class DemoRun {
     this.#cancelled = true;
     this.#emit({ event: 'cancelling' });
     this.#over.abort();
-    if (this.#migrating) this.#hosts[this.#at].ask('cancel', null).catch(() => {});
+    this.#cancelMigration('interrupted');
+  }
+
+  #cancelMigration(reason: string): void {
+    if (this.#migrating) this.#hosts[this.#at].ask('cancel', { reason }).catch(() => {});
+  }
+
+  /** Says at once that a process has ended, and what that means for the guest. */
+  #hostGone(host: HostName): void {
+    if (this.#ending) return;
+    this.#gone.add(host);
+    const handing = this.#state === 'device' || this.#state === 'completed';
+    const course = this.#migrating ? (handing ? 'between' : 'moving') : this.#hopsLeft ? 'before' : 'after';
+    const how = this.#hosts[host].gone().message;
+    const { message, goesOn } = lossOf({ host, how, guestAt: this.#at, course, isNeeded: this.#hopsLeft });
+    this.#emit({ event: 'host-gone', host, message });
+    if (goesOn) return;
+    this.#lost = new RunError('GODWIT_LINK_LOST', message);
+    this.#over.abort();
+    if (host !== this.#at) this.#cancelMigration(`the ${host} is gone`);
   }
 
   /** Kills both processes at once. */
@@ -120,16 +158,20 @@ export class DemoRun {
       await this.#settle();
       await this.#check();
       await this.#shutdown();
+      if (this.#lost !== undefined) throw this.#lost;
       const result = this.#result();
       this.#emit({ event: 'completed', ...result });
       return result.verified;
-    } catch (error) {
+    } catch (failure) {
       await this.#shutdown();
+      const error = this.#lost ?? failure;
       const code = (error as { code?: unknown }).code;
       this.#emit({
         event: 'failed',
         code: typeof code === 'string' ? code : 'GODWIT_INTERNAL',
         message: error instanceof Error ? error.message : String(error),
+        // What was measured stays, whatever came afterwards.
+        ...(this.#summaries.length > 0 && { figures: { ...this.#result(), verified: false } }),
       });
       return false;
     }
@@ -138,8 +180,10 @@ export class DemoRun {
   async #boot(): Promise<void> {
     this.#phase('booting');
     const { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify } = this.#options;
+    // First: an address that cannot be listened on is known before a guest is there.
+    this.#listening = await this.#listenAt('destination');
     await this.#hosts.source.ask('boot', { spec: this.#spec, blindTracker: this.#options.blindTracker });
-    const settings = { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify };
+    const settings = { transport: transport.kind, downtimeLimitMs, maxBandwidth, roundTrips, verify };
     this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...this.#note });
   }
 
@@ -169,17 +213,13 @@ export class DemoRun {
   async #hop(hop: number): Promise<void> {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
-    const { transport, downtimeLimitMs, maxBandwidth, verify, record, blindTracker } = this.#options;
+    const { downtimeLimitMs, maxBandwidth, verify, record } = this.#options;
     const { maxRounds, policy, timeBudgetMs, pageChannels, workers, encodings } = this.#options;
     this.#phase('migrating');
-    const address = await this.#hosts[to].ask('listen', {
-      transport,
-      threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
-      blindTracker,
-    });
+    const address = this.#listening ?? (await this.#listenAt(to));
+    this.#listening = undefined;
     this.#throwIfOver();
-    const peer = address.transport === 'tcp' ? `tcp://${address.host}:${address.port}` : `unix:${address.path}`;
-    this.#emit({ event: 'hop', hop, from, to, peer });
+    this.#emit({ event: 'hop', hop, from, to, peer: address });
     const adopted = this.#hosts[to].ask('adopt', null);
     adopted.catch(() => {});
     this.#console.hold(to);
@@ -189,6 +229,7 @@ export class DemoRun {
     try {
       summary = await this.#hosts[from].ask('migrate', {
         address,
+        tls: this.#credentials?.connecting,
         downtimeLimitMs,
         maxBandwidth,
         maxRounds,
@@ -202,7 +243,8 @@ export class DemoRun {
       });
     } catch (error) {
       this.#console.release();
-      if (!NOT_RUNNING.has((error as { code?: unknown }).code)) await this.#runsOn(from);
+      if (this.#gone.has(from)) await this.#whereIsIt(to, adopted);
+      else if (!NOT_RUNNING.has((error as { code?: unknown }).code)) await this.#runsOn(from);
       throw error;
     } finally {
       this.#migrating = false;
@@ -215,13 +257,43 @@ export class DemoRun {
     this.#rounds = Math.max(this.#rounds, rounds.length);
     this.#emit({ event: 'migrated', hop, ...summary });
     this.#emit({ event: 'received', hop, host: to, summary: await adopted });
-    this.#emit({ event: 'memory', host: from, ...(await this.#hosts[from].ask('memory', null)) });
-    await this.#hosts[from].ask('release', null);
+    await this.#release(from);
     await this.#hearBeatsAt(to);
     const gapMs = this.#watch.gapMs ?? 0;
     this.#gapMs = Math.max(this.#gapMs, gapMs);
     this.#emit({ event: 'gap', hop, guestGapMs: gapMs });
     this.#throwIfOver();
+  }
+
+  /** Frees the guest that has left a host. That the process is gone frees it too. */
+  async #release(from: HostName): Promise<void> {
+    try {
+      this.#emit({ event: 'memory', host: from, ...(await this.#hosts[from].ask('memory', null)) });
+      await this.#hosts[from].ask('release', null);
+    } catch (error) {
+      if (!this.#gone.has(from)) throw error;
+    }
+  }
+
+  /** Adds to the reason of a source that has died what its destination says: only that one knows whether it was given the guest. */
+  async #whereIsIt(to: HostName, adopted: Promise<unknown>): Promise<void> {
+    if (this.#lost === undefined) return;
+    const found = await adopted.then(
+      () => `the guest runs at the ${to}`,
+      () => `the ${to} was not given it`,
+    );
+    this.#lost = new RunError(this.#lost.code, `${this.#lost.message}: ${found}`);
+  }
+
+  /** Lets a host listen; resolves with the address. */
+  #listenAt(host: HostName): Promise<string> {
+    const { transport, workers, pageChannels, blindTracker } = this.#options;
+    return this.#hosts[host].ask('listen', {
+      on: transport.listenOn,
+      tls: this.#credentials?.listening,
+      threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
+      blindTracker,
+    });
   }
 
   async #hearBeatsAt(host: HostName): Promise<void> {
@@ -274,6 +346,7 @@ export class DemoRun {
   }
 
   async #shutdown(): Promise<void> {
+    this.#ending = true;
     await Promise.all(Object.values(this.#hosts).map((host) => host.shutdown()));
   }
 
@@ -286,7 +359,7 @@ export class DemoRun {
       totalMs: sum(({ totalMs }) => totalMs),
       downtimeMs: most(({ downtimeMs }) => downtimeMs),
       verifyMs: most(({ verifyMs }) => verifyMs),
-      guestGapMs: this.#gapMs,
+      guestGapMs: Math.max(this.#gapMs, this.#watch.gapMs ?? 0),
       rounds: this.#rounds,
       wireBytes: sum(({ wireBytes }) => wireBytes),
       predictedDowntimeMs: most(({ predictedDowntimeMs }) => predictedDowntimeMs),
@@ -303,6 +376,7 @@ export class DemoRun {
     else if (message.type === 'defect') this.#defect(host, message.message);
     else if (message.type === 'migration') {
       this.#distribution.see(message.event.event);
+      if (message.event.event === 'state') this.#state = message.event.state;
       this.#emit(message.event);
     }
   }
@@ -317,9 +391,15 @@ export class DemoRun {
     this.#emit({ event: 'phase', phase });
   }
 
+  #interrupted(): string {
+    if (this.#summaries.length === 0) return `interrupted; the guest had not moved, and ran at the ${this.#at}`;
+    return `interrupted; the guest had moved, and ran at the ${this.#at}, where it had not finished to check itself`;
+  }
+
   /** Throws when the user has cancelled the run, or a defect was found. */
   #throwIfOver(): void {
-    if (this.#cancelled) throw new RunError('GODWIT_CANCELLED', 'cancelled');
+    if (this.#lost !== undefined) throw this.#lost;
+    if (this.#cancelled) throw new RunError('GODWIT_CANCELLED', this.#interrupted());
     if (this.#defects > 0) throw new RunError('GODWIT_VERIFY_FAILED', `the guest reported ${this.#defects} defect(s)`);
   }
 }

@@ -2,13 +2,15 @@
  * The guest's console lines.
  *
  *     [guest] started vcpus=2 owned=3000
- *     [guest] heartbeat 000123 clock=2503116us gap=20013us stall=1523us writes=32768 mail=87
+ *     [guest] heartbeat 000123 clock=2503116us gap=20013us stall=1523us writes=32768 mail=87 |  ## # ... #|
  *     [guest] defect kind=stale vcpu=1 gpa=0x0000000000524000 offset=0x0000000000000000 expected=0x...18 found=0x...16
  *
  * `gap` is the time since the previous heartbeat; `stall` the largest step between two of vCPU 0's clock readings since
  * then. vCPU 0 reads the clock about every 1..2 ms, so that `stall` is the downtime as the guest itself measures it, whether the pause
- * came at a heartbeat or between two. `writes` is the sum over all vCPUs, `mail` the newest mailbox message that was seen.
+ * came at a heartbeat or between two. `writes` is the sum over all vCPUs, `mail` the newest mailbox message that was seen. Between the bars is the next row of
+ * the picture (picture.ts).
  */
+import { cellsOf, nextCells } from './picture.js';
 import { DEFECT_CODES, type DefectKind } from './ports.js';
 
 export interface StartedLine {
@@ -27,6 +29,8 @@ export interface HeartbeatLine {
   readonly stall: number;
   readonly writes: number;
   readonly mail: number;
+  /** The row of the picture. */
+  readonly cells: bigint;
 }
 
 export interface DefectLine {
@@ -49,7 +53,8 @@ export interface OtherLine {
 export type GuestLine = StartedLine | HeartbeatLine | DefectLine | OtherLine;
 
 const STARTED = /^\[guest\] started vcpus=(\d+) owned=(\d+)$/;
-const HEARTBEAT = /^\[guest\] heartbeat (\d+) clock=(\d+)us gap=(\d+)us stall=(\d+)us writes=(\d+) mail=(\d+)$/;
+const HEARTBEAT =
+  /^\[guest\] heartbeat (\d+) clock=(\d+)us gap=(\d+)us stall=(\d+)us writes=(\d+) mail=(\d+) \|([ #]{64})\|$/;
 const DEFECT =
   /^\[guest\] defect kind=([a-z-]+) vcpu=(\d+) gpa=0x([0-9a-f]+) offset=0x([0-9a-f]+) expected=(0x[0-9a-f]+) found=(0x[0-9a-f]+)$/;
 
@@ -57,8 +62,8 @@ const DEFECT =
 export function parseGuestLine(text: string): GuestLine {
   const beat = HEARTBEAT.exec(text);
   if (beat !== null) {
-    const [count = 0, clock = 0, gap = 0, stall = 0, writes = 0, mail = 0] = beat.slice(1).map(Number);
-    return { type: 'heartbeat', count, clock, gap, stall, writes, mail };
+    const [count = 0, clock = 0, gap = 0, stall = 0, writes = 0, mail = 0] = beat.slice(1, 7).map(Number);
+    return { type: 'heartbeat', count, clock, gap, stall, writes, mail, cells: cellsOf(beat[7] ?? '') };
   }
   const defect = DEFECT.exec(text);
   if (defect !== null) {
@@ -144,6 +149,9 @@ export class HeartbeatMonitor {
     }
     if (beat.writes < last.writes) return `heartbeat ${beat.count}: ${beat.writes} writes after ${last.writes}`;
     if (beat.mail < last.mail) return `heartbeat ${beat.count}: message ${beat.mail} after ${last.mail}`;
+    if (beat.cells !== nextCells(last.cells)) {
+      return `heartbeat ${beat.count}: the row ${beat.cells.toString(16)} of the picture does not follow ${last.cells.toString(16)}`;
+    }
     return undefined;
   }
 }

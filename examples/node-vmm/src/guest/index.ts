@@ -7,6 +7,7 @@ export * from './image.js';
 export * from './layout.js';
 export * from './mailbox.js';
 export * from './page-stamp.js';
+export * from './picture.js';
 export * from './ports.js';
 export * from './software-guest.js';
 export * from './software-guest-state.js';

@@ -65,6 +65,8 @@ export const CONTROL = {
   OWNED: 112,
   /** u32 state of the random order. */
   RNG: 120,
+  /** The present row of the picture (vCPU 0). */
+  CELLS: 344,
   /** vCPU 0: eight u64, other vCPUs' WRITES when last read. */
   SEEN: 192,
   /** Five u64: defect code (0 = none), address, offset in the page, expected, found. */

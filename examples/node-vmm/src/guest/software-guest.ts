@@ -11,6 +11,7 @@ import { type GuestRam, readU64, WordRange, writeU64 } from './guest-ram.js';
 import { CONTROL, controlAddress, MAILBOX_ADDRESS, PAGE_SIZE, SHARED_ADDRESS, SHARED_STOP_OFFSET } from './layout.js';
 import { mailboxWords, readMailbox } from './mailbox.js';
 import { diagnosePage, isPageRight, type PageFault, type PageIdentity, writePage } from './page-stamp.js';
+import { cellsText, FIRST_CELLS, nextCells } from './picture.js';
 import { DEFECT_CODES } from './ports.js';
 import { initialSoftwareGuestState, type SoftwareGuestState, type SoftwareVcpuState } from './software-guest-state.js';
 import { generationTableBytes, ownedPageAddress, ownedPages } from './working-set.js';
@@ -142,6 +143,7 @@ function start(machine: Machine, boot: Vcpu): void {
     writeU64(vcpu.control, CONTROL.DEADLINE, now);
     vcpu.control[CONTROL.RNG / 4] = machine.params.seed + Math.imul(vcpu.number, 0x9e3779b1);
   }
+  writeU64(boot.control, CONTROL.CELLS, Number(FIRST_CELLS));
   writeU64(boot.control, CONTROL.HEARTBEAT_LAST, now);
   writeU64(boot.control, CONTROL.HEARTBEAT_NEXT, now + machine.params.heartbeatMicroseconds);
   machine.hooks.print(`[guest] started vcpus=${machine.params.vcpus} owned=${boot.owned}\n`);
@@ -274,15 +276,25 @@ function heartbeat(machine: Machine, boot: Vcpu, now: number): Defect | undefine
   const gap = now - readU64(control, CONTROL.HEARTBEAT_LAST);
   const stall = readU64(control, CONTROL.STALL);
   const mail = readU64(control, CONTROL.MAIL_SEEN);
+  const cells = nextRow(control);
   const period = machine.params.heartbeatMicroseconds;
   const due = readU64(control, CONTROL.HEARTBEAT_NEXT) + period;
   writeU64(control, CONTROL.STALL, 0);
   writeU64(control, CONTROL.HEARTBEAT_LAST, now);
   writeU64(control, CONTROL.HEARTBEAT_NEXT, due > now ? due : now + period);
   machine.hooks.print(
-    `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${now}us gap=${gap}us stall=${stall}us writes=${writes} mail=${mail}\n`,
+    `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${now}us gap=${gap}us stall=${stall}us writes=${writes} mail=${mail} |${cellsText(cells)}|\n`,
   );
   return undefined;
+}
+
+/** Computes the next row of the picture in the control page, as the guest on KVM does. */
+function nextRow(control: Uint32Array): bigint {
+  const at = CONTROL.CELLS / 4;
+  const cells = nextCells((BigInt(control[at + 1] ?? 0) << 32n) | BigInt(control[at] ?? 0));
+  control[at] = Number(cells & 0xffff_ffffn);
+  control[at + 1] = Number(cells >> 32n);
+  return cells;
 }
 
 function lookIntoMailbox(machine: Machine, boot: Vcpu): Defect | undefined {

@@ -1,3 +1,4 @@
+import { cellsText, FIRST_CELLS, nextCells } from '@godwit/example-node-vmm/guest';
 import { describe, expect, test } from '@jest/globals';
 import { type ConsoleLine, ConsoleLines } from '../../dist/demo/console-lines.js';
 import { HeartbeatWatch } from '../../dist/demo/heartbeat-watch.js';
@@ -30,10 +31,17 @@ describe('the console of a guest that moves', () => {
   });
 });
 
+/** The picture's row of a heartbeat. */
+function row(count: number): bigint {
+  let cells = FIRST_CELLS;
+  for (let at = 0; at < count; at++) cells = nextCells(cells);
+  return cells;
+}
+
 describe('the heartbeat', () => {
   /** A beat as the guest prints it; 100 ms apart. */
   const beat = (count: number, stallMs = 0) =>
-    `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${count * 100_000}us gap=100000us stall=${stallMs * 1000}us writes=${count * 10} mail=${count}`;
+    `[guest] heartbeat ${String(count).padStart(6, '0')} clock=${count * 100_000}us gap=100000us stall=${stallMs * 1000}us writes=${count * 10} mail=${count} |${cellsText(row(count))}|`;
 
   function watch(): {
     readonly defects: string[];

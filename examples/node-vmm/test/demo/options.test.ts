@@ -21,7 +21,8 @@ describe('the demo’s options', () => {
       memoryBytes: 512 * MIB,
       vcpus: 2,
       dirtyPagesPerSecond: 20_000,
-      transport: 'tcp',
+      transport: { kind: 'tcp', listenOn: 'tcp:127.0.0.1:0' },
+      color: true,
       kvm: true,
       verify: true,
       output: 'auto',
@@ -49,7 +50,7 @@ describe('the demo’s options', () => {
       wholePages: true,
       downtimeLimitMs: 30,
       maxBandwidth: 2 ** 30,
-      transport: 'unix',
+      transport: { kind: 'unix', listenOn: undefined },
       kvm: false,
       verify: false,
       settleMs: 500,
@@ -65,6 +66,26 @@ describe('the demo’s options', () => {
       policy: 'urgent',
       timeBudgetMs: 20_000,
     });
+  });
+
+  test('every transport with an address that two processes can use, encrypted or not', () => {
+    for (const kind of ['tcp', 'tls', 'unix', 'ws', 'wss'] as const) {
+      expect(options('--transport', kind).transport.kind).toBe(kind);
+    }
+    for (const uri of ['tls:[::1]:4444', 'unix:/run/vm.sock', 'wss://localhost:0/vm', 'tcp:0.0.0.0:4444']) {
+      expect(options('--transport', uri).transport).toEqual({ kind: uri.split(':')[0], listenOn: uri });
+    }
+    // Only plain sockets can move to threads of their own.
+    expect(['tcp', 'unix', 'tls', 'ws'].map((kind) => options('--transport', kind).workers)).toEqual([
+      true,
+      true,
+      false,
+      false,
+    ]);
+  });
+
+  test('colours can be left out', () => {
+    expect(options('--no-color').color).toBe(false);
   });
 
   test('a small guest gets a working set that fits', () => {
@@ -86,7 +107,22 @@ describe('the demo’s options', () => {
     [['--memory', '1M'], /at least 16 MiB/],
     [['--vcpus', '9'], /a number from 1 to 8/],
     [['--vcpus', '1.5'], /a whole number/],
-    [['--transport', 'pigeon'], /Allowed choices are tcp, unix/],
+    [
+      ['--transport', 'pigeon'],
+      /--transport wants tcp, tls, unix, ws, wss, or an address such as tls:127\.0\.0\.1:4444/,
+    ],
+    [['--transport', 'tcp:127.0.0.1:80x'], /expected tcp:host:port, .*got "tcp:127\.0\.0\.1:80x"/],
+    [['--transport', `unix:/${'x'.repeat(120)}`], /a UNIX socket path has 1 to 107 bytes/],
+    [['--transport', 'exec:cat'], /there is nothing to listen on/],
+    [['--transport', 'stdio:'], /for a program that another one starts/],
+    [['--transport', 'file:a.snapshot'], /a snapshot, which no second process receives/],
+    [
+      ['--transport', 'wss', '--workers'],
+      /--workers need plain sockets, and --transport wss has none: use tcp or unix/,
+    ],
+    [['--time-budget', '20000'], /--time-budget is for a policy to go by: give --policy too/],
+    [['--record', import.meta.filename], /the file exists already; choose another name or remove it/],
+    [['--record', '/no/such/folder/a.godwit'], /there is no folder \/no\/such\/folder; make it first/],
     [['--working-set', '1G'], /--working-set 1 GiB does not fit into --memory 512 MiB/],
     [['--json', '--plain'], /exclude each other/],
     [['--round-trips', '3', '--no-verify'], /leave out --no-verify/],

@@ -1,4 +1,5 @@
 import type { DowntimeRanges, DowntimeTerms, MigrationSummary, RoundRecord } from '@godwit/core';
+import { cellsText, FIRST_CELLS, nextCells } from '@godwit/example-node-vmm/guest';
 import type { DemoEvent, TimedEvent } from '../../dist/demo/demo-event.js';
 import type { GuestSpec } from '../../dist/vmm/guest-spec.js';
 
@@ -72,17 +73,20 @@ export function syntheticRun(): readonly TimedEvent[] {
   const events: TimedEvent[] = [];
   let atMs = 0;
   let beat = 0;
+  let cells = FIRST_CELLS;
   const at = (ms: number, event: DemoEvent) => {
     atMs += ms;
     events.push({ ...event, atMs });
   };
-  const console = (host: 'source' | 'destination') =>
+  const console = (host: 'source' | 'destination', stallMs = 1.8) => {
+    cells = nextCells(cells);
     at(100, {
       event: 'console',
       host,
-      text: `[guest] heartbeat ${String(++beat).padStart(6, '0')} clock=${atMs * 1000}us gap=100031us stall=1804us writes=${beat * 2000} mail=${beat}`,
+      text: `[guest] heartbeat ${String(++beat).padStart(6, '0')} clock=${Math.round(atMs * 1000)}us gap=100031us stall=${Math.round(stallMs * 1000)}us writes=${beat * 2000} mail=${beat} |${cellsText(cells)}|`,
       beat,
     });
+  };
 
   at(1, { event: 'hosts', source: 4711, destination: 4712 });
   at(1, { event: 'phase', phase: 'booting' });
@@ -182,7 +186,7 @@ export function syntheticRun(): readonly TimedEvent[] {
   });
   at(1, { event: 'memory', host: 'source', guestBytes: 210 * MIB, residentBytes: 300 * MIB });
   console('destination');
-  console('destination');
+  console('destination', 455.2);
   at(1, { event: 'gap', hop: 1, guestGapMs: 455.2 });
   at(1, { event: 'phase', phase: 'settling' });
   for (let i = 0; i < 10; i++) console('destination');

@@ -1,5 +1,7 @@
+import { CELLS, cellsText, FIRST_CELLS, nextCells } from '@godwit/example-node-vmm/guest';
 import { describe, expect, test } from '@jest/globals';
 import type { TimedEvent } from '../../dist/demo/demo-event.js';
+import { consoleRows } from '../../dist/demo/view/console-rows.js';
 import { plainLines } from '../../dist/demo/view/plain-lines.js';
 import { render } from '../../dist/demo/view/render.js';
 import { type StyledLine, widthOf } from '../../dist/demo/view/styled-line.js';
@@ -8,6 +10,23 @@ import { syntheticRun } from './synthetic-run.js';
 
 function text(lines: readonly StyledLine[]): string {
   return lines.map((line) => line.map((span) => span.text).join('')).join('\n');
+}
+
+const HALVES = [' ', '▀', '▄', '█'];
+const QUADRANTS = [...' ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█'];
+
+/** The two rows of cells that a line of block characters shows. */
+function cellsDrawn(line: string): readonly string[] {
+  const wide = line.length === CELLS;
+  const rows: [string, string] = ['', ''];
+  for (const glyph of line) {
+    const bits = wide ? HALVES.indexOf(glyph) : QUADRANTS.indexOf(glyph);
+    if (bits < 0) throw new Error(`no block: ${glyph}`);
+    const cell = (bit: number) => ((bits & bit) === 0 ? ' ' : '#');
+    rows[0] += wide ? cell(1) : cell(1) + cell(2);
+    rows[1] += wide ? cell(2) : cell(4) + cell(8);
+  }
+  return rows;
 }
 
 /** The view after each event of a run. */
@@ -26,6 +45,7 @@ function viewAfter(isLast: (event: TimedEvent) => boolean): ViewState {
 
 describe('the terminal view', () => {
   test.each([
+    [40, 24],
     [60, 20],
     [80, 24],
     [120, 40],
@@ -35,10 +55,88 @@ describe('the terminal view', () => {
     }
   });
 
-  test('while the guest moves, the picture fits the terminal', () => {
-    for (const [view, { atMs }] of states()) {
-      if (view.phase !== 'done') expect(render(view, 80, 24, atMs).length).toBeLessThanOrEqual(24);
-    }
+  test.each([
+    [40, 16],
+    [40, 24],
+    [80, 24],
+    [120, 40],
+  ])(
+    'while the guest moves, the picture fits a terminal of %i by %i, with the guest and the rates in it',
+    (columns, rows) => {
+      for (const [view, { atMs }] of states()) {
+        if (view.phase === 'done') continue;
+        const picture = render(view, columns, rows, atMs);
+        expect(picture.length).toBeLessThanOrEqual(rows);
+        expect(text(picture)).toContain('downtime');
+        if (view.console.length > 2) expect(text(picture)).toMatch(/[▌▐] .*[▀▄█▘▝▖▗▚▞▛▜▙▟]/);
+      }
+    },
+  );
+
+  test.each([
+    [80, 23],
+    [100, 40],
+    [40, 60],
+  ])(
+    'at the end everything fits %i by %i: verdict, figures, both sides of the crossing, what to try next',
+    (columns, rows) => {
+      const view = viewAfter((event) => event.event === 'completed');
+      const picture = render(view, columns, rows, 0);
+      expect(picture.length).toBeLessThanOrEqual(rows);
+      const words = text(picture).replaceAll(/\s+/g, ' ');
+      for (const part of ['▌', 'stood still for', '▐', '✓ verified', 'final', 'together', '-- --record a.godwit']) {
+        expect(words).toContain(part);
+      }
+      // Nothing is cut off.
+      expect(words.replace(/… \d+ more/, '')).not.toContain('…');
+    },
+  );
+
+  test('the result and the crossing fit 40 columns and 23 rows too', () => {
+    const view = viewAfter((event) => event.event === 'completed');
+    const picture = render(view, 39, 23, 0);
+    expect(picture.length).toBeLessThanOrEqual(23);
+    const words = text(picture).replaceAll(/\s+/g, ' ');
+    for (const part of ['▌', 'stood still for 455 ms', '▐', '✓ verified', 'together', '--record a.godwit'])
+      expect(words).toContain(part);
+  });
+
+  test('what the hosts saw and what the guest saw stand on one line', () => {
+    const view = viewAfter((event) => event.event === 'completed');
+    expect(text(render(view, 79, 23, 0))).toMatch(/hosts 38\.2 ms \+ comparison 412 ms ≈ guest's own clock 455 ms\n/);
+  });
+
+  test('a rate that is not measured yet is no rate of 0', () => {
+    for (const [view, { atMs }] of states()) expect(text(render(view, 100, 40, atMs))).not.toMatch(/ 0 B\/s/);
+    const view = viewAfter((event) => event.event === 'progress' && event.round === 3);
+    const idle = {
+      ...(view.progress as NonNullable<typeof view.progress>),
+      wireBytesPerSecond: 0,
+      dirtyPagesPerSecond: 0,
+    };
+    const picture = text(render({ ...view, progress: idle }, 100, 40, 0));
+    expect(picture).toMatch(/dirtied .*[1-9][\d.]* MiB\/s/);
+    expect(picture).toMatch(/link .*[1-9][\d.]* MiB\/s/);
+  });
+
+  test('a run that was interrupted after the move keeps its figures', () => {
+    const last = syntheticRun().at(-1);
+    if (last?.event !== 'completed') throw new Error('the run has no result');
+    const { event: _, atMs, ...figures } = last;
+    const before = viewAfter((event) => event.event === 'phase' && event.phase === 'checking');
+    const view = reduce(before, { event: 'failed', code: 'GODWIT_CANCELLED', message: 'interrupted', figures, atMs });
+    const picture = text(render(view, 80, 24, 0));
+    expect(picture).toContain('✗ GODWIT_CANCELLED: interrupted');
+    expect(picture).toMatch(/total +4\.1 s, 7 rounds/);
+    expect(picture).toMatch(/together\s+35\.1 ms\s+38\.2 ms/);
+    expect(picture).not.toContain('✓');
+  });
+
+  test('a process that is gone is said', () => {
+    const message =
+      'destination: the process (pid 7) ended with SIGKILL; the guest was on its way there, and runs on at the source';
+    const view = reduce(EMPTY_VIEW, { event: 'host-gone', host: 'destination', message, atMs: 0 });
+    expect(text(render(view, 80, 24, 0)).replaceAll(/\s+/g, ' ')).toContain(message);
   });
 
   test('shows rounds, the one under way, rates, the predicted downtime and the time left', () => {
@@ -69,20 +167,38 @@ describe('the terminal view', () => {
     );
   });
 
-  test('console lines carry the colour of the host that printed them, and the end shows the crossing', () => {
-    const lines = render(
-      viewAfter((event) => event.event === 'completed'),
-      100,
-      40,
-      0,
+  test.each([100, 40])(
+    'at %i columns the picture goes on across the crossing, cell by cell, each host with its own mark',
+    (columns) => {
+      const view = viewAfter((event) => event.event === 'completed');
+      const rows = consoleRows(view.console, columns);
+      const crossings = rows.filter((line) => text([line]).includes('stood still for'));
+      expect(crossings).toHaveLength(1);
+      // The cells as they are drawn, two rows of them in each line; half of a line may be empty beside the crossing.
+      const drawn = rows
+        .filter((line) => line[0]?.colour === 'source' || line[0]?.colour === 'destination')
+        .flatMap((line) => {
+          expect(line[0]?.text).toBe(line[0]?.colour === 'source' ? '  ▌ ' : '  ▐ ');
+          return cellsDrawn(line[1]?.text ?? '');
+        })
+        .filter((row) => row.includes('#'));
+      let cells = FIRST_CELLS;
+      const expected = drawn.map(() => {
+        cells = nextCells(cells);
+        return cellsText(cells);
+      });
+      expect(drawn).toEqual(expected);
+      expect(drawn.length).toBeGreaterThan(30);
+    },
+  );
+
+  test('a line of the guest that is no heartbeat stands between the rows', () => {
+    const shown = ['[guest] started vcpus=2 owned=3000', '[guest] defect kind=stale'];
+    const view = shown.reduce<ViewState>(
+      (state, line) => reduce(state, { event: 'console', host: 'source', text: line, atMs: 0 }),
+      EMPTY_VIEW,
     );
-    const beats = lines
-      .filter((line) => text([line]).includes('heartbeat 0'))
-      .map((line) => ({ colour: line.at(-1)?.colour, count: Number(/heartbeat (\d+)/.exec(text([line]))?.[1]) }));
-    expect(new Set(beats.map(({ colour }) => colour))).toEqual(new Set(['source', 'destination']));
-    beats.slice(1).forEach(({ count }, at) => {
-      expect(count).toBe((beats[at]?.count ?? 0) + 1);
-    });
+    for (const line of shown) expect(text(render(view, 80, 24, 0))).toContain(`▌ ${line}`);
   });
 
   test('control characters of the guest do not reach the terminal', () => {
@@ -102,7 +218,7 @@ describe('the terminal view', () => {
     expect(picture).toContain('✓ verified');
     expect(picture).toMatch(/last dirty pages\s+30 ms\s+31\.9 ms/);
     expect(picture).toMatch(/together\s+35\.1 ms\s+38\.2 ms/);
-    expect(picture).toContain('455 ms as the guest');
+    expect(picture).toContain("guest's own clock 455 ms");
   });
 
   test('after many migrations: how downtime and loading were spread, and what was told of those above the limit', () => {
@@ -147,7 +263,7 @@ describe('plain lines', () => {
     const printed = [...states()].flatMap(([view, event]) => plainLines(event, view));
     expect(printed.filter((line) => /^round \d+: /.test(line))).toHaveLength(6);
     expect(printed.filter((line) => line.startsWith('final'))).toHaveLength(1);
-    expect(printed.filter((line) => line.startsWith('[destination] [guest] heartbeat'))).toHaveLength(12);
+    expect(printed.filter((line) => /^\[destination\] \d{6} \|[ #]{64}\|$/.test(line))).toHaveLength(12);
     expect(printed.join('\n')).toContain('✓ verified');
     for (const line of printed) expect(line).not.toContain('\u001b');
   });

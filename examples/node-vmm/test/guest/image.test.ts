@@ -58,6 +58,8 @@ describe('guest image', () => {
       C_BEATS: guest.CONTROL.HEARTBEATS,
       C_MAIL_SEEN: guest.CONTROL.MAIL_SEEN,
       C_OWNED: guest.CONTROL.OWNED,
+      C_CELLS: guest.CONTROL.CELLS,
+      FIRST_CELLS: Number(guest.FIRST_CELLS),
       C_SEEN: guest.CONTROL.SEEN,
       C_DEFECT: guest.CONTROL.DEFECT,
       STAMPS: guest.STAMPS,

@@ -1,8 +1,8 @@
-import { nonNegative } from '../argument.js';
+import { checkOptions, chosen, nonNegative, oneOf } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { checkEncodings, delta, type PageEncoding } from '../encoding/page-encoding.js';
-import { GodwitError } from '../errors.js';
+import { GodwitError, quoted } from '../errors.js';
 import { HANDSHAKE_TIMEOUT_MS, type LinkListener } from '../link/migration-link.js';
 import type { IncomingEvent, IncomingState, IncomingStatus } from '../migration-event.js';
 import type { FaultService } from '../missing/missing-memory.js';
@@ -15,7 +15,7 @@ import { Ownership } from '../ownership/ownership.js';
 import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
 import type { HelloFrame } from '../protocol/frame.js';
 import { RoleEvents } from '../role-events.js';
-import { type KeepaliveOptions, keepaliveTimes } from '../session/keepalive.js';
+import { KEEPALIVE_OPTIONS, type KeepaliveOptions, keepaliveTimes } from '../session/keepalive.js';
 import { Arrived, type DestinationContext, type DestinationPhase, type Received } from './destination-context.js';
 import { DestinationSession } from './destination-session.js';
 import { Load } from './phases/load.js';
@@ -297,11 +297,35 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
   }
 }
 
+const RECEIVE_OPTIONS: Readonly<Record<keyof ReceiveOptions, true>> = {
+  ...KEEPALIVE_OPTIONS,
+  prepare: true,
+  encodings: true,
+  onArrival: true,
+  run: true,
+  faults: true,
+  migrationId: true,
+  authority: true,
+  signal: true,
+  maximumDeviceState: true,
+  handshakeTimeoutMs: true,
+  reconnectTimeoutMs: true,
+  settleTimeoutMs: true,
+  progressIntervalMs: true,
+  clock: true,
+  random: true,
+};
+
 function resolve(options: ReceiveOptions) {
-  const { migrationId, onArrival = 'run', run = 'complete', faults } = options;
-  if (run !== 'complete' && run !== 'at once') {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `run must be "complete" or "at once", got "${String(run)}"`);
+  checkOptions<ReceiveOptions>('receive', options, RECEIVE_OPTIONS);
+  if (typeof options.prepare !== 'function') {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `prepare must be a function that builds the VM from the source's description, got ${quoted(options.prepare)}`,
+    );
   }
+  const { migrationId, onArrival = 'run', run = 'complete', faults } = options;
+  oneOf('run', run, ['complete', 'at once']);
   if (run === 'at once' && faults === undefined) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
@@ -309,11 +333,9 @@ function resolve(options: ReceiveOptions) {
     );
   }
   if (migrationId !== undefined && !/^[0-9a-f]{32}$/.test(migrationId)) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got "${migrationId}"`);
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got ${chosen(migrationId)}`);
   }
-  if (onArrival !== 'run' && onArrival !== 'pause') {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `onArrival must be "run" or "pause", got "${String(onArrival)}"`);
-  }
+  oneOf('onArrival', onArrival, ['run', 'pause']);
   return {
     clock: options.clock ?? systemClock,
     random: options.random,

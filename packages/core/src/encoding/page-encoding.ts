@@ -1,4 +1,4 @@
-import { nonNegative } from '../argument.js';
+import { checkOptions, nonNegative } from '../argument.js';
 import { GodwitError } from '../errors.js';
 import { makeFromRecipe, type ThreadRecipe } from '../thread-recipe.js';
 
@@ -55,6 +55,7 @@ export interface DeltaOptions {
  * migrate(vm, connector, { encodings: [delta({ cacheBytes: 256 * 2 ** 20 })] });
  */
 export function delta(options: DeltaOptions = {}): DeltaEncoding {
+  checkOptions<DeltaOptions>('delta', options, { cacheBytes: true });
   const cacheBytes = nonNegative('cacheBytes', options.cacheBytes ?? 64 * 2 ** 20);
   return {
     kind: 'delta',

@@ -1,7 +1,7 @@
 import type { PresetName } from '../convergence/policies/presets.js';
 import type { ConvergencePolicy } from '../convergence/policy.js';
 import type { DeviceScenario, LinkScenario, Scenario } from '../simulation/scenario.js';
-import { type Simulation, simulate } from '../simulation/simulate.js';
+import { type SimulateOptions, type Simulation, simulate } from '../simulation/simulate.js';
 import type { GuestSample } from './sample-guest.js';
 
 /** The settings of the migration that is estimated, with the meaning and the defaults that they have in `MigrateOptions`. */
@@ -60,8 +60,10 @@ export async function estimateFrom(
   sample: GuestSample,
   devices: readonly DeviceScenario[],
   link: LinkScenario,
-  { seed = 1, pageChannels, suggestions = false, policy = 'balanced', ...settings }: EstimateSettings,
+  given: EstimateSettings,
 ): Promise<Estimate> {
+  const { seed = 1, pageChannels, suggestions = false, policy = 'balanced' } = given;
+  const settings = settingsOf(given);
   const whole = pageChannels === undefined ? link : { ...link, channels: Math.max(1, pageChannels) };
   const runs: Simulation[] = [];
   for (const [index, variation] of VARIATIONS.entries()) {
@@ -82,6 +84,15 @@ export async function estimateFrom(
     suggestions: expected.wouldConverge.map(({ text }) => text),
     sample,
     link: whole,
+  };
+}
+
+/** What a simulation takes of the settings of an estimate as it is. */
+function settingsOf({ downtimeLimitMs, bandwidthLimit, timeBudgetMs }: EstimateSettings): SimulateOptions {
+  return {
+    ...(downtimeLimitMs !== undefined && { downtimeLimitMs }),
+    ...(bandwidthLimit !== undefined && { bandwidthLimit }),
+    ...(timeBudgetMs !== undefined && { timeBudgetMs }),
   };
 }
 

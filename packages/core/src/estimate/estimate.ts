@@ -1,10 +1,10 @@
 import { abortable } from '../abortable.js';
-import { nonNegative } from '../argument.js';
+import { checkOptions, nonNegative } from '../argument.js';
 import { Claim } from '../claim/claim.js';
 import { type Clock, systemClock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { SentEncodings } from '../encoding/sent-encodings.js';
-import { GodwitError } from '../errors.js';
+import { GodwitError, quoted } from '../errors.js';
 import type { LinkConnector } from '../link/migration-link.js';
 import { checkGuestMemory } from '../memory/check-guest-memory.js';
 import type { LinkScenario } from '../simulation/scenario.js';
@@ -33,6 +33,20 @@ export interface EstimateOptions extends EstimateSettings {
   readonly clock?: Clock;
 }
 
+const ESTIMATE_OPTIONS: Readonly<Record<keyof EstimateOptions, true>> = {
+  downtimeLimitMs: true,
+  bandwidthLimit: true,
+  timeBudgetMs: true,
+  policy: true,
+  pageChannels: true,
+  suggestions: true,
+  seed: true,
+  sampleMs: true,
+  description: true,
+  signal: true,
+  clock: true,
+};
+
 /**
  * Says what a migration of `vm` over `link` would be like, without making it: how long it takes, how long the guest is down, and whether
  * it converges, each with an interval. It watches the running guest's dirty trackers for `sampleMs`, and simulates migrations of a guest
@@ -51,6 +65,7 @@ export async function estimate(
   link: EstimatedLink,
   options: EstimateOptions = {},
 ): Promise<Estimate> {
+  checkOptions<EstimateOptions>('estimate', options, ESTIMATE_OPTIONS);
   const { clock = systemClock, signal = new AbortController().signal } = options;
   const sampleMs = nonNegative('sampleMs', options.sampleMs ?? SAMPLE_MS);
   signal.throwIfAborted();
@@ -83,7 +98,7 @@ function scenarioOf(link: number | LinkScenario): LinkScenario {
   if (!(scenario.bytesPerSecond > 0) || !Number.isFinite(scenario.bytesPerSecond)) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `the link's rate must be a finite, positive number of bytes per second, got ${scenario.bytesPerSecond}`,
+      `the link's rate must be a finite, positive number of bytes per second, got ${quoted(scenario.bytesPerSecond)}`,
     );
   }
   return scenario;

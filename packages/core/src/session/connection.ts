@@ -263,7 +263,7 @@ export class Connection<R extends Role = Role> {
       for (;;) {
         const received = await this.control.read();
         this.#closed = received === null;
-        if (received === null) throw new GodwitError('GODWIT_LINK_LOST', `the ${peer} closed the connection`);
+        if (received === null) throw closedBy(peer, this.control.bytesRead > 0);
         const { frame, payloadBytes } = received;
         if (frame.type === 'error') throw remoteError(frame, peer);
         // Frames read after the end are ignored; only an `error` frame, the peer's reason, still counts.
@@ -298,6 +298,14 @@ export class Connection<R extends Role = Role> {
     if (!this.#finished) this.end(error);
     return error;
   }
+}
+
+/** A peer that closes before it has said anything is often none: the port may be another program's. */
+function closedBy(peer: Role, hasSpoken: boolean): GodwitError {
+  const why = hasSpoken
+    ? ''
+    : ' without a word: compare address and transport of both sides (a TLS port refuses plain TCP), and see its log';
+  return new GodwitError('GODWIT_LINK_LOST', `the ${peer} closed the connection${why}`);
 }
 
 /** Whether `error` is a stream that broke here: the peer may have sent the reason on another stream. */

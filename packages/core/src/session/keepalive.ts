@@ -22,6 +22,11 @@ export interface KeepaliveTimes {
   readonly silenceTimeoutMs: number;
 }
 
+export const KEEPALIVE_OPTIONS: Readonly<Record<keyof KeepaliveOptions, true>> = {
+  keepaliveMs: true,
+  silenceTimeoutMs: true,
+};
+
 /** Fills in defaults; throws `GODWIT_INVALID_ARGUMENT` for times that would take every quiet link for lost. */
 export function keepaliveTimes(options: KeepaliveOptions): KeepaliveTimes {
   const silenceTimeoutMs = nonNegative('silenceTimeoutMs', options.silenceTimeoutMs ?? 30_000);

@@ -46,6 +46,24 @@ export interface RunOptions extends SimulatedMigrateOptions {
   readonly signal?: AbortSignal;
 }
 
+export const RUN_OPTIONS: Readonly<Record<keyof RunOptions, true>> = {
+  downtimeLimitMs: true,
+  bandwidthLimit: true,
+  timeBudgetMs: true,
+  policy: true,
+  hotPagesLast: true,
+  prior: true,
+  force: true,
+  pauseLimitMs: true,
+  readinessTimeoutMs: true,
+  reconnectTimeoutMs: true,
+  seed: true,
+  granularity: true,
+  stopAfterMs: true,
+  throttle: true,
+  signal: true,
+};
+
 /**
  * `converged`: the guest came over, and was down for at most the downtime limit and a tenth of it. `moved`: it was down for longer.
  * `failed`: the migration gave up, or an error ended it. `stopped`: it had not ended when the simulation did.

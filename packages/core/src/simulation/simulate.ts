@@ -1,5 +1,6 @@
+import { checkOptions } from '../argument.js';
 import { FINE } from './granularity.js';
-import { type RunOptions, runScenario, type SimulatedRun } from './run-scenario.js';
+import { RUN_OPTIONS, type RunOptions, runScenario, type SimulatedRun } from './run-scenario.js';
 import type { Scenario } from './scenario.js';
 import { type Suggestion, suggest } from './suggest.js';
 
@@ -35,6 +36,7 @@ export interface Simulation extends SimulatedRun {
  * if (!converged) console.log(wouldConverge.map(({ text }) => text)); // [ 'a link of 45 Gbit/s', ... ]
  */
 export async function simulate(scenario: Scenario, options: SimulateOptions = {}): Promise<Simulation> {
+  checkOptions<SimulateOptions>('simulate', options, { ...RUN_OPTIONS, suggestions: true });
   const { suggestions = true, ...run } = options;
   const simulated = await runScenario(scenario, run, FINE);
   const wouldConverge = simulated.converged || !suggestions ? [] : await suggest(scenario, run);

@@ -1,4 +1,3 @@
-import { nonNegative } from '../argument.js';
 import { Claim } from '../claim/claim.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
@@ -11,7 +10,13 @@ import {
   type SourceOwnershipState,
 } from '../ownership/source-ownership.js';
 import { RoleEvents } from '../role-events.js';
-import { type AdjustableOptions, type MigrateOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import {
+  type AdjustableOptions,
+  checkAdjustable,
+  type MigrateOptions,
+  type ResolvedOptions,
+  resolveOptions,
+} from './options.js';
 import { noProgress } from './progress.js';
 import type { Forecaster } from './source-context.js';
 import { SourceRun } from './source-run.js';
@@ -179,10 +184,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
 
   /** Changes limits of a running migration: they apply from the next batch on, and the policy is asked at once. */
   adjust(options: AdjustableOptions): void {
-    const { downtimeLimitMs, bandwidthLimit } = options;
     // Both are checked before either is changed.
-    if (downtimeLimitMs !== undefined) nonNegative('downtimeLimitMs', downtimeLimitMs);
-    if (bandwidthLimit !== undefined) nonNegative('bandwidthLimit', bandwidthLimit);
+    checkAdjustable(options);
+    const { downtimeLimitMs, bandwidthLimit } = options;
     if (downtimeLimitMs !== undefined) this.#options.downtimeLimitMs = downtimeLimitMs;
     if (bandwidthLimit !== undefined) {
       this.#options.bandwidthLimit = bandwidthLimit;

@@ -1,15 +1,15 @@
-import { nonNegative } from '../argument.js';
+import { checkOptions, chosen, flag, nonNegative, oneOf } from '../argument.js';
 import { type Clock, systemClock } from '../clock.js';
 import { type PresetName, policyOf } from '../convergence/policies/presets.js';
 import type { ConvergencePolicy } from '../convergence/policy.js';
 import { checkEncodings, type PageEncoding } from '../encoding/page-encoding.js';
-import { GodwitError } from '../errors.js';
+import { GodwitError, quoted } from '../errors.js';
 import { SAMPLE_MS } from '../estimate/sample-guest.js';
 import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
 import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
-import { type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../session/keepalive.js';
+import { KEEPALIVE_OPTIONS, type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../session/keepalive.js';
 
 /** What may be changed while a migration runs. */
 export interface AdjustableOptions {
@@ -196,48 +196,93 @@ export interface ResolvedOptions extends KeepaliveTimes {
   readonly migrationId: string;
 }
 
+const ADJUSTABLE_OPTIONS: Readonly<Record<keyof AdjustableOptions, true>> = {
+  downtimeLimitMs: true,
+  bandwidthLimit: true,
+};
+
+const MIGRATE_OPTIONS: Readonly<Record<keyof MigrateOptions, true>> = {
+  ...ADJUSTABLE_OPTIONS,
+  ...KEEPALIVE_OPTIONS,
+  description: true,
+  pauseBeforeSwitchover: true,
+  preSwitchoverTimeoutMs: true,
+  verify: true,
+  verifyTimeoutMs: true,
+  dryRun: true,
+  force: true,
+  pauseLimitMs: true,
+  readinessTimeoutMs: true,
+  authority: true,
+  checksum: true,
+  pageChannels: true,
+  encodings: true,
+  missingEncoding: true,
+  adaptiveEncodings: true,
+  hotPagesLast: true,
+  timeBudgetMs: true,
+  policy: true,
+  shadows: true,
+  prior: true,
+  refuseAbove: true,
+  signal: true,
+  connectTimeoutMs: true,
+  handshakeTimeoutMs: true,
+  reconnectTimeoutMs: true,
+  settleTimeoutMs: true,
+  switchoverTimeoutMs: true,
+  progressIntervalMs: true,
+  clock: true,
+  random: true,
+  migrationId: true,
+};
+
+/** Throws `GODWIT_INVALID_ARGUMENT` unless all of it can be changed, to values that are possible. */
+export function checkAdjustable(options: AdjustableOptions): void {
+  checkOptions<AdjustableOptions>('adjust', options, ADJUSTABLE_OPTIONS);
+  optional('downtimeLimitMs', options.downtimeLimitMs);
+  optional('bandwidthLimit', options.bandwidthLimit);
+}
+
 /** Fills in defaults (`auto`: page channels where the number is up to the connector); throws `GODWIT_INVALID_ARGUMENT`, which names the option, for an impossible value. */
 export function resolveOptions(options: MigrateOptions, auto: () => number = () => 0): ResolvedOptions {
+  checkOptions<MigrateOptions>('migrate', options, MIGRATE_OPTIONS);
   const migrationId = options.migrationId ?? randomId();
   if (!/^[0-9a-f]{32}$/.test(migrationId)) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got "${migrationId}"`);
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got ${chosen(migrationId)}`);
   }
   const { pageChannels: asked = 'auto' } = options;
-  const pageChannels = nonNegative('pageChannels', asked === 'auto' ? auto() : asked);
-  if (!Number.isInteger(pageChannels) || pageChannels > MAXIMUM_PAGE_CHANNELS) {
+  const pageChannels = asked === 'auto' ? auto() : asked;
+  if (!Number.isInteger(pageChannels) || pageChannels < 0 || pageChannels > MAXIMUM_PAGE_CHANNELS) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `pageChannels must be a whole number from 0 to ${MAXIMUM_PAGE_CHANNELS}, got ${pageChannels}`,
+      `pageChannels must be 'auto' or a whole number from 0 to ${MAXIMUM_PAGE_CHANNELS}, got ${quoted(pageChannels)}`,
     );
   }
   return {
     downtimeLimitMs: nonNegative('downtimeLimitMs', options.downtimeLimitMs ?? 300),
     bandwidthLimit: nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0),
     description: options.description,
-    pauseBeforeSwitchover: options.pauseBeforeSwitchover ?? false,
+    pauseBeforeSwitchover: flag('pauseBeforeSwitchover', options.pauseBeforeSwitchover, false),
     preSwitchoverTimeoutMs: nonNegative('preSwitchoverTimeoutMs', options.preSwitchoverTimeoutMs ?? 0),
-    verify: options.verify ?? false,
+    verify: flag('verify', options.verify, false),
     verifyTimeoutMs: optional('verifyTimeoutMs', options.verifyTimeoutMs),
-    dryRun: options.dryRun ?? false,
-    force: options.force ?? false,
+    dryRun: flag('dryRun', options.dryRun, false),
+    force: flag('force', options.force, false),
     pauseLimitMs: optional('pauseLimitMs', options.pauseLimitMs),
     readinessTimeoutMs: nonNegative('readinessTimeoutMs', options.readinessTimeoutMs ?? 10_000),
     authority: options.authority ?? localAuthority,
-    checksum: options.checksum ?? false,
+    checksum: flag('checksum', options.checksum, false),
     pageChannels,
     encodings: checkEncodings(options.encodings ?? []),
-    missingEncoding: options.missingEncoding ?? 'refuse',
-    adaptiveEncodings: options.adaptiveEncodings ?? true,
-    hotPagesLast: options.hotPagesLast ?? false,
+    missingEncoding: oneOf('missingEncoding', options.missingEncoding ?? 'refuse', ['refuse', 'warn']),
+    adaptiveEncodings: flag('adaptiveEncodings', options.adaptiveEncodings, true),
+    hotPagesLast: flag('hotPagesLast', options.hotPagesLast, false),
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),
     prior: options.prior ?? {},
-    refuseAbove: options.refuseAbove && {
-      downtimeMs: optional('refuseAbove.downtimeMs', options.refuseAbove.downtimeMs),
-      totalMs: optional('refuseAbove.totalMs', options.refuseAbove.totalMs),
-      sampleMs: nonNegative('refuseAbove.sampleMs', options.refuseAbove.sampleMs ?? SAMPLE_MS),
-    },
+    refuseAbove: options.refuseAbove && resolveRefuseAbove(options.refuseAbove),
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
     reconnectTimeoutMs: nonNegative('reconnectTimeoutMs', options.reconnectTimeoutMs ?? 30_000),
@@ -251,11 +296,20 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
   };
 }
 
+function resolveRefuseAbove(limits: NonNullable<MigrateOptions['refuseAbove']>) {
+  checkOptions<typeof limits>('refuseAbove', limits, { downtimeMs: true, totalMs: true, sampleMs: true });
+  return {
+    downtimeMs: optional('refuseAbove.downtimeMs', limits.downtimeMs),
+    totalMs: optional('refuseAbove.totalMs', limits.totalMs),
+    sampleMs: nonNegative('refuseAbove.sampleMs', limits.sampleMs ?? SAMPLE_MS),
+  };
+}
+
 function checkShadows(shadows: unknown): Readonly<Record<string, ConvergencePolicy>> {
   if (typeof shadows !== 'object' || shadows === null) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',
-      `shadows must be an object that has policies by name, got ${String(shadows)}`,
+      `shadows must be an object that has policies by name, got ${quoted(shadows)}`,
     );
   }
   const checked = Object.entries(shadows).map(([name, policy]) => [name, policyOf(policy, `shadows.${name}`)]);

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core/errors';
+import { GodwitError, quoted } from '@godwit/core/errors';
 
 /*
  * koffi hands 3.7 to C as 3, and 2^32 + 5 as 5 where C has an `int`: a call would act on another file, or on another range, than
@@ -36,5 +36,5 @@ export function exactArgument(name: string, value: number): number {
 }
 
 function wrong(name: string, expected: string, value: unknown): GodwitError {
-  return new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be ${expected}, got ${String(value)}`);
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be ${expected}, got ${quoted(value)}`);
 }

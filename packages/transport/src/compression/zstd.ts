@@ -1,5 +1,5 @@
 import * as zlib from 'node:zlib';
-import { type Compression, GodwitError } from '@godwit/core';
+import { type Compression, checkOptions, GodwitError, quoted } from '@godwit/core';
 
 export interface ZstdOptions {
   /** From 1 (the default: fast) to 19 (slow). */
@@ -35,9 +35,10 @@ export const zstdAvailable: boolean = node.zstdCompress !== undefined && node.zs
  * Throws `GODWIT_UNSUPPORTED` where Node does not have it (`zstdAvailable`).
  */
 export function zstd(options: ZstdOptions = {}): Compression {
+  checkOptions<ZstdOptions>('zstd', options, { level: true });
   const { level = 1 } = options;
   if (!Number.isInteger(level) || level < 1 || level > 19) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `level must be a whole number from 1 to 19, got ${level}`);
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `level must be a whole number from 1 to 19, got ${quoted(level)}`);
   }
   const { zstdCompress, zstdDecompress } = node;
   if (zstdCompress === undefined || zstdDecompress === undefined) {

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative } from '@godwit/core';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { mayPass } from '../stream/connect-failure.js';
@@ -21,6 +21,15 @@ export interface ExecOptions {
   readonly lingerMs?: number;
 }
 
+const EXEC_OPTIONS: Readonly<Record<keyof ExecOptions, true>> = {
+  command: true,
+  args: true,
+  cwd: true,
+  env: true,
+  processGroup: true,
+  lingerMs: true,
+};
+
 /**
  * A command whose standard input and output are the stream: `exec('ssh host godwit-receive')`. Text goes to `sh -c`. Each
  * `connect` starts it once. What it says on standard error, its last 4 KiB, is in the error when it fails, with its exit
@@ -30,10 +39,12 @@ export interface ExecOptions {
  */
 export function exec(options: ExecOptions | string): Transport {
   const shell = typeof options === 'string';
+  if (!shell) checkOptions<ExecOptions>('exec', options, EXEC_OPTIONS);
   const { command, args = [], ...rest }: ExecOptions = shell ? { command: '/bin/sh', args: ['-c', options] } : options;
   const shown = shell ? options : [command, ...args].join(' ');
   if (shown.trim() === '') throw new GodwitError('GODWIT_INVALID_ARGUMENT', 'exec needs a command');
   const group = rest.processGroup ?? true;
+  const lingerMs = nonNegative('lingerMs', rest.lingerMs ?? 5_000);
   return {
     async connect(signal?: AbortSignal): Promise<ByteStream> {
       throwIfCancelled(signal, `starting "${shown}"`);
@@ -44,7 +55,7 @@ export function exec(options: ExecOptions | string): Transport {
         ...(rest.env !== undefined && { env: rest.env }),
       });
       await started(child, shown);
-      const stream = new ChildStream(child, `exec:${shown}`, group, rest.lingerMs ?? 5_000);
+      const stream = new ChildStream(child, `exec:${shown}`, group, lingerMs);
       if (signal?.aborted === true) {
         const reason = cancelled(signal, `starting "${shown}"`);
         stream.abort(reason);

@@ -1,9 +1,17 @@
-import type { LinkConnector, LinkRequest, MigrationLink } from '@godwit/core';
+import { checkOptions, type LinkConnector, type LinkRequest, type MigrationLink } from '@godwit/core';
 import type { FrameStreamOptions } from '../framing/frame-stream.js';
 import type { Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { LinkAttempt } from './link-attempt.js';
 import { makesLinks } from './link-transport.js';
+
+export const FRAME_STREAM_OPTIONS: Readonly<Record<keyof FrameStreamOptions, true>> = {
+  maximumHeaderBytes: true,
+  maximumPayloadBytes: true,
+  maximumRuns: true,
+  lingerMs: true,
+  checksums: true,
+};
 
 /**
  * The source's side: one control stream and the page channels beside it, each its own stream of `transport`. All are connected
@@ -21,6 +29,7 @@ import { makesLinks } from './link-transport.js';
  * );
  */
 export function connectTo(transport: Transport, options: FrameStreamOptions = {}): LinkConnector {
+  checkOptions<FrameStreamOptions>('connectTo', options, FRAME_STREAM_OPTIONS);
   if (makesLinks(transport)) return transport.links.connector;
   return {
     plainSockets: transport.plainSockets === true,

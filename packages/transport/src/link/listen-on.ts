@@ -1,11 +1,13 @@
 import {
   type AttachFrame,
+  checkOptions,
   type FrameStream,
   GodwitError,
   HANDSHAKE_TIMEOUT_MS,
   type HelloFrame,
   type IncomingLink,
   type LinkListener,
+  nonNegative,
   type ReceivedFrame,
 } from '@godwit/core';
 import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
@@ -13,6 +15,7 @@ import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { WatchedStream } from '../stream/watched-stream.js';
 import type { Announcement } from './announcement.js';
+import { FRAME_STREAM_OPTIONS } from './connect-to.js';
 import { ControlStream } from './control-stream.js';
 import { makesLinks } from './link-transport.js';
 import { PageChannelPool, superseded } from './page-channel-pool.js';
@@ -68,6 +71,12 @@ export async function listenOn<L extends Listener>(
   transport: Transport<L>,
   options: ListenOptions = {},
 ): Promise<ListeningLinks<L>> {
+  checkOptions<ListenOptions>('listenOn', options, {
+    ...FRAME_STREAM_OPTIONS,
+    handshakeTimeoutMs: true,
+    maximumPending: true,
+    onRefused: true,
+  });
   // Its listener is no more than an address.
   if (makesLinks(transport)) return (await transport.links.listen()) as ListeningLinks<Listener> as ListeningLinks<L>;
   const listener = await transport.listen();
@@ -96,8 +105,8 @@ class IncomingLinks {
   constructor(listener: Listener, options: ListenOptions) {
     this.#listener = listener;
     this.#options = options;
-    this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
-    this.#maximumPending = options.maximumPending ?? 512;
+    this.#handshakeTimeoutMs = nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS);
+    this.#maximumPending = nonNegative('maximumPending', options.maximumPending ?? 512);
     this.#pool = new PageChannelPool(this.#handshakeTimeoutMs, (pending, error) => this.#refuse(pending, error));
   }
 

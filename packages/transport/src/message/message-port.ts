@@ -1,5 +1,5 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative, quoted } from '@godwit/core';
 import { AcceptQueue } from '../stream/accept-queue.js';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
@@ -34,10 +34,14 @@ const served = new WeakMap<MessagePort, Served>();
  * the guest writes after `write` has resolved arrives as it was.
  */
 export function messagePort(port: MessagePort, options: MessagePortOptions = {}): Transport {
-  const timeoutMs = options.connectTimeoutMs ?? 10_000;
+  checkOptions<MessagePortOptions>('messagePort', options, { connectTimeoutMs: true, windowBytes: true });
+  const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const windowBytes = options.windowBytes ?? 2 ** 20;
   if (!Number.isSafeInteger(windowBytes) || windowBytes < LARGEST_MESSAGE) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `windowBytes is an integer of at least ${LARGEST_MESSAGE}`);
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `windowBytes is an integer of at least ${LARGEST_MESSAGE}, got ${quoted(windowBytes)}`,
+    );
   }
   return {
     async connect(signal?: AbortSignal): Promise<ByteStream> {

@@ -2,11 +2,12 @@ import { createServer, type IncomingMessage, type Server } from 'node:http';
 import { createServer as createSecureServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { TLSSocket } from 'node:tls';
+import type { TLSSocket, Server as TlsServer } from 'node:tls';
 import { GodwitError } from '@godwit/core';
 import { WebSocketServer } from 'ws';
 import { AcceptQueue } from '../stream/accept-queue.js';
 import type { ByteStream, Listener } from '../stream/byte-stream.js';
+import { noteCertificates } from '../tls/certificate-name.js';
 import { serverOptions, type TlsCredentials } from '../tls/tls-credentials.js';
 import { explainHandshake } from '../tls/tls-refusal.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
@@ -51,12 +52,15 @@ export class WebSocketListener implements Listener {
       response.writeHead(426, { connection: 'close', upgrade: 'websocket' });
       response.end('This port is for live migration over WebSocket.\n');
     });
+    const certificateOf = noteCertificates(this.server as unknown as TlsServer);
     this.server.on('tlsClientError', (error: NodeJS.ErrnoException, socket: TLSSocket) => {
       const verdict = socket.authorizationError as unknown as string | null | undefined;
       const cause = verdict
         ? Object.assign(new Error(`certificate verification: ${verdict}`), { code: verdict })
         : error;
-      this.#refused(socket, explainHandshake(cause, 'listener'), cause);
+      const certificate = certificateOf(socket);
+      const shown = certificate === undefined ? '' : `its ${certificate}: `;
+      this.#refused(socket, `${shown}${explainHandshake(cause, 'listener')}`, cause);
       socket.destroy();
     });
   }
@@ -121,8 +125,8 @@ export class WebSocketListener implements Listener {
     socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`, () => socket.destroy());
   }
 
-  #refused(socket: { remoteAddress?: string | undefined } | Duplex, why: string, cause?: Error): void {
-    const who = 'remoteAddress' in socket ? socket.remoteAddress : undefined;
+  #refused(socket: Socket | Duplex, why: string, cause?: Error): void {
+    const who = 'remoteAddress' in socket && socket.remoteAddress !== undefined ? nameOf(socket) : undefined;
     this.#options.onRefused?.(
       new GodwitError(
         'GODWIT_CONNECT_FAILED',

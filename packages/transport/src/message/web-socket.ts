@@ -1,11 +1,14 @@
-import type { AddressInfo } from 'node:net';
-import { GodwitError } from '@godwit/core';
+import net, { type AddressInfo } from 'node:net';
+import nodeTls from 'node:tls';
+import { checkOptions, GodwitError, nonNegative, quoted } from '@godwit/core';
 import { WebSocket } from 'ws';
 import type { ByteStream, Transport } from '../stream/byte-stream.js';
-import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
+import { cancelled } from '../stream/cancellation.js';
+import { dial } from '../stream/dial.js';
 import { startServer } from '../stream/socket-listener.js';
-import { checkCredentials, clientOptions, type TlsCredentials } from '../tls/tls-credentials.js';
-import { explainHandshake, handshakeMayPass } from '../tls/tls-refusal.js';
+import { ownCertificateName, peerCertificateName } from '../tls/certificate-name.js';
+import { CREDENTIALS, checkCredentials, clientOptions, type TlsCredentials } from '../tls/tls-credentials.js';
+import { explainHandshake, handshakeMayPass, refusedCertificate } from '../tls/tls-refusal.js';
 import { WebSocketListener } from './web-socket-listener.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
@@ -33,8 +36,17 @@ export interface WebSocketOptions {
   readonly onRefused?: (error: GodwitError) => void;
 }
 
-/** How long each address of a name has, milliseconds. */
-const ADDRESS_MS = 2_500;
+const WEB_SOCKET_OPTIONS: Readonly<Record<keyof WebSocketOptions, true>> = {
+  url: true,
+  host: true,
+  port: true,
+  path: true,
+  tls: true,
+  origins: true,
+  connectTimeoutMs: true,
+  handshakeTimeoutMs: true,
+  onRefused: true,
+};
 
 /**
  * WebSocket, for paths that only let HTTP through. Not compressed. `ws:` is for trusted networks only; `wss:` with `tls`
@@ -44,7 +56,9 @@ const ADDRESS_MS = 2_500;
  * (RFC 6455), which costs a copy. Reading copies once.
  */
 export function webSocket(options: WebSocketOptions): Transport<WebSocketListener> {
+  checkOptions<WebSocketOptions>('webSocket', options, WEB_SOCKET_OPTIONS);
   const url = urlOf(options);
+  const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const secure = url.protocol === 'wss:';
   if (secure !== (options.tls !== undefined)) {
     throw new GodwitError(
@@ -54,39 +68,60 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
         : `${url.href} is not encrypted, but tls is given; use wss:`,
     );
   }
-  if (options.tls !== undefined) checkCredentials(options.tls);
+  if (options.tls !== undefined) {
+    checkOptions<TlsCredentials>('webSocket: tls', options.tls, CREDENTIALS);
+    checkCredentials(options.tls);
+  }
   const host = url.hostname.replace(/^\[|\]$/g, '');
   return {
     async connect(signal?: AbortSignal): Promise<ByteStream> {
       const what = `connecting to ${url.href}`;
-      throwIfCancelled(signal, what);
+      const began = performance.now();
+      const begin = (address: string) => ({ socket: net.connect({ host: address, port: portOf(url), noDelay: true }) });
+      const { socket: raw } = await dial({ host }, begin, { peer: url.href, timeoutMs, signal });
+      let theirs: string | undefined;
+      const createConnection = (): net.Socket => {
+        if (options.tls === undefined) return raw;
+        const secured = nodeTls.connect({ ...clientOptions(options.tls, host), socket: raw });
+        return secured.prependOnceListener('secure', () => {
+          theirs = peerCertificateName(secured);
+        });
+      };
       const socket = new WebSocket(url, {
         perMessageDeflate: false,
         maxPayload: MAXIMUM_MESSAGE,
-        handshakeTimeout: options.connectTimeoutMs ?? 10_000,
-        // Node drops each address of a name but the last after this time, for the next one: 250 ms unless told otherwise.
-        ...({ autoSelectFamilyAttemptTimeout: ADDRESS_MS } as object),
-        ...(options.tls && clientOptions(options.tls, host)),
+        ...({ createConnection } as object),
       });
+      let timer: NodeJS.Timeout | undefined;
       let onAbort: (() => void) | undefined;
       try {
         await new Promise<void>((resolve, reject) => {
+          // The connection and what follows have one time together.
+          const left = Math.max(0, timeoutMs - (performance.now() - began));
+          timer = setTimeout(() => reject(noAnswer(url, timeoutMs)), left);
           socket.once('open', resolve);
           socket.on('error', (error: NodeJS.ErrnoException) => {
-            const message = `cannot connect to ${url.href}: ${explainHandshake(error, 'source')}`;
+            const refused = refusedCertificate(error);
+            const name = refused === 'theirs' ? theirs : refused && ownCertificateName(options.tls?.cert);
+            const shown = name === undefined ? '' : `${refused === 'ours' ? 'our' : 'its'} ${name}: `;
+            const why = explainUpgrade(error, secure);
+            const message = `cannot connect to ${url.href}: ${shown}${why}`;
             const retry = upgradeMayPass(error);
             reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry }));
           });
           if (signal !== undefined) {
             onAbort = () => reject(cancelled(signal, what));
             signal.addEventListener('abort', onAbort, { once: true });
+            if (signal.aborted) onAbort();
           }
         });
         return webSocketStream(socket, url.href);
       } catch (error) {
         socket.terminate();
+        raw.destroy();
         throw error;
       } finally {
+        clearTimeout(timer);
         if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort);
       }
     },
@@ -101,17 +136,33 @@ export function webSocket(options: WebSocketOptions): Transport<WebSocketListene
   };
 }
 
+/** What a failed request means and what can be done. */
+function explainUpgrade(error: NodeJS.ErrnoException, secure: boolean): string {
+  if (!secure && error.code === 'ECONNRESET') {
+    return 'the listener closed the connection instead of answering (ECONNRESET); it may want wss: in place of ws:';
+  }
+  return explainHandshake(error, 'source');
+}
+
+function noAnswer(url: URL, timeoutMs: number): GodwitError {
+  const message = `no answer from ${url.href} within connectTimeoutMs = ${timeoutMs}; does a webSocket(...) listen there?`;
+  return new GodwitError('GODWIT_CONNECT_FAILED', message);
+}
+
 /** An HTTP server's answer in the place of a WebSocket is final, unless it says that it cannot now (RFC 9110: 429, 5xx). */
 function upgradeMayPass(error: NodeJS.ErrnoException): boolean {
   if (error.code !== undefined) return handshakeMayPass(error);
   const status = Number(/^Unexpected server response: (\d+)/.exec(error.message)?.[1]);
-  return status === 429 || status >= 500 || error.message.endsWith('timed out');
+  return status === 429 || status >= 500;
 }
 
 function urlOf(options: WebSocketOptions): URL {
   const { host = '127.0.0.1', port, path = '/', tls } = options;
   if (options.url === undefined && !(Number.isInteger(port) && Number(port) >= 0 && Number(port) <= 65535)) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `webSocket needs a url, or a port from 0 to 65535, got ${port}`);
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `webSocket needs a url, or a port from 0 to 65535, got ${quoted(port)}`,
+    );
   }
   const name = host.includes(':') ? `[${host}]` : host;
   const text = options.url ?? `${tls === undefined ? 'ws' : 'wss'}://${name}:${port}${path}`;

@@ -1,4 +1,5 @@
 import {
+  checkOptions,
   type Frame,
   type FrameStream,
   GodwitError,
@@ -61,6 +62,7 @@ export interface Recording {
  * exists already or cannot be made.
  */
 export async function recordTo(path: string, options: RecordOptions = {}): Promise<Recording> {
+  checkOptions<RecordOptions>('recordTo', options, { onFailure: true });
   return FileRecording.create(path, options);
 }
 

@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, quoted } from '@godwit/core';
 import type { LinkTransport } from '../link/link-transport.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { type RestoreOptions, restoreFrom } from './restore-link.js';
@@ -24,9 +24,10 @@ export interface FileOptions extends RestoreOptions {
  * `docs/snapshot-format.md` describes the file. It is not encrypted, and its checksums keep nobody from changing it.
  */
 export function file(options: FileOptions): LinkTransport {
+  checkOptions<FileOptions>('file', options, { path: true, pageChannels: true, verify: true });
   const { path } = options;
-  if (path === '' || path.includes('\0')) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a snapshot needs the path of a file, got "${path}"`);
+  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
+    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a snapshot needs the path of a file, got ${quoted(path)}`);
   }
   const address = `file:${path}`;
   const noStreams = (): GodwitError =>

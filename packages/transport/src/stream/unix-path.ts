@@ -120,7 +120,7 @@ async function mustHaveFolder(path: string): Promise<void> {
     await stat(folder);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    const why = code === 'ENOENT' ? `there is no folder ${folder}; make it first` : message;
+    const why = code === 'ENOENT' ? `there is no folder ${folder} (ENOENT); make it first` : message;
     throw new GodwitError('GODWIT_CONNECT_FAILED', `cannot listen on unix:${path}: ${why}`, {
       cause: error,
       retry: false,
@@ -134,14 +134,15 @@ async function removeDeadSocket(path: string): Promise<void> {
   if (!found.isSocket()) {
     throw new GodwitError(
       'GODWIT_CONNECT_FAILED',
-      `cannot listen on unix:${path}: there is a file of another kind; remove it or choose another path`,
-      { retry: false },
+      `cannot listen on unix:${path}: there is a file of another kind (EADDRINUSE); remove it or choose another path`,
+      { cause: inUse(path), retry: false },
     );
   }
   if (await isAlive(path)) {
     throw new GodwitError(
       'GODWIT_CONNECT_FAILED',
-      `cannot listen on unix:${path}: a living process listens there; stop it or choose another path`,
+      `cannot listen on unix:${path}: a living process listens there (EADDRINUSE); stop it or choose another path`,
+      { cause: inUse(path) },
     );
   }
   // Whoever found the dead socket too may have put its own there, with the same inode number: that of the dead one is free.
@@ -164,6 +165,12 @@ function isAlive(path: string): Promise<boolean> {
 }
 
 function takenMeanwhile(path: string, cause: unknown): GodwitError {
-  const message = `cannot listen on unix:${path}: somebody else has begun to listen there; choose another path`;
-  return new GodwitError('GODWIT_CONNECT_FAILED', message, { cause });
+  const message = `cannot listen on unix:${path}: somebody else has begun to listen there (EADDRINUSE); choose another path`;
+  return new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: inUse(path, cause) });
+}
+
+/** What bind(2) would have said of the path. */
+function inUse(path: string, cause?: unknown): NodeJS.ErrnoException {
+  const error = new Error(`listen EADDRINUSE: address already in use ${path}`, cause === undefined ? {} : { cause });
+  return Object.assign(error, { code: 'EADDRINUSE', syscall: 'listen', address: path });
 }

@@ -1,6 +1,6 @@
 import net from 'node:net';
 import type tls from 'node:tls';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError } from '@godwit/core';
 
 /** PEM text or its bytes, as `node:tls` takes them; several for a chain or for more than one authority. */
 export type Pem = string | Uint8Array | readonly (string | Uint8Array)[];
@@ -25,6 +25,16 @@ export interface TlsCredentials {
   /** The oldest version that is spoken. Default: `TLSv1.3`. */
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
 }
+
+export const CREDENTIALS: Readonly<Record<keyof TlsCredentials, true>> = {
+  ca: true,
+  cert: true,
+  key: true,
+  passphrase: true,
+  servername: true,
+  psk: true,
+  minVersion: true,
+};
 
 export interface PreSharedKey {
   /** Which key it is; travels in the clear. At most 128 bytes (RFC 4279). */
@@ -51,6 +61,7 @@ export function checkCredentials(credentials: TlsCredentials): void {
   if (ca !== undefined || cert !== undefined || key !== undefined) {
     throw invalid('TLS takes either psk or ca, cert and key, not both: the weaker one would decide');
   }
+  checkOptions<PreSharedKey>('psk', psk, { identity: true, key: true });
   if (minVersion === 'TLSv1.2') throw invalid('psk needs TLS 1.3; leave minVersion out');
   if (psk.key.length < SHORTEST_KEY || psk.key.length > LONGEST_KEY) {
     throw invalid(`a pre-shared key has ${SHORTEST_KEY} to ${LONGEST_KEY} random bytes, this one ${psk.key.length}`);

@@ -3,6 +3,8 @@ import type tls from 'node:tls';
 import { GodwitError } from '@godwit/core';
 import { AcceptQueue } from '../stream/accept-queue.js';
 import type { ByteStream, Listener } from '../stream/byte-stream.js';
+import { noteCertificates } from './certificate-name.js';
+import { tellPlainPeer } from './plain-alert.js';
 import { explainHandshake, handshakeMayPass } from './tls-refusal.js';
 import { tlsStream } from './tls-stream.js';
 
@@ -13,6 +15,7 @@ const MOST_HANDSHAKES = 128;
 export class TlsListener implements Listener {
   readonly #server: tls.Server;
   readonly #onRefused: (error: GodwitError) => void;
+  readonly #certificateOf: (secure: tls.TLSSocket) => string | undefined;
   /** TCP sockets in their handshake, by the peer's address and port. */
   readonly #handshakes = new Map<string, net.Socket>();
   #queue = new AcceptQueue('tls');
@@ -23,6 +26,7 @@ export class TlsListener implements Listener {
   constructor(server: tls.Server, onRefused: (error: GodwitError) => void = () => undefined) {
     this.#server = server;
     this.#onRefused = onRefused;
+    this.#certificateOf = noteCertificates(server);
     server.on('connection', (raw: net.Socket) => this.#arrived(raw));
     server.on('secureConnection', (secure) => this.#proven(secure));
     server.on('tlsClientError', (error: NodeJS.ErrnoException, secure) => this.#failed(error, secure));
@@ -93,7 +97,10 @@ export class TlsListener implements Listener {
     // Node refuses a certificate by closing, and tells only that it was closed; the reason is beside it.
     const verdict = secure.authorizationError as unknown as string | null | undefined;
     const cause = verdict ? Object.assign(new Error(`certificate verification: ${verdict}`), { code: verdict }) : error;
-    const message = `${this.#address} refused ${nameOf(rawOf(secure))}: ${explainHandshake(cause, 'listener')}`;
+    const certificate = this.#certificateOf(secure);
+    const who = `${nameOf(rawOf(secure))}${certificate === undefined ? '' : ` with ${certificate}`}`;
+    const message = `${this.#address} refused ${who}: ${explainHandshake(cause, 'listener')}`;
+    tellPlainPeer(error, rawOf(secure));
     secure.destroy();
     this.#onRefused(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause, retry: handshakeMayPass(cause) }));
   }

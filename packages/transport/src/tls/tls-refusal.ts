@@ -10,13 +10,22 @@ export function explainHandshake(error: NodeJS.ErrnoException, side: 'listener' 
   const known = code.replace('_SSL/TLS_ALERT_', '_SSLV3_ALERT_');
   const hint = (side === 'listener' ? AT_LISTENER : AT_SOURCE).get(known) ?? AT_BOTH.get(known);
   if (hint !== undefined) return `${hint} (${code})`;
-  if (/^(CERT_|UNABLE_|SELF_|DEPTH_|INVALID_|HOSTNAME_|CRL_|ERROR_IN_CERT)/.test(code)) {
+  if (CERTIFICATE_CODE.test(code)) {
     return `the peer's certificate is not accepted: ${error.message} (${code})`;
   }
   // OpenSSL's own messages carry addresses and file names of its sources.
   const reason = /SSL routines:[^:]*:([^:]+)/.exec(error.message)?.[1];
   return reason === undefined ? explainAll(error) : `${reason} (${code})`;
 }
+
+/** Whose certificate a handshake has failed over, as the side sees it that connects; `undefined` where it was something else. */
+export function refusedCertificate({ code = '' }: NodeJS.ErrnoException): 'ours' | 'theirs' | undefined {
+  if (CERTIFICATE_CODE.test(code) || code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'theirs';
+  return /_ALERT_(UNKNOWN_CA|.*CERTIFICATE)/.test(code) ? 'ours' : undefined;
+}
+
+/** Codes of what OpenSSL and Node find wrong with a peer's certificate. */
+const CERTIFICATE_CODE = /^(CERT_|UNABLE_|SELF_|DEPTH_|INVALID_|HOSTNAME_|CRL_|ERROR_IN_CERT)/;
 
 /** Whether another handshake may go better: not where a certificate, a key or a version is wrong, which OpenSSL's codes say. */
 export function handshakeMayPass(error: NodeJS.ErrnoException): boolean {

@@ -1,14 +1,16 @@
 import net from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import nodeTls from 'node:tls';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative } from '@godwit/core';
 import type { ByteStream, Transport } from '../stream/byte-stream.js';
 import { cancelled } from '../stream/cancellation.js';
 import { dial } from '../stream/dial.js';
+import { portNumber } from '../stream/port-number.js';
 import { startServer } from '../stream/socket-listener.js';
-import { checkCredentials, clientOptions, serverOptions, type TlsCredentials } from './tls-credentials.js';
+import { ownCertificateName, peerCertificateName } from './certificate-name.js';
+import { CREDENTIALS, checkCredentials, clientOptions, serverOptions, type TlsCredentials } from './tls-credentials.js';
 import { TlsListener } from './tls-listener.js';
-import { explainHandshake, handshakeMayPass } from './tls-refusal.js';
+import { explainHandshake, handshakeMayPass, refusedCertificate } from './tls-refusal.js';
 import { tlsStream } from './tls-stream.js';
 
 export interface TlsOptions extends TlsCredentials {
@@ -26,6 +28,16 @@ export interface TlsOptions extends TlsCredentials {
   readonly onRefused?: (error: GodwitError) => void;
 }
 
+const TLS_OPTIONS: Readonly<Record<keyof TlsOptions, true>> = {
+  ...CREDENTIALS,
+  host: true,
+  port: true,
+  connectTimeoutMs: true,
+  handshakeTimeoutMs: true,
+  keepAliveMs: true,
+  onRefused: true,
+};
+
 /**
  * How long a source waits for the listener's word on its certificate. In TLS 1.3 the source's handshake is over before the
  * listener has looked at that certificate; the first session ticket says that it was accepted. Only a listener that is
@@ -42,29 +54,35 @@ const CONFIRMATION_MS = 1_000;
  * Bytes are copied while they are encrypted, so that nothing borrowed is ever seen changing by the cipher.
  */
 export function tls(options: TlsOptions): Transport<TlsListener> {
+  checkOptions<TlsOptions>('tls', options, TLS_OPTIONS);
   const host = options.host ?? '127.0.0.1';
-  const port = options.port;
-  if (!Number.isInteger(port) || port < 0 || port > 65535) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a TCP port is an integer from 0 to 65535, got ${port}`);
-  }
+  const port = portNumber(options.port);
+  const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
+  const handshakeTimeoutMs = nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 10_000);
+  const keepAliveMs = nonNegative('keepAliveMs', options.keepAliveMs ?? 10_000);
   checkCredentials(options);
-  const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: options.keepAliveMs ?? 10_000 };
+  const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: keepAliveMs };
   const peer = addressOf(host, port);
   return {
     async connect(signal?: AbortSignal): Promise<ByteStream> {
-      const timeoutMs = options.connectTimeoutMs ?? 10_000;
       const began = performance.now();
       const begin = (address: string) => ({
         socket: net.connect({ host: address, port, ...socketOptions, allowHalfOpen: true }),
       });
       const { socket: raw } = await dial({ host }, begin, { peer, timeoutMs, signal });
       let socket: nodeTls.TLSSocket | undefined;
+      let theirs: string | undefined;
+      const certificate = (refused: 'ours' | 'theirs') =>
+        refused === 'theirs' ? theirs : ownCertificateName(options.cert);
       try {
         const left = Math.max(0, timeoutMs - (performance.now() - began));
-        await within({ left, of: timeoutMs }, peer, signal, async (fail) => {
+        await within({ left, of: timeoutMs }, peer, signal, certificate, async (fail) => {
           raw.once('error', fail);
           const secure = nodeTls.connect({ ...clientOptions(options, host), socket: raw });
           socket = secure;
+          secure.prependOnceListener('secure', () => {
+            theirs = peerCertificateName(secure);
+          });
           secure.on('error', fail);
           secure.once('close', () =>
             fail(Object.assign(new Error('closed during the handshake'), { code: 'ECONNRESET' })),
@@ -89,7 +107,7 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
           ...socketOptions,
           allowHalfOpen: true,
           pauseOnConnect: true,
-          handshakeTimeout: options.handshakeTimeoutMs ?? 10_000,
+          handshakeTimeout: handshakeTimeoutMs,
         });
       } catch (error) {
         throw unusable(error, `listening on ${peer}`);
@@ -107,6 +125,7 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
     { left, of: timeoutMs }: { readonly left: number; readonly of: number },
     what: string,
     signal: AbortSignal | undefined,
+    certificate: (refused: 'ours' | 'theirs') => string | undefined,
     steps: (fail: (error: Error) => void) => Promise<void>,
   ): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
@@ -114,7 +133,10 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
     try {
       await new Promise<void>((resolve, reject) => {
         const fail = (error: NodeJS.ErrnoException): void => {
-          const message = `cannot connect to ${what}: ${explainHandshake(error, 'source')}`;
+          const refused = refusedCertificate(error);
+          const name = refused && certificate(refused);
+          const shown = name === undefined ? '' : `${refused === 'ours' ? 'our' : 'its'} ${name}: `;
+          const message = `cannot connect to ${what}: ${shown}${explainHandshake(error, 'source')}`;
           reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry: handshakeMayPass(error) }));
         };
         timer = setTimeout(() => {

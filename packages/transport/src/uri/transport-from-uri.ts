@@ -1,4 +1,4 @@
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError, suggestion } from '@godwit/core';
 import { type ExecOptions, exec } from '../exec/exec.js';
 import { stdio } from '../exec/stdio.js';
 import { type WebSocketOptions, webSocket } from '../message/web-socket.js';
@@ -49,9 +49,12 @@ export function transportFromUri(uri: string, options: UriOptions = {}): Transpo
   const colon = uri.indexOf(':');
   const scheme = uri.slice(0, Math.max(colon, 0)).toLowerCase();
   const factory = factories.get(scheme);
+  const schemes = [...factories.keys()].map((name) => `${name}:`);
   if (factory === undefined) {
-    throw invalid(`"${uri}" starts with none of ${[...factories.keys()].map((name) => `${name}:`).join(', ')}`);
+    throw invalid(`"${uri}" starts with none of ${schemes.join(', ')}${suggestion(`${scheme}:`, schemes)}`);
   }
+  const known = Object.fromEntries([...factories.keys(), 'webSocket'].map((name) => [name, true] as const));
+  checkOptions<Record<string, unknown>>('transportFromUri', options, known);
   return factory(uri.slice(colon + 1), options, uri);
 }
 

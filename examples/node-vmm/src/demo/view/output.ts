@@ -15,7 +15,11 @@ export interface Output {
 }
 
 const FRAMES_PER_SECOND = 15;
-const LAST_PICTURE_ROWS = 32;
+
+/** Whether to use colours: not with `--no-color`, nor where NO_COLOR is set to anything (no-color.org). */
+export function wantsColour(asked: boolean, environment: Readonly<Record<string, string | undefined>>): boolean {
+  return asked && !environment['NO_COLOR'];
+}
 
 export function jsonOutput(write: (text: string) => void): Output {
   return {
@@ -35,9 +39,12 @@ export function plainOutput(write: (text: string) => void): Output {
   };
 }
 
-/** Redraws the view in place, 15 times a second: drawing at every event would flicker. */
-export function liveOutput(stream: NodeJS.WriteStream, now: () => number): Output {
-  const colors = picocolors.createColors(true);
+/**
+ * Redraws the view in place, 15 times a second: drawing at every event would flicker. Without `colour` it has the same characters, and no
+ * colours.
+ */
+export function liveOutput(stream: NodeJS.WriteStream, now: () => number, colour: boolean): Output {
+  const colors = picocolors.createColors(colour);
   const log = createLogUpdate(stream);
   let view = EMPTY_VIEW;
   const draw = () => {
@@ -45,6 +52,8 @@ export function liveOutput(stream: NodeJS.WriteStream, now: () => number): Outpu
     const lines = render(view, stream.columns - 1, stream.rows - 1, now());
     log(lines.map((line) => paint(line, colors)).join('\n'));
   };
+  // At once: modules and processes take their time to start.
+  draw();
   const timer = setInterval(draw, 1000 / FRAMES_PER_SECOND);
   return {
     show(event) {
@@ -52,8 +61,8 @@ export function liveOutput(stream: NodeJS.WriteStream, now: () => number): Outpu
     },
     end() {
       clearInterval(timer);
-      // The last picture stays in the scrollback, so that it may be taller than the terminal.
-      const lines = render(view, stream.columns - 1, Math.max(stream.rows - 1, LAST_PICTURE_ROWS), now());
+      // It fits the terminal if it can; what is more stays in the scrollback.
+      const lines = render(view, stream.columns - 1, stream.rows - 1, now());
       log.clear();
       log.done();
       stream.write(`${lines.map((line) => paint(line, colors)).join('\n')}\n`);

@@ -1,4 +1,6 @@
 import type { RoundRecord } from '@godwit/core';
+import { parseGuestLine } from '../../guest/heartbeat.js';
+import { cellsText } from '../../guest/picture.js';
 import type { TimedEvent } from '../demo-event.js';
 import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../quantity.js';
 import { newsText } from './news.js';
@@ -23,7 +25,7 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'phase':
       return many || event.phase === 'done' ? [] : [`-- ${event.phase}`];
     case 'console':
-      return many ? [] : [`[${event.host}] ${event.text}`];
+      return many ? [] : [`[${event.host}] ${consoleText(event.text)}`];
     case 'hop':
       return many ? [] : [`migrating from ${event.from} to ${event.to} over ${event.peer}`];
     case 'round':
@@ -68,6 +70,8 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
       return [newsText(event)];
     case 'defect':
       return [`DEFECT at the ${event.host}: ${event.message}`];
+    case 'host-gone':
+      return [event.message];
     case 'cancelling':
       return ['cancelling'];
     case 'runs-on':
@@ -94,6 +98,12 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'gap':
       return [];
   }
+}
+
+/** A heartbeat by its number and its row of the picture; any other line as it is. */
+function consoleText(text: string): string {
+  const line = parseGuestLine(text);
+  return line.type === 'heartbeat' ? `${String(line.count).padStart(6, '0')} |${cellsText(line.cells)}|` : text;
 }
 
 /** The interval of a prediction, where the record has it. */

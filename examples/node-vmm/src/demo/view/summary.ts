@@ -1,99 +1,143 @@
 import type { DowntimeTerms } from '@godwit/core';
+import type { Result } from '../demo-event.js';
 import { ANNOUNCEMENTS, type Distribution, type Spread } from '../distribution.js';
 import { formatBytes, formatCount, formatMs } from '../quantity.js';
 import { bar } from './chart.js';
 import { TERMS } from './news.js';
-import { type StyledLine, span, wrap } from './styled-line.js';
+import { type Colour, type StyledLine, span, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
 
-/** The lines of the result: verified or not, and the predicted and the actual downtime term by term. */
-export function summaryLines(view: ViewState, width: number): StyledLine[] {
-  if (view.failure !== undefined) {
-    const { code, message } = view.failure;
-    const [first = [], ...rest] = wrap(message, width - code.length - 6, 0, 'bad');
-    // The first line shares its row with the code; the others stand under the message.
-    return [
-      [span('  ✗ ', 'bad'), span(`${code}: `, 'bold'), ...first],
-      ...rest.map((line) => [span(' '.repeat(code.length + 6)), ...line]),
-    ];
-  }
+const LABEL = 12;
+/** With fewer columns the commands stand alone. */
+const NARROW = 60;
+
+/** What to try next, and what it shows. */
+const NEXT = [
+  ['npm run demo -- --dirty-rate 0', 'the guest writes as fast as it can'],
+  ['npm run demo -- --round-trips 10', 'there and back, ten times'],
+  ['npm run demo -- --record a.godwit', 'then: npm run inspect -- a.godwit'],
+] as const;
+
+/**
+ * The lines of the result: verified or not, what the hosts and the guest saw, and the downtime term by term. Nothing is cut: what is
+ * longer than `width` is wrapped. `compact`: without empty lines and bars, and with two terms beside each other where they fit.
+ */
+export function summaryLines(view: ViewState, width: number, compact = false): StyledLine[] {
   const { result } = view;
-  if (result === undefined) return [];
-  const last = view.hops.at(-1)?.summary;
-  const many = result.migrations > 1;
-  const lines: StyledLine[] = [
-    result.verified
-      ? [
-          span('  ✓ verified', 'good'),
-          span(
-            `  ${formatCount(result.pagesCompared)} pages compared, ${formatCount(result.beats)} heartbeats unbroken, ${result.defects} defects`,
-          ),
-        ]
-      : [
-          span('  ✗ not verified', 'bad'),
-          span(view.guest?.settings.verify === false ? '  as asked with --no-verify' : `  ${result.defects} defects`),
-        ],
-    [],
-    fact(
-      many ? 'migrations' : 'total',
-      many
-        ? `${formatCount(result.migrations)} in ${formatMs(result.totalMs)}`
-        : `${formatMs(result.totalMs)}, ${result.rounds} rounds, ${formatBytes(result.wireBytes)} on the wire`,
-    ),
-    ...(many ? [fact('wire', `${formatBytes(result.wireBytes)}, at most ${result.rounds} rounds a migration`)] : []),
-    fact(
-      'downtime',
-      `${many ? 'at most ' : ''}${formatMs(result.downtimeMs)} at the hosts, ${formatMs(result.guestGapMs)} as the guest's own clock saw it`,
-    ),
-    fact(
-      'comparison',
-      `${many ? 'at most ' : ''}${formatMs(result.verifyMs)} with the guest paused, not counted in the downtime`,
-    ),
+  const air: StyledLine[] = compact ? [] : [[]];
+  const failure = view.failure === undefined ? [] : failureLines(view.failure, width);
+  if (result === undefined) return failure;
+  return [
+    ...(view.failure === undefined ? verdict(view, result, width) : failure),
+    ...air,
+    ...figures(view, result, width),
+    ...(result.migrations > 1 ? distributionLines(result.distribution, width) : termLines(view, width, compact)),
+    ...(view.failure === undefined ? [...air, ...nextLines(width)] : []),
   ];
-  if (last !== undefined && last.throttledMs > 0)
-    lines.push(
-      fact('throttle', `${formatMs(last.throttledMs)} of the guest's time were taken, all vCPUs on the average`),
-    );
-  if (many) return [...lines, ...distributionLines(result.distribution)];
-  if (last === undefined) return lines;
-  const longest = Math.max(...Object.values(last.downtime).map(({ actualMs }) => actualMs), 0.001);
-  const barWidth = Math.max(4, Math.min(30, width - 50));
-  lines.push(
-    [],
-    [span(`  ${'downtime by term'.padEnd(21)}${'predicted'.padStart(10)}${'actual'.padStart(10)}`, 'dim')],
-  );
-  for (const term of Object.keys(TERMS) as (keyof DowntimeTerms)[]) {
-    const { predictedMs, actualMs } = last.downtime[term];
-    lines.push([
-      span(`  ${TERMS[term].padEnd(21)}${formatMs(predictedMs).padStart(10)}`, 'dim'),
-      span(`${formatMs(actualMs).padStart(10)}  `),
-      ...bar(actualMs / longest, barWidth, 'warn'),
-    ]);
+}
+
+function failureLines(
+  { code, message }: { readonly code: string; readonly message: string },
+  width: number,
+): StyledLine[] {
+  return hanging([span('  ✗ ', 'bad'), span(`${code}: `, 'bold')], message, width, 'bad');
+}
+
+function verdict(view: ViewState, result: Result, width: number): StyledLine[] {
+  if (!result.verified) {
+    const why = view.guest?.settings.verify === false ? 'as asked with --no-verify' : `${result.defects} defects`;
+    return hanging([span('  ✗ not verified  ', 'bad')], why, width);
   }
-  lines.push([
-    span(
-      `  ${'together'.padEnd(21)}${formatMs(last.predictedDowntimeMs).padStart(10)}${formatMs(last.downtimeMs).padStart(10)}`,
-      'bold',
-    ),
-  ]);
-  return lines;
+  const { pagesCompared, beats, defects } = result;
+  const facts = `${formatCount(pagesCompared)} pages compared, ${formatCount(beats)} rows unbroken, ${defects} defects`;
+  return hanging([span('  ✓ verified  ', 'good')], facts, width);
+}
+
+function figures(view: ViewState, result: Result, width: number): StyledLine[] {
+  const many = result.migrations > 1;
+  const total = many
+    ? `${formatCount(result.migrations)} in ${formatMs(result.totalMs)}, at most ${result.rounds} rounds each, ${formatBytes(result.wireBytes)} on the wire`
+    : `${formatMs(result.totalMs)}, ${result.rounds} rounds, ${formatBytes(result.wireBytes)} on the wire`;
+  const throttledMs = view.hops.at(-1)?.summary.throttledMs ?? 0;
+  return [
+    ...fact(many ? 'migrations' : 'total', total, width),
+    ...fact('downtime', `${many ? 'at most: ' : ''}${downtimeText(result)}`, width),
+    ...(throttledMs > 0
+      ? fact('throttle', `${formatMs(throttledMs)} of the guest's time were taken, all vCPUs on the average`, width)
+      : []),
+  ];
+}
+
+/** What the hosts measured, what the guest did, and what makes the difference: the guest is also paused while both sides are compared. */
+function downtimeText({ downtimeMs, verifyMs, guestGapMs }: Result): string {
+  const hosts = `hosts ${formatMs(downtimeMs)}${verifyMs > 0 ? ` + comparison ${formatMs(verifyMs)}` : ''}`;
+  return guestGapMs > 0 ? `${hosts} ≈ guest's own clock ${formatMs(guestGapMs)}` : hosts;
+}
+
+/** The downtime by term, predicted and actual. */
+function termLines(view: ViewState, width: number, compact: boolean): StyledLine[] {
+  const last = view.hops.at(-1)?.summary;
+  if (last === undefined) return [];
+  const longest = Math.max(...Object.values(last.downtime).map(({ actualMs }) => actualMs), 0.001);
+  const barWidth = Math.max(0, Math.min(30, width - 50));
+  const terms: readonly Term[] = (Object.keys(TERMS) as (keyof DowntimeTerms)[]).map((term) => {
+    const { predictedMs, actualMs } = last.downtime[term];
+    return { name: TERMS[term], predictedMs, actualMs };
+  });
+  const together: Term = { name: 'together', predictedMs: last.predictedDowntimeMs, actualMs: last.downtimeMs };
+  if (compact && width >= 2 * TERM_COLUMNS) {
+    return [[span('  downtime by term, predicted and actual', 'dim')], ...inPairs([...terms, together])];
+  }
+  const head = `  ${'downtime by term'.padEnd(NAME)}${'predicted'.padStart(PREDICTED)}${'actual'.padStart(ACTUAL)}`;
+  return [
+    ...(compact ? [] : [[]]),
+    [span(head, 'dim')],
+    ...terms.map((term) => [
+      ...cell(term, 'plain'),
+      ...(barWidth === 0 ? [] : [span('  '), ...bar(term.actualMs / longest, barWidth, 'warn')]),
+    ]),
+    cell(together, 'bold'),
+  ];
+}
+
+interface Term {
+  readonly name: string;
+  readonly predictedMs: number;
+  readonly actualMs: number;
+}
+
+/** Columns of a term's name and of its two times, of which neither is ever longer. */
+const [NAME, PREDICTED, ACTUAL] = [19, 10, 8];
+const TERM_COLUMNS = 2 + NAME + PREDICTED + ACTUAL;
+
+function cell({ name, predictedMs, actualMs }: Term, colour: Colour): StyledLine {
+  return [
+    span(`  ${name.padEnd(NAME)}${formatMs(predictedMs).padStart(PREDICTED)}`, colour === 'bold' ? colour : 'dim'),
+    span(formatMs(actualMs).padStart(ACTUAL), colour),
+  ];
+}
+
+function inPairs(terms: readonly Term[]): StyledLine[] {
+  const rows = Math.ceil(terms.length / 2);
+  const at = (index: number): StyledLine => {
+    const term = terms[index];
+    return term === undefined ? [] : cell(term, index === terms.length - 1 ? 'bold' : 'plain');
+  };
+  return Array.from({ length: rows }, (_, row) => [...at(row), ...at(row + rows)]);
 }
 
 /** The lines about the distribution of many migrations. */
-function distributionLines({
-  loadMs,
-  downtimeMs,
-  downtimeLimitMs,
-  overLimit,
-  unannounced,
-  events,
-}: Distribution): StyledLine[] {
+function distributionLines(
+  { loadMs, downtimeMs, downtimeLimitMs, overLimit, unannounced, events }: Distribution,
+  width: number,
+): StyledLine[] {
   const told = ANNOUNCEMENTS.map((name) => `${name} ${formatCount(events[name])}`).join(', ');
+  const limit = `${formatMs(downtimeLimitMs)}: ${overLimit} above it, ${unannounced} of them without an event`;
   return [
-    fact('spread', `downtime ${spreadText(downtimeMs)}`),
-    fact('', `loading  ${spreadText(loadMs)}`),
-    fact('limit', `${formatMs(downtimeLimitMs)}: ${overLimit} above it, ${unannounced} of them without an event`),
-    fact('events', told),
+    ...fact('spread', `downtime ${spreadText(downtimeMs)}`, width),
+    ...fact('', `loading  ${spreadText(loadMs)}`, width),
+    ...fact('limit', limit, width),
+    ...fact('events', told, width),
   ];
 }
 
@@ -101,6 +145,27 @@ function spreadText({ median, p95, max }: Spread): string {
   return `median ${formatMs(median)}, 95 % within ${formatMs(p95)}, at most ${formatMs(max)}`;
 }
 
-function fact(name: string, text: string): StyledLine {
-  return [span(`  ${name.padEnd(12)}`, 'dim'), span(text)];
+function nextLines(width: number): StyledLine[] {
+  if (width < NARROW) return NEXT.flatMap(([command]) => hanging([span('  ')], command, width));
+  const longest = Math.max(...NEXT.map(([command]) => command.length));
+  const aligned = NEXT.every(([, what]) => 8 + longest + 2 + what.length <= width);
+  return NEXT.flatMap(([command, what], at): StyledLine[] => {
+    const label = span(`  ${(at === 0 ? 'next' : '').padEnd(6)}`, 'dim');
+    const column = aligned ? longest : command.length;
+    if (8 + column + 2 + what.length <= width) return [[label, span(command.padEnd(column + 2)), span(what, 'dim')]];
+    return [...hanging([label], command, width), ...hanging([span('        ', 'dim')], what, width, 'dim')];
+  });
+}
+
+function fact(name: string, text: string, width: number): StyledLine[] {
+  return hanging([span(`  ${name.padEnd(LABEL - 2)}`, 'dim')], text, width);
+}
+
+/** `head` and text behind it, whose further lines stand under its first one, or near the margin where there is little room. */
+function hanging(head: StyledLine, text: string, width: number, colour: Colour = 'plain'): StyledLine[] {
+  const indent = head.reduce((sum, { text: { length } }) => sum + length, 0);
+  const near = width - indent < 24 && text.length > width - indent;
+  if (near) return [head, ...wrap(text, width - 4, 0, colour).map((line) => [span('    '), ...line])];
+  const [first = [], ...rest] = wrap(text, width - indent, 0, colour);
+  return [[...head, ...first], ...rest.map((line) => [span(' '.repeat(indent)), ...line])];
 }

@@ -28,11 +28,19 @@ const BLOCKS: Readonly<Record<string, readonly [number, number, number, number]>
   ...Object.fromEntries(
     [...'▁▂▃▄▅▆▇'].map((glyph, at) => [glyph, [0, 0.88 - ((at + 1) / 8) * 0.76, 1, ((at + 1) / 8) * 0.76] as const]),
   ),
+  '▐': [0.5, 0.12, 0.5, 0.76],
   '░': [0, 0.12, 1, 0.76],
   '▒': [0, 0.12, 1, 0.76],
   '━': [0, 0.44, 1, 0.12],
   '─': [0, 0.47, 1, 0.06],
   '┃': [0.35, 0, 0.3, 1],
+};
+
+/** The same characters where the guest's picture is made of them: its cells touch each other. */
+const CELL_BLOCKS: typeof BLOCKS = {
+  '▀': [0, 0, 1, 0.5],
+  '▄': [0, 0.5, 1, 0.5],
+  '█': [0, 0, 1, 1],
 };
 
 /** The picture of a terminal as SVG, for documents: the same lines that the live view paints. */
@@ -72,18 +80,22 @@ function runsOf(text: string): string[] {
   const runs: string[] = [];
   for (const glyph of text) {
     const last = runs.at(-1);
-    const same =
-      last !== undefined && (BLOCKS[glyph] === undefined ? BLOCKS[last[0] ?? ''] === undefined : last[0] === glyph);
+    const same = last !== undefined && (!isBlock(glyph) ? !isBlock(last[0] ?? '') : last[0] === glyph);
     if (same) runs[runs.length - 1] = last + glyph;
     else runs.push(glyph);
   }
   return runs;
 }
 
+function isBlock(glyph: string): boolean {
+  return BLOCKS[glyph] !== undefined || CELL_BLOCKS[glyph] !== undefined;
+}
+
 function runElements(run: string, colour: Colour, column: number, top: number): string[] {
   const fill = COLOURS[colour];
   const glyph = run[0] ?? ' ';
-  const block = BLOCKS[glyph];
+  const isHost = colour === 'source' || colour === 'destination';
+  const block = (isHost ? CELL_BLOCKS[glyph] : undefined) ?? BLOCKS[glyph];
   const x = PADDING + column * COLUMN;
   if (block !== undefined) {
     const [left, up, across, down] = block;

@@ -134,6 +134,8 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
       return noticed(view, [{ text: newsText(event), bad: false }]);
     case 'defect':
       return noticed(view, [{ text: `${event.host}: ${event.message}`, bad: true }]);
+    case 'host-gone':
+      return noticed(view, [{ text: event.message, bad: true }]);
     case 'cancelling':
       return noticed(view, [{ text: 'cancelling: the guest stays where it is', bad: false }]);
     case 'runs-on':
@@ -148,7 +150,7 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
       return { ...view, result, phase: 'done' };
     }
     case 'failed':
-      return { ...view, failure: { code: event.code, message: event.message }, phase: 'done' };
+      return { ...view, failure: { code: event.code, message: event.message }, result: event.figures, phase: 'done' };
     case 'status':
       return { ...view, state: event.state };
     case 'throttle':

@@ -1,4 +1,4 @@
-import { inRange } from '../../argument.js';
+import { checkOptions, inRange } from '../../argument.js';
 import type { ConvergencePolicy, PolicyInput } from '../policy.js';
 import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { switchoverWithin } from './downtime-limit.js';
@@ -30,6 +30,14 @@ export interface LimitRampOptions {
  * ```
  */
 export function limitRamp(options: LimitRampOptions): ConvergencePolicy {
+  checkOptions<LimitRampOptions>('limitRamp', options, {
+    firstMs: true,
+    lastMs: true,
+    afterRound: true,
+    rounds: true,
+    ms: true,
+    steps: true,
+  });
   for (const name of ['firstMs', 'lastMs', 'afterRound', 'rounds', 'ms', 'steps'] as const) {
     inRange(`limitRamp: ${name}`, options[name], name === 'steps' ? 1 : 0);
   }

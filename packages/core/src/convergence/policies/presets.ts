@@ -1,3 +1,4 @@
+import { chosen, suggestion } from '../../argument.js';
 import { GodwitError } from '../../errors.js';
 import type { ConvergencePolicy, PolicyInput } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
@@ -112,8 +113,11 @@ export function policyOf(policy: ConvergencePolicy | PresetName, name = 'policy'
   const names = Object.keys(presets)
     .map((preset) => `"${preset}"`)
     .join(', ');
-  const got = typeof policy === 'string' ? `"${String(policy)}"` : String(policy);
-  throw new GodwitError('GODWIT_INVALID_ARGUMENT', `${name} must be a function or one of ${names}, got ${got}`);
+  const near = suggestion(String(policy), Object.keys(presets));
+  throw new GodwitError(
+    'GODWIT_INVALID_ARGUMENT',
+    `${name} must be a function or one of ${names}, got ${chosen(policy)}${near}`,
+  );
 }
 
 function tenthOf(otherwise: (input: PolicyInput) => Budget): (input: PolicyInput) => number {

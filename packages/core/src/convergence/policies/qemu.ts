@@ -1,4 +1,4 @@
-import { inRange } from '../../argument.js';
+import { checkOptions, inRange } from '../../argument.js';
 import type { ConvergencePolicy, PolicyInput } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
 import { firstOpinion } from './first-opinion.js';
@@ -49,6 +49,12 @@ const HIGH_PERIODS = 2;
  * history that has forgotten rounds, from the throttle of its first.
  */
 export function qemuAutoConverge(options: AutoConvergeOptions = {}): ConvergencePolicy {
+  checkOptions<AutoConvergeOptions>('qemuAutoConverge', options, {
+    thresholdPercent: true,
+    initialPercent: true,
+    incrementPercent: true,
+    mostPercent: true,
+  });
   for (const [name, value] of Object.entries(options)) inRange(`qemuAutoConverge: ${name}`, value, 1, 100);
   return function qemuAutoConverge(input) {
     if (!input.canThrottle || input.moment !== 'round-end') return undefined;
@@ -84,6 +90,7 @@ function autoConvergePercent(input: PolicyInput, options: AutoConvergeOptions): 
 
 /** QEMU's rule, with auto-converge on request (it is off in QEMU by default). */
 export function qemuPolicy(options: { readonly autoConverge?: boolean | AutoConvergeOptions } = {}): ConvergencePolicy {
+  checkOptions<typeof options>('qemuPolicy', options, { autoConverge: true });
   const { autoConverge = false } = options;
   if (autoConverge === false) return qemuRule;
   return firstOpinion(qemuRule, qemuAutoConverge(autoConverge === true ? {} : autoConverge));

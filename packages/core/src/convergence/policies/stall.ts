@@ -1,4 +1,4 @@
-import { inRange } from '../../argument.js';
+import { checkOptions, inRange } from '../../argument.js';
 import { type ConvergencePolicy, PATIENCE, type RoundOutcome } from '../policy.js';
 import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.js';
@@ -14,6 +14,8 @@ export interface StallOptions {
 
 /** Part by which the least that is owed has to fall in order to count as progress. */
 const GAIN = 0.02;
+
+const STALL_OPTIONS: Readonly<Record<keyof StallOptions, true>> = { rounds: true, leastMs: true, gain: true };
 
 /** A stall: since the least that was ever owed, at the end of a round, so many rounds have made no progress. */
 export interface Stall {
@@ -57,6 +59,7 @@ export function findStall(rounds: readonly RoundOutcome[], gain = GAIN): Stall {
  * ```
  */
 export function stalled(options: StallOptions, end: EndOfPatience): ConvergencePolicy {
+  checkOptions<StallOptions>('stalled', options, STALL_OPTIONS);
   checkStall('stalled', options);
   checkEnd('stalled', end);
   return function stalled(input) {
@@ -92,6 +95,7 @@ export interface LocalMinimumOptions extends StallOptions {
  * ```
  */
 export function localMinimum(options: LocalMinimumOptions): ConvergencePolicy {
+  checkOptions<LocalMinimumOptions>('localMinimum', options, { ...STALL_OPTIONS, upToMs: true, margin: true });
   checkStall('localMinimum', options);
   inRange('localMinimum: upToMs', options.upToMs, 0);
   inRange('localMinimum: margin', options.margin, 0);

@@ -1,4 +1,4 @@
-import { inRange } from '../../argument.js';
+import { checkOptions, inRange } from '../../argument.js';
 import { type ConvergencePolicy, PATIENCE, type PolicyInput, type RoundOutcome } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
 import { isSaturated, neededThrottle } from './throttle-model.js';
@@ -45,6 +45,7 @@ const ROOM = 0.08;
  * ```
  */
 export function throttleToConverge(options: ThrottlePolicyOptions = {}): ConvergencePolicy {
+  checkOptions<ThrottlePolicyOptions>('throttleToConverge', options, { most: true, rounds: true, budget: true });
   const { most = 0.8, rounds = 2, budget = () => ({ ms: undefined }) } = options;
   inRange('throttleToConverge: most', most, 0, 0.99);
   inRange('throttleToConverge: rounds', rounds, 1, 2);

@@ -1,4 +1,4 @@
-import { inRange } from '../../argument.js';
+import { checkOptions, inRange } from '../../argument.js';
 import { type ConvergencePolicy, PATIENCE, type PolicyInput, type RoundOutcome } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
 
@@ -34,6 +34,13 @@ interface Sample {
  * What is owed and what the downtime would be are as this engine predicts them, so that the idea is compared, and not QEMU's numbers.
  */
 export function vep248Rule(options: Vep248Options = {}): ConvergencePolicy {
+  checkOptions<Vep248Options>('vep248Rule', options, {
+    progressTimeoutMs: true,
+    maxDowntimeMs: true,
+    margin: true,
+    hopelessFactor: true,
+    patienceDecay: true,
+  });
   for (const [name, value] of Object.entries(options)) inRange(`vep248Rule: ${name}`, value, 0);
   const { maxDowntimeMs = 900, margin = 0.04, hopelessFactor = 1.5 } = options;
   return function vep248Rule(input) {

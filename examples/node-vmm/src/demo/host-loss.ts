@@ -1,0 +1,27 @@
+import type { HostName } from './demo-event.js';
+
+/** What the controller knew when a host process ended without being asked to. */
+export interface LossMoment {
+  /** The host whose process has ended, and how: `source: the process (pid 4711) ended with SIGKILL`. */
+  readonly host: HostName;
+  readonly how: string;
+  /** Where the guest ran, as far as the controller had heard. */
+  readonly guestAt: HostName;
+  /** `between`: it could run at either. */
+  readonly course: 'before' | 'moving' | 'between' | 'after';
+  /** Whether further migrations were planned. */
+  readonly isNeeded: boolean;
+}
+
+/** What the loss means, in one sentence, and whether the run can go on without that host. */
+export function lossOf({ host, how, guestAt, course, isNeeded }: LossMoment): {
+  readonly message: string;
+  readonly goesOn: boolean;
+} {
+  const ended = (what: string) => ({ message: `${how}; ${what}`, goesOn: false });
+  if (course === 'between') return ended('the guest was just changing hands');
+  if (host === guestAt) return ended('the guest ran there, and is gone with it');
+  if (course === 'moving') return ended(`the guest was on its way there, and runs on at the ${guestAt}`);
+  if (isNeeded) return ended(`the guest cannot move there any more, and runs on at the ${guestAt}`);
+  return { message: `${how}; the guest had left it before, and runs on at the ${guestAt}`, goesOn: true };
+}

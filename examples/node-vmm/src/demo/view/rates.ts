@@ -1,0 +1,79 @@
+import { PAGE_SIZE } from '../../guest/layout.js';
+import { formatMs, formatRate } from '../quantity.js';
+import { bar, gauge, sparkline } from './chart.js';
+import { type Colour, type Span, type StyledLine, span, wrap } from './styled-line.js';
+import type { ViewState } from './view-state.js';
+
+const MARGIN = '  ';
+const NOT_YET = 'not measured yet';
+
+/** How fast the guest writes, how fast the link carries, and what the downtime would be or was: three lines. */
+export function rateLines(view: ViewState, width: number): StyledLine[] {
+  const words = downtimeText(view);
+  const texts = [dirtyText(view), linkText(view), words.text];
+  const chart = Math.max(4, width - MARGIN.length - 12 - Math.max(...texts.map(({ length }) => length), 17));
+  // Both rates have one scale, with the bandwidth limit, if any, at full height: the burst of the switchover is not limited.
+  const limited = view.guest?.settings.maxBandwidth ?? 0;
+  const top = Math.max(...view.dirtyBytesPerSecond, ...(limited > 0 ? [limited] : view.linkBytesPerSecond), 1);
+  const limit = view.guest?.settings.downtimeLimitMs ?? 100;
+  const row = (name: string, body: Span[], text: string): StyledLine => [
+    span(`${MARGIN}${name.padEnd(10)}`),
+    ...body,
+    span(`  ${text}`),
+  ];
+  return [
+    row('dirtied', sparkline(view.dirtyBytesPerSecond, chart, top, 'warn'), texts[0] ?? ''),
+    row('link', sparkline(view.linkBytesPerSecond, chart, top, 'link'), texts[1] ?? ''),
+    row(
+      'downtime',
+      words.ms === undefined ? bar(0, chart, 'dim') : gauge(words.ms, limit, limit * 2, chart, words.colour),
+      words.text,
+    ),
+  ];
+}
+
+/** The same in words, for a picture with little room. */
+export function ratesInWords(view: ViewState, width: number): StyledLine[] {
+  const text = `dirtied ${dirtyText(view)}, link ${linkText(view)}`;
+  return wrap(text, width - MARGIN.length, 0, 'dim').map((line) => [span(MARGIN), ...line]);
+}
+
+function hasEnded(view: ViewState): boolean {
+  return view.state === 'completed' && view.hops.length > 0;
+}
+
+function dirtyText(view: ViewState): string {
+  const history = view.dirtyBytesPerSecond;
+  if (hasEnded(view)) return `up to ${formatRate(Math.max(...history, 0))}`;
+  // A dirty rate is known from the first harvest on, which ends the first round.
+  const now = (view.progress?.dirtyPagesPerSecond ?? 0) * PAGE_SIZE;
+  return now > 0 ? formatRate(now) : lastOf(history);
+}
+
+function linkText(view: ViewState): string {
+  const history = view.linkBytesPerSecond;
+  if (hasEnded(view)) return `up to ${formatRate(Math.max(...history, 0))}`;
+  const hasBegun = view.current !== undefined || view.rounds.length > 0;
+  if (!hasBegun) return NOT_YET;
+  const now = view.progress?.wireBytesPerSecond ?? 0;
+  // Between two samples nothing may have been taken: that is no rate.
+  return now > 0 ? formatRate(now) : lastOf(history);
+}
+
+function lastOf(history: readonly number[]): string {
+  const last = history.findLast((value) => value > 0);
+  return last === undefined ? NOT_YET : formatRate(last);
+}
+
+function downtimeText(view: ViewState): {
+  readonly ms: number | undefined;
+  readonly text: string;
+  readonly colour: Colour;
+} {
+  const limit = view.guest?.settings.downtimeLimitMs ?? 100;
+  const actual = hasEnded(view) ? view.hops.at(-1)?.summary.downtimeMs : undefined;
+  const ms = actual ?? view.progress?.predictedDowntimeMs ?? view.rounds.at(-1)?.predictedDowntimeMs;
+  if (ms === undefined) return { ms, text: 'not predicted yet', colour: 'dim' };
+  const text = `${actual === undefined ? '' : 'was '}${formatMs(ms)} of ${formatMs(limit)}`;
+  return { ms, text, colour: ms <= limit ? 'good' : 'warn' };
+}

@@ -1,0 +1,61 @@
+import { X509Certificate } from 'node:crypto';
+import type tls from 'node:tls';
+import type { Pem } from './tls-credentials.js';
+
+const LONGEST_NAME = 100;
+
+type Names = Readonly<Record<string, unknown>> | undefined;
+
+/** A peer's certificate in words: `certificate CN=vm-host-2, issued by CN=our authority`. `undefined` where it has shown none. */
+export function peerCertificateName(secure: tls.TLSSocket): string | undefined {
+  const { subject, issuer } = (secure.getPeerCertificate() ?? {}) as unknown as { subject?: Names; issuer?: Names };
+  return subject === undefined ? undefined : inWords(distinguishedName(subject), distinguishedName(issuer));
+}
+
+/** Our own certificate in words; `undefined` where it cannot be read. */
+export function ownCertificateName(cert: Pem | undefined): string | undefined {
+  const first = Array.isArray(cert) ? cert[0] : cert;
+  if (first === undefined) return undefined;
+  try {
+    const { subject, issuer } = new X509Certificate(first as string | Uint8Array);
+    return inWords(oneLine(subject), oneLine(issuer));
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Notes the certificate that each peer of `server` shows, before Node looks whether it is good: once it has refused one, it has thrown it
+ * away. `keylog` is the one public event of a handshake that has its socket; the keys that come with it are not looked at.
+ */
+export function noteCertificates(server: tls.Server): (secure: tls.TLSSocket) => string | undefined {
+  const names = new WeakMap<tls.TLSSocket, string>();
+  const seen = new WeakSet<tls.TLSSocket>();
+  server.on('keylog', (_keys, secure) => {
+    if (seen.has(secure)) return;
+    seen.add(secure);
+    secure.prependOnceListener('secure', () => {
+      const name = peerCertificateName(secure);
+      if (name !== undefined) names.set(secure, name);
+    });
+  });
+  return (secure) => names.get(secure);
+}
+
+function inWords(subject: string, issuer: string): string {
+  return `certificate ${subject === '' ? '(without a name)' : subject}, ${subject === issuer ? 'signed by itself' : `issued by ${issuer}`}`;
+}
+
+function distinguishedName(names: Names): string {
+  return oneLine(
+    Object.entries(names ?? {})
+      .map(([key, value]) => `${key}=${Array.isArray(value) ? value.join('+') : String(value)}`)
+      .join(', '),
+  );
+}
+
+/** The peer has written it: it may be long, and may have anything in it. */
+function oneLine(text: string): string {
+  const clean = text.replace(/\n/g, ', ').replace(/\p{C}/gu, '?');
+  return clean.length > LONGEST_NAME ? `${clean.slice(0, LONGEST_NAME)}...` : clean;
+}
