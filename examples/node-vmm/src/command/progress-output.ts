@@ -43,14 +43,14 @@ export function textProgress(stream: ProgressStream, now: () => number = () => p
     stream.write(`${text}\n`);
   };
   const progress = (progress: Progress): void => {
-    const text = progressText(progress, range);
     if (inPlace) {
       // One column less: a full line would wrap, and could not be overwritten.
-      stream.write(`\r${text.slice(0, Math.max(1, (stream.columns ?? 80) - 1))}\u001b[K`);
+      const columns = Math.max(1, (stream.columns ?? 80) - 1);
+      stream.write(`\r${progressText(progress, range, columns).slice(0, columns)}\u001b[K`);
       shown = true;
     } else if (now() - lastLineAt >= LINE_MS) {
       lastLineAt = now();
-      line(text);
+      line(progressText(progress, range));
     }
   };
 

@@ -15,13 +15,22 @@ const STAGES: Partial<Readonly<Record<MigrationState, string>>> = {
   cancelled: 'cancelled',
 };
 
+/** In milliseconds; infinity is `null` once it has crossed the control socket. */
+type Interval = readonly [low: number | null, high: number | null];
+
 /**
  * Where a migration is, in one line: the round and how much of it is sent, the rate, what is left of it, the downtime if it switched over
- * now, and the time until then.
+ * now, and the time until then. Where that is longer than `columns`, the intervals are left out.
  *
- * @param range the interval of the predicted downtime, in milliseconds, from the last round's record
+ * @param range the interval of the predicted downtime, from the last round's record
  */
-export function progressText(progress: Progress, range?: readonly [low: number | null, high: number | null]): string {
+export function progressText(progress: Progress, range?: Interval, columns = Number.POSITIVE_INFINITY): string {
+  const text = atLength(progress, range);
+  if (text.length <= columns) return text;
+  return atLength({ ...progress, remainingRangeMs: undefined }, undefined);
+}
+
+function atLength(progress: Progress, range: Interval | undefined): string {
   const stage = STAGES[progress.state];
   if (stage !== undefined) return stage;
   const { round, roundPages, roundPagesSent, wireBytesPerSecond, throttle } = progress;
@@ -86,11 +95,7 @@ function roundText(round: RoundRecord): string {
   );
 }
 
-/** Infinity is `null` once it has crossed the control socket. */
-function downtime(
-  predictedMs: number | null | undefined,
-  range: readonly [low: number | null, high: number | null] | undefined,
-): readonly string[] {
+function downtime(predictedMs: number | null | undefined, range: Interval | undefined): readonly string[] {
   if (predictedMs === undefined) return [];
   const interval =
     range === undefined ? '' : ` (${formatRange([range[0] ?? 0, range[1] ?? Number.POSITIVE_INFINITY])})`;

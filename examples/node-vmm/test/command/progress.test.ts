@@ -49,6 +49,12 @@ test('has the round, the rate, what is left, the downtime with its interval, and
   );
 });
 
+test('leaves out the intervals where there is no room for them', () => {
+  const brief = 'round 3: 25 %, 100 MiB/s, 12 MiB to go, downtime would be 85 ms, 3.0 s left';
+  expect(progressText(progress(), [60, 140], 79)).toBe(brief);
+  expect(progressText(progress(), [60, 140], 20)).toBe(brief);
+});
+
 test('leaves out what is not known, and says what is unbounded', () => {
   const early = progress({
     round: 1,
