@@ -84,15 +84,7 @@ describe('the terminal view', () => {
       const picture = render(view, columns, rows, 0);
       expect(picture.length).toBeLessThanOrEqual(rows);
       const words = text(picture).replaceAll(/\s+/g, ' ');
-      for (const part of [
-        '▌',
-        'stood still for',
-        '▐',
-        '✓ verified',
-        'final',
-        'together',
-        '-- --record a.godwit',
-      ]) {
+      for (const part of ['▌', 'stood still for', '▐', '✓ verified', 'final', 'together', '-- --record a.godwit']) {
         expect(words).toContain(part);
       }
       // Nothing is cut off.
