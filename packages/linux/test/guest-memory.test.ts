@@ -332,3 +332,10 @@ test('a block whose owner has closed its file asks nobody about another one, and
   expect(other.block.view(0, 1)[0]).toBe(5);
   other.memory.close();
 });
+
+test('an option that does not exist is refused before anything is allocated', () => {
+  const misspelt = { blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: PAGE }], hugepages: 'transparent' };
+  expect(() => createGuestMemory(misspelt as never)).toThrow(
+    'createGuestMemory has no option "hugepages"; did you mean "hugePages"?',
+  );
+});

@@ -10,7 +10,7 @@ import { svg } from './view/svg.js';
 import { EMPTY_VIEW, reduce } from './view/view-state.js';
 
 const COLUMNS = 96;
-const ROWS = 32;
+const ROWS = 42;
 
 let view = EMPTY_VIEW;
 let atMs = 0;

@@ -11,6 +11,7 @@ import { lossOf } from './host-loss.js';
 import { HostProcess } from './host-process.js';
 import type { HostMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
+import { type Figures, resultOf } from './result.js';
 import { type Credentials, isEncrypted, throwAwayCredentials } from './transport-choice.js';
 
 const HEARTBEAT_MS = 100;
@@ -22,9 +23,6 @@ const SILENCE_MS = 20_000;
 const LONGEST_WARM_UP_MS = 5000;
 /** Codes of errors after which the guest does not run at the source: it has ended, or may run at the destination. */
 const NOT_RUNNING: ReadonlySet<unknown> = new Set(['GODWIT_OWNERSHIP_UNKNOWN', 'GODWIT_GUEST_ENDED']);
-
-/** The summary of one migration without its rounds, since those of a hundred migrations are kept. */
-type Figures = Omit<MigrationSummary, 'rounds'>;
 
 /** Why a run has ended early. */
 class RunError extends Error {
@@ -351,24 +349,13 @@ export class DemoRun {
   }
 
   #result(): Result {
-    const sum = (pick: (figures: Figures) => number) =>
-      this.#summaries.reduce((total, figures) => total + pick(figures), 0);
-    const most = (pick: (figures: Figures) => number) => Math.max(...this.#summaries.map(pick));
-    return {
-      verified: this.#defects === 0 && this.#summaries.every(({ verified }) => verified),
-      totalMs: sum(({ totalMs }) => totalMs),
-      downtimeMs: most(({ downtimeMs }) => downtimeMs),
-      verifyMs: most(({ verifyMs }) => verifyMs),
+    return resultOf(this.#summaries, {
       guestGapMs: Math.max(this.#gapMs, this.#watch.gapMs ?? 0),
       rounds: this.#rounds,
-      wireBytes: sum(({ wireBytes }) => wireBytes),
-      predictedDowntimeMs: most(({ predictedDowntimeMs }) => predictedDowntimeMs),
-      migrations: this.#summaries.length,
-      pagesCompared: sum(({ verifiedPages }) => verifiedPages),
       beats: this.#watch.beats,
       defects: this.#defects,
       distribution: this.#distribution.result(),
-    };
+    });
   }
 
   #hear(host: HostName, message: HostMessage): void {

@@ -44,6 +44,13 @@ test('the picture: bars are rectangles, words are text, nothing of the guest is 
   expect(picture.match(/fill="#5b93f5"/g)).toHaveLength(2);
 });
 
+test('words that stand apart are elements of their own, each in its column', () => {
+  const picture = svg([[span('a b   12 ms', 'dim')]], 40, 'run');
+  const texts = [...picture.matchAll(/<text x="([\d.]+)"[^>]*>([^<]*)</g)].map(([, x, words]) => [Number(x), words]);
+  expect(texts.map(([, words]) => words)).toEqual(['a b', '12 ms']);
+  expect(Number(texts[1]?.[0]) - Number(texts[0]?.[0])).toBeCloseTo(6 * 8.4, 1);
+});
+
 test('a whole run becomes a picture without block characters left in it', () => {
   const view = syntheticRun().reduce(reduce, EMPTY_VIEW);
   expect(svg(render(view, 96, 32, 0), 96, 'run')).not.toMatch(/[\u2580-\u259f━─┃]/);

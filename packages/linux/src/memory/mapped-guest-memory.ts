@@ -1,5 +1,5 @@
 import { fstatSync } from 'node:fs';
-import { assertMayChange, GodwitError, type GuestMemory, type MissingMemory } from '@godwit/core/pages';
+import { assertMayChange, checkOptions, GodwitError, type GuestMemory, type MissingMemory } from '@godwit/core/pages';
 import {
   closeFd,
   ftruncate,
@@ -129,6 +129,12 @@ export class MappedGuestMemory implements GuestMemory {
  * that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host does not give; SyscallError
  */
 export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemory {
+  checkOptions<GuestMemoryOptions>('createGuestMemory', options, {
+    pageSize: true,
+    blocks: true,
+    hugePages: true,
+    overcommit: true,
+  });
   const pageSize = options.pageSize ?? HOST_PAGE_SIZE;
   checkBlockLayout(pageSize, options.blocks);
   checkFitsHost(

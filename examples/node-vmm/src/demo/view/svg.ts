@@ -105,13 +105,12 @@ function runElements(run: string, colour: Colour, column: number, top: number): 
       `<rect x="${n(x + left * COLUMN)}" y="${n(top + up * ROW)}" width="${n(span)}" height="${n(down * ROW)}" fill="${fill}"${shade} shape-rendering="crispEdges"/>`,
     ];
   }
-  const start = run.length - run.trimStart().length;
-  const text = run.trim();
-  if (text === '') return [];
   const weight = colour === 'bold' ? ' font-weight="bold"' : '';
-  return [
-    `<text x="${n(x + start * COLUMN)}" y="${n(top + ROW * 0.76)}" textLength="${n(text.length * COLUMN)}" lengthAdjust="spacingAndGlyphs" fill="${fill}"${weight}>${escaped(text)}</text>`,
-  ];
+  // An element for each group of words: spaces that follow each other are one to most renderers.
+  return [...run.matchAll(/\S+(?: \S+)*/g)].map(
+    ({ 0: text, index }) =>
+      `<text x="${n(x + index * COLUMN)}" y="${n(top + ROW * 0.76)}" textLength="${n(text.length * COLUMN)}" lengthAdjust="spacingAndGlyphs" fill="${fill}"${weight}>${escaped(text)}</text>`,
+  );
 }
 
 function n(value: number): string {
