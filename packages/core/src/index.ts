@@ -10,6 +10,7 @@ export { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './convergence/
 export type { EndOfPatience } from './convergence/policies/end-of-patience.js';
 export { firstOpinion } from './convergence/policies/first-opinion.js';
 export { type LimitRampOptions, limitRamp, vep291Rule } from './convergence/policies/limit-ramp.js';
+export { postcopyAfterRound } from './convergence/policies/postcopy-after-round.js';
 export { type PresetName, presets } from './convergence/policies/presets.js';
 export { type AutoConvergeOptions, qemuAutoConverge, qemuPolicy, qemuRule } from './convergence/policies/qemu.js';
 export { roundCap } from './convergence/policies/round-cap.js';

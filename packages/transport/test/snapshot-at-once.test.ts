@@ -50,6 +50,8 @@ class PlayedService implements FaultService {
     });
   }
 
+  async ready(): Promise<void> {}
+
   blockers(): readonly string[] {
     return this.reasons;
   }

@@ -45,10 +45,12 @@ export class PageReceiver {
       shared,
       before instanceof PageReceiver ? before.board : before,
     );
-    this.#writers = Array.from(
-      { length: channels },
-      (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings, missingSink),
-    );
+    this.#writers = Array.from({ length: channels }, (_, channel) => {
+      // Each has one of its own: the bytes of a frame are read into it while others read theirs.
+      let sink: MissingSink | undefined;
+      const own = missingSink && (() => (sink ??= missingSink()));
+      return new PageWriter(channel, windows, this.board, clock, encodings, own);
+    });
   }
 
   get totals(): ReceivedPages {

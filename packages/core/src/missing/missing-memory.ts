@@ -24,7 +24,7 @@ export interface MissingMemory {
    * is undefined.
    */
   askOver(urgent: PageStream, onLost: (reason: GodwitError) => void): void;
-  /** Puts pages that have come by themselves, on this thread. */
+  /** Makes what puts pages that have come by themselves, on this thread: one for each stream that they come on. */
   sink(): MissingSink;
   /** Makes the same on another thread. */
   readonly sinkRecipe: ThreadRecipe;
@@ -58,6 +58,8 @@ export interface PagesToServe {
 
 /** Serves page faults on threads that stand ready: `faultThreads()` of `@godwit/workers`. */
 export interface FaultService {
+  /** Resolves when the threads of the next service stand ready: the guest is not paused before. Never rejects. */
+  ready(): Promise<void>;
   /** Why this memory cannot be served, a sentence for each reason; empty when it can. */
   blockers(memory: GuestMemory): readonly string[];
   /**

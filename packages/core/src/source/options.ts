@@ -224,6 +224,12 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
       `pageChannels must be a whole number from 0 to ${MAXIMUM_PAGE_CHANNELS}, got ${pageChannels}`,
     );
   }
+  if (options.policy === 'hybrid' && !options.postcopy) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      'the policy "hybrid" goes on as post-copy, which takes postcopy: true',
+    );
+  }
   if (options.postcopy && options.verify) {
     throw new GodwitError(
       'GODWIT_INVALID_ARGUMENT',

@@ -13,10 +13,10 @@ import { isFinal } from './state.js';
  * for `reconnectTimeoutMs`, and the destination then names those that it lacks. Resolves, with the guest released, once it lacks none.
  */
 export async function sendMissing(context: SourceContext): Promise<void> {
-  const { session, options, ownership, limit, emit, queue } = context;
+  const { session, options, ownership, limit, emit } = context;
   const { clock } = options;
   const start = clock.now();
-  const pages = queue.count();
+  const pages = context.missingPages;
   let lostLinks = 0;
   enter(context, 'postcopy-active');
   limit.bytesPerSecond = options.postcopyBandwidth;

@@ -185,6 +185,8 @@ export class SourceConnection extends Connection<'source'> {
   begin(windows: MemoryWindows, parts: SenderParts, features: readonly string[]): void {
     const { encodings, options } = this.#source;
     const { clock } = options;
+    // Of a guest that is paused for good no page is re-armed: its trackers may have been stopped.
+    const { tracker } = this.#isOpen ? { tracker: NEVER_REARMED } : parts;
     encodings.connectionBegins();
     const streams: readonly PageStream[] = this.#pages.length > 0 ? this.#pages : [this.control];
     this.#channels = streams.map(
@@ -194,7 +196,7 @@ export class SourceConnection extends Connection<'source'> {
           encodings: encodings.shared(),
           maximumPayload: parts.maximumPayload,
           queue: parts.queue.buffers,
-          rearm: parts.tracker.rearmRecipes,
+          rearm: tracker.rearmRecipes,
           onRearmFailed: (tracker, error) => parts.tracker.lost(tracker, error),
         }) ?? new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock)),
     );
@@ -204,6 +206,7 @@ export class SourceConnection extends Connection<'source'> {
     this.#deviceChannels = onChannels ? devices : undefined;
     const sender = new RoundSender({
       ...parts,
+      tracker,
       deviceBytes: this.#pages.length > 0 ? () => devices.bytes : parts.deviceBytes,
       channels: this.#channels,
       clock,
@@ -302,9 +305,8 @@ export class SourceConnection extends Connection<'source'> {
       this.#onNamed(frame);
       return;
     }
-    const { postcopy } = this.#source;
     const runs = type === 'running' || (type === 'resumed' && frame.state === 'incomplete');
-    if (runs && postcopy !== undefined && Atomics.load(postcopy.open, 0) === 1) {
+    if (runs && this.#isOpen) {
       this.#source.setPhase('post-copy');
       this.#whole = this.expect('whole');
     }
@@ -324,6 +326,12 @@ export class SourceConnection extends Connection<'source'> {
     // The answer belongs to the attempt that was given up.
     if (this.#source.phase() === 'going-back') return;
     throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${type}" though nothing was asked of it`);
+  }
+
+  /** The guest is paused for a switchover by post-copy, or runs at the destination. */
+  get #isOpen(): boolean {
+    const { postcopy } = this.#source;
+    return postcopy !== undefined && Atomics.load(postcopy.open, 0) === 1;
   }
 
   #arrived(id: number): void {
@@ -347,6 +355,9 @@ export class SourceConnection extends Connection<'source'> {
     );
   }
 }
+
+/** In the place of trackers that are not used any more. */
+const NEVER_REARMED: SenderParts['tracker'] = { rearmRecipes: [], rearmPages: () => {}, lost: () => {} };
 
 function nothingReceived(frame: NamedBefore): void {
   throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}", though no round is unfinished`);

@@ -119,6 +119,8 @@ export interface SourceContext {
   readonly postcopyAgreed: boolean;
   /** The switchover that is under way, or has happened, is one by post-copy. */
   byPostcopy: boolean;
+  /** Pages that the destination was told of. */
+  missingPages: number;
   /** Pages that were missing when the guest began to run at the destination, and how long it has taken until none was. */
   postcopyReport: PostcopyReport | undefined;
   /** When the guest was paused for the switchover, in milliseconds of the clock. */

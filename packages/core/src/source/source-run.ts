@@ -336,7 +336,7 @@ function makeContext(
     get postcopyAgreed() {
       return postcopy !== undefined && session.welcomed && session.current?.urgent !== undefined;
     },
-    ...{ byPostcopy: false, postcopyReport: undefined, pausedAt: 0 },
+    ...{ byPostcopy: false, missingPages: 0, postcopyReport: undefined, pausedAt: 0 },
     forecast,
     emit,
     state,

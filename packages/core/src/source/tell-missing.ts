@@ -35,7 +35,8 @@ export async function tellMissing(
 /** The last pages were told: from now on the destination may ask for pages, if there is one that is missing there. */
 export function openToRequests(context: SourceContext): void {
   const { queue, postcopy } = context;
-  context.byPostcopy = queue.count() > 0;
+  context.missingPages = queue.count();
+  context.byPostcopy = context.missingPages > 0;
   if (context.byPostcopy && postcopy !== undefined) Atomics.store(postcopy.open, 0, 1);
 }
 

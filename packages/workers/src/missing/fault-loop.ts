@@ -42,7 +42,7 @@ export class FaultLoop {
   /** The main thread asks for pages. */
   #relayed = false;
   /** Without a source: what was asked for and has not come. */
-  readonly #asked = new AskedPages();
+  readonly #asked = new AskedPages((block, page) => this.#isMissing(block, page));
   readonly #report: (report: ServiceReport) => void;
   readonly #takeOrder: () => FaultOrder | undefined;
   readonly #place: PagePlace = { block: 0, page: 0 };
@@ -173,6 +173,7 @@ export class FaultLoop {
 
   #put(block: number, page: number, pages: number, offset: number): void {
     const last = this.#putter.put(block, page, pages, offset);
+    this.#asked.came(block, page, pages);
     this.#statistics.settle(block, page, pages, nowUs());
     const fetching = this.#fetching;
     if (fetching?.block === block && fetching.page >= page && fetching.page < page + pages) this.#fetching = undefined;
@@ -212,7 +213,7 @@ export class FaultLoop {
     this.#relayed = link === undefined;
     this.#link = link && new LinkPages(link, sizesOf(this.#parts));
     this.#poll = this.#pollSet(link?.fd);
-    for (const { block, page } of this.#asked.still(this.#isMissing)) this.#request(block, page);
+    for (const { block, page } of this.#asked.still()) this.#request(block, page);
   }
 
   #pollSet(descriptor: number | undefined): PollSet {

@@ -28,8 +28,9 @@ export class FaultThreads implements FaultService {
     this.#idle = pair();
   }
 
-  /** Resolves when the threads stand ready. Those that serve wait for it by themselves. */
+  /** Resolves when the threads of the next service stand ready. Those that serve wait for it by themselves. */
   async ready(): Promise<void> {
+    if (!this.#closed) this.#idle ??= pair();
     await Promise.all(this.#idle?.map(({ ready }) => ready) ?? []);
   }
 

@@ -27,6 +27,7 @@ import { nowUs } from './now-us.js';
 import { missingSinkOf } from './page-putter.js';
 import { Relay } from './relay.js';
 import type { ServiceThread } from './service-thread-pool.js';
+import { settlesWithin } from './settles-within.js';
 
 /** How long the end waits for the threads: a read of a disk may take its time. Milliseconds. */
 const END_MS = 2_000;
@@ -61,7 +62,6 @@ export class ServedMemory implements MissingMemory {
   readonly #serving: Promise<void>;
   readonly #parts: ServedMemoryParts;
   readonly sinkRecipe: ThreadRecipe;
-  #sink: MissingSink | undefined;
   #relay: Relay | undefined;
   #onLinkLost: (reason: GodwitError) => void = () => {};
   #generation = 0;
@@ -144,8 +144,7 @@ export class ServedMemory implements MissingMemory {
   }
 
   sink(): MissingSink {
-    this.#sink ??= missingSinkOf(this.#parts);
-    return this.#sink;
+    return missingSinkOf(this.#parts);
   }
 
   arrived(): void {
@@ -365,7 +364,7 @@ export class ServedMemory implements MissingMemory {
         return ended;
       }),
     );
-    const ended = await within(threadsEnded, END_MS);
+    const ended = await settlesWithin(threadsEnded, END_MS);
     this.#fail(this.#gone('the service was ended'));
     this.#memory.missing = how === 'poison' ? this : undefined;
     if (how === 'poison') this.#poison();
@@ -393,15 +392,4 @@ export class ServedMemory implements MissingMemory {
       }
     }
   }
-}
-
-/** Whether the promise has settled in this time. */
-async function within(promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), milliseconds);
-  });
-  const settled = await Promise.race([promise.then(() => true), late]);
-  clearTimeout(timer);
-  return settled;
 }

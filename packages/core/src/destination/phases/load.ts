@@ -97,7 +97,14 @@ export class Load implements ServingPhase {
 
   /** Takes the guest over without `go`, if the authority allows it: the embedder has declared the source dead. */
   async recover(): Promise<void> {
-    const { ownership, session, options } = this.#context;
+    const { ownership, session, options, missing } = this.#context;
+    const lacking = missing?.status().pagesMissing ?? 0;
+    if (lacking > 0) {
+      throw new GodwitError(
+        'GODWIT_PAGES_MISSING',
+        `the guest cannot run here without its source: ${lacking} of its pages were to be fetched from there (post-copy)`,
+      );
+    }
     ownership.apply('recover');
     session.current?.end(new GodwitError('GODWIT_RECOVERED', 'the source was declared dead'));
     try {

@@ -182,10 +182,12 @@ export class Receive implements ServingPhase {
     this.#checkAttempt('prepare', attempt);
     const question = ++this.#question;
     const { vm, loader, welcome, forecast } = this.#arriving;
+    const { options } = this.#context;
     // A question that has not been answered by `switchover` never is.
     const current = () => question === this.#question && !connection.signal.aborted;
     const prepared = async (): Promise<void> => {
       await vm.prepared?.();
+      if (welcome.features.includes(FEATURES.postcopy)) await options.faults?.ready();
       await loader.prepared(deviceSequences);
     };
     const answer = async (): Promise<void> => {
