@@ -165,9 +165,11 @@ function deathsAtFrames(): CaseSeries[] {
   const places = (['source', 'destination'] as const).flatMap((victim) =>
     (['out', 'in'] as const).map((direction): Omit<DeathCase, 'frame'> => ({ victim, direction })),
   );
-  return places.map(({ victim, direction }) => ({
-    name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}`,
-    at: (frame) => deathName({ victim, direction, frame }),
-    untilNotStruck: true,
-  }));
+  return [false, true].flatMap((postcopy) =>
+    places.map(({ victim, direction }) => ({
+      name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}${postcopy ? ', by post-copy' : ''}`,
+      at: (frame) => deathName({ victim, direction, frame, postcopy }),
+      untilNotStruck: true,
+    })),
+  );
 }

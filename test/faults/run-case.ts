@@ -41,7 +41,7 @@ const DESTINATION_RECONNECT_MS = 5000;
 const OVERRUN_MS = 50;
 
 /** By post-copy: bytes per second in the background, so that pages are missing for a while. */
-const POSTCOPY_BANDWIDTH = 16 * 2 ** 20;
+export const POSTCOPY_BANDWIDTH = 16 * 2 ** 20;
 
 /** A case that takes longer hangs. Milliseconds. */
 const HANGS_MS = 90_000;
