@@ -43,6 +43,7 @@ export class Observation {
   readonly #incoming: WatchedIncoming | undefined;
   readonly #subscriptions: { unsubscribe(): void }[] = [];
   readonly #servers = new Set<PageServer>();
+  #closed = false;
 
   /** @internal Use `observe` or `observeIncoming`. */
   constructor(source: WatchedMigration | undefined, options: ObserveOptions) {
@@ -93,8 +94,9 @@ export class Observation {
     return server;
   }
 
-  /** Ends it: no events are taken any more, and the pages are closed. The migration goes on. */
+  /** Ends it: the pages are closed, and the model stays as it is. The migration goes on. */
   async close(): Promise<void> {
+    this.#closed = true;
     for (const subscription of this.#subscriptions) subscription.unsubscribe();
     await Promise.all([...this.#servers].map((server) => server.close()));
   }
@@ -108,6 +110,7 @@ export class Observation {
   }
 
   #poll(): void {
+    if (this.#closed) return;
     // After the end too: `settle` and `recover` change who owns the guest.
     this.#builder.status(this.#source?.status?.(), this.#incoming?.status?.(), this.#elapsedMs);
   }

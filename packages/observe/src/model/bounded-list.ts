@@ -28,7 +28,7 @@ export class ThinnedList<T> extends BoundedList<T> {
     this.count++;
     this.items.push(item);
     if (this.items.length <= this.#most) return;
-    const older = Math.floor(this.#most / 2);
+    const older = Math.max(2, Math.floor(this.#most / 2));
     this.items = this.items.filter((_, index) => index >= older || index % 2 === 0);
     this.revision++;
   }

@@ -5,6 +5,9 @@ const UNKNOWN = '–';
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 const RATE_UNITS = ['B/s', 'KiB/s', 'MiB/s', 'GiB/s', 'TiB/s'];
 
+/** Made once: a number's own `toLocaleString` makes one at each call. */
+const COUNT = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
+
 /** `1.23 GiB`: three digits. */
 export function bytesText(bytes: Quantity): string {
   return bytes === null ? UNKNOWN : scaled(bytes, 1024, BYTE_UNITS);
@@ -17,7 +20,7 @@ export function rateText(bytesPerSecond: Quantity): string {
 
 /** `12,345`. */
 export function countText(count: Quantity): string {
-  return count === null ? UNKNOWN : Math.round(count).toLocaleString('en-US');
+  return count === null ? UNKNOWN : COUNT.format(count);
 }
 
 /** `0.42 ms`, `87 ms`, `4.20 s`, `3 min 05 s`, `2 h 07 min`. */

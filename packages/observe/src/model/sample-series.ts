@@ -19,8 +19,9 @@ export class SampleSeries {
   readonly #most: number;
   #stepMs = FIRST_STEP_MS;
   #columns: Columns = noColumns();
-  /** How many samples the last point stands for. */
-  #inLast = 0;
+  /** The first sample of the last point, and how many known values each of its averages is of. */
+  #lastFromMs = 0;
+  #inLast: Partial<Record<keyof Samples, number>> = {};
   /** Changes when points other than the last one have changed. */
   revision = 0;
 
@@ -47,20 +48,25 @@ export class SampleSeries {
     const at = this.length - 1;
     const lastMs = at < 0 ? Number.NEGATIVE_INFINITY : (this.#columns.atMs[at] as number);
     if (sample.atMs < lastMs) return;
-    if (at > 0 && sample.atMs - (this.#columns.atMs[at - 1] as number) < this.#stepMs) {
+    // The first point stays what it is: the curves begin where the migration does.
+    if (at > 0 && sample.atMs - this.#lastFromMs < this.#stepMs) {
       this.#intoLast(at, sample);
       return;
     }
-    for (const column of COLUMNS) this.#columns[column].push(sample[column]);
-    this.#inLast = 1;
+    this.#lastFromMs = sample.atMs;
+    for (const column of COLUMNS) {
+      this.#columns[column].push(sample[column]);
+      this.#inLast[column] = sample[column] === null ? 0 : 1;
+    }
     if (this.length > this.#most) this.#coarser();
   }
 
   #intoLast(at: number, sample: Sample): void {
-    const before = this.#inLast++;
     for (const column of COLUMNS) {
       const values = this.#columns[column];
+      const before = this.#inLast[column] ?? 0;
       values[at] = AVERAGED.has(column) ? mean(values[at] ?? null, before, sample[column], 1) : sample[column];
+      if (sample[column] !== null) this.#inLast[column] = before + 1;
     }
   }
 
@@ -68,15 +74,15 @@ export class SampleSeries {
     this.#stepMs *= 2;
     const old = this.#columns;
     this.#columns = mapped((column) => {
-      const merged: Known[] = [];
-      for (let i = 0; i < old[column].length; i += 2) {
+      const merged: Known[] = old[column].slice(0, 1);
+      for (let i = 1; i < old[column].length; i += 2) {
         const one = old[column][i] ?? null;
         const two = i + 1 < old[column].length ? (old[column][i + 1] ?? null) : one;
         merged.push(AVERAGED.has(column) ? mean(one, 1, two, 1) : two);
       }
       return merged;
     });
-    this.#inLast = 1;
+    for (const column of COLUMNS) this.#inLast[column] = this.#columns[column].at(-1) === null ? 0 : 1;
     this.revision++;
   }
 }

@@ -52,8 +52,9 @@ export function pageHtml(): string {
   return source('page.html');
 }
 
+/** Its style sheet: what is narrow comes last, since it overrules the rest. */
 export function pageCss(): string {
-  return source('page.css');
+  return ['base.css', 'panels.css', 'narrow.css'].map(source).join('');
 }
 
 /** A module of the page, without the comment that names its source map. */

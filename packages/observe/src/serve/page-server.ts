@@ -88,6 +88,8 @@ export class PageServer {
       server.listen({ port, host });
       await once(server, 'listening');
     } catch (error) {
+      // A server that has never listened has a timer all the same.
+      server.close(() => {});
       const message = `the page cannot be served at ${host}, port ${port}: ${(error as Error).message}; choose another port, or 0 for one that is free`;
       throw new GodwitError('GODWIT_SYSCALL', message, { cause: error });
     }

@@ -1,0 +1,15 @@
+/**
+ * `@godwit/observe/model`: the parts that models are made of, for the other packages of Godwit and for tests. **Unstable**: it may change
+ * in any version.
+ */
+export { LastItems, ThinnedList } from './bounded-list.js';
+export { guestPlace } from './guest-place.js';
+export type * from './migration-model.js';
+export { MOST_LOG_ENTRIES, MOST_ROUNDS, MOST_SAMPLES } from './migration-model.js';
+export { ModelBuilder } from './model-builder.js';
+export { type ModelPatch, patched } from './model-patch.js';
+export { PatchMaker } from './patch-maker.js';
+export { known, shortened } from './plain.js';
+export { bytesText, countText, msText, rangeText, rateText, shareText } from './quantity.js';
+export { StateHistory } from './role-states.js';
+export { type Sample, SampleSeries } from './sample-series.js';
