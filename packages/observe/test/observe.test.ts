@@ -62,7 +62,7 @@ describe('a migration that is observed', () => {
   });
 
   test('may have begun long ago: its time and its state are those of status()', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 2 * 2 ** 20 });
+    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
     await sleep(50);
     const { elapsedMs } = toy.migration.status().progress;
     await using observation = observe(toy.migration);
@@ -74,7 +74,7 @@ describe('a migration that is observed', () => {
   });
 
   test('that fails is told with its error, and with whom the guest is', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 2 * 2 ** 20 });
+    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
     await using observation = observe(toy.migration, { incoming: toy.incoming, title: 'the one that fails' });
     await sleep(20);
     toy.migration.cancel('no more');
@@ -102,7 +102,7 @@ describe('a migration that is observed', () => {
   });
 
   test('that never begins is over with its first error', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 2 * 2 ** 20 });
+    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
     const second = migrate(toy.vm, toy.link.connector);
     await using observation = observe(second);
     await second.result.catch(() => {});

@@ -10,7 +10,7 @@ let observation: Observation;
 let page: PageServer;
 
 beforeEach(async () => {
-  toy = new ToyMigration({ bytesPerSecond: 2 * 2 ** 20 });
+  toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
   observation = observe(toy.migration, { incoming: toy.incoming });
   page = await observation.serve();
 });
