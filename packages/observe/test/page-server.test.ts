@@ -1,7 +1,7 @@
 import { createServer } from 'node:net';
 import { type Observation, observe, type PageServer } from '@godwit/observe';
 import { type MigrationModel, type ModelPatch, patched } from '@godwit/observe/model';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { ask, EventReader } from './http.js';
 import { ToyMigration } from './toy-migration.js';
 
@@ -9,18 +9,21 @@ let toy: ToyMigration;
 let observation: Observation;
 let page: PageServer;
 
-beforeEach(async () => {
+const begin = async () => {
   toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
   observation = observe(toy.migration, { incoming: toy.incoming });
   page = await observation.serve();
-});
+};
 
-afterEach(async () => {
+const end = async () => {
   await observation.close();
   await toy[Symbol.asyncDispose]();
-});
+};
 
 describe('the page', () => {
+  beforeAll(begin);
+  afterAll(end);
+
   test('is served to this host alone, by default', () => {
     expect(page.url).toBe(`http://127.0.0.1:${page.port}/`);
   });
@@ -115,6 +118,9 @@ describe('the page', () => {
 });
 
 describe('the events', () => {
+  beforeEach(begin);
+  afterEach(end);
+
   test('begin with the whole model, and lead to the one of the end', async () => {
     const reader = new EventReader(page.url);
     let model: MigrationModel | undefined;

@@ -30,6 +30,8 @@ export class ToyMigration {
   readonly migration: Migration;
   readonly incoming: IncomingMigration;
   readonly #writer: NodeJS.Timeout | undefined;
+  /** Resolves when the two sides know each other, or it is over. */
+  readonly #met: Promise<void>;
 
   constructor(options: ToyOptions = {}) {
     const { ramBytes = 4 * 2 ** 20, workingSetBytes = ramBytes, dirtyPagesPerSecond = 0 } = options;
@@ -44,6 +46,10 @@ export class ToyMigration {
     this.vm.trackers = [vcpus, virtio];
     this.incoming = receive(this.link.listener, { prepare: () => this.arrived });
     this.migration = migrate(this.vm, this.link.connector, { verify: true, ...options.migrate });
+    this.#met = new Promise((resolve) => {
+      this.incoming.subscribe({ next: ({ type }) => type === 'hello' && resolve(), complete: resolve });
+      this.migration.subscribe({ complete: resolve });
+    });
     if (dirtyPagesPerSecond === 0) return;
     const random = seeded(7);
     const batch = (dirtyPagesPerSecond * BATCH_MS) / 1000;
@@ -65,6 +71,8 @@ export class ToyMigration {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // A connection whose hello nobody has read would be waited for.
+    await this.#met;
     this.migration.cancel('the test is over');
     this.incoming.cancel('the test is over');
     await this.over();
