@@ -1,8 +1,11 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { observe, type TappedEvent } from '@godwit/observe';
 import { expect, test } from '@jest/globals';
+import { closingAfterEach } from './close-later.js';
 import { listedChannels } from './metrics-page.js';
 import { ToyMigration } from './toy-migration.js';
+
+const closeLater = closingAfterEach();
 
 test('each event of a migration that is observed is on its channel, which docs/metrics.md lists', async () => {
   const channels = listedChannels();
@@ -13,11 +16,11 @@ test('each event of a migration that is observed is on its channel, which docs/m
     subscribe(name, listener);
     return { name, listener };
   });
-  await using toy = new ToyMigration();
+  const toy = closeLater(new ToyMigration());
   const seen: string[] = [];
   toy.migration.subscribe(({ type }) => seen.push(`godwit:source:${type}`));
   toy.incoming.subscribe(({ type }) => seen.push(`godwit:destination:${type}`));
-  await using observation = observe(toy.migration, { incoming: toy.incoming });
+  const observation = closeLater(observe(toy.migration, { incoming: toy.incoming }));
   await toy.over();
   expect(tapped.map(([name]) => name)).toEqual(seen);
   expect(observation.model().over).toBe(true);

@@ -3,15 +3,20 @@ import { migrate } from '@godwit/core';
 import { observe, observeIncoming } from '@godwit/observe';
 import { msText } from '@godwit/observe/model';
 import { describe, expect, test } from '@jest/globals';
+import { closingAfterEach } from './close-later.js';
 import { ToyMigration } from './toy-migration.js';
+
+const closeLater = closingAfterEach();
 
 describe('a migration that is observed', () => {
   test('is told as status() tells it, while it runs and at its end', async () => {
-    await using toy = new ToyMigration({
-      bytesPerSecond: 8 * 2 ** 20,
-      migrate: { downtimeLimitMs: 250, bandwidthLimit: 4 * 2 ** 20 },
-    });
-    await using observation = observe(toy.migration, { incoming: toy.incoming });
+    const toy = closeLater(
+      new ToyMigration({
+        bytesPerSecond: 8 * 2 ** 20,
+        migrate: { downtimeLimitMs: 250, bandwidthLimit: 4 * 2 ** 20 },
+      }),
+    );
+    const observation = closeLater(observe(toy.migration, { incoming: toy.incoming }));
     await new Promise<void>((resolve) => {
       toy.migration.subscribe((event) => event.type === 'progress' && event.progress.wireBytes > 0 && resolve());
     });
@@ -48,7 +53,7 @@ describe('a migration that is observed', () => {
   });
 
   test('goes on when the observation ends, and does not notice it', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
+    const toy = closeLater(new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 }));
     const observation = observe(toy.migration, { incoming: toy.incoming });
     await observation.serve();
     await observation.close();
@@ -62,10 +67,10 @@ describe('a migration that is observed', () => {
   });
 
   test('may have begun long ago: its time and its state are those of status()', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
+    const toy = closeLater(new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 }));
     await sleep(50);
     const { elapsedMs } = toy.migration.status().progress;
-    await using observation = observe(toy.migration);
+    const observation = closeLater(observe(toy.migration));
     const model = observation.model();
     expect(model.elapsedMs).toBeGreaterThanOrEqual(elapsedMs);
     expect(model.source?.states.state).toBe(toy.migration.state);
@@ -74,8 +79,8 @@ describe('a migration that is observed', () => {
   });
 
   test('that fails is told with its error, and with whom the guest is', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
-    await using observation = observe(toy.migration, { incoming: toy.incoming, title: 'the one that fails' });
+    const toy = closeLater(new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 }));
+    const observation = closeLater(observe(toy.migration, { incoming: toy.incoming, title: 'the one that fails' }));
     await sleep(20);
     toy.migration.cancel('no more');
     await toy.over();
@@ -90,8 +95,8 @@ describe('a migration that is observed', () => {
   });
 
   test('can be seen from its destination alone', async () => {
-    await using toy = new ToyMigration();
-    await using observation = observeIncoming(toy.incoming);
+    const toy = closeLater(new ToyMigration());
+    const observation = closeLater(observeIncoming(toy.incoming));
     await toy.over();
     expect(observation.model()).toMatchObject({
       over: true,
@@ -102,9 +107,9 @@ describe('a migration that is observed', () => {
   });
 
   test('that never begins is over with its first error', async () => {
-    await using toy = new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 });
+    const toy = closeLater(new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 }));
     const second = migrate(toy.vm, toy.link.connector);
-    await using observation = observe(second);
+    const observation = closeLater(observe(second));
     await second.result.catch(() => {});
     expect(observation.model()).toMatchObject({ over: true, source: { error: { code: 'GODWIT_CLAIMED' } } });
     expect(msText(observation.model().elapsedMs)).toMatch(/ms$/);

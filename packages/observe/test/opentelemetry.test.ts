@@ -9,9 +9,12 @@ import {
   PeriodicExportingMetricReader,
 } from '@opentelemetry/sdk-metrics';
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base';
+import { closingAfterEach } from './close-later.js';
 import { listedMetrics } from './metrics-page.js';
 import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
+
+const closeLater = closingAfterEach();
 
 /** OpenTelemetry's own SDK, which keeps what it is told. */
 class Backend {
@@ -81,7 +84,7 @@ describe('metrics through OpenTelemetry', () => {
   });
 
   test('of a real migration are what its summary says', async () => {
-    await using toy = new ToyMigration();
+    const toy = closeLater(new ToyMigration());
     backend.telemetry.watch(toy.migration, { labels: { vm: 'a' } });
     const summary = await toy.migration.result;
     await toy.over();
@@ -92,7 +95,7 @@ describe('metrics through OpenTelemetry', () => {
 
 describe('spans', () => {
   test('are one for the migration, and in it one for each phase and each round', async () => {
-    await using toy = new ToyMigration();
+    const toy = closeLater(new ToyMigration());
     backend.telemetry.watch(toy.migration, { labels: { vm: 'a' } });
     const summary = await toy.migration.result;
     await toy.over();

@@ -4,10 +4,13 @@ import { observe } from '@godwit/observe';
 import { PrometheusMetrics } from '@godwit/observe/prometheus';
 import { describe, expect, test } from '@jest/globals';
 import { Registry } from 'prom-client';
+import { closingAfterEach } from './close-later.js';
 import { ask } from './http.js';
 import { listedMetrics } from './metrics-page.js';
 import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
+
+const closeLater = closingAfterEach();
 
 const GRAFANA = join(import.meta.dirname, '..', 'grafana', 'godwit.json');
 
@@ -48,8 +51,8 @@ describe('metrics in a registry of prom-client', () => {
     const metrics = new PrometheusMetrics(registry, { labelNames: ['vm'] });
     metrics.watch(scripted(SOURCE_EVENTS), { labels: { vm: 'a' } });
     metrics.watchIncoming(scripted(DESTINATION_EVENTS), { labels: { vm: 'a' } });
-    await using toy = new ToyMigration();
-    await using observation = observe(toy.migration);
+    const toy = closeLater(new ToyMigration());
+    const observation = closeLater(observe(toy.migration));
     const page = await observation.serve({ metrics: registry });
     const { headers, body } = await ask(page.port, '/metrics');
     expect(headers['content-type']).toMatch(/^text\/plain; version=0.0.4/);
@@ -95,7 +98,7 @@ describe('metrics in a registry of prom-client', () => {
   test('of a real migration are what its summary says', async () => {
     const registry = new Registry();
     const metrics = new PrometheusMetrics(registry);
-    await using toy = new ToyMigration();
+    const toy = closeLater(new ToyMigration());
     metrics.watch(toy.migration);
     metrics.watchIncoming(toy.incoming);
     const summary = await toy.migration.result;

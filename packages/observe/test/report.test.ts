@@ -3,14 +3,17 @@ import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { observe, report } from '@godwit/observe';
 import { expect, test } from '@jest/globals';
+import { closingAfterEach } from './close-later.js';
 import { ToyMigration } from './toy-migration.js';
+
+const closeLater = closingAfterEach();
 
 /** What @godwit/observe is built to. */
 const DIST = dirname(fileURLToPath(import.meta.resolve('@godwit/observe')));
 
 async function finished(title: string) {
-  await using toy = new ToyMigration();
-  await using observation = observe(toy.migration, { incoming: toy.incoming, title });
+  const toy = closeLater(new ToyMigration());
+  const observation = closeLater(observe(toy.migration, { incoming: toy.incoming, title }));
   await toy.over();
   return observation.model();
 }
