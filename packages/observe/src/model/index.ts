@@ -4,8 +4,35 @@
  */
 export { LastItems, ThinnedList } from './bounded-list.js';
 export { guestPlace } from './guest-place.js';
-export type * from './migration-model.js';
-export { MOST_LOG_ENTRIES, MOST_ROUNDS, MOST_SAMPLES } from './migration-model.js';
+export {
+  type DestinationModel,
+  type DowntimeModel,
+  type FaultsModel,
+  type GuestPlace,
+  type Known,
+  type KnownRange,
+  type Log,
+  type LogEntry,
+  type MigrationModel,
+  MOST_LOG_ENTRIES,
+  MOST_ROUNDS,
+  MOST_SAMPLES,
+  type PageCounts,
+  type PlainError,
+  type ProgressModel,
+  type RoleStates,
+  type RoundModel,
+  type Rounds,
+  type Samples,
+  type SourceModel,
+  type StateMachine,
+  type StateStep,
+  type StateVisit,
+  type SummaryModel,
+  type TermModel,
+  type TrackerModel,
+  type TrackerReport,
+} from './migration-model.js';
 export { ModelBuilder } from './model-builder.js';
 export { type ModelPatch, patched } from './model-patch.js';
 export { PatchMaker } from './patch-maker.js';
