@@ -15,11 +15,12 @@ const NEXT: Readonly<Record<IncomingState, readonly IncomingState[]>> = {
   failed: [],
 };
 
-const MACHINE: StateMachine = { states: Object.keys(NEXT), next: NEXT };
+/** The states of a destination. */
+export const DESTINATION_MACHINE: StateMachine = { states: Object.keys(NEXT), next: NEXT };
 
 /** What is known of the destination's side: folded from its events, and from `status()` where there is one. */
 export class DestinationSide {
-  readonly #states = new StateHistory(MACHINE, 'none');
+  readonly #states = new StateHistory(DESTINATION_MACHINE, 'none');
   #ownership = 'receiving';
   #id: string | null = null;
   #peer: string | null = null;

@@ -3,6 +3,7 @@
  * in any version.
  */
 export { LastItems, ThinnedList } from './bounded-list.js';
+export { DESTINATION_MACHINE } from './destination-model.js';
 export { guestPlace } from './guest-place.js';
 export {
   type DestinationModel,
@@ -40,3 +41,4 @@ export { known, shortened } from './plain.js';
 export { bytesText, countText, msText, rangeText, rateText, shareText } from './quantity.js';
 export { StateHistory } from './role-states.js';
 export { type Sample, SampleSeries } from './sample-series.js';
+export { SOURCE_MACHINE } from './source-model.js';

@@ -27,7 +27,11 @@ import type { Sample } from './sample-series.js';
 /** Most trackers that a model has of one VM. */
 const MOST_TRACKERS = 16;
 
-const MACHINE: StateMachine = { states: Object.keys(MIGRATION_TRANSITIONS), next: MIGRATION_TRANSITIONS };
+/** The states of a source, as the engine has them. */
+export const SOURCE_MACHINE: StateMachine = {
+  states: Object.keys(MIGRATION_TRANSITIONS),
+  next: MIGRATION_TRANSITIONS,
+};
 
 /** The terms of the downtime, in the order in which they pass. */
 const TERMS: readonly (keyof DowntimeTerms)[] = [
@@ -50,7 +54,7 @@ export interface SharedParts {
 export class SourceSide {
   readonly id: string | undefined;
   readonly #shared: SharedParts;
-  readonly #states = new StateHistory(MACHINE, 'none');
+  readonly #states = new StateHistory(SOURCE_MACHINE, 'none');
   #ownership = 'running';
   #attempt = 1;
   #downtimeLimitMs: Known = null;

@@ -4,20 +4,19 @@ import { byId, element, scrolled, tableHead } from './dom.js';
 import { termWords } from './words.js';
 
 const NO_PREDICTION = 'There is no prediction yet: the first round has not ended.';
-const RECORDED = 'A recording has no predictions, and no terms: they are known to the engine alone.';
 
 /** The terms of the downtime, each with its prediction, its interval, and what it then was. */
 export class DowntimeTable {
   readonly #box = byId('terms');
   #shown = '';
 
-  show({ source, origin }: MigrationModel): void {
+  show({ source }: MigrationModel): void {
     const downtime = source?.downtime ?? null;
-    const text = JSON.stringify([downtime, origin]);
+    const text = JSON.stringify(downtime);
     if (text === this.#shown) return;
     this.#shown = text;
     if (downtime === null) {
-      this.#box.replaceChildren(element('p', { class: 'empty' }, origin === 'recording' ? RECORDED : NO_PREDICTION));
+      this.#box.replaceChildren(element('p', { class: 'empty' }, NO_PREDICTION));
       return;
     }
     this.#box.replaceChildren(scrolled('Downtime, term by term', termTable(downtime)));

@@ -65,7 +65,7 @@ function figuresOf(model: MigrationModel): Figure[] {
       msText(elapsedMs),
       summary === null ? remainingNote(model) : verifiedNote(summary),
     ),
-    down,
+    ...(model.origin === 'recording' ? [] : [down]),
     figure(
       'wire',
       'On the wire',

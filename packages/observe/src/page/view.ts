@@ -58,6 +58,10 @@ export class MigrationView {
     alert.hidden = error === null;
     setText(alert, error === null ? '' : `${error.code}: ${error.message}`);
     byId('destination-panel').hidden = model.destination === null;
+    // What the engine alone knows is in no recording.
+    for (const id of ['downtime-panel', 'trackers-panel', 'terms-panel']) {
+      byId(id).hidden = model.origin === 'recording';
+    }
     for (const part of this.#parts) part.show(model);
     this.#drawFeed();
     this.#drawOrigin(model);
@@ -78,7 +82,9 @@ export class MigrationView {
 
   #drawOrigin({ startedAt, origin }: MigrationModel): void {
     const from = byId('origin');
-    const text = `${origin === 'recording' ? 'From a recording that began' : 'Began'} ${startedAt.replace('T', ' ').replace(/\.\d+Z$/, ' UTC')}. `;
+    const when = startedAt.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
+    const recorded = `From a recording that began ${when}: predictions, dirty trackers and the guest’s downtime are known to the engine alone.`;
+    const text = origin === 'recording' ? recorded : `Began ${when}. `;
     if (from.firstChild?.textContent === text) return;
     from.replaceChildren(text);
     if (this.#feed === 'saved') return;
