@@ -37,8 +37,8 @@ export interface ObserveOptions {
 export class Observation {
   readonly #builder: ModelBuilder;
   readonly #now: () => number;
-  /** What `now()` was when the migration began. */
-  readonly #origin: number;
+  /** What `now()` was when the migration began; undefined as long as nothing is known of it. */
+  #origin: number | undefined;
   readonly #source: WatchedMigration | undefined;
   readonly #incoming: WatchedIncoming | undefined;
   readonly #subscriptions: { unsubscribe(): void }[] = [];
@@ -49,14 +49,12 @@ export class Observation {
   constructor(source: WatchedMigration | undefined, options: ObserveOptions) {
     const { now = () => performance.now(), incoming } = options;
     this.#now = now;
-    const before = source?.status?.().progress.elapsedMs ?? 0;
-    this.#origin = now() - before;
     this.#source = source;
     this.#incoming = incoming;
-    this.#builder = new ModelBuilder({
-      title: options.title ?? titleOf(source?.id),
-      startedAt: Date.now() - before,
-    });
+    this.#builder = new ModelBuilder(options.title ?? titleOf(source?.id));
+    this.#builder.startedAt = Date.now();
+    const elapsedMs = source?.status?.().progress.elapsedMs;
+    if (elapsedMs !== undefined) this.#began(elapsedMs);
     if (source !== undefined) {
       this.#builder.watchSource(source.id);
       if (options.limits !== undefined) this.#builder.limits(options.limits);
@@ -105,14 +103,23 @@ export class Observation {
     await this.close();
   }
 
+  /** Since the migration began: where no status tells when that was, it is the first event. */
   get #elapsedMs(): number {
-    return Math.max(0, this.#now() - this.#origin);
+    if (this.#origin === undefined) this.#began(0);
+    return Math.max(0, this.#now() - (this.#origin ?? 0));
+  }
+
+  #began(elapsedMs: number): void {
+    this.#origin = this.#now() - elapsedMs;
+    this.#builder.startedAt = Date.now() - elapsedMs;
   }
 
   #poll(): void {
     if (this.#closed) return;
     // After the end too: `settle` and `recover` change who owns the guest.
-    this.#builder.status(this.#source?.status?.(), this.#incoming?.status?.(), this.#elapsedMs);
+    const [source, incoming] = [this.#source?.status?.(), this.#incoming?.status?.()];
+    if (source !== undefined || incoming !== undefined) this.#builder.status(source, incoming, this.#elapsedMs);
+    else if (this.#origin !== undefined) this.#builder.passed(this.#elapsedMs);
   }
 }
 

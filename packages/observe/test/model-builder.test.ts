@@ -13,7 +13,7 @@ import fc from 'fast-check';
 import { progressEvent, roundEvent } from './events.js';
 
 function builder(): ModelBuilder {
-  const made = new ModelBuilder({ title: 'a test', startedAt: 0 });
+  const made = new ModelBuilder('a test');
   made.watchSource('0'.repeat(32));
   return made;
 }

@@ -13,15 +13,11 @@ import {
 import { SampleSeries } from './sample-series.js';
 import { SourceSide } from './source-model.js';
 
-export interface BuilderOptions {
-  readonly title: string;
-  /** When the migration began: milliseconds since 1970. */
-  readonly startedAt: number;
-}
-
 /** Folds the events of a migration, from either side or both, into a model of bounded size. Knows no clock: each event comes with its time. */
 export class ModelBuilder {
-  readonly #options: BuilderOptions;
+  readonly #title: string;
+  /** When the migration began: milliseconds since 1970. */
+  startedAt = 0;
   readonly rounds = new ThinnedList<RoundModel>(MOST_ROUNDS);
   readonly log = new LastItems<LogEntry>(MOST_LOG_ENTRIES);
   readonly samples = new SampleSeries(MOST_SAMPLES);
@@ -30,8 +26,9 @@ export class ModelBuilder {
   #latestMs = 0;
   #overAtMs: number | undefined;
 
-  constructor(options: BuilderOptions) {
-    this.#options = options;
+  /** `title` is the heading. */
+  constructor(title: string) {
+    this.#title = title;
   }
 
   /** The source's side is watched from now on. */
@@ -68,6 +65,11 @@ export class ModelBuilder {
   status(source: MigrationStatus | undefined, destination: IncomingStatus | undefined, atMs: number): void {
     if (source !== undefined) this.#source?.status(source, atMs);
     if (destination !== undefined) this.#destination?.status(destination, atMs);
+    this.passed(atMs);
+  }
+
+  /** It is so late now. */
+  passed(atMs: number): void {
     this.#latestMs = Math.max(this.#latestMs, atMs);
   }
 
@@ -78,12 +80,11 @@ export class ModelBuilder {
 
   /** All but the lists. */
   head(): Omit<MigrationModel, 'rounds' | 'log' | 'samples'> {
-    const { title, startedAt } = this.#options;
     return {
       format: 'godwit-migration/1',
-      title,
+      title: this.#title,
       origin: 'live',
-      startedAt: new Date(startedAt).toISOString(),
+      startedAt: new Date(this.startedAt).toISOString(),
       elapsedMs: this.#overAtMs ?? this.#latestMs,
       over: this.over,
       guest: guestPlace(this.#source?.ownership, this.#destination?.ownership),
