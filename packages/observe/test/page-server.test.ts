@@ -1,7 +1,9 @@
 import { createServer } from 'node:net';
+import type { MigrationEvent } from '@godwit/core';
 import { type Observation, observe, type PageServer } from '@godwit/observe';
 import { type MigrationModel, type ModelPatch, patched } from '@godwit/observe/model';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { roundEvent } from './events.js';
 import { ask, EventReader } from './http.js';
 import { ToyMigration } from './toy-migration.js';
 
@@ -135,6 +137,39 @@ describe('the events', () => {
     expect(model.log.entries).toEqual(log.entries.slice(0, model.log.entries.length));
     expect(model.samples.atMs).toEqual(samples.atMs);
     expect(model.guest).toBe(head.guest);
+  });
+
+  test('after the first one are changes only, however large the model is', async () => {
+    const listeners: ((event: MigrationEvent) => void)[] = [];
+    const own = observe({
+      subscribe(next: (event: MigrationEvent) => void) {
+        listeners.push(next);
+        return { unsubscribe() {} };
+      },
+    });
+    const tell = (event: MigrationEvent) => {
+      for (const listener of listeners) listener(event);
+    };
+    // Far more than a socket takes at once.
+    for (let round = 1; round <= 150; round++)
+      tell(roundEvent(round, { decision: { action: 'continue', reason: 'x'.repeat(400) } }));
+    const server = await own.serve();
+    const reader = new EventReader(server.url);
+    const first = (await reader.next()) as ModelPatch;
+    expect(first.rounds).toMatchObject({ from: 0, items: { length: 150 } });
+    // The first tick knows of nobody who has seen anything.
+    await reader.next();
+    for (let round = 151; round <= 155; round++) {
+      tell(roundEvent(round));
+      let patch: ModelPatch;
+      do {
+        patch = (await reader.next()) as ModelPatch;
+        expect(patch.rounds.from).toBeGreaterThanOrEqual(150);
+      } while (patch.rounds.items.length === 0);
+      expect(patch.rounds.items.map((one) => one.round)).toEqual([round]);
+    }
+    reader.close();
+    await own.close();
   });
 
   test('come to each viewer, who are counted', async () => {

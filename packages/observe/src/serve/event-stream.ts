@@ -18,6 +18,8 @@ export class EventStream {
   readonly #patches: PatchMaker;
   readonly #poll: () => void;
   readonly #viewers = new Set<ServerResponse>();
+  /** Viewers that have missed a change, since they had not read what was before it. */
+  readonly #behind = new Set<ServerResponse>();
   #timer: NodeJS.Timeout | undefined;
   #last = '';
   #quietMs = 0;
@@ -37,7 +39,9 @@ export class EventStream {
     response.writeHead(200, { 'Content-Type': 'text/event-stream; charset=utf-8' });
     response.on('close', () => this.#remove(response));
     response.on('error', () => this.#remove(response));
-    response.on('drain', () => this.#write(response, this.#patches.whole()));
+    response.on('drain', () => {
+      if (this.#behind.delete(response)) this.#write(response, this.#patches.whole());
+    });
     this.#viewers.add(response);
     response.write('retry: 1000\n\n');
     this.#poll();
@@ -56,6 +60,7 @@ export class EventStream {
 
   #remove(response: ServerResponse): void {
     this.#viewers.delete(response);
+    this.#behind.delete(response);
     if (this.#viewers.size > 0) return;
     clearInterval(this.#timer);
     this.#timer = undefined;
@@ -74,7 +79,10 @@ export class EventStream {
     }
     this.#last = text;
     this.#quietMs = 0;
-    for (const viewer of this.#viewers) if (!viewer.writableNeedDrain) viewer.write(`data: ${text}\n\n`);
+    for (const viewer of this.#viewers) {
+      if (viewer.writableNeedDrain) this.#behind.add(viewer);
+      else viewer.write(`data: ${text}\n\n`);
+    }
   }
 
   #write(response: ServerResponse, patch: ModelPatch): void {
