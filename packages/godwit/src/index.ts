@@ -6,4 +6,3 @@ export * from '@godwit/transport';
 export type { AttemptEnd, Finding, FrameTally, InspectionSummary, Outcome, PagesBySort } from './inspect/finding.js';
 export { type InspectOptions, inspectRecording } from './inspect/inspect-recording.js';
 export { inspectSnapshot } from './inspect/inspect-snapshot.js';
-export { type RecordingReport, reportRecording } from './report/report-recording.js';

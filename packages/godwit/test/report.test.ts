@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { MigrationModel } from '@godwit/observe';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { reportRecording } from 'godwit';
+import { reportRecording } from 'godwit/observe';
 import { godwit } from './godwit-command.js';
 import { once, RecordingFolder } from './recording-folder.js';
 import { FAULTLESS, GOES_BACK, PAGE, type Step } from './scripted-recording.js';
