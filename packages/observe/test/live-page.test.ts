@@ -10,6 +10,7 @@ import axe from 'axe-core';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { chromiumPath, launchBrowser } from './browser.js';
 import { closingAfterEach } from './close-later.js';
+import { DESTINATION_EVENTS, SOURCE_EVENTS, scripted } from './scripted.js';
 import { ToyMigration } from './toy-migration.js';
 
 // A browser on a machine that is busy takes its time.
@@ -192,6 +193,23 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
     } finally {
       rmSync(folder, { recursive: true });
     }
+  });
+
+  test('shows how page faults go of a guest whose memory follows it', async () => {
+    const incoming = scripted(DESTINATION_EVENTS.filter(({ type }) => type !== 'failed'));
+    const observation = closeLater(observe(scripted(SOURCE_EVENTS), { incoming }));
+    const server = await observation.serve();
+    const { page, complaints } = await opened(server.url, { bypassCSP: true });
+    await page.waitForSelector('.latency');
+    const text = (await page.textContent('#destination')) ?? '';
+    expect(text).toContain('Pages missing7 of 100');
+    expect(text).toContain('Page faults40, 3 a second');
+    // 2^3 to 2^4 us: thirty of them.
+    const rows = await page.$$eval('.latency tbody tr', (all) => all.map((row) => row.textContent));
+    expect(rows).toEqual(['up to 8 µs3', 'up to 16 µs30', 'up to 32 µs7']);
+    expect(await page.$eval('#destination progress', (bar) => (bar as HTMLProgressElement).value)).toBe(0.93);
+    expect(await axeErrors(page)).toEqual([]);
+    expect(complaints).toEqual([]);
   });
 
   test('shows a state that it does not know by its name, and a message as text', async () => {

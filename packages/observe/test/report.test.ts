@@ -38,6 +38,9 @@ test('a report asks for nothing', async () => {
   const { script } = partsOf(html);
   expect(html.replace(script, '')).not.toMatch(/(src|href)="(?!data:|#)/);
   expect(script).not.toMatch(/^(import|export) /m);
+  expect(html).toContain(`content="default-src 'none'; script-src 'unsafe-inline'`);
+  // What is not ours has its licence with it.
+  expect(html).toContain('The MIT License (MIT)');
   expect(html.length).toBeLessThan(400_000);
 });
 

@@ -38,7 +38,7 @@ export { ModelBuilder } from './model-builder.js';
 export { type ModelPatch, patched } from './model-patch.js';
 export { PatchMaker } from './patch-maker.js';
 export { known, shortened } from './plain.js';
-export { bytesText, countText, msText, rangeText, rateText, shareText } from './quantity.js';
+export { bytesText, countText, msText, rangeText, rateText, shareText, usText } from './quantity.js';
 export { StateHistory } from './role-states.js';
 export { type Sample, SampleSeries } from './sample-series.js';
 export { SOURCE_MACHINE } from './source-model.js';

@@ -35,6 +35,11 @@ export function msText(milliseconds: Quantity): string {
   return `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
 }
 
+/** Microseconds: `16 µs`, and from a millisecond on as `msText` has them. */
+export function usText(microseconds: number): string {
+  return microseconds < 1000 ? `${Math.round(microseconds)} µs` : msText(microseconds / 1000);
+}
+
 /** `80 to 120 ms`, in the unit of the upper end; an end that is not known is left open. */
 export function rangeText(range: readonly [Quantity, Quantity] | null): string {
   if (range === null) return UNKNOWN;

@@ -1,5 +1,5 @@
 import type { DestinationModel, FaultsModel, MigrationModel } from '../model/migration-model.js';
-import { bytesText, countText, msText } from '../model/quantity.js';
+import { bytesText, countText, msText, usText } from '../model/quantity.js';
 import { byId, element, scrolled, tableHead, tableRow } from './dom.js';
 import { kindWords } from './words.js';
 
@@ -59,8 +59,8 @@ function faultsPart(faults: FaultsModel): HTMLElement {
   const rows: [string, string][] = [
     ['Pages missing', `${countText(faults.pagesMissing)} of ${countText(faults.pagesTotal)}`],
     ['Page faults', `${countText(faults.faults)}, ${countText(faults.faultsPerSecond)} a second`],
-    ['Longest', msText(faults.worstLatencyUs / 1000)],
-    ['A thread has waited', `${msText(faults.worstBlockedUs / 1000)} at most, of ${countText(faults.blockedThreads)}`],
+    ['Longest', usText(faults.worstLatencyUs)],
+    ['A thread has waited', `${usText(faults.worstBlockedUs)} at most, of ${countText(faults.blockedThreads)}`],
     ['To go', msText(faults.remainingMs)],
     ...(faults.pagesLost > 0 ? [['Pages lost', countText(faults.pagesLost)] as [string, string]] : []),
   ];
@@ -76,13 +76,13 @@ function histogram({ latencyDistribution, faults }: FaultsModel): HTMLElement {
     if (count === 0) return [];
     const bar = element('span', { class: 'bar actual', 'aria-hidden': 'true' });
     bar.style.width = `${(100 * count) / most}%`;
-    return [tableRow([`up to ${msText(2 ** (power + 1) / 1000)}`, countText(count), bar])];
+    return [tableRow([`up to ${usText(2 ** (power + 1))}`, countText(count), bar])];
   });
   if (faults === 0 || rows.length === 0) return element('p', { class: 'note' }, 'No page fault yet.');
   const table = element(
     'table',
     { class: 'latency' },
-    tableHead(['Fault took', 'Faults', '']),
+    tableHead(['Fault took', 'Faults', 'Share']),
     element('tbody', {}, ...rows),
   );
   return scrolled('How long page faults took', table);

@@ -62,9 +62,11 @@ export function pageModule(path: (typeof PAGE_MODULES)[number]): string {
   return readFileSync(new URL(`../${path}`, import.meta.url), 'utf8').replace(/\n\/\/# sourceMappingURL=.*\n?$/, '\n');
 }
 
-/** A file of uPlot, which draws the charts. */
+/** A file of uPlot, which draws the charts, with its licence before it. */
 export function uplot(name: string): string {
-  return readFileSync(createRequire(import.meta.url).resolve(`uplot/dist/${name}`), 'utf8');
+  const { resolve } = createRequire(import.meta.url);
+  const licence = readFileSync(resolve('uplot/LICENSE'), 'utf8').trim();
+  return `/*\n${licence}\n*/\n${readFileSync(resolve(`uplot/dist/${name}`), 'utf8')}`;
 }
 
 /** What is not compiled is read from where it was written. */
