@@ -45,8 +45,17 @@ async function takeAll(browser: Browser): Promise<void> {
     toy.migration.subscribe((event) => event.type === 'round' && event.round.round === 4 && resolve());
   });
   await sleep(250);
+  // What is drawn stays, however long the pictures take.
+  await Promise.all(
+    views.map(({ view }) =>
+      view.evaluate(() => {
+        globalThis.requestAnimationFrame = () => 0;
+      }),
+    ),
+  );
   await Promise.all(views.map(({ view, name }) => picture(view, `during-${name}`)));
   await toy.over();
+  await Promise.all(views.map(({ view }) => view.reload()));
   await sleep(500);
   await Promise.all(views.map(({ view, name }) => picture(view, `after-${name}`)));
   await observation.close();
