@@ -1,4 +1,5 @@
 import type { IncomingEvent, IncomingStatus, MigrationEvent, MigrationStatus } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
 import { publishEvents } from './diagnostics.js';
 import type { MigrationModel } from './model/migration-model.js';
 import { ModelBuilder } from './model/model-builder.js';
@@ -79,17 +80,18 @@ export class Observation {
   /**
    * Serves a live page until its `close`. It can be read, and nothing else. By default only this host reaches it, at a port that is free.
    *
-   * @throws GodwitError GODWIT_SYSCALL where it cannot listen, GODWIT_INVALID_ARGUMENT
+   * @throws GodwitError GODWIT_SYSCALL where it cannot listen, GODWIT_INVALID_ARGUMENT, GODWIT_INVALID_STATE after `close`
    */
   async serve(options: ServeOptions = {}): Promise<PageServer> {
-    const server = await PageServer.start(
-      this.#builder,
-      () => this.#poll(),
-      options,
-      () => this.#servers.delete(server),
-    );
-    this.#servers.add(server);
-    return server;
+    if (!this.#closed) {
+      const poll = () => this.#poll();
+      const server = await PageServer.start(this.#builder, poll, options, () => this.#servers.delete(server));
+      this.#servers.add(server);
+      // Closed while the server was being opened: nobody else would close it.
+      if (!this.#closed) return server;
+      await server.close();
+    }
+    throw new GodwitError('GODWIT_INVALID_STATE', 'the observation is closed: observe the migration anew to serve it');
   }
 
   /** Ends it: the pages are closed, and the model stays as it is. The migration goes on. */

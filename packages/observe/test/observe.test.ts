@@ -56,7 +56,11 @@ describe('a migration that is observed', () => {
     const toy = closeLater(new ToyMigration({ bytesPerSecond: 8 * 2 ** 20 }));
     const observation = observe(toy.migration, { incoming: toy.incoming });
     await observation.serve();
+    const late = observation.serve();
     await observation.close();
+    // One that was being opened is closed too, and there is no further one.
+    await expect(late).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
+    await expect(observation.serve()).rejects.toMatchObject({ code: 'GODWIT_INVALID_STATE' });
     const before = observation.model();
     await toy.migration.result;
     await toy.incoming.result;
