@@ -169,6 +169,9 @@ export interface MigrationStatus {
   readonly lastRound: RoundRecord | undefined;
   /** The stop-and-copy that the source is in, or makes next; from 1. */
   readonly attempt: number;
+  /** The limits in force, which `adjust` and the policy change: milliseconds, and wire bytes per second (0: no limit). */
+  readonly downtimeLimitMs: number;
+  readonly bandwidthLimit: number;
   /** The error of a migration that has failed. */
   readonly error: GodwitError | undefined;
 }

@@ -2,7 +2,8 @@
 import { constants } from 'node:os';
 import type { DemoEvent } from './demo-event.js';
 import { chooseGuestKind } from './demo-guest.js';
-import { parseArguments } from './options.js';
+import { DemoPage } from './demo-page.js';
+import { type DemoOptions, parseArguments } from './options.js';
 import { DemoRun } from './run.js';
 import { jsonOutput, liveOutput, plainOutput } from './view/output.js';
 
@@ -12,6 +13,7 @@ if (parsed.kind === 'exit') {
   process.exitCode = parsed.status;
 } else {
   const { options } = parsed;
+  const page = options.page === undefined ? undefined : await openPage(options, options.page);
   const started = performance.now();
   const now = () => performance.now() - started;
   const write = (text: string) => process.stdout.write(text);
@@ -19,11 +21,16 @@ if (parsed.kind === 'exit') {
   const output =
     options.output === 'json' ? jsonOutput(write) : live ? liveOutput(process.stdout, now) : plainOutput(write);
 
-  const run = new DemoRun(options, chooseGuestKind(options.kvm), (event: DemoEvent) =>
-    output.show({ ...event, atMs: now() }),
-  );
+  const show = (event: DemoEvent) => output.show({ ...event, atMs: now() });
+  const run = new DemoRun(options, chooseGuestKind(options.kvm), show, page && ((message) => page.hear(message)));
+  if (page !== undefined) show({ event: 'page', url: page.url });
   let signalled: NodeJS.Signals | undefined;
+  let leave: (() => void) | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
+    if (leave !== undefined) {
+      leave();
+      return;
+    }
     // The second signal ends the hosts at once.
     if (signalled !== undefined) run.kill();
     signalled = signal;
@@ -35,6 +42,26 @@ if (parsed.kind === 'exit') {
 
   const verified = await run.run();
   output.end();
+  if (page !== undefined) {
+    // Somebody sits there: what the page shows stays, until they leave.
+    if (process.stdout.isTTY && signalled === undefined) {
+      write(`\nthe page stays at ${page.url} until Ctrl-C\n`);
+      await new Promise<void>((resolve) => {
+        leave = resolve;
+      });
+    }
+    await page.close();
+  }
   process.exitCode = signalled === undefined ? (verified ? 0 : 1) : 128 + constants.signals[signalled];
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
+}
+
+/** Opens the page, or ends the demo with what is wrong. */
+async function openPage(options: DemoOptions, port: number): Promise<DemoPage> {
+  try {
+    return await DemoPage.open(options, port);
+  } catch (error) {
+    process.stderr.write(`error: ${(error as Error).message}\n`);
+    process.exit(2);
+  }
 }

@@ -1,4 +1,4 @@
-import type { IncomingSummary, MigrationSummary, PresetName } from '@godwit/core';
+import type { IncomingEvent, IncomingSummary, MigrationEvent, MigrationSummary, PresetName } from '@godwit/core';
 import type { DemoEvent } from './demo-event.js';
 import type { EncodingName } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
@@ -22,6 +22,8 @@ export interface MigrateRequest {
   readonly encodings: readonly EncodingName[];
   /** File to record the migration into. */
   readonly record: string | undefined;
+  /** Pass on the engine's own events, for a page. */
+  readonly watched: boolean;
 }
 
 export interface MemoryReport {
@@ -49,6 +51,8 @@ export interface HostCommands {
       readonly transport: 'tcp' | 'unix';
       /** Number of threads for page channels, started at once; 0: pages are read on the main thread. */
       readonly threads: number;
+      /** Pass on the engine's own events, for a page. */
+      readonly watched: boolean;
       readonly blindTracker: string | undefined;
     };
     reply: Address;
@@ -69,4 +73,14 @@ export interface HostCommands {
 export type HostMessage =
   | { readonly type: 'console'; readonly text: string }
   | { readonly type: 'defect'; readonly message: string }
-  | { readonly type: 'migration'; readonly event: DemoEvent };
+  | { readonly type: 'migration'; readonly event: DemoEvent }
+  | WatchedMessage;
+
+/**
+ * An event of the engine, as it is but for errors, which are plain objects: structured clone would leave their codes out. `atMs` is when it
+ * happened, in milliseconds since 1970.
+ */
+export type WatchedMessage = { readonly type: 'watched'; readonly atMs: number } & (
+  | { readonly side: 'source'; readonly event: MigrationEvent }
+  | { readonly side: 'destination'; readonly event: IncomingEvent }
+);

@@ -32,7 +32,7 @@ class Host {
       return null;
     },
 
-    listen: async ({ transport, threads, blindTracker }) => {
+    listen: async ({ transport, threads, watched, blindTracker }) => {
       const { address, listener } = await this.#listen(transport);
       this.#listener = threads > 0 ? onWorkers(listener, { threads }) : listener;
       this.#incoming = receive(this.#listener, {
@@ -44,6 +44,11 @@ class Host {
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
       });
+      if (watched) {
+        this.#incoming.subscribe((event) =>
+          send({ type: 'watched', atMs: now(), side: 'destination', event: plain(event) }),
+        );
+      }
       return address;
     },
 
@@ -83,6 +88,8 @@ class Host {
         settleTimeoutMs: RECONNECT_MS,
       });
       this.#migration = migration;
+      if (rest.watched)
+        migration.subscribe((event) => send({ type: 'watched', atMs: now(), side: 'source', event: plain(event) }));
       migration.subscribe({
         next: (event) => {
           const told = demoEvent(event);
@@ -153,6 +160,17 @@ function surroundings(blindTracker: string | undefined): GuestSurroundings {
     onConsole: (text) => send({ type: 'console', text }),
     onDefect: (message) => send({ type: 'defect', message }),
   };
+}
+
+/** Milliseconds since 1970, as finely as the clock can tell: the same for all processes of this machine. */
+function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
+/** The event with its error as an object, which another process gets whole. */
+function plain<E extends object>(event: E): E {
+  const errors = Object.entries(event).filter(([, value]) => GodwitError.is(value));
+  return { ...event, ...Object.fromEntries(errors.map(([name, error]) => [name, error.toJSON()])) };
 }
 
 function send(message: HostMessage): void {

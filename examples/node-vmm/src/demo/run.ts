@@ -7,7 +7,7 @@ import { DistributionCount } from './distribution.js';
 import type { GuestSpec } from './guest-spec.js';
 import { HeartbeatWatch } from './heartbeat-watch.js';
 import { HostProcess } from './host-process.js';
-import type { CheckReport, HostMessage } from './host-protocol.js';
+import type { CheckReport, HostMessage, WatchedMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 
 const HEARTBEAT_MS = 100;
@@ -49,6 +49,7 @@ export class DemoRun {
   readonly #spec: GuestSpec;
   readonly #note: { readonly note?: string };
   readonly #emit: (event: DemoEvent) => void;
+  readonly #onWatched: ((message: WatchedMessage) => void) | undefined;
   readonly #hosts: Readonly<Record<HostName, HostProcess>>;
   readonly #console: ConsoleLines;
   readonly #watch: HeartbeatWatch;
@@ -68,7 +69,9 @@ export class DemoRun {
     options: DemoOptions,
     { kind, note }: { readonly kind: GuestSpec['kind']; readonly note?: string },
     emit: (event: DemoEvent) => void,
+    onWatched?: (message: WatchedMessage) => void,
   ) {
+    this.#onWatched = onWatched;
     this.#options = options;
     this.#distribution = new DistributionCount(options.downtimeLimitMs);
     this.#emit = emit;
@@ -174,6 +177,7 @@ export class DemoRun {
     const address = await this.#hosts[to].ask('listen', {
       transport,
       threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
+      watched: this.#onWatched !== undefined,
       blindTracker,
     });
     this.#throwIfOver();
@@ -198,6 +202,7 @@ export class DemoRun {
         encodings,
         verify,
         record,
+        watched: this.#onWatched !== undefined,
       });
     } catch (error) {
       this.#console.release();
@@ -300,6 +305,7 @@ export class DemoRun {
   #hear(host: HostName, message: HostMessage): void {
     if (message.type === 'console') this.#console.push(host, message.text);
     else if (message.type === 'defect') this.#defect(host, message.message);
+    else if (message.type === 'watched') this.#onWatched?.(message);
     else if (message.type === 'migration') {
       this.#distribution.see(message.event.event);
       this.#emit(message.event);

@@ -97,13 +97,15 @@ export class Migration extends RoleEvents<MigrationEvent> {
 
   /** The present state, progress and last round; may be called at any time. */
   status(): MigrationStatus {
-    const { meter, vm, session } = this.#parts ?? {};
+    const { meter, vm, session, limit } = this.#parts ?? {};
     return {
       state: this.#state,
       ownership: this.ownership,
       progress: meter?.snapshot(this.#state, vm?.memory.pageSize ?? 4096) ?? noProgress(this.#state),
       lastRound: meter?.last,
       attempt: session?.attempt ?? 1,
+      downtimeLimitMs: this.#options.downtimeLimitMs,
+      bandwidthLimit: limit?.bytesPerSecond ?? this.#options.bandwidthLimit,
       error: this.#error,
     };
   }
