@@ -126,6 +126,18 @@ program
   .action((cases: CaseName[], options: JudgeOptions) => judge(cases, options));
 
 program
+  .command('postcopy')
+  .description(
+    'the latency of page faults after a switchover by post-copy: QEMU (postcopy-preempt) and Godwit in turns',
+  )
+  .option('--rounds <n>', 'how often each does it', atLeastOne, 5)
+  .option('--only <text>', 'only those whose name has this in it, such as Godwit', '')
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: Pick<JudgeOptions, 'rounds' | 'only' | 'json'>) =>
+    judge(['postcopy'], { ...options, all: false, readme: false, prepare: false, neverRearm: false }),
+  );
+
+program
   .command('restore')
   .description('restores of a snapshot with a guest that runs at once, from 64 MiB to 8 GiB')
   .option('--runs <n>', 'restores of each', atLeastOne, 10)

@@ -10,6 +10,7 @@ const TRANSPORT = '^packages/transport/dist/';
 const LINUX = '^packages/linux/dist/';
 const VFIO = '^packages/vfio/dist/';
 const WORKERS = '^packages/workers/dist/';
+const OBSERVE = '^packages/observe/dist/';
 
 /**
  * The path of an installed package, wherever node_modules is.
@@ -28,7 +29,16 @@ const ALLOWED = [
   { package: 'packages/linux', allowed: [CORE, installed('rxjs'), installed('koffi')], node: true },
   { package: 'packages/vfio', allowed: [CORE, LINUX, installed('rxjs')], node: true },
   { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX], node: true },
-  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS, installed('echarts')], node: true },
+  {
+    package: 'packages/observe',
+    allowed: [CORE, installed('rxjs'), installed('uplot'), installed('prom-client'), installed('@opentelemetry/api')],
+    node: true,
+  },
+  {
+    package: 'packages/godwit',
+    allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS, OBSERVE, installed('echarts')],
+    node: true,
+  },
 ];
 
 /** What the tests of a package may import beside their own files: their package, those below it, and test tools. */
@@ -38,8 +48,15 @@ const ALLOWED_IN_TESTS = [
   { package: 'packages/transport', allowed: [CORE, TRANSPORT, installed('msgpackr'), installed('(@types/)?ws')] },
   { package: 'packages/linux', allowed: [CORE, LINUX, installed('koffi')] },
   { package: 'packages/vfio', allowed: [CORE, LINUX, VFIO] },
-  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS, '^packages/godwit/dist/'] },
+  { package: 'packages/godwit', allowed: [CORE, TRANSPORT, LINUX, VFIO, WORKERS, OBSERVE, '^packages/godwit/dist/'] },
   { package: 'packages/workers', allowed: [CORE, TRANSPORT, LINUX, WORKERS] },
+  {
+    package: 'packages/observe',
+    allowed: [
+      ...[CORE, OBSERVE, installed('playwright-core'), installed('axe-core')],
+      ...[installed('prom-client'), installed('@opentelemetry/[a-z-]+')],
+    ],
+  },
 ];
 
 const sourceRules = ALLOWED.map(({ package: folder, allowed, node }) => ({
@@ -62,6 +79,13 @@ export default {
   forbidden: [
     ...sourceRules,
     ...testRules,
+    {
+      name: 'page-imports',
+      comment: 'What runs in a browser, and in a report in one scope, imports itself and the form of the data.',
+      severity: 'error',
+      from: { path: '^packages/observe/src/page/' },
+      to: { pathNot: ['^packages/observe/src/(page|model)/', installed('uplot')] },
+    },
     {
       name: 'no-circle',
       comment: 'A circle, inside a package too, type-only imports included.',

@@ -108,6 +108,7 @@ function watching(process: VmmProcess, one: Watched): VmmProcess {
     arrival: () => during(process.arrival()),
     save: (path, settings) => during(process.save(path, settings)),
     restore: (path, settings) => during(process.restore(path, settings)),
+    faultLatencies: () => process.faultLatencies(),
     firstBytes: () => process.firstBytes(),
     close: () => process.close(),
   };

@@ -29,12 +29,13 @@ const RANDOM_2_GIB: GuestSpec = { memoryBytes: 2 * GIB, sweep: IDLE, random: tru
 /** The memory and the sweep are those of QEMU's own test guest. */
 const SWEEPING: GuestSpec = { memoryBytes: 150 * MIB, sweep: DEFAULT_SWEEP, random: false, memoryFile: false };
 
-export const CASE_NAMES = ['bulk', 'sparse', 'sweep', 'sweep-limited', 'xbzrle', 'snapshot'] as const;
+export const CASE_NAMES = ['bulk', 'sparse', 'sweep', 'sweep-limited', 'xbzrle', 'snapshot', 'postcopy'] as const;
 export type CaseName = (typeof CASE_NAMES)[number];
 
 /** Channels and deltas with QEMU's names. */
-function qemuWay({ channels, deltas }: MoveSettings): string {
-  return `${channels !== 'auto' && channels > 0 ? `, multifd x${channels}` : ''}${deltas ? ', xbzrle' : ''}`;
+function qemuWay({ channels, deltas, postcopyBytesPerSecond }: MoveSettings): string {
+  const preempt = postcopyBytesPerSecond === undefined ? '' : ', postcopy-preempt';
+  return `${channels !== 'auto' && channels > 0 ? `, multifd x${channels}` : ''}${deltas ? ', xbzrle' : ''}${preempt}`;
 }
 
 function godwitWay({ channels, deltas }: MoveSettings): string {
@@ -151,6 +152,23 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
         patience: { budgetMs: 20_000, thenDowntimeLimitMs: 30_000 },
         warmBytes: 256 * MIB,
         linkBytesPerSecond: GIGABIT,
+      },
+    ),
+  }),
+
+  postcopy: (contestants) => ({
+    title: 'the same guest by post-copy from the start, 32 MiB/s in the background: how long a vCPU waits for a page',
+    columns: ['totalMs', 'downtimeMs', 'faults', 'faultMedianUs', 'fault99Us', 'fault999Us', 'faultWorstUs'],
+    mayNeverEnd: false,
+    entrants: movers(
+      // QEMU before 11 has no such histogram.
+      { ...contestants, older: undefined },
+      { qemu: [0], godwit: ['auto'] },
+      {
+        spec: SWEEPING,
+        settings: { postcopyBytesPerSecond: 32 * MIB },
+        patience: AMPLE,
+        warmBytes: 256 * MIB,
       },
     ),
   }),

@@ -36,6 +36,7 @@ export async function measureMove(vmm: Vmm, move: Move): Promise<Sample> {
     await warmMemory(move.warmBytes);
     const departure = await source.send(port, settings, patience);
     const arrivedAtMs = await destination.arrival();
+    const latencies = settings.postcopyBytesPerSecond === undefined ? undefined : await destination.faultLatencies();
     const wrong = busy ? await wrongAt(destination) : undefined;
     return {
       figures: {
@@ -46,11 +47,33 @@ export async function measureMove(vmm: Vmm, move: Move): Promise<Sample> {
         downtimeMs: arrivedAtMs - departure.pausedAtMs,
         pauses: departure.pauses,
         wireMiB: departure.wireBytes / MIB,
+        ...(latencies === undefined ? {} : quantiles(latencies)),
       },
       endedByItself: departure.endedByItself,
       ...(wrong === undefined ? {} : { wrong }),
     };
   });
+}
+
+/** The figures of a log2 histogram: of each quantile, the upper end of its bucket. */
+function quantiles(counts: readonly number[]): Sample['figures'] {
+  const faults = counts.reduce((sum, count) => sum + count, 0);
+  const below = (part: number): number => {
+    let sum = 0;
+    const bucket = counts.findIndex((count) => {
+      sum += count;
+      return sum >= part * faults;
+    });
+    return 2 ** (bucket + 1);
+  };
+  if (faults === 0) return { faults };
+  return {
+    faults,
+    faultMedianUs: below(0.5),
+    fault99Us: below(0.99),
+    fault999Us: below(0.999),
+    faultWorstUs: below(1),
+  };
 }
 
 async function wrongAt(process: VmmProcess): Promise<string | undefined> {

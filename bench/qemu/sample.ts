@@ -15,6 +15,13 @@ export const FIGURES = {
   wireMiB: 'wire, MiB',
   /** From the command to restore until the guest runs. */
   loadMs: 'load, ms',
+  /** Threads that waited for a page. */
+  faults: 'faults',
+  /** Of the waits: the upper end of the bucket of a log2 histogram in which the median is, 99 % are, 99.9 % are, and the longest is. */
+  faultMedianUs: 'fault: median below, us',
+  fault99Us: '99 % below, us',
+  fault999Us: '99.9 % below, us',
+  faultWorstUs: 'all below, us',
   diskMiB: 'disk, MiB',
 } as const;
 

@@ -28,6 +28,11 @@ export interface MoveSettings {
   readonly bytesPerSecond: number;
   /** Whether pages are sent as deltas (QEMU: XBZRLE). */
   readonly deltas: boolean;
+  /**
+   * By post-copy from the start, with a thread for urgent pages on a channel of its own (QEMU: postcopy-preempt), and so many bytes per
+   * second for the other pages; 0: no limit. Undefined: the guest's memory comes before it runs.
+   */
+  readonly postcopyBytesPerSecond?: number;
 }
 
 /** How long a migration may run before its downtime limit is raised, and the new limit. Milliseconds. */
@@ -63,6 +68,10 @@ export interface VmmProcess {
   send(port: number, settings: MoveSettings, patience: Patience): Promise<Departure>;
   /** Resolves with the time at which the guest began to run here, in milliseconds since 1970. */
   arrival(): Promise<number>;
+  /**
+   * After a migration by post-copy to here: how many page faults took 2^n to 2^(n+1) microseconds, for each n, as the VMM has counted them.
+   */
+  faultLatencies(): Promise<readonly number[]>;
   /** Saves the guest to a new file; resolves when the VMM reports that it is done. */
   save(path: string, settings: MoveSettings): Promise<void>;
   /** Loads a guest from a file of `save`; `arrival` resolves when it runs. */

@@ -62,6 +62,7 @@ export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
     cutsAtBytes('out', FEW_ROUNDS, BACKS, offsets, bytes.backOut, random),
     cutsAtBytes('in', FEW_ROUNDS, BACKS, offsets, bytes.backIn, random),
     ...otherFaults(),
+    ...postcopies(),
     ...deathsAtFrames(),
     ...WHOLE_NAMES.map(
       (name): CaseSeries => ({
@@ -142,14 +143,33 @@ function otherFaults(): CaseSeries[] {
   );
 }
 
+/** By post-copy: cuts before every frame of the control stream, of the urgent channel and of a page channel, and stalls. */
+function postcopies(): CaseSeries[] {
+  const postcopy = { ...ON_CONTROL, rounds: 2, postcopy: true } as const;
+  const named = (one: Omit<FaultCase, 'at'>, stream: string): CaseSeries => ({
+    ...everyFrame(one),
+    name: `${one.kind} before every frame, ${wayOf(one.direction)}, by post-copy, ${stream}`,
+  });
+  return (['out', 'in'] as const).flatMap((direction) => [
+    named({ ...postcopy, kind: 'cut', direction }, 'one stream'),
+    named({ ...postcopy, kind: 'cut', direction, stream: 1 }, 'urgent channel'),
+    named({ ...postcopy, kind: 'stall', direction, stream: 1 }, 'urgent channel'),
+    ...(direction === 'out'
+      ? [named({ ...postcopy, kind: 'cut', direction, stream: 1, pageChannels: 1 }, 'page channel 1')]
+      : []),
+  ]);
+}
+
 /** Each process kills itself before every frame that it writes or takes. */
 function deathsAtFrames(): CaseSeries[] {
   const places = (['source', 'destination'] as const).flatMap((victim) =>
     (['out', 'in'] as const).map((direction): Omit<DeathCase, 'frame'> => ({ victim, direction })),
   );
-  return places.map(({ victim, direction }) => ({
-    name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}`,
-    at: (frame) => deathName({ victim, direction, frame }),
-    untilNotStruck: true,
-  }));
+  return [false, true].flatMap((postcopy) =>
+    places.map(({ victim, direction }) => ({
+      name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}${postcopy ? ', by post-copy' : ''}`,
+      at: (frame) => deathName({ victim, direction, frame, postcopy }),
+      untilNotStruck: true,
+    })),
+  );
 }

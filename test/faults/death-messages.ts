@@ -1,9 +1,9 @@
 /** Orders of the runner to one of the two processes. */
 export type DeathOrder =
   /** To the destination: receive a guest, and die as `death` says, if given. */
-  | { readonly order: 'receive'; readonly death?: Death }
+  | { readonly order: 'receive'; readonly death?: Death; readonly postcopy: boolean }
   /** To the source: boot a guest and migrate it to this port, and die as `death` says, if given. */
-  | { readonly order: 'migrate'; readonly port: number; readonly death?: Death }
+  | { readonly order: 'migrate'; readonly port: number; readonly death?: Death; readonly postcopy: boolean }
   /** The runner has seen the other process die. */
   | { readonly order: 'peer-died' }
   | { readonly order: 'examine' }

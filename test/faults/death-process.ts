@@ -1,11 +1,12 @@
 /** Program of the two processes of a death case. It takes orders from the runner. */
-import { GodwitError, migrate, receive } from '@godwit/core';
+import { GodwitError, migrate, postcopyAfterRound, receive } from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { faulty } from '@godwit/transport/testing';
+import { faultThreads } from '@godwit/workers';
 import { LiveGuest } from '../guest/live-guest.js';
 import type { Death, DeathOrder, DeathReport } from './death-messages.js';
-import { atLeastRounds, SOURCE_TIMEOUTS, TIMEOUTS } from './run-case.js';
+import { atLeastRounds, POSTCOPY_BANDWIDTH, SOURCE_TIMEOUTS, TIMEOUTS } from './run-case.js';
 
 const HOST = '127.0.0.1';
 /** Short time limits: a dead process does not come back. */
@@ -29,9 +30,9 @@ process.on('disconnect', () => process.exit(1));
 async function carryOut(order: DeathOrder): Promise<void> {
   switch (order.order) {
     case 'receive':
-      return receiveGuest(order.death);
+      return receiveGuest(order);
     case 'migrate':
-      return migrateGuest(order.port, order.death);
+      return migrateGuest(order);
     case 'peer-died':
       return onPeerDied();
     case 'examine': {
@@ -59,13 +60,15 @@ function mortal(port: number, death: Death | undefined) {
   });
 }
 
-async function receiveGuest(death: Death | undefined): Promise<void> {
+async function receiveGuest({ death, postcopy }: Extract<DeathOrder, { order: 'receive' }>): Promise<void> {
+  const faults = postcopy ? faultThreads() : undefined;
   const links = await listenOn(mortal(0, death));
   const arriving = new LiveGuest();
   guest = arriving;
   const incoming = receive(links, {
     ...TIMEOUTS,
     ...PATIENCE,
+    ...(faults && { faults }),
     prepare: async (description) => arriving.blank(description),
   });
   tell({ report: 'listening', port: Number(new URL(links.address).port) });
@@ -80,9 +83,26 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
   });
   void Promise.all([peerDied, ready]).then(async () => {
     if (incoming.ownership !== 'ready') return;
-    await incoming.recover({ sourceIsDead: true });
+    try {
+      await incoming.recover({ sourceIsDead: true });
+    } catch (error) {
+      // It lacks pages that were only at the source: the guest is lost, and does not run.
+      if (!GodwitError.is(error) || error.code !== 'GODWIT_PAGES_MISSING') throw error;
+      incoming.cancel();
+      return;
+    }
     tell({ report: 'recovered', from: 'ready' });
   });
+  // The guest runs here, and lacks pages that nobody has any more.
+  const lacking = new Promise<void>((resolve) => {
+    incoming.subscribe({
+      next: (event) => {
+        if (event.type === 'state' && event.state === 'postcopy-paused') resolve();
+      },
+      error: () => {},
+    });
+  });
+  void Promise.all([peerDied, lacking]).then(() => incoming.giveUpPages('the source is dead'));
   // A destination to which no source has connected waits for one: it is cancelled.
   void peerDied.then(() => incoming.state === 'none' && incoming.cancel());
   try {
@@ -92,19 +112,20 @@ async function receiveGuest(death: Death | undefined): Promise<void> {
   } catch (error) {
     tell({ report: 'ended', ...described(error) });
   } finally {
-    await links.close();
+    await Promise.all([links.close(), faults?.close()]);
   }
 }
 
-async function migrateGuest(port: number, death: Death | undefined): Promise<void> {
+async function migrateGuest({ port, death, postcopy }: Extract<DeathOrder, { order: 'migrate' }>): Promise<void> {
   const booted = await LiveGuest.boot();
   guest = booted;
   const migration = migrate(booted.machine, connectTo(mortal(port, death)), {
     ...SOURCE_TIMEOUTS,
     ...PATIENCE,
     description: booted.machine.description,
-    verify: true,
-    policy: atLeastRounds(3),
+    ...(postcopy
+      ? { postcopy, postcopyBandwidth: POSTCOPY_BANDWIDTH, policy: postcopyAfterRound(2) }
+      : { verify: true, policy: atLeastRounds(3) }),
   });
   try {
     await migration.result;

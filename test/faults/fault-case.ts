@@ -16,13 +16,15 @@ export interface FaultCase {
   readonly checksum: boolean;
   /** Number of stop-and-copies that overrun the pause limit (default 0): the migration goes back that often. */
   readonly backs?: number;
+  /** After `rounds` rounds the rest follows by post-copy (default false). One more stream, after the page channels, is the urgent channel. */
+  readonly postcopy?: boolean;
 }
 
 /** Names a case, for reports and for `--only`: `cut:out:0:frame=7:channels=0`. */
 export function caseName(one: FaultCase): string {
-  const { kind, direction, stream, at, pageChannels, rounds, checksum, backs = 0 } = one;
+  const { kind, direction, stream, at, pageChannels, rounds, checksum, backs = 0, postcopy = false } = one;
   const place = 'frame' in at ? `frame=${at.frame}` : 'byte' in at ? `byte=${at.byte}` : `below=${at.below}`;
-  const options = `${checksum ? ':checksum' : ''}${backs > 0 ? `:backs=${backs}` : ''}`;
+  const options = `${checksum ? ':checksum' : ''}${backs > 0 ? `:backs=${backs}` : ''}${postcopy ? ':postcopy' : ''}`;
   return `${kind}:${direction}:${stream}:${place}:channels=${pageChannels}:rounds=${rounds}${options}`;
 }
 
@@ -40,6 +42,7 @@ export function parseCase(name: string): FaultCase {
     rounds: Number(values.get('rounds')),
     checksum: values.has('checksum'),
     backs: Number(values.get('backs') ?? 0),
+    postcopy: values.has('postcopy'),
   };
   if (caseName(one) !== name) {
     throw new Error(`"${name}" is no case; they look like ${caseName(EXAMPLE)}`);

@@ -23,7 +23,13 @@ export async function judge(
 ): Promise<string> {
   const { problems, states, backs } = seen;
   const wentBack = seen.wentBack();
-  const relinked = states.has('settling') ? ', settled' : states.has('reconnecting') ? ', reconnected' : '';
+  const relinked = states.has('postcopy-recover')
+    ? ', recovered'
+    : states.has('settling')
+      ? ', settled'
+      : states.has('reconnecting')
+        ? ', reconnected'
+        : '';
   const again = `${relinked}${wentBack > 0 ? ', went back' : ''}`;
   if (there?.status === 'fulfilled') {
     const machine = there.value.vm as VirtualMachine;

@@ -4,11 +4,13 @@ import {
   type IncomingMigration,
   type Migration,
   migrate,
+  postcopyAfterRound,
   receive,
   withinDowntimeLimit,
 } from '@godwit/core';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { type Fault, faulty } from '@godwit/transport/testing';
+import { faultThreads } from '@godwit/workers';
 import type { Observable } from 'rxjs';
 import type { LiveGuest } from '../guest/live-guest.js';
 import type { CaseResult } from './case-messages.js';
@@ -39,6 +41,9 @@ const DESTINATION_RECONNECT_MS = 5000;
 /** Pause limit in the cases with `backs`, in milliseconds. */
 const OVERRUN_MS = 50;
 
+/** By post-copy: bytes per second in the background, so that pages are missing for a while. */
+export const POSTCOPY_BANDWIDTH = 16 * 2 ** 20;
+
 /** A case that takes longer hangs. Milliseconds. */
 const HANGS_MS = 90_000;
 
@@ -63,9 +68,11 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
   let struck = false;
   const bytes: ByteCount = { out: 0, in: 0 };
   const watch = new RunnerWatch(source);
+  const faults = fault.postcopy ? faultThreads() : undefined;
   try {
     const incoming = receive(links, {
       ...TIMEOUTS,
+      ...(faults === undefined ? {} : { faults }),
       reconnectTimeoutMs: DESTINATION_RECONNECT_MS,
       prepare: async (description) => watch.also(await guest.blank(description)),
     });
@@ -84,10 +91,11 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
       ...SOURCE_TIMEOUTS,
       ...(slow === undefined ? {} : { pauseLimitMs: OVERRUN_MS }),
       description: source.description,
-      verify: true,
       checksum: fault.checksum,
       pageChannels: fault.pageChannels,
-      policy: atLeastRounds(fault.rounds),
+      ...(fault.postcopy
+        ? { postcopy: true, postcopyBandwidth: POSTCOPY_BANDWIDTH, policy: postcopyAfterRound(fault.rounds) }
+        : { verify: true, policy: atLeastRounds(fault.rounds) }),
     });
     slow?.hurry(migration);
     const course = follow(migration, 'the source', problems);
@@ -98,7 +106,7 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
     return { struck, ending, problems, bytes };
   } finally {
     watch.end();
-    await links.close();
+    await Promise.all([links.close(), faults?.close()]);
   }
 }
 

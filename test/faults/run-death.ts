@@ -10,19 +10,22 @@ const HANGS_MS = 60_000;
 
 export interface DeathCase extends Death {
   readonly victim: 'source' | 'destination';
+  /** Whether pages follow once the guest runs at the destination. */
+  readonly postcopy?: boolean;
 }
 
-export function deathName({ victim, direction, frame }: DeathCase): string {
-  return `kill:${victim}:${direction}:frame=${frame}`;
+export function deathName({ victim, direction, frame, postcopy }: DeathCase): string {
+  return `kill:${victim}:${direction}:frame=${frame}${postcopy ? ':postcopy' : ''}`;
 }
 
 export function parseDeath(name: string): DeathCase | undefined {
-  const match = /^kill:(source|destination):(out|in):frame=(\d+)$/.exec(name);
+  const match = /^kill:(source|destination):(out|in):frame=(\d+)(:postcopy)?$/.exec(name);
   if (match === null) return undefined;
   return {
     victim: match[1] as DeathCase['victim'],
     direction: match[2] as Death['direction'],
     frame: Number(match[3]),
+    postcopy: match[4] !== undefined,
   };
 }
 
@@ -82,15 +85,15 @@ export interface DeathResult {
 }
 
 /** Migrates a guest between two processes, of which `victim` kills itself at the given frame, and examines the survivor. */
-export async function runDeath({ victim, direction, frame }: DeathCase): Promise<DeathResult> {
+export async function runDeath({ victim, direction, frame, postcopy = false }: DeathCase): Promise<DeathResult> {
   const source = new RoleProcess();
   const destination = new RoleProcess();
   const death = { direction, frame };
   try {
-    destination.tell({ order: 'receive', ...(victim === 'destination' ? { death } : {}) });
+    destination.tell({ order: 'receive', postcopy, ...(victim === 'destination' ? { death } : {}) });
     await until(() => destination.find('listening') !== undefined || destination.dead, [destination]);
     const port = destination.find('listening')?.port ?? 0;
-    source.tell({ order: 'migrate', port, ...(victim === 'source' ? { death } : {}) });
+    source.tell({ order: 'migrate', port, postcopy, ...(victim === 'source' ? { death } : {}) });
     const [mortal, survivor] = victim === 'source' ? [source, destination] : [destination, source];
     const ended = (role: RoleProcess) => role.dead || role.find('ended') !== undefined;
     await until(() => mortal.dead || (ended(source) && ended(destination)), [source, destination]);

@@ -16,6 +16,7 @@ interface Manifest {
   readonly devDependencies?: Readonly<Record<string, string>>;
   readonly dependencies?: Readonly<Record<string, string>>;
   readonly optionalDependencies?: Readonly<Record<string, string>>;
+  readonly peerDependencies?: Readonly<Record<string, string>>;
   readonly bin?: Readonly<Record<string, string>>;
   readonly exports: Readonly<Record<string, unknown>>;
 }
@@ -49,6 +50,7 @@ test('there is something to publish', () => {
       '@godwit/linux',
       '@godwit/vfio',
       '@godwit/workers',
+      '@godwit/observe',
       'godwit',
     ]),
   );
@@ -67,7 +69,8 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
       private: true,
       type: 'module',
       dependencies: { [manifest.name]: `file:${tarballOf(manifest.name).file}` },
-      devDependencies: { '@types/node': root.devDependencies?.['@types/node'] },
+      // Optional peers are what a consumer installs that uses them.
+      devDependencies: { '@types/node': root.devDependencies?.['@types/node'], ...manifest.peerDependencies },
       overrides: Object.fromEntries(siblings.map(([name, { file }]) => [name, `file:${file}`])),
     };
     writeFileSync(join(project, 'package.json'), JSON.stringify(consumer));
@@ -81,7 +84,7 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
     );
     const strays = files.filter(
       (path) =>
-        !/^(LICENSE|README\.md|package\.json|(dist|src)\/.+)$/.test(path) ||
+        !/^(LICENSE|README\.md|package\.json|(dist|src|grafana)\/.+)$/.test(path) ||
         /\.tsbuildinfo$|\.test\.|(^|\/)(dist-)?test\/|\.node$/.test(path),
     );
     expect(strays).toEqual([]);

@@ -14,6 +14,7 @@ const ROOT = join(import.meta.dirname, '..', '..', '..');
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm install': '.ci/run has `npm ci`, which installs the same and refuses a lock file that does not fit',
   'npm run format': 'it rewrites the sources; its checking half is `npm run lint`, which runs',
+  'npm run screenshots': 'it rewrites the pictures in docs/page; npm run test:page reads the same page',
   'npm run bench -- estimate': 'it measures for minutes; its verdict depends on the load of the machine',
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };

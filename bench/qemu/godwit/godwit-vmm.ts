@@ -67,6 +67,10 @@ class GodwitProcess implements VmmProcess {
     return this.#process.ask('arrival', null);
   }
 
+  faultLatencies(): Promise<readonly number[]> {
+    return this.#process.ask('faultLatencies', null);
+  }
+
   async save(path: string): Promise<void> {
     await this.#process.ask('save', { path });
   }

@@ -16,6 +16,7 @@ export interface HostCommands {
     reply: Departure;
   };
   arrival: { request: null; reply: number };
+  faultLatencies: { request: null; reply: readonly number[] };
   save: { request: { readonly path: string }; reply: null };
   restore: { request: { readonly path: string }; reply: null };
   firstBytes: { request: null; reply: Uint8Array };

@@ -13,7 +13,7 @@ import { Machine } from '@godwit/example-node-vmm';
 import { sweepImage, sweptBytes } from '@godwit/example-node-vmm/guest';
 import { type CommandHandlers, sendToParent, serveCommands } from '@godwit/example-node-vmm/process';
 import { connectTo, file, listenOn, tcp } from '@godwit/transport';
-import { onWorkers } from '@godwit/workers';
+import { type FaultThreads, faultThreads, onWorkers } from '@godwit/workers';
 import { randomMemory } from '../memory/random-memory.js';
 import { DELTA_CACHE_BYTES, type Departure, type GuestSpec, now } from '../vmm.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
@@ -27,6 +27,7 @@ class Host {
   #spec: GuestSpec | undefined;
   #listener: LinkListener | undefined;
   #incoming: IncomingMigration | undefined;
+  #faults: FaultThreads | undefined;
   /** How often the guest has printed. */
   #printed = 0;
   /** When the guest was paused, and resumed: milliseconds since 1970, in order. */
@@ -59,16 +60,20 @@ class Host {
       return null;
     },
 
-    listen: async ({ settings: { channels } }) => {
+    listen: async ({ settings: { channels, postcopyBytesPerSecond } }) => {
+      const postcopy = postcopyBytesPerSecond !== undefined;
+      if (postcopy) this.#faults = faultThreads();
+      await this.#faults?.ready();
       const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
-      const threads = channels === 'auto' ? 1 : channels;
+      const threads = (channels === 'auto' ? 1 : channels) + (postcopy ? 1 : 0);
       this.#listener = threads > 0 ? onWorkers(listening, { threads }) : listening;
       this.#receive(this.#listener);
       return listening.listener.port;
     },
 
     send: async ({ port, settings, patience }) => {
-      const { channels, deltas, downtimeLimitMs, bytesPerSecond } = settings;
+      const { channels, deltas, downtimeLimitMs, bytesPerSecond, postcopyBytesPerSecond } = settings;
+      const postcopy = postcopyBytesPerSecond !== undefined;
       const connector = connectTo(tcp({ host: '127.0.0.1', port }));
       const startedAtMs = now();
       const pausesBefore = this.#pausedAtMs.length;
@@ -77,9 +82,11 @@ class Host {
         pageChannels: channels,
         downtimeLimitMs,
         bandwidthLimit: bytesPerSecond,
+        ...(postcopy ? { postcopy, postcopyBandwidth: postcopyBytesPerSecond } : {}),
         ...(deltas ? { encodings: [delta({ cacheBytes: DELTA_CACHE_BYTES })] } : {}),
         ...(this.#vm === this.#machine ? {} : { policy: afterManyWrites(() => this.#printed) }),
       });
+      if (postcopy) migration.startPostcopy();
       const watched = watch(migration);
       const impatience = setTimeout(() => {
         watched.raised = true;
@@ -107,6 +114,11 @@ class Host {
       return this.#resumedAtMs[0] ?? Number.NaN;
     },
 
+    faultLatencies: async () => {
+      const { summary } = (await this.#incoming?.result) ?? {};
+      return summary?.faults?.latencyDistribution ?? [];
+    },
+
     save: async ({ path }) => {
       await migrate(this.#guest(), connectTo(file({ path })), { description: this.#theMachine().description }).result;
       return null;
@@ -128,14 +140,14 @@ class Host {
   /** Frees everything, so that nothing keeps the process alive. */
   async close(): Promise<void> {
     this.#incoming?.cancel('the process ends');
-    await Promise.allSettled([this.#incoming?.result, this.#listener?.close()]);
+    await Promise.allSettled([this.#incoming?.result, this.#listener?.close(), this.#faults?.close()]);
     await this.#machine?.close();
   }
 
   #receive(listener: LinkListener): void {
     const vm = this.#guest();
     // The machine is made before the source connects, as in a QEMU that waits for a guest.
-    this.#incoming = receive(listener, { prepare: () => vm });
+    this.#incoming = receive(listener, { prepare: () => vm, ...(this.#faults && { faults: this.#faults }) });
   }
 
   #guest(): MigratableVm {

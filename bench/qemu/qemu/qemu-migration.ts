@@ -12,6 +12,7 @@ interface MigrationInfo {
   readonly downtime?: number;
   readonly 'expected-downtime'?: number;
   readonly ram?: { readonly transferred: number };
+  readonly 'postcopy-latency-dist'?: readonly number[];
 }
 
 /**
@@ -19,13 +20,14 @@ interface MigrationInfo {
  * so that its times are comparable with Godwit's.
  */
 export async function setUp(qmp: Qmp, settings: MoveSettings, to: 'socket' | 'file' = 'socket'): Promise<void> {
-  const { deltas, downtimeLimitMs, bytesPerSecond } = settings;
+  const { deltas, downtimeLimitMs, bytesPerSecond, postcopyBytesPerSecond } = settings;
   const channels = settings.channels === 'auto' ? 0 : settings.channels;
   const wanted = [
     'events',
     ...(to === 'socket' ? ['return-path'] : ['mapped-ram']),
     ...(channels > 0 ? ['multifd'] : []),
     ...(deltas ? ['xbzrle'] : []),
+    ...(postcopyBytesPerSecond === undefined ? [] : ['postcopy-ram', 'postcopy-preempt', 'postcopy-blocktime']),
   ];
   await qmp.execute('migrate-set-capabilities', {
     capabilities: wanted.map((capability) => ({ capability, state: true })),
@@ -33,6 +35,7 @@ export async function setUp(qmp: Qmp, settings: MoveSettings, to: 'socket' | 'fi
   await qmp.execute('migrate-set-parameters', {
     'downtime-limit': downtimeLimitMs,
     'max-bandwidth': bytesPerSecond,
+    ...(postcopyBytesPerSecond === undefined ? {} : { 'max-postcopy-bandwidth': postcopyBytesPerSecond }),
     ...(channels > 0 ? { 'multifd-channels': channels } : {}),
     ...(deltas ? { 'xbzrle-cache-size': DELTA_CACHE_BYTES } : {}),
     ...(to === 'file' && channels > 0 ? { 'direct-io': true } : {}),
@@ -54,11 +57,16 @@ export class QemuMigration {
   }
 
   /** Runs the migration. @throws Error with QEMU's message when it fails */
-  async run(uri: string, patience?: Patience): Promise<Departure> {
+  async run(uri: string, patience?: Patience, postcopy = false): Promise<Departure> {
     const qmp = this.#qmp;
     const before = qmp.events.length;
     const startedAtMs = now();
     await qmp.execute('migrate', { uri });
+    // QEMU refuses it before the migration is active.
+    if (postcopy) {
+      await qmp.event(({ event, data }) => event === 'MIGRATION' && data['status'] === 'active');
+      await qmp.execute('migrate-start-postcopy');
+    }
     const end = qmp.event(isEnd).finally(() => {
       this.#over = true;
     });
@@ -93,6 +101,14 @@ export class QemuMigration {
       await untilNextQuery(end);
     }
   }
+}
+
+/** The latencies of page faults at a destination, once its memory is whole. */
+export async function faultLatencies(qmp: Qmp): Promise<readonly number[]> {
+  await qmp.event(isEnd);
+  const { 'postcopy-latency-dist': counts } = await qmp.execute<MigrationInfo>('query-migrate');
+  if (counts === undefined) throw new Error("QEMU's destination says nothing of the latency of its page faults");
+  return counts;
 }
 
 /** Resolves when the migration ends or the next query is due. */

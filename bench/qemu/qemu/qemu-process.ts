@@ -8,7 +8,7 @@ import { sweepImage } from '@godwit/example-node-vmm/guest';
 import { Letters } from '../letters.js';
 import { randomMemory } from '../memory/random-memory.js';
 import type { Departure, GuestSpec, MoveSettings, Patience, VmmProcess } from '../vmm.js';
-import { QemuMigration, setUp } from './qemu-migration.js';
+import { faultLatencies, QemuMigration, setUp } from './qemu-migration.js';
 import { Qmp } from './qmp.js';
 import type { UnpackedQemu } from './unpacked-qemu.js';
 
@@ -121,11 +121,16 @@ export class QemuProcess implements VmmProcess {
 
   async send(port: number, settings: MoveSettings, patience: Patience): Promise<Departure> {
     await setUp(this.#qmp, settings);
-    return new QemuMigration(this.#qmp).run(`tcp:127.0.0.1:${port}`, patience);
+    const postcopy = settings.postcopyBytesPerSecond !== undefined;
+    return new QemuMigration(this.#qmp).run(`tcp:127.0.0.1:${port}`, patience, postcopy);
   }
 
   async arrival(): Promise<number> {
     return (await this.#qmp.event(({ event }) => event === 'RESUME')).atMs;
+  }
+
+  faultLatencies(): Promise<readonly number[]> {
+    return faultLatencies(this.#qmp);
   }
 
   async save(path: string, settings: MoveSettings): Promise<void> {

@@ -11,6 +11,7 @@ export { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './convergence/
 export type { EndOfPatience } from './convergence/policies/end-of-patience.js';
 export { firstOpinion } from './convergence/policies/first-opinion.js';
 export { type LimitRampOptions, limitRamp, vep291Rule } from './convergence/policies/limit-ramp.js';
+export { postcopyAfterRound } from './convergence/policies/postcopy-after-round.js';
 export { type PresetName, presets } from './convergence/policies/presets.js';
 export { type AutoConvergeOptions, qemuAutoConverge, qemuPolicy, qemuRule } from './convergence/policies/qemu.js';
 export { roundCap } from './convergence/policies/round-cap.js';
@@ -57,7 +58,7 @@ export {
   type LinkRequest,
   type MigrationLink,
 } from './link/migration-link.js';
-export type { PageStream, RemoteReading, RemoteSending } from './link/page-stream.js';
+export type { PageStream, RemoteAnswering, RemoteReading, RemoteSending } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export {
@@ -87,7 +88,9 @@ export type {
   ReceivedPages,
   ShadowReport,
 } from './migration-event.js';
-export type { FaultService, FaultStatus, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { FaultStatus } from './missing/fault-status.js';
+export type { FaultService, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { MissingSink } from './missing/missing-sink.js';
 export type { PagePlace, PageSource } from './missing/page-source.js';
 export { localAuthority, type OwnershipAuthority, type Transfer } from './ownership/ownership-authority.js';
 export {
@@ -112,6 +115,7 @@ export {
   type HelloStage,
   type LoadEarlyFrame,
   type LoadedFrame,
+  type MissingFrame,
   MOVED_RUN_STATES,
   type MovedRunState,
   type OwedFrame,
@@ -124,6 +128,7 @@ export {
   type ReadyFrame,
   type ReceivedPagesFrame,
   type ReleasedFrame,
+  type RequestPagesFrame,
   type ResumedFrame,
   type RoundAckFrame,
   type RoundEndFrame,
@@ -131,6 +136,7 @@ export {
   type SwitchoverFrame,
   type VerifiedFrame,
   type WelcomeFrame,
+  type WholeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
 export { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type FrameName } from './protocol/frame-types.js';

@@ -29,6 +29,8 @@ export interface RunSettings {
  * The events of a run, in order. The views draw them; `--json` prints each as one object on a line, with `event` first.
  */
 export type DemoEvent =
+  /** Where the live page is. */
+  | { readonly event: 'page'; readonly url: string }
   /** Process ids of the two hosts, which have started. */
   | { readonly event: 'hosts'; readonly source: number; readonly destination: number }
   | {

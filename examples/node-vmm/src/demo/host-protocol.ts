@@ -1,4 +1,4 @@
-import type { IncomingSummary, MigrationSummary, PresetName } from '@godwit/core';
+import type { IncomingEvent, IncomingSummary, MigrationEvent, MigrationSummary, PresetName } from '@godwit/core';
 import type { TlsCredentials } from '@godwit/transport';
 import type { EncodingName } from '../vmm/encodings.js';
 import type { GuestSpec } from '../vmm/guest-spec.js';
@@ -21,6 +21,8 @@ export interface MigrateRequest {
   readonly encodings: readonly EncodingName[];
   /** File to record the migration into. */
   readonly record: string | undefined;
+  /** Pass on the engine's own events, for a page. */
+  readonly watched: boolean;
 }
 
 export interface MemoryReport {
@@ -45,6 +47,8 @@ export interface HostCommands {
       readonly tls: TlsCredentials | undefined;
       /** Number of threads for page channels, started at once; 0: pages are read on the main thread. */
       readonly threads: number;
+      /** Pass on the engine's own events, for a page. */
+      readonly watched: boolean;
       readonly blindTracker: string | undefined;
     };
     /** The URI to connect to. */
@@ -66,4 +70,14 @@ export interface HostCommands {
 export type HostMessage =
   | { readonly type: 'console'; readonly text: string }
   | { readonly type: 'defect'; readonly message: string }
-  | { readonly type: 'migration'; readonly event: DemoEvent };
+  | { readonly type: 'migration'; readonly event: DemoEvent }
+  | WatchedMessage;
+
+/**
+ * An event of the engine, as it is but for errors, which are plain objects: structured clone would leave their codes out. `atMs` is when it
+ * happened, in milliseconds since 1970.
+ */
+export type WatchedMessage = { readonly type: 'watched'; readonly atMs: number } & (
+  | { readonly side: 'source'; readonly event: MigrationEvent }
+  | { readonly side: 'destination'; readonly event: IncomingEvent }
+);

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core';
 import { recordTo, type TlsCredentials, transportFromUri } from '@godwit/transport';
 import type { CommandHandlers } from '../process/command-messages.js';
 import { sendToParent, serveCommands } from '../process/serve-commands.js';
@@ -27,12 +27,15 @@ class Host {
       return null;
     },
 
-    listen: async ({ on, tls, threads, blindTracker }) => {
+    listen: async ({ on, tls, threads, watched, blindTracker }) => {
       const vmm = this.#start(blindTracker);
       const transport = transportFromUri(on ?? (await this.#socketOfItsOwn()), tlsOptions(tls));
       const listening = await linksFrom(transport, { threads });
       vmm.listen(listening);
-      vmm.receive({ reconnectTimeoutMs: RECONNECT_MS, settleTimeoutMs: RECONNECT_MS });
+      const incoming = vmm.receive({ reconnectTimeoutMs: RECONNECT_MS, settleTimeoutMs: RECONNECT_MS });
+      if (watched) {
+        incoming.subscribe((event) => send({ type: 'watched', atMs: now(), side: 'destination', event: plain(event) }));
+      }
       return listening.address;
     },
 
@@ -44,7 +47,18 @@ class Host {
       }
     },
 
-    migrate: async ({ address, tls, maxBandwidth, maxRounds, policy, timeBudgetMs, workers, record, ...settings }) => {
+    migrate: async ({
+      address,
+      tls,
+      maxBandwidth,
+      maxRounds,
+      policy,
+      timeBudgetMs,
+      workers,
+      record,
+      watched,
+      ...settings
+    }) => {
       const connector = linksTo(transportFromUri(address, tlsOptions(tls)), { workers });
       // A recording that fails is reported, and does not stop the migration.
       const onFailure = ({ code, message }: GodwitError): void =>
@@ -58,6 +72,8 @@ class Host {
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
       });
+      if (watched)
+        migration.subscribe((event) => send({ type: 'watched', atMs: now(), side: 'source', event: plain(event) }));
       migration.subscribe({
         next: (event) => {
           const told = demoEvent(event);
@@ -128,6 +144,17 @@ class Host {
 
 function tlsOptions(tls: TlsCredentials | undefined): { readonly tls?: TlsCredentials } {
   return tls === undefined ? {} : { tls };
+}
+
+/** Milliseconds since 1970, as finely as the clock can tell: the same for all processes of this machine. */
+function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
+/** The event with its error as an object, which another process gets whole. */
+function plain<E extends object>(event: E): E {
+  const errors = Object.entries(event).filter(([, value]) => GodwitError.is(value));
+  return { ...event, ...Object.fromEntries(errors.map(([name, error]) => [name, error.toJSON()])) };
 }
 
 function send(message: HostMessage): void {

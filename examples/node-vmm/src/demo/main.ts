@@ -1,7 +1,8 @@
 import { constants } from 'node:os';
 import { chooseGuestKind } from '../vmm/hosted-guest.js';
 import type { DemoEvent } from './demo-event.js';
-import { parseArguments } from './options.js';
+import { DemoPage } from './demo-page.js';
+import { type DemoOptions, parseArguments } from './options.js';
 import { DemoRun } from './run.js';
 import { jsonOutput, liveOutput, plainOutput, wantsColour } from './view/output.js';
 
@@ -14,6 +15,7 @@ export async function main(): Promise<void> {
     return;
   }
   const { options } = parsed;
+  const page = options.page === undefined ? undefined : await openPage(options, options.page);
   const started = performance.now();
   const now = () => performance.now() - started;
   const write = (text: string) => process.stdout.write(text);
@@ -25,11 +27,16 @@ export async function main(): Promise<void> {
         ? liveOutput(process.stdout, now, wantsColour(options.color, process.env))
         : plainOutput(write);
 
-  const run = new DemoRun(options, chooseGuestKind(options.kvm), (event: DemoEvent) =>
-    output.show({ ...event, atMs: now() }),
-  );
+  const show = (event: DemoEvent) => output.show({ ...event, atMs: now() });
+  const run = new DemoRun(options, chooseGuestKind(options.kvm), show, page && ((message) => page.hear(message)));
+  if (page !== undefined) show({ event: 'page', url: page.url });
+  let leave: (() => void) | undefined;
   let signalled: NodeJS.Signals | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
+    if (leave !== undefined) {
+      leave();
+      return;
+    }
     // The second signal ends the hosts at once.
     if (signalled !== undefined) run.kill();
     signalled = signal;
@@ -41,6 +48,26 @@ export async function main(): Promise<void> {
 
   const verified = await run.run();
   output.end();
+  if (page !== undefined) {
+    // Somebody sits there: what the page shows stays, until they leave.
+    if (process.stdout.isTTY && signalled === undefined) {
+      write(`\nthe page stays at ${page.url} until Ctrl-C\n`);
+      await new Promise<void>((resolve) => {
+        leave = resolve;
+      });
+    }
+    await page.close();
+  }
   process.exitCode = signalled === undefined ? (verified ? 0 : 1) : 128 + constants.signals[signalled];
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
+}
+
+/** Opens the page, or ends the demo with what is wrong. */
+async function openPage(options: DemoOptions, port: number): Promise<DemoPage> {
+  try {
+    return await DemoPage.open(options, port);
+  } catch (error) {
+    process.stderr.write(`error: ${(error as Error).message}\n`);
+    process.exit(2);
+  }
 }

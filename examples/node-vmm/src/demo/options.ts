@@ -43,6 +43,8 @@ export interface DemoOptions {
   readonly roundTrips: number;
   /** New file to record the migration into. */
   readonly record: string | undefined;
+  /** Port of the live page on this host, 0 for one that is free; undefined: no page. */
+  readonly page: number | undefined;
   /** Name of a dirty tracker that must report nothing: for tests that must fail. */
   readonly blindTracker: string | undefined;
 }
@@ -139,6 +141,7 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
     .option('--warm-up <ms>', 'least time to run before migrating', number('--warm-up', 0, 3_600_000), 1000)
     .option('--round-trips <n>', 'move the same guest there and back n times', integer('--round-trips', 1, 1_000_000))
     .option('--record <file>', 'record every frame into a new file, for `npm run inspect -- <file>`')
+    .option('--page [port]', 'a live page of the migration, on this host: at this port, or one that is free', page)
     .option('--json', 'print events as JSON lines', false)
     .option('--plain', 'print lines of text, even on a terminal', false)
     .option('--no-color', 'a picture without colours; NO_COLOR in the environment does the same')
@@ -186,6 +189,7 @@ function demoOptions(command: Command): DemoOptions {
     warmUp: number;
     roundTrips?: number;
     record?: string;
+    page?: number | true;
     json: boolean;
     plain: boolean;
     blindTracker?: string;
@@ -203,6 +207,8 @@ function demoOptions(command: Command): DemoOptions {
     command.error('error: --round-trips counts defects, so it needs the comparison: leave out --no-verify');
   if (roundTrips > 0 && given.record !== undefined)
     command.error('error: --record takes one migration: leave out --round-trips');
+  if (roundTrips > 0 && given.page !== undefined)
+    command.error('error: --page shows one migration: leave out --round-trips');
   if (given.workers && given.pageChannels === 0)
     command.error('error: --workers are threads for page channels: give --page-channels too');
   if (given.workers && !takesWorkers(given.transport))
@@ -244,6 +250,7 @@ function demoOptions(command: Command): DemoOptions {
     warmUpMs: given.warmUp,
     roundTrips,
     record: given.record,
+    page: given.page === true ? 0 : given.page,
     blindTracker: given.blindTracker,
   };
 }
@@ -274,6 +281,10 @@ function recordProblem(path: string): string | undefined {
 
 function pageChannels(text: string): number | 'auto' {
   return text === 'auto' ? text : integer('--page-channels', 0, 64)(text);
+}
+
+function page(text: string): number {
+  return integer('--page', 0, 65_535)(text);
 }
 
 function pageFloor(size: number): number {

@@ -9,7 +9,7 @@ import { DistributionCount } from './distribution.js';
 import { HeartbeatWatch } from './heartbeat-watch.js';
 import { lossOf } from './host-loss.js';
 import { HostProcess } from './host-process.js';
-import type { HostMessage } from './host-protocol.js';
+import type { HostMessage, WatchedMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 import { type Figures, resultOf } from './result.js';
 import { type Credentials, isEncrypted, throwAwayCredentials } from './transport-choice.js';
@@ -50,6 +50,7 @@ export class DemoRun {
   readonly #spec: GuestSpec;
   readonly #note: { readonly note?: string };
   readonly #emit: (event: DemoEvent) => void;
+  readonly #onWatched: ((message: WatchedMessage) => void) | undefined;
   readonly #hosts: Readonly<Record<HostName, HostProcess>>;
   readonly #console: ConsoleLines;
   readonly #watch: HeartbeatWatch;
@@ -77,7 +78,9 @@ export class DemoRun {
     options: DemoOptions,
     { kind, note }: { readonly kind: GuestSpec['kind']; readonly note?: string },
     emit: (event: DemoEvent) => void,
+    onWatched?: (message: WatchedMessage) => void,
   ) {
+    this.#onWatched = onWatched;
     this.#options = options;
     this.#distribution = new DistributionCount(options.downtimeLimitMs);
     this.#emit = emit;
@@ -238,6 +241,7 @@ export class DemoRun {
         encodings,
         verify,
         record,
+        watched: this.#onWatched !== undefined,
       });
     } catch (error) {
       this.#console.release();
@@ -290,6 +294,7 @@ export class DemoRun {
       on: transport.listenOn,
       tls: this.#credentials?.listening,
       threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
+      watched: this.#onWatched !== undefined,
       blindTracker,
     });
   }
@@ -361,6 +366,7 @@ export class DemoRun {
   #hear(host: HostName, message: HostMessage): void {
     if (message.type === 'console') this.#console.push(host, message.text);
     else if (message.type === 'defect') this.#defect(host, message.message);
+    else if (message.type === 'watched') this.#onWatched?.(message);
     else if (message.type === 'migration') {
       this.#distribution.see(message.event.event);
       if (message.event.event === 'state') this.#state = message.event.state;

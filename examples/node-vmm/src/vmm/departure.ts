@@ -33,7 +33,7 @@ export interface DepartureSettings
 }
 
 /** What may be changed while a guest is moved. */
-export interface Adjustment extends AdjustableOptions {
+export interface Adjustment extends Omit<AdjustableOptions, 'postcopyBandwidth'> {
   readonly policy?: PresetName;
 }
 

@@ -108,6 +108,8 @@ test('the status that a late subscriber gets is the state that the view shows', 
     progress,
     lastRound: undefined,
     attempt: 2,
+    downtimeLimitMs: 300,
+    bandwidthLimit: 0,
     error: undefined,
   } as const;
   const event = seen({ type: 'status', status });

@@ -31,6 +31,14 @@ describe('the demo’s options', () => {
     });
   });
 
+  test('a live page: none, at a port that is free, or at this one', () => {
+    expect(options().page).toBeUndefined();
+    expect(options('--page').page).toBe(0);
+    expect(options('--page', '8080').page).toBe(8080);
+    expect(refusal('--page', '65536').text).toContain('--page wants a number from 0 to 65535');
+    expect(refusal('--page', '--round-trips', '2').text).toContain('--page shows one migration');
+  });
+
   test('sizes, rates and switches', () => {
     expect(
       options(

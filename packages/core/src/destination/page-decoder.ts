@@ -58,6 +58,25 @@ export class PageDecoder {
     payloadBytes: number,
     pages: number,
   ): Promise<void> {
+    const contents = await this.contents(stream, frame, payloadBytes, pages);
+    const into: Uint8Array[] = [];
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      this.#windows.appendViews(into, frame.block, frame.runs[i] as number, frame.runs[i + 1] as number);
+    }
+    let at = 0;
+    for (const view of into) {
+      view.set(contents.subarray(at, at + view.length));
+      at += view.length;
+    }
+  }
+
+  /** The contents of `pages` compressed pages, one after the other. */
+  async contents(
+    stream: FrameStream,
+    frame: CompressedPagesFrame,
+    payloadBytes: number,
+    pages: number,
+  ): Promise<Uint8Array> {
     const compression = this.#compressions.get(frame.encoding);
     if (compression === undefined) throw notAgreed(frame.type, frame.encoding);
     const { pageSize } = this.#windows;
@@ -69,16 +88,7 @@ export class PageDecoder {
       );
     }
     const payload = await this.#read(stream, payloadBytes);
-    const contents = await this.#decompress(compression, payload, byteLength);
-    const into: Uint8Array[] = [];
-    for (let i = 0; i < frame.runs.length; i += 2) {
-      this.#windows.appendViews(into, frame.block, frame.runs[i] as number, frame.runs[i + 1] as number);
-    }
-    let at = 0;
-    for (const view of into) {
-      view.set(contents.subarray(at, at + view.length));
-      at += view.length;
-    }
+    return this.#decompress(compression, payload, byteLength);
   }
 
   async #decompress(compression: Compression, payload: Uint8Array, byteLength: number): Promise<Uint8Array> {

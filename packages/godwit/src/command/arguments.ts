@@ -2,6 +2,8 @@ import { parseArgs } from 'node:util';
 
 export type Command =
   | { readonly name: 'inspect'; readonly file: string; readonly json: boolean; readonly frames: boolean }
+  /** Without `output` the report goes to the standard output. */
+  | { readonly name: 'report'; readonly file: string; readonly output: string | undefined }
   /** `argv` are the arguments behind `simulate`. */
   | { readonly name: 'simulate'; readonly argv: readonly string[] }
   | { readonly name: 'help' }
@@ -10,6 +12,7 @@ export type Command =
   | { readonly name: 'mistake'; readonly message: string };
 
 export const USAGE = `Usage: godwit inspect [--json] [--frames] FILE
+       godwit report [--output FILE] RECORDING
        godwit simulate --memory SIZE --link RATE [--dirty-rate RATE] [options]; see godwit simulate --help
        godwit --help | --version
 
@@ -18,8 +21,11 @@ rounds, pages by kind, devices, attempts to switch over, how it ended, and error
 page of a snapshot is compared with its checksum. FILE may be of any size; - is standard input (but a snapshot has to be
 a file).
 
+report writes a recorded migration as one page of HTML, which needs nothing else.
+
   --json    one JSON object a line; the last one has "event":"summary"
   --frames  every frame, not only those that matter by themselves
+  --output  where the report goes; without it, to the standard output
 
 Exit status: 0 the file is whole and obeys the protocol, 1 it is torn, damaged or breaks the protocol (what comes before is
 printed), 2 it cannot be read at all, or the arguments are wrong. A migration that failed, recorded as it was, is whole.
@@ -28,6 +34,7 @@ printed), 2 it cannot be read at all, or the arguments are wrong. A migration th
 const OPTIONS = {
   json: { type: 'boolean', default: false },
   frames: { type: 'boolean', default: false },
+  output: { type: 'string', short: 'o' },
   help: { type: 'boolean', short: 'h', default: false },
   version: { type: 'boolean', short: 'V', default: false },
 } as const;
@@ -47,9 +54,14 @@ export function parseCommand(argv: readonly string[]): Command {
   if (values.version) return { name: 'version' };
   const [name, file, ...more] = positionals;
   if (name === undefined) return { name: 'mistake', message: 'a command is missing' };
-  if (name !== 'inspect') return { name: 'mistake', message: `there is no command "${name}"` };
-  if (file === undefined) return { name: 'mistake', message: 'inspect needs a FILE, or - for standard input' };
-  if (more.length > 0) return { name: 'mistake', message: `inspect reads one FILE, got also "${more.join(' ')}"` };
+  if (name !== 'inspect' && name !== 'report') return { name: 'mistake', message: `there is no command "${name}"` };
+  if (file === undefined) return { name: 'mistake', message: `${name} needs a FILE, or - for standard input` };
+  if (more.length > 0) return { name: 'mistake', message: `${name} reads one FILE, got also "${more.join(' ')}"` };
+  if (name === 'report') {
+    if (values.json || values.frames) return { name: 'mistake', message: '--json and --frames are for inspect' };
+    return { name, file, output: values.output };
+  }
+  if (values.output !== undefined) return { name: 'mistake', message: '--output is for report' };
   return { name, file, json: values.json, frames: values.frames };
 }
 

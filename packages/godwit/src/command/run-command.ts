@@ -1,7 +1,5 @@
 import { createReadStream, readFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
-import { looksLikeSnapshot } from '@godwit/transport';
+import type { Readable } from 'node:stream';
 import type { Finding } from '../inspect/finding.js';
 import { inspectRecording } from '../inspect/inspect-recording.js';
 import { inspectSnapshot } from '../inspect/inspect-snapshot.js';
@@ -10,21 +8,10 @@ import { textOf } from '../inspect/text-report.js';
 import { runSimulate } from '../simulate/run-simulate.js';
 import { type Command, parseCommand, USAGE } from './arguments.js';
 import { LineOutput, OutputClosed } from './output.js';
+import { runReport } from './run-report.js';
+import { BROKEN_PIPE_STATUS, isSnapshot, READ_BYTES, type Surroundings } from './surroundings.js';
 
-export interface Surroundings {
-  readonly stdin: Readable;
-  readonly stdout: Writable;
-  readonly stderr: Writable;
-}
-
-/** What a shell says of a process that SIGPIPE ended. */
-const BROKEN_PIPE_STATUS = 128 + 13;
-
-/** Bytes that are read at once. */
-const READ_BYTES = 256 * 1024;
-
-/** Enough to tell a snapshot. */
-const SNIFFED_BYTES = 64;
+export type { Surroundings } from './surroundings.js';
 
 /** Runs the command `godwit`; resolves with the exit status. */
 export async function runCommand(argv: readonly string[], io: Surroundings): Promise<number> {
@@ -43,6 +30,8 @@ export async function runCommand(argv: readonly string[], io: Surroundings): Pro
       return runSimulate(command.argv, io);
     case 'inspect':
       return inspect(command, io);
+    case 'report':
+      return runReport(command, io);
   }
 }
 
@@ -74,18 +63,6 @@ async function findingsOf(file: string, stdin: Readable, frames: boolean): Promi
   return (await isSnapshot(file))
     ? inspectSnapshot(file)
     : inspectRecording(createReadStream(file, { highWaterMark: READ_BYTES }), { frames });
-}
-
-/** Only of a file that can be read twice: from a pipe, these bytes would be gone. */
-async function isSnapshot(path: string): Promise<boolean> {
-  const file = await open(path);
-  try {
-    if (!(await file.stat()).isFile()) return false;
-    const { bytesRead, buffer } = await file.read(new Uint8Array(SNIFFED_BYTES), 0, SNIFFED_BYTES, 0);
-    return looksLikeSnapshot(buffer.subarray(0, bytesRead));
-  } finally {
-    await file.close();
-  }
 }
 
 function version(): string {

@@ -68,6 +68,8 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'limit-unreachable':
     case 'migration-failed':
       return [newsText(event)];
+    case 'page':
+      return [`the live page: ${event.url}`];
     case 'defect':
       return [`DEFECT at the ${event.host}: ${event.message}`];
     case 'host-gone':

@@ -132,6 +132,8 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
     case 'connect-failed':
     case 'migration-failed':
       return noticed(view, [{ text: newsText(event), bad: false }]);
+    case 'page':
+      return noticed(view, [{ text: `the live page: ${event.url}`, bad: false }]);
     case 'defect':
       return noticed(view, [{ text: `${event.host}: ${event.message}`, bad: true }]);
     case 'host-gone':

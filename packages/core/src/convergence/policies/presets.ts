@@ -6,6 +6,7 @@ import { defaultBudget } from './default-budget.js';
 import { strictlyWithinDowntimeLimit, withinDowntimeLimit } from './downtime-limit.js';
 import { firstOpinion } from './first-opinion.js';
 import { vep291Rule } from './limit-ramp.js';
+import { postcopyAfterRound } from './postcopy-after-round.js';
 import { qemuPolicy } from './qemu.js';
 import { throttleToConverge } from './throttle.js';
 import { throttleExhausted } from './throttle-exhausted.js';
@@ -14,7 +15,7 @@ import { unreachableLimit } from './unreachable-limit.js';
 import { vep248Rule } from './vep248.js';
 
 /** Names of policies that a person chooses, and of three that stand for what others do. */
-export type PresetName = 'gentle' | 'balanced' | 'urgent' | 'qemu' | 'vep248' | 'vep291';
+export type PresetName = 'gentle' | 'balanced' | 'urgent' | 'hybrid' | 'qemu' | 'vep248' | 'vep291';
 
 const PATIENT = defaultBudget({ leastMs: 60_000, firstRounds: 10 });
 const HURRIED = defaultBudget({ leastMs: 30_000, firstRounds: 3 });
@@ -44,6 +45,13 @@ const urgentRules = firstOpinion(
   withinDowntimeLimit,
   unreachableLimit(tenthOf(HURRIED), 'force'),
   throttleToConverge({ most: 0.99, rounds: 1, budget: HURRIED }),
+);
+
+const hybridRules = firstOpinion(
+  withinTimeBudget('postcopy-or-abort', PATIENT),
+  withinDowntimeLimit,
+  postcopyAfterRound(1),
+  balancedRules,
 );
 
 const qemuRules = firstOpinion(withinTimeBudget('abort'), qemuPolicy());
@@ -91,6 +99,15 @@ export const presets: Readonly<Record<PresetName, ConvergencePolicy>> = {
    * Default budget: three times the first round, and at least 30 s.
    */
   urgent: (input) => urgentRules(input),
+
+  /**
+   * One round of pre-copy, and then post-copy for what the guest has written meanwhile, unless that is so little that it can be sent within
+   * `downtimeLimitMs`. The guest is down for its devices only, whatever it writes, and nothing is sent more than twice; while pages are
+   * missing at the destination both processes are needed. It takes `postcopy: true`.
+   *
+   * Default budget: that of `balanced`.
+   */
+  hybrid: (input) => hybridRules(input),
 
   /** To compare with: `qemuRule`, which never ends by itself. Gives up at the end of `timeBudgetMs`; it has no budget by default. */
   qemu: (input) => qemuRules(input),

@@ -1,0 +1,264 @@
+import type { Frame } from '@godwit/core';
+import {
+  DESTINATION_MACHINE,
+  guestPlace,
+  LastItems,
+  type LogEntry,
+  type MigrationModel,
+  MOST_LOG_ENTRIES,
+  MOST_ROUNDS,
+  MOST_SAMPLES,
+  type PlainError,
+  type RoundModel,
+  SampleSeries,
+  SOURCE_MACHINE,
+  StateHistory,
+  shortened,
+  ThinnedList,
+} from '@godwit/observe/model';
+import type { Finding } from '../inspect/finding.js';
+import { logLine } from './finding-line.js';
+
+type Found<E extends Finding['event']> = Extract<Finding, { event: E }>;
+
+/** Bytes are added up over this time, in milliseconds, for the curve of the rate. */
+const RATE_STEP_MS = 100;
+
+/**
+ * A recorded migration as `@godwit/observe` shows migrations: folded from what an inspection finds in the file. The frames tell the states of
+ * both sides, the rounds and the rate; predictions, trackers and the guest's downtime are known to the engine alone.
+ */
+export class RecordedMigration {
+  readonly #title: string;
+  readonly #rounds = new ThinnedList<RoundModel>(MOST_ROUNDS);
+  readonly #samples = new SampleSeries(MOST_SAMPLES);
+  readonly #log = new LastItems<LogEntry>(MOST_LOG_ENTRIES);
+  readonly #source = new StateHistory(SOURCE_MACHINE, 'none');
+  readonly #destination = new StateHistory(DESTINATION_MACHINE, 'none');
+  readonly #pages = { raw: 0, zero: 0, delta: 0, compressed: 0 };
+  #sourceOwns = 'running';
+  #destinationOwns = 'receiving';
+  #startedAt = '';
+  #id: string | null = null;
+  #peer: string | null = null;
+  #pageSize: number | null = null;
+  #attempts = 0;
+  #round = 0;
+  #wireBytes = 0;
+  #deviceBytes = 0;
+  /** The round that was sent in the pause; the frame `switchover` names it. */
+  #lastRound = 0;
+  #newest: { -readonly [Field in keyof RoundModel]: RoundModel[Field] } | undefined;
+  #resumeMs: number | null = null;
+  #error: PlainError | null = null;
+  #nowMs = 0;
+  #stepBytes = 0;
+  #stepFromMs = 0;
+
+  /** `title` is the report's heading. */
+  constructor(title: string) {
+    this.#title = title;
+    this.#source.enter('none', 0);
+    this.#destination.enter('none', 0);
+  }
+
+  /** Takes the next thing that was found, of an inspection with `frames`. */
+  take(finding: Finding): void {
+    if ('atMs' in finding && finding.atMs !== undefined) this.#nowMs = Math.max(this.#nowMs, finding.atMs);
+    switch (finding.event) {
+      case 'recording':
+        this.#startedAt = finding.startedAt;
+        break;
+      case 'link':
+        if (finding.side === 'source') this.#peer = finding.peer;
+        break;
+      case 'frame':
+        this.#frame(finding);
+        break;
+      case 'round':
+        this.#roundEnded(finding);
+        break;
+      case 'attempt':
+        this.#attempts = Math.max(this.#attempts, finding.attempt);
+        break;
+      case 'lost':
+        if (this.#source.state === 'active') this.#source.enter('reconnecting', this.#nowMs);
+        break;
+      default:
+    }
+    const line = logLine(finding);
+    if (line !== undefined) this.#log.add({ atMs: this.#nowMs, ...line, text: shortened(line.text) });
+  }
+
+  model(): MigrationModel {
+    const pages = Object.values(this.#pages).reduce((sum, count) => sum + count, 0);
+    return {
+      format: 'godwit-migration/1',
+      title: this.#title,
+      origin: 'recording',
+      startedAt: this.#startedAt,
+      elapsedMs: this.#nowMs,
+      over: true,
+      guest: guestPlace(this.#sourceOwns, this.#destinationOwns),
+      source: {
+        id: this.#id,
+        states: this.#source.model(),
+        ownership: this.#sourceOwns,
+        attempt: Math.max(1, this.#attempts),
+        downtimeLimitMs: null,
+        bandwidthLimit: null,
+        progress: {
+          ...{ round: this.#round, roundPagesSent: 0, roundPages: 0, pages: this.#pages },
+          ...{ rawBytes: pages * (this.#pageSize ?? 0), wireBytes: this.#wireBytes, deviceBytes: this.#deviceBytes },
+          ...{ savedBytes: 0, wireBytesPerSecond: 0, dirtyPagesPerSecond: 0, throttle: 0 },
+          ...{ predictedDowntimeMs: null, remainingMs: null, remainingRangeMs: null },
+        },
+        pageSize: this.#pageSize,
+        trackers: [],
+        downtime: null,
+        summary: null,
+        error: this.#error,
+      },
+      destination: {
+        id: this.#id,
+        peer: this.#peer,
+        states: this.#destination.model(),
+        ownership: this.#destinationOwns,
+        round: this.#round,
+        pages: this.#pages,
+        wireBytes: this.#wireBytes,
+        faults: null,
+        loadMs: null,
+        resumeMs: this.#resumeMs,
+        error: null,
+      },
+      samples: this.#samples.columns,
+      rounds: { count: this.#rounds.count, kept: this.#rounds.all },
+      log: { dropped: this.#log.dropped, entries: this.#log.all },
+    };
+  }
+
+  #frame({ frame, byteLength, payloadBytes, track }: Found<'frame'>): void {
+    // A captured stream does not tell who has sent it: what it has are the source's pages, if any.
+    if (track === undefined || track.sender === 'source') this.#sent(byteLength);
+    if (frame.type === 'device') this.#deviceBytes += payloadBytes;
+    this.#enter(frame);
+  }
+
+  /** What a frame says of the states of the two sides. */
+  #enter(frame: Frame): void {
+    const now = this.#nowMs;
+    switch (frame.type) {
+      case 'hello':
+        this.#id = frame.migrationId;
+        this.#pageSize = frame.pageSize;
+        this.#error = null;
+        if (this.#source.state === 'none') this.#source.enter('setup', now);
+        if (this.#destination.state === 'none') this.#destination.enter('setup', now);
+        break;
+      case 'welcome':
+      case 'resumed':
+        if (this.#source.state !== 'device') this.#source.enter('active', now);
+        if (this.#destination.state === 'setup') this.#destination.enter('active', now);
+        break;
+      case 'switchover':
+        this.#attempts = Math.max(this.#attempts, frame.attempt);
+        this.#lastRound = frame.round;
+        if (this.#newest?.round === frame.round) this.#newest.phase = 'stop-and-copy';
+        this.#source.enter('device', now);
+        this.#destination.enter('device', now);
+        this.#sourceOwns = 'paused';
+        break;
+      case 'ready':
+        this.#destinationOwns = 'ready';
+        break;
+      case 'back':
+        this.#source.enter('active', now);
+        this.#destination.enter('active', now);
+        this.#sourceOwns = 'running';
+        this.#destinationOwns = 'receiving';
+        break;
+      case 'go':
+        this.#sourceOwns = 'handedOver';
+        this.#destinationOwns = 'asking';
+        break;
+      case 'running':
+        this.#resumeMs = frame.resumeMs;
+        this.#source.enter('completed', now);
+        this.#destination.enter('completed', now);
+        this.#sourceOwns = 'released';
+        this.#destinationOwns = 'running';
+        break;
+      case 'released':
+        this.#destinationOwns = 'settled';
+        break;
+      case 'error':
+        this.#failed(frame);
+        break;
+      default:
+    }
+  }
+
+  /** An error that may pass ends a connection, and not the migration. */
+  #failed({ code, message, retry }: Extract<Frame, { type: 'error' }>): void {
+    if (this.#sourceOwns === 'handedOver' || this.#sourceOwns === 'released') return;
+    this.#error = { code, message: shortened(message) };
+    if (retry) {
+      if (this.#source.state === 'active') this.#source.enter('reconnecting', this.#nowMs);
+      return;
+    }
+    const state = code === 'GODWIT_CANCELLED' ? 'cancelled' : 'failed';
+    this.#source.enter(state, this.#nowMs);
+    this.#destination.enter('failed', this.#nowMs);
+    this.#sourceOwns = 'kept';
+    this.#destinationOwns = 'abandoned';
+  }
+
+  #roundEnded({ round, pages, bytes, durationMs }: Found<'round'>): void {
+    this.#round = round;
+    const dirtyPages = pages.raw + pages.zero + pages.delta + pages.compressed;
+    for (const kind of ['raw', 'zero', 'delta', 'compressed'] as const) this.#pages[kind] += pages[kind];
+    const seconds = (durationMs ?? 0) / 1000;
+    this.#newest = {
+      ...{
+        round,
+        phase: round === this.#lastRound ? 'stop-and-copy' : 'pre-copy',
+        atMs: this.#nowMs,
+        dirtyPages,
+      },
+      ...{ deferredPages: 0, newlyDirtyPages: null, pages: { ...pages }, rawBytes: dirtyPages * (this.#pageSize ?? 0) },
+      ...{
+        wireBytes: bytes,
+        deviceBytes: 0,
+        savedBytes: 0,
+        harvestMs: null,
+        scanMs: null,
+        sendMs: null,
+        limitMs: null,
+      },
+      ...{ totalMs: durationMs ?? null, throttle: 0, linkBytesPerSecond: seconds > 0 ? bytes / seconds : null },
+      ...{ dirtyPagesPerSecond: null, predictedDowntimeMs: null, predictedDowntimeRangeMs: null, trackers: [] },
+      ...{ action: null, reason: null },
+    };
+    this.#rounds.add(this.#newest);
+  }
+
+  #sent(bytes: number): void {
+    this.#wireBytes += bytes;
+    // Steps in which nothing was sent are a rate of 0; of a long one the first and the last are enough.
+    if (this.#nowMs - this.#stepFromMs >= 2 * RATE_STEP_MS) {
+      this.#step(this.#stepFromMs + RATE_STEP_MS);
+      this.#step(this.#nowMs - RATE_STEP_MS);
+    }
+    if (this.#nowMs - this.#stepFromMs >= RATE_STEP_MS) this.#step(this.#nowMs);
+    this.#stepBytes += bytes;
+  }
+
+  #step(atMs: number): void {
+    const seconds = (atMs - this.#stepFromMs) / 1000;
+    const rate = seconds > 0 ? this.#stepBytes / seconds : 0;
+    this.#samples.add({ atMs, wire: rate, link: null, limit: null, dirty: null, downtime: null, throttle: null });
+    this.#stepFromMs = atMs;
+    this.#stepBytes = 0;
+  }
+}

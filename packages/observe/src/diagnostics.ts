@@ -1,0 +1,37 @@
+import { channel } from 'node:diagnostics_channel';
+
+export type TappedRole = 'source' | 'destination';
+
+/** The message on a channel. */
+export interface TappedEvent<E = unknown> {
+  readonly role: TappedRole;
+  /** The migration's id, where the role knows it. */
+  readonly migrationId: string | undefined;
+  /** The event as subscribers of the role get it: not copied, and not to be changed. */
+  readonly event: E;
+}
+
+/**
+ * Publishes each event of a role on `node:diagnostics_channel`, on the channel `godwit:source:TYPE` or `godwit:destination:TYPE`, for
+ * those who tap a program that they have not written. `observe` does it too. An event that nobody taps costs a look at a list.
+ *
+ * @example
+ * import { subscribe } from 'node:diagnostics_channel';
+ * subscribe('godwit:source:round', ({ event }) => console.log(event.round.dirtyPages));
+ */
+export function publishEvents<E extends { readonly type: string }>(
+  role: TappedRole,
+  events: { readonly id?: string; subscribe(next: (event: E) => void): { unsubscribe(): void }; status?(): unknown },
+): { unsubscribe(): void } {
+  return events.subscribe((event) => {
+    const tapped = channel(`godwit:${role}:${event.type}`);
+    if (!tapped.hasSubscribers) return;
+    const message: TappedEvent<E> = { role, migrationId: events.id ?? idOf(events.status?.()), event };
+    tapped.publish(message);
+  });
+}
+
+/** A destination learns the migration's id from the source's hello. */
+function idOf(status: unknown): string | undefined {
+  return (status as { readonly migrationId?: string } | undefined)?.migrationId;
+}

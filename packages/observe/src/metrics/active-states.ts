@@ -1,0 +1,24 @@
+import type { Labels, MetricSink } from './metric-list.js';
+
+/** How many migrations are in which state, of all that one sink measures. */
+export class ActiveStates {
+  readonly #sink: MetricSink;
+  readonly #counts = new Map<string, number>();
+
+  constructor(sink: MetricSink) {
+    this.#sink = sink;
+  }
+
+  /** A migration goes from a state to another; `undefined` is before and after all states. */
+  enter(from: string | undefined, to: string | undefined, labels: Labels): void {
+    if (from !== undefined) this.#change({ ...labels, state: from }, -1);
+    if (to !== undefined) this.#change({ ...labels, state: to }, 1);
+  }
+
+  #change(labels: Labels, by: number): void {
+    const key = JSON.stringify(Object.entries(labels).sort());
+    const count = (this.#counts.get(key) ?? 0) + by;
+    this.#counts.set(key, count);
+    this.#sink.set('active', count, labels);
+  }
+}

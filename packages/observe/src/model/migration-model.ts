@@ -1,0 +1,267 @@
+/**
+ * A migration as data for a viewer: plain JSON, of bounded size however long the migration is. What is not known is `null`; so is a
+ * number that is not finite, such as the end of an interval that has none. Names of states are strings: a state that a viewer does not
+ * know is shown by its name.
+ */
+
+/** Most rounds that a model has; of more, older ones are thinned out. */
+export const MOST_ROUNDS = 200;
+/** Most points of the curves; of more, neighbours are averaged. */
+export const MOST_SAMPLES = 600;
+/** Most entries of the log; of more, the oldest are dropped. */
+export const MOST_LOG_ENTRIES = 300;
+
+/** A number that may be unknown or infinite. */
+export type Known = number | null;
+/** An interval that has the value in nine cases of ten; `null` where its end is infinite. */
+export type KnownRange = readonly [low: Known, high: Known];
+
+/** Which side owns the guest: at most one of them may run it. */
+export type GuestPlace =
+  /** It runs at the source, or is paused there by its user. */
+  | 'source'
+  /** It runs at the destination, or is paused there by its user. */
+  | 'destination'
+  /** It is paused for the switchover. */
+  | 'between'
+  /** The two sides could not settle it. */
+  | 'unknown';
+
+export interface MigrationModel {
+  /** The form of this object. */
+  readonly format: 'godwit-migration/1';
+  readonly title: string;
+  /** `recording`: made from the frames of a recorded migration, which tell less than the engine does. */
+  readonly origin: 'live' | 'recording';
+  /** When the migration began, in ISO 8601. */
+  readonly startedAt: string;
+  /** Since the migration began, until now or until its end. */
+  readonly elapsedMs: number;
+  /** Nothing changes any more. */
+  readonly over: boolean;
+  readonly guest: GuestPlace;
+  readonly source: SourceModel | null;
+  readonly destination: DestinationModel | null;
+  readonly samples: Samples;
+  readonly rounds: Rounds;
+  readonly log: Log;
+}
+
+/** The states of a role as data: all that are known, in order, and the legal steps between them. */
+export interface StateMachine {
+  readonly states: readonly string[];
+  /** For each state the states that may follow. Empty where that is not known. */
+  readonly next: Readonly<Record<string, readonly string[]>>;
+}
+
+/** What is known of one state so far. */
+export interface StateVisit {
+  readonly state: string;
+  readonly times: number;
+  /** Milliseconds in it, all visits together, without the present one. */
+  readonly totalMs: number;
+  /** When it was entered last. */
+  readonly enteredMs: number;
+}
+
+/** The last states, oldest first. */
+export interface StateStep {
+  readonly state: string;
+  readonly atMs: number;
+}
+
+export interface RoleStates {
+  readonly state: string;
+  readonly machine: StateMachine;
+  readonly visits: readonly StateVisit[];
+  readonly path: readonly StateStep[];
+}
+
+export interface PlainError {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** Numbers of pages by how they were sent. */
+export type PageCounts = Readonly<Record<string, number>>;
+
+export interface SourceModel {
+  readonly id: string | null;
+  readonly states: RoleStates;
+  /** This side's ownership of the guest: docs/switchover.md. */
+  readonly ownership: string;
+  readonly attempt: number;
+  /** Milliseconds, and bytes per second (0: no limit). */
+  readonly downtimeLimitMs: Known;
+  readonly bandwidthLimit: Known;
+  readonly progress: ProgressModel;
+  readonly pageSize: Known;
+  readonly trackers: readonly TrackerModel[];
+  readonly downtime: DowntimeModel | null;
+  readonly summary: SummaryModel | null;
+  readonly error: PlainError | null;
+}
+
+/** `Progress` of `@godwit/core`, in JSON, without what is told elsewhere. */
+export interface ProgressModel {
+  readonly round: number;
+  readonly roundPagesSent: number;
+  readonly roundPages: number;
+  readonly pages: PageCounts;
+  readonly rawBytes: number;
+  readonly wireBytes: number;
+  readonly deviceBytes: number;
+  readonly savedBytes: number;
+  readonly wireBytesPerSecond: number;
+  readonly dirtyPagesPerSecond: number;
+  readonly predictedDowntimeMs: Known;
+  readonly remainingMs: Known;
+  readonly remainingRangeMs: KnownRange | null;
+  readonly throttle: number;
+}
+
+export interface TrackerModel {
+  readonly name: string;
+  /** False when it may report pages that were not written. */
+  readonly exact: boolean;
+  /** Which writers it cannot see, in words. */
+  readonly blindSpots: string | null;
+}
+
+/** The downtime: predicted by the last decision, and actual once the guest has moved. Milliseconds. */
+export interface DowntimeModel {
+  readonly predictedMs: Known;
+  readonly predictedRangeMs: KnownRange | null;
+  /** `null` until the guest runs at the destination. */
+  readonly actualMs: Known;
+  readonly terms: readonly TermModel[];
+}
+
+export interface TermModel {
+  /** The key in `DowntimeTerms` of `@godwit/core`. */
+  readonly term: string;
+  readonly predictedMs: Known;
+  readonly rangeMs: KnownRange | null;
+  readonly actualMs: Known;
+}
+
+/** What is known of a migration that has ended well. */
+export interface SummaryModel {
+  readonly totalMs: number;
+  readonly downtimeMs: Known;
+  readonly verified: boolean;
+  readonly verifiedPages: number;
+  readonly verifyMs: number;
+  readonly heldMs: number;
+  readonly throttledMs: number;
+  readonly rounds: number;
+  readonly rawBytes: number;
+  readonly wireBytes: number;
+  readonly savedBytes: number;
+  readonly attempts: number;
+  readonly runState: string | null;
+}
+
+export interface DestinationModel {
+  readonly id: string | null;
+  readonly peer: string | null;
+  readonly states: RoleStates;
+  readonly ownership: string;
+  readonly round: number;
+  readonly pages: PageCounts;
+  readonly wireBytes: number;
+  readonly faults: FaultsModel | null;
+  /** Once the guest runs here. Milliseconds. */
+  readonly loadMs: Known;
+  readonly resumeMs: Known;
+  readonly error: PlainError | null;
+}
+
+/** How page faults go of a guest that runs before its memory is whole: `FaultStatus` of `@godwit/core`, in JSON. */
+export interface FaultsModel {
+  readonly pagesMissing: number;
+  readonly pagesTotal: number;
+  readonly pagesLost: number;
+  readonly faults: number;
+  readonly faultsPerSecond: number;
+  readonly zeroFaults: number;
+  readonly duplicatePages: number;
+  /** Element n counts the faults that took 2^n to 2^(n+1) us. */
+  readonly latencyDistribution: readonly number[];
+  readonly worstLatencyUs: number;
+  /** The longest time that a thread has waited for pages in all, and how many threads have waited. */
+  readonly worstBlockedUs: number;
+  readonly blockedThreads: number;
+  readonly remainingMs: Known;
+}
+
+/** Curves over the time, a column for each: all columns have the same length. Rates are in bytes per second. */
+export interface Samples {
+  readonly atMs: readonly number[];
+  readonly wire: readonly Known[];
+  /** The link's own rate, as learned. */
+  readonly link: readonly Known[];
+  /** The bandwidth limit; `null` where there is none. */
+  readonly limit: readonly Known[];
+  readonly dirty: readonly Known[];
+  /** The predicted downtime, in milliseconds. */
+  readonly downtime: readonly Known[];
+  readonly throttle: readonly Known[];
+}
+
+export interface Rounds {
+  /** All rounds that have ended. */
+  readonly count: number;
+  /** Those that are kept, oldest first. */
+  readonly kept: readonly RoundModel[];
+}
+
+/** `RoundRecord` of `@godwit/core`, in JSON. */
+export interface RoundModel {
+  readonly round: number;
+  readonly phase: string;
+  /** When it ended, since the migration began. */
+  readonly atMs: number;
+  readonly dirtyPages: number;
+  readonly deferredPages: number;
+  readonly newlyDirtyPages: Known;
+  readonly pages: PageCounts;
+  readonly rawBytes: number;
+  readonly wireBytes: number;
+  readonly deviceBytes: number;
+  readonly savedBytes: number;
+  readonly harvestMs: Known;
+  readonly scanMs: Known;
+  readonly sendMs: Known;
+  readonly limitMs: Known;
+  readonly totalMs: Known;
+  readonly throttle: number;
+  readonly linkBytesPerSecond: Known;
+  readonly dirtyPagesPerSecond: Known;
+  readonly predictedDowntimeMs: Known;
+  readonly predictedDowntimeRangeMs: KnownRange | null;
+  /** What each tracker has reported at the harvest after the round, by name, in pages and in pages per second. */
+  readonly trackers: readonly TrackerReport[];
+  readonly action: string | null;
+  readonly reason: string | null;
+}
+
+export interface TrackerReport {
+  readonly name: string;
+  readonly dirtyPages: number;
+  readonly pagesPerSecond: Known;
+  readonly failed: boolean;
+}
+
+export interface Log {
+  /** Older entries that are not kept. */
+  readonly dropped: number;
+  readonly entries: readonly LogEntry[];
+}
+
+export interface LogEntry {
+  readonly atMs: number;
+  readonly side: 'source' | 'destination';
+  readonly level: 'info' | 'good' | 'warning' | 'bad';
+  readonly text: string;
+}

@@ -1,0 +1,32 @@
+import type { LogEntry, MigrationModel, RoundModel, Samples } from './migration-model.js';
+
+/** The part of a list from an index on: what a viewer has from there on is replaced. */
+export interface ListPatch<T> {
+  readonly from: number;
+  readonly items: readonly T[];
+}
+
+/** What has changed in a model since the last patch. A first patch is the whole of it: all of its lists are from 0 on. */
+export interface ModelPatch {
+  readonly head: Omit<MigrationModel, 'rounds' | 'log' | 'samples'>;
+  readonly roundCount: number;
+  readonly rounds: ListPatch<RoundModel>;
+  readonly logDropped: number;
+  readonly log: ListPatch<LogEntry>;
+  readonly samples: { readonly from: number; readonly columns: Samples };
+}
+
+/** The model with a patch applied; `undefined` is no model yet. */
+export function patched(model: MigrationModel | undefined, patch: ModelPatch): MigrationModel {
+  const { head, roundCount, rounds, logDropped, log, samples } = patch;
+  const columns = Object.entries(samples.columns).map(([column, values]) => [
+    column,
+    [...(model?.samples[column as keyof Samples] ?? []).slice(0, samples.from), ...values],
+  ]);
+  return {
+    ...head,
+    samples: Object.fromEntries(columns) as unknown as Samples,
+    rounds: { count: roundCount, kept: [...(model?.rounds.kept ?? []).slice(0, rounds.from), ...rounds.items] },
+    log: { dropped: logDropped, entries: [...(model?.log.entries ?? []).slice(0, log.from), ...log.items] },
+  };
+}

@@ -1,0 +1,153 @@
+import type { IncomingEvent, IncomingStatus, MigrationEvent, MigrationStatus } from '@godwit/core';
+import { GodwitError } from '@godwit/core/errors';
+import { publishEvents } from './diagnostics.js';
+import type { MigrationModel } from './model/migration-model.js';
+import { ModelBuilder } from './model/model-builder.js';
+import { PageServer, type ServeOptions } from './serve/page-server.js';
+
+/** What is observed of a role: a `Migration` or an `IncomingMigration`, or whatever passes on their events from another process. */
+export interface Watched<E, S> {
+  readonly id?: string;
+  subscribe(next: (event: E) => void): { unsubscribe(): void };
+  /** The present status; without it a viewer sees what the events say. */
+  status?(): S;
+}
+
+export type WatchedMigration = Watched<MigrationEvent, MigrationStatus>;
+export type WatchedIncoming = Watched<IncomingEvent, IncomingStatus>;
+
+export interface ObserveOptions {
+  /** The destination's side of the same migration, where it is in this process too. */
+  readonly incoming?: WatchedIncoming;
+  /** The heading of the page. Default: the migration's id. */
+  readonly title?: string;
+  /** Limits that are in force, for a migration without `status()`. */
+  readonly limits?: { readonly downtimeLimitMs?: number; readonly bandwidthLimit?: number };
+  /** Milliseconds of a monotonic clock. Default: `performance.now`. */
+  readonly now?: () => number;
+}
+
+/**
+ * Observes a migration until `close`. It holds nothing open by itself and never controls the migration; `serve` shows it.
+ *
+ * @example
+ * const observation = observe(migrate(vm, connector));
+ * const page = await observation.serve({ port: 8080 });
+ * console.log(page.url);
+ */
+export class Observation {
+  readonly #builder: ModelBuilder;
+  readonly #now: () => number;
+  /** What `now()` was when the migration began; undefined as long as nothing is known of it. */
+  #origin: number | undefined;
+  readonly #source: WatchedMigration | undefined;
+  readonly #incoming: WatchedIncoming | undefined;
+  readonly #subscriptions: { unsubscribe(): void }[] = [];
+  readonly #servers = new Set<PageServer>();
+  #closed = false;
+
+  /** @internal Use `observe` or `observeIncoming`. */
+  constructor(source: WatchedMigration | undefined, options: ObserveOptions) {
+    const { now = () => performance.now(), incoming } = options;
+    this.#now = now;
+    this.#source = source;
+    this.#incoming = incoming;
+    this.#builder = new ModelBuilder(options.title ?? titleOf(source?.id));
+    this.#builder.startedAt = Date.now();
+    const elapsedMs = source?.status?.().progress.elapsedMs;
+    if (elapsedMs !== undefined) this.#began(elapsedMs);
+    if (source !== undefined) {
+      this.#builder.watchSource(source.id);
+      if (options.limits !== undefined) this.#builder.limits(options.limits);
+      this.#subscriptions.push(source.subscribe((event) => this.#builder.source(event, this.#elapsedMs)));
+      this.#subscriptions.push(publishEvents('source', source));
+    }
+    if (incoming !== undefined) {
+      this.#builder.watchDestination();
+      this.#subscriptions.push(incoming.subscribe((event) => this.#builder.destination(event, this.#elapsedMs)));
+      this.#subscriptions.push(publishEvents('destination', incoming));
+    }
+    // The limits, and what the past of a migration that has begun before has left.
+    this.#poll();
+  }
+
+  /** The migration as it is now, as plain JSON of bounded size. */
+  model(): MigrationModel {
+    this.#poll();
+    return this.#builder.model();
+  }
+
+  /**
+   * Serves a live page until its `close`. It can be read, and nothing else. By default only this host reaches it, at a port that is free.
+   *
+   * @throws GodwitError GODWIT_SYSCALL where it cannot listen, GODWIT_INVALID_ARGUMENT, GODWIT_INVALID_STATE after `close`
+   */
+  async serve(options: ServeOptions = {}): Promise<PageServer> {
+    if (!this.#closed) {
+      const poll = () => this.#poll();
+      const server = await PageServer.start(this.#builder, poll, options, () => this.#servers.delete(server));
+      this.#servers.add(server);
+      // Closed while the server was being opened: nobody else would close it.
+      if (!this.#closed) return server;
+      await server.close();
+    }
+    throw new GodwitError('GODWIT_INVALID_STATE', 'the observation is closed: observe the migration anew to serve it');
+  }
+
+  /** Ends it: the pages are closed, and the model stays as it is. The migration goes on. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
+    await Promise.all([...this.#servers].map((server) => server.close()));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Since the migration began: where no status tells when that was, it is the first event. */
+  get #elapsedMs(): number {
+    if (this.#origin === undefined) this.#began(0);
+    return Math.max(0, this.#now() - (this.#origin ?? 0));
+  }
+
+  #began(elapsedMs: number): void {
+    this.#origin = this.#now() - elapsedMs;
+    this.#builder.startedAt = Date.now() - elapsedMs;
+  }
+
+  #poll(): void {
+    if (this.#closed) return;
+    // After the end too: `settle` and `recover` change who owns the guest.
+    const [source, incoming] = [this.#source?.status?.(), this.#incoming?.status?.()];
+    if (source !== undefined || incoming !== undefined) this.#builder.status(source, incoming, this.#elapsedMs);
+    else if (this.#origin !== undefined) this.#builder.passed(this.#elapsedMs);
+  }
+}
+
+/**
+ * Observes a migration at its source, and with `incoming` at its destination too. Observing never controls.
+ *
+ * @example
+ * const migration = migrate(vm, connector);
+ * const observation = observe(migration);
+ * const page = await observation.serve({ port: 8080 }); // http://127.0.0.1:8080/
+ * await migration.result;
+ * await writeFile('migration.html', report(observation.model()));
+ * await observation.close();
+ */
+export function observe(migration: WatchedMigration, options: ObserveOptions = {}): Observation {
+  return new Observation(migration, options);
+}
+
+/** Observes a migration at its destination, where the source is in another process. */
+export function observeIncoming(
+  incoming: WatchedIncoming,
+  options: Omit<ObserveOptions, 'incoming'> = {},
+): Observation {
+  return new Observation(undefined, { ...options, incoming });
+}
+
+function titleOf(id: string | undefined): string {
+  return id === undefined ? 'Migration' : `Migration ${id.slice(0, 8)}`;
+}

@@ -1,0 +1,69 @@
+/** `@godwit/observe/prometheus`: metrics through prom-client, which is an optional peer. docs/metrics.md has them all. */
+import type { IncomingEvent, MigrationEvent } from '@godwit/core';
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+import {
+  type Labels,
+  METRICS,
+  type MetricDefinition,
+  type MetricName,
+  type MetricSink,
+} from './metrics/metric-list.js';
+import { Watcher, type Watching, type WatchOptions } from './metrics/watcher.js';
+import type { Watched } from './observe.js';
+
+export type { Labels } from './metrics/metric-list.js';
+export type { Watching, WatchOptions } from './metrics/watcher.js';
+
+export interface PrometheusOptions {
+  /** Names of the labels that `WatchOptions.labels` may have, beside `role`. Default: none. */
+  readonly labelNames?: readonly string[];
+}
+
+/**
+ * The metrics of all migrations that it is told to watch, in a registry of prom-client, in which they are from the first moment on: a
+ * counter that has counted nothing is there, with its help. One for each registry.
+ *
+ * @throws Error of prom-client where the registry has metrics of these names
+ * @example
+ * import { register } from 'prom-client';
+ * const metrics = new PrometheusMetrics(register, { labelNames: ['vm'] });
+ * metrics.watch(migrate(vm, connector), { labels: { vm: 'web-7' } });
+ */
+export class PrometheusMetrics {
+  readonly #watcher: Watcher;
+
+  constructor(registry: Registry, options: PrometheusOptions = {}) {
+    this.#watcher = new Watcher(sinkOf(registry, options.labelNames ?? []));
+  }
+
+  /** Watches a migration at its source. */
+  watch(migration: Watched<MigrationEvent, unknown>, options: WatchOptions = {}): Watching {
+    return this.#watcher.source(migration, options);
+  }
+
+  /** Watches a migration at its destination. */
+  watchIncoming(incoming: Watched<IncomingEvent, unknown>, options: WatchOptions = {}): Watching {
+    return this.#watcher.destination(incoming, options);
+  }
+}
+
+function sinkOf(registry: Registry, more: readonly string[]): MetricSink {
+  const made = new Map<MetricName, Counter | Gauge | Histogram>();
+  for (const [name, definition] of Object.entries(METRICS) as [MetricName, MetricDefinition][]) {
+    const { prometheus, help, labels, kind, buckets } = definition;
+    const settings = {
+      name: prometheus,
+      help,
+      labelNames: ['role', ...more, ...labels],
+      registers: [registry],
+    };
+    if (kind === 'counter') made.set(name, new Counter(settings));
+    else if (kind === 'gauge') made.set(name, new Gauge(settings));
+    else made.set(name, new Histogram({ ...settings, buckets: [...(buckets ?? [])] }));
+  }
+  return {
+    add: (metric, value, labels: Labels) => (made.get(metric) as Counter).inc(labels, value),
+    set: (metric, value, labels: Labels) => (made.get(metric) as Gauge).set(labels, value),
+    record: (metric, value, labels: Labels) => (made.get(metric) as Histogram).observe(labels, value),
+  };
+}
