@@ -39,8 +39,15 @@ export {
   delta,
   type EncodingRecipe,
   type PageEncoding,
+  type WholePageEncoding,
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
+export type {
+  PageStreamDecoder,
+  PageStreamEncoder,
+  PagesOfBatch,
+  StreamEncoding,
+} from './encoding/stream-encoding.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export { type EstimatedLink, type EstimateOptions, estimate } from './estimate/estimate.js';
 export type { Estimate, EstimatedTime, EstimateSettings } from './estimate/estimate-from.js';

@@ -1,5 +1,8 @@
 export { VirtualClock } from '../simulation/virtual-clock.js';
 export { type BufferBlock, BufferMemory } from './buffer-memory.js';
+export { vectorOf } from './encoding-ends.js';
+export type { EncodingFixture, EncodingVector, SuiteRunner } from './encoding-fixture.js';
+export { encodingSuite } from './encoding-suite.js';
 export * as engineParts from './engine-parts.js';
 export { type DeviceFaults, FaultyDevice } from './faulty-device.js';
 export { FaultyTracker, type TrackerFaults } from './faulty-tracker.js';
