@@ -8,6 +8,8 @@ import { noPages } from './round-tally.js';
 export interface InspectOptions {
   /** Report every frame. Default: false. */
   readonly frames?: boolean;
+  /** Read no further than the frame that says that the recording ends, for bytes that may never end. Default: false. */
+  readonly untilEnd?: boolean;
 }
 
 /** Violations that are reported one by one; the rest are only counted. */
@@ -48,6 +50,7 @@ export async function* inspectRecording(
   for await (const item of readRecording(bytes)) {
     inspection.item(item);
     if (inspection.found) yield* inspection.take();
+    if (options.untilEnd === true && item.type === 'recordingEnd') break;
   }
   inspection.end();
   yield* inspection.take();
