@@ -1,42 +1,18 @@
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { publint } from 'publint';
-
-/** The repository; the tests run compiled, in test/dist/packaging. */
-const ROOT = join(import.meta.dirname, '..', '..', '..');
-
-interface Manifest {
-  readonly name: string;
-  readonly version: string;
-  readonly private?: boolean;
-  readonly workspaces?: readonly string[];
-  readonly devDependencies?: Readonly<Record<string, string>>;
-  readonly dependencies?: Readonly<Record<string, string>>;
-  readonly optionalDependencies?: Readonly<Record<string, string>>;
-  readonly bin?: Readonly<Record<string, string>>;
-  readonly exports: Readonly<Record<string, unknown>>;
-}
+import { manifestIn, npm, PACKAGES, packAll, ROOT, run, type Tarball } from './packed.js';
 
 const root = manifestIn(ROOT);
 
-/** What gets published: every workspace that is not private. */
-const PACKAGES = (root.workspaces ?? [])
-  .map((folder) => ({ folder: join(ROOT, folder), manifest: manifestIn(join(ROOT, folder)) }))
-  .filter(({ manifest }) => manifest.private !== true);
-
 let temporary: string;
-const tarballs = new Map<string, { file: string; files: readonly string[] }>();
+let tarballs: Map<string, Tarball>;
 
 beforeAll(() => {
   temporary = mkdtempSync(join(tmpdir(), 'godwit-pack-'));
-  for (const { folder, manifest } of PACKAGES) {
-    const [packed] = JSON.parse(npm(folder, 'pack', '--json', '--ignore-scripts', '--pack-destination', temporary));
-    const files = packed.files.map(({ path }: { path: string }) => path);
-    tarballs.set(manifest.name, { file: join(temporary, packed.filename), files });
-  }
+  tarballs = packAll(temporary);
 }, 60_000);
 
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
@@ -155,11 +131,7 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
   }, 60_000);
 });
 
-function manifestIn(folder: string): Manifest {
-  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
-}
-
-function tarballOf(name: string): { file: string; files: readonly string[] } {
+function tarballOf(name: string): Tarball {
   const tarball = tarballs.get(name);
   if (tarball === undefined || !existsSync(tarball.file)) throw new Error(`${name} was not packed`);
   return tarball;
@@ -169,18 +141,4 @@ function tarballOf(name: string): { file: string; files: readonly string[] } {
 function exportsOf(name: string, project: string): number {
   const script = `const m = await import('${name}'); process.stdout.write(String(Object.keys(m).length));`;
   return Number(run(process.execPath, ['--input-type=module', '--eval', script], project));
-}
-
-function npm(cwd: string, ...args: readonly string[]): string {
-  return run('npm', args, cwd);
-}
-
-/** Standard output of a command; when it fails, an error with all that it printed. */
-function run(command: string, args: readonly string[], cwd: string): string {
-  try {
-    return execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-  } catch (error) {
-    const { stdout, stderr } = error as { stdout: string; stderr: string };
-    throw new Error(`${command} ${args.join(' ')} failed:\n${stdout}\n${stderr}`, { cause: error });
-  }
 }

@@ -18,6 +18,11 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };
 
+/** Pages whose commands a test of their own runs, in an empty folder. */
+const RUN_BY_A_TEST: Readonly<Record<string, string>> = {
+  'docs/getting-started.md': 'test/packaging/getting-started.test.ts',
+};
+
 interface Block {
   readonly page: string;
   /** The line of the block's first line of code, from 1. */
@@ -87,12 +92,18 @@ describe('the commands', () => {
     scripts: Record<string, string>;
   };
   const shown = blocks
-    .filter(({ language }) => ['sh', 'bash', 'shell', 'console'].includes(language))
+    .filter(({ language, page }) => ['sh', 'bash', 'shell', 'console'].includes(language) && !RUN_BY_A_TEST[page])
     .flatMap((block) => commandsOf(block.text).map((command) => ({ ...block, command })));
   const run = stepsOfCi();
 
   test('.ci/run has steps that this test can read', () => {
     expect(run).toContain('npm test');
+  });
+
+  test('of pages that have a test of their own are run by it', () => {
+    for (const [page, file] of Object.entries(RUN_BY_A_TEST)) {
+      expect(readFileSync(join(ROOT, file), 'utf8')).toContain(page.split('/').at(-1));
+    }
   });
 
   test('are shown in blocks that this test knows', () => {
