@@ -1,6 +1,8 @@
 /**
  * `@godwit/core`: what embedders use, and authors of transports, encodings, policies, trackers and page streams. The parts that the
  * engine is made of are in `@godwit/core/pages`, which may change in any version.
+ *
+ * @module @godwit/core
  */
 export { assertMayChange, type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
 export { type Clock, systemClock } from './clock.js';

@@ -78,6 +78,7 @@ export interface Progress {
   readonly remainingRangeMs: readonly [low: number, high: number] | undefined;
 }
 
+/** One term of the downtime: what was expected of it, and what it took. Milliseconds. */
 export interface DowntimeTerm {
   readonly predictedMs: number;
   /** The interval that was expected to have it in nine cases of ten. */
@@ -204,6 +205,7 @@ export interface MigrationSummary {
   readonly dryRun?: DryRunReport;
 }
 
+/** What happens to a migration, at its source; `type` says what. The last one is `completed` or `failed`. */
 export type MigrationEvent =
   /** The first event of a subscriber that comes after the start. */
   | { readonly type: 'status'; readonly status: MigrationStatus }
@@ -295,6 +297,7 @@ export type ReceivedPages = Omit<PagesByKind, 'hole'>;
 /** States of a migration at its destination, with QEMU's names. */
 export type IncomingState = 'none' | 'setup' | 'active' | 'device' | 'postcopy-active' | 'completed' | 'failed';
 
+/** The result of an incoming migration. Times are milliseconds of the destination's clock. */
 export interface IncomingSummary {
   readonly migrationId: string;
   readonly rounds: number;
@@ -324,6 +327,7 @@ export interface IncomingStatus {
   readonly faults?: FaultStatus | undefined;
 }
 
+/** What happens to an incoming migration, at its destination; `type` says what. The last one is `completed` or `failed`. */
 export type IncomingEvent =
   /** The first event of a subscriber that comes after the start. */
   | { readonly type: 'status'; readonly status: IncomingStatus }

@@ -4,6 +4,7 @@ import type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 import { throwIfCancelled } from './stream/cancellation.js';
 import { MemoryPipe } from './stream/memory-pipe.js';
 
+/** Options of `memory`. */
 export interface MemoryOptions {
   /** What each direction holds on its own, in bytes, like a socket's buffer. Default: 64 KiB. */
   readonly bufferBytes?: number;

@@ -4,6 +4,7 @@ import type { ByteStream, Transport } from './stream/byte-stream.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';
 
+/** Where `tcp` connects to or listens. */
 export interface TcpOptions {
   /** Name or address. Default: `127.0.0.1`; to be reached from other hosts, listen on `0.0.0.0` or `::`. */
   readonly host?: string;
@@ -15,6 +16,7 @@ export interface TcpOptions {
   readonly keepAliveMs?: number;
 }
 
+/** A listener of `tcp`, which tells where it listens. */
 export interface TcpListener extends SocketListener {
   readonly host: string;
   readonly port: number;

@@ -5,6 +5,7 @@ import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener } from './stream/socket-listener.js';
 import { LONGEST_PATH, listenAtPath } from './stream/unix-path.js';
 
+/** The socket of a `unix` transport. */
 export interface UnixOptions {
   /** Path of the socket; at most 107 bytes (`sun_path` of unix(7)). */
   readonly path: string;

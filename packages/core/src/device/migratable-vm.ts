@@ -2,6 +2,7 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import type { MigratableDevice } from './migratable-device.js';
 
+/** What a guest does: it runs, its user has paused it, or it has shut down or crashed. */
 export type RunState = 'running' | 'paused' | 'ended';
 
 /** How vCPUs are held back. */

@@ -57,6 +57,7 @@ export interface Compression {
   decompress(bytes: Uint8Array, byteLength: number): Promise<Uint8Array>;
 }
 
+/** Options of `delta`. */
 export interface DeltaOptions {
   /**
    * Bytes of pages that the source keeps. Default 64 MiB, as QEMU's xbzrle-cache-size. Allocated in one piece once the destination has

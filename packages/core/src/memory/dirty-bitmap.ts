@@ -107,31 +107,37 @@ export class DirtyBitmap {
     return new Uint8Array(buffer, byteOffset, byteLength);
   }
 
+  /** Whether a page is dirty. */
   has(page: number): boolean {
     return ((this.#words[floor(page / 32)] as number) & (1 << (page % 32))) !== 0;
   }
 
+  /** Makes a page dirty. Throws `GODWIT_INVALID_ARGUMENT` beyond the block. */
   set(page: number): void {
     this.#check(page, 1);
     this.#write(floor(page / 32), 1 << (page % 32), true);
   }
 
+  /** Makes `pageCount` pages from `firstPage` on dirty. Throws `GODWIT_INVALID_ARGUMENT` beyond the block. */
   setRange(firstPage: number, pageCount: number): void {
     this.#check(firstPage, pageCount);
     this.#eachWord(firstPage, pageCount, true);
   }
 
+  /** Makes `pageCount` pages from `firstPage` on clean. Throws `GODWIT_INVALID_ARGUMENT` beyond the block. */
   clearRange(firstPage: number, pageCount: number): void {
     this.#check(firstPage, pageCount);
     this.#eachWord(firstPage, pageCount, false);
   }
 
+  /** Makes every page dirty. */
   setAll(): void {
     this.#words.fill(0xffffffff);
     this.#touched?.fill(1);
     this.maskTail();
   }
 
+  /** Makes every page clean. */
   clearAll(): void {
     const touched = this.#touched;
     if (touched === undefined) {
@@ -244,6 +250,7 @@ export class DirtyBitmap {
     return total;
   }
 
+  /** Whether no page is dirty. */
   isEmpty(): boolean {
     return this.nextDirty(0) === -1;
   }

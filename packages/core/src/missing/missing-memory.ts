@@ -46,6 +46,7 @@ export interface MissingMemory {
    * Begins to load the pages that nobody waits for. Called once the guest runs: until then the processors are for what it waits for.
    */
   loadRest(): void;
+  /** How it goes; may be called at any time, also after `end`. */
   status(): FaultStatus;
   /** `GuestMemory.present`, while pages are missing. */
   present(block: number, offset: number, byteLength: number): Promise<void>;

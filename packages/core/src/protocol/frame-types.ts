@@ -75,6 +75,7 @@ export const FRAME_TYPES = {
   loadEarly: 35,
 } as const;
 
+/** The name of a frame type; its number is in `FRAME_TYPES`. */
 export type FrameName = keyof typeof FRAME_TYPES;
 
 /** The types of frames with a payload. All others have none. */

@@ -2,7 +2,9 @@ import type { WholePageEncoding } from '../encoding/page-encoding.js';
 
 /** What a suite needs from a test runner: those of Jest, Vitest, Mocha and node:test all fit. */
 export interface SuiteRunner {
+  /** Groups tests under a name. */
   describe(name: string, body: () => void): unknown;
+  /** Adds a test, which fails when its promise rejects. */
   test(name: string, body: () => Promise<void>): unknown;
 }
 

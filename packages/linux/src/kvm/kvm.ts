@@ -81,6 +81,7 @@ export class Kvm {
     return Array.from(list.subarray(1, 1 + (list[0] as number)));
   }
 
+  /** KVM_CREATE_VM. Throws `SyscallError`. */
   createVm(): KvmVm {
     return new KvmVm(ioctl(this.fd, KvmSystemRequest.KVM_CREATE_VM, 0, 'KVM_CREATE_VM'), this.vcpuMapBytes);
   }

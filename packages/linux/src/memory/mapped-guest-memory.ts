@@ -22,6 +22,7 @@ import {
 } from './huge-pages.js';
 import { type BlockBacking, MappedRamBlock } from './mapped-ram-block.js';
 
+/** Options of `createGuestMemory`. */
 export interface GuestMemoryOptions {
   /** Bytes; the granularity of dirty tracking. Default: the host's page size, which KVM's dirty log needs. */
   readonly pageSize?: number;

@@ -18,6 +18,7 @@ export interface TrackedRange {
   readonly firstPage: number;
 }
 
+/** Options of a `PagemapTracker`. */
 export interface PagemapTrackerOptions {
   readonly ranges: readonly TrackedRange[];
   /** Bytes per page of the bitmaps. Default: the host's page size; else a multiple of it. */

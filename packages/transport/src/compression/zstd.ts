@@ -1,6 +1,7 @@
 import * as zlib from 'node:zlib';
 import { type Compression, GodwitError } from '@godwit/core';
 
+/** Options of `zstd`. */
 export interface ZstdOptions {
   /** From 1 (the default: fast) to 19 (slow). */
   readonly level?: number;

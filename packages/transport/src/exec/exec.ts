@@ -5,6 +5,7 @@ import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { mayPass } from '../stream/connect-failure.js';
 import { ChildStream } from './child-stream.js';
 
+/** The command of an `exec` transport, and how it is run. */
 export interface ExecOptions {
   /** The program, looked up in PATH; no shell is involved. */
   readonly command: string;

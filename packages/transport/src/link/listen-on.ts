@@ -19,6 +19,7 @@ import { PageChannelPool, superseded } from './page-channel-pool.js';
 import type { ConnectionName, PendingStream } from './pending-stream.js';
 import { refuse } from './refuse.js';
 
+/** Options of `listenOn`. */
 export interface ListenOptions extends FrameStreamOptions {
   /**
    * How long a new stream has to say who it is, and a page channel to be announced by the hello of its migration, in

@@ -5,6 +5,7 @@ import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { LARGEST_MESSAGE, MessageStream } from './message-stream.js';
 
+/** Options of `messagePort`. */
 export interface MessagePortOptions {
   /** How long `connect` waits for a listener at the other end, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;

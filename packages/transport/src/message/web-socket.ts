@@ -9,6 +9,7 @@ import { explainHandshake, handshakeMayPass } from '../tls/tls-refusal.js';
 import { WebSocketListener } from './web-socket-listener.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
+/** Where a `webSocket` connects to or listens, and whom it takes. */
 export interface WebSocketOptions {
   /** `ws://host:port/path` or `wss://...`. Instead of it: host, port and path. */
   readonly url?: string;

@@ -43,6 +43,7 @@ export interface BrokenRecording {
   readonly error: GodwitError;
 }
 
+/** What `readRecording` finds, in the order of the file; `broken` is always the last. */
 export type RecordedItem =
   | ((RecordingHead | RecordedLink | RecordedStreamEnd | RecordingEnd) & { readonly offset: number })
   | RecordedFrame

@@ -15,6 +15,7 @@ import { RecordedStream, type Tape } from './recorded-stream.js';
 import { RecordingFile } from './recording-file.js';
 import { packRecordingFrame, RECORDING_VERSION, type RecordedTrack, type Sender } from './recording-format.js';
 
+/** Options of `recordTo`. */
 export interface RecordOptions {
   /**
    * Called once when the recording fails (a full disk, say); the migration then goes on without it. Without this
@@ -23,6 +24,7 @@ export interface RecordOptions {
   readonly onFailure?: (error: GodwitError) => void;
 }
 
+/** What is in a recording that was closed. */
 export interface RecordingSummary {
   readonly path: string;
   /** Bytes of the file. */

@@ -4,6 +4,7 @@ import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { type RestoreOptions, restoreFrom } from './restore-link.js';
 import { saveTo } from './save-link.js';
 
+/** A snapshot's file. */
 export interface FileOptions extends RestoreOptions {
   /** The snapshot. Saving replaces a file that has this name, when the new one is whole. */
   readonly path: string;

@@ -26,6 +26,7 @@ export interface TlsCredentials {
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
 }
 
+/** A key that both sides have, instead of certificates. */
 export interface PreSharedKey {
   /** Which key it is; travels in the clear. At most 128 bytes (RFC 4279). */
   readonly identity: string;

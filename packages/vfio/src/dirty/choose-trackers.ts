@@ -23,6 +23,7 @@ export interface TrackableDevice {
   readonly trackDuringPrecopy?: boolean;
 }
 
+/** Which trackers see what devices write, and why these. */
 export interface TrackerChoice {
   readonly device: VfioDevice;
   /** Several devices may share one. */

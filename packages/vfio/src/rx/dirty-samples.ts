@@ -10,6 +10,7 @@ export interface DirtySample {
   readonly intervalMs: number;
 }
 
+/** Options of `dirtySamples`. */
 export interface DirtySamplesOptions {
   /** Milliseconds from the end of one harvest to the beginning of the next; default 100. */
   readonly everyMs?: number;
