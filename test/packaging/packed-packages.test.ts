@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Analysis, checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { publint } from 'publint';
 import { manifestIn, npm, PACKAGES, packAll, ROOT, run, type Tarball } from './packed.js';
@@ -17,6 +18,21 @@ beforeAll(() => {
 
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 
+test('CHANGELOG.md says what this version offers, and which formats', () => {
+  const page = readFileSync(join(ROOT, 'CHANGELOG.md'), 'utf8');
+  const [heading] = /^## .*$/m.exec(page) ?? [];
+  expect(heading === '## Unreleased' || heading?.includes(root.version)).toBe(true);
+  for (const { manifest } of PACKAGES) expect(page).toContain(`\`${manifest.name}\``);
+  const formats = [
+    ['wire-format.md', /^# The wire format, version (\d+)/, 'Wire format'],
+    ['snapshot-format.md', /^# The snapshot format, version (\d+)/, 'snapshot format'],
+  ] as const;
+  for (const [file, version, name] of formats) {
+    const [, number] = version.exec(readFileSync(join(ROOT, 'docs', file), 'utf8')) ?? [];
+    expect(page).toContain(`${name} ${number}`);
+  }
+});
+
 test('there is something to publish', () => {
   expect(PACKAGES.map(({ manifest }) => manifest.name)).toEqual(
     expect.arrayContaining([
@@ -30,7 +46,7 @@ test('there is something to publish', () => {
   );
 });
 
-describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
+describe.each(PACKAGES)('$manifest.name', ({ folder, manifest }) => {
   const entryPoints = Object.keys(manifest.exports).map((path) => manifest.name + path.slice(1));
   let project: string;
 
@@ -70,6 +86,38 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
       expect(files).toContain(path.replace('dist/', 'src/').replace(/\.js$/, '.ts'));
     }
   });
+
+  test('says where it comes from', () => {
+    const { homepage, repository, bugs, keywords, funding } = manifest;
+    expect(repository?.url).toMatch(/^git\+https:\/\/.*\.git$/);
+    expect(join(ROOT, repository?.directory ?? '')).toBe(folder);
+    const { homepage: home = '', bugs: rootBugs } = root;
+    expect(homepage).toBe(home.replace('#readme', `/tree/main/${repository?.directory}#readme`));
+    expect(bugs).toEqual(rootBugs);
+    expect(keywords).toEqual(expect.arrayContaining(['live-migration']));
+    expect(funding).toBeUndefined();
+  });
+
+  test('npm would publish it', () => {
+    // A dry run needs no login.
+    const args = ['publish', '--dry-run', '--json', '--ignore-scripts', '--access', 'public', '--tag', 'dry-run'];
+    const answer = JSON.parse(npm(folder, ...args)) as Record<string, { readonly id: string }> & {
+      readonly id?: string;
+    };
+    // npm 11 answers by name.
+    expect(answer.id ?? answer[manifest.name]?.id).toBe(`${manifest.name}@${manifest.version}`);
+  }, 120_000);
+
+  test('its types are right however it is resolved', async () => {
+    const tarball = createPackageFromTarballData(readFileSync(tarballOf(manifest.name).file));
+    const { problems } = (await checkPackage(tarball)) as Analysis;
+    // An ES module is what `require` gets too, from Node 20.19 on; resolution from before `exports` cannot see its entry points.
+    const meant = problems.filter(
+      (problem) =>
+        problem.kind !== 'CJSResolvesToESM' && !('resolutionKind' in problem && problem.resolutionKind === 'node10'),
+    );
+    expect(meant).toEqual([]);
+  }, 120_000);
 
   test('publint has nothing to say', async () => {
     const { buffer: tarball } = Uint8Array.from(readFileSync(tarballOf(manifest.name).file));

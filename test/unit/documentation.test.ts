@@ -34,8 +34,8 @@ interface Block {
   readonly text: string;
 }
 
-const pages = ['README.md', 'CONTRIBUTING.md', ...markdownIn('docs'), ...packageReadmes()].filter((page) =>
-  existsSync(join(ROOT, page)),
+const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', ...markdownIn('docs'), ...packageReadmes()].filter(
+  (page) => existsSync(join(ROOT, page)),
 );
 const blocks = pages.flatMap(blocksOf);
 
