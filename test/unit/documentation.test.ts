@@ -52,7 +52,12 @@ describe('the TypeScript', () => {
     const folder = join(ROOT, '.cache', 'documentation');
     rmSync(folder, { recursive: true, force: true });
     // As many empty lines before the code as in the page: the compiler then names the line of the page.
-    for (const block of compiled) write(join(folder, fileOf(block)), '\n'.repeat(block.line - 1) + block.text);
+    for (const block of compiled) {
+      write(join(folder, fileOf(block)), '\n'.repeat(block.line - 1) + block.text);
+      // A block that is a file by its first line may be imported by others of its folder.
+      const [, name] = /^\/\/ (\S+\.m?ts)\n/.exec(block.text) ?? [];
+      if (name !== undefined) write(join(folder, dirname(block.page), name), block.text);
+    }
     const compilerOptions = { noEmit: true, composite: false, noUnusedLocals: false, types: ['node'], rootDir: '.' };
     const config = { extends: '../../tsconfig.base.json', compilerOptions, files: compiled.map(fileOf) };
     write(join(folder, 'tsconfig.json'), JSON.stringify(config));
