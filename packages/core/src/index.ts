@@ -65,7 +65,7 @@ export {
   type LinkRequest,
   type MigrationLink,
 } from './link/migration-link.js';
-export type { PageStream, RemoteReading, RemoteSending } from './link/page-stream.js';
+export type { PageStream, RemoteAnswering, RemoteReading, RemoteSending } from './link/page-stream.js';
 export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export {
@@ -95,7 +95,9 @@ export type {
   ReceivedPages,
   ShadowReport,
 } from './migration-event.js';
-export type { FaultService, FaultStatus, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { FaultStatus } from './missing/fault-status.js';
+export type { FaultService, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { MissingSink } from './missing/missing-sink.js';
 export type { PagePlace, PageSource } from './missing/page-source.js';
 export { localAuthority, type OwnershipAuthority, type Transfer } from './ownership/ownership-authority.js';
 export {
@@ -120,6 +122,7 @@ export {
   type HelloStage,
   type LoadEarlyFrame,
   type LoadedFrame,
+  type MissingFrame,
   MOVED_RUN_STATES,
   type MovedRunState,
   type OwedFrame,
@@ -132,6 +135,7 @@ export {
   type ReadyFrame,
   type ReceivedPagesFrame,
   type ReleasedFrame,
+  type RequestPagesFrame,
   type ResumedFrame,
   type RoundAckFrame,
   type RoundEndFrame,
@@ -139,6 +143,7 @@ export {
   type SwitchoverFrame,
   type VerifiedFrame,
   type WelcomeFrame,
+  type WholeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
 export { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type FrameName } from './protocol/frame-types.js';

@@ -1,5 +1,5 @@
 import type { ErrorCode, GodwitError } from './errors.js';
-import type { FaultStatus } from './missing/missing-memory.js';
+import type { FaultStatus } from './missing/fault-status.js';
 import type { DestinationOwnershipState } from './ownership/destination-ownership.js';
 import type { SourceOwnershipState } from './ownership/source-ownership.js';
 import type { MovedRunState } from './protocol/frame.js';
@@ -18,8 +18,15 @@ import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js'
  *           |         |             |             |            |
  *           +---------+-------------+-------------+------------+--> failed
  *           +---------+-------------+-------------+--> cancelling -> cancelled
+ *
+ * by post-copy:
+ * active -> [pre-switchover ->] postcopy-device -> [settling ->] postcopy-active -> completed
+ *                                                                 ^         |
+ *                                                 postcopy-recover <-> postcopy-paused
  * ```
  *
+ * - `postcopy-active`: the guest runs at the destination, and pages are missing there: both processes are needed. `postcopy-paused`: the
+ *   link between them is lost, and `postcopy-recover`: it is made anew; who needs a missing page waits meanwhile.
  * - `reconnecting`: the link was lost before `go`, and the engine reconnects.
  * - `settling`: the link was lost after `go`, and the destination is asked over new connections.
  * - A dry run goes from `setup` to `completed`. After `go` (inside `device`) there is no way to `cancelled`.
@@ -32,6 +39,10 @@ export type MigrationState =
   | 'reconnecting'
   | 'pre-switchover'
   | 'device'
+  | 'postcopy-device'
+  | 'postcopy-active'
+  | 'postcopy-paused'
+  | 'postcopy-recover'
   | 'settling'
   | 'completed'
   | 'failed'
@@ -95,6 +106,16 @@ export interface AttemptSummary {
   readonly pausedMs: number;
   readonly code: ErrorCode;
   readonly message: string;
+}
+
+/** How the pages came that were missing when the guest began to run at the destination. */
+export interface PostcopyReport {
+  /** Pages that were missing then. */
+  readonly pages: number;
+  /** From then until none was missing, in milliseconds. */
+  readonly ms: number;
+  /** How often the link was lost meanwhile. */
+  readonly lostLinks: number;
 }
 
 /** What a shadow policy would have done, the first time that it would have ended pre-copy. */
@@ -203,6 +224,8 @@ export interface MigrationSummary {
   readonly runState: MovedRunState;
   /** The report of a dry run; undefined otherwise. */
   readonly dryRun?: DryRunReport;
+  /** Of a migration by post-copy; undefined otherwise. */
+  readonly postcopy?: PostcopyReport | undefined;
 }
 
 /** What happens to a migration, at its source; `type` says what. The last one is `completed` or `failed`. */
@@ -295,7 +318,16 @@ export type MigrationEvent =
 export type ReceivedPages = Omit<PagesByKind, 'hole'>;
 
 /** States of a migration at its destination, with QEMU's names. */
-export type IncomingState = 'none' | 'setup' | 'active' | 'device' | 'postcopy-active' | 'completed' | 'failed';
+export type IncomingState =
+  | 'none'
+  | 'setup'
+  | 'active'
+  | 'device'
+  | 'postcopy-active'
+  | 'postcopy-paused'
+  | 'postcopy-recover'
+  | 'completed'
+  | 'failed';
 
 /** The result of an incoming migration. Times are milliseconds of the destination's clock. */
 export interface IncomingSummary {

@@ -8,6 +8,7 @@ export { type Clock, systemClock } from './clock.js';
 export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';
 export { PageWriter } from './destination/page-writer.js';
 export { type ChannelDevice, type ChannelRoundEnd, readPageChannel } from './destination/read-page-channel.js';
+export { checkRuns } from './destination/run-check.js';
 export { ChannelEncoder, type ChannelEncoderParts } from './encoding/channel-encoder.js';
 export type { DeltaCacheStorage } from './encoding/delta-cache.js';
 export {
@@ -41,7 +42,9 @@ export {
 export { MemoryWindows } from './memory/memory-windows.js';
 export { MOST_WORDS, type NamedPages } from './memory/named-pages.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
-export type { FaultService, FaultStatus, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { FaultStatus } from './missing/fault-status.js';
+export type { FaultService, MissingMemory, PagesToServe } from './missing/missing-memory.js';
+export type { MissingSink } from './missing/missing-sink.js';
 export type { PagePlace, PageSource } from './missing/page-source.js';
 export {
   DESTINATION_OWNERSHIP,
@@ -76,6 +79,7 @@ export {
   type HelloStage,
   type LoadEarlyFrame,
   type LoadedFrame,
+  type MissingFrame,
   MOVED_RUN_STATES,
   type MovedRunState,
   type OwedFrame,
@@ -88,6 +92,7 @@ export {
   type ReadyFrame,
   type ReceivedPagesFrame,
   type ReleasedFrame,
+  type RequestPagesFrame,
   type ResumedFrame,
   type RoundAckFrame,
   type RoundEndFrame,
@@ -95,10 +100,11 @@ export {
   type SwitchoverFrame,
   type VerifiedFrame,
   type WelcomeFrame,
+  type WholeFrame,
   type ZeroPagesFrame,
 } from './protocol/frame.js';
 export { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type FrameName } from './protocol/frame-types.js';
-export { FEATURES, SOFTWARE } from './protocol/negotiate.js';
+export { FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from './protocol/negotiate.js';
 export {
   ALWAYS,
   ANY_STREAM_FRAMES,
@@ -111,9 +117,11 @@ export {
   type Role,
   SOURCE_PHASES,
   type SourcePhaseName,
+  URGENT_FRAMES,
 } from './protocol/protocol-table.js';
 export { PageQueue, type PageQueueBuffers } from './queue/page-queue.js';
 export { PageTaker, type Rearm, type TakenPages } from './queue/page-taker.js';
+export { ANSWER_ROUND, type AnsweringParts, answerRequests } from './source/answer-requests.js';
 export {
   LocalPageChannel,
   noTotals,

@@ -48,7 +48,7 @@ async function round(pages: number) {
     deviceBytes: () => 0,
     onBatch: () => {},
   });
-  return sender.send(1, true);
+  return sender.send(1, { limited: true });
 }
 
 test.each([1000, 1001, 1017, 1100, 1187, 1234, 1300])(

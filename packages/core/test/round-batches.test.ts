@@ -58,7 +58,7 @@ async function batchesOf(
     onBatch: () => {},
     deviceBytes: () => 0,
   });
-  await sender.send(1, true);
+  await sender.send(1, { limited: true });
   expect(batches.flatMap(({ pages }) => pages)).toEqual(dirty);
   return batches;
 }

@@ -104,7 +104,7 @@ describe('channels on threads of their own take pages by themselves', () => {
     ['with a guest that is paused, whatever the limit', { bytesPerSecond: 1e6 }, false],
   ] as const)('%s', async (_, parts, limited) => {
     const { sender, counts, queue, said } = world(parts);
-    await sender.send(1, limited);
+    await sender.send(1, { limited });
     expect([counts.taken, counts.handed, counts.ended]).toEqual([PAGES, 0, 2]);
     expect([queue.count(), queue.taken.count(), said()]).toEqual([0, PAGES, PAGES]);
   });
@@ -115,7 +115,7 @@ describe('channels on threads of their own take pages by themselves', () => {
     ['where one of them cannot', { takes: false }],
   ] as const)('and are handed them %s', async (_, parts) => {
     const { sender, counts, queue } = world(parts);
-    await sender.send(1, true);
+    await sender.send(1, { limited: true });
     expect([counts.taken, counts.handed]).toEqual([0, PAGES]);
     expect(queue.count()).toBe(0);
   });
@@ -125,7 +125,7 @@ describe('channels on threads of their own take pages by themselves', () => {
     void clock.sleep(20).then(() => {
       limit.bytesPerSecond = 10e6;
     });
-    const { limitMs } = await sender.send(1, true);
+    const { limitMs } = await sender.send(1, { limited: true });
     expect(counts.taken).toBeGreaterThan(100);
     expect(counts.handed).toBeGreaterThan(2000);
     expect(counts.taken + counts.handed).toBe(PAGES);
@@ -136,7 +136,7 @@ describe('channels on threads of their own take pages by themselves', () => {
     const { sender, counts, queue, clock } = world({});
     const enough = new AbortController();
     void clock.sleep(20).then(() => enough.abort(new Error('enough')));
-    await expect(sender.send(1, true, enough.signal)).rejects.toThrow('enough');
+    await expect(sender.send(1, { limited: true }, enough.signal)).rejects.toThrow('enough');
     expect(sender.hasEnded(1)).toBe(false);
     await sender.abandon(1);
     expect(sender.hasEnded(1)).toBe(true);
@@ -147,7 +147,7 @@ describe('channels on threads of their own take pages by themselves', () => {
 
   test('until one of them fails, and with it the round', async () => {
     const { sender, counts, queue } = world({ failing: [1] });
-    await expect(sender.send(1, true)).rejects.toThrow('the cable was cut');
+    await expect(sender.send(1, { limited: true })).rejects.toThrow('the cable was cut');
     await sender.idle();
     // The queue is closed: the other one has stopped.
     expect(counts.taken).toBeLessThan(PAGES / 2);

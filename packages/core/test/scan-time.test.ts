@@ -49,7 +49,7 @@ async function round(ownThread: boolean, ackMs = 1) {
     deviceBytes: () => 0,
     onBatch: () => {},
   });
-  return sender.send(1, true);
+  return sender.send(1, { limited: true });
 }
 
 test('threads that look at pages at the same time do not add up: no more than the round', async () => {

@@ -121,6 +121,9 @@ const FIELDS: { readonly [N in FrameName]: fc.Arbitrary<Omit<Extract<Frame, { ty
   awaitPieces: fc.record({ id: uint, attempt: uint, deviceSequences: sequences }),
   arrived: fc.record({ id: uint }),
   loadEarly: fc.record({ attempt: uint, device: uint, deviceSequences: sequences }),
+  missing: named,
+  requestPages: fc.record({ block: uint, page: uint, pages: uint }),
+  whole: fc.constant({}),
 };
 
 const frames = fc.oneof(

@@ -94,6 +94,9 @@ const FRAMES: { readonly [N in FrameName]: Extract<Frame, { type: N }> } = {
   awaitPieces: { type: 'awaitPieces', id: 1, attempt: 1, deviceSequences: [] },
   arrived: { type: 'arrived', id: 1 },
   loadEarly: { type: 'loadEarly', attempt: 1, device: 0, deviceSequences: [] },
+  missing: { type: 'missing', block: 0, runs: [0, 1] },
+  requestPages: { type: 'requestPages', block: 0, page: 0, pages: 1 },
+  whole: { type: 'whole' },
 };
 const NAMES = Object.keys(FRAME_TYPES) as FrameName[];
 const from = (sender: Sender, ...frames: (Frame | FrameName)[]): [Sender, Frame][] =>

@@ -11,7 +11,7 @@ import {
   type PagesToServe,
   receive,
 } from '@godwit/core';
-import { makeFromRecipe } from '@godwit/core/pages';
+import { makeFromRecipe, type ThreadRecipe } from '@godwit/core/pages';
 import type { ToyVm } from '@godwit/core/testing';
 import { connectTo, file, listenOn, memory } from '@godwit/transport';
 import { afterAll, expect, test } from '@jest/globals';
@@ -57,7 +57,7 @@ class PlayedService implements FaultService {
   async serve(request: PagesToServe): Promise<MissingMemory> {
     this.request = request;
     this.statesAtBegin = statesOf(this.#vm);
-    this.source = (await makeFromRecipe(request.source, 'a PageSource')) as PageSource;
+    this.source = (await makeFromRecipe(request.source as ThreadRecipe, 'a PageSource')) as PageSource;
     const whole = new Promise<void>((resolve, reject) => {
       this.resolve = resolve;
       this.reject = reject;
@@ -71,6 +71,12 @@ class PlayedService implements FaultService {
       },
       status: () => status,
       present: async () => {},
+      askOver: () => {},
+      sink: () => ({ bytes: new Uint8Array(), put: () => {}, putZero: () => {} }),
+      sinkRecipe: { module: undefined, make: 'none', options: undefined },
+      arrived: () => {},
+      missing: () => request.contents,
+      undo: async () => {},
       end: async () => {
         this.ended++;
         this.#markEnded();

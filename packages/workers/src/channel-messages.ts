@@ -9,6 +9,7 @@ import type {
 } from '@godwit/core/pages';
 import type { GuestMemoryAttachment } from '@godwit/linux/memory';
 import type { ChecksumState } from '@godwit/transport/framing';
+import type { ServedMemoryParts } from './missing/missing-messages.js';
 
 /** What a thread needs to carry one page channel. */
 export interface ChannelConnection {
@@ -39,7 +40,13 @@ export type ChannelOrder =
       readonly rearm: readonly RearmRecipe[];
     }
   /** Takes pages out of the queue, in this pass, until it is empty, and sends them. */
-  | { readonly type: 'take'; readonly id: number; readonly round: number; readonly pass: number }
+  | {
+      readonly type: 'take';
+      readonly id: number;
+      readonly round: number;
+      readonly pass: number;
+      readonly whole: boolean;
+    }
   | {
       readonly type: 'batch';
       readonly id: number;
@@ -49,6 +56,7 @@ export type ChannelOrder =
       readonly runs: Float64Array;
       readonly holes: Float64Array;
       readonly limit: number;
+      readonly whole: boolean;
     }
   /**
    * Sends a piece of device state. Threads share an address space, so that its bytes are named by their address and not copied: the main
@@ -71,6 +79,16 @@ export type ChannelOrder =
       /** One 32-bit number: pieces of device state that were reported and not yet taken by the main thread. Undefined: none may come. */
       readonly pieces: SharedArrayBuffer | undefined;
     }
+  /** Answers the destination's requests for pages until the stream ends. */
+  | {
+      readonly type: 'answer';
+      readonly memory: GuestMemoryAttachment;
+      readonly queue: PageQueueBuffers;
+      /** One 32-bit number, `AnsweringParts.open`. */
+      readonly open: SharedArrayBuffer;
+    }
+  /** How pages are put from now on; comes while the thread reads, which looks for it once `PageBoard.missing` is set. */
+  | { readonly type: 'missing'; readonly parts: ServedMemoryParts }
   | { readonly type: 'close' };
 
 /** Reports of the thread. It ends by itself after `failed`, after `received`, and when it has carried out `close`. */

@@ -1,6 +1,7 @@
 import { getPriority, setPriority } from 'node:os';
-import { parentPort } from 'node:worker_threads';
+import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import {
+  answerRequests,
   type ChannelDevice,
   ChannelEncoder,
   type Clock,
@@ -9,8 +10,10 @@ import {
   GodwitError,
   LocalPageChannel,
   MemoryWindows,
+  type MissingSink,
   makeEncoding,
   makeFromRecipe,
+  noTotals,
   PageBoard,
   PageQueue,
   PageRunList,
@@ -29,6 +32,7 @@ import { attachedMemory } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';
 import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import { DescriptorStream } from './descriptor-stream.js';
+import { missingSinkOf } from './missing/page-putter.js';
 import { takePages } from './take-pages.js';
 
 /*
@@ -82,10 +86,18 @@ async function obey(order: ChannelOrder): Promise<void> {
       break;
     }
     case 'send':
+      giveWay();
       sender = await senderOf(order);
       break;
     case 'receive':
+      giveWay();
       await receive(order);
+      break;
+    case 'answer':
+      await answer(order);
+      break;
+    case 'missing':
+      // Read by `missingSink`; a thread that has ended its reading needs it no more.
       break;
     case 'close':
       await end();
@@ -149,12 +161,35 @@ async function receive(order: OrderOf<'receive'>): Promise<void> {
   const board = PageBoard.join(memory, order.board);
   const encodings = await Promise.all(order.encodings.map(makeEncoding));
   const windows = new MemoryWindows(memory).open();
-  const writer = new PageWriter(order.channel, windows, board, clock, encodings);
+  const writer = new PageWriter(order.channel, windows, board, clock, encodings, missingSink);
   const onRoundEnd = (round: number, pages: number) => report({ type: 'round end', round, pages });
   const pieces = order.pieces === undefined ? undefined : new Int32Array(order.pieces);
   const onDevice: ChannelDevice | undefined =
     pieces && ((from, frame, payloadBytes) => passOn(from, frame, payloadBytes, pieces, () => board.stopped));
   await readPageChannel(there(stream), writer, onRoundEnd, onDevice);
+  report({ type: 'received' });
+  await end();
+}
+
+/** How pages are put while they are missing. It was sent before the board said that they are. */
+let sink: MissingSink | undefined;
+function missingSink(): MissingSink {
+  const orders = port as MessagePort;
+  for (let next = receiveMessageOnPort(orders); next !== undefined; next = receiveMessageOnPort(orders)) {
+    const order = next.message as ChannelOrder;
+    if (order.type === 'missing') sink = missingSinkOf(order.parts);
+  }
+  if (sink === undefined) throw new GodwitError('GODWIT_INTERNAL', 'pages came before it was said how they are put');
+  return sink;
+}
+
+async function answer(order: OrderOf<'answer'>): Promise<void> {
+  const memory = attachedMemory(order.memory);
+  const windows = new MemoryWindows(memory).open();
+  const queue = PageQueue.join(memory, order.queue);
+  const totals = noTotals();
+  const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
+  await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });
   report({ type: 'received' });
   await end();
 }
@@ -185,18 +220,18 @@ function bytesAt(address: bigint, byteLength: number): Uint8Array {
 }
 
 async function send(order: OrderOf<'batch'>): Promise<void> {
-  const { round, block: blockIndex, limit } = order;
+  const { round, block: blockIndex, limit, whole } = order;
   const runs = PageRunList.fromPairs(order.runs);
   const holes = PageRunList.fromPairs(order.holes);
-  for (const frame of pageFrames({ round, blockIndex, runs, holes, limit }, framePages))
+  for (const frame of pageFrames({ round, blockIndex, runs, holes, limit, whole }, framePages))
     await there(sender).send(frame);
   reportSent(order.id);
 }
 
-async function take({ id, round, pass }: OrderOf<'take'>): Promise<void> {
+async function take({ id, round, pass, whole }: OrderOf<'take'>): Promise<void> {
   const channel = there(sender);
   await takePages(there(taker), channel, {
-    ...{ round, pass, clock, framePages, encodes },
+    ...{ round, pass, whole, clock, framePages, encodes },
     onTaken: (pages) => report({ type: 'taken', id, pages }),
     onSent: count,
   });
@@ -256,5 +291,4 @@ port.on('message', (order: ChannelOrder) => {
   batches.add(batch);
   batch.then(() => batches.delete(batch), fail);
 });
-giveWay();
 report({ type: 'ready' });

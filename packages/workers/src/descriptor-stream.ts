@@ -21,10 +21,15 @@ export class DescriptorStream implements ByteStream {
   readonly #fd: number;
   readonly #gather = new GatherList();
   readonly #receiver: PollingReceiver;
+  readonly #readAhead: number;
   #unread: Uint8Array;
 
-  /** `unread`: bytes that come before those of the socket. `received` counts what was read from the socket. */
-  constructor(fd: number, peer: string, unread: Uint8Array, received: BigInt64Array) {
+  /**
+   * `unread`: bytes that come before those of the socket. `received` counts what was read from the socket. With a `readAhead` of 0 nothing
+   * is read that was not asked for: between two frames the socket then tells whether there is another.
+   */
+  constructor(fd: number, peer: string, unread: Uint8Array, received: BigInt64Array, readAhead = READ_AHEAD) {
+    this.#readAhead = readAhead;
     this.#fd = fd;
     this.peer = peer;
     this.#unread = unread;
@@ -52,7 +57,7 @@ export class DescriptorStream implements ByteStream {
     }
     // A loop instead of a promise for each piece of the payload.
     const count =
-      wanted >= into.length ? this.#receiver.all(into) : this.#receiver.some(into, Math.max(wanted, READ_AHEAD));
+      wanted >= into.length ? this.#receiver.all(into) : this.#receiver.some(into, Math.max(wanted, this.#readAhead));
     if (count < 0) throw this.#lost('recv', -count);
     return count;
   }

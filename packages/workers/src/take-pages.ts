@@ -14,6 +14,8 @@ const TELL_MS = 5;
 export interface TakingParts {
   readonly round: number;
   readonly pass: number;
+  /** `PageBatch.whole` */
+  readonly whole: boolean;
   readonly clock: Clock;
   /** Most pages of a frame. */
   readonly framePages: number;
@@ -32,14 +34,21 @@ type Batch = PageBatch & { blockIndex: number };
  * waits for the main thread.
  */
 export async function takePages(taker: PageTaker, channel: LocalPageChannel, parts: TakingParts): Promise<void> {
-  const { round, pass, clock, encodes, onTaken, onSent } = parts;
+  const { round, pass, whole, clock, encodes, onTaken, onSent } = parts;
   const depth = encodes ? ENCODED_BATCHES : 1;
   const mostPages = encodes
     ? Math.max(1, Math.min(parts.framePages, ENCODED_BYTES / channel.pageSize))
     : parts.framePages;
   const free = Array.from(
     { length: depth },
-    (): Batch => ({ round, blockIndex: 0, limit: 0, runs: new PageRunList(FRAME_RUNS), holes: new PageRunList() }),
+    (): Batch => ({
+      round,
+      blockIndex: 0,
+      limit: 0,
+      whole,
+      runs: new PageRunList(FRAME_RUNS),
+      holes: new PageRunList(),
+    }),
   );
   const sending = new Set<Promise<void>>();
   let untold = 0;

@@ -5,16 +5,20 @@ import {
   type PageChannel,
   type PageStream,
   type ReceivedFrame,
+  type RemoteAnswering,
   type RemoteReading,
   type RemoteSending,
+  type ThreadRecipe,
 } from '@godwit/core';
-import { closeFd, resetOnClose, SocketNumbers, shutdownSocket } from '@godwit/linux/unstable';
+import { closeFd, duplicateFd, resetOnClose, SocketNumbers, shutdownSocket } from '@godwit/linux/unstable';
 import { addressOf } from '@godwit/linux/unstable/libc';
 import type { DetachedStream } from '@godwit/transport';
 import { attachmentOf } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';
 import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import type { ChannelThread } from './channel-threads.js';
+import type { UrgentLink } from './missing/link-pages.js';
+import type { ServedMemoryParts } from './missing/missing-messages.js';
 
 /**
  * Pages in one order to a thread, in bytes: at least, at first, and at most. Small orders cost processor time that the copying needs:
@@ -57,6 +61,8 @@ export class WorkerStream implements PageStream {
   readonly #peer: string;
   readonly #index: number;
   readonly #fd: number;
+  /** Where the stream stood when it came here. */
+  readonly #begun: Pick<DetachedStream, 'unread' | 'checksums'>;
   readonly #thread: ChannelThread;
   readonly #over: Promise<void>;
   readonly #received = new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT);
@@ -89,6 +95,7 @@ export class WorkerStream implements PageStream {
     this.#thread = thread;
     const { worker } = thread;
     const { fd, unread, checksums } = stream;
+    this.#begun = { unread, checksums };
     this.checksums = checksums.out !== undefined || checksums.in !== undefined;
     this.#order({
       type: 'connect',
@@ -139,7 +146,8 @@ export class WorkerStream implements PageStream {
         return stream.bytesWritten + stream.#inFlight;
       },
       send: (batch) => this.#send(batch, memory.pageSize),
-      takePages: ({ round, pass }, onTaken) => this.#ask((id) => ({ type: 'take', id, round, pass }), 0, { onTaken }),
+      takePages: ({ round, pass, whole = false }, onTaken) =>
+        this.#ask((id) => ({ type: 'take', id, round, pass, whole }), 0, { onTaken }),
       sendDevice: (frame, bytes) => this.#sendDevice(frame, bytes),
       endRound: (round) => this.#ask((id) => ({ type: 'end round', id, round }), 0),
     };
@@ -154,6 +162,23 @@ export class WorkerStream implements PageStream {
     this.#order(order);
     await this.#over;
     if (!this.#readToEnd) throw this.#failure;
+  }
+
+  putMissing({ options }: ThreadRecipe): void {
+    this.#order({ type: 'missing', parts: options as ServedMemoryParts });
+  }
+
+  async answerRequests({ memory, queue, open }: RemoteAnswering): Promise<void> {
+    this.#reading = true;
+    this.#order({ type: 'answer', memory: attachmentOf(memory), queue, open: open as SharedArrayBuffer });
+    await this.#over;
+    if (!this.#readToEnd) throw this.#failure;
+  }
+
+  /** The same connection for a thread that asks for pages; it closes `fd`, and nobody else reads or writes meanwhile. */
+  share(): UrgentLink {
+    const { unread, checksums } = this.#begun;
+    return { fd: duplicateFd(this.#fd), peer: this.#peer, unread, checksums, received: this.#received };
   }
 
   write(): Promise<void> {
@@ -208,11 +233,11 @@ export class WorkerStream implements PageStream {
   }
 
   #send(batch: PageBatch, pageSize: number): Promise<void> {
-    const { round, blockIndex: block, limit } = batch;
+    const { round, blockIndex: block, limit, whole = false } = batch;
     const runs = batch.runs.toPairs();
     const holes = batch.holes.toPairs();
     return this.#ask(
-      (id) => ({ type: 'batch', id, round, block, runs, holes, limit }),
+      (id) => ({ type: 'batch', id, round, block, runs, holes, limit, whole }),
       batch.runs.pageCount * pageSize,
     );
   }

@@ -27,7 +27,9 @@ export interface IncomingOptions extends KeepaliveTimes {
   readonly prepare: (description: unknown, hello: HelloFrame) => MigratableVm | Promise<MigratableVm>;
   readonly migrationId: string | undefined;
   readonly onArrival: 'run' | 'pause';
-  /** Serves the pages of a guest that runs at once; undefined: all pages come first. */
+  /** The guest of a snapshot runs before its pages are there. */
+  readonly atOnce: boolean;
+  /** Serves the pages of a guest that runs before they are there. */
   readonly faults: FaultService | undefined;
   readonly authority: OwnershipAuthority;
   readonly encodings: readonly PageEncoding[];
@@ -55,6 +57,8 @@ export interface Arriving {
   check: RamCheck;
   /** The receiver of the last connection's pages. */
   receiver: PageReceiver | undefined;
+  /** The pages that the source has named: the guest runs here before they come. Undefined: there are none. */
+  named: DirtyBitmaps | undefined;
   /** Number of the stop-and-copy that the source is in or makes next, from 1. */
   attempt: number;
   /** How long loading took, in milliseconds. */
@@ -95,6 +99,8 @@ export interface DestinationContext {
   claim: Claim | undefined;
   /** The VM's memory, from when its pages come with the guest running. */
   missing: MissingMemory | undefined;
+  /** Set while `missing` is being undone: the source has given its post-copy up. */
+  undoing: Promise<void> | undefined;
   /** Settles when `missing` is set, or will not be. */
   servingMissing: Promise<void>;
   /** Rejects when the embedder gives up the pages that are missing. */

@@ -24,6 +24,11 @@ export function goBackTo(context: DestinationContext, arriving: Arriving, attemp
   arriving.attempt = attempt;
   if (ownership.state === 'ready') ownership.apply('back');
   receiver?.unseal();
+  receiver?.board.endMissing();
+  arriving.named = undefined;
+  const { missing } = context;
+  context.missing = undefined;
+  if (missing !== undefined) context.undoing = missing.undo();
   arriving.check = ramCheck(context, windows, welcome);
   loader.goBack(attempt - 1);
   emit({ type: 'went-back', attempt: givenUp });

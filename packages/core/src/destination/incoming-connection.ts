@@ -6,8 +6,10 @@ import { inTime, settledWithin } from '../in-time.js';
 import type { IncomingLink } from '../link/migration-link.js';
 import type { PageStream } from '../link/page-stream.js';
 import type { DeviceFrame, HelloFrame } from '../protocol/frame.js';
+import { FEATURES } from '../protocol/negotiate.js';
 import { CLOSING_MS } from '../session/closing-message.js';
 import { Connection, isLost } from '../session/connection.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 import type { PageReceiver } from './page-receiver.js';
 import { type ChannelDevice, readPageChannel } from './read-page-channel.js';
 
@@ -76,7 +78,7 @@ export class IncomingConnection extends Connection<'destination'> {
 
   /** Waits for the page channels that the hello announces, at most `handshakeTimeoutMs`. Channels that come later are closed. */
   async takeChannels(handshakeTimeoutMs: number): Promise<void> {
-    const { migrationId, pageChannels } = this.hello;
+    const { migrationId, pageChannels, features } = this.hello;
     if (pageChannels === 0) return;
     const giveUp = new AbortController();
     const attaching = this.link.pageChannels(migrationId, pageChannels, giveUp.signal);
@@ -86,7 +88,8 @@ export class IncomingConnection extends Connection<'destination'> {
         `no ${pageChannels} page channels from the source within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
       );
     try {
-      this.attach(await abortable(inTime(attaching, this.#clock, handshakeTimeoutMs, late), this.signal));
+      const streams = await abortable(inTime(attaching, this.#clock, handshakeTimeoutMs, late), this.signal);
+      this.attach(streams, features.includes(FEATURES.postcopy));
     } catch (error) {
       const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the page channels are not needed any more');
       giveUp.abort(reason);
@@ -98,6 +101,11 @@ export class IncomingConnection extends Connection<'destination'> {
       );
       throw error;
     }
+  }
+
+  /** From now on page channels on other threads put pages as `sink` does, once `PageBoard.missing` is set. */
+  putMissing(sink: ThreadRecipe): void {
+    for (const channel of this.pageChannels) channel.putMissing?.(sink);
   }
 
   /** Begins to read the page channels' pages into guest memory, and their device state, if it may come there. */

@@ -49,7 +49,11 @@ export interface ReceiveOptions extends KeepaliveOptions {
    * `faults`. A device model that touches guest memory on the event loop awaits `GuestMemory.present` first.
    */
   readonly run?: 'complete' | 'at once';
-  /** Serves the page faults of a guest that runs at once: `faultThreads()` of `@godwit/workers`, made beforehand. */
+  /**
+   * Serves the page faults of a guest that runs at once, or that a source moves by post-copy (`MigrateOptions.postcopy`): `faultThreads()`
+   * of `@godwit/workers`, made beforehand. A device model that touches guest memory on the event loop then awaits `GuestMemory.present`
+   * first. Without it post-copy is not offered to the source.
+   */
   readonly faults?: FaultService;
   /** Receives only the migration with this id, 32 hex digits (`MigrateOptions.migrationId`). Default: the first that comes. */
   readonly migrationId?: string;
@@ -118,7 +122,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
         receive: (arriving) => Receive.begin(this.#context, arriving),
         load: (arriving) => Load.begin(this.#context, arriving),
         takeOver: (arriving) => TakeOver.begin(this.#context, arriving),
-        postCopy: (arriving, missing) => new PostCopy(arriving, missing),
+        postCopy: (arriving, missing) => PostCopy.begin(this.#context, arriving, missing),
         release: (arriving) => new Release(arriving),
       },
       options: resolve(options),
@@ -130,6 +134,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
       emit,
       setState: (state) => this.#setState(state),
       ...{ vm: undefined, claim: undefined, arriving: undefined, serving: undefined, missing: undefined },
+      undoing: undefined,
       servingMissing: Promise.resolve(),
       pagesGivenUp: new Promise((_, reject) => {
         this.#giveUpPages = reject;
@@ -207,12 +212,12 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
   }
 
   /**
-   * With the guest running here before its memory is whole (state `postcopy-active`): gives up the pages that are missing. The guest is
+   * With the guest running here before its memory is whole (states `postcopy-active`, `-paused`, `-recover`): gives up the pages that are missing. The guest is
    * paused where it is and will never be whole; `result` rejects with `GODWIT_PAGES_MISSING`, and the VM may then be closed. Returns
    * false, and does nothing, at any other time.
    */
   giveUpPages(reason = 'the caller gave them up'): boolean {
-    if (this.#state !== 'postcopy-active') return false;
+    if (!this.#state.startsWith('postcopy-')) return false;
     const left = this.#context.missing?.status().pagesMissing ?? 0;
     this.#giveUpPages(new GodwitError('GODWIT_PAGES_MISSING', `${left} pages of the guest never came: ${reason}`));
     return true;
@@ -322,7 +327,8 @@ function resolve(options: ReceiveOptions) {
     prepare: options.prepare,
     migrationId,
     onArrival,
-    faults: run === 'at once' ? faults : undefined,
+    atOnce: run === 'at once',
+    faults,
     authority: options.authority ?? localAuthority,
     encodings: checkEncodings(options.encodings ?? [delta()]),
     maximumDeviceState: nonNegative('maximumDeviceState', options.maximumDeviceState ?? 256 * 2 ** 20),

@@ -18,6 +18,8 @@ enum Word {
   begun,
   sealed,
   stopped,
+  /** Pages are missing, and are put by a `MissingSink`. */
+  missing,
   count,
 }
 
@@ -70,6 +72,7 @@ export class PageBoard {
       board.received.or(before.received);
       board.#past = before.totals();
       if (before.sealed) Atomics.store(board.#words, Word.sealed, 1);
+      if (before.missing) board.beginMissing();
     }
     return board;
   }
@@ -113,6 +116,20 @@ export class PageBoard {
   seal(): boolean {
     Atomics.store(this.#words, Word.sealed, 1);
     return Atomics.load(this.#words, Word.begun) === 0;
+  }
+
+  /** From now on the guest may run, and each page is put by a `MissingSink`. */
+  beginMissing(): void {
+    Atomics.store(this.#words, Word.missing, 1);
+  }
+
+  /** Pages are written as before: the guest runs at the source. */
+  endMissing(): void {
+    Atomics.store(this.#words, Word.missing, 0);
+  }
+
+  get missing(): boolean {
+    return Atomics.load(this.#words, Word.missing) !== 0;
   }
 
   /** Begins the next round; every channel has ended this one. */

@@ -59,6 +59,25 @@ export class PageDecoder {
     payloadBytes: number,
     pages: number,
   ): Promise<void> {
+    const contents = await this.contents(stream, frame, payloadBytes, pages);
+    const into: Uint8Array[] = [];
+    for (let i = 0; i < frame.runs.length; i += 2) {
+      this.#windows.appendViews(into, frame.block, frame.runs[i] as number, frame.runs[i + 1] as number);
+    }
+    let at = 0;
+    for (const view of into) {
+      view.set(contents.subarray(at, at + view.length));
+      at += view.length;
+    }
+  }
+
+  /** The contents of `pages` compressed pages, one after the other. */
+  async contents(
+    stream: FrameStream,
+    frame: CompressedPagesFrame,
+    payloadBytes: number,
+    pages: number,
+  ): Promise<Uint8Array> {
     const encoding = this.#encodings.get(frame.encoding);
     if (encoding === undefined) throw notAgreed(frame.type, frame.encoding);
     const { pageSize } = this.#windows;
@@ -70,16 +89,7 @@ export class PageDecoder {
       );
     }
     const payload = await this.#read(stream, payloadBytes);
-    const contents = await this.#decode(encoding, payload, byteLength, frame);
-    const into: Uint8Array[] = [];
-    for (let i = 0; i < frame.runs.length; i += 2) {
-      this.#windows.appendViews(into, frame.block, frame.runs[i] as number, frame.runs[i + 1] as number);
-    }
-    let at = 0;
-    for (const view of into) {
-      view.set(contents.subarray(at, at + view.length));
-      at += view.length;
-    }
+    return this.#decode(encoding, payload, byteLength, frame);
   }
 
   async #decode(

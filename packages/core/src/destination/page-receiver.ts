@@ -4,6 +4,7 @@ import { GodwitError } from '../errors.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceivedPages } from '../migration-event.js';
+import type { MissingSink } from '../missing/missing-sink.js';
 import { clearUnnamed } from './clear-unnamed.js';
 import { PageBoard } from './page-board.js';
 import { PageWriter } from './page-writer.js';
@@ -24,7 +25,7 @@ export class PageReceiver {
 
   /**
    * `before`: the pages that may have contents when the migration begins, or the receiver of the connection before. With `shared`, the
-   * board can be passed to other threads.
+   * board can be passed to other threads. `missingSink`: as that of a `PageWriter`.
    */
   constructor(
     windows: MemoryWindows,
@@ -33,6 +34,7 @@ export class PageReceiver {
     encodings: readonly PageEncoding[],
     shared = false,
     before?: PageReceiver | DirtyBitmaps,
+    missingSink?: () => MissingSink,
   ) {
     this.windows = windows;
     this.#clock = clock;
@@ -45,7 +47,7 @@ export class PageReceiver {
     );
     this.#writers = Array.from(
       { length: channels },
-      (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings),
+      (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings, missingSink),
     );
   }
 
@@ -79,7 +81,8 @@ export class PageReceiver {
    */
   clearUnnamed(isOver: () => boolean): Promise<void> | undefined {
     const { touched, received } = this.board;
-    if (this.round > 1 || received.contains(touched)) return undefined;
+    // What a running guest has is its own; and nothing else was there before it ran.
+    if (this.board.missing || this.round > 1 || received.contains(touched)) return undefined;
     return clearUnnamed(this.windows, this.board, this.#clock, isOver);
   }
 

@@ -5,6 +5,7 @@ import type { FrameStream } from '../link/frame-stream.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { ReceivedPages } from '../migration-event.js';
+import { type MissingSink, putPayload, putRuns } from '../missing/missing-sink.js';
 import type {
   AnyPagesFrame,
   CompressedPagesFrame,
@@ -23,6 +24,8 @@ import { zeroRun } from './zero-run.js';
  * Writes the pages of one channel from its stream into guest memory, without a copy, on the channel's thread: each run by the sink that
  * suits it (`SinkChoice`).
  *
+ * Once the guest runs here (`PageBoard.missing`) its pages go through a `MissingSink` instead.
+ *
  * The board knows which pages may not be zero: those with contents of before the migration, and those that were written since. A zero
  * page of the others is left alone, so that a sparse guest stays sparse.
  */
@@ -34,18 +37,21 @@ export class PageWriter {
   readonly #memory: GuestMemory;
   readonly #decoder: PageDecoder;
   readonly #sinks: SinkChoice;
+  readonly #missingSink: () => MissingSink;
   /** Pages of the current round, to compare with the number in `roundEnd`. */
   #roundPages = 0;
   #endedRound = 0;
 
-  /** `encodings`: those that both sides use. */
+  /** `encodings`: those that both sides use. `missingSink` is called for each frame that comes while pages are missing. */
   constructor(
     channel: number,
     windows: MemoryWindows,
     board: PageBoard,
     clock: Clock,
     encodings: readonly PageEncoding[] = [],
+    missingSink: () => MissingSink = nothingMissing,
   ) {
+    this.#missingSink = missingSink;
     this.channel = channel;
     this.board = board;
     this.#windows = windows;
@@ -63,14 +69,25 @@ export class PageWriter {
         `a "pages" frame has ${pages} pages of ${this.#memory.pageSize} bytes but a payload of ${payloadBytes} bytes`,
       );
     }
-    const into = this.#sinks.targets(frame.block, frame.runs, stream.takesFiles === true);
-    this.#touch(frame);
-    await stream.readPayload(into);
+    if (this.board.missing) {
+      this.#touch(frame);
+      await putPayload(this.#missingSink(), stream, frame, payloadBytes, this.#memory.pageSize);
+    } else {
+      const into = this.#sinks.targets(frame.block, frame.runs, stream.takesFiles === true);
+      this.#touch(frame);
+      await stream.readPayload(into);
+    }
     this.#arrived(frame, pages, 'raw');
   }
 
   async deltaPages(stream: FrameStream, frame: DeltaPagesFrame, payloadBytes: number): Promise<void> {
     const pages = this.#admit(frame);
+    if (this.board.missing) {
+      throw new GodwitError(
+        'GODWIT_PROTOCOL',
+        'a "deltaPages" frame came for pages that are missing: a delta needs what was there',
+      );
+    }
     // A delta of a page that never came is against zeros.
     if (this.board.round === 1) await this.#clear(frame);
     this.#touch(frame);
@@ -81,13 +98,23 @@ export class PageWriter {
   async compressedPages(stream: FrameStream, frame: CompressedPagesFrame, payloadBytes: number): Promise<void> {
     const pages = this.#admit(frame);
     this.#touch(frame);
-    await this.#decoder.compressed(stream, frame, payloadBytes, pages);
+    if (this.board.missing) {
+      const contents = await this.#decoder.contents(stream, frame, payloadBytes, pages);
+      const sink = this.#missingSink();
+      sink.bytes.set(contents);
+      putRuns(sink, frame.block, frame.runs, this.#memory.pageSize);
+    } else await this.#decoder.compressed(stream, frame, payloadBytes, pages);
     this.#arrived(frame, pages, 'compressed');
   }
 
   async zeroPages(frame: ZeroPagesFrame): Promise<void> {
     const pages = this.#admit(frame);
-    await this.#clear(frame);
+    if (this.board.missing) {
+      const sink = this.#missingSink();
+      for (let i = 0; i < frame.runs.length; i += 2) {
+        sink.putZero(frame.block, frame.runs[i] as number, frame.runs[i + 1] as number);
+      }
+    } else await this.#clear(frame);
     this.#arrived(frame, pages, 'zero');
   }
 
@@ -157,4 +184,8 @@ export class PageWriter {
         (ended ? ', which this channel has ended' : ''),
     );
   }
+}
+
+function nothingMissing(): never {
+  throw new GodwitError('GODWIT_INTERNAL', 'pages came for a running guest whose missing pages nobody puts there');
 }

@@ -2,7 +2,7 @@ import { GodwitError } from '../errors.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { type GuestMemory, pagesOf, type RamBlock } from '../memory/guest-memory.js';
 import { addNamedBits } from '../memory/named-pages.js';
-import type { OwedFrame, ReceivedPagesFrame } from '../protocol/frame.js';
+import type { MissingFrame, OwedFrame, ReceivedPagesFrame } from '../protocol/frame.js';
 
 /**
  * Checks runs that a peer sent (flat [first page, page count, ...], ascending, disjoint) against a block of our own memory, and
@@ -63,7 +63,11 @@ export function checkBlock(memory: GuestMemory, blockIndex: number, frame: strin
 }
 
 /** Sets the bits of the pages that a frame of the peer names, as runs or as a bitmap. Throws as `checkRuns`, and sets nothing then. */
-export function addNamedPages(memory: GuestMemory, frame: ReceivedPagesFrame | OwedFrame, into: DirtyBitmaps): void {
+export function addNamedPages(
+  memory: GuestMemory,
+  frame: ReceivedPagesFrame | OwedFrame | MissingFrame,
+  into: DirtyBitmaps,
+): void {
   const { block, runs, words, type } = frame;
   checkBlock(memory, block, type);
   const bitmap = into.at(block);

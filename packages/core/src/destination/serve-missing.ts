@@ -1,7 +1,8 @@
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
-import type { DestinationContext } from './destination-context.js';
+import { postcopyBlockers } from '../source/blockers.js';
+import type { Arriving, DestinationContext } from './destination-context.js';
 import type { IncomingConnection } from './incoming-connection.js';
 
 /**
@@ -16,14 +17,14 @@ export async function serveMissing(
   const { options, emit } = context;
   const { faults } = options;
   const { link, hello, peer } = connection;
-  if (faults === undefined) return;
+  if (!options.atOnce || faults === undefined) return;
   if (link.comingPages === undefined) {
     throw new GodwitError(
       'GODWIT_UNSUPPORTED',
       `the guest of ${peer} cannot run at once: its pages come only before it runs. A snapshot's can come later (\`file\`)`,
     );
   }
-  const reasons = [...deviceReasons(vm), ...faults.blockers(vm.memory)];
+  const reasons = [...postcopyBlockers(vm), ...faults.blockers(vm.memory)];
   if (reasons.length > 0) {
     throw new GodwitError('GODWIT_BLOCKED', `the guest cannot run before its memory is whole: ${reasons.join('; ')}`);
   }
@@ -45,8 +46,19 @@ export async function serveMissing(
   });
 }
 
-function deviceReasons({ devices }: MigratableVm): string[] {
-  return devices.flatMap(({ id, wholeMemory }) =>
-    wholeMemory === undefined ? [] : [`device "${id}": ${wholeMemory}`],
-  );
+/**
+ * Begins to serve the VM's memory, in which the pages that the source has named are missing and the others are as they are. `isWanted`:
+ * false once the source has given the switchover up, which undoes it.
+ */
+export async function serveNamed(
+  context: DestinationContext,
+  { vm }: Arriving,
+  named: DirtyBitmaps,
+  isWanted: () => boolean,
+): Promise<void> {
+  const { faults } = context.options;
+  if (faults === undefined) throw new GodwitError('GODWIT_INTERNAL', 'there is nothing that serves missing pages');
+  const missing = await faults.serve({ memory: vm.memory, contents: named, others: 'stay', source: undefined });
+  if (isWanted()) context.missing = missing;
+  else await missing.undo();
 }

@@ -3,6 +3,7 @@ import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { namedPages } from '../memory/named-pages.js';
+import type { MissingSink } from '../missing/missing-sink.js';
 import type { ResumedFrame } from '../protocol/frame.js';
 import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import { mayRetry } from '../session/retry.js';
@@ -46,7 +47,7 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
   }
   const elsewhere = connection.pageChannels.some((channel) => channel.receivePages !== undefined);
   const count = Math.max(1, connection.pageChannels.length);
-  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, before);
+  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, before, () => sinkOf(context));
   arriving.receiver = receiver;
   arriving.loader.connectionBegins();
   connection.readPages(
@@ -63,17 +64,32 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
     () => context.serving?.protocolPhase ?? 'preparing',
     (received) => context.serving?.handle(received),
   );
+  askForMissing(context, connection);
+}
+
+/** While pages are missing: asks for them over this connection, and lets its page channels put those that come. */
+export function askForMissing({ missing }: DestinationContext, connection: IncomingConnection): void {
+  const { urgent, signal } = connection;
+  if (missing === undefined || urgent === undefined || signal.aborted) return;
+  connection.putMissing(missing.sinkRecipe);
+  missing.askOver(urgent, (reason) => connection.end(reason));
+}
+
+function sinkOf({ missing }: DestinationContext): MissingSink {
+  if (missing === undefined) throw new GodwitError('GODWIT_INTERNAL', 'no page is missing');
+  return missing.sink();
 }
 
 /** Acknowledges the round once every channel has ended it: guest memory is then as the round says. */
 export async function channelEnded(
-  { emit, arriving }: DestinationContext,
+  context: DestinationContext,
   connection: IncomingConnection,
   receiver: PageReceiver,
   channel: number,
   round: number,
   channelPages: number,
 ): Promise<void> {
+  const { emit, arriving } = context;
   connection.signal.throwIfAborted();
   const pages = receiver.channelEnded(channel, channelPages);
   if (pages === undefined) return;
@@ -82,6 +98,7 @@ export async function channelEnded(
     receiver.nextRound();
     emit({ type: 'round', round, pages });
     await connection.write({ type: 'roundAck', round, pages });
+    context.missing?.arrived();
   };
   const clearing = receiver.clearUnnamed(() => connection.signal.aborted || receiver.board.stopped);
   if (clearing === undefined) return acknowledge();
@@ -144,10 +161,12 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
   const { hello, peer } = connection;
   try {
     await connection.takeChannels(handshakeTimeoutMs);
+    await context.undoing;
     const { attempt } = context.arriving as Arriving;
     const next = phase.returned(hello);
+    await context.undoing;
     const answering = answer(context, connection, next, hello.attempt > attempt);
-    await inTime(answering, clock, handshakeTimeoutMs, () => notTaken(handshakeTimeoutMs));
+    await inTime(answering, clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
     connection.keepAlive(options);
     emit({ type: 'reconnected', connection: hello.connection, peer });
     return next;
@@ -161,7 +180,7 @@ async function sourceReturned(context: DestinationContext, phase: Serving): Prom
  * Answers the hello of a source that has reconnected: with `welcome` again if it has sent nothing yet (it may know an earlier process
  * of this destination), else with `received` frames and `resumed`.
  */
-async function answer(
+export async function answer(
   context: DestinationContext,
   connection: IncomingConnection,
   phase: ServingPhase,
@@ -190,6 +209,8 @@ async function answer(
     return;
   }
   if (received !== undefined) await writeNamed(context, arriving, connection, 'received', received);
+  if (context.missing !== undefined)
+    await writeNamed(context, arriving, connection, 'missing', context.missing.missing());
   const resumed: ResumedFrame = {
     type: 'resumed',
     state,
@@ -205,6 +226,7 @@ async function answer(
 }
 
 function stateOf({ protocolPhase }: ServingPhase): ResumedFrame['state'] {
+  if (protocolPhase === 'post-copy') return 'incomplete';
   return protocolPhase === 'loading' || protocolPhase === 'ready' ? protocolPhase : 'receiving';
 }
 
@@ -213,7 +235,7 @@ export async function writeNamed(
   { options }: DestinationContext,
   { vm, welcome }: Arriving,
   connection: IncomingConnection,
-  type: 'received' | 'owed',
+  type: 'received' | 'owed' | 'missing',
   bitmaps: DirtyBitmaps,
 ): Promise<void> {
   const asBits = welcome.features.includes(FEATURES.bitmap);
@@ -232,7 +254,8 @@ function nothingCame({ receiver, loader }: Arriving): boolean {
   return noPages && noState;
 }
 
-function notTaken(handshakeTimeoutMs: number): GodwitError {
+/** The source has not taken the answer to its hello. */
+export function unanswered(handshakeTimeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_LINK_LOST',
     `the source did not take the answer to its hello within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,

@@ -43,6 +43,16 @@ const WORTH = 0.95;
 const PROBE_AFTER_MS = 20_000;
 const PROBE_BYTES = 24 * 2 ** 20;
 
+/** The batch whose pages are encoded. */
+export interface BatchToEncode {
+  readonly round: number;
+  readonly block: number;
+  /** Bytes per second that the bandwidth limit leaves this channel; 0 for no limit. */
+  readonly limit: number;
+  /** As in `PageBatch`. */
+  readonly whole?: boolean | undefined;
+}
+
 /** The parts of a channel's encoder; a thread makes its own encoder of them. */
 export interface ChannelEncoderParts {
   readonly windows: MemoryWindows;
@@ -120,11 +130,10 @@ export class ChannelEncoder {
 
   /**
    * Sorts the non-zero pages of a batch into deltas and whole pages. `zero` and `holes` are sent by the caller; their cached versions
-   * become invalid here. `limit`: bytes per second that the bandwidth limit leaves this channel, 0 for no limit. The caller may use the
-   * returned batch until it calls `release`.
+   * become invalid here. The caller may use the returned batch until it calls `release`.
    */
   encode(
-    { round, block, limit }: { readonly round: number; readonly block: number; readonly limit: number },
+    { round, block, limit, whole }: BatchToEncode,
     nonZero: PageRunList,
     zero: PageRunList,
     holes: PageRunList,
@@ -134,7 +143,7 @@ export class ChannelEncoder {
     const bytes = nonZero.pageCount * this.#windows.pageSize;
     const bytesPerMs = this.#bytesPerMs(bytes, limit);
     batch.encoding = this.#choose(bytes, bytesPerMs);
-    const withDelta = this.#delta !== undefined && this.#deltaPays(bytesPerMs);
+    const withDelta = whole !== true && this.#delta !== undefined && this.#deltaPays(bytesPerMs);
     this.#turn(withDelta || batch.encoding !== undefined, batch);
     if (this.#cache?.used) {
       this.#delta?.drop(block, zero);

@@ -102,7 +102,8 @@ async function probed(
   signal: AbortSignal,
 ): Promise<LinkScenario> {
   const options = resolveOptions({ description, clock });
-  const session = new SourceSession({ vm, connector, options, encodings: new SentEncodings([], true), emit: () => {} });
+  const encodings = new SentEncodings([], true);
+  const session = new SourceSession({ vm, connector, options, encodings, postcopy: undefined, emit: () => {} });
   const onAbort = () =>
     session.end.set(GodwitError.wrap(signal.reason, 'GODWIT_CANCELLED', 'the estimate was cancelled'));
   signal.addEventListener('abort', onAbort, { once: true });

@@ -7,6 +7,7 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DeviceFrame } from '../protocol/frame.js';
 import type { PageQueueBuffers } from '../queue/page-queue.js';
 import type { PageChannel } from '../source/page-channel.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 import type { RearmRecipe } from '../tracker/tracker-union.js';
 import type { FrameStream } from './frame-stream.js';
 
@@ -40,6 +41,14 @@ export interface RemoteReading {
   readonly onDevice?: (frame: DeviceFrame, bytes: Uint8Array) => void;
 }
 
+/** The source's end of the urgent channel, on another thread: see `answerRequests`. */
+export interface RemoteAnswering {
+  readonly memory: GuestMemory;
+  readonly queue: PageQueueBuffers;
+  /** `AnsweringParts.open`. */
+  readonly open: ArrayBufferLike;
+}
+
 /**
  * A page channel's stream. A stream that lives on another thread, which maps the same memory, has `sendPages` and `receivePages`: pages
  * are then sent and received on that thread, by the parts in `@godwit/core/pages`, which may change in any version. The engine neither writes nor reads such a stream, but closes or aborts it as any other.
@@ -53,4 +62,8 @@ export interface PageStream extends FrameStream {
    * Destination: runs `readPageChannel` on the other thread. Once it has settled, that thread does not touch guest memory.
    */
   receivePages?(reading: RemoteReading): Promise<void>;
+  /** Destination: how the thread puts pages once `PageBoard.missing` is set; called before that. */
+  putMissing?(sink: ThreadRecipe): void;
+  /** Source: runs `answerRequests` on the other thread. Settles once that thread does not touch guest memory. */
+  answerRequests?(answering: RemoteAnswering): Promise<void>;
 }

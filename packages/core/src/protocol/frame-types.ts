@@ -13,7 +13,7 @@ export const FRAME_TYPES = {
   error: 3,
   /** Joins a further stream to a migration as page channel `index`; first frame of that stream. */
   attach: 4,
-  /** Page contents: `payload` holds the pages of `runs`, in order. */
+  /** Page contents: `payload` holds the pages of `runs`, in order. In round 0 on the urgent channel: the answer to `requestPages`. */
   pages: 5,
   /** Pages that are zero; no payload. */
   zeroPages: 6,
@@ -73,6 +73,15 @@ export const FRAME_TYPES = {
    * `switchover`. Only if `loadEarly` was agreed on.
    */
   loadEarly: 35,
+  /**
+   * These pages are missing at the destination. Source, before `switchover`: the guest is to run there without them, and they come while it
+   * does. Destination, before `resumed`: they have not come yet. Only if `postcopy` was agreed on.
+   */
+  missing: 36,
+  /** Destination, on the urgent channel: somebody waits for these pages. Answered by `pages` on the same channel. */
+  requestPages: 37,
+  /** Destination, with the guest running there: no page is missing any more. */
+  whole: 38,
 } as const;
 
 /** The name of a frame type; its number is in `FRAME_TYPES`. */

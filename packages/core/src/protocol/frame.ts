@@ -40,7 +40,10 @@ export interface HelloFrame {
   readonly devices: readonly DeviceDescription[];
   /** Features that the source offers (`FEATURES`, and `encoding:` names). */
   readonly features: readonly string[];
-  /** Page channels beside the control stream; 0 means that pages travel on the control stream. */
+  /**
+   * Streams beside the control stream; 0 means that pages travel on the control stream. With the feature `postcopy` the last of them is the
+   * urgent channel, which carries no other pages.
+   */
   readonly pageChannels: number;
   /** The embedder's own description of the VM: any value that MessagePack can encode. */
   readonly description: unknown;
@@ -286,6 +289,26 @@ export interface LoadEarlyFrame {
   readonly deviceSequences: readonly number[];
 }
 
+export interface MissingFrame extends NamedPages {
+  readonly type: 'missing';
+  readonly block: number;
+}
+
+export interface RequestPagesFrame {
+  readonly type: 'requestPages';
+  readonly block: number;
+  readonly page: number;
+  /** From 1 to `MOST_REQUESTED`. */
+  readonly pages: number;
+}
+
+/** Most pages that one `requestPages` asks for. */
+export const MOST_REQUESTED = 64;
+
+export interface WholeFrame {
+  readonly type: 'whole';
+}
+
 export interface ProbeFrame {
   readonly type: 'probe';
 }
@@ -323,8 +346,11 @@ export interface PongFrame {
   readonly id: number;
 }
 
-/** The states of a destination to which a source reconnects. */
-export const RESUMED_STATES = ['receiving', 'loading', 'ready', 'running'] as const;
+/**
+ * The states of a destination to which a source reconnects. `incomplete`: the guest runs there, and pages are missing, which the `missing`
+ * frames before it name.
+ */
+export const RESUMED_STATES = ['receiving', 'loading', 'ready', 'running', 'incomplete'] as const;
 
 /** Destination: where it stands, to a source that has reconnected. */
 export interface ResumedFrame {
@@ -337,7 +363,7 @@ export interface ResumedFrame {
   /** Per device: how often it has been reset, as in `backAck`. */
   readonly deviceResets: readonly number[];
   readonly incarnation: string;
-  /** With `running`: as in the `running` frame; else 0. */
+  /** With `running` and `incomplete`: as in the `running` frame; else 0. */
   readonly resumeMs: number;
   readonly sinceReadyMs: number;
 }
@@ -386,4 +412,7 @@ export type Frame =
   | ProbeFrame
   | AwaitPiecesFrame
   | ArrivedFrame
-  | LoadEarlyFrame;
+  | LoadEarlyFrame
+  | MissingFrame
+  | RequestPagesFrame
+  | WholeFrame;

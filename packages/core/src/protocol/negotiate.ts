@@ -28,6 +28,8 @@ export const FEATURES = {
   deviceChannels: 'deviceChannels',
   /** The destination loads the state of a stop-and-copy before `switchover` when it cannot hold all of it. A file cannot. */
   loadEarly: 'loadEarly',
+  /** The guest can run at the destination before its memory is there; the last page channel of the hello is the urgent one. */
+  postcopy: 'postcopy',
 } as const;
 
 /** Most bytes of payload in one frame that a destination of this engine takes. */
@@ -77,10 +79,11 @@ export function checkHello(hello: HelloFrame): void {
   if (!/^[0-9a-f]{32}$/.test(hello.migrationId)) {
     throw new GodwitError('GODWIT_PROTOCOL', 'the migrationId of a hello must be 32 hex digits');
   }
-  if (!Number.isInteger(hello.pageChannels) || hello.pageChannels < 0 || hello.pageChannels > MAXIMUM_PAGE_CHANNELS) {
+  const most = MAXIMUM_PAGE_CHANNELS + (hello.features.includes(FEATURES.postcopy) ? 1 : 0);
+  if (!Number.isInteger(hello.pageChannels) || hello.pageChannels < 0 || hello.pageChannels > most) {
     throw new GodwitError(
       'GODWIT_LIMIT_EXCEEDED',
-      `the source wants ${hello.pageChannels} page channels; there may be from 0 to ${MAXIMUM_PAGE_CHANNELS}`,
+      `the source wants ${hello.pageChannels} page channels; there may be from 0 to ${most}`,
     );
   }
 }
@@ -267,9 +270,10 @@ export function checkWelcome(
   }
   for (const feature of offered) {
     if (!welcome.features.includes(feature) && !dispensable.includes(feature)) {
+      const remedy = feature === FEATURES.postcopy ? ': it takes receive({ faults: faultThreads() }) there' : '';
       throw new GodwitError(
         'GODWIT_UNSUPPORTED',
-        `"${feature}" was asked for, but the destination (${welcome.software}) does not offer it`,
+        `"${feature}" was asked for, but the destination (${welcome.software}) does not offer it${remedy}`,
       );
     }
   }

@@ -22,6 +22,9 @@ export const PAGE_CHANNEL_FRAMES: readonly FrameName[] = [
   'roundEnd',
 ];
 
+/** Frames of the urgent channel, in either direction: the last stream that the hello announces, where `postcopy` was agreed on. */
+export const URGENT_FRAMES: readonly FrameName[] = ['requestPages', 'pages'];
+
 /** Frames that may come on a page channel as well as on the control stream. */
 export const ANY_STREAM_FRAMES: readonly FrameName[] = ['device'];
 
@@ -29,7 +32,7 @@ export const ANY_STREAM_FRAMES: readonly FrameName[] = ['device'];
  * Phases of the source, as far as they differ in their legal frames.
  *
  * ```
- * greeting -> pre-copy -> stop-and-copy -> loading -> [verifying] -> deciding -> handing-over -> release
+ * greeting -> pre-copy -> stop-and-copy -> loading -> [verifying] -> deciding -> handing-over -> [post-copy] -> release
  *                ^              |             |            |            |
  *                +-- going-back <-------------+------------+------------+
  * ```
@@ -51,6 +54,8 @@ export const SOURCE_PHASES = [
   'going-back',
   /** `go` is written. */
   'handing-over',
+  /** The guest runs at the destination, and pages are missing there. */
+  'post-copy',
   /** The guest runs at the destination, or stays at the source: no answer is waited for. */
   'release',
 ] as const;
@@ -74,6 +79,8 @@ export const DESTINATION_PHASES = [
   'ready',
   /** `go` was read. */
   'taking-over',
+  /** The guest runs here, and pages are missing. */
+  'post-copy',
   /** The source keeps its guest; its `error` with the reason is to come. */
   'kept',
 ] as const;
@@ -90,7 +97,7 @@ export const PROTOCOL: {
   readonly destination: Readonly<Record<DestinationPhaseName, readonly FrameName[]>>;
 } = {
   source: {
-    greeting: ['welcome', 'received', 'resumed'],
+    greeting: ['welcome', 'received', 'missing', 'resumed'],
     'pre-copy': ['roundAck', 'owed', 'prepared', 'loaded', 'arrived'],
     'stop-and-copy': ['roundAck', 'owed', 'prepared', 'loaded', 'arrived'],
     loading: ['ready', 'owed', 'prepared', 'loaded', 'arrived'],
@@ -98,16 +105,28 @@ export const PROTOCOL: {
     deciding: [],
     'going-back': ['backAck', 'roundAck', 'ready', 'verified', 'owed', 'prepared', 'loaded', 'arrived'],
     'handing-over': ['running'],
+    'post-copy': ['roundAck', 'whole'],
     release: [],
   },
   destination: {
     greeting: ['hello'],
     preparing: [],
     'dry-run': ['probe'],
-    receiving: [...PAGE_CHANNEL_FRAMES, 'device', 'prepare', 'awaitPieces', 'loadEarly', 'switchover', 'back', 'probe'],
+    receiving: [
+      ...PAGE_CHANNEL_FRAMES,
+      'device',
+      'prepare',
+      'awaitPieces',
+      'loadEarly',
+      'missing',
+      'switchover',
+      'back',
+      'probe',
+    ],
     loading: ['back'],
     ready: ['digests', 'digestsEnd', 'go', 'back'],
     'taking-over': ['released'],
+    'post-copy': [...PAGE_CHANNEL_FRAMES, 'released'],
     kept: [],
   },
 };

@@ -57,6 +57,7 @@ export class Connection<R extends Role = Role> {
   #phase: () => PhaseName<R>;
   #handle: FrameHandler;
   #pageChannels: readonly PageStream[] = [];
+  #urgent: PageStream | undefined;
   #failure: GodwitError | undefined;
   #closed = false;
   #finished = false;
@@ -94,11 +95,17 @@ export class Connection<R extends Role = Role> {
     return this.#pageChannels;
   }
 
-  /** Adds the page channels to the connection, which ends and closes them with itself. */
-  attach(pageChannels: readonly PageStream[]): void {
-    this.#pageChannels = pageChannels;
+  /** The stream on which the destination asks for pages that somebody waits for; undefined without post-copy. */
+  get urgent(): PageStream | undefined {
+    return this.#urgent;
+  }
+
+  /** Adds the page channels to the connection, which ends and closes them with itself. `hasUrgent`: the last one is the urgent one. */
+  attach(streams: readonly PageStream[], hasUrgent = false): void {
+    this.#urgent = hasUrgent ? streams.at(-1) : undefined;
+    this.#pageChannels = hasUrgent ? streams.slice(0, -1) : streams;
     const { reason } = this.signal;
-    if (this.signal.aborted) for (const stream of pageChannels) stream.abort(reason as GodwitError);
+    if (this.signal.aborted) for (const stream of streams) stream.abort(reason as GodwitError);
   }
 
   /** Replaces the phase and the handler: another part of the role handles the frames that follow. */
@@ -109,7 +116,7 @@ export class Connection<R extends Role = Role> {
 
   /** All streams; the first one is the control stream. */
   get streams(): readonly FrameStream[] {
-    return [this.control, ...this.#pageChannels];
+    return [this.control, ...this.#pageChannels, ...(this.#urgent === undefined ? [] : [this.#urgent])];
   }
 
   /** Bytes of all streams that were written. */

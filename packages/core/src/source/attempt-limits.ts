@@ -1,11 +1,11 @@
 import type { Decision } from '../round-record.js';
 import type { ResolvedOptions } from './options.js';
 
-/** A decision to pause the guest and send the rest. */
-export type PauseDecision = Extract<Decision, { action: 'switchover' | 'force' }>;
+/** A decision to pause the guest and send the rest, now or once it runs at the destination. */
+export type PauseDecision = Extract<Decision, { action: 'switchover' | 'force' | 'postcopy' }>;
 
 export function pauses(decision: Decision | undefined): decision is PauseDecision {
-  return decision?.action === 'switchover' || decision?.action === 'force';
+  return decision?.action === 'switchover' || decision?.action === 'force' || decision?.action === 'postcopy';
 }
 
 /** Whether the guest is to be paused for as long as it takes. */

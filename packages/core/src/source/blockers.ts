@@ -20,3 +20,10 @@ export async function migrationBlockers(
   }
   return reasons;
 }
+
+/** Why the guest cannot run before its memory is whole, one reason for each device that cannot do with less. */
+export function postcopyBlockers({ devices }: Pick<MigratableVm, 'devices'>): readonly string[] {
+  return devices.flatMap(({ id, wholeMemory }) =>
+    wholeMemory === undefined ? [] : [`device "${id}": ${wholeMemory}`],
+  );
+}

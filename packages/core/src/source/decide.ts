@@ -111,6 +111,7 @@ export class Switchover implements MidRound {
     const { options, requests } = this.#context;
     const asked = requests.switchover;
     if (asked === undefined) return undefined;
+    if (asked.postcopy) return { action: 'postcopy', reason: 'startPostcopy() was called' };
     const known = outcome.linkBytesPerSecond > 0;
     const fits = asked.force || (known && outcome.predictedDowntimeMs <= pauseLimitOf(options));
     if (moment !== 'round-end' && !fits) return undefined;
@@ -185,7 +186,7 @@ export class Switchover implements MidRound {
  * to say about what is owed now.
  */
 function stillHolds(decision: PauseDecision, outcome: RoundOutcome, downtimeLimitMs: number): boolean {
-  if (isForced(decision)) return true;
+  if (isForced(decision) || decision.action === 'postcopy') return true;
   const own = decision.action === 'switchover' ? decision.downtimeLimitMs : undefined;
   return outcome.predictedDowntimeMs <= (own ?? downtimeLimitMs);
 }

@@ -1,20 +1,35 @@
 import { abortable } from '../abortable.js';
 
-/** What an embedder asks of a running migration: `switchOver`, `adjust` and `proceed`. */
+/** A switchover that was asked for. */
+export interface RequestedSwitchover {
+  readonly force: boolean;
+  readonly postcopy: boolean;
+}
+
+/** What an embedder asks of a running migration: `switchOver`, `startPostcopy`, `adjust` and `proceed`. */
 export class EmbedderRequests {
-  #switchover: { readonly force: boolean } | undefined;
+  #switchover: RequestedSwitchover | undefined;
   /** Those who wait for something to be asked. */
   readonly #wake = new Set<() => void>();
   #proceed: (() => void) | undefined;
 
   /** The requested switchover, until it is tried. */
-  get switchover(): { readonly force: boolean } | undefined {
+  get switchover(): RequestedSwitchover | undefined {
     return this.#switchover;
   }
 
   /** Requests a switchover: the next decision does not ask the policy. */
   switchOver(force: boolean): void {
-    this.#switchover = { force: force || (this.#switchover?.force ?? false) };
+    this.#switchover = {
+      force: force || (this.#switchover?.force ?? false),
+      postcopy: this.#switchover?.postcopy ?? false,
+    };
+    this.#wakeAll();
+  }
+
+  /** Requests a switchover by post-copy. */
+  startPostcopy(): void {
+    this.#switchover = { force: this.#switchover?.force ?? false, postcopy: true };
     this.#wakeAll();
   }
 

@@ -1,5 +1,6 @@
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { FEATURES } from '../protocol/negotiate.js';
 import type { Harvest } from './harvester.js';
 import type { PauseBound } from './pause-bound.js';
@@ -59,6 +60,7 @@ async function resumed({ guest, options }: SourceContext, reason: GodwitError): 
 export async function settleGivenUp(context: SourceContext, { attempt }: GivenUp): Promise<Harvest> {
   const { session, rounds, harvester, meter, options } = context;
   const before = session.current;
+  if (context.byPostcopy) await closeToRequests(context, before);
   if (before !== undefined && !before.signal.aborted) session.phase = 'going-back';
   let connection = await rounds.settleAbandoned();
   if (connection === before) {
@@ -74,6 +76,18 @@ export async function settleGivenUp(context: SourceContext, { attempt }: GivenUp
   const harvest = await harvester.harvest(session.signal);
   meter.harvested(harvest.dirtyPages);
   return { ...harvest, harvestMs: options.clock.now() - start };
+}
+
+/**
+ * A switchover by post-copy was given up: no page may be asked for any more. Answers may be on their way, and are old from now on: their
+ * connection is dropped. What they took is owed again.
+ */
+async function closeToRequests(context: SourceContext, connection: SourceConnection | undefined): Promise<void> {
+  const { postcopy, queue, vm } = context;
+  context.byPostcopy = false;
+  if (postcopy !== undefined) Atomics.store(postcopy.open, 0, 0);
+  await connection?.drop(new GodwitError('GODWIT_LINK_LOST', 'a switchover by post-copy was given up'));
+  queue.restore(new DirtyBitmaps(vm.memory));
 }
 
 async function sendBack(

@@ -17,6 +17,12 @@ import type { Forecaster } from './source-context.js';
 import { SourceRun } from './source-run.js';
 import { checkTransition, isFinal } from './state.js';
 
+/** The states before the guest is paused. */
+const EARLY: readonly MigrationState[] = ['none', 'setup', 'active', 'reconnecting'];
+
+/** The states after `go` in which the destination does not answer. */
+const UNANSWERED: readonly MigrationState[] = ['settling', 'postcopy-paused', 'postcopy-recover', 'failed'];
+
 /**
  * A migration from the source's side: an Observable of its events, with controls and a promise of the result.
  *
@@ -125,11 +131,28 @@ export class Migration extends RoleEvents<MigrationEvent> {
    * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
    */
   switchOver({ force = false }: { readonly force?: boolean } = {}): void {
-    const early: readonly MigrationState[] = ['none', 'setup', 'active', 'reconnecting'];
-    if (this.#parts === undefined || !early.includes(this.#state) || this.ownership !== 'running') {
+    if (this.#parts === undefined || !EARLY.includes(this.#state) || this.ownership !== 'running') {
       throw new GodwitError('GODWIT_INVALID_STATE', `nothing to switch over: the state is "${this.#state}"`);
     }
     this.#parts.requests.switchOver(force);
+  }
+
+  /**
+   * Switches over by post-copy as soon as the destination is prepared, without asking the policy: the guest is paused for its devices only,
+   * and runs at the destination while its pages come. It takes the option `postcopy`. Throws `GODWIT_UNSUPPORTED` without it, and
+   * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
+   */
+  startPostcopy(): void {
+    if (!this.#options.postcopy) {
+      throw new GodwitError(
+        'GODWIT_UNSUPPORTED',
+        'post-copy was not offered to the destination: pass postcopy: true to migrate()',
+      );
+    }
+    if (this.#parts === undefined || !EARLY.includes(this.#state) || this.ownership !== 'running') {
+      throw new GodwitError('GODWIT_INVALID_STATE', `it is too late for post-copy: the state is "${this.#state}"`);
+    }
+    this.#parts.requests.startPostcopy();
   }
 
   /**
@@ -150,21 +173,21 @@ export class Migration extends RoleEvents<MigrationEvent> {
    * `destinationIsDead: true`, with `GODWIT_INVALID_STATE` at any other time, with `GODWIT_NOT_OWNER` when the authority refuses,
    * and with the error of the VM's `resume` when that fails.
    */
-  async recover({ destinationIsDead }: { readonly destinationIsDead: true }): Promise<void> {
+  async recover({ destinationIsDead }: { readonly destinationIsDead: true }): Promise<{ readonly lostMs: number }> {
     if (destinationIsDead !== true) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
         'recover() needs { destinationIsDead: true }: pass it only after making sure that the destination is dead',
       );
     }
-    const waiting = this.#ownership.state === 'handedOver' && this.#state !== 'settling' && this.#state !== 'failed';
+    const waiting = this.#ownership.state === 'handedOver' && !UNANSWERED.includes(this.#state);
     if (waiting || this.#run === undefined) {
       throw new GodwitError(
         'GODWIT_INVALID_STATE',
         'the destination has not failed to answer yet: recover() is for a migration that is settling or unknown',
       );
     }
-    await this.#run.recover();
+    return this.#run.recover();
   }
 
   /** Continues a migration that waits in `pre-switchover`. Throws `GODWIT_INVALID_STATE` in any other state. */
@@ -180,14 +203,19 @@ export class Migration extends RoleEvents<MigrationEvent> {
 
   /** Changes limits of a running migration: they apply from the next batch on, and the policy is asked at once. */
   adjust(options: AdjustableOptions): void {
-    const { downtimeLimitMs, bandwidthLimit } = options;
-    // Both are checked before either is changed.
+    const { downtimeLimitMs, bandwidthLimit, postcopyBandwidth } = options;
+    // All are checked before any is changed.
+    if (postcopyBandwidth !== undefined) nonNegative('postcopyBandwidth', postcopyBandwidth);
     if (downtimeLimitMs !== undefined) nonNegative('downtimeLimitMs', downtimeLimitMs);
     if (bandwidthLimit !== undefined) nonNegative('bandwidthLimit', bandwidthLimit);
     if (downtimeLimitMs !== undefined) this.#options.downtimeLimitMs = downtimeLimitMs;
     if (bandwidthLimit !== undefined) {
       this.#options.bandwidthLimit = bandwidthLimit;
-      if (this.#parts !== undefined) this.#parts.limit.bytesPerSecond = bandwidthLimit;
+      if (this.#parts !== undefined && !this.#inPostcopy) this.#parts.limit.bytesPerSecond = bandwidthLimit;
+    }
+    if (postcopyBandwidth !== undefined) {
+      this.#options.postcopyBandwidth = postcopyBandwidth;
+      if (this.#parts !== undefined && this.#inPostcopy) this.#parts.limit.bytesPerSecond = postcopyBandwidth;
     }
     this.#parts?.requests.adjusted();
   }
@@ -196,6 +224,11 @@ export class Migration extends RoleEvents<MigrationEvent> {
   async [Symbol.asyncDispose](): Promise<void> {
     this.cancel('the migration was disposed of');
     await this.result.catch(() => {});
+  }
+
+  /** The limit in force is that of post-copy. */
+  get #inPostcopy(): boolean {
+    return this.#state === 'postcopy-active' || this.#state === 'postcopy-paused' || this.#state === 'postcopy-recover';
   }
 
   get #parts() {

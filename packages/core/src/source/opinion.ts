@@ -27,7 +27,7 @@ export function opinion(
 
 /** Policies are other people's code: what they are given is theirs, so that changing it changes nothing here. */
 function inputOf(
-  { vm, options, meter, model, attempts, readiness, throttle }: SourceContext,
+  { vm, options, meter, model, attempts, readiness, throttle, postcopyAgreed }: SourceContext,
   moment: PolicyMoment,
   outcome: RoundOutcome,
   history: readonly RoundRecord[],
@@ -43,7 +43,7 @@ function inputOf(
     timeBudgetMs,
     throttle: throttle.fraction,
     canThrottle: throttle.available,
-    canPostcopy: false,
+    canPostcopy: postcopyAgreed,
     bandwidthLimit,
     pagesPerSecond: model.pagesPerSecond(bandwidthLimit),
     pageSize: vm.memory.pageSize,

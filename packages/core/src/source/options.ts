@@ -20,6 +20,11 @@ export interface AdjustableOptions {
    * `bandwidth` replaces it until `adjust` is given another.
    */
   readonly bandwidthLimit?: number;
+  /**
+   * In place of `bandwidthLimit` once the guest runs at the destination and pages are still to come (`postcopy`); pages that somebody waits
+   * for there are not counted. Wire bytes per second; 0 (the default) is no limit.
+   */
+  readonly postcopyBandwidth?: number;
 }
 
 export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
@@ -97,6 +102,13 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    */
   readonly timeBudgetMs?: number;
   /**
+   * Allow post-copy: `startPostcopy()`, or a policy that decides `postcopy`, lets the guest run at the destination before its memory is
+   * there; what it touches is fetched at once, by a stream of its own, and the rest follows. From then until the last page has come **both
+   * processes are needed**: if one dies, so does the guest, or what it has done since. It takes `receive({ faults })`, and memory that can be
+   * served so at the destination; else it is refused before a page moves. Not with `verify`. Default false.
+   */
+  readonly postcopy?: boolean;
+  /**
    * Decides when to switch over, whether to throttle the guest, and when and how patience ends: a function that is asked after each
    * round and every 100 ms, or the name of one of `presets`. Default: `balanced`, which gives up with `GODWIT_NOT_CONVERGING` after ten
    * times the first round, and at least a minute, where nothing else ended it.
@@ -162,6 +174,8 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
 export interface ResolvedOptions extends KeepaliveTimes {
   downtimeLimitMs: number;
   bandwidthLimit: number;
+  postcopyBandwidth: number;
+  readonly postcopy: boolean;
   readonly description: unknown;
   readonly pauseBeforeSwitchover: boolean;
   readonly preSwitchoverTimeoutMs: number;
@@ -210,9 +224,18 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
       `pageChannels must be a whole number from 0 to ${MAXIMUM_PAGE_CHANNELS}, got ${pageChannels}`,
     );
   }
+  if (options.postcopy && options.verify) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      'verify compares all memory before the guest runs at the destination, and with postcopy it runs there before its memory has come: ' +
+        'take one of the two',
+    );
+  }
   return {
     downtimeLimitMs: nonNegative('downtimeLimitMs', options.downtimeLimitMs ?? 300),
     bandwidthLimit: nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0),
+    postcopyBandwidth: nonNegative('postcopyBandwidth', options.postcopyBandwidth ?? 0),
+    postcopy: options.postcopy ?? false,
     description: options.description,
     pauseBeforeSwitchover: options.pauseBeforeSwitchover ?? false,
     preSwitchoverTimeoutMs: nonNegative('preSwitchoverTimeoutMs', options.preSwitchoverTimeoutMs ?? 0),

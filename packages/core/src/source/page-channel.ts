@@ -18,6 +18,8 @@ export interface PageBatch {
   readonly holes: PageRunList;
   /** Bytes per second that the bandwidth limit leaves each channel; 0 for no limit. Encodings are chosen by it. */
   readonly limit: number;
+  /** Each page is sent whole: the destination has no earlier version that a delta could be against. */
+  readonly whole?: boolean | undefined;
 }
 
 /** What a channel that takes pages by itself is told. */
@@ -25,6 +27,8 @@ export interface TakenRound {
   readonly round: number;
   /** The pass of the queue (`PageQueue.open`). */
   readonly pass: number;
+  /** As in `PageBatch`. */
+  readonly whole?: boolean | undefined;
 }
 
 /** Totals of everything that a channel has sent; the difference of two snapshots belongs to a round. */
@@ -124,7 +128,12 @@ export class LocalPageChannel implements PageChannel {
     for (let i = 0; i < batch.runs.length; i++) {
       splitZeroPages(this.#windows, block, batch.runs.firstPage(i), batch.runs.runPages(i), nonZero, zero);
     }
-    const encoded = this.#encoder?.encode({ round, block, limit: batch.limit }, nonZero, zero, holes);
+    const encoded = this.#encoder?.encode(
+      { round, block, limit: batch.limit, whole: batch.whole },
+      nonZero,
+      zero,
+      holes,
+    );
     const payload: Uint8Array[] = [];
     if (encoded === undefined) {
       for (let i = 0; i < nonZero.length; i++) {

@@ -30,6 +30,7 @@ export async function rollBack(context: SourceContext, error: unknown): Promise<
     return reason;
   }
   const wasPaused = ownership.state === 'paused';
+  if (context.postcopy !== undefined) Atomics.store(context.postcopy.open, 0, 0);
   ownership.apply('fail');
   // Ends everything that is still under way, and makes a later `cancel` return false.
   const ended = session.end.set(first);
@@ -70,7 +71,7 @@ function outOfTime({ code }: GodwitError): boolean {
  * it. Resolves with the error to end with, which is `GODWIT_OWNERSHIP_UNKNOWN` while the ownership is `unknown`.
  */
 export async function giveUp(
-  { ownership, session, claim, transferred }: SourceContext,
+  { ownership, session, claim, transferred, byPostcopy, queue }: SourceContext,
   reason: GodwitError,
 ): Promise<GodwitError> {
   if (ownership.allows('giveUp')) ownership.apply('giveUp');
@@ -78,7 +79,7 @@ export async function giveUp(
   await session.close(reason, !transferred);
   if (ownership.state !== 'unknown') return reason;
   claim.handOver();
-  return ownershipUnknown(reason, transferred);
+  return ownershipUnknown(reason, transferred, byPostcopy ? queue.count() + queue.taken.count() : 0);
 }
 
 /**

@@ -1,15 +1,11 @@
 import { abortable } from '../abortable.js';
-import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
-import type { GuestMemory } from '../memory/guest-memory.js';
 import { PageRunList } from '../memory/page-run.js';
-import type { PageQueue } from '../queue/page-queue.js';
 import { PageTaker } from '../queue/page-taker.js';
 import { allPages } from '../round-record.js';
-import type { TrackerUnion } from '../tracker/tracker-union.js';
-import type { BandwidthLimit } from './bandwidth-limit.js';
 import { difference, scannedSince, scanTimes, totals, wireBytes } from './channel-totals.js';
 import { noTotals, type PageBatch, type PageChannel, type PageChannelTotals } from './page-channel.js';
+import type { RoundMode, RoundSenderParts } from './round-sender-parts.js';
 import type { SentRound } from './sent-rounds.js';
 
 /**
@@ -30,29 +26,11 @@ const BATCHES_PER_CHANNEL = 4;
 /** Milliseconds of continuous work after which the sender yields to pending I/O. */
 const YIELD_AFTER_MS = 1;
 
-export interface RoundSenderParts {
-  readonly memory: GuestMemory;
-  readonly tracker: Pick<TrackerUnion, 'rearmPages' | 'rearmRecipes' | 'lost'>;
-  /** The pages to send. */
-  readonly queue: PageQueue;
-  readonly channels: readonly PageChannel[];
-  readonly limit: BandwidthLimit;
-  readonly clock: Clock;
-  readonly signal: AbortSignal;
-  /** Most bytes of payload that the destination takes in one frame. */
-  readonly maximumPayload: number;
-  /** Resolves when the destination has acknowledged the round with the number of pages it received. */
-  readonly acknowledged: (round: number) => Promise<number>;
-  /** Called after each batch was handed over, and with 0 after it was written where no limit holds back: for progress. */
-  readonly onBatch: (pages: number) => void;
-  /** Bytes of device state on the streams of `channels`: over a link without page channels they share the control stream. */
-  readonly deviceBytes: () => number;
-}
-
 interface Slot extends PageBatch {
   round: number;
   blockIndex: number;
   limit: number;
+  whole: boolean;
   readonly channel: PageChannel;
 }
 
@@ -92,6 +70,7 @@ export class RoundSender {
   #giveUp: AbortSignal | undefined;
   /** The pending end of the round, once `roundEnd` was sent on the channels. */
   #ending: { readonly round: number; readonly acknowledged: Promise<number> } | undefined;
+  #postcopy = false;
   /** When a channel last took a batch. */
   #lastProgress = 0;
 
@@ -109,6 +88,7 @@ export class RoundSender {
           round: 0,
           blockIndex: 0,
           limit: 0,
+          whole: false,
           runs: new PageRunList(BATCH_RUNS),
           holes: new PageRunList(64),
         });
@@ -117,12 +97,12 @@ export class RoundSender {
   }
 
   /**
-   * Sends every page that the queue owes. With `limited` false the bandwidth limit does not apply (the guest is paused). Resolves when
-   * the destination has acknowledged them, and no channel borrows guest memory. When `giveUp` aborts first, it rejects with that reason;
+   * Sends every page that the queue owes. Resolves when the destination has acknowledged them, and no channel borrows guest memory. When `giveUp` aborts first, it rejects with that reason;
    * the round must then be ended by `abandon` before another one begins. However it rejects, the queue knows which pages were taken.
    */
-  async send(round: number, limited: boolean, giveUp?: AbortSignal): Promise<SentRound> {
+  async send(round: number, { limited, postcopy = false }: RoundMode, giveUp?: AbortSignal): Promise<SentRound> {
     const { channels, clock, queue } = this.#parts;
+    this.#postcopy = postcopy;
     this.#giveUp = giveUp;
     this.#ending = undefined;
     const before = totals(channels);
@@ -150,7 +130,7 @@ export class RoundSender {
     } finally {
       queue.close();
     }
-    if (this.#dispatched !== this.#dirtyPages) {
+    if (this.#dispatched !== this.#dirtyPages && !postcopy) {
       throw new GodwitError(
         'GODWIT_INTERNAL',
         `round ${round}: ${this.#dirtyPages} pages are dirty, but ${this.#dispatched} were sent`,
@@ -243,8 +223,8 @@ export class RoundSender {
       this.#lastProgress = this.#parts.clock.now();
       this.#parts.onBatch(pages);
     };
-    const taking = (channel.takePages?.({ round, pass }, onTaken) ?? Promise.resolve()).catch((error: unknown) =>
-      this.#fail(error),
+    const taking = (channel.takePages?.({ round, pass, whole: this.#postcopy }, onTaken) ?? Promise.resolve()).catch(
+      (error: unknown) => this.#fail(error),
     );
     this.#inFlight.add(taking);
     void taking.then(() => this.#inFlight.delete(taking));
@@ -296,6 +276,7 @@ export class RoundSender {
     this.#check();
     const slot = this.#free.pop() ?? (await this.#nextFree());
     slot.round = round;
+    slot.whole = this.#postcopy;
     slot.limit = limited ? limit.bytesPerSecond / this.#parts.channels.length : 0;
     return slot;
   }

@@ -5,7 +5,7 @@ import { inTime } from '../in-time.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState } from '../migration-event.js';
-import type { ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
+import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { checkDeviceState, checkWelcome, FEATURES } from '../protocol/negotiate.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { isLost } from '../session/connection.js';
@@ -150,7 +150,7 @@ export class RoundTransfer {
    */
   async sendPaused(connection: SourceConnection, giveUp: AbortSignal): Promise<SentRound> {
     this.#begin();
-    const sent = await connection.sender.send(this.#round, false, giveUp);
+    const sent = await connection.sender.send(this.#round, { limited: false }, giveUp);
     this.#acknowledged();
     return sent;
   }
@@ -180,6 +180,21 @@ export class RoundTransfer {
       this.#unfinished = false;
     }
     return next;
+  }
+
+  /** Goes on over a new connection with the round that the destination is in, with the guest running there. */
+  goOn(connection: SourceConnection, round: number): void {
+    this.#round = round - 1;
+    this.#unfinished = false;
+    this.adopt(connection);
+  }
+
+  /** Sends what is owed as the next round, with the guest running at the destination. Rejects when the link is lost. */
+  async sendMissing(connection: SourceConnection): Promise<SentRound> {
+    this.#begin();
+    const sent = await connection.sender.send(this.#round, { limited: true, postcopy: true });
+    this.#acknowledged();
+    return sent;
   }
 
   /** Measures the round trip before the first round, in milliseconds; reconnects after a lost link. */
@@ -265,7 +280,7 @@ export class RoundTransfer {
   async #sendOrCut({ sender }: SourceConnection, cut: AbortSignal): Promise<SentRound> {
     const round = this.#round;
     try {
-      return await sender.send(round, true, cut);
+      return await sender.send(round, { limited: true }, cut);
     } catch (error) {
       if (!cut.aborted || error !== cut.reason) throw error;
       await sender.abandon(round);
@@ -305,7 +320,9 @@ export class RoundTransfer {
     const { connection, answer } = await keepTrying<Greeted>(
       (window) => {
         received = new DirtyBitmaps(this.#parts.windows.memory);
-        return session.again('running', window, (frame) => addNamedPages(this.#parts.windows.memory, frame, received));
+        return session.again('running', window, (frame) =>
+          addNamedPages(this.#parts.windows.memory, frame as ReceivedPagesFrame, received),
+        );
       },
       { clock, random, withinMs, signal, stage: 'greeting' },
     ).catch((cause: unknown) => {

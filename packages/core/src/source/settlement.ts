@@ -1,14 +1,22 @@
 import { abortable } from '../abortable.js';
+import { addNamedPages } from '../destination/run-check.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { ResumedFrame } from '../protocol/frame.js';
 import { keepTrying, mayRetry } from '../session/retry.js';
 import type { ResolvedOptions } from './options.js';
 import type { HandedOver } from './paused-times.js';
-import type { SourceConnection } from './source-connection.js';
+import type { NamedBefore, SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 
 /** How long `settle()` asks when `settleTimeoutMs` is 0. Milliseconds. */
 const SETTLE_MS = 30_000;
+
+/** The destination runs the guest. `incomplete`: pages are missing there, and the connection is one to send them over. */
+export interface Settled extends HandedOver {
+  readonly incomplete: boolean;
+}
 
 /** Sends `go` in this tick and waits for `running`; rejects with `GODWIT_TIMEOUT` after `switchoverTimeoutMs`. */
 export async function sendGo(
@@ -35,7 +43,7 @@ export async function settleAfterGo(
   context: SourceContext,
   connection: SourceConnection,
   error: unknown,
-): Promise<HandedOver> {
+): Promise<Settled> {
   const { options, emit, setState } = context;
   const reason = await connection.cause(error);
   if (!mayRetry(reason, 'after-go') || options.settleTimeoutMs === 0) throw reason;
@@ -52,34 +60,41 @@ export async function settleAfterGo(
  * It never resumes the guest at the source, whatever the answer: docs/switchover.md.
  */
 export async function settle(
-  { session, options, ownership, settling }: SourceContext,
-  withinMs = options.settleTimeoutMs || SETTLE_MS,
-): Promise<HandedOver> {
+  context: SourceContext,
+  withinMs = context.options.settleTimeoutMs || SETTLE_MS,
+): Promise<Settled> {
+  const { session, options, ownership, settling, byPostcopy, vm } = context;
   const { clock, random } = options;
   const { signal } = settling;
   try {
     const handed = await keepTrying(
       async (window) => {
-        const { connection, answer } = await session.ask('handedOver', window);
+        const missing = new DirtyBitmaps(vm.memory);
+        const named = byPostcopy ? (frame: NamedBefore) => addNamedPages(vm.memory, frame, missing) : undefined;
+        const { connection, answer } = await session.ask('handedOver', window, named);
         if (answer.type !== 'resumed' || answer.state === 'receiving' || answer.state === 'loading') {
           throw new GodwitError(
             'GODWIT_PROTOCOL',
             `the destination had said "ready", but now it says "${answer.type === 'resumed' ? answer.state : answer.type}"`,
           );
         }
-        if (answer.state === 'running') {
-          return { resumeMs: answer.resumeMs, sinceReadyMs: answer.sinceReadyMs, heardAt: clock.now() };
-        }
+        const { resumeMs, sinceReadyMs } = answer;
+        if (answer.state === 'running') return { resumeMs, sinceReadyMs, heardAt: clock.now(), incomplete: false };
+        if (byPostcopy) owe(context, connection, answer, missing);
+        if (answer.state === 'incomplete') return { resumeMs, sinceReadyMs, heardAt: clock.now(), incomplete: true };
         // After the embedder has declared the destination dead (`recover`), `go` must not be sent.
         signal.throwIfAborted();
-        return await abortable(sendGo(connection, options, session.attempt), signal).catch(async (error: unknown) => {
-          signal.throwIfAborted();
-          throw await connection.cause(error);
-        });
+        const handed = await abortable(sendGo(connection, options, session.attempt), signal).catch(
+          async (error: unknown) => {
+            signal.throwIfAborted();
+            throw await connection.cause(error);
+          },
+        );
+        return { ...handed, incomplete: byPostcopy };
       },
       { clock, random, withinMs, signal, stage: 'after-go' },
     );
-    ownership.apply('running');
+    if (!handed.incomplete) ownership.apply('running');
     return handed;
   } catch (error) {
     if (signal.aborted || !mayRetry(error, 'after-go')) throw error;
@@ -92,11 +107,33 @@ export async function settle(
   }
 }
 
+/** Owes what the destination lacks, and nothing else; it goes on with the round that it is in. */
+function owe(
+  { queue, rounds }: SourceContext,
+  connection: SourceConnection,
+  { state, round }: ResumedFrame,
+  missing: DirtyBitmaps,
+): void {
+  if (state !== 'ready' && state !== 'incomplete') return;
+  queue.clear();
+  queue.owe(missing);
+  rounds.goOn(connection, round);
+}
+
 /**
  * The error for a person, who has to decide which side runs the guest. `transferred`: the authority has granted the transfer, so that `go`
  * was sent.
  */
-export function ownershipUnknown(reason: GodwitError, transferred: boolean): GodwitError {
+export function ownershipUnknown(reason: GodwitError, transferred: boolean, missingPages = 0): GodwitError {
+  if (missingPages > 0) {
+    return new GodwitError(
+      'GODWIT_OWNERSHIP_UNKNOWN',
+      `the guest runs at the destination, which lacked ${missingPages} of its pages when it was last heard of (${reason.message}). They are ` +
+        'only here, where the guest stays paused: keep this process. settle() connects again and sends them; if the destination is dead for ' +
+        'certain, recover({ destinationIsDead: true }) runs the guest here as it was when it was paused',
+      { cause: reason },
+    );
+  }
   const when = transferred
     ? `after "go" was sent (${reason.message}): the destination may be running the guest`
     : `before "go" was sent, but the ownership authority may have granted the transfer (${reason.message})`;

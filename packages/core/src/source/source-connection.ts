@@ -10,6 +10,7 @@ import type {
   Frame,
   HelloFrame,
   HelloStage,
+  MissingFrame,
   ReadyFrame,
   ReceivedPagesFrame,
   ResumedFrame,
@@ -18,12 +19,15 @@ import type {
 import type { FrameName } from '../protocol/frame-types.js';
 import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
 import type { SourcePhaseName } from '../protocol/protocol-table.js';
+import type { PageQueue } from '../queue/page-queue.js';
 import { CLOSING_MS, closeStreams } from '../session/closing-message.js';
-import { Connection } from '../session/connection.js';
+import { Connection, isLost } from '../session/connection.js';
+import { answerRequests } from './answer-requests.js';
 import { DeviceChannels } from './device-channels.js';
 import type { ResolvedOptions } from './options.js';
 import { LocalPageChannel, type PageChannel } from './page-channel.js';
-import { RoundSender, type RoundSenderParts } from './round-sender.js';
+import { RoundSender } from './round-sender.js';
+import type { RoundSenderParts } from './round-sender-parts.js';
 
 /** Handlers, by type, of frames that are not waited for. */
 export type FrameListeners = { readonly [N in FrameName]?: (frame: Extract<Frame, { type: N }>) => void };
@@ -35,9 +39,20 @@ export interface SourceConnectionParts {
   readonly phase: () => SourcePhaseName;
   readonly setPhase: (phase: SourcePhaseName) => void;
   readonly listeners: FrameListeners;
+  /** What post-copy needs, where it is offered. */
+  readonly postcopy: SourcePostcopy | undefined;
   /** Ends the connection when it aborts, also while it is being made. */
   readonly signal: AbortSignal;
 }
+
+/** What the source knows of post-copy. */
+export interface SourcePostcopy {
+  /** `AnsweringParts.open`: 1 from when the guest is paused for a switchover by post-copy. */
+  readonly open: Int32Array;
+}
+
+/** Pages that the destination names before its answer to a hello. */
+export type NamedBefore = ReceivedPagesFrame | MissingFrame;
 
 /** The parts of a round sender that do not come from the connection. */
 export type SenderParts = Omit<RoundSenderParts, 'channels' | 'clock' | 'signal' | 'acknowledged'>;
@@ -57,8 +72,10 @@ export class SourceConnection extends Connection<'source'> {
   readonly #source: SourceConnectionParts;
   readonly #pages: readonly PageStream[];
   #stage: HelloStage = 'running';
-  /** Handles the `received` frames that come before `resumed`. */
-  #onReceived: ((frame: ReceivedPagesFrame) => void) | undefined;
+  /** Handles the frames that name pages before `resumed`. */
+  #onNamed: ((frame: NamedBefore) => void) | undefined;
+  /** The wait for `whole`, registered with the frame that it may follow at once. */
+  #whole: Promise<unknown> | undefined;
   /** The wait for `ready`, registered with the answer to a hello in stage `paused`: `ready` may be the next frame. */
   #ready: Promise<ReadyFrame> | undefined;
   #channels: readonly PageChannel[] = [];
@@ -84,8 +101,11 @@ export class SourceConnection extends Connection<'source'> {
     });
     this.request = request;
     this.#source = parts;
-    this.#pages = link.pageChannels;
-    this.attach(link.pageChannels);
+    // A link with fewer streams than were asked for, a file, has no urgent channel.
+    const hasUrgent =
+      parts.postcopy !== undefined && link.pageChannels.length === request.pageChannels && request.pageChannels > 0;
+    this.attach(link.pageChannels, hasUrgent);
+    this.#pages = this.pageChannels;
   }
 
   /**
@@ -118,6 +138,11 @@ export class SourceConnection extends Connection<'source'> {
     }
   }
 
+  /** Resolves once the destination says that no page is missing there; undefined while none can be. */
+  get whole(): Promise<unknown> | undefined {
+    return this.#whole;
+  }
+
   /** The `ready` that follows a `resumed` in state `loading`. */
   get ready(): Promise<ReadyFrame> | undefined {
     return this.#ready;
@@ -137,19 +162,19 @@ export class SourceConnection extends Connection<'source'> {
   /** Sends our hello and resolves with the destination's answer; rejects with `GODWIT_TIMEOUT` after `handshakeTimeoutMs`. */
   async greet(
     hello: HelloFrame,
-    onReceived: (frame: ReceivedPagesFrame) => void = nothingReceived,
+    onNamed: (frame: NamedBefore) => void = nothingReceived,
   ): Promise<WelcomeFrame | ResumedFrame> {
     const { options } = this.#source;
     const { clock, handshakeTimeoutMs } = options;
     this.#stage = hello.stage;
-    this.#onReceived = onReceived;
+    this.#onNamed = onNamed;
     try {
       const answer = this.ask(hello, 'welcome', 'resumed');
       const answered = await inTime(answer, clock, handshakeTimeoutMs, () => unanswered(handshakeTimeoutMs));
       this.keepAlive(options);
       return answered;
     } finally {
-      this.#onReceived = undefined;
+      this.#onNamed = undefined;
     }
   }
 
@@ -186,6 +211,32 @@ export class SourceConnection extends Connection<'source'> {
       acknowledged: (round) => this.#acknowledged(round),
     });
     this.#sender = sender;
+    this.#answerRequests(windows, parts.queue);
+  }
+
+  /** Answers requests for pages on the urgent channel from now on, for as long as the connection lasts. */
+  #answerRequests(windows: MemoryWindows, queue: PageQueue): void {
+    const { urgent } = this;
+    const { postcopy } = this.#source;
+    if (urgent === undefined || postcopy === undefined) return;
+    const { open } = postcopy;
+    const answering =
+      urgent.answerRequests?.({ memory: windows.memory, queue: queue.buffers, open: open.buffer }) ??
+      answerRequests(urgent, { windows, queue, open });
+    const ended = (error: unknown): void => {
+      if (this.signal.aborted || this.#source.phase() === 'release') return;
+      const reason = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'the urgent channel failed');
+      // The control stream has the destination's reason, or breaks too.
+      if (isLost(reason))
+        void settledWithin(abortable(this.ended, this.signal), this.#source.options.clock, CLOSING_MS).then(() =>
+          this.end(reason),
+        );
+      else this.end(reason);
+    };
+    void this.borrow(answering).then(
+      () => ended(new GodwitError('GODWIT_LINK_LOST', 'the destination closed the urgent channel')),
+      ended,
+    );
   }
 
   get deviceChannels(): DeviceChannels | undefined {
@@ -247,9 +298,15 @@ export class SourceConnection extends Connection<'source'> {
     }
     if ((type === 'ready' || type === 'verified') && this.#source.phase() !== 'going-back')
       this.#source.setPhase('deciding');
-    if (type === 'received' && this.#onReceived !== undefined) {
-      this.#onReceived(frame);
+    if ((type === 'received' || type === 'missing') && this.#onNamed !== undefined) {
+      this.#onNamed(frame);
       return;
+    }
+    const { postcopy } = this.#source;
+    const runs = type === 'running' || (type === 'resumed' && frame.state === 'incomplete');
+    if (runs && postcopy !== undefined && Atomics.load(postcopy.open, 0) === 1) {
+      this.#source.setPhase('post-copy');
+      this.#whole = this.expect('whole');
     }
     if (type === 'arrived') {
       this.#arrived(frame.id);
@@ -291,7 +348,7 @@ export class SourceConnection extends Connection<'source'> {
   }
 }
 
-function nothingReceived(frame: ReceivedPagesFrame): void {
+function nothingReceived(frame: NamedBefore): void {
   throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}", though no round is unfinished`);
 }
 

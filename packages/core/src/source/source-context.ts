@@ -5,7 +5,7 @@ import type { SentEncodings } from '../encoding/sent-encodings.js';
 import type { GodwitError } from '../errors.js';
 import type { GuestSample } from '../estimate/sample-guest.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
-import type { MigrationEvent, MigrationState, MigrationSummary } from '../migration-event.js';
+import type { MigrationEvent, MigrationState, MigrationSummary, PostcopyReport } from '../migration-event.js';
 import type { Ownership } from '../ownership/ownership.js';
 import type { SourceOwnershipEvent, SourceOwnershipState } from '../ownership/source-ownership.js';
 import type { PageQueue } from '../queue/page-queue.js';
@@ -29,7 +29,7 @@ import type { ProgressMeter } from './progress.js';
 import type { Readiness } from './readiness.js';
 import type { RoundTransfer } from './round-transfer.js';
 import type { ShadowPolicies } from './shadow-policies.js';
-import type { SourceConnection } from './source-connection.js';
+import type { SourceConnection, SourcePostcopy } from './source-connection.js';
 import type { SourceSession } from './source-session.js';
 
 /** A stop-and-copy that was given up: the guest runs again, and the destination does not know yet. */
@@ -55,6 +55,8 @@ export interface SourcePhases {
     times: PausedTimes,
     giveUp: (reason: GodwitError) => Promise<GivenUp>,
   ): SourcePhase;
+  /** The guest runs at the destination, where pages are missing. */
+  postCopy(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
   release(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
 }
 
@@ -111,6 +113,16 @@ export interface SourceContext {
   settling: AbortController;
   /** True once the authority has granted the transfer: from then on only the destination is asked. */
   transferred: boolean;
+  /** Where post-copy is offered. */
+  readonly postcopy: SourcePostcopy | undefined;
+  /** Whether the destination has agreed to post-copy, so that a policy may decide it. */
+  readonly postcopyAgreed: boolean;
+  /** The switchover that is under way, or has happened, is one by post-copy. */
+  byPostcopy: boolean;
+  /** Pages that were missing when the guest began to run at the destination, and how long it has taken until none was. */
+  postcopyReport: PostcopyReport | undefined;
+  /** When the guest was paused for the switchover, in milliseconds of the clock. */
+  pausedAt: number;
   /** Forecasts this migration, for `refuseAbove`. */
   readonly forecast: Forecaster | undefined;
   readonly emit: (event: MigrationEvent) => void;
@@ -123,7 +135,7 @@ export interface SourceContext {
  * compile; `run` resolves with the next phase. Whatever it throws leads to `rollBack`.
  *
  * ```
- * set-up -> pre-copy <-> stop-and-copy -> hand-over -> release -> (finished)        any -> roll-back
+ * set-up -> pre-copy <-> stop-and-copy -> hand-over -> [post-copy ->] release -> (finished)        any -> roll-back
  * ```
  */
 export interface SourcePhase {

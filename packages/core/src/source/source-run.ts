@@ -28,6 +28,7 @@ import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
 import { PauseRehearsal } from './pause-rehearsal.js';
 import { HandOver } from './phases/hand-over.js';
+import { PostCopy } from './phases/post-copy.js';
 import { PreCopy } from './phases/pre-copy.js';
 import { Release, sendReleased } from './phases/release.js';
 import { SetUp } from './phases/set-up.js';
@@ -37,6 +38,7 @@ import { ProgressMeter } from './progress.js';
 import { Readiness } from './readiness.js';
 import { giveUp, rollBack } from './roll-back.js';
 import { RoundTransfer } from './round-transfer.js';
+import { sendMissing } from './send-missing.js';
 import { settle } from './settlement.js';
 import { ShadowPolicies } from './shadow-policies.js';
 import {
@@ -69,6 +71,7 @@ const PHASES: SourcePhases = {
   preCopy: (givenUp) => new PreCopy(givenUp),
   stopAndCopy: (last, connection) => new StopAndCopy(last, connection),
   handOver: (connection, record, times, giveUp) => new HandOver(connection, record, times, giveUp),
+  postCopy: (record, times, handed, predictedMs) => new PostCopy(record, times, handed, predictedMs),
   release: (record, times, handed, predictedMs) => new Release(record, times, handed, predictedMs),
 };
 
@@ -115,7 +118,7 @@ export class SourceRun {
     try {
       if (context.transferred) ownership.apply('settle');
       else await this.#transferAgain();
-      await settle(context);
+      if ((await settle(context)).incomplete) await sendMissing(context);
       await sendReleased(context);
     } catch (error) {
       const reason = GodwitError.wrap(error, 'GODWIT_INTERNAL', `settling attempt ${session.attempt} failed`);
@@ -143,7 +146,7 @@ export class SourceRun {
   }
 
   /** Runs the guest at the source after `go`, if the authority allows it: the embedder has declared the destination dead. */
-  async recover(): Promise<void> {
+  async recover(): Promise<{ readonly lostMs: number }> {
     const { context } = this;
     const { ownership, options, vm, claim, guest } = context;
     if (!ownership.allows('recover')) ownership.apply('recover');
@@ -168,6 +171,7 @@ export class SourceRun {
     if (guest.runState === 'running') await vm.resume();
     if (claim.state === 'handedOver') claim.takeBack();
     claim.end();
+    return { lostMs: clock.now() - context.pausedAt };
   }
 
   async #phases(): Promise<MigrationSummary> {
@@ -226,7 +230,8 @@ function makeContext(
   const windows = new MemoryWindows(memory);
   const model = new DowntimeModel(options.prior, memory.pageSize, clock);
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
-  const session = new SourceSession({ vm, connector, options, encodings, emit });
+  const postcopy = options.postcopy ? { open: new Int32Array(sharedWord()) } : undefined;
+  const session = new SourceSession({ vm, connector, options, encodings, postcopy, emit });
   const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.carriedBytes);
   const devices = new DeviceSender(vm.devices, { limit, clock, onWrite: () => meter.wrote() });
   const meter = new ProgressMeter(
@@ -327,6 +332,11 @@ function makeContext(
     harvester: new Harvester(memory, queue, tracker, clock),
     settling: new AbortController(),
     transferred: false,
+    postcopy,
+    get postcopyAgreed() {
+      return postcopy !== undefined && session.welcomed && session.current?.urgent !== undefined;
+    },
+    ...{ byPostcopy: false, postcopyReport: undefined, pausedAt: 0 },
     forecast,
     emit,
     state,
@@ -343,4 +353,9 @@ function makeContext(
     loaded: ({ device, sequence, attempt }) => devices.loaded(device, sequence, attempt),
   };
   return context;
+}
+
+/** A word that other threads can see, where there is such a thing. */
+function sharedWord(): ArrayBufferLike {
+  return typeof SharedArrayBuffer === 'undefined' ? new ArrayBuffer(4) : new SharedArrayBuffer(4);
 }

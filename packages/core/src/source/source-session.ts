@@ -2,9 +2,10 @@ import { abortable } from '../abortable.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import type { SentEncodings } from '../encoding/sent-encodings.js';
 import { GodwitError } from '../errors.js';
+import type { PageStream } from '../link/page-stream.js';
 import { hasSharedBlocks } from '../memory/guest-memory.js';
 import type { MigrationEvent } from '../migration-event.js';
-import type { HelloStage, ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
+import type { HelloStage, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { FEATURES, helloOf } from '../protocol/negotiate.js';
 import type { SourcePhaseName } from '../protocol/protocol-table.js';
 import { CLOSING_MS } from '../session/closing-message.js';
@@ -12,13 +13,20 @@ import { isLost } from '../session/connection.js';
 import { FirstCause } from '../session/first-cause.js';
 import { keepTrying, mayRetry, type RetryStage } from '../session/retry.js';
 import type { ResolvedOptions } from './options.js';
-import { type FrameListeners, SourceConnection, type SourceConnectionParts } from './source-connection.js';
+import {
+  type FrameListeners,
+  type NamedBefore,
+  SourceConnection,
+  type SourceConnectionParts,
+  type SourcePostcopy,
+} from './source-connection.js';
 
 export interface SourceSessionParts {
   readonly vm: MigratableVm;
   readonly connector: SourceConnectionParts['connector'];
   readonly options: ResolvedOptions;
   readonly encodings: SentEncodings;
+  readonly postcopy: SourcePostcopy | undefined;
   readonly emit: (event: MigrationEvent) => void;
 }
 
@@ -97,6 +105,7 @@ export class SourceSession {
       FEATURES.loadEarly,
       ...(options.pageChannels > 0 ? [FEATURES.deviceChannels] : []),
       ...(options.verify ? [FEATURES.verify] : []),
+      ...(options.postcopy ? [FEATURES.postcopy] : []),
       ...(options.checksum ? [FEATURES.checksum] : []),
       ...encodings.features,
     ];
@@ -106,7 +115,7 @@ export class SourceSession {
   async first(stage: 'running' | 'dryRun'): Promise<Greeted<WelcomeFrame>> {
     const { options, emit } = this.#parts;
     const { clock, random, connectTimeoutMs, migrationId } = options;
-    const { connection, answer } = await keepTrying((window) => this.#connect(stage, options.pageChannels, window), {
+    const { connection, answer } = await keepTrying((window) => this.#connect(stage, this.#streams, window), {
       clock,
       random,
       // The handshake has its own time limit, after that of connecting.
@@ -133,18 +142,23 @@ export class SourceSession {
   }
 
   /** Reconnects before the transfer, while the guest runs or is paused; `signal` ends the attempt. */
-  again(
-    stage: 'running' | 'paused',
-    signal: AbortSignal,
-    onReceived?: (frame: ReceivedPagesFrame) => void,
-  ): Promise<Greeted> {
-    return this.#connect(stage, this.#parts.options.pageChannels, signal, this.signal, onReceived);
+  again(stage: 'running' | 'paused', signal: AbortSignal, onNamed?: (frame: NamedBefore) => void): Promise<Greeted> {
+    return this.#connect(stage, this.#streams, signal, this.signal, onNamed);
   }
 
-  /** Connects to settle which side runs the guest: without page channels. The connection ends when `signal` aborts. */
-  ask(stage: 'handedOver' | 'kept', signal: AbortSignal): Promise<Greeted> {
+  /**
+   * Connects to settle which side runs the guest; with page channels only where pages are still to be sent (`onNamed` gets those that are
+   * missing). The connection ends when `signal` aborts.
+   */
+  ask(stage: 'handedOver' | 'kept', signal: AbortSignal, onNamed?: (frame: NamedBefore) => void): Promise<Greeted> {
     // What the destination has of an unfinished round is of no concern any more.
-    return this.#connect(stage, 0, signal, signal, () => {});
+    return this.#connect(stage, onNamed === undefined ? 0 : this.#streams, signal, signal, onNamed ?? (() => {}));
+  }
+
+  /** Streams beside the control stream. */
+  get #streams(): number {
+    const { pageChannels, postcopy } = this.#parts.options;
+    return pageChannels + (postcopy ? 1 : 0);
   }
 
   /** Drops the present connection. Resolves when nothing of it borrows guest memory. */
@@ -212,7 +226,7 @@ export class SourceSession {
     pageChannels: number,
     attempt: AbortSignal,
     over: AbortSignal = this.signal,
-    onReceived?: (frame: ReceivedPagesFrame) => void,
+    onNamed?: (frame: NamedBefore) => void,
   ): Promise<Greeted> {
     const { vm, connector, options, encodings } = this.#parts;
     const { migrationId, checksum, description } = options;
@@ -236,6 +250,7 @@ export class SourceSession {
           this.phase = phase;
         },
         listeners: this.listeners,
+        postcopy: this.#parts.postcopy,
         signal: made.signal,
       });
       this.#current = connection;
@@ -243,16 +258,16 @@ export class SourceSession {
         const hello = helloOf(vm, {
           migrationId,
           features: this.features,
-          pageChannels: connection.pageChannels.length,
+          pageChannels: connection.streams.length - 1,
           description,
           connection: request.connection,
           stage,
           attempt: this.attempt,
           stateBytes: this.stateBytes,
         });
-        const answer = await connection.greet(hello, onReceived);
+        const answer = await connection.greet(hello, onNamed);
         if (answer.type === 'welcome') this.welcomed = true;
-        await abortable(Promise.all(connection.pageChannels.map(({ ready }) => ready)), connection.signal);
+        await abortable(Promise.all(connection.streams.map((stream: PageStream) => stream.ready)), connection.signal);
         // From here on only `over` ends the connection.
         connection.signal.addEventListener('abort', () => over.removeEventListener('abort', stop), { once: true });
         return { connection, answer };

@@ -6,6 +6,7 @@ import {
   type FrameName,
   GodwitError,
   HELLO_STAGES,
+  type MissingFrame,
   MOST_WORDS,
   MOVED_RUN_STATES,
   type OwedFrame,
@@ -40,7 +41,7 @@ const READ_ONLY = 2;
 const NO_INCARNATION = '0'.repeat(32);
 
 /** Pages as runs; or as a bitmap, which has two fields more and no runs. */
-function packNamed({ block, runs, firstPage, words }: ReceivedPagesFrame | OwedFrame): unknown[] {
+function packNamed({ block, runs, firstPage, words }: ReceivedPagesFrame | OwedFrame | MissingFrame): unknown[] {
   return [block, integers(runs), ...(words === undefined ? [] : [integer(firstPage ?? 0), words])];
 }
 
@@ -353,6 +354,20 @@ const LAYOUTS: { readonly [N in FrameName]: FieldLayout<Extract<Frame, { type: N
       deviceSequences: fields.list('deviceSequences', MOST_DEVICES, (device) => device.uint('sequence')),
     }),
   },
+  missing: {
+    pack: packNamed,
+    parse: (fields, limits) => ({ type: 'missing', ...parseNamed(fields, limits) }),
+  },
+  requestPages: {
+    pack: (f) => [f.block, integer(f.page), integer(f.pages)],
+    parse: (fields) => ({
+      type: 'requestPages',
+      block: fields.uint('block'),
+      page: fields.uint('page'),
+      pages: fields.uint('pages'),
+    }),
+  },
+  whole: { pack: () => [], parse: () => ({ type: 'whole' }) },
 };
 
 const NAMES: ReadonlyMap<unknown, FrameName> = new Map(

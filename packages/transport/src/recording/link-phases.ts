@@ -29,6 +29,7 @@ const LEADS_TO: Partial<
   backAck: { source: 'pre-copy' },
   go: { source: 'handing-over', destination: 'taking-over' },
   running: { source: 'release' },
+  whole: { source: 'release' },
 };
 
 const DESTINATION_PHASES = Object.keys(PROTOCOL.destination) as DestinationPhaseName[];
@@ -59,6 +60,10 @@ export class LinkPhases {
   #hello: HelloFrame | undefined;
   /** Device state may come on page channels. Where the hello is not to be seen, it may. */
   #deviceChannels = true;
+  /** One of the page channels is the urgent one. */
+  #postcopy = true;
+  /** The source has named pages that are to be missing. */
+  #missing = false;
   /** The last attempt that was given up over this connection. */
   #givenUp = 0;
   #begun = false;
@@ -112,12 +117,15 @@ export class LinkPhases {
     if (!onPageChannel && pages && (this.#hello?.pageChannels ?? 0) > 0) {
       return `"${type}" on the control stream, though there are page channels`;
     }
+    // An answer on the urgent channel, which the phases of the control stream do not bind.
+    if (onPageChannel && type === 'pages' && this.#postcopy && this.#missing) return undefined;
     // A piece may come later than the `switchover` that was sent after it: the destination then waits for it.
     if (onPageChannel && type === 'device' && this.#destination === 'loading') return undefined;
     return this.#toDestination(type);
   }
 
   #toSource(type: FrameName, onPageChannel: boolean): string | undefined {
+    if (onPageChannel && type === 'requestPages' && this.#postcopy) return undefined;
     if (onPageChannel && type !== 'error')
       return `"${type}" from the destination on a page channel, where it says nothing`;
     const phase = this.#source;
@@ -139,7 +147,9 @@ export class LinkPhases {
     if (frame.type === 'hello') this.#hello = frame;
     // What a further connection goes by was agreed on over the first one; its hello offers the same.
     if (frame.type === 'hello' || frame.type === 'welcome')
-      this.#deviceChannels = frame.features.includes(FEATURES.deviceChannels);
+      [this.#deviceChannels, this.#postcopy] = [FEATURES.deviceChannels, FEATURES.postcopy].map((feature) =>
+        frame.features.includes(feature),
+      ) as [boolean, boolean];
     if (frame.type === 'resumed') {
       this.#resumed(frame);
       return;
@@ -153,6 +163,12 @@ export class LinkPhases {
     if (frame.type === 'welcome' && this.#hello?.stage === 'dryRun') {
       this.#source = 'release';
       this.#destination = 'dry-run';
+      return;
+    }
+    if (frame.type === 'missing' || frame.type === 'back') this.#missing = frame.type === 'missing';
+    if (frame.type === 'running' && this.#missing) {
+      this.#source = 'post-copy';
+      this.#destination = 'post-copy';
       return;
     }
     const { source, destination } = LEADS_TO[frame.type] ?? {};
@@ -172,6 +188,7 @@ export class LinkPhases {
       loading: ['loading', 'loading'],
       ready: ['deciding', 'ready'],
       running: ['release', 'taking-over'],
+      incomplete: ['post-copy', 'post-copy'],
     } as const;
     [this.#source, this.#destination] = phases[state];
   }

@@ -1,9 +1,20 @@
 import { GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
 import { FaultMessages } from '@godwit/linux';
 import { PollSet, readFd, yieldProcessor } from '@godwit/linux/unstable/libc';
+import { AskedPages } from './asked-pages.js';
 import { FaultStatistics } from './fault-statistics.js';
-import { ControlWord, type PresentOrder, type ServedMemoryParts, type ServiceReport } from './missing-messages.js';
+import { LinkPages } from './link-pages.js';
+import {
+  type AskOver,
+  ControlWord,
+  type FaultOrder,
+  type PresentOrder,
+  type ServedMemoryParts,
+  type ServiceReport,
+} from './missing-messages.js';
+import { nowUs } from './now-us.js';
 import { PagePutter } from './page-putter.js';
+import { sizesOf } from './sizes-of.js';
 
 /** How long the thread looks for the next fault, giving way to others, before it sleeps. Microseconds. */
 const AWAKE_US = 200;
@@ -12,26 +23,28 @@ const SLEEP_MS = 500;
 /** Room for pages that come together. */
 const PAGES_AT_ONCE = 64;
 
-/** Microseconds since 1970, on any thread. */
-export function nowUs(): number {
-  return (performance.timeOrigin + performance.now()) * 1000;
-}
-
 /**
  * Serves page faults, on a thread of its own that never touches guest memory: reads which pages are waited for, asks the source for them,
- * and puts them there. Orders to bring pages (`PresentOrder`) are served one page at a time, when no fault waits.
+ * and puts them there; or asks for them over a link, which may be lost and made anew. Orders to bring pages (`PresentOrder`) are served one page at a time, when no fault waits.
  */
 export class FaultLoop {
   readonly #messages: FaultMessages;
   readonly #putter: PagePutter;
   readonly #statistics: FaultStatistics;
   readonly #control: Int32Array;
-  readonly #poll: PollSet;
+  readonly #parts: ServedMemoryParts;
+  #poll: PollSet;
   readonly #wake: number;
   readonly #counter = new Uint8Array(new ArrayBuffer(8));
-  readonly #source: PageSource;
+  readonly #source: PageSource | undefined;
+  #link: LinkPages | undefined;
+  #generation = 0;
+  /** The main thread asks for pages. */
+  #relayed = false;
+  /** Without a source: what was asked for and has not come. */
+  readonly #asked = new AskedPages();
   readonly #report: (report: ServiceReport) => void;
-  readonly #takeOrder: () => PresentOrder | undefined;
+  readonly #takeOrder: () => FaultOrder | undefined;
   readonly #place: PagePlace = { block: 0, page: 0 };
   #orders: PresentOrder[] = [];
   #ordersSeen = 0;
@@ -41,8 +54,8 @@ export class FaultLoop {
 
   constructor(
     parts: ServedMemoryParts,
-    source: PageSource,
-    takeOrder: () => PresentOrder | undefined,
+    source: PageSource | undefined,
+    takeOrder: () => FaultOrder | undefined,
     report: (report: ServiceReport) => void,
   ) {
     this.#messages = new FaultMessages(parts.uffd);
@@ -51,17 +64,25 @@ export class FaultLoop {
     this.#control = new Int32Array(parts.control);
     this.#wake = parts.wake;
     this.#source = source;
-    const { descriptor } = source;
-    this.#poll = new PollSet([parts.uffd, parts.wake, ...(descriptor === undefined ? [] : [descriptor])]);
+    this.#parts = parts;
+    this.#poll = this.#pollSet(source?.descriptor);
     this.#takeOrder = takeOrder;
     this.#report = report;
   }
 
-  /** Returns when it is told to stop. */
-  run(): void {
+  /** Resolves when it is told to stop. It never gives way to the event loop of its thread. */
+  async run(): Promise<void> {
+    try {
+      await this.#run();
+    } finally {
+      this.#link?.close();
+    }
+  }
+
+  async #run(): Promise<void> {
     let sleepAt = nowUs() + AWAKE_US;
     while (Atomics.load(this.#control, ControlWord.stop) === 0) {
-      if (this.step()) {
+      if (this.step() || (this.#link?.readable === true && (await this.#deliverFrom(this.#link)))) {
         sleepAt = nowUs() + AWAKE_US;
         continue;
       }
@@ -76,6 +97,7 @@ export class FaultLoop {
 
   /** Does what there is to do; false when there was nothing. */
   step(): boolean {
+    this.#statistics.settleArrived(this.#isMissing);
     const faults = this.#readFaults();
     const orders = this.#readOrders();
     const delivered = this.#deliver();
@@ -115,12 +137,26 @@ export class FaultLoop {
     Atomics.store(this.#control, ControlWord.hintPage, page);
     Atomics.store(this.#control, ControlWord.hintBlock, block);
     if (asked || this.#lost.has(`${block}/${page}`)) return;
-    putter.missing.claim(block, page);
-    this.#source.request(block, page, 1);
+    this.#request(block, page);
   }
+
+  #request(block: number, page: number): void {
+    this.#putter.missing.claim(block, page);
+    if (this.#source !== undefined) {
+      this.#source.request(block, page, 1);
+      return;
+    }
+    this.#asked.add(block, page);
+    // Without either: once there is a link again.
+    if (this.#link !== undefined) this.#link.request(block, page);
+    else if (this.#relayed) this.#report({ type: 'asked', block, page });
+  }
+
+  readonly #isMissing = (block: number, page: number): boolean => this.#putter.missing.isMissing(block, page);
 
   /** Puts one delivery of the source into memory. */
   #deliver(): boolean {
+    if (this.#source === undefined) return false;
     const place = this.#place;
     let pages: number;
     try {
@@ -131,26 +167,77 @@ export class FaultLoop {
     }
     if (pages === 0) return false;
     const { block, page } = place;
-    const last = this.#putter.put(block, page, pages);
+    this.#put(block, page, pages, 0);
+    return true;
+  }
+
+  #put(block: number, page: number, pages: number, offset: number): void {
+    const last = this.#putter.put(block, page, pages, offset);
     this.#statistics.settle(block, page, pages, nowUs());
     const fetching = this.#fetching;
     if (fetching?.block === block && fetching.page >= page && fetching.page < page + pages) this.#fetching = undefined;
     if (last) this.#report({ type: 'whole' });
+  }
+
+  /** Puts one answer of the source into memory. */
+  async #deliverFrom(link: LinkPages): Promise<boolean> {
+    const putter = this.#putter;
+    try {
+      const { block, runs } = await link.take(putter.bytes);
+      let offset = 0;
+      for (let i = 0; i < runs.length; i += 2) {
+        const [page, pages] = [runs[i] as number, runs[i + 1] as number];
+        this.#put(block, page, pages, offset);
+        offset += pages * putter.pageSize;
+      }
+    } catch (error) {
+      this.#loseLink(error);
+    }
     return true;
+  }
+
+  /** Who waits goes on waiting until there is another link. */
+  #loseLink(error: unknown): void {
+    this.#link?.close();
+    this.#link = undefined;
+    this.#poll = this.#pollSet(undefined);
+    const { code, message } = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the urgent channel failed');
+    this.#report({ type: 'link lost', generation: this.#generation, code, message });
+  }
+
+  /** Asks over another link, also for all that was asked for and is missing still. */
+  #askOver({ generation, link }: AskOver): void {
+    this.#generation = generation;
+    this.#link?.close();
+    this.#relayed = link === undefined;
+    this.#link = link && new LinkPages(link, sizesOf(this.#parts));
+    this.#poll = this.#pollSet(link?.fd);
+    for (const { block, page } of this.#asked.still(this.#isMissing)) this.#request(block, page);
+  }
+
+  #pollSet(descriptor: number | undefined): PollSet {
+    const { uffd, wake } = this.#parts;
+    return new PollSet([uffd, wake, ...(descriptor === undefined ? [] : [descriptor])]);
   }
 
   #readOrders(): boolean {
     const orders = Atomics.load(this.#control, ControlWord.orders);
     if (orders === this.#ordersSeen) return false;
     this.#ordersSeen = orders;
-    for (let order = this.#takeOrder(); order !== undefined; order = this.#takeOrder()) this.#orders.push(order);
+    for (let order = this.#takeOrder(); order !== undefined; order = this.#takeOrder()) {
+      if ('generation' in order) this.#askOver(order);
+      else this.#orders.push(order);
+    }
     return true;
   }
 
   /** Asks for the next page of the first order that is not served, when no fault waits; reports those that are. */
   #fetchOrdered(): boolean {
-    if (this.#orders.length === 0 || this.#fetching !== undefined) return false;
     const { missing } = this.#putter;
+    const fetching = this.#fetching;
+    // Another thread may have put it.
+    if (fetching !== undefined && !missing.isMissing(fetching.block, fetching.page)) this.#fetching = undefined;
+    if (this.#orders.length === 0 || this.#fetching !== undefined) return false;
     for (;;) {
       const [order] = this.#orders;
       if (order === undefined) return true;
@@ -167,8 +254,7 @@ export class FaultLoop {
       }
       if (this.#statistics.isAwaited(order.block, page)) return false;
       this.#fetching = { block: order.block, page };
-      missing.claim(order.block, page);
-      this.#source.request(order.block, page, 1);
+      this.#request(order.block, page);
       return true;
     }
   }

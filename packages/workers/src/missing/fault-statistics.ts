@@ -1,4 +1,5 @@
 import type { FaultStatus } from '@godwit/core/pages';
+import { nowUs } from './now-us.js';
 
 /** Elements of the distribution, as QEMU has them. */
 export const LATENCY_BUCKETS = 32;
@@ -78,6 +79,14 @@ export class FaultStatistics {
     for (let i = this.#waiting.length - 1; i >= 0; i--) {
       const waiting = this.#waiting[i] as Waiting;
       if (waiting.block === block && waiting.page >= page && waiting.page < page + pageCount) this.#end(i, nowUs, true);
+    }
+  }
+
+  /** Ends every wait for a page that `isMissing` says is there: another thread has put it. */
+  settleArrived(isMissing: (block: number, page: number) => boolean): void {
+    for (let i = this.#waiting.length - 1; i >= 0; i--) {
+      const { block, page } = this.#waiting[i] as Waiting;
+      if (!isMissing(block, page)) this.#end(i, nowUs(), true);
     }
   }
 

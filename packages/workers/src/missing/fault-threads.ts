@@ -1,4 +1,12 @@
-import { type FaultService, GodwitError, type GuestMemory, type MissingMemory, type PagesToServe } from '@godwit/core';
+import {
+  type DirtyBitmaps,
+  type FaultService,
+  GodwitError,
+  type GuestMemory,
+  type MissingMemory,
+  type PageRun,
+  type PagesToServe,
+} from '@godwit/core';
 import { type MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { ServedMemory } from './served-memory.js';
 import { type ServiceThread, startServiceThread } from './service-thread-pool.js';
@@ -45,7 +53,7 @@ export class FaultThreads implements FaultService {
     let served: ServedMemory | undefined;
     try {
       // After the registration: nothing can come in again.
-      giveUpContents(memory);
+      giveUpContents(memory, request.others === 'stay' ? request.contents : undefined);
       served = new ServedMemory(memory, request, user, threads);
       await served.serving();
       // Two more stand ready for the next guest, once this one needs no processor for its pages.
@@ -90,15 +98,31 @@ async function stop(threads: readonly ServiceThread[]): Promise<void> {
   await Promise.all(threads.map(({ ended }) => ended));
 }
 
-/** Gives back all memory behind the blocks: from now on every page is missing. */
-function giveUpContents({ blocks }: MappedGuestMemory): void {
-  for (const block of blocks) {
+/** Gives back the memory behind the pages, or those of `only`: from now on they are missing. */
+function giveUpContents({ blocks }: MappedGuestMemory, only?: DirtyBitmaps): void {
+  for (const [index, block] of blocks.entries()) {
     for (const run of block.populated()) {
-      if (block.discard(run)) continue;
-      throw new GodwitError(
-        'GODWIT_BLOCKED',
-        `pages ${run.firstPage} to ${run.firstPage + run.pageCount - 1} of RAM block "${block.id}" are pinned, and cannot come anew`,
-      );
+      if (only === undefined) discard(block, run);
+      else for (const part of setRuns(only.at(index), run)) discard(block, part);
     }
+  }
+}
+
+function discard(block: MappedGuestMemory['blocks'][number], run: PageRun): void {
+  if (block.discard(run)) return;
+  throw new GodwitError(
+    'GODWIT_BLOCKED',
+    `pages ${run.firstPage} to ${run.firstPage + run.pageCount - 1} of RAM block "${block.id}" are pinned, and cannot come anew`,
+  );
+}
+
+/** The runs of set bits within a run of pages. */
+function* setRuns(bitmap: DirtyBitmaps['blocks'][number], { firstPage, pageCount }: PageRun): Generator<PageRun> {
+  const end = firstPage + pageCount;
+  for (let first = bitmap.nextDirty(firstPage, end); first !== -1; ) {
+    const stop = Math.min(bitmap.nextClean(first), end);
+    yield { firstPage: first, pageCount: stop - first };
+    if (stop >= end) return;
+    first = bitmap.nextDirty(stop, end);
   }
 }

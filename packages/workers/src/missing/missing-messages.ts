@@ -1,4 +1,5 @@
 import type { ErrorCode, ThreadRecipe } from '@godwit/core/pages';
+import type { UrgentLink } from './link-pages.js';
 import type { MissingPagesBuffers } from './missing-pages.js';
 
 /** Memory in which pages are missing, as its threads need it. */
@@ -15,14 +16,15 @@ export interface ServedMemoryParts {
   readonly control: SharedArrayBuffer;
   /** An event counter that wakes the fault thread. */
   readonly wake: number;
-  readonly source: ThreadRecipe;
+  /** Undefined: pages are asked for over a link (`AskOver`), and others put them. */
+  readonly source: ThreadRecipe | undefined;
 }
 
 /** What the threads share beside the pages. */
 export const ControlWord = {
   /** 1: end. */
   stop: 0,
-  /** How many `PresentOrder`s were sent. */
+  /** How many `FaultOrder`s were sent. */
   orders: 1,
   /** Where the last fault was: the loading thread goes on there. -1: nowhere. */
   hintBlock: 2,
@@ -32,7 +34,7 @@ export const ControlWord = {
 
 export type ServiceRole = 'faults' | 'loading';
 
-/** The only order to a thread; more come as `PresentOrder`s on the fault thread's port. */
+/** The only order to a thread; more come as `FaultOrder`s on the fault thread's port. */
 export interface ServeOrder {
   readonly role: ServiceRole;
   readonly parts: ServedMemoryParts;
@@ -46,12 +48,24 @@ export interface PresentOrder {
   readonly pageCount: number;
 }
 
+/** Ask over this link from now on, also for what was asked for before; undefined: ask the main thread (`asked`). */
+export interface AskOver {
+  readonly generation: number;
+  readonly link: UrgentLink | undefined;
+}
+
+export type FaultOrder = PresentOrder | AskOver;
+
 export type ServiceReport =
   /** The modules are loaded. */
   | { readonly type: 'ready' }
   /** The thread has its source, and is at work. */
   | { readonly type: 'serving' }
   | { readonly type: 'present'; readonly id: number }
+  /** Somebody waits for this page, and the main thread asks for it. */
+  | { readonly type: 'asked'; readonly block: number; readonly page: number }
+  /** The link of this generation is lost. */
+  | { readonly type: 'link lost'; readonly generation: number; readonly code: ErrorCode; readonly message: string }
   /** A page that cannot be had. */
   | {
       readonly type: 'lost';

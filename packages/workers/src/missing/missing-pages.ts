@@ -55,6 +55,11 @@ export class MissingPages {
     return Atomics.load(this.#counts, LEFT);
   }
 
+  /** The missing pages of a block as 32-bit words: bit i of the first is page i. Not a copy. */
+  wordsOf(block: number): Int32Array {
+    return this.#missing[block] as Int32Array;
+  }
+
   /** How many pages came when they were there already. */
   get duplicates(): number {
     return Atomics.load(this.#counts, DUPLICATES);

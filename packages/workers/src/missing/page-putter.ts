@@ -1,3 +1,4 @@
+import { MAXIMUM_PAYLOAD, type MissingSink } from '@godwit/core/pages';
 import { Userfaultfd } from '@godwit/linux';
 import { addressOf, Errno, HOST_PAGE_SIZE, yieldProcessor } from '@godwit/linux/unstable/libc';
 import type { ServedMemoryParts } from './missing-messages.js';
@@ -10,7 +11,7 @@ const MOST_TRIES = 10_000;
  * Puts pages into guest memory while the guest runs: each appears whole and once. A page that is there already is dropped; who waits
  * for it is woken.
  */
-export class PagePutter {
+export class PagePutter implements MissingSink {
   /** Where pages are put first: on this thread's own memory. */
   readonly bytes: Uint8Array;
   readonly missing: MissingPages;
@@ -29,10 +30,10 @@ export class PagePutter {
     this.#from = Number(addressOf(this.bytes));
   }
 
-  /** Puts the first `pageCount` pages of `bytes` there. Returns whether these were the last that were missing anywhere. */
-  put(block: number, page: number, pageCount: number): boolean {
+  /** Puts `pageCount` pages there, from `offset` of `bytes` on. Returns whether these were the last that were missing anywhere. */
+  put(block: number, page: number, pageCount: number, offset = 0): boolean {
     const { pageSize } = this;
-    this.#place(this.addressOf(block, page), pageCount * pageSize, true);
+    this.#place(this.addressOf(block, page), this.#from + offset, pageCount * pageSize);
     let last = false;
     for (let i = 0; i < pageCount; i++) {
       if (this.missing.arrived(block, page + i) && this.missing.left === 0) last = true;
@@ -42,7 +43,12 @@ export class PagePutter {
 
   /** Makes a page zero that is there or is to be zero, and wakes who waits for it. */
   zero(block: number, page: number): void {
-    this.#place(this.addressOf(block, page), this.pageSize, false);
+    this.#place(this.addressOf(block, page), undefined, this.pageSize);
+  }
+
+  /** Says that these pages are zero; they take no memory. Who waits for one already has asked for it, and gets it. */
+  putZero(block: number, page: number, pageCount: number): void {
+    for (let i = 0; i < pageCount; i++) this.missing.arrived(block, page + i);
   }
 
   addressOf(block: number, page: number): number {
@@ -54,12 +60,13 @@ export class PagePutter {
     return this.blocks.findIndex((block) => address >= block.address && address < block.address + block.byteLength);
   }
 
-  #place(to: number, byteLength: number, copy: boolean): void {
+  /** Fills host memory: from `from` on, or with zeros. */
+  #place(to: number, from: number | undefined, byteLength: number): void {
     const uffd = this.#uffd;
     let tries = 0;
     for (let done = 0; done < byteLength; ) {
       const left = byteLength - done;
-      done += copy ? uffd.copy(to + done, this.#from + done, left) : uffd.zero(to + done, left);
+      done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
       if (done >= byteLength) return;
       if (uffd.errno === Errno.EEXIST) {
         // The page that is there stays. Whoever has put it there has woken who waits for it; once more costs nothing.
@@ -71,4 +78,9 @@ export class PagePutter {
       yieldProcessor();
     }
   }
+}
+
+/** Puts pages as they come in frames, on any thread. */
+export function missingSinkOf(parts: ServedMemoryParts): PagePutter {
+  return new PagePutter(parts, Math.ceil(MAXIMUM_PAYLOAD / parts.pageSize));
 }

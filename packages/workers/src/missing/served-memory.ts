@@ -1,17 +1,31 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import { type FaultStatus, GodwitError, type MissingMemory, type PagesToServe } from '@godwit/core';
+import {
+  DirtyBitmaps,
+  type FaultStatus,
+  GodwitError,
+  type MissingMemory,
+  type MissingSink,
+  type PageStream,
+  type PagesToServe,
+  type ThreadRecipe,
+} from '@godwit/core';
 import type { MappedGuestMemory, SharedUserfaultfd } from '@godwit/linux';
 import { closeFd, eventfd, writeFd } from '@godwit/linux/unstable';
-import { nowUs } from './fault-loop.js';
+import { WorkerStream } from '../worker-stream.js';
 import { FaultStatistics } from './fault-statistics.js';
 import {
+  type AskOver,
   ControlWord,
+  type FaultOrder,
   type PresentOrder,
   type ServedMemoryParts,
   type ServeOrder,
   type ServiceReport,
 } from './missing-messages.js';
 import { MissingPages } from './missing-pages.js';
+import { nowUs } from './now-us.js';
+import { missingSinkOf } from './page-putter.js';
+import { Relay } from './relay.js';
 import type { ServiceThread } from './service-thread-pool.js';
 
 /** How long the end waits for the threads: a read of a disk may take its time. Milliseconds. */
@@ -20,6 +34,7 @@ const END_MS = 2_000;
 const RATE_MS = 100;
 /** Lost pages that an error names. */
 const MOST_NAMED = 8;
+const PUTTER = new URL('./page-putter.js', import.meta.url).href;
 
 interface PresentWait {
   readonly order: PresentOrder;
@@ -44,6 +59,12 @@ export class ServedMemory implements MissingMemory {
   readonly #lost = new Map<string, GodwitError>();
   readonly #waits = new Map<number, PresentWait>();
   readonly #serving: Promise<void>;
+  readonly #parts: ServedMemoryParts;
+  readonly sinkRecipe: ThreadRecipe;
+  #sink: MissingSink | undefined;
+  #relay: Relay | undefined;
+  #onLinkLost: (reason: GodwitError) => void = () => {};
+  #generation = 0;
   #nextWait = 1;
   #loaded = false;
   #loadRest: () => void;
@@ -86,6 +107,8 @@ export class ServedMemory implements MissingMemory {
       wake: this.#wake,
       source,
     };
+    this.#parts = parts;
+    this.sinkRecipe = { module: PUTTER, make: 'missingSinkOf', options: parts };
     process.once('exit', this.#onExit);
     memory.missing = this;
     const [faults, loading] = threads;
@@ -93,7 +116,11 @@ export class ServedMemory implements MissingMemory {
     port1.unref();
     this.#orders = port1;
     this.#serving = this.#give(faults, { role: 'faults', parts }, port2);
-    this.#loadRest = () => void this.#give(loading, { role: 'loading', parts }).catch(() => {});
+    // Pages that come by themselves are loaded by whoever sends them.
+    this.#loaded = source === undefined;
+    this.#loadRest = () => {
+      if (source !== undefined) void this.#give(loading, { role: 'loading', parts }).catch(() => {});
+    };
   }
 
   loadRest(): void {
@@ -105,6 +132,34 @@ export class ServedMemory implements MissingMemory {
   /** Resolves when page faults are served; rejects when the thread cannot. */
   serving(): Promise<void> {
     return this.#serving;
+  }
+
+  askOver(urgent: PageStream, onLost: (reason: GodwitError) => void): void {
+    if (this.#ending !== undefined) return;
+    this.#onLinkLost = onLost;
+    this.#generation++;
+    const link = urgent instanceof WorkerStream ? urgent.share() : undefined;
+    this.#relay = link === undefined ? new Relay(urgent, this.#parts, this.#relayed(this.#generation)) : undefined;
+    this.#send({ generation: this.#generation, link } satisfies AskOver);
+  }
+
+  sink(): MissingSink {
+    this.#sink ??= missingSinkOf(this.#parts);
+    return this.#sink;
+  }
+
+  arrived(): void {
+    // Who waits for one of them is awake; its wait ends in the counts too.
+    this.#wakeUp();
+    this.#settleIfOver();
+  }
+
+  missing(): DirtyBitmaps {
+    const pages = new DirtyBitmaps(this.#memory);
+    for (const [index, bitmap] of pages.blocks.entries()) {
+      bitmap.orWords(Uint32Array.from(this.#missing.wordsOf(index)), 0);
+    }
+    return pages;
   }
 
   status(): FaultStatus {
@@ -146,15 +201,34 @@ export class ServedMemory implements MissingMemory {
     if (this.#settled) throw this.#gone('the service has ended');
     await new Promise<void>((resolve, reject) => {
       this.#waits.set(order.id, { order, resolve, reject });
-      this.#orders.postMessage(order);
-      Atomics.add(this.#control, ControlWord.orders, 1);
-      this.#wakeUp();
+      this.#send(order);
     });
   }
 
   end(): Promise<void> {
-    this.#ending ??= this.#end();
+    this.#ending ??= this.#end(this.#missing.left === 0 ? 'whole' : 'poison');
     return this.#ending;
+  }
+
+  undo(): Promise<void> {
+    this.#ending ??= this.#end('undo');
+    return this.#ending;
+  }
+
+  #send(order: FaultOrder): void {
+    this.#orders.postMessage(order);
+    Atomics.add(this.#control, ControlWord.orders, 1);
+    this.#wakeUp();
+  }
+
+  /** What the main thread does with an answer, and with the end of the channel, while it is the one of this generation. */
+  #relayed(generation: number) {
+    return {
+      onPages: () => this.arrived(),
+      onLost: (reason: GodwitError) => {
+        if (generation === this.#generation) this.#onLinkLost(reason);
+      },
+    };
   }
 
   /** Sends a thread its order; resolves when it is at work. */
@@ -195,6 +269,12 @@ export class ServedMemory implements MissingMemory {
       case 'loaded':
         this.#loaded = true;
         break;
+      case 'asked':
+        this.#relay?.request(report.block, report.page);
+        return;
+      case 'link lost':
+        if (report.generation === this.#generation) this.#onLinkLost(new GodwitError(report.code, report.message));
+        return;
       default:
     }
     this.#settleIfOver();
@@ -275,8 +355,7 @@ export class ServedMemory implements MissingMemory {
     writeFd(this.#wake, new Uint8Array(new BigUint64Array([1n]).buffer));
   }
 
-  async #end(): Promise<void> {
-    const whole = this.#missing.left === 0;
+  async #end(how: 'whole' | 'poison' | 'undo'): Promise<void> {
     this.#stop();
     process.removeListener('exit', this.#onExit);
     const threadsEnded = Promise.all(
@@ -288,8 +367,8 @@ export class ServedMemory implements MissingMemory {
     );
     const ended = await within(threadsEnded, END_MS);
     this.#fail(this.#gone('the service was ended'));
-    this.#memory.missing = whole ? undefined : this;
-    if (!whole) this.#poison();
+    this.#memory.missing = how === 'poison' ? this : undefined;
+    if (how === 'poison') this.#poison();
     this.#orders.close();
     // From now on a hole is no page that is missing, and a page that never came is poisoned.
     this.#user.unregister();

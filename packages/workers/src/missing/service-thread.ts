@@ -4,7 +4,7 @@ import { GodwitError, makeFromRecipe, type PageSource } from '@godwit/core/pages
 // The source of a restore, loaded before a guest waits for it.
 import '@godwit/transport/snapshot-pages';
 import { FaultLoop } from './fault-loop.js';
-import type { PresentOrder, ServeOrder, ServiceReport } from './missing-messages.js';
+import type { FaultOrder, ServeOrder, ServiceReport } from './missing-messages.js';
 import { PageLoader } from './page-loader.js';
 
 /*
@@ -20,23 +20,24 @@ const NICER = 4;
 const LEAST_PRIORITY = 19;
 
 async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefined): Promise<void> {
-  const source = (await makeFromRecipe(parts.source, 'a PageSource')) as PageSource;
+  const source =
+    parts.source === undefined ? undefined : ((await makeFromRecipe(parts.source, 'a PageSource')) as PageSource);
   try {
     report({ type: 'serving' });
-    source.warmUp?.();
-    if (role === 'faults') new FaultLoop(parts, source, () => take(orders), report).run();
-    else {
+    source?.warmUp?.();
+    if (role === 'faults') await new FaultLoop(parts, source, () => take(orders), report).run();
+    else if (source !== undefined) {
       giveWay();
       new PageLoader(parts, source, report).run();
       report({ type: 'loaded' });
     }
   } finally {
-    source.close();
+    source?.close();
   }
 }
 
-function take(orders: MessagePort | undefined): PresentOrder | undefined {
-  return orders && (receiveMessageOnPort(orders)?.message as PresentOrder | undefined);
+function take(orders: MessagePort | undefined): FaultOrder | undefined {
+  return orders && (receiveMessageOnPort(orders)?.message as FaultOrder | undefined);
 }
 
 /** Linux has a nice value for each thread; 0 names the calling thread (setpriority(2)). */

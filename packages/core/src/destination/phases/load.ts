@@ -1,6 +1,7 @@
 import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
+import type { DirtyBitmaps } from '../../memory/dirty-bitmaps.js';
 import type { HelloFrame } from '../../protocol/frame.js';
 import {
   type Arriving,
@@ -12,7 +13,8 @@ import {
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import { checkPayload } from '../read-page-channel.js';
-import { readFrom, serve } from '../serve.js';
+import { askForMissing, readFrom, serve } from '../serve.js';
+import { serveNamed } from '../serve-missing.js';
 
 /** How long the ownership authority may take to answer a `recover`. Milliseconds. */
 const RECOVER_MS = 30_000;
@@ -71,7 +73,7 @@ export class Load implements ServingPhase {
       case 'back':
         this.#checkAttempt('back', frame.attempt);
         this.#back(frame.attempt + 1);
-        return acknowledgeBack(connection, this.#arriving, frame.attempt);
+        return this.#acknowledgeBack(connection, frame.attempt);
       case 'digests':
         return check.compare(connection.control, frame, payloadBytes);
       case 'digestsEnd':
@@ -121,6 +123,9 @@ export class Load implements ServingPhase {
     const arriving = this.#arriving;
     const { attempt, loader } = arriving;
     const start = options.clock.now();
+    if (arriving.named !== undefined) await this.#serveMissing(arriving.named);
+    // The attempt was given up meanwhile.
+    if (this.#context.serving !== this || session.signal.aborted) return;
     const loading = loader.loadAll(attempt);
     arriving.claim.keepUntil(loading, 'load() of a device');
     await loading;
@@ -135,11 +140,28 @@ export class Load implements ServingPhase {
     void session.current?.write({ type: 'ready', attempt, loadMs }).catch(() => {});
   }
 
+  /** From now on the pages that the source has named are missing: a device that loads, and then the guest, gets each as it comes. */
+  async #serveMissing(named: DirtyBitmaps): Promise<void> {
+    const context = this.#context;
+    const { claim } = this.#arriving;
+    const serving = serveNamed(context, this.#arriving, named, () => context.serving === this);
+    claim.keepUntil(serving, 'serving the missing pages of the VM');
+    context.servingMissing = serving.catch(() => {});
+    await serving;
+    const { current } = context.session;
+    if (current !== undefined) askForMissing(context, current);
+  }
+
   #back(attempt: number): ServingPhase {
     goBackTo(this.#context, this.#arriving, attempt);
     const receive = this.#context.phases.receive(this.#arriving);
     this.#lead(receive);
     return receive;
+  }
+
+  async #acknowledgeBack(connection: IncomingConnection, attempt: number): Promise<void> {
+    await this.#context.undoing;
+    await acknowledgeBack(connection, this.#arriving, attempt);
   }
 
   #checkAttempt(type: string, attempt: number): void {

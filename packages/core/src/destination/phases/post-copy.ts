@@ -1,7 +1,13 @@
 import { GodwitError } from '../../errors.js';
 import { settledWithin } from '../../in-time.js';
+import type { ReceivedFrame } from '../../link/frame-stream.js';
 import type { MissingMemory } from '../../missing/missing-memory.js';
-import type { Arriving, DestinationContext, DestinationPhase } from '../destination-context.js';
+import type { Arriving, DestinationContext, DestinationPhase, HandlingPhase } from '../destination-context.js';
+import type { IncomingConnection } from '../incoming-connection.js';
+import { overConnections } from '../over-connections.js';
+import type { PageReceiver } from '../page-receiver.js';
+import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.js';
+import { channelEnded } from '../serve.js';
 
 /**
  * How long the pause of a guest may take whose pages cannot be had: as long as its vCPUs may wait for one, and after that. Milliseconds.
@@ -10,35 +16,72 @@ const WAITING_PAUSE_MS = 1_000;
 const PAUSE_MS = 10_000;
 
 /**
- * The guest runs here, and its pages come. It leads on when all of them are there. When pages cannot be had, the guest is paused where it
- * is, and those that are missing are marked so that nobody reads zeros in their place.
+ * The guest runs here, and its pages come: from a snapshot, or from the source over as many connections as it takes. It leads on when all
+ * of them are there. When pages cannot be had, the guest is paused where it is, and those that are missing are marked so that nobody
+ * reads zeros in their place.
  */
-export class PostCopy implements DestinationPhase {
+export class PostCopy implements HandlingPhase {
   readonly name = 'post-copy';
+  readonly protocolPhase = 'post-copy';
+  readonly #context: DestinationContext;
   readonly #arriving: Arriving;
   readonly #missing: MissingMemory;
 
-  constructor(arriving: Arriving, missing: MissingMemory) {
+  private constructor(context: DestinationContext, arriving: Arriving, missing: MissingMemory) {
+    this.#context = context;
     this.#arriving = arriving;
     this.#missing = missing;
   }
 
+  /** Makes the phase. Frames are handled by it from this tick on. */
+  static begin(context: DestinationContext, arriving: Arriving, missing: MissingMemory): PostCopy {
+    const postCopy = new PostCopy(context, arriving, missing);
+    context.serving = postCopy;
+    return postCopy;
+  }
+
   async run(context: DestinationContext): Promise<DestinationPhase> {
     const { emit, phases } = context;
+    const over = new AbortController();
+    void this.#report(context, over.signal);
+    const receiving = this.#arriving.named === undefined ? undefined : overConnections(context, this, over.signal);
     this.#missing.loadRest();
-    const reporting = new AbortController();
-    void this.#report(context, reporting.signal);
     try {
       await Promise.race([this.#missing.whole, context.pagesGivenUp]);
+      over.abort();
+      await receiving;
       emit({ type: 'faults', faults: this.#missing.status() });
       return phases.release(this.#arriving);
     } catch (error) {
+      over.abort();
+      await receiving;
       emit({ type: 'faults', faults: this.#missing.status() });
       await this.#stand(context);
       throw GodwitError.wrap(error, 'GODWIT_PAGES_MISSING', 'the pages of the guest cannot be had');
     } finally {
-      reporting.abort();
+      over.abort();
     }
+  }
+
+  /** Handles pages, where they come on the control stream, and the frame that the next phase waits for (`released`). */
+  handle(received: ReceivedFrame): void | Promise<void> {
+    const { frame, payloadBytes } = received;
+    checkPayload(frame.type, payloadBytes);
+    const connection = this.#context.session.current as IncomingConnection;
+    if (isPageFrame(frame.type)) return this.#pages(connection, received);
+    if (connection.answer(frame)) return;
+    throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" while pages are missing here`);
+  }
+
+  async #pages(connection: IncomingConnection, received: ReceivedFrame): Promise<void> {
+    const receiver = this.#arriving.receiver as PageReceiver;
+    if (connection.pageChannels.length > 0 || !receiver.board.missing) {
+      throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${received.frame.type}" on the control stream`);
+    }
+    await takePageFrame(connection.control, received, receiver.writer(0), (round, pages) =>
+      channelEnded(this.#context, connection, receiver, 0, round, pages),
+    );
+    this.#missing.arrived();
   }
 
   /**

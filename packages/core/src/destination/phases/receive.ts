@@ -1,20 +1,25 @@
 import { GodwitError } from '../../errors.js';
 import type { ReceivedFrame } from '../../link/frame-stream.js';
+import { DirtyBitmaps } from '../../memory/dirty-bitmaps.js';
+import type { RamBlock } from '../../memory/guest-memory.js';
 import type {
   AwaitPiecesFrame,
   DeviceFrame,
   HelloFrame,
   LoadEarlyFrame,
+  MissingFrame,
   PrepareFrame,
   SwitchoverFrame,
 } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
 import { onChannels, readPiece } from '../device-pieces.js';
+import { giveUpPages } from '../give-up-pages.js';
 import { acknowledgeBack, goBackTo } from '../go-back.js';
 import type { IncomingConnection } from '../incoming-connection.js';
 import type { PageReceiver } from '../page-receiver.js';
 import { checkPayload, isPageFrame, takePageFrame } from '../read-page-channel.js';
+import { addNamedPages } from '../run-check.js';
 import { channelEnded, readFrom, serve, writeNamed } from '../serve.js';
 
 /** Receives while the guest runs at the source: writes pages to memory, and lets devices load the state that has come. */
@@ -61,6 +66,7 @@ export class Receive implements ServingPhase {
     // Pieces that `switchover` waited for are lost with their connection: the source has to give the attempt up.
     (receiver as PageReceiver).unseal();
     this.#switchingOver = false;
+    this.#arriving.named = undefined;
     if (hello.attempt > attempt) goBackTo(this.#context, this.#arriving, hello.attempt);
     return this;
   }
@@ -76,6 +82,8 @@ export class Receive implements ServingPhase {
       case 'prepare':
         this.#prepare(connection, frame);
         return;
+      case 'missing':
+        return this.#missing(connection, frame);
       case 'awaitPieces':
         this.#awaitPieces(connection, frame);
         return;
@@ -123,6 +131,22 @@ export class Receive implements ServingPhase {
     const { loader, welcome, claim } = this.#arriving;
     if (!welcome.features.includes(FEATURES.loadEarly)) throw notAgreed('loadEarly', FEATURES.loadEarly);
     claim.keepUntil(loader.loadEarly(frame), 'load() of a device');
+  }
+
+  /** The source names pages that are to be missing: what is here of them is old, and is given up. */
+  async #missing(connection: IncomingConnection, frame: MissingFrame): Promise<void> {
+    const arriving = this.#arriving;
+    const { welcome, vm, receiver } = arriving;
+    if (!welcome.features.includes(FEATURES.postcopy)) throw notAgreed('missing', FEATURES.postcopy);
+    arriving.named ??= new DirtyBitmaps(vm.memory);
+    const fresh = new DirtyBitmaps(vm.memory);
+    addNamedPages(vm.memory, frame, fresh);
+    fresh.andNot(arriving.named);
+    arriving.named.or(fresh);
+    // The others have nothing behind them.
+    fresh.and((receiver as PageReceiver).board.touched);
+    const block = vm.memory.blocks[frame.block] as RamBlock;
+    await giveUpPages(block, fresh.at(frame.block), this.#context.options.clock, () => connection.signal.aborted);
   }
 
   #mayOvertake(type: string): void {

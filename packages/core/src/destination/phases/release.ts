@@ -18,7 +18,7 @@ export class Release implements DestinationPhase {
 
   async run(context: DestinationContext): Promise<Arrived> {
     const { ownership, session, missing } = context;
-    const { vm, hello, loadMs, resumeMs, check, runState, claim } = this.#arriving;
+    const { vm, hello, loadMs, resumeMs, check, runState, claim, named } = this.#arriving;
     const receiver = this.#arriving.receiver as PageReceiver;
     if (ownership.state === 'running') await this.#tellSource(context);
     await session.current?.close(undefined);
@@ -29,8 +29,8 @@ export class Release implements DestinationPhase {
       wireBytes: session.bytesRead,
       loadMs,
       resumeMs,
-      // Pages that come while the guest runs are compared with their digests before they are put there.
-      verified: check.passed || missing !== undefined,
+      // A snapshot's pages that come while the guest runs are compared with their digests before they are put there.
+      verified: check.passed || (missing !== undefined && named === undefined),
       faults: missing?.status(),
       runState,
     };
@@ -63,15 +63,16 @@ export class Release implements DestinationPhase {
 
   async #untilReleased(context: DestinationContext, signal: AbortSignal): Promise<void> {
     const { session, emit, options } = context;
-    const { resumeMs, sinceReadyMs, loader, welcome } = this.#arriving;
+    const { resumeMs, sinceReadyMs, loader, welcome, named } = this.#arriving;
     const { incarnation } = welcome;
-    let connection = session.current as IncomingConnection;
+    let connection = session.current;
     for (let first = true; ; first = false) {
       try {
+        if (connection === undefined) throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost');
         const released = connection.expect('released');
         const told = { resumeMs, sinceReadyMs };
         await (first
-          ? connection.write({ type: 'running', ...told })
+          ? connection.write(named === undefined ? { type: 'running', ...told } : { type: 'whole' })
           : connection.write({
               type: 'resumed',
               ...{ state: 'running', round: 0, deviceSequences: loader.sequences, deviceResets: loader.resets },

@@ -20,7 +20,7 @@ import {
 import { checkNotShared } from '../../protocol/shared-memory.js';
 import { isLost } from '../../session/connection.js';
 import { mayRetry } from '../../session/retry.js';
-import { migrationBlockers } from '../../source/blockers.js';
+import { migrationBlockers, postcopyBlockers } from '../../source/blockers.js';
 import { randomId } from '../../source/options.js';
 import { abandonVm } from '../abandon-vm.js';
 import type { DestinationContext, DestinationPhase } from '../destination-context.js';
@@ -87,6 +87,7 @@ export class SetUp implements DestinationPhase {
       }),
       check: ramCheck(context, windows, welcome),
       receiver: undefined,
+      named: undefined,
       attempt: hello.attempt,
       ...{ loadMs: 0, readyAt: 0, runState: 'running', resumeMs: 0, sinceReadyMs: 0 },
     });
@@ -169,8 +170,16 @@ export class SetUp implements DestinationPhase {
     checkGuestMemory(vm.memory);
     checkCompatible(hello, vm, options.maximumDeviceState);
     const blockers = await migrationBlockers({ devices: vm.devices }, signal);
-    if (blockers.length === 0) return;
-    throw new GodwitError('GODWIT_BLOCKED', `the destination cannot receive the VM now: ${blockers.join('; ')}`);
+    if (blockers.length > 0) {
+      throw new GodwitError('GODWIT_BLOCKED', `the destination cannot receive the VM now: ${blockers.join('; ')}`);
+    }
+    if (!hello.features.includes(FEATURES.postcopy) || options.faults === undefined) return;
+    const reasons = [...postcopyBlockers(vm), ...options.faults.blockers(vm.memory)];
+    if (reasons.length === 0) return;
+    throw new GodwitError(
+      'GODWIT_BLOCKED',
+      `the guest cannot run at the destination before its memory is whole, which post-copy takes: ${reasons.join('; ')}`,
+    );
   }
 
   async #prepare({ options }: DestinationContext, hello: HelloFrame): Promise<MigratableVm> {
@@ -213,6 +222,7 @@ export class SetUp implements DestinationPhase {
       FEATURES.deviceChannels,
       FEATURES.loadEarly,
       ...(control.checksums === true ? [FEATURES.checksum] : []),
+      ...(options.faults !== undefined && connection.urgent !== undefined ? [FEATURES.postcopy] : []),
     ];
     const features = [...hello.features.filter((feature) => own.includes(feature)), ...agreed];
     for (const name of missing) {

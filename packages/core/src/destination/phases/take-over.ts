@@ -56,6 +56,7 @@ export class TakeOver implements HandlingPhase {
     const { missing, phases } = context;
     if (missing !== undefined) setState('postcopy-active');
     emit({ type: 'running', resumeMs: arriving.resumeMs });
+    if (arriving.named !== undefined) admitPages(arriving);
     return missing === undefined ? phases.release(arriving) : phases.postCopy(arriving, missing);
   }
 
@@ -88,4 +89,10 @@ export class TakeOver implements HandlingPhase {
     }
     ownership.apply('granted');
   }
+}
+
+/** Pages come again, for a guest that runs. */
+function admitPages({ receiver }: Arriving): void {
+  receiver?.board.beginMissing();
+  receiver?.unseal();
 }

@@ -43,11 +43,13 @@ export class HandOver implements SourcePhase {
       ownership.apply('go');
       session.phase = 'handing-over';
       const handed = await sendGo(this.#connection, options, this.#times.attempt);
+      if (context.byPostcopy) return context.phases.postCopy(this.#record, this.#times, handed, predicted);
       ownership.apply('running');
       return context.phases.release(this.#record, this.#times, handed, predicted);
     } catch (error) {
-      const handed = await settleAfterGo(context, this.#connection, error);
-      return context.phases.release(this.#record, this.#times, handed, predicted);
+      const { incomplete, ...handed } = await settleAfterGo(context, this.#connection, error);
+      const { postCopy, release } = context.phases;
+      return (incomplete ? postCopy : release)(this.#record, this.#times, handed, predicted);
     }
   }
 }

@@ -71,6 +71,7 @@ export class Release implements SourcePhase {
       throttledMs: throttle.throttledMs,
       shadows: shadows.reports,
       runState: this.#times.runState,
+      postcopy: context.postcopyReport,
     };
   }
 }

@@ -3,7 +3,7 @@ import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
 import { checkIdentities } from '../../protocol/shared-memory.js';
 import { admit } from '../admission.js';
-import { migrationBlockers } from '../blockers.js';
+import { migrationBlockers, postcopyBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
@@ -25,7 +25,7 @@ export class SetUp implements SourcePhase {
       );
     }
     guest.checkAlive();
-    const blockers = await migrationBlockers(vm, signal);
+    const blockers = [...(await migrationBlockers(vm, signal)), ...(options.postcopy ? postcopyBlockers(vm) : [])];
     if (blockers.length > 0 && !options.dryRun) throw blocked(blockers);
     const sizes = await devices.reports.ask(signal);
     // The hello has what is known: an assumption is no reason to refuse.
@@ -37,6 +37,7 @@ export class SetUp implements SourcePhase {
     model.devices = devices.reports.outlook;
     const { connection, answer } = await session.first(options.dryRun ? 'dryRun' : 'running');
     rounds.start(connection, answer);
+    if (options.postcopy && !context.postcopyAgreed) throw noUrgentChannel(connection.peer);
     if (options.dryRun) {
       const report = dryRunReport(context, connection.peer, answer, sizes, blockers);
       context.emit({ type: 'dry-run', report });
@@ -55,6 +56,13 @@ export class SetUp implements SourcePhase {
     if (context.state() === 'setup') context.setState('active');
     return context.phases.preCopy();
   }
+}
+
+function noUrgentChannel(peer: string): GodwitError {
+  return new GodwitError(
+    'GODWIT_UNSUPPORTED',
+    `post-copy takes a stream of its own, and a link to ${peer} has only one: use a transport that can connect more than once, or leave postcopy out`,
+  );
 }
 
 function blocked(reasons: readonly string[]): GodwitError {

@@ -3,6 +3,7 @@ import { GodwitError } from '../../errors.js';
 import { inTime } from '../../in-time.js';
 import type { ReadyFrame } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
+import type { RoundRecord } from '../../round-record.js';
 import { isLost } from '../../session/connection.js';
 import { type AskedToLoad, askToLoad, continuePaused, untilReady } from '../ask-to-load.js';
 import { downtimeLimitOf, isForced, pauseLimitOf } from '../attempt-limits.js';
@@ -16,6 +17,7 @@ import { describeSent } from '../sent-rounds.js';
 import type { SourceConnection } from '../source-connection.js';
 import type { GivenUp, PrecopyRound, SourceContext, SourcePhase } from '../source-context.js';
 import { stillAsSaved } from '../still-as-saved.js';
+import { accountedFor, announceMissing, openToRequests, tellMissing } from '../tell-missing.js';
 import { verifyMemory } from '../verify-memory.js';
 
 /**
@@ -34,6 +36,8 @@ import { verifyMemory } from '../verify-memory.js';
  * [digests of all RAM                    ->   compare]
  * harvest: must be empty, and known to be
  * ```
+ *
+ * By post-copy no page is sent with the guest paused: the destination is told which are owed (`missing`), and they follow once it runs.
  *
  * One bound (`PauseBound`) holds from the return of `pause` on, whichever step hangs. Past it, and when the link is lost, the guest
  * runs on at the source and pre-copy goes on; any other failure ends the migration.
@@ -55,6 +59,8 @@ export class StopAndCopy implements SourcePhase {
     const force = options.force || isForced(decision) || !canGoBack;
     const limitMs = downtimeLimitOf(options, decision);
     const bound = new PauseBound(options.clock, force ? 0 : pauseLimitOf(options, limitMs));
+    context.byPostcopy = decision.action === 'postcopy';
+    if (context.byPostcopy) await announceMissing(context, this.#connection);
     session.phase = 'stop-and-copy';
     context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
     try {
@@ -63,7 +69,7 @@ export class StopAndCopy implements SourcePhase {
       bound.check();
       session.signal.throwIfAborted();
       context.guest.checkAlive();
-      const { record } = this.#last;
+      const record = context.byPostcopy ? withoutRam(this.#last.record) : this.#last.record;
       return context.phases.handOver(this.#connection, record, times, (refused) =>
         this.#giveUp(context, bound, refused),
       );
@@ -77,13 +83,14 @@ export class StopAndCopy implements SourcePhase {
   }
 
   async #pausedSteps(context: SourceContext, bound: PauseBound, force: boolean): Promise<PausedTimes> {
-    const { vm, options, session, ownership, guest, devices, model } = context;
+    const { vm, options, session, ownership, guest, devices, model, byPostcopy } = context;
     const { clock } = options;
     const { attempt } = session;
     const start = clock.now();
     ownership.apply('pause');
     await this.#pause(context, bound);
     const paused = clock.now();
+    context.pausedAt = paused;
     model.measured('pauseMs', paused - start);
     bound.run();
     context.throttle.paused();
@@ -92,14 +99,16 @@ export class StopAndCopy implements SourcePhase {
 
     bound.enter('harvestMs');
     const last = await this.#harvest(context, bound);
+    if (byPostcopy) await this.#within(bound, tellMissing(context, this.#connection, last.fresh));
     const harvested = clock.now();
-    checkLastHarvest(context, bound, this.#last, last, force);
+    if (!byPostcopy) checkLastHarvest(context, bound, this.#last, last, force);
     bound.enter('ramMs');
-    const endRound = once(await this.#send(context, bound, last));
+    const endRound = once(byPostcopy ? () => {} : await this.#send(context, bound, last));
     const sent = clock.now();
     bound.enter('deviceMs');
     const beforeEarly = async (): Promise<void> => {
       const written = await this.#harvest(context, bound);
+      if (byPostcopy) return tellMissing(context, this.#connection, written.fresh);
       if (written.dirtyPages === 0) return;
       endRound();
       (await this.#send(context, bound, written))();
@@ -111,7 +120,10 @@ export class StopAndCopy implements SourcePhase {
     const leftOver = await this.#harvest(context, bound);
     const harvestedAgain = clock.now();
     bound.enter('ramMs');
-    if (leftOver.dirtyPages > 0) (await this.#send(context, bound, leftOver))();
+    if (byPostcopy) {
+      await this.#within(bound, tellMissing(context, this.#connection, leftOver.fresh));
+      openToRequests(context);
+    } else if (leftOver.dirtyPages > 0) (await this.#send(context, bound, leftOver))();
     const sentAgain = clock.now();
 
     bound.enter('loadMs');
@@ -123,8 +135,10 @@ export class StopAndCopy implements SourcePhase {
     const verified = clock.now();
     session.phase = 'deciding';
     bound.enter('harvestMs');
+    const named = context.byPostcopy ? accountedFor(context) : undefined;
     const after = await this.#harvest(context, bound);
-    stillAsSaved(vm, context.tracker, after);
+    // What was not read was not re-armed, and is reported again.
+    if (named?.contains(after.fresh) !== true) stillAsSaved(vm, context.tracker, after);
     this.#connection.signal.throwIfAborted();
     const checked = clock.now();
     return {
@@ -163,7 +177,7 @@ export class StopAndCopy implements SourcePhase {
   }
 
   /** Waits in `pre-switchover`, if that is asked for: the bound's clock is stopped, and the wait has its own limit. */
-  async #hold({ options, session, requests, setState }: SourceContext, bound: PauseBound): Promise<void> {
+  async #hold({ options, session, requests, setState, byPostcopy }: SourceContext, bound: PauseBound): Promise<void> {
     const { clock, pauseBeforeSwitchover, preSwitchoverTimeoutMs } = options;
     if (pauseBeforeSwitchover) {
       bound.hold();
@@ -174,7 +188,7 @@ export class StopAndCopy implements SourcePhase {
       bound.run();
     }
     session.signal.throwIfAborted();
-    setState('device');
+    setState(byPostcopy ? 'postcopy-device' : 'device');
   }
 
   async #harvest({ harvester, model }: SourceContext, bound: PauseBound): Promise<Harvest> {
@@ -268,6 +282,16 @@ export class StopAndCopy implements SourcePhase {
     bound.giveUp(reason);
     return goBack(context, bound, reason);
   }
+}
+
+/** The prediction of an attempt that sends no pages with the guest paused. */
+function withoutRam(record: RoundRecord): RoundRecord {
+  const { prediction, predictionRange } = record;
+  return {
+    ...record,
+    prediction: { ...prediction, ramMs: 0 },
+    predictionRange: { ...predictionRange, ramMs: [0, 0] },
+  };
 }
 
 function once(call: () => void): () => void {

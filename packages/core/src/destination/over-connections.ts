@@ -1,0 +1,78 @@
+import { abortable } from '../abortable.js';
+import { GodwitError } from '../errors.js';
+import { inTime } from '../in-time.js';
+import type { IncomingState } from '../migration-event.js';
+import type { Arriving, DestinationContext, HandlingPhase } from './destination-context.js';
+import type { IncomingConnection } from './incoming-connection.js';
+import { readFrom, unanswered, writeNamed } from './serve.js';
+
+/**
+ * Receives missing pages, with the guest running here: tells the source so (`running`), and after a lost link waits for it to come back,
+ * without a time limit: who needs a page that is missing waits too. Then it names what it lacks. Resolves when `over` aborts; never rejects.
+ */
+export async function overConnections(
+  context: DestinationContext,
+  phase: HandlingPhase,
+  over: AbortSignal,
+): Promise<void> {
+  const { session, emit, options } = context;
+  const { resumeMs, sinceReadyMs } = context.arriving as Arriving;
+  let connection = session.current;
+  let next: 'running' | 'resumed' = 'running';
+  for (;;) {
+    try {
+      if (connection === undefined) throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost');
+      if (next === 'running') await connection.write({ type: 'running', resumeMs, sinceReadyMs });
+      else {
+        const answering = resume(context, connection);
+        await inTime(answering, options.clock, options.handshakeTimeoutMs, () =>
+          unanswered(options.handshakeTimeoutMs),
+        );
+        emit({ type: 'reconnected', connection: connection.hello.connection, peer: connection.peer });
+        enter(context, phase, 'postcopy-active');
+      }
+      connection.keepAlive(options);
+      // The connection ends with a failure; it lasts until all pages are there.
+      await abortable(new Promise<never>(() => {}), connection.signal, over);
+    } catch (error) {
+      if (over.aborted) return;
+      // Whatever the failure was: the guest runs here, and the source has its pages.
+      const reason = GodwitError.wrap(connection?.signal.reason ?? error, 'GODWIT_LINK_LOST', 'the connection failed');
+      connection?.end(reason);
+      await session.drop(reason);
+      if (over.aborted) return;
+      emit({ type: 'link-lost', reason });
+    }
+    enter(context, phase, 'postcopy-paused');
+    try {
+      connection = await session.next(over);
+    } catch {
+      // No page can come any more unless the embedder gives up, which ends this too.
+      if (over.aborted) return;
+      await abortable(new Promise<never>(() => {}), over).catch(() => {});
+      return;
+    }
+    enter(context, phase, 'postcopy-recover');
+    next = 'resumed';
+  }
+}
+
+/** Answers the source's hello: names the pages that are missing, and asks for those that somebody waits for. */
+async function resume(context: DestinationContext, connection: IncomingConnection): Promise<void> {
+  const arriving = context.arriving as Arriving;
+  const { loader, welcome, resumeMs, sinceReadyMs } = arriving;
+  await connection.takeChannels(context.options.handshakeTimeoutMs);
+  const round = arriving.receiver?.round ?? 1;
+  readFrom(context, arriving, connection);
+  if (context.missing !== undefined)
+    await writeNamed(context, arriving, connection, 'missing', context.missing.missing());
+  await connection.write({
+    type: 'resumed',
+    ...{ state: 'incomplete', round, deviceSequences: loader.sequences, deviceResets: loader.resets },
+    ...{ incarnation: welcome.incarnation, resumeMs, sinceReadyMs },
+  });
+}
+
+function enter({ setState, serving }: DestinationContext, phase: HandlingPhase, state: IncomingState): void {
+  if (serving === phase) setState(state);
+}

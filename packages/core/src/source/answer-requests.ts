@@ -1,0 +1,84 @@
+import { checkRuns } from '../destination/run-check.js';
+import { GodwitError } from '../errors.js';
+import type { FrameStream } from '../link/frame-stream.js';
+import { pagesOf, type RamBlock } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
+import { PageRunList } from '../memory/page-run.js';
+import { MOST_REQUESTED } from '../protocol/frame.js';
+import type { PageQueue } from '../queue/page-queue.js';
+import { ReadAhead } from './read-ahead.js';
+
+/** The round of an answer: it belongs to none. */
+export const ANSWER_ROUND = 0;
+
+export interface AnsweringParts {
+  readonly windows: MemoryWindows;
+  /** What is still owed: an answer takes its pages out of it. */
+  readonly queue: PageQueue;
+  /** One word, which is 1 while the guest is paused for good as far as the source knows: only then its pages can be asked for. */
+  readonly open: Int32Array;
+  /** Called after each request was answered. */
+  readonly onAnswer?: () => void;
+}
+
+/**
+ * Answers the destination's requests for pages, until the stream ends: each with the pages that were asked for, whatever was sent before,
+ * and then with those that are likely to be next and are still owed. Any thread. Rejects with `GODWIT_PROTOCOL` or
+ * `GODWIT_OUT_OF_RANGE` for a request that cannot be meant, and as the stream does.
+ */
+export async function answerRequests(stream: FrameStream, parts: AnsweringParts): Promise<void> {
+  const { windows, queue, open } = parts;
+  const { memory } = windows;
+  const ahead = new ReadAhead();
+  const taken = new PageRunList(MOST_REQUESTED);
+  for (;;) {
+    const received = await stream.read();
+    if (received === null) return;
+    const { frame } = received;
+    if (frame.type !== 'requestPages') {
+      throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}" on the urgent channel`);
+    }
+    if (Atomics.load(open, 0) === 0) {
+      throw new GodwitError('GODWIT_PROTOCOL', 'the destination asked for pages of a guest that was not handed over');
+    }
+    const { block, page, pages } = frame;
+    if (pages > MOST_REQUESTED) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `the destination asked for ${pages} pages at once; it may ask for ${MOST_REQUESTED}`,
+      );
+    }
+    checkRuns(memory, block, [page, pages], frame.type);
+    taken.clear();
+    queue.takeRange(block, page, pages, taken);
+    const asked: Uint8Array[] = [];
+    windows.appendViews(asked, block, page, pages);
+    await stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: [page, pages] }, asked);
+    taken.clear();
+    takeAhead(queue, block, page + pages - 1, ahead.after(block, page + pages - 1), ahead.stride, taken, {
+      blockPages: pagesOf(memory, memory.blocks[block] as RamBlock),
+    });
+    if (taken.length > 0) {
+      const more: Uint8Array[] = [];
+      for (let i = 0; i < taken.length; i++) windows.appendViews(more, block, taken.firstPage(i), taken.runPages(i));
+      await stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: taken.toFlatArray() }, more);
+    }
+    parts.onAnswer?.();
+  }
+}
+
+/** Takes the pages that follow `page`, `stride` apart, as far as they are in the block and still owed: in ascending order. */
+function takeAhead(
+  queue: PageQueue,
+  block: number,
+  page: number,
+  count: number,
+  stride: number,
+  taken: PageRunList,
+  { blockPages }: { readonly blockPages: number },
+): void {
+  for (let i = 1; i <= count; i++) {
+    const next = page + stride * (stride > 0 ? i : count + 1 - i);
+    if (next >= 0 && next < blockPages) queue.takeRange(block, next, 1, taken);
+  }
+}

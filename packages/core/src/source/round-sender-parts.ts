@@ -1,0 +1,33 @@
+import type { Clock } from '../clock.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import type { PageQueue } from '../queue/page-queue.js';
+import type { TrackerUnion } from '../tracker/tracker-union.js';
+import type { BandwidthLimit } from './bandwidth-limit.js';
+import type { PageChannel } from './page-channel.js';
+
+export interface RoundSenderParts {
+  readonly memory: GuestMemory;
+  readonly tracker: Pick<TrackerUnion, 'rearmPages' | 'rearmRecipes' | 'lost'>;
+  /** The pages to send. */
+  readonly queue: PageQueue;
+  readonly channels: readonly PageChannel[];
+  readonly limit: BandwidthLimit;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  /** Most bytes of payload that the destination takes in one frame. */
+  readonly maximumPayload: number;
+  /** Resolves when the destination has acknowledged the round with the number of pages it received. */
+  readonly acknowledged: (round: number) => Promise<number>;
+  /** Called after each batch was handed over, and with 0 after it was written where no limit holds back: for progress. */
+  readonly onBatch: (pages: number) => void;
+  /** Bytes of device state on the streams of `channels`: over a link without page channels they share the control stream. */
+  readonly deviceBytes: () => number;
+}
+
+/** How a round is sent. */
+export interface RoundMode {
+  /** Whether the bandwidth limit applies; it does not while the guest is paused. */
+  readonly limited: boolean;
+  /** The guest runs at the destination: each page is sent whole (`PageBatch.whole`), and the urgent channel takes pages meanwhile. */
+  readonly postcopy?: boolean;
+}

@@ -1,0 +1,70 @@
+import { abortable } from '../abortable.js';
+import { GodwitError } from '../errors.js';
+import type { MigrationState } from '../migration-event.js';
+import { mayRetry } from '../session/retry.js';
+import { roundStarted } from './round-events.js';
+import { settle } from './settlement.js';
+import type { SourceConnection } from './source-connection.js';
+import type { SourceContext } from './source-context.js';
+import { isFinal } from './state.js';
+
+/**
+ * Sends the pages that are missing at the destination, where the guest runs, over as many connections as it takes: a lost link is made anew
+ * for `reconnectTimeoutMs`, and the destination then names those that it lacks. Resolves, with the guest released, once it lacks none.
+ */
+export async function sendMissing(context: SourceContext): Promise<void> {
+  const { session, options, ownership, limit, emit, queue } = context;
+  const { clock } = options;
+  const start = clock.now();
+  const pages = queue.count();
+  let lostLinks = 0;
+  enter(context, 'postcopy-active');
+  limit.bytesPerSecond = options.postcopyBandwidth;
+  for (;;) {
+    const connection = session.current;
+    try {
+      if (connection === undefined) throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost');
+      await sendOver(context, connection);
+      break;
+    } catch (error) {
+      context.settling.signal.throwIfAborted();
+      const reason = connection === undefined ? (error as GodwitError) : await connection.cause(error);
+      if (!mayRetry(reason, 'after-go') || options.reconnectTimeoutMs === 0) throw reason;
+      lostLinks++;
+      const since = clock.now();
+      emit({ type: 'link-lost', reason });
+      enter(context, 'postcopy-paused');
+      await session.drop(reason);
+      enter(context, 'postcopy-recover');
+      const { incomplete } = await settle(context, options.reconnectTimeoutMs);
+      const { current } = session;
+      emit({
+        type: 'reconnected',
+        connection: current?.request.connection ?? 0,
+        downMs: clock.now() - since,
+        restarted: false,
+      });
+      // The ownership is settled with it.
+      if (!incomplete) break;
+      enter(context, 'postcopy-active');
+    }
+  }
+  context.postcopyReport = { pages, ms: clock.now() - start, lostLinks };
+  if (ownership.state === 'handedOver') ownership.apply('running');
+}
+
+async function sendOver(context: SourceContext, connection: SourceConnection): Promise<void> {
+  const { rounds, queue, settling } = context;
+  const { whole } = connection;
+  if (whole === undefined)
+    throw new GodwitError('GODWIT_INTERNAL', 'the destination has not said that pages are missing');
+  roundStarted(context, queue.count());
+  const over = [connection.signal, settling.signal] as const;
+  await abortable(rounds.sendMissing(connection), ...over);
+  await abortable(whole, ...over);
+}
+
+/** After the end of the migration, in `settle()`, its state stays as it is. */
+function enter({ state, setState }: SourceContext, next: MigrationState): void {
+  if (!isFinal(state()) && state() !== next) setState(next);
+}

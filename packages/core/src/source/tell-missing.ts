@@ -1,0 +1,48 @@
+import { abortable } from '../abortable.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import { namedPages } from '../memory/named-pages.js';
+import { FEATURES } from '../protocol/negotiate.js';
+import type { SourceConnection } from './source-connection.js';
+import type { SourceContext } from './source-context.js';
+
+/**
+ * Tells the destination, with the guest still running here, which pages are owed now: most of those that will be missing there. It gives
+ * up what it has of them before the guest is paused. A failure is left to the next step, which uses the same connection.
+ */
+export async function announceMissing(context: SourceContext, connection: SourceConnection): Promise<void> {
+  try {
+    await tellMissing(context, connection, context.queue.owed);
+    await connection.ping();
+  } catch {
+    // The link is lost, or the migration over.
+  }
+}
+
+/** Tells the destination that these pages will be missing there too. */
+export async function tellMissing(
+  { rounds, options, session }: SourceContext,
+  connection: SourceConnection,
+  pages: DirtyBitmaps,
+): Promise<void> {
+  const asBits = rounds.welcome.features.includes(FEATURES.bitmap);
+  for (const [block, bitmap] of pages.blocks.entries()) {
+    for await (const named of namedPages(bitmap, asBits, options.clock)) {
+      await abortable(connection.write({ type: 'missing', block, ...named }), session.signal);
+    }
+  }
+}
+
+/** The last pages were told: from now on the destination may ask for pages, if there is one that is missing there. */
+export function openToRequests(context: SourceContext): void {
+  const { queue, postcopy } = context;
+  context.byPostcopy = queue.count() > 0;
+  if (context.byPostcopy && postcopy !== undefined) Atomics.store(postcopy.open, 0, 1);
+}
+
+/** The pages that the destination was told, or has fetched already. */
+export function accountedFor({ queue, vm }: SourceContext): DirtyBitmaps {
+  const pages = new DirtyBitmaps(vm.memory);
+  pages.or(queue.owed);
+  pages.or(queue.taken);
+  return pages;
+}
