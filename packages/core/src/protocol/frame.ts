@@ -294,6 +294,7 @@ export interface MissingFrame extends NamedPages {
   readonly block: number;
 }
 
+/** Destination, on the urgent stream: the guest waits for these pages. */
 export interface RequestPagesFrame {
   readonly type: 'requestPages';
   readonly block: number;
@@ -305,6 +306,7 @@ export interface RequestPagesFrame {
 /** Most pages that one `requestPages` asks for. */
 export const MOST_REQUESTED = 64;
 
+/** Destination: no page is missing any more. */
 export interface WholeFrame {
   readonly type: 'whole';
 }
