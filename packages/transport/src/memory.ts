@@ -15,6 +15,11 @@ let count = 0;
 /**
  * Streams inside one process, without sockets: for tests and for two VMs in one VMM. Connects to the listener of the
  * same `memory()` object. Bytes are copied once, from the writer's memory into the reader's.
+ *
+ * @example
+ * const transport = memory();
+ * const incoming = receive(await listenOn(transport), { prepare });
+ * await migrate(vm, connectTo(transport)).result;
  */
 export function memory(options: MemoryOptions = {}): Transport {
   const bufferBytes = options.bufferBytes ?? 64 * 1024;

@@ -25,6 +25,10 @@ export interface TcpListener extends SocketListener {
 /**
  * TCP. Nagle's algorithm is off (switchover is a ping-pong of small frames), keep-alive is on. Nothing is encrypted and
  * nobody is authenticated: whoever reaches the port can read or replace guest memory. Use it on a trusted network only.
+ *
+ * @example
+ * const links = await listenOn(tcp({ host: '0.0.0.0', port: 4444 })); // at the destination
+ * migrate(vm, connectTo(tcp({ host: 'vm-host', port: 4444 }))); // at the source
  */
 export function tcp(options: TcpOptions): Transport<TcpListener> {
   const host = options.host ?? '127.0.0.1';

@@ -17,6 +17,9 @@ export interface UnixOptions {
  * A UNIX stream socket: both VMMs on one host. Who may connect is decided by the rights of the path. A listener removes
  * its socket file when it closes, and nobody else's that has taken its place; a file left by a process that died is replaced, a
  * living one or another kind of file is refused.
+ *
+ * @example
+ * migrate(vm, connectTo(unix({ path: '/run/vm/migration.sock' })));
  */
 export function unix(options: UnixOptions): Transport<SocketListener> {
   const { path } = options;

@@ -21,6 +21,11 @@ const withBits = new Int32Array(CHUNK_WORDS);
  *
  * The words are a `Uint32Array`, since a walk over the bigints of a `BigUint64Array` is about twenty times slower.
  * Bits past the last page are always zero.
+ *
+ * @example
+ * const dirty = new DirtyBitmap(262_144); // 1 GiB of pages of 4 KiB
+ * dirty.setRange(16, 4);
+ * for (let page = dirty.nextDirty(0); page !== -1; page = dirty.nextDirty(page + 1)) console.log(page);
  */
 export class DirtyBitmap {
   readonly pageCount: number;

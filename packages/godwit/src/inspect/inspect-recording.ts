@@ -41,6 +41,11 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
 /**
  * Reads a recording, or the bytes of one bare stream, and reports what is in it, the last finding being the summary. The
  * file may be of any size and say anything: memory is bounded, and what cannot be read is a finding too.
+ *
+ * @example
+ * for await (const finding of inspectRecording(createReadStream('migration.godwit'))) {
+ *   if (finding.event === 'violation') console.log(finding.offset, finding.message);
+ * }
  */
 export async function* inspectRecording(
   bytes: ReadableBytes,

@@ -52,6 +52,9 @@ const REGIONS = 4096;
  * ```
  *
  * Its `pause` resolves when none is in flight any more, and all are marked.
+ *
+ * @example
+ * const trackers = [PagemapTracker.forMemory(memory)];
  */
 export class PagemapTracker implements DirtyTracker {
   readonly name = 'pagemap';

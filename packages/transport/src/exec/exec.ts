@@ -28,6 +28,9 @@ export interface ExecOptions {
  * code. It is never left behind: dropped streams kill it, and so does the end of this process.
  *
  * The other side is `stdio()`. There is nothing to listen on.
+ *
+ * @example
+ * migrate(vm, connectTo(exec('ssh vm-host my-vmm --receive'))); // at the other end: `stdio()`
  */
 export function exec(options: ExecOptions | string): Transport {
   const shell = typeof options === 'string';

@@ -64,6 +64,11 @@ export type ListeningLinks<L extends Listener> = LinkListener & { readonly addre
  * The destination's side: sorts incoming streams by their first frame. A `hello` makes a link for `accept`, an `attach`
  * joins the migration that it names. Whoever is silent, speaks something else or attaches to nothing is told why, if
  * possible, and dropped; the listener serves on.
+ *
+ * @example
+ * const links = await listenOn(tcp({ host: '0.0.0.0', port: 4444 }));
+ * const { vm } = await receive(links, { prepare }).result;
+ * await links.close();
  */
 export async function listenOn<L extends Listener>(
   transport: Transport<L>,

@@ -33,6 +33,11 @@ const served = new WeakMap<MessagePort, Served>();
  * for it. Each byte is copied twice: by the writer from its memory into a message, which moves to the other thread
  * without a copy, and by the reader into its own. Views of shared memory are copied too, like all others: a page that
  * the guest writes after `write` has resolved arrives as it was.
+ *
+ * @example
+ * const { port1, port2 } = new MessageChannel();
+ * worker.postMessage({ port: port2 }, [port2]); // the worker: receive(await listenOn(messagePort(port)), { prepare })
+ * migrate(vm, connectTo(messagePort(port1)));
  */
 export function messagePort(port: MessagePort, options: MessagePortOptions = {}): Transport {
   const timeoutMs = options.connectTimeoutMs ?? 10_000;

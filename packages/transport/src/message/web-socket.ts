@@ -43,6 +43,10 @@ const ADDRESS_MS = 2_500;
  *
  * Chunks of 16 KiB and more go to the socket by reference from a listener; a side that connects must mask what it sends
  * (RFC 6455), which costs a copy. Reading copies once.
+ *
+ * @example
+ * const links = await listenOn(webSocket({ port: 8080, path: '/migration' }));
+ * migrate(vm, connectTo(webSocket({ url: 'ws://vm-host:8080/migration' })));
  */
 export function webSocket(options: WebSocketOptions): Transport<WebSocketListener> {
   const url = urlOf(options);

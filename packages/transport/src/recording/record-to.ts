@@ -61,6 +61,11 @@ export interface Recording {
  *
  * The file is readable for its owner only, since it holds the guest's memory. Fails with `GODWIT_RECORDING_FAILED` when it
  * exists already or cannot be made.
+ *
+ * @example
+ * const recording = await recordTo('migration.godwit');
+ * await migrate(vm, recording.connector(connectTo(tcp({ host, port })))).result;
+ * await recording.close(); // godwit inspect migration.godwit
  */
 export async function recordTo(path: string, options: RecordOptions = {}): Promise<Recording> {
   return FileRecording.create(path, options);

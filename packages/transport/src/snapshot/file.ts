@@ -23,6 +23,10 @@ export interface FileOptions extends RestoreOptions {
  *   file once, and then waits as one to which nobody connects; listen again to restore again.
  *
  * `docs/snapshot-format.md` describes the file. It is not encrypted, and its checksums keep nobody from changing it.
+ *
+ * @example
+ * await migrate(vm, connectTo(file({ path: 'vm.snapshot' }))).result; // save
+ * const { vm } = await receive(await listenOn(file({ path: 'vm.snapshot' })), { prepare }).result; // restore
  */
 export function file(options: FileOptions): LinkTransport {
   const { path } = options;

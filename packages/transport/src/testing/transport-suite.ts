@@ -9,7 +9,17 @@ import { pattern, readAll, readExactly, settledWithin } from './streams.js';
 import type { SuiteRunner, TransportFixture } from './transport-fixture.js';
 import { rejectsWith, withPair as withPairOf } from './with-pair.js';
 
-/** The guarantees of `ByteStream`, `Listener` and `Transport`, as tests that every implementation must pass. */
+/**
+ * The guarantees of `ByteStream`, `Listener` and `Transport`, as tests that every implementation must pass.
+ *
+ * @example
+ * transportSuite('my transport', { describe, test }, {
+ *   listen: () => mine(0).listen(),
+ *   connect: (listener, signal) => mine(listener.port).connect(signal),
+ *   tellsAbort: true,
+ *   mostHeld: 32 * 2 ** 20,
+ * });
+ */
 export function transportSuite(name: string, runner: SuiteRunner, fixture: TransportFixture): void {
   const { describe, test } = runner;
 

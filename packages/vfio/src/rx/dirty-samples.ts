@@ -25,6 +25,9 @@ export interface DirtySamplesOptions {
  *
  * Cold; a tracker runs for one subscriber at a time (`share()` it for more). Harvests do not overlap, however long they take.
  * Ends with an error when the tracker fails.
+ *
+ * @example
+ * dirtySamples(tracker, memory, { everyMs: 500 }).pipe(dirtyRate()).subscribe(({ pagesPerSecond }) => console.log(pagesPerSecond));
  */
 export function dirtySamples(
   tracker: DirtyTracker,
