@@ -122,6 +122,7 @@ program
   .option('--json', 'one JSON object instead of tables', false)
   .option('--readme', 'write the tables into README.md too', false)
   .option('--prepare', 'only see to it that QEMU is there', false)
+  .option('--names', 'only print the names of all that QEMU can be told and asked, as JSON', false)
   .option('--never-rearm', 'with a defect in the dirty log: the check of memory must notice', false)
   .action((cases: CaseName[], options: JudgeOptions) => judge(cases, options));
 
@@ -134,7 +135,7 @@ program
   .option('--only <text>', 'only those whose name has this in it, such as Godwit', '')
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: Pick<JudgeOptions, 'rounds' | 'only' | 'json'>) =>
-    judge(['postcopy'], { ...options, all: false, readme: false, prepare: false, neverRearm: false }),
+    judge(['postcopy'], { ...options, all: false, readme: false, prepare: false, neverRearm: false, names: false }),
   );
 
 program

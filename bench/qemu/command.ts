@@ -5,6 +5,7 @@ import { hasKvm } from '@godwit/example-node-vmm';
 import { CASE_NAMES, type CaseName, type Contestants, caseOf } from './cases.js';
 import { withFolders } from './folders.js';
 import { godwitVmm } from './godwit/godwit-vmm.js';
+import { namesOf } from './qemu/names.js';
 import { qemuVmm } from './qemu/qemu-vmm.js';
 import { DEBIAN_12, NEWEST, NoQemu, type UnpackedQemu, unpackedQemu } from './qemu/unpacked-qemu.js';
 import { type CaseResult, isSound, thisMachine, type Verdict } from './result.js';
@@ -24,6 +25,7 @@ export interface JudgeOptions {
   readonly json: boolean;
   readonly readme: boolean;
   readonly prepare: boolean;
+  readonly names: boolean;
   readonly neverRearm: boolean;
 }
 
@@ -48,6 +50,10 @@ export async function judge(names: readonly CaseName[], options: JudgeOptions): 
     return;
   }
   if (options.prepare) return;
+  if (options.names) {
+    process.stdout.write(`${JSON.stringify(await namesOf(qemus.newest))}\n`);
+    return;
+  }
   const verdict = await withFolders((memory, disk) => {
     const contestants: Contestants = {
       newest: qemuVmm(qemus.newest, memory),

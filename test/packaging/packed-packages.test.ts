@@ -1,46 +1,37 @@
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Analysis, checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { publint } from 'publint';
-
-/** The repository; the tests run compiled, in test/dist/packaging. */
-const ROOT = join(import.meta.dirname, '..', '..', '..');
-
-interface Manifest {
-  readonly name: string;
-  readonly version: string;
-  readonly private?: boolean;
-  readonly workspaces?: readonly string[];
-  readonly devDependencies?: Readonly<Record<string, string>>;
-  readonly dependencies?: Readonly<Record<string, string>>;
-  readonly optionalDependencies?: Readonly<Record<string, string>>;
-  readonly peerDependencies?: Readonly<Record<string, string>>;
-  readonly bin?: Readonly<Record<string, string>>;
-  readonly exports: Readonly<Record<string, unknown>>;
-}
+import { manifestIn, npm, PACKAGES, packAll, ROOT, run, type Tarball } from './packed.js';
 
 const root = manifestIn(ROOT);
 
-/** What gets published: every workspace that is not private. */
-const PACKAGES = (root.workspaces ?? [])
-  .map((folder) => ({ folder: join(ROOT, folder), manifest: manifestIn(join(ROOT, folder)) }))
-  .filter(({ manifest }) => manifest.private !== true);
-
 let temporary: string;
-const tarballs = new Map<string, { file: string; files: readonly string[] }>();
+let tarballs: Map<string, Tarball>;
 
 beforeAll(() => {
   temporary = mkdtempSync(join(tmpdir(), 'godwit-pack-'));
-  for (const { folder, manifest } of PACKAGES) {
-    const [packed] = JSON.parse(npm(folder, 'pack', '--json', '--ignore-scripts', '--pack-destination', temporary));
-    const files = packed.files.map(({ path }: { path: string }) => path);
-    tarballs.set(manifest.name, { file: join(temporary, packed.filename), files });
-  }
+  tarballs = packAll(temporary);
 }, 60_000);
 
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+
+test('CHANGELOG.md says what this version offers, and which formats', () => {
+  const page = readFileSync(join(ROOT, 'CHANGELOG.md'), 'utf8');
+  const [heading] = /^## .*$/m.exec(page) ?? [];
+  expect(heading === '## Unreleased' || heading?.includes(root.version)).toBe(true);
+  for (const { manifest } of PACKAGES) expect(page).toContain(`\`${manifest.name}\``);
+  const formats = [
+    ['wire-format.md', /^# The wire format, version (\d+)/, 'Wire format'],
+    ['snapshot-format.md', /^# The snapshot format, version (\d+)/, 'snapshot format'],
+  ] as const;
+  for (const [file, version, name] of formats) {
+    const [, number] = version.exec(readFileSync(join(ROOT, 'docs', file), 'utf8')) ?? [];
+    expect(page).toContain(`${name} ${number}`);
+  }
+});
 
 test('there is something to publish', () => {
   expect(PACKAGES.map(({ manifest }) => manifest.name)).toEqual(
@@ -56,7 +47,7 @@ test('there is something to publish', () => {
   );
 });
 
-describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
+describe.each(PACKAGES)('$manifest.name', ({ folder, manifest }) => {
   const entryPoints = Object.keys(manifest.exports).map((path) => manifest.name + path.slice(1));
   let project: string;
 
@@ -97,6 +88,38 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
       expect(files).toContain(path.replace('dist/', 'src/').replace(/\.js$/, '.ts'));
     }
   });
+
+  test('says where it comes from', () => {
+    const { homepage, repository, bugs, keywords, funding } = manifest;
+    expect(repository?.url).toMatch(/^git\+https:\/\/.*\.git$/);
+    expect(join(ROOT, repository?.directory ?? '')).toBe(folder);
+    const { homepage: home = '', bugs: rootBugs } = root;
+    expect(homepage).toBe(home.replace('#readme', `/tree/main/${repository?.directory}#readme`));
+    expect(bugs).toEqual(rootBugs);
+    expect(keywords).toEqual(expect.arrayContaining(['live-migration']));
+    expect(funding).toBeUndefined();
+  });
+
+  test('npm would publish it', () => {
+    // A dry run needs no login.
+    const args = ['publish', '--dry-run', '--json', '--ignore-scripts', '--access', 'public', '--tag', 'dry-run'];
+    const answer = JSON.parse(npm(folder, ...args)) as Record<string, { readonly id: string }> & {
+      readonly id?: string;
+    };
+    // npm 11 answers by name.
+    expect(answer.id ?? answer[manifest.name]?.id).toBe(`${manifest.name}@${manifest.version}`);
+  }, 120_000);
+
+  test('its types are right however it is resolved', async () => {
+    const tarball = createPackageFromTarballData(readFileSync(tarballOf(manifest.name).file));
+    const { problems } = (await checkPackage(tarball)) as Analysis;
+    // An ES module is what `require` gets too, from Node 20.19 on; resolution from before `exports` cannot see its entry points.
+    const meant = problems.filter(
+      (problem) =>
+        problem.kind !== 'CJSResolvesToESM' && !('resolutionKind' in problem && problem.resolutionKind === 'node10'),
+    );
+    expect(meant).toEqual([]);
+  }, 120_000);
 
   test('publint has nothing to say', async () => {
     const { buffer: tarball } = Uint8Array.from(readFileSync(tarballOf(manifest.name).file));
@@ -158,11 +181,7 @@ describe.each(PACKAGES)('$manifest.name', ({ manifest }) => {
   }, 60_000);
 });
 
-function manifestIn(folder: string): Manifest {
-  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
-}
-
-function tarballOf(name: string): { file: string; files: readonly string[] } {
+function tarballOf(name: string): Tarball {
   const tarball = tarballs.get(name);
   if (tarball === undefined || !existsSync(tarball.file)) throw new Error(`${name} was not packed`);
   return tarball;
@@ -172,18 +191,4 @@ function tarballOf(name: string): { file: string; files: readonly string[] } {
 function exportsOf(name: string, project: string): number {
   const script = `const m = await import('${name}'); process.stdout.write(String(Object.keys(m).length));`;
   return Number(run(process.execPath, ['--input-type=module', '--eval', script], project));
-}
-
-function npm(cwd: string, ...args: readonly string[]): string {
-  return run('npm', args, cwd);
-}
-
-/** Standard output of a command; when it fails, an error with all that it printed. */
-function run(command: string, args: readonly string[], cwd: string): string {
-  try {
-    return execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-  } catch (error) {
-    const { stdout, stderr } = error as { stdout: string; stderr: string };
-    throw new Error(`${command} ${args.join(' ')} failed:\n${stdout}\n${stderr}`, { cause: error });
-  }
 }

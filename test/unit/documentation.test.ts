@@ -19,6 +19,11 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };
 
+/** Pages whose commands a test of their own runs, in an empty folder. */
+const RUN_BY_A_TEST: Readonly<Record<string, string>> = {
+  'docs/getting-started.md': 'test/packaging/getting-started.test.ts',
+};
+
 interface Block {
   readonly page: string;
   /** The line of the block's first line of code, from 1. */
@@ -30,8 +35,8 @@ interface Block {
   readonly text: string;
 }
 
-const pages = ['README.md', 'CONTRIBUTING.md', ...markdownIn('docs'), ...packageReadmes()].filter((page) =>
-  existsSync(join(ROOT, page)),
+const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', ...markdownIn('docs'), ...packageReadmes()].filter(
+  (page) => existsSync(join(ROOT, page)),
 );
 const blocks = pages.flatMap(blocksOf);
 
@@ -48,7 +53,12 @@ describe('the TypeScript', () => {
     const folder = join(ROOT, '.cache', 'documentation');
     rmSync(folder, { recursive: true, force: true });
     // As many empty lines before the code as in the page: the compiler then names the line of the page.
-    for (const block of compiled) write(join(folder, fileOf(block)), '\n'.repeat(block.line - 1) + block.text);
+    for (const block of compiled) {
+      write(join(folder, fileOf(block)), '\n'.repeat(block.line - 1) + block.text);
+      // A block that is a file by its first line may be imported by others of its folder.
+      const [, name] = /^\/\/ (\S+\.m?ts)\n/.exec(block.text) ?? [];
+      if (name !== undefined) write(join(folder, dirname(block.page), name), block.text);
+    }
     const compilerOptions = { noEmit: true, composite: false, noUnusedLocals: false, types: ['node'], rootDir: '.' };
     const config = { extends: '../../tsconfig.base.json', compilerOptions, files: compiled.map(fileOf) };
     write(join(folder, 'tsconfig.json'), JSON.stringify(config));
@@ -88,12 +98,18 @@ describe('the commands', () => {
     scripts: Record<string, string>;
   };
   const shown = blocks
-    .filter(({ language }) => ['sh', 'bash', 'shell', 'console'].includes(language))
+    .filter(({ language, page }) => ['sh', 'bash', 'shell', 'console'].includes(language) && !RUN_BY_A_TEST[page])
     .flatMap((block) => commandsOf(block.text).map((command) => ({ ...block, command })));
   const run = stepsOfCi();
 
   test('.ci/run has steps that this test can read', () => {
     expect(run).toContain('npm test');
+  });
+
+  test('of pages that have a test of their own are run by it', () => {
+    for (const [page, file] of Object.entries(RUN_BY_A_TEST)) {
+      expect(readFileSync(join(ROOT, file), 'utf8')).toContain(page.split('/').at(-1));
+    }
   });
 
   test('are shown in blocks that this test knows', () => {

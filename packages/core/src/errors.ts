@@ -86,6 +86,7 @@ export const ERROR_CODES = [
   'GODWIT_PAGES_MISSING',
 ] as const;
 
+/** The code of a `GodwitError`: stable, so that programs may go by it. */
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** Codes of temporary failures: unless an error says otherwise, its `retry` is true. */

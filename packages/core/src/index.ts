@@ -1,6 +1,8 @@
 /**
  * `@godwit/core`: what embedders use, and authors of transports, encodings, policies, trackers and page streams. The parts that the
  * engine is made of are in `@godwit/core/pages`, which may change in any version.
+ *
+ * @module @godwit/core
  */
 export { checkOptions, nonNegative, suggestion } from './argument.js';
 export { assertMayChange, type ClaimState, type ClaimStatus, claimOf, reclaim } from './claim/claim.js';
@@ -41,8 +43,15 @@ export {
   delta,
   type EncodingRecipe,
   type PageEncoding,
+  type WholePageEncoding,
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
+export type {
+  PageStreamDecoder,
+  PageStreamEncoder,
+  PagesOfBatch,
+  StreamEncoding,
+} from './encoding/stream-encoding.js';
 export { type CauseJson, ERROR_CODES, type ErrorCode, GodwitError, type GodwitErrorJson, quoted } from './errors.js';
 export { type EstimatedLink, type EstimateOptions, estimate } from './estimate/estimate.js';
 export type { Estimate, EstimatedTime, EstimateSettings } from './estimate/estimate-from.js';

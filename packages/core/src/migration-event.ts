@@ -89,6 +89,7 @@ export interface Progress {
   readonly remainingRangeMs: readonly [low: number, high: number] | undefined;
 }
 
+/** One term of the downtime: what was expected of it, and what it took. Milliseconds. */
 export interface DowntimeTerm {
   readonly predictedMs: number;
   /** The interval that was expected to have it in nine cases of ten. */
@@ -230,6 +231,7 @@ export interface MigrationSummary {
   readonly postcopy?: PostcopyReport | undefined;
 }
 
+/** What happens to a migration, at its source; `type` says what. The last one is `completed` or `failed`. */
 export type MigrationEvent =
   /** The first event of a subscriber that comes after the start. */
   | { readonly type: 'status'; readonly status: MigrationStatus }
@@ -330,6 +332,7 @@ export type IncomingState =
   | 'completed'
   | 'failed';
 
+/** The result of an incoming migration. Times are milliseconds of the destination's clock. */
 export interface IncomingSummary {
   readonly migrationId: string;
   readonly rounds: number;
@@ -359,6 +362,7 @@ export interface IncomingStatus {
   readonly faults?: FaultStatus | undefined;
 }
 
+/** What happens to an incoming migration, at its destination; `type` says what. The last one is `completed` or `failed`. */
 export type IncomingEvent =
   /** The first event of a subscriber that comes after the start. */
   | { readonly type: 'status'; readonly status: IncomingStatus }

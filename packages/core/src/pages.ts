@@ -20,8 +20,15 @@ export {
   type EncodingRecipe,
   makeEncoding,
   type PageEncoding,
+  type WholePageEncoding,
 } from './encoding/page-encoding.js';
 export type { SharedEncodings } from './encoding/sent-encodings.js';
+export type {
+  PageStreamDecoder,
+  PageStreamEncoder,
+  PagesOfBatch,
+  StreamEncoding,
+} from './encoding/stream-encoding.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';

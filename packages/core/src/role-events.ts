@@ -25,6 +25,7 @@ class QuietObservable<E> extends Observable<E> {
     return lifted;
   }
 
+  /** Observes the events. What an observer throws reaches neither the engine nor the guest; unsubscribing ends nothing. */
   override subscribe(observerOrNext?: Partial<Observer<E>> | Next<E>): Subscription;
   override subscribe(next?: Next<E> | null, error?: Next<unknown> | null, complete?: (() => void) | null): Subscription;
   override subscribe(

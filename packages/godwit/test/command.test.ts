@@ -136,10 +136,19 @@ describe('godwit inspect', () => {
     ['a file that is not there', ['inspect', join(tmpdir(), 'no-such-recording')], 'cannot be read: ENOENT'],
     ['a folder', ['inspect', tmpdir()], 'cannot be read: EISDIR'],
     ['no command', [], 'a command is missing'],
-    ['another command', ['dissect', 'x'], 'there is no command "dissect"'],
+    ['another command', ['dissect', 'x'], 'there is no command "dissect"\n'],
+    ['a misspelt command', ['inpsect', 'x'], 'there is no command "inpsect"; did you mean godwit inspect?'],
+    ['half a command', ['sim'], 'did you mean godwit simulate?'],
+    ['a misspelt option', ['inspect', '--jsn', 'a'], 'godwit inspect has no option --jsn; did you mean --json?'],
+    ['a misspelt option of another command', ['simulate', '--dirtyrate', '1G'], 'did you mean --dirty-rate?'],
+    ['a misspelt option without a command', ['--verison'], 'godwit has no option --verison; did you mean --version?'],
+    ['an option that wants a value', ['simulate', '--memory'], "Option '--memory <value>' argument missing"],
+    ['standard input that is followed', ['inspect', '--follow', '-'], 'leave --follow out'],
+    ['no shell', ['completion'], 'completion needs a shell: bash, zsh, fish'],
+    ['another shell', ['completion', 'csh'], 'completion needs a shell'],
     ['no file', ['inspect'], 'inspect needs a FILE'],
     ['two files', ['inspect', 'a', 'b'], 'inspect reads one FILE, got also "b"'],
-    ['an unknown option', ['inspect', '--quick', 'a'], "Unknown option '--quick'"],
+    ['an unknown option', ['inspect', '--quick', 'a'], 'godwit inspect has no option --quick\n'],
   ])('ends with status 2 for %s', async (_name, args, says) => {
     const { status, stdout, stderr } = await godwit(args);
     expect([status, stdout]).toEqual([2, '']);

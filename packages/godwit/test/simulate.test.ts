@@ -121,7 +121,7 @@ describe('what cannot be understood is refused, by its name', () => {
     ['--memory 5G --link 1G --channels 99', 'link.channels of a simulation cannot be 99'],
     ['--memory 5G --link 1G --dirty-rate 1M --working-set 6G', 'does not fit into'],
     ['--memory 5G --link 1G --plot a.png', '--plot draws SVG: the file must end with .svg, got "a.png"'],
-    ['--memory 5G --link 1G --odd', "Unknown option '--odd'"],
+    ['--memory 5G --link 1G --odd', 'godwit simulate has no option --odd'],
     ['--memory 5G --link 1G more', 'simulate has options only, got "more"'],
   ])('%s', async (line, message) => {
     const { status, stdout, stderr } = await simulate(line);

@@ -28,7 +28,13 @@ export interface HostSupport {
   readonly transparentHugePages: Support;
 }
 
-/** Tries everything out; takes well under a millisecond and leaves nothing open. */
+/**
+ * Tries everything out; takes well under a millisecond and leaves nothing open.
+ *
+ * @example
+ * const { pagemapScan } = hostSupport();
+ * if (!pagemapScan.usable) throw new Error(pagemapScan.reason);
+ */
 export function hostSupport(): HostSupport {
   return {
     kvm: probeKvm(),

@@ -1,6 +1,8 @@
 /**
  * `@godwit/linux`: guest memory, the trackers of its writes, and what this host can do. KVM is in `@godwit/linux/kvm`; the kernel's
  * structs, numbers and system calls are in `@godwit/linux/unstable`.
+ *
+ * @module @godwit/linux
  */
 export { type HostSupport, hostSupport, type Support } from './host-support.js';
 export { Kvm, probeKvm } from './kvm/kvm.js';

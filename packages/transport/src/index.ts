@@ -1,3 +1,8 @@
+/**
+ * `@godwit/transport`: byte streams, frames over them, links of them, recordings and snapshots.
+ *
+ * @module @godwit/transport
+ */
 export { lz4 } from './compression/lz4.js';
 export { type ZstdOptions, zstd, zstdAvailable } from './compression/zstd.js';
 export { type ExecOptions, exec } from './exec/exec.js';

@@ -4,6 +4,7 @@ import type { ByteStream, Listener, Transport } from './stream/byte-stream.js';
 import { throwIfCancelled } from './stream/cancellation.js';
 import { MemoryPipe } from './stream/memory-pipe.js';
 
+/** Options of `memory`. */
 export interface MemoryOptions {
   /** What each direction holds on its own, in bytes, like a socket's buffer. Default: 64 KiB. */
   readonly bufferBytes?: number;
@@ -14,6 +15,11 @@ let count = 0;
 /**
  * Streams inside one process, without sockets: for tests and for two VMs in one VMM. Connects to the listener of the
  * same `memory()` object. Bytes are copied once, from the writer's memory into the reader's.
+ *
+ * @example
+ * const transport = memory();
+ * const incoming = receive(await listenOn(transport), { prepare });
+ * await migrate(vm, connectTo(transport)).result;
  */
 export function memory(options: MemoryOptions = {}): Transport {
   checkOptions<MemoryOptions>('memory', options, { bufferBytes: true });

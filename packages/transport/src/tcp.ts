@@ -5,6 +5,7 @@ import { portNumber } from './stream/port-number.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';
 
+/** Where `tcp` connects to or listens. */
 export interface TcpOptions {
   /** Name or address. Default: `127.0.0.1`; to be reached from other hosts, listen on `0.0.0.0` or `::`. */
   readonly host?: string;
@@ -16,6 +17,7 @@ export interface TcpOptions {
   readonly keepAliveMs?: number;
 }
 
+/** A listener of `tcp`, which tells where it listens. */
 export interface TcpListener extends SocketListener {
   readonly host: string;
   readonly port: number;
@@ -24,6 +26,10 @@ export interface TcpListener extends SocketListener {
 /**
  * TCP. Nagle's algorithm is off (switchover is a ping-pong of small frames), keep-alive is on. Nothing is encrypted and
  * nobody is authenticated: whoever reaches the port can read or replace guest memory. Use it on a trusted network only.
+ *
+ * @example
+ * const links = await listenOn(tcp({ host: '0.0.0.0', port: 4444 })); // at the destination
+ * migrate(vm, connectTo(tcp({ host: 'vm-host', port: 4444 }))); // at the source
  */
 export function tcp(options: TcpOptions): Transport<TcpListener> {
   checkOptions<TcpOptions>('tcp', options, { host: true, port: true, connectTimeoutMs: true, keepAliveMs: true });

@@ -5,6 +5,7 @@ import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener } from './stream/socket-listener.js';
 import { LONGEST_PATH, listenAtPath } from './stream/unix-path.js';
 
+/** The socket of a `unix` transport. */
 export interface UnixOptions {
   /** Path of the socket; at most 107 bytes (`sun_path` of unix(7)). */
   readonly path: string;
@@ -21,6 +22,9 @@ export interface UnixOptions {
  * A UNIX stream socket: both VMMs on one host. Who may connect is decided by the rights of the path. A listener removes
  * its socket file when it closes, and nobody else's that has taken its place; a file left by a process that died is replaced, a
  * living one or another kind of file is refused.
+ *
+ * @example
+ * migrate(vm, connectTo(unix({ path: '/run/vm/migration.sock' })));
  */
 export function unix(options: UnixOptions): Transport<SocketListener> {
   checkOptions<UnixOptions>('unix', options, { path: true, connectTimeoutMs: true, mode: true });

@@ -1,6 +1,6 @@
-import { type Compression, delta, migrate, receive } from '@godwit/core';
+import { type Compression, delta, type EncodingRecipe, migrate, receive } from '@godwit/core';
 import { makeEncoding } from '@godwit/core/pages';
-import { memoryLink, ToyVm } from '@godwit/core/testing';
+import { encodingSuite, memoryLink, ToyVm } from '@godwit/core/testing';
 import { lz4, zstd, zstdAvailable } from '@godwit/transport';
 import { describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
@@ -9,6 +9,11 @@ jest.setTimeout(60_000);
 
 const PAGE = 4096;
 const CODECS: readonly Compression[] = zstdAvailable ? [lz4(), zstd()] : [lz4()];
+
+for (const codec of CODECS) {
+  const make = codec.name === 'lz4' ? lz4 : zstd;
+  encodingSuite(codec.name, { describe, test }, { make });
+}
 
 /** Pages of the kinds that a guest has: noise, text, pointers, next to nothing. */
 const contents = fc
@@ -83,7 +88,7 @@ describe.each(CODECS.map((codec) => [codec.name, codec] as const))('%s', (name, 
   });
 
   test('is made again from its recipe', async () => {
-    const again = await makeEncoding(structuredClone(codec.recipe));
+    const again = await makeEncoding(structuredClone(codec.recipe as EncodingRecipe));
     expect(again).toMatchObject({ kind: 'compression', name });
     const bytes = await (again as Compression).compress(new Uint8Array(PAGE).fill(3));
     expect(await codec.decompress(bytes, PAGE)).toHaveLength(PAGE);

@@ -1,6 +1,8 @@
 /**
  * `@godwit/vfio`: containers, devices, address spaces and mappings, trackers of DMA, and devices whose state moves. The kernel's structs
  * and numbers are in `@godwit/vfio/unstable`.
+ *
+ * @module @godwit/vfio
  */
 export { deviceKind, VfioDevice, type VfioDeviceInfo, type VfioRegion } from './device/vfio-device.js';
 export { chooseTrackers, type TrackableDevice, type TrackerChoice, trackersOf } from './dirty/choose-trackers.js';

@@ -19,6 +19,7 @@ import {
 export interface KernelPort {
   /** Opens a device node, close-on-exec. Throws a `SyscallError` that says what to do. */
   open(path: string): number;
+  /** close(2). */
   close(fd: number): void;
   /** On a pool thread: the last close of a file unpins memory, or resets a device. Without it `close` is called. */
   closeAsync?(fd: number): Promise<void>;

@@ -5,7 +5,6 @@ import {
   type ChannelDevice,
   ChannelEncoder,
   type Clock,
-  type Compression,
   type DeviceFrame,
   type FrameStream,
   GodwitError,
@@ -25,6 +24,7 @@ import {
   type RearmRecipe,
   readPageChannel,
   systemClock,
+  type WholePageEncoding,
 } from '@godwit/core/pages';
 import { viewOf } from '@godwit/linux/unstable/libc';
 import { frameStream } from '@godwit/transport/framing';
@@ -121,16 +121,16 @@ async function obey(order: ChannelOrder): Promise<void> {
 
 async function senderOf(order: OrderOf<'send'>): Promise<LocalPageChannel> {
   const { maximumPayload } = order;
-  const { cache, compressions: recipes, adaptive } = order.encodings;
+  const { cache, recipes, adaptive } = order.encodings;
   const memory = attachedMemory(order.memory);
   const windows = new MemoryWindows(memory).open();
   taker = new PageTaker(PageQueue.join(memory, order.queue), memory, await rearmOf(order.rearm));
   framePages = Math.max(1, Math.floor(Math.min(FRAME_BYTES, maximumPayload) / windows.pageSize));
-  const compressions = (await Promise.all(recipes.map(makeEncoding))) as Compression[];
+  const encodings = (await Promise.all(recipes.map(makeEncoding))) as WholePageEncoding[];
   const encoder =
-    cache === undefined && compressions.length === 0
+    cache === undefined && encodings.length === 0
       ? undefined
-      : new ChannelEncoder({ windows, clock, cache, compressions, adaptive });
+      : new ChannelEncoder({ windows, clock, cache, encodings, maximumPayload, adaptive });
   encodes = encoder !== undefined;
   return new LocalPageChannel(there(stream), windows, clock, encoder);
 }

@@ -1,3 +1,8 @@
+/**
+ * `@godwit/workers`: page channels and page faults on worker threads.
+ *
+ * @module @godwit/workers
+ */
 export { type AttachableMemory, attachmentOf } from './attachable-memory.js';
 export { FaultThreads, faultThreads } from './missing/fault-threads.js';
 export { type IdleThreads, onWorkers } from './on-workers.js';

@@ -15,6 +15,7 @@ import { isAttachable } from './attachable-memory.js';
 import { ChannelThreads } from './channel-threads.js';
 import { WorkerStream } from './worker-stream.js';
 
+/** Threads that `onWorkers` starts beforehand. */
 export interface IdleThreads {
   /**
    * Threads to start at once, so that the first migration does not wait for them (about 100 ms each). Each page channel takes one for

@@ -130,7 +130,7 @@ export class WorkerStream implements PageStream {
     const { memory, encodings, maximumPayload, queue, rearm = [] } = sending;
     this.#onRearmFailed = sending.onRearmFailed;
     this.#order({ type: 'send', memory: attachmentOf(memory), encodings, maximumPayload, queue, rearm });
-    const encoded = encodings.cache !== undefined || encodings.compressions.length > 0;
+    const encoded = encodings.cache !== undefined || encodings.recipes.length > 0;
     const stream = this;
     return {
       // Encoding a batch takes as much memory again.

@@ -10,6 +10,7 @@ export type RoundOutcome = Omit<RoundRecord, 'decision'>;
  */
 export type PolicyMoment = 'round-end' | 'in-round' | 'adjusted';
 
+/** What a policy is asked with: the history, the prediction, and what the migration can do. Nothing of it may be changed. */
 export interface PolicyInput {
   readonly moment: PolicyMoment;
   /**

@@ -1,5 +1,6 @@
 import { abortable } from '../abortable.js';
 import type { Clock } from '../clock.js';
+import { recipesOf } from '../encoding/page-encoding.js';
 import { GodwitError } from '../errors.js';
 import { inTime, settledWithin } from '../in-time.js';
 import type { IncomingLink } from '../link/migration-link.js';
@@ -130,7 +131,7 @@ export class IncomingConnection extends Connection<'destination'> {
     const { board, windows } = receiver;
     try {
       if (stream.receivePages !== undefined && board.buffers !== undefined) {
-        const encodings = receiver.encodings.map(({ recipe }) => recipe);
+        const encodings = recipesOf(receiver.encodings);
         const reading = { channel, memory: windows.memory, board: board.buffers, encodings, onRoundEnd: ended };
         await stream.receivePages(devices === undefined ? reading : { ...reading, onDevice: devices.take });
       } else {

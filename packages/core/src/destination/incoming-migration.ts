@@ -26,6 +26,7 @@ import { SetUp } from './phases/set-up.js';
 import { TakeOver } from './phases/take-over.js';
 import { rollBack } from './roll-back.js';
 
+/** Options of `receive`; only `prepare` has no default. */
 export interface ReceiveOptions extends KeepaliveOptions {
   /**
    * Builds the VM that receives the guest, from the source's description of it (`MigrateOptions.description`): with the same RAM
@@ -144,6 +145,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
     this.result.catch(() => {});
   }
 
+  /** The present state; `completed` and `failed` are the last. */
   get state(): IncomingState {
     return this.#state;
   }

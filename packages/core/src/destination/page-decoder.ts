@@ -1,5 +1,6 @@
 import { applyDelta, checkDeltas } from '../encoding/delta-format.js';
-import type { Compression, PageEncoding } from '../encoding/page-encoding.js';
+import type { PageEncoding, WholePageEncoding } from '../encoding/page-encoding.js';
+import type { PageStreamDecoder, StreamEncoding } from '../encoding/stream-encoding.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
@@ -13,16 +14,16 @@ import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 export class PageDecoder {
   readonly #windows: MemoryWindows;
   readonly #delta: boolean;
-  readonly #compressions: ReadonlyMap<string, Compression>;
+  readonly #encodings: ReadonlyMap<string, WholePageEncoding>;
+  /** The channel's stream in each encoding that has any, once something in it has come. */
+  readonly #streams = new Map<string, PageStreamDecoder>();
   #buffer: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
   /** `agreed`: the encodings that both sides use; pages in any other are refused. */
   constructor(windows: MemoryWindows, agreed: readonly PageEncoding[]) {
     this.#windows = windows;
     this.#delta = agreed.some((one) => one.kind === 'delta');
-    this.#compressions = new Map(
-      agreed.flatMap((one) => (one.kind === 'compression' ? [[one.name, one] as const] : [])),
-    );
+    this.#encodings = new Map(agreed.flatMap((one) => (one.kind === 'delta' ? [] : [[one.name, one] as const])));
   }
 
   /** Applies the deltas of `pages` pages to what guest memory has of them. */
@@ -51,7 +52,7 @@ export class PageDecoder {
     }
   }
 
-  /** Puts `pages` compressed pages into guest memory. */
+  /** Puts `pages` pages, compressed or in a stream's encoding, into guest memory. */
   async compressed(
     stream: FrameStream,
     frame: CompressedPagesFrame,
@@ -77,8 +78,8 @@ export class PageDecoder {
     payloadBytes: number,
     pages: number,
   ): Promise<Uint8Array> {
-    const compression = this.#compressions.get(frame.encoding);
-    if (compression === undefined) throw notAgreed(frame.type, frame.encoding);
+    const encoding = this.#encodings.get(frame.encoding);
+    if (encoding === undefined) throw notAgreed(frame.type, frame.encoding);
     const { pageSize } = this.#windows;
     const byteLength = pages * pageSize;
     if (byteLength > MAXIMUM_PAYLOAD) {
@@ -88,17 +89,25 @@ export class PageDecoder {
       );
     }
     const payload = await this.#read(stream, payloadBytes);
-    return this.#decompress(compression, payload, byteLength);
+    return this.#decode(encoding, payload, byteLength, frame);
   }
 
-  async #decompress(compression: Compression, payload: Uint8Array, byteLength: number): Promise<Uint8Array> {
+  async #decode(
+    encoding: WholePageEncoding,
+    payload: Uint8Array,
+    byteLength: number,
+    { block, runs }: CompressedPagesFrame,
+  ): Promise<Uint8Array> {
     let contents: Uint8Array;
     try {
-      contents = await compression.decompress(payload, byteLength);
+      contents =
+        encoding.kind === 'compression'
+          ? await encoding.decompress(payload, byteLength)
+          : await this.#streamOf(encoding).decode(payload, { pageSize: this.#windows.pageSize, block, runs });
     } catch (error) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',
-        `the payload of a "compressedPages" frame is no ${compression.name} of ${byteLength} bytes: ${String(error)}`,
+        `the payload of a "compressedPages" frame is no ${encoding.name} of ${byteLength} bytes: ${String(error)}`,
         { cause: error },
       );
     }
@@ -107,6 +116,14 @@ export class PageDecoder {
       'GODWIT_PROTOCOL',
       `the payload of a "compressedPages" frame holds ${contents.length} bytes; its pages have ${byteLength}`,
     );
+  }
+
+  #streamOf(encoding: StreamEncoding): PageStreamDecoder {
+    const known = this.#streams.get(encoding.name);
+    if (known !== undefined) return known;
+    const stream = encoding.decoder();
+    this.#streams.set(encoding.name, stream);
+    return stream;
   }
 
   async #read(stream: FrameStream, payloadBytes: number): Promise<Uint8Array> {

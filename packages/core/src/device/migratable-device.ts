@@ -10,6 +10,18 @@ export type StateBytes = number | { readonly bytes: number; readonly assumed: st
  * The state is an opaque byte stream with a version. The device may yield chunks of any size (the engine splits and joins them); each
  * is borrowed until the next one is asked for. A chunk is a `Uint8Array` (a `Buffer` is one); anything else fails the migration with
  * `GODWIT_DEVICE_FAILED`, which names the device. An empty chunk is no state.
+ *
+ * @example
+ * const counter: MigratableDevice = {
+ *   id: 'counter',
+ *   version: 1,
+ *   async *save() {
+ *     yield Uint8Array.of(value);
+ *   },
+ *   async load(state) {
+ *     for await (const piece of state) value = piece[0] ?? value; // to its last byte
+ *   },
+ * };
  */
 export interface MigratableDevice {
   /** Unique within the VM, the same on both sides. */

@@ -2,6 +2,7 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 import type { MigratableDevice } from './migratable-device.js';
 
+/** What a guest does: it runs, its user has paused it, or it has shut down or crashed. */
 export type RunState = 'running' | 'paused' | 'ended';
 
 /** How vCPUs are held back. */
@@ -18,7 +19,18 @@ export interface ThrottleOptions {
   readonly vcpus?: readonly number[];
 }
 
-/** A VM as the embedder gives it to the engine, on either side. */
+/**
+ * A VM as the embedder gives it to the engine, on either side.
+ *
+ * @example
+ * const vm: MigratableVm = {
+ *   memory,
+ *   trackers: [PagemapTracker.forMemory(memory)],
+ *   devices: [serialPort],
+ *   pause: () => vcpus.stop(), // resolves when none of them runs
+ *   resume: () => vcpus.start(),
+ * };
+ */
 export interface MigratableVm {
   readonly memory: GuestMemory;
   /** Dirty trackers that together see every writer of guest memory; at least one at the source. Not used at the destination. */

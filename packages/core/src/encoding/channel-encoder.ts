@@ -7,7 +7,8 @@ import { DeltaEncoder } from './delta-encoder.js';
 import { EncodedBatch } from './encoded-batch.js';
 import { Gain } from './gain.js';
 import { LinkPace } from './link-pace.js';
-import type { Compression } from './page-encoding.js';
+import type { WholePageEncoding } from './page-encoding.js';
+import type { PageStreamEncoder } from './stream-encoding.js';
 
 /**
  * Expected cost of deltas until it was measured: comparing a page of 4 KiB with its previous version takes 1.5 us, copying it 0.5 us.
@@ -28,6 +29,9 @@ const DELTA_SHARE = 0.9;
  * was written before meanwhile.
  */
 const FILL_SHARE = 0.9;
+
+/** A stream may send this part more than its pages have: what it remembers of them may save more later. */
+const OVERHEAD = 1 / 8;
 
 /** A batch that compression does not bring below this part of its size is sent raw. */
 const WORTH = 0.95;
@@ -55,21 +59,26 @@ export interface ChannelEncoderParts {
   readonly clock: Clock;
   /** The migration's cache of sent versions, if deltas were agreed on. */
   readonly cache: DeltaCacheStorage | undefined;
-  readonly compressions: readonly Compression[];
+  /** Encodings of whole pages; each channel's encoder begins its own streams. */
+  readonly encodings: readonly WholePageEncoding[];
+  /** Most bytes of payload in a frame. */
+  readonly maximumPayload: number;
   /** False to encode always, whatever it costs. */
   readonly adaptive: boolean;
 }
 
-/** A compression, and its measured gain on this channel. */
+/** An encoding of whole pages, and its measured gain on this channel. */
 interface Candidate {
-  readonly compression: Compression;
+  readonly encoding: WholePageEncoding;
+  /** The channel's stream in it, of an encoding that has any. */
+  readonly stream: PageStreamEncoder | undefined;
   readonly gain: Gain;
 }
 
-/** Whole pages of a batch, compressed. */
-export interface CompressedBatch {
+/** Whole pages of a batch, encoded. */
+export interface EncodedPages {
   readonly encoding: string;
-  /** `undefined` when compression does not make them small enough. */
+  /** `undefined` when the encoding does not make them small enough. */
   readonly bytes: Uint8Array | undefined;
 }
 
@@ -78,11 +87,12 @@ export interface CompressedBatch {
  *
  * On a fast link nothing is encoded: as long as raw pages take less time than an encoding, none is tried, and no page is kept for later
  * deltas. The rate of the link is learned from the back-pressure of raw writes (`LinkPace`) and from the bandwidth limit, the cost of
- * compression by compressing (`Gain`).
+ * an encoding of whole pages by using it (`Gain`).
  */
 export class ChannelEncoder {
   readonly #clock: Clock;
   readonly #adaptive: boolean;
+  readonly #maximumPayload: number;
   readonly #windows: MemoryWindows;
   readonly #cache: DeltaCache | undefined;
   readonly #delta: DeltaEncoder | undefined;
@@ -98,19 +108,23 @@ export class ChannelEncoder {
   /** Raw bytes that a probe may still take. */
   #probeBytes = 0;
   #probedSamples = 0;
-  #compressing = 0;
-  #compressingSince = 0;
+  #encoding = 0;
+  #encodingSince = 0;
+  /** The last batch of a stream: the next one is encoded, and its frame begun, only when this one's was. */
+  #lastInOrder: Promise<unknown> = Promise.resolve();
 
-  constructor({ windows, clock, cache, compressions, adaptive }: ChannelEncoderParts) {
+  constructor({ windows, clock, cache, encodings, maximumPayload, adaptive }: ChannelEncoderParts) {
     this.#clock = clock;
     this.#adaptive = adaptive;
+    this.#maximumPayload = maximumPayload;
     this.#windows = windows;
     // Deltas compare 32-bit words.
     this.#cache = cache === undefined || windows.pageSize % 4 !== 0 ? undefined : new DeltaCache(cache);
     this.#delta = this.#cache === undefined ? undefined : new DeltaEncoder(windows, this.#cache);
-    this.#candidates = compressions.map((compression) => ({
-      compression,
-      gain: new Gain(compression.expectedMsPerMiB / 2 ** 20),
+    this.#candidates = encodings.map((encoding) => ({
+      encoding,
+      stream: encoding.kind === 'stream' ? encoding.encoder() : undefined,
+      gain: new Gain(encoding.expectedMsPerMiB / 2 ** 20, encoding.kind === 'stream' ? encoding.warmUpBytes : 0),
     }));
   }
 
@@ -128,9 +142,9 @@ export class ChannelEncoder {
     batch.reset(round, block);
     const bytes = nonZero.pageCount * this.#windows.pageSize;
     const bytesPerMs = this.#bytesPerMs(bytes, limit);
-    batch.compression = this.#choose(bytes, bytesPerMs);
+    batch.encoding = this.#choose(bytes, bytesPerMs);
     const withDelta = whole !== true && this.#delta !== undefined && this.#deltaPays(bytesPerMs);
-    this.#turn(withDelta || batch.compression !== undefined, batch);
+    this.#turn(withDelta || batch.encoding !== undefined, batch);
     if (this.#cache?.used) {
       this.#delta?.drop(block, zero);
       this.#delta?.drop(block, holes);
@@ -153,25 +167,19 @@ export class ChannelEncoder {
     return batch;
   }
 
-  /** Compresses the whole pages of a batch, if `encode` has chosen a compression for it. Rejects when the compression fails. */
-  async compress(batch: EncodedBatch): Promise<CompressedBatch> {
-    const { compression, wholeBytes } = batch;
-    const candidate = this.#candidates.find((one) => one.compression === compression);
-    if (candidate === undefined) return { encoding: '', bytes: undefined };
-    const { name } = candidate.compression;
-    if (this.#compressing++ === 0) this.#compressingSince = this.#clock.now();
-    try {
-      const bytes = await candidate.compression.compress(batch.stage());
-      // Concurrent compressions share the processors: the time in which at least one is under way counts once.
-      const now = this.#clock.now();
-      candidate.gain.tried(wholeBytes, bytes.length, now - this.#compressingSince);
-      this.#compressingSince = now;
-      return { encoding: name, bytes: bytes.length > wholeBytes * WORTH ? undefined : bytes };
-    } catch (error) {
-      throw GodwitError.wrap(error, 'GODWIT_INTERNAL', `compressing pages with "${name}" failed`);
-    } finally {
-      this.#compressing--;
-    }
+  /**
+   * Encodes the whole pages of a batch, if `encode` has chosen an encoding for it, and calls `write` with the result, which begins the
+   * frame. The batches of a stream are encoded and written in the order of the calls, since the decoder reads them so; compressions run
+   * beside each other. Rejects when the encoding fails, and a stream for all batches after it too.
+   */
+  encodeWhole<T>(batch: EncodedBatch, write: (encoded: EncodedPages) => T): Promise<T> {
+    const candidate = this.#candidates.find((one) => one.encoding === batch.encoding);
+    if (candidate?.stream === undefined) return this.#encodeWhole(batch, candidate).then(write);
+    const inOrder = this.#lastInOrder.then(() => this.#encodeWhole(batch, candidate)).then(write);
+    // Whoever waits for this batch, or for a later one, is told.
+    inOrder.catch(() => {});
+    this.#lastInOrder = inOrder;
+    return inOrder;
   }
 
   /** Notes that the write of a batch's whole pages begins. */
@@ -227,9 +235,41 @@ export class ChannelEncoder {
     this.#deltaCost[work] += (msPerByte - this.#deltaCost[work]) * weight;
   }
 
-  #choose(bytes: number, bytesPerMs: number | undefined): Compression | undefined {
+  async #encodeWhole(batch: EncodedBatch, candidate: Candidate | undefined): Promise<EncodedPages> {
+    if (candidate === undefined) return { encoding: '', bytes: undefined };
+    const { encoding, stream, gain } = candidate;
+    const { wholeBytes } = batch;
+    if (this.#encoding++ === 0) this.#encodingSince = this.#clock.now();
+    try {
+      const { pageSize } = this.#windows;
+      const pages = batch.stage();
+      const mostBytes = Math.min(wholeBytes + Math.floor(wholeBytes * OVERHEAD), this.#maximumPayload);
+      const bytes =
+        encoding.kind === 'compression'
+          ? await encoding.compress(pages)
+          : await stream?.encode(pages, { pageSize, block: batch.block, runs: batch.whole.toFlatArray() }, mostBytes);
+      // Concurrent encodings share the processors: the time in which at least one is under way counts once.
+      const now = this.#clock.now();
+      gain.tried(wholeBytes, bytes?.length ?? wholeBytes, now - this.#encodingSince);
+      this.#encodingSince = now;
+      if (encoding.kind === 'compression') {
+        return { encoding: encoding.name, bytes: bytes && bytes.length > wholeBytes * WORTH ? undefined : bytes };
+      }
+      // The decoder's state would differ from the encoder's if what it has made were not sent.
+      if (bytes === undefined || bytes.length <= mostBytes) return { encoding: encoding.name, bytes };
+      throw new Error(
+        `${wholeBytes} bytes of pages became ${bytes.length}, and ${mostBytes} may be sent: return undefined, and leave the state as it was`,
+      );
+    } catch (error) {
+      throw GodwitError.wrap(error, 'GODWIT_INTERNAL', `encoding pages with "${encoding.name}" failed`);
+    } finally {
+      this.#encoding--;
+    }
+  }
+
+  #choose(bytes: number, bytesPerMs: number | undefined): WholePageEncoding | undefined {
     if (bytes === 0) return undefined;
-    if (!this.#adaptive) return this.#candidates[0]?.compression;
+    if (!this.#adaptive) return this.#candidates[0]?.encoding;
     if (bytesPerMs === undefined) return undefined;
     let best: Candidate | undefined;
     for (const candidate of this.#candidates) {
@@ -237,7 +277,7 @@ export class ChannelEncoder {
         best = candidate;
       }
     }
-    return best?.gain.pays(bytes, bytesPerMs) ? best.compression : undefined;
+    return best?.gain.pays(bytes, bytesPerMs) ? best.encoding : undefined;
   }
 
   /** Switches encodings on or off. Only the writes of batches without any encoding measure the link's pace. */

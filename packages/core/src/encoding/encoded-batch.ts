@@ -1,6 +1,6 @@
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import { PageRunList } from '../memory/page-run.js';
-import type { Compression } from './page-encoding.js';
+import type { WholePageEncoding } from './page-encoding.js';
 
 /** The non-zero pages of a batch, sorted by how they are sent. Objects are reused. */
 export class EncodedBatch {
@@ -8,8 +8,8 @@ export class EncodedBatch {
   block = 0;
   /** True when no encoding is used for the batch. */
   raw = true;
-  /** The compression of the whole pages, if any. */
-  compression: Compression | undefined;
+  /** The encoding of the whole pages, if any. */
+  encoding: WholePageEncoding | undefined;
   /** Pages that are sent with their contents, and views of these: in guest memory or in slots of the delta cache. */
   readonly whole = new PageRunList(256);
   readonly chunks: Uint8Array[] = [];
@@ -18,14 +18,14 @@ export class EncodedBatch {
   readonly delta = new PageRunList(256);
   deltas: Uint8Array<ArrayBufferLike> = new Uint8Array(0);
   deltaBytes = 0;
-  /** The contents of `whole`, one after the other, while they are compressed. */
+  /** The contents of `whole`, one after the other, while they are encoded. */
   staging: Uint8Array<ArrayBufferLike> = new Uint8Array(0);
 
   reset(round: number, block: number): void {
     this.round = round;
     this.block = block;
     this.raw = true;
-    this.compression = undefined;
+    this.encoding = undefined;
     this.whole.clear();
     this.chunks.length = 0;
     this.wholeBytes = 0;

@@ -23,10 +23,15 @@ export class Gain {
   #resting = 0;
   #rest = SHORTEST_REST;
   #trial = 0;
+  readonly #warmUp: number;
 
-  /** `expectedMsPerByte`: the encoding's time before it was tried; its size is then taken as a quarter of the raw bytes. */
-  constructor(expectedMsPerByte: number) {
+  /**
+   * `expectedMsPerByte`: the encoding's time before it was tried; its size is then taken as a quarter of the raw bytes. `warmUp`: raw bytes
+   * that it is given before what it saves is looked at.
+   */
+  constructor(expectedMsPerByte: number, warmUp = 0) {
     this.#expectedMsPerByte = expectedMsPerByte;
+    this.#warmUp = warmUp;
   }
 
   /** Learns that `raw` bytes were encoded to `encoded` bytes in `ms` milliseconds. */
@@ -49,6 +54,7 @@ export class Gain {
       return true;
     }
     if (this.msPerByte(bytesPerMs) < MARGIN / bytesPerMs) {
+      if (this.#raw === 0) this.#trial = this.#warmUp - raw;
       this.#resting = 0;
       this.#rest = SHORTEST_REST;
       return true;
@@ -59,7 +65,7 @@ export class Gain {
     if (this.#resting < this.#rest) return false;
     this.#resting = 0;
     this.#rest = Math.min(this.#rest * 2, LONGEST_REST);
-    this.#trial = TRIAL - raw;
+    this.#trial = Math.max(TRIAL, this.#warmUp) - raw;
     this.#raw *= MEMORY;
     this.#encoded *= MEMORY;
     this.#ms *= MEMORY;

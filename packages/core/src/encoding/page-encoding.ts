@@ -1,14 +1,20 @@
 import { checkOptions, nonNegative } from '../argument.js';
 import { GodwitError } from '../errors.js';
 import { makeFromRecipe, type ThreadRecipe } from '../thread-recipe.js';
+import type { StreamEncoding } from './stream-encoding.js';
 
 /**
  * An encoding, which sends pages in fewer bytes. The source offers its encodings (`encodings`) by name; those that the destination has
  * too are used, each where it pays. Other pages are sent as they are.
  *
- * A page channel's thread makes its own encodings from `recipe`.
+ * Embedders can write their own: a `Compression`, which knows nothing but the pages of one batch, or a `StreamEncoding`, which
+ * remembers what it has sent on a page channel. docs/write-an-encoding.md has one of them whole, and `encodingSuite` of
+ * `@godwit/core/testing` tests both.
  */
-export type PageEncoding = DeltaEncoding | Compression;
+export type PageEncoding = DeltaEncoding | Compression | StreamEncoding;
+
+/** An encoding whose frames have whole pages, in any number, under its name. */
+export type WholePageEncoding = Compression | StreamEncoding;
 
 /** How another thread makes the same encoding. Without a `module` it is one of this package. */
 export type EncodingRecipe = ThreadRecipe;
@@ -22,12 +28,24 @@ export interface DeltaEncoding {
   readonly cacheBytes: number;
 }
 
-/** Sends the pages of a batch compressed in one piece. Embedders can write their own. */
+/**
+ * Sends the pages of a batch compressed in one piece. Embedders can write their own.
+ *
+ * @example
+ * const shuffled: Compression = {
+ *   kind: 'compression',
+ *   name: 'shuffled-zstd',
+ *   expectedMsPerMiB: 4,
+ *   compress: (pages) => codec.compress(shuffle(pages)),
+ *   decompress: async (bytes, byteLength) => unshuffle(await codec.decompress(bytes, byteLength)),
+ * };
+ */
 export interface Compression {
   readonly kind: 'compression';
   /** The name on both sides: `zstd`, `lz4`. From 1 to 32 characters `a-z`, `0-9`, `.` and `-`. */
   readonly name: string;
-  readonly recipe: EncodingRecipe;
+  /** How a page channel's thread makes the same; page channels on threads refuse an encoding without one. */
+  readonly recipe?: EncodingRecipe;
   /** Expected milliseconds to compress a MiB, until it was measured. */
   readonly expectedMsPerMiB: number;
   /** Compresses `pages`, which do not change until the promise settles. The caller owns the result. */
@@ -39,6 +57,7 @@ export interface Compression {
   decompress(bytes: Uint8Array, byteLength: number): Promise<Uint8Array>;
 }
 
+/** Options of `delta`. */
 export interface DeltaOptions {
   /**
    * Bytes of pages that the source keeps. Default 64 MiB, as QEMU's xbzrle-cache-size. Allocated in one piece once the destination has
@@ -74,6 +93,21 @@ export function encodingFeature(name: string): string {
 export async function makeEncoding(recipe: EncodingRecipe): Promise<PageEncoding> {
   if (recipe.module === undefined && recipe.make === 'delta') return delta(recipe.options as DeltaOptions);
   return (await makeFromRecipe(recipe, 'an encoding')) as PageEncoding;
+}
+
+/**
+ * The recipes of encodings, from which the thread of a page channel makes its own. Throws `GODWIT_UNSUPPORTED` for one that has no
+ * recipe, by name.
+ */
+export function recipesOf(encodings: readonly PageEncoding[]): readonly EncodingRecipe[] {
+  return encodings.map(({ name, recipe }) => {
+    if (recipe !== undefined) return recipe;
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      `the encoding "${name}" has no recipe, so that the thread of a page channel cannot make it: give it a recipe ` +
+        '({ module: import.meta.url, make, options }), or move pages on the main thread (without onWorkers)',
+    );
+  });
 }
 
 /** Returns `encodings`; throws `GODWIT_INVALID_ARGUMENT` when two have the same name, or a name cannot be sent. */

@@ -4,13 +4,20 @@ import type { MemoryWindows } from '../memory/memory-windows.js';
 import { ChannelEncoder } from './channel-encoder.js';
 import { DeltaCache, type DeltaCacheStorage } from './delta-cache.js';
 import { LARGEST_DELTA_PAGE } from './delta-format.js';
-import { type Compression, type EncodingRecipe, encodingFeature, type PageEncoding } from './page-encoding.js';
+import {
+  type EncodingRecipe,
+  encodingFeature,
+  type PageEncoding,
+  recipesOf,
+  type WholePageEncoding,
+} from './page-encoding.js';
 
 /** The encodings of a channel on another thread; can be passed to `postMessage` as it is. */
 export interface SharedEncodings {
   /** `DeltaCache.storage`, in shared memory; `undefined` without deltas. */
   readonly cache: DeltaCacheStorage | undefined;
-  readonly compressions: readonly EncodingRecipe[];
+  /** How the thread makes the others. */
+  readonly recipes: readonly EncodingRecipe[];
   readonly adaptive: boolean;
 }
 
@@ -71,19 +78,19 @@ export class SentEncodings {
   }
 
   /** Makes the encoder of a channel on this thread; `undefined` without encodings. */
-  encoder(windows: MemoryWindows, clock: Clock): ChannelEncoder | undefined {
-    const compressions = this.#compressions();
-    if (this.#cache === undefined && compressions.length === 0) return undefined;
-    return new ChannelEncoder({ windows, clock, cache: this.#cache, compressions, adaptive: this.#adaptive });
+  encoder(windows: MemoryWindows, clock: Clock, maximumPayload: number): ChannelEncoder | undefined {
+    const encodings = this.#wholePages();
+    if (this.#cache === undefined && encodings.length === 0) return undefined;
+    const adaptive = this.#adaptive;
+    return new ChannelEncoder({ windows, clock, cache: this.#cache, encodings, maximumPayload, adaptive });
   }
 
-  /** The encodings for a channel on another thread. */
+  /** The encodings for a channel on another thread. Throws `GODWIT_UNSUPPORTED` for one that cannot be made there. */
   shared(): SharedEncodings {
-    const compressions = this.#compressions().map(({ recipe }) => recipe);
-    return { cache: this.#cache, compressions, adaptive: this.#adaptive };
+    return { cache: this.#cache, recipes: recipesOf(this.#wholePages()), adaptive: this.#adaptive };
   }
 
-  #compressions(): Compression[] {
-    return this.#agreed.filter((one) => one.kind === 'compression');
+  #wholePages(): WholePageEncoding[] {
+    return this.#agreed.filter((one) => one.kind !== 'delta');
   }
 }

@@ -22,6 +22,7 @@ export interface MigrationLink {
   readonly peer: string;
 }
 
+/** What a source asks a connector for. */
 export interface LinkRequest {
   readonly migrationId: string;
   readonly pageChannels: number;
@@ -39,6 +40,7 @@ export interface LinkConnector {
   pageChannelsFor?(memory: GuestMemory): number;
   /** The streams of its links are plain sockets, which other threads can take over. Default false. */
   readonly plainSockets?: boolean;
+  /** Makes a connection: its control stream, and as many page channels as are asked for. Rejects with `GODWIT_CONNECT_FAILED`. */
   connect(request: LinkRequest, signal: AbortSignal): Promise<MigrationLink>;
 }
 
@@ -47,7 +49,12 @@ export interface LinkConnector {
  * name the migration come later, from `IncomingLink.pageChannels`. It rejects when `signal` aborts.
  */
 export interface LinkListener {
+  /**
+   * Resolves with the next connection. Rejects with `GODWIT_CANCELLED` when `signal` aborts, and `GODWIT_INVALID_STATE` once it is
+   * closed.
+   */
   accept(signal: AbortSignal): Promise<IncomingLink>;
+  /** Accepts no more; connections that were accepted live on. */
   close(): Promise<void>;
 }
 
@@ -59,6 +66,7 @@ export interface ComingPages {
   readonly source: ThreadRecipe;
 }
 
+/** A connection of a migration at the destination: the control stream, and the page channels that name this migration. */
 export interface IncomingLink {
   readonly control: FrameStream;
   readonly peer: string;

@@ -21,6 +21,11 @@ const withBits = new Int32Array(CHUNK_WORDS);
  *
  * The words are a `Uint32Array`, since a walk over the bigints of a `BigUint64Array` is about twenty times slower.
  * Bits past the last page are always zero.
+ *
+ * @example
+ * const dirty = new DirtyBitmap(262_144); // 1 GiB of pages of 4 KiB
+ * dirty.setRange(16, 4);
+ * for (let page = dirty.nextDirty(0); page !== -1; page = dirty.nextDirty(page + 1)) console.log(page);
  */
 export class DirtyBitmap {
   readonly pageCount: number;
@@ -107,31 +112,37 @@ export class DirtyBitmap {
     return new Uint8Array(buffer, byteOffset, byteLength);
   }
 
+  /** Whether a page is dirty. */
   has(page: number): boolean {
     return ((this.#words[floor(page / 32)] as number) & (1 << (page % 32))) !== 0;
   }
 
+  /** Makes a page dirty. Throws `GODWIT_INVALID_ARGUMENT` beyond the block. */
   set(page: number): void {
     this.#check(page, 1);
     this.#write(floor(page / 32), 1 << (page % 32), true);
   }
 
+  /** Makes `pageCount` pages from `firstPage` on dirty. Throws `GODWIT_INVALID_ARGUMENT` beyond the block. */
   setRange(firstPage: number, pageCount: number): void {
     this.#check(firstPage, pageCount);
     this.#eachWord(firstPage, pageCount, true);
   }
 
+  /** Makes `pageCount` pages from `firstPage` on clean. Throws `GODWIT_INVALID_ARGUMENT` beyond the block. */
   clearRange(firstPage: number, pageCount: number): void {
     this.#check(firstPage, pageCount);
     this.#eachWord(firstPage, pageCount, false);
   }
 
+  /** Makes every page dirty. */
   setAll(): void {
     this.#words.fill(0xffffffff);
     this.#touched?.fill(1);
     this.maskTail();
   }
 
+  /** Makes every page clean. */
   clearAll(): void {
     const touched = this.#touched;
     if (touched === undefined) {
@@ -244,6 +255,7 @@ export class DirtyBitmap {
     return total;
   }
 
+  /** Whether no page is dirty. */
   isEmpty(): boolean {
     return this.nextDirty(0) === -1;
   }

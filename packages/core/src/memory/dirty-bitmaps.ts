@@ -36,6 +36,7 @@ export class DirtyBitmaps {
     return bitmap;
   }
 
+  /** Makes dirty what is dirty in `other`, which is of the same memory. */
   or(other: DirtyBitmaps): void {
     for (let i = 0; i < this.blocks.length; i++) this.at(i).or(other.at(i));
   }
@@ -55,10 +56,12 @@ export class DirtyBitmaps {
     return this.blocks.every((bitmap, i) => bitmap.contains(other.at(i)));
   }
 
+  /** Makes every page of every block dirty. */
   setAll(): void {
     for (const bitmap of this.blocks) bitmap.setAll();
   }
 
+  /** Makes every page of every block clean. */
   clearAll(): void {
     for (const bitmap of this.blocks) bitmap.clearAll();
   }
@@ -70,6 +73,7 @@ export class DirtyBitmaps {
     return total;
   }
 
+  /** Whether no page of any block is dirty. */
   isEmpty(): boolean {
     return this.blocks.every((bitmap) => bitmap.isEmpty());
   }

@@ -27,6 +27,7 @@ export class PageRunList {
     this.#windowPages = windowPages;
   }
 
+  /** Makes a list of these runs. */
   static from(runs: Iterable<PageRun>): PageRunList {
     const list = new PageRunList();
     for (const run of runs) list.push(run.firstPage, run.pageCount);
@@ -43,10 +44,12 @@ export class PageRunList {
     return this.#pageCount;
   }
 
+  /** The first page of the run at `index`. */
   firstPage(index: number): number {
     return this.#pairs[index * 2] as number;
   }
 
+  /** Number of pages of the run at `index`. */
   runPages(index: number): number {
     return this.#pairs[index * 2 + 1] as number;
   }
@@ -77,6 +80,7 @@ export class PageRunList {
     this.#pageCount += pageCount;
   }
 
+  /** Removes all runs; the memory stays. */
   clear(): void {
     this.#length = 0;
     this.#pageCount = 0;
@@ -99,6 +103,7 @@ export class PageRunList {
     return list;
   }
 
+  /** The runs in order, as an object each: for loops that are not over pages. */
   *[Symbol.iterator](): IterableIterator<PageRun> {
     for (let i = 0; i < this.#length; i++) yield { firstPage: this.firstPage(i), pageCount: this.runPages(i) };
   }

@@ -17,6 +17,7 @@ export interface MissingMemory {
    * Begins to load the pages that nobody waits for. Called once the guest runs: until then the processors are for what it waits for.
    */
   loadRest(): void;
+  /** How it goes; may be called at any time, also after `end`. */
   status(): FaultStatus;
   /**
    * Asks over this stream for the pages that somebody waits for, from now on, those that are waited for already included. `onLost` is

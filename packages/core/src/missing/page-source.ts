@@ -49,5 +49,6 @@ export interface PageSource {
    * checked against is found to be damaged.
    */
   finish?(): void;
+  /** Gives back what the source holds. Called once, on its own thread, when nothing is under way. */
   close(): void;
 }

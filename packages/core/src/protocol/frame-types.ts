@@ -84,6 +84,7 @@ export const FRAME_TYPES = {
   whole: 38,
 } as const;
 
+/** The name of a frame type; its number is in `FRAME_TYPES`. */
 export type FrameName = keyof typeof FRAME_TYPES;
 
 /** The types of frames with a payload. All others have none. */

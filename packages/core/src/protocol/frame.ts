@@ -4,6 +4,7 @@ import type { NamedPages } from '../memory/named-pages.js';
  * The fields of each message. `frame-types.ts` says what the messages are for, `protocol-table.ts` when each is legal.
  */
 
+/** A RAM block, as a hello describes it. */
 export interface BlockDescription {
   readonly id: string;
   readonly guestPhysicalAddress: number;
@@ -16,6 +17,7 @@ export interface BlockDescription {
   readonly readOnly?: true;
 }
 
+/** A device with state, as a hello describes it. */
 export interface DeviceDescription {
   readonly id: string;
   readonly version: number;
@@ -23,6 +25,7 @@ export interface DeviceDescription {
   readonly stateBytes: number;
 }
 
+/** The first frame of a control stream: what the source has, and what it offers. */
 export interface HelloFrame {
   readonly type: 'hello';
   /** Range of protocol versions that the source speaks. */
@@ -58,8 +61,10 @@ export interface HelloFrame {
  */
 export const HELLO_STAGES = ['running', 'paused', 'handedOver', 'kept', 'dryRun'] as const;
 
+/** Where the source's ownership stands when it makes a connection. */
 export type HelloStage = (typeof HELLO_STAGES)[number];
 
+/** Destination: it takes the migration, with these features. */
 export interface WelcomeFrame {
   readonly type: 'welcome';
   readonly version: number;
@@ -74,6 +79,7 @@ export interface WelcomeFrame {
   readonly maximumDeviceState: number;
 }
 
+/** The last frame of a side that gives up, with its reason. */
 export interface ErrorFrame {
   readonly type: 'error';
   readonly code: string;
@@ -82,6 +88,7 @@ export interface ErrorFrame {
   readonly retry: boolean;
 }
 
+/** The first frame of a page channel: which migration it belongs to. */
 export interface AttachFrame {
   readonly type: 'attach';
   readonly migrationId: string;
@@ -90,6 +97,7 @@ export interface AttachFrame {
   readonly connection: number;
 }
 
+/** Pages as they are, which are the payload. */
 export interface PagesFrame {
   readonly type: 'pages';
   readonly round: number;
@@ -98,6 +106,7 @@ export interface PagesFrame {
   readonly runs: readonly number[];
 }
 
+/** Pages of which every byte is zero; there is no payload. */
 export interface ZeroPagesFrame {
   readonly type: 'zeroPages';
   readonly round: number;
@@ -105,6 +114,7 @@ export interface ZeroPagesFrame {
   readonly runs: readonly number[];
 }
 
+/** Pages as what has changed in them, which is the payload. */
 export interface DeltaPagesFrame {
   readonly type: 'deltaPages';
   readonly round: number;
@@ -112,6 +122,7 @@ export interface DeltaPagesFrame {
   readonly runs: readonly number[];
 }
 
+/** Pages in an encoding of whole pages, in one piece, which is the payload. */
 export interface CompressedPagesFrame {
   readonly type: 'compressedPages';
   readonly round: number;
@@ -124,6 +135,7 @@ export interface CompressedPagesFrame {
 /** Frames that have pages of any kind. */
 export type AnyPagesFrame = PagesFrame | ZeroPagesFrame | DeltaPagesFrame | CompressedPagesFrame;
 
+/** Source: this channel has no more pages of the round. */
 export interface RoundEndFrame {
   readonly type: 'roundEnd';
   readonly round: number;
@@ -131,12 +143,14 @@ export interface RoundEndFrame {
   readonly pages: number;
 }
 
+/** Destination: all pages of a round are in guest memory. */
 export interface RoundAckFrame {
   readonly type: 'roundAck';
   readonly round: number;
   readonly pages: number;
 }
 
+/** A piece of a device's state, which is the payload. */
 export interface DeviceFrame {
   readonly type: 'device';
   /** Index into the hello's devices. */
@@ -153,6 +167,7 @@ export interface DeviceFrame {
   readonly resets?: number;
 }
 
+/** Source: the guest is paused, and everything has been sent. */
 export interface SwitchoverFrame {
   readonly type: 'switchover';
   readonly round: number;
@@ -169,8 +184,10 @@ export interface SwitchoverFrame {
 /** The states in which a guest is handed over; one that has ended is not migrated. */
 export const MOVED_RUN_STATES = ['running', 'paused'] as const;
 
+/** What a guest that is handed over was doing, and does again. */
 export type MovedRunState = (typeof MOVED_RUN_STATES)[number];
 
+/** Destination: everything is loaded. */
 export interface ReadyFrame {
   readonly type: 'ready';
   readonly attempt: number;
@@ -178,11 +195,13 @@ export interface ReadyFrame {
   readonly loadMs: number;
 }
 
+/** Source: the guest is the destination's from here on. */
 export interface GoFrame {
   readonly type: 'go';
   readonly attempt: number;
 }
 
+/** Destination: the guest runs here. */
 export interface RunningFrame {
   readonly type: 'running';
   /** How long resuming the guest took at the destination, in milliseconds. */
@@ -191,6 +210,7 @@ export interface RunningFrame {
   readonly sinceReadyMs: number;
 }
 
+/** Source: asks to be told when loading will be quick. */
 export interface PrepareFrame {
   readonly type: 'prepare';
   readonly attempt: number;
@@ -198,6 +218,7 @@ export interface PrepareFrame {
   readonly deviceSequences: readonly number[];
 }
 
+/** Destination: loading will be quick from here on; with what it expects it to take. */
 export interface PreparedFrame {
   readonly type: 'prepared';
   readonly incarnation: string;
@@ -213,11 +234,13 @@ export interface PreparedFrame {
   readonly resume?: readonly number[];
 }
 
+/** Source: the stop-and-copy is given up, and the guest runs on. */
 export interface BackFrame {
   readonly type: 'back';
   readonly attempt: number;
 }
 
+/** Destination: the attempt is void, and pages may come again. */
 export interface BackAckFrame {
   readonly type: 'backAck';
   readonly attempt: number;
@@ -230,6 +253,7 @@ export interface OwedFrame extends NamedPages {
   readonly block: number;
 }
 
+/** Destination: how much of a device's state has been loaded, which makes room. */
 export interface LoadedFrame {
   readonly type: 'loaded';
   readonly device: number;
@@ -239,6 +263,7 @@ export interface LoadedFrame {
   readonly attempt?: number;
 }
 
+/** Source: asks to be told when these pieces of device state have come. */
 export interface AwaitPiecesFrame {
   readonly type: 'awaitPieces';
   readonly id: number;
@@ -248,11 +273,13 @@ export interface AwaitPiecesFrame {
   readonly deviceSequences: readonly number[];
 }
 
+/** Destination: every piece of device state that an `awaitPieces` asked for has come. */
 export interface ArrivedFrame {
   readonly type: 'arrived';
   readonly id: number;
 }
 
+/** Source: there is more device state than the destination holds, so that it has to load before `switchover`. */
 export interface LoadEarlyFrame {
   readonly type: 'loadEarly';
   readonly attempt: number;
@@ -267,6 +294,7 @@ export interface MissingFrame extends NamedPages {
   readonly block: number;
 }
 
+/** Destination, on the urgent stream: the guest waits for these pages. */
 export interface RequestPagesFrame {
   readonly type: 'requestPages';
   readonly block: number;
@@ -278,6 +306,7 @@ export interface RequestPagesFrame {
 /** Most pages that one `requestPages` asks for. */
 export const MOST_REQUESTED = 64;
 
+/** Destination: no page is missing any more. */
 export interface WholeFrame {
   readonly type: 'whole';
 }
@@ -286,16 +315,19 @@ export interface ProbeFrame {
   readonly type: 'probe';
 }
 
+/** Digests of pages, 8 bytes each, which are the payload. */
 export interface DigestsFrame {
   readonly type: 'digests';
   readonly block: number;
   readonly runs: readonly number[];
 }
 
+/** Source: there are no more digests; pages without one are zero. */
 export interface DigestsEndFrame {
   readonly type: 'digestsEnd';
 }
 
+/** Destination: what the comparison of all RAM has found. */
 export interface VerifiedFrame {
   readonly type: 'verified';
   readonly pagesCompared: number;
@@ -304,11 +336,13 @@ export interface VerifiedFrame {
   readonly differences: readonly number[];
 }
 
+/** Asks for a `pong` with the same id. */
 export interface PingFrame {
   readonly type: 'ping';
   readonly id: number;
 }
 
+/** The answer to a `ping`. */
 export interface PongFrame {
   readonly type: 'pong';
   readonly id: number;
@@ -320,6 +354,7 @@ export interface PongFrame {
  */
 export const RESUMED_STATES = ['receiving', 'loading', 'ready', 'running', 'incomplete'] as const;
 
+/** Destination: where it stands, to a source that has reconnected. */
 export interface ResumedFrame {
   readonly type: 'resumed';
   readonly state: (typeof RESUMED_STATES)[number];
@@ -340,10 +375,12 @@ export interface ReceivedPagesFrame extends NamedPages {
   readonly block: number;
 }
 
+/** Source: its copy of the guest is let go of. */
 export interface ReleasedFrame {
   readonly type: 'released';
 }
 
+/** A message of the protocol: docs/wire-format.md has all of them. */
 export type Frame =
   | HelloFrame
   | WelcomeFrame

@@ -60,6 +60,7 @@ export const SOURCE_PHASES = [
   'release',
 ] as const;
 
+/** The name of a phase of the source. */
 export type SourcePhaseName = (typeof SOURCE_PHASES)[number];
 
 /** Phases of the destination, as far as they differ in their legal frames. */
@@ -84,10 +85,13 @@ export const DESTINATION_PHASES = [
   'kept',
 ] as const;
 
+/** The name of a phase of the destination. */
 export type DestinationPhaseName = (typeof DESTINATION_PHASES)[number];
 
+/** The name of a phase of either role. */
 export type PhaseName<R extends Role> = R extends 'source' ? SourcePhaseName : DestinationPhaseName;
 
+/** Which frames each role may read on the control stream, by its phase. */
 export const PROTOCOL: {
   readonly source: Readonly<Record<SourcePhaseName, readonly FrameName[]>>;
   readonly destination: Readonly<Record<DestinationPhaseName, readonly FrameName[]>>;

@@ -3,6 +3,7 @@ import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
 
+/** How a link is noticed that is dead without saying so. Milliseconds. */
 export interface KeepaliveOptions {
   /**
    * A side that has written nothing on the control stream, or has received nothing, for this long sends a `ping`.

@@ -1,3 +1,8 @@
+/**
+ * `@godwit/core/simulation`: migrations under a virtual clock, with the engine itself.
+ *
+ * @module @godwit/core/simulation
+ */
 export type { OwedAt, SimulatedPause } from './observed.js';
 export { Random } from './random.js';
 export type { RunOptions, SimulatedMigrateOptions, SimulatedOutcome, SimulatedRun } from './run-scenario.js';

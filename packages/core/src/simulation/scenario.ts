@@ -24,6 +24,7 @@ export interface Scenario {
   readonly canThrottle?: boolean;
 }
 
+/** A simulated guest's memory. Bytes. */
 export interface MemoryScenario {
   /** All RAM of the guest, in bytes. */
   readonly bytes: number;
@@ -44,6 +45,7 @@ export interface LinkChange {
   readonly jitterMs?: number;
 }
 
+/** A simulated link: rate, latency, and when it changes or breaks. */
 export interface LinkScenario {
   /** Bytes per second of each direction; all streams share it. */
   readonly bytesPerSecond: number;
@@ -61,6 +63,7 @@ export interface LinkScenario {
   readonly cuts?: readonly { readonly atMs: number; readonly lastMs: number }[];
 }
 
+/** A simulated device: how much state it has, and how fast it saves and loads it. */
 export interface DeviceScenario {
   readonly id: string;
   /** Bytes of state that are saved while the guest is paused. */

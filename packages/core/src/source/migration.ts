@@ -91,6 +91,7 @@ export class Migration extends RoleEvents<MigrationEvent> {
     this.result.catch(() => {});
   }
 
+  /** The present state; `completed`, `failed` and `cancelled` are the last. */
   get state(): MigrationState {
     return this.#state;
   }

@@ -35,7 +35,7 @@ export interface TakenRound {
 export interface PageChannelTotals extends PagesByKind {
   /** Bytes that deltas and compression have saved. */
   readonly savedBytes: number;
-  /** Milliseconds spent on classifying pages and making deltas; compression, which runs concurrently, does not count. */
+  /** Milliseconds spent on classifying pages and making deltas; encodings of whole pages, which run concurrently, do not count. */
   readonly scanMs: number;
 }
 
@@ -95,8 +95,8 @@ export class LocalPageChannel implements PageChannel {
   readonly #encoder: ChannelEncoder | undefined;
   readonly #nonZero: PageRunList;
   readonly #zero = new PageRunList(256);
-  /** Batches that are being compressed: their frames are not written yet. */
-  readonly #compressing = new Set<Promise<unknown>>();
+  /** Batches that are being encoded: their frames are not written yet. */
+  readonly #encoding = new Set<Promise<unknown>>();
   #roundPages = 0;
   /** Payload bytes of writes that have not resolved. */
   #inFlight = 0;
@@ -168,7 +168,7 @@ export class LocalPageChannel implements PageChannel {
   async endRound(round: number): Promise<void> {
     const pages = this.#roundPages;
     this.#roundPages = 0;
-    if (this.#compressing.size > 0) await Promise.allSettled(this.#compressing);
+    if (this.#encoding.size > 0) await Promise.allSettled(this.#encoding);
     await this.#stream.write({ type: 'roundEnd', round, pages });
   }
 
@@ -181,19 +181,19 @@ export class LocalPageChannel implements PageChannel {
       writes.push(this.#counted(writing, 'delta', delta.pageCount, savedBytes));
     }
     if (whole.length === 0) return;
-    if (encoded.compression === undefined) {
+    if (encoded.encoding === undefined) {
       writes.push(this.#writeWhole(encoded));
       return;
     }
     // This frame may be written after those of later batches: within a round the order of pages does not matter.
-    const begun = (this.#encoder as ChannelEncoder).compress(encoded).then(({ encoding, bytes }) => {
+    const begun = (this.#encoder as ChannelEncoder).encodeWhole(encoded, ({ encoding, bytes }) => {
       if (bytes === undefined) return { writing: this.#writeWhole(encoded) };
       const runs = whole.toFlatArray();
       const writing = this.#writePages({ type: 'compressedPages', round, block, runs, encoding }, [bytes]);
       return { writing: this.#counted(writing, 'compressed', whole.pageCount, encoded.wholeBytes - bytes.length) };
     });
-    this.#compressing.add(begun);
-    const done = () => this.#compressing.delete(begun);
+    this.#encoding.add(begun);
+    const done = () => this.#encoding.delete(begun);
     begun.then(done, done);
     writes.push(begun.then(({ writing }) => writing));
   }

@@ -198,7 +198,7 @@ export class SourceConnection extends Connection<'source'> {
           queue: parts.queue.buffers,
           rearm: tracker.rearmRecipes,
           onRearmFailed: (tracker, error) => parts.tracker.lost(tracker, error),
-        }) ?? new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock)),
+        }) ?? new LocalPageChannel(stream, windows, clock, encodings.encoder(windows, clock, parts.maximumPayload)),
     );
     this.loadsEarly = features.includes(FEATURES.loadEarly);
     const devices = new DeviceChannels(this.#channels, this.signal);

@@ -2,6 +2,7 @@ import { DirtyBitmap } from '../memory/dirty-bitmap.js';
 import { type GuestMemory, RAM_WINDOW_BYTES, type RamBlock } from '../memory/guest-memory.js';
 import { type PageRun, PageRunList } from '../memory/page-run.js';
 
+/** A RAM block of a `BufferMemory`. */
 export interface BufferBlock {
   readonly id: string;
   readonly guestPhysicalAddress: number;

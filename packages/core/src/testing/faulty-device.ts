@@ -1,5 +1,6 @@
 import type { MigratableDevice } from '../device/migratable-device.js';
 
+/** When a `FaultyDevice` fails. */
 export interface DeviceFaults {
   /** `save` throws at this call (1 is the first). */
   readonly failSave?: number;

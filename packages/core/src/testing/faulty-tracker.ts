@@ -2,6 +2,7 @@ import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DirtyTracker } from '../tracker/dirty-tracker.js';
 
+/** When a `FaultyTracker` fails. */
 export interface TrackerFaults {
   /** Never reports this page. */
   readonly blindTo?: { readonly blockIndex: number; readonly page: number };
@@ -61,10 +62,12 @@ export class FaultyTracker implements DirtyTracker {
     }
   }
 
+  /** How often it was harvested. */
   get harvests(): number {
     return this.#harvests;
   }
 
+  /** Starts it, or fails as planned. */
   async start(): Promise<void> {
     if (this.#faults.failStart) throw new Error('start failed on purpose');
     await this.#inner.start();

@@ -21,6 +21,7 @@ export class ManualTracker implements DirtyTracker, WriteLog {
     this.#memory = memory;
   }
 
+  /** Notes a write of `length` bytes. */
   mark(blockIndex: number, offset: number, length: number): void {
     if (this.#log === undefined || length <= 0) return;
     const first = Math.floor(offset / this.#memory.pageSize);

@@ -19,6 +19,7 @@ export type FrameTap = (
   channel: number,
 ) => { frame: Frame; payload: Uint8Array | undefined } | undefined;
 
+/** How a `memoryLink` behaves, and who sees its frames. */
 export interface MemoryLinkOptions {
   /** Frames that a direction holds before its writer waits. Default 4. */
   readonly capacity?: number;
@@ -39,6 +40,7 @@ export interface MemoryLinkOptions {
   readonly clock?: Clock;
 }
 
+/** Both ends of a link within a process. */
 export interface MemoryLink {
   readonly connector: LinkConnector;
   readonly listener: LinkListener;

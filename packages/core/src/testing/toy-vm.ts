@@ -7,9 +7,11 @@ import { type BufferBlock, BufferMemory } from './buffer-memory.js';
 
 /** A log of the writes of a `ToyVm`: `mark` is called after each. */
 export interface WriteLog {
+  /** Notes a write of `length` bytes. */
   mark(blockIndex: number, offset: number, length: number): void;
 }
 
+/** Options of a `ToyVm`. */
 export interface ToyVmOptions {
   /** Default true. */
   readonly running?: boolean;

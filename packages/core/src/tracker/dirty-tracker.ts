@@ -31,6 +31,7 @@ export interface DirtyTracker {
   readonly exact?: boolean;
   /** Why the VM cannot be migrated with this tracker, or `undefined`. Asked once, before it is started; by `dryRun` too. */
   migrationBlocker?(): string | undefined | Promise<string | undefined>;
+  /** Begins to notice writes. Before it, `harvest` is an error and not "nothing is dirty". Rejects with `GODWIT_TRACKER_FAILED`. */
   start(): Promise<void>;
   /** ORs into `into` every page written since the last harvest (since `start` for the first). */
   harvest(into: DirtyBitmaps): Promise<void>;

@@ -7,6 +7,11 @@ import { WriteMarks } from './write-marks.js';
 /**
  * Reports the writes that are marked: a device model calls `mark` once it has written guest memory, in this thread or, through
  * `marks`, in another one. `mark` counts only between `start` and `stop`; outside a migration it costs one comparison.
+ *
+ * @example
+ * const tracker = new SoftwareTracker(memory);
+ * memory.blocks[0].view(offset, bytes.length).set(bytes);
+ * tracker.mark(0, offset, bytes.length); // after the write
  */
 export class SoftwareTracker implements DirtyTracker {
   readonly name: string;

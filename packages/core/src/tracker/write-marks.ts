@@ -69,6 +69,7 @@ export class WriteMarks {
     Atomics.store(this.#wanted, 0, 1);
   }
 
+  /** Notes no more: marks that come later are lost. */
   end(): void {
     Atomics.store(this.#wanted, 0, 0);
   }

@@ -220,7 +220,8 @@ describe('deltas', () => {
       windows: new engineParts.MemoryWindows(memory),
       clock,
       cache: engineParts.DeltaCache.storage(4 * PAGES * PAGE, PAGE),
-      compressions: [],
+      encodings: [],
+      maximumPayload: 4 * 2 ** 20,
       adaptive: true,
     });
     const limit = (PAGES * PAGE) / 0.01;

@@ -8,6 +8,8 @@ import { noPages } from './round-tally.js';
 export interface InspectOptions {
   /** Report every frame. Default: false. */
   readonly frames?: boolean;
+  /** Read no further than the frame that says that the recording ends, for bytes that may never end. Default: false. */
+  readonly untilEnd?: boolean;
 }
 
 /** Violations that are reported one by one; the rest are only counted. */
@@ -39,6 +41,11 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
 /**
  * Reads a recording, or the bytes of one bare stream, and reports what is in it, the last finding being the summary. The
  * file may be of any size and say anything: memory is bounded, and what cannot be read is a finding too.
+ *
+ * @example
+ * for await (const finding of inspectRecording(createReadStream('migration.godwit'))) {
+ *   if (finding.event === 'violation') console.log(finding.offset, finding.message);
+ * }
  */
 export async function* inspectRecording(
   bytes: ReadableBytes,
@@ -48,6 +55,7 @@ export async function* inspectRecording(
   for await (const item of readRecording(bytes)) {
     inspection.item(item);
     if (inspection.found) yield* inspection.take();
+    if (options.untilEnd === true && item.type === 'recordingEnd') break;
   }
   inspection.end();
   yield* inspection.take();

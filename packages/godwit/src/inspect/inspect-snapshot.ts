@@ -8,6 +8,11 @@ const MOST_DAMAGES = 100;
 /**
  * Reads a snapshot file, compares every part of it with its checksum, and reports what is in it, the last finding being the
  * summary. Memory is bounded whatever the size of the guest. Fails when the file cannot be opened.
+ *
+ * @example
+ * for await (const finding of inspectSnapshot('vm.snapshot')) {
+ *   if (finding.event === 'damage') console.log(finding.offset, finding.message);
+ * }
  */
 export async function* inspectSnapshot(path: string): AsyncGenerator<Finding, void, undefined> {
   let damages = 0;

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { type ConvergencePolicy, firstOpinion, presets, roundCap, timeBudget, withinDowntimeLimit } from '@godwit/core';
-import { ArgumentError } from './units.js';
+import { ArgumentError } from '../command/argument-error.js';
 
 /** A policy with the name by which it was asked for. */
 export interface NamedPolicy {

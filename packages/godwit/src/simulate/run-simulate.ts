@@ -2,11 +2,11 @@ import { writeFileSync } from 'node:fs';
 import type { Writable } from 'node:stream';
 import { GodwitError } from '@godwit/core';
 import { type Simulation, simulate } from '@godwit/core/simulation';
+import { ArgumentError } from '../command/argument-error.js';
 import { type NamedPolicy, policiesOf } from './policies.js';
 import { SIMULATE_USAGE, type SimulateRequest, simulateRequest } from './simulate-arguments.js';
 import { simulationPlot } from './simulation-plot.js';
 import { comparisonText, type NamedSimulation, simulationText, suggestionText } from './simulation-report.js';
-import { ArgumentError } from './units.js';
 
 /** Runs `godwit simulate` with the arguments behind it; resolves with the exit status. */
 export async function runSimulate(

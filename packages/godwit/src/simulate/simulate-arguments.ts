@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import {
   type DeviceScenario,
   type LinkChange,
@@ -8,16 +7,9 @@ import {
   type Workload,
   type WriteRate,
 } from '@godwit/core/simulation';
-import {
-  ArgumentError,
-  byteRateOf,
-  bytesOf,
-  linkRateOf,
-  millisecondsOf,
-  shareOf,
-  wholeOf,
-  writeRateOf,
-} from './units.js';
+import { ArgumentError } from '../command/argument-error.js';
+import { parseOptions } from '../command/parse-options.js';
+import { byteRateOf, bytesOf, linkRateOf, millisecondsOf, shareOf, wholeOf, writeRateOf } from './units.js';
 
 export const SIMULATE_USAGE = `Usage: godwit simulate --memory SIZE --link RATE [--dirty-rate RATE] [options]
 
@@ -56,7 +48,7 @@ Simulates a migration with the engine itself, and prints its rounds, whether and
 Exit status: 0 it converges (with several policies: with each), 1 it does not, 2 the arguments are wrong.
 `;
 
-const OPTIONS = {
+export const SIMULATE_OPTIONS = {
   memory: { type: 'string' },
   populated: { type: 'string' },
   zero: { type: 'string' },
@@ -108,13 +100,7 @@ type Values = ReturnType<typeof parse>['values'];
 
 /** Reads the arguments behind `simulate`; `undefined` when help was asked for. Throws `ArgumentError`, which names the argument. */
 export function simulateRequest(argv: readonly string[]): SimulateRequest | undefined {
-  let parsed: ReturnType<typeof parse>;
-  try {
-    parsed = parse(argv);
-  } catch (error) {
-    throw new ArgumentError((error as Error).message);
-  }
-  const { values, positionals } = parsed;
+  const { values, positionals } = parse(argv);
   if (values.help) return undefined;
   if (positionals.length > 0) throw new ArgumentError(`simulate has options only, got "${positionals.join(' ')}"`);
   if (values.plot !== undefined && !values.plot.endsWith('.svg')) {
@@ -237,7 +223,7 @@ function cutsOf(list: string): readonly { readonly atMs: number; readonly lastMs
 }
 
 function parse(argv: readonly string[]) {
-  return parseArgs({ args: [...argv], options: OPTIONS, allowPositionals: true });
+  return parseOptions('simulate', argv, SIMULATE_OPTIONS);
 }
 
 function required(name: string, value: string | undefined): string {

@@ -1,5 +1,5 @@
+import { ArgumentError } from '../command/argument-error.js';
 import type { NamedSimulation } from './simulation-report.js';
-import { ArgumentError } from './units.js';
 
 /** Pixels of the picture. */
 const SIZE = { width: 960, height: 480 } as const;

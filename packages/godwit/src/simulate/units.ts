@@ -1,7 +1,5 @@
 import type { WriteRate } from '@godwit/core/simulation';
-
-/** An argument that cannot be understood; the message names it and says what is expected. */
-export class ArgumentError extends Error {}
+import { ArgumentError } from '../command/argument-error.js';
 
 const BINARY: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40, P: 2 ** 50 };
 const DECIMAL: Readonly<Record<string, number>> = { '': 1, K: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15 };

@@ -54,6 +54,7 @@ export class Cpuid {
     return new Uint8Array(words.buffer);
   }
 
+  /** Reads KVM's `struct kvm_cpuid2`. Throws `GODWIT_INVALID_ARGUMENT` when the bytes are not one. */
   static decode(bytes: Uint8Array): Cpuid {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const count = bytes.byteLength >= kvmCpuid2.size ? view.getUint32(0, true) : 0;
@@ -80,6 +81,7 @@ export class Cpuid {
     return new Cpuid(entries);
   }
 
+  /** Makes KVM's `struct kvm_cpuid2`. */
   encode(): Uint8Array {
     const words = new Uint32Array(HEADER_WORDS + this.entries.length * ENTRY_WORDS);
     words[0] = this.entries.length;

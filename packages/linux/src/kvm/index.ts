@@ -1,4 +1,8 @@
-/** `@godwit/linux/kvm`: VMs and vCPUs on /dev/kvm, alone: for threads, which must start quickly. */
+/**
+ * `@godwit/linux/kvm`: VMs and vCPUs on /dev/kvm, alone: for threads, which must start quickly.
+ *
+ * @module @godwit/linux/kvm
+ */
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from '../libc/thread-signal.js';
 export { Cpuid, type CpuidEntry } from './cpuid.js';
 export { Kvm, probeKvm } from './kvm.js';

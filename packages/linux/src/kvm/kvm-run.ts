@@ -29,6 +29,7 @@ export class KvmRun {
     Atomics.store(this.bytes, fields.immediate_exit[0], value ? 1 : 0);
   }
 
+  /** Whether the next KVM_RUN returns at once, with EINTR. */
   get immediateExit(): boolean {
     return Atomics.load(this.bytes, fields.immediate_exit[0]) !== 0;
   }
@@ -48,6 +49,7 @@ export class KvmRun {
     return this.bytes[fields['io.size'][0]] as number;
   }
 
+  /** The port of an exit `KVM_EXIT_IO`. */
   get ioPort(): number {
     return (this.#words[fields['io.port'][0] >>> 2] as number) >>> 16;
   }
@@ -62,14 +64,17 @@ export class KvmRun {
     return this.#words[fields['io.data_offset'][0] >>> 2] as number;
   }
 
+  /** The guest physical address of an exit `KVM_EXIT_MMIO`. */
   get mmioAddress(): number {
     return Number(this.#view.getBigUint64(fields['mmio.phys_addr'][0], true));
   }
 
+  /** Bytes of an exit `KVM_EXIT_MMIO`: 1 to 8. */
   get mmioLength(): number {
     return this.#words[fields['mmio.len'][0] >>> 2] as number;
   }
 
+  /** Whether an exit `KVM_EXIT_MMIO` is a write. */
   get mmioIsWrite(): boolean {
     return this.bytes[fields['mmio.is_write'][0]] !== 0;
   }

@@ -57,6 +57,7 @@ export class KvmVcpu {
     return this.#checkExtension(part.capability);
   }
 
+  /** Reads a piece of state by its request (KVM_GET_...). Throws `SyscallError`. */
   get(part: VcpuStatePart): Uint8Array {
     const bytes = new Uint8Array(this.sizeOf(part));
     ioctl(this.fd, part.get.request, bytes, part.get.name);
@@ -75,18 +76,22 @@ export class KvmVcpu {
     ioctl(this.fd, part.set.request, bytes, part.set.name);
   }
 
+  /** KVM_GET_REGS. Throws `SyscallError`. */
   generalRegisters(): GeneralRegisters {
     return new GeneralRegisters(this.get(VcpuState.generalRegisters));
   }
 
+  /** KVM_SET_REGS. Throws `SyscallError`. */
   setGeneralRegisters(registers: GeneralRegisters): void {
     this.set(VcpuState.generalRegisters, registers.bytes);
   }
 
+  /** KVM_GET_SREGS. Throws `SyscallError`. */
   specialRegisters(): SpecialRegisters {
     return new SpecialRegisters(this.get(VcpuState.specialRegisters));
   }
 
+  /** KVM_SET_SREGS. Throws `SyscallError`. */
   setSpecialRegisters(registers: SpecialRegisters): void {
     this.set(VcpuState.specialRegisters, registers.bytes);
   }
@@ -97,6 +102,7 @@ export class KvmVcpu {
     this.set(VcpuState.multiprocessorState, new Uint8Array(state.buffer));
   }
 
+  /** The CPUID that the guest sees (KVM_GET_CPUID2). Throws `SyscallError`. */
   cpuid(): Cpuid {
     const request = Cpuid.room();
     ioctl(this.fd, KvmVcpuRequest.KVM_GET_CPUID2, request, 'KVM_GET_CPUID2');
@@ -113,6 +119,7 @@ export class KvmVcpu {
     return readMsrs(this.fd, indices);
   }
 
+  /** KVM_SET_MSRS. Throws `GODWIT_UNSUPPORTED`, with the register, when KVM refuses one. */
   writeMsrs(values: readonly MsrValue[]): void {
     writeMsrs(this.fd, values);
   }

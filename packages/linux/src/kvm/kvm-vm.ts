@@ -89,16 +89,19 @@ export class KvmVm {
     return bytes;
   }
 
+  /** KVM_SET_IRQCHIP. Throws `SyscallError`. */
   setIrqchip(state: Uint8Array): void {
     ioctl(this.fd, KvmVmRequest.KVM_SET_IRQCHIP, exactly(state, kvmIrqchip), 'KVM_SET_IRQCHIP');
   }
 
+  /** KVM_GET_PIT2. Throws `SyscallError`. */
   getPit2(): Uint8Array {
     const state = new Uint8Array(kvmPitState2.size);
     ioctl(this.fd, KvmVmRequest.KVM_GET_PIT2, state, 'KVM_GET_PIT2');
     return state;
   }
 
+  /** KVM_SET_PIT2. Throws `SyscallError`. */
   setPit2(state: Uint8Array): void {
     ioctl(this.fd, KvmVmRequest.KVM_SET_PIT2, exactly(state, kvmPitState2), 'KVM_SET_PIT2');
   }
@@ -117,7 +120,11 @@ export class KvmVm {
     ioctl(this.fd, KvmVmRequest.KVM_SET_CLOCK, data, 'KVM_SET_CLOCK');
   }
 
-  /** @param id also the vCPU's APIC id; vCPU 0 is the boot processor, the others wait for a start-up interrupt */
+  /**
+   * KVM_CREATE_VCPU. Throws `SyscallError`.
+   *
+   * @param id also the vCPU's APIC id; vCPU 0 is the boot processor, the others wait for a start-up interrupt
+   */
   createVcpu(id: number): KvmVcpu {
     sizeArgument("a vCPU's id", id, 0xffff_ffff);
     return new KvmVcpu({

@@ -18,7 +18,14 @@ const REQUIRED = [
   'KVM_CAP_IMMEDIATE_EXIT',
 ] as const satisfies readonly (keyof typeof KvmCapability)[];
 
-/** The host's KVM: /dev/kvm. */
+/**
+ * The host's KVM: /dev/kvm.
+ *
+ * @example
+ * const kvm = Kvm.open();
+ * const vm = kvm.createVm();
+ * const vcpu = vm.createVcpu(0);
+ */
 export class Kvm {
   readonly fd: number;
   /** Bytes to map of each vCPU's descriptor. */
@@ -81,6 +88,7 @@ export class Kvm {
     return Array.from(list.subarray(1, 1 + (list[0] as number)));
   }
 
+  /** KVM_CREATE_VM. Throws `SyscallError`. */
   createVm(): KvmVm {
     return new KvmVm(ioctl(this.fd, KvmSystemRequest.KVM_CREATE_VM, 0, 'KVM_CREATE_VM'), this.vcpuMapBytes);
   }

@@ -6,6 +6,7 @@ import { kvmMsrEntry, kvmMsrs } from './kvm-structs.js';
 /** Most entries of one KVM_GET_MSRS or KVM_SET_MSRS (MAX_IO_MSRS, arch/x86/kvm/x86.c). */
 const MAX_ENTRIES = 256;
 
+/** A model-specific register and its value. */
 export interface MsrValue {
   readonly index: number;
   readonly value: bigint;

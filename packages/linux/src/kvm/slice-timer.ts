@@ -56,6 +56,7 @@ export class SliceTimer {
     check('timer_settime', this.#setTime(this.#id, 0, new Uint8Array(time.buffer), null));
   }
 
+  /** Deletes the timer. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

@@ -18,10 +18,12 @@ export class GeneralRegisters {
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
+  /** The value of a register. */
   get(register: GeneralRegister): bigint {
     return this.#view.getBigUint64(kvmRegs.fields[register][0], true);
   }
 
+  /** Changes a register here; `setGeneralRegisters` of the vCPU takes it. */
   set(register: GeneralRegister, value: bigint | number): void {
     this.#view.setBigUint64(kvmRegs.fields[register][0], BigInt(value), true);
   }
@@ -46,10 +48,12 @@ export class SpecialRegisters {
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
+  /** The value of a field. */
   get(register: ControlRegister): bigint {
     return this.#view.getBigUint64(kvmSregs.fields[register][0], true);
   }
 
+  /** Changes a field here; `setSpecialRegisters` of the vCPU takes it. */
   set(register: ControlRegister, value: bigint | number): void {
     this.#view.setBigUint64(kvmSregs.fields[register][0], BigInt(value), true);
   }

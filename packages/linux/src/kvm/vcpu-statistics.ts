@@ -31,6 +31,7 @@ export class VcpuStatistics {
     }
   }
 
+  /** The kernel's names of the statistics. */
   get names(): readonly string[] {
     return [...this.#offsets.keys()];
   }

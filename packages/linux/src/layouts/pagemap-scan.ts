@@ -10,6 +10,7 @@ export const PagemapScan = {
   PAGE_IS_WRITTEN: 2,
 } as const;
 
+/** `struct pm_scan_arg` of linux/fs.h. */
 export const PM_SCAN_ARG = struct(HEADER, 'pm_scan_arg', 96, {
   size: [0, 8],
   flags: [8, 8],

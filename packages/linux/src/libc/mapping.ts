@@ -78,6 +78,7 @@ export function munmap(address: bigint, byteLength: number): void {
   check('munmap', cMunmap(address, sizeArgument(LENGTH, byteLength)), `of ${byteLength} bytes`);
 }
 
+/** madvise(2). Throws `SyscallError`. */
 export function madvise(address: bigint, byteLength: number, advice: number): void {
   check('madvise', cMadvise(address, sizeArgument(LENGTH, byteLength), advice), `${advice} on ${byteLength} bytes`);
 }

@@ -22,6 +22,7 @@ import {
 } from './huge-pages.js';
 import { type BlockBacking, MappedRamBlock } from './mapped-ram-block.js';
 
+/** Options of `createGuestMemory`. */
 export interface GuestMemoryOptions {
   /** Bytes; the granularity of dirty tracking. Default: the host's page size, which KVM's dirty log needs. */
   readonly pageSize?: number;
@@ -127,6 +128,11 @@ export class MappedGuestMemory implements GuestMemory {
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout (`checkBlockLayout`), GODWIT_OUT_OF_MEMORY for memory
  * that cannot fit (`checkFitsHost`), GODWIT_UNSUPPORTED for huge pages that the host does not give; SyscallError
+ *
+ * @example
+ * const memory = createGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30 }] });
+ * memory.blocks[0].view(0x1000, 4).set([1, 2, 3, 4]);
+ * memory.close();
  */
 export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemory {
   checkOptions<GuestMemoryOptions>('createGuestMemory', options, {
@@ -153,6 +159,10 @@ export function createGuestMemory(options: GuestMemoryOptions): MappedGuestMemor
  * owner must outlive this.
  *
  * @throws GodwitError GODWIT_INVALID_ARGUMENT for a bad layout, or a block with neither address nor file
+ *
+ * @example
+ * // In a new VMM that has inherited the memory file as descriptor 3.
+ * attachGuestMemory({ blocks: [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 2 ** 30, fd: 3, shared: true }] });
  */
 export function attachGuestMemory(attachment: GuestMemoryAttachment): MappedGuestMemory {
   const pageSize = attachment.pageSize ?? HOST_PAGE_SIZE;

@@ -13,6 +13,7 @@ import { trackerFailed } from './tracker-error.js';
  */
 export type KvmDirtyLogMode = 'manual' | 'get-and-clear';
 
+/** Options of a `KvmDirtyLogTracker`. */
 export interface KvmDirtyLogOptions {
   /** File descriptor of the VM (KVM_CREATE_VM). Stays the caller's. */
   readonly vmFd: number;

@@ -18,6 +18,7 @@ export interface TrackedRange {
   readonly firstPage: number;
 }
 
+/** Options of a `PagemapTracker`. */
 export interface PagemapTrackerOptions {
   readonly ranges: readonly TrackedRange[];
   /** Bytes per page of the bitmaps. Default: the host's page size; else a multiple of it. */
@@ -51,6 +52,9 @@ const REGIONS = 4096;
  * ```
  *
  * Its `pause` resolves when none is in flight any more, and all are marked.
+ *
+ * @example
+ * const trackers = [PagemapTracker.forMemory(memory)];
  */
 export class PagemapTracker implements DirtyTracker {
   readonly name = 'pagemap';

@@ -14,6 +14,9 @@ let loaded: typeof Lz4 | undefined;
  * LZ4 for pages: little gain for little time. On libuv's threads, so that the event loop stays free.
  *
  * The code comes with the package `lz4-napi`. Throws `GODWIT_UNSUPPORTED` on a machine for which it has no binary.
+ *
+ * @example
+ * migrate(vm, connector, { encodings: [delta(), lz4()] }); // receive(links, { prepare, encodings: [delta(), lz4()] })
  */
 export function lz4(): Compression {
   const codec = load();

@@ -1,6 +1,7 @@
 import * as zlib from 'node:zlib';
 import { type Compression, checkOptions, GodwitError, quoted } from '@godwit/core';
 
+/** Options of `zstd`. */
 export interface ZstdOptions {
   /** From 1 (the default: fast) to 19 (slow). */
   readonly level?: number;
@@ -33,6 +34,9 @@ export const zstdAvailable: boolean = node.zstdCompress !== undefined && node.zs
  * Zstandard for pages: more gain than LZ4 for more time. On libuv's threads, so that the event loop stays free.
  *
  * Throws `GODWIT_UNSUPPORTED` where Node does not have it (`zstdAvailable`).
+ *
+ * @example
+ * const encodings = [delta(), zstdAvailable ? zstd({ level: 3 }) : lz4()];
  */
 export function zstd(options: ZstdOptions = {}): Compression {
   checkOptions<ZstdOptions>('zstd', options, { level: true });

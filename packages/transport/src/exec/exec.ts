@@ -5,6 +5,7 @@ import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { mayPass } from '../stream/connect-failure.js';
 import { ChildStream } from './child-stream.js';
 
+/** The command of an `exec` transport, and how it is run. */
 export interface ExecOptions {
   /** The program, looked up in PATH; no shell is involved. */
   readonly command: string;
@@ -36,6 +37,9 @@ const EXEC_OPTIONS: Readonly<Record<keyof ExecOptions, true>> = {
  * code. It is never left behind: dropped streams kill it, and so does the end of this process.
  *
  * The other side is `stdio()`. There is nothing to listen on.
+ *
+ * @example
+ * migrate(vm, connectTo(exec('ssh vm-host my-vmm --receive'))); // at the other end: `stdio()`
  */
 export function exec(options: ExecOptions | string): Transport {
   const shell = typeof options === 'string';

@@ -20,6 +20,10 @@ let taken = false;
  *
  * Nobody else may read standard input or write standard output from then on: `console.log` would end up in the middle
  * of a guest's memory. Messages belong on standard error. A terminal is refused.
+ *
+ * @example
+ * // In the program that `exec('ssh vm-host my-vmm --receive')` runs.
+ * const { vm } = await receive(await listenOn(stdio()), { prepare }).result;
  */
 export function stdio(): Transport {
   return {

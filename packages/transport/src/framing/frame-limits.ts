@@ -8,6 +8,7 @@ export interface FrameLimits {
   readonly maximumRuns: number;
 }
 
+/** What a reader takes before a handshake has said otherwise. */
 export const DEFAULT_FRAME_LIMITS: FrameLimits = {
   maximumHeaderBytes: 2 ** 20,
   maximumPayloadBytes: 16 * 2 ** 20,

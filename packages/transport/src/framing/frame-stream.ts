@@ -8,6 +8,7 @@ import { checkedHead, frameHead } from './frame-head.js';
 import { DEFAULT_FRAME_LIMITS, type FrameLimits } from './frame-limits.js';
 import { FrameReader, type LastFrame } from './frame-reader.js';
 
+/** Options of `frameStream`. */
 export interface FrameStreamOptions extends Partial<FrameLimits> {
   /** How long `close` waits for the peer to end its direction before the stream is dropped, in milliseconds. Default: 5 000. */
   readonly lingerMs?: number;

@@ -8,6 +8,7 @@ import type { Listener, Transport } from '../stream/byte-stream.js';
 export interface LinkTransport extends Transport {
   readonly links: {
     readonly connector: LinkConnector;
+    /** Begins to accept migrations. */
     listen(): Promise<LinkListener & { readonly address: string; readonly listener: Listener }>;
   };
 }

@@ -22,6 +22,7 @@ import { PageChannelPool, superseded } from './page-channel-pool.js';
 import type { ConnectionName, PendingStream } from './pending-stream.js';
 import { refuse } from './refuse.js';
 
+/** Options of `listenOn`. */
 export interface ListenOptions extends FrameStreamOptions {
   /**
    * How long a new stream has to say who it is, and a page channel to be announced by the hello of its migration, in
@@ -66,6 +67,11 @@ export type ListeningLinks<L extends Listener> = LinkListener & { readonly addre
  * The destination's side: sorts incoming streams by their first frame. A `hello` makes a link for `accept`, an `attach`
  * joins the migration that it names. Whoever is silent, speaks something else or attaches to nothing is told why, if
  * possible, and dropped; the listener serves on.
+ *
+ * @example
+ * const links = await listenOn(tcp({ host: '0.0.0.0', port: 4444 }));
+ * const { vm } = await receive(links, { prepare }).result;
+ * await links.close();
  */
 export async function listenOn<L extends Listener>(
   transport: Transport<L>,

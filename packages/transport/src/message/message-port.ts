@@ -5,6 +5,7 @@ import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { LARGEST_MESSAGE, MessageStream } from './message-stream.js';
 
+/** Options of `messagePort`. */
 export interface MessagePortOptions {
   /** How long `connect` waits for a listener at the other end, in milliseconds. Default: 10 000. */
   readonly connectTimeoutMs?: number;
@@ -32,6 +33,11 @@ const served = new WeakMap<MessagePort, Served>();
  * for it. Each byte is copied twice: by the writer from its memory into a message, which moves to the other thread
  * without a copy, and by the reader into its own. Views of shared memory are copied too, like all others: a page that
  * the guest writes after `write` has resolved arrives as it was.
+ *
+ * @example
+ * const { port1, port2 } = new MessageChannel();
+ * worker.postMessage({ port: port2 }, [port2]); // the worker: receive(await listenOn(messagePort(port)), { prepare })
+ * migrate(vm, connectTo(messagePort(port1)));
  */
 export function messagePort(port: MessagePort, options: MessagePortOptions = {}): Transport {
   checkOptions<MessagePortOptions>('messagePort', options, { connectTimeoutMs: true, windowBytes: true });

@@ -69,6 +69,7 @@ export class WebSocketListener implements Listener {
     return this.#address;
   }
 
+  /** The port that it listens on. */
   get port(): number {
     return this.#port;
   }

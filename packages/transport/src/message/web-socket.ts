@@ -12,6 +12,7 @@ import { explainHandshake, handshakeMayPass, refusedCertificate } from '../tls/t
 import { WebSocketListener } from './web-socket-listener.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
+/** Where a `webSocket` connects to or listens, and whom it takes. */
 export interface WebSocketOptions {
   /** `ws://host:port/path` or `wss://...`. Instead of it: host, port and path. */
   readonly url?: string;
@@ -54,6 +55,10 @@ const WEB_SOCKET_OPTIONS: Readonly<Record<keyof WebSocketOptions, true>> = {
  *
  * Chunks of 16 KiB and more go to the socket by reference from a listener; a side that connects must mask what it sends
  * (RFC 6455), which costs a copy. Reading copies once.
+ *
+ * @example
+ * const links = await listenOn(webSocket({ port: 8080, path: '/migration' }));
+ * migrate(vm, connectTo(webSocket({ url: 'ws://vm-host:8080/migration' })));
  */
 export function webSocket(options: WebSocketOptions): Transport<WebSocketListener> {
   checkOptions<WebSocketOptions>('webSocket', options, WEB_SOCKET_OPTIONS);

@@ -43,6 +43,7 @@ export interface BrokenRecording {
   readonly error: GodwitError;
 }
 
+/** What `readRecording` finds, in the order of the file; `broken` is always the last. */
 export type RecordedItem =
   | ((RecordingHead | RecordedLink | RecordedStreamEnd | RecordingEnd) & { readonly offset: number })
   | RecordedFrame
@@ -67,6 +68,11 @@ const OWN_TYPES: ReadonlySet<string> = new Set<RecordingFrame['type']>([
  *
  * What the bytes say never makes it throw: an item `broken` then tells where and why, and is the last. A recording that
  * lacks its end is broken at its last byte. Errors of `bytes` itself are passed on.
+ *
+ * @example
+ * for await (const item of readRecording(createReadStream('migration.godwit'))) {
+ *   if (item.type === 'frame') console.log(item.offset, item.frame.type);
+ * }
  */
 export async function* readRecording(bytes: ReadableBytes): AsyncGenerator<RecordedItem, void, undefined> {
   const source = new ByteSource(bytes);

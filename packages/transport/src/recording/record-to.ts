@@ -16,6 +16,7 @@ import { RecordedStream, type Tape } from './recorded-stream.js';
 import { RecordingFile } from './recording-file.js';
 import { packRecordingFrame, RECORDING_VERSION, type RecordedTrack, type Sender } from './recording-format.js';
 
+/** Options of `recordTo`. */
 export interface RecordOptions {
   /**
    * Called once when the recording fails (a full disk, say); the migration then goes on without it. Without this
@@ -24,6 +25,7 @@ export interface RecordOptions {
   readonly onFailure?: (error: GodwitError) => void;
 }
 
+/** What is in a recording that was closed. */
 export interface RecordingSummary {
   readonly path: string;
   /** Bytes of the file. */
@@ -60,6 +62,11 @@ export interface Recording {
  *
  * The file is readable for its owner only, since it holds the guest's memory. Fails with `GODWIT_RECORDING_FAILED` when it
  * exists already or cannot be made.
+ *
+ * @example
+ * const recording = await recordTo('migration.godwit');
+ * await migrate(vm, recording.connector(connectTo(tcp({ host, port })))).result;
+ * await recording.close(); // godwit inspect migration.godwit
  */
 export async function recordTo(path: string, options: RecordOptions = {}): Promise<Recording> {
   checkOptions<RecordOptions>('recordTo', options, { onFailure: true });

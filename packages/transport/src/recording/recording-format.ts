@@ -35,6 +35,7 @@ export interface RecordedTrack {
   readonly sender: Sender;
 }
 
+/** The first frame of a recording. */
 export interface RecordingHead {
   readonly type: 'recording';
   readonly version: number;
@@ -43,6 +44,7 @@ export interface RecordingHead {
   readonly startedAt: number;
 }
 
+/** A link was made. */
 export interface RecordedLink {
   readonly type: 'link';
   readonly link: number;
@@ -64,6 +66,7 @@ export interface RecordedStreamEnd extends RecordedTrack {
   readonly error: RecordedError | undefined;
 }
 
+/** The last frame of a recording. */
 export interface RecordingEnd {
   readonly type: 'recordingEnd';
   readonly atMicros: number;
@@ -73,6 +76,7 @@ export interface RecordingEnd {
   readonly error: RecordedError | undefined;
 }
 
+/** Why something ended. */
 export interface RecordedError {
   readonly code: string;
   readonly message: string;

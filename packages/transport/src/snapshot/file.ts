@@ -4,6 +4,7 @@ import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { type RestoreOptions, restoreFrom } from './restore-link.js';
 import { saveTo } from './save-link.js';
 
+/** A snapshot's file. */
 export interface FileOptions extends RestoreOptions {
   /** The snapshot. Saving replaces a file that has this name, when the new one is whole. */
   readonly path: string;
@@ -22,6 +23,10 @@ export interface FileOptions extends RestoreOptions {
  *   file once, and then waits as one to which nobody connects; listen again to restore again.
  *
  * `docs/snapshot-format.md` describes the file. It is not encrypted, and its checksums keep nobody from changing it.
+ *
+ * @example
+ * await migrate(vm, connectTo(file({ path: 'vm.snapshot' }))).result; // save
+ * const { vm } = await receive(await listenOn(file({ path: 'vm.snapshot' })), { prepare }).result; // restore
  */
 export function file(options: FileOptions): LinkTransport {
   checkOptions<FileOptions>('file', options, { path: true, pageChannels: true, verify: true });

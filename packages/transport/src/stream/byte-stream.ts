@@ -86,6 +86,11 @@ export interface Listener {
 export interface Transport<L extends Listener = Listener> {
   /** Its streams are plain sockets, which have `detach`. Default false. */
   readonly plainSockets?: boolean;
+  /**
+   * Makes a stream. Rejects with `GODWIT_CONNECT_FAILED`, the carrier's own error as its `cause`, or `GODWIT_CANCELLED` when `signal`
+   * aborts.
+   */
   connect(signal?: AbortSignal): Promise<ByteStream>;
+  /** Begins to listen. Rejects with `GODWIT_CONNECT_FAILED` where that cannot be had. */
   listen(signal?: AbortSignal): Promise<L>;
 }

@@ -145,6 +145,9 @@ export class DuplexStream implements ByteStream {
  * Makes a byte stream of any Node `Duplex` that carries bytes: a TLS socket, a child's pipes (`Duplex.from`), an SSH
  * channel. Nobody else may read or write it from then on. Half-close needs `allowHalfOpen` (Node's default, except
  * for `net` and `tls`, which must be told).
+ *
+ * @example
+ * const stream = fromDuplex(net.connect({ host, port, allowHalfOpen: true }), `${host}:${port}`);
  */
 export function fromDuplex(duplex: Duplex, peer = 'duplex'): ByteStream {
   return new DuplexStream(duplex, new ChunkReceiver(duplex), peer);

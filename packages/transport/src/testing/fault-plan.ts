@@ -40,6 +40,7 @@ export type Fault = FaultBase &
       }
   );
 
+/** Which faults `faulty` makes, and where. */
 export interface FaultPlan {
   readonly faults: readonly Fault[];
   /** Decides `below` and what corrupted bytes become. The same seed does the same. Default: 1. */

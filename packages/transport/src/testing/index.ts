@@ -1,3 +1,8 @@
+/**
+ * `@godwit/transport/testing`: the suite that every transport passes, and streams that break as planned.
+ *
+ * @module @godwit/transport/testing
+ */
 export type { Fault, FaultPlace, FaultPlan } from './fault-plan.js';
 export { faulty, faultyStream } from './faulty.js';
 export { FrameFinder } from './frame-finder.js';

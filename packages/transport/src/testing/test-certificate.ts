@@ -8,6 +8,7 @@ export interface TestCertificate {
   readonly privateKey: KeyObject;
 }
 
+/** What a `testCertificate` is for. */
 export interface CertificateOptions {
   /** The authority; without one it signs itself and is one. */
   readonly signer?: TestCertificate;

@@ -2,12 +2,15 @@ import type { ByteStream, Listener } from '../stream/byte-stream.js';
 
 /** What the suite needs from a test runner: those of Jest, Vitest, Mocha and node:test all fit. */
 export interface SuiteRunner {
+  /** Groups tests under a name. */
   describe(name: string, body: () => void): unknown;
+  /** Adds a test, which fails when its promise rejects. */
   test(name: string, body: () => Promise<void>): unknown;
 }
 
 /** One transport under test. */
 export interface TransportFixture {
+  /** Makes a listener that no other one disturbs. */
   listen(): Promise<Listener>;
   /** Connects to a listener that `listen` made. */
   connect(listener: Listener, signal?: AbortSignal): Promise<ByteStream>;

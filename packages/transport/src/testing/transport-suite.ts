@@ -3,12 +3,23 @@ import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promi
 import { GodwitError } from '@godwit/core';
 import { frameStream } from '../framing/frame-stream.js';
 import type { ByteStream } from '../stream/byte-stream.js';
+import { checkAbortIsTold, checkRefusal, withAdvice } from './fixture-advice.js';
 import { frameSuite } from './frame-suite.js';
 import { pattern, readAll, readExactly, settledWithin } from './streams.js';
 import type { SuiteRunner, TransportFixture } from './transport-fixture.js';
-import { leavingNothing, rejectsWith, withPair as withPairOf } from './with-pair.js';
+import { rejectsWith, withPair as withPairOf } from './with-pair.js';
 
-/** The guarantees of `ByteStream`, `Listener` and `Transport`, as tests that every implementation must pass. */
+/**
+ * The guarantees of `ByteStream`, `Listener` and `Transport`, as tests that every implementation must pass.
+ *
+ * @example
+ * transportSuite('my transport', { describe, test }, {
+ *   listen: () => mine(0).listen(),
+ *   connect: (listener, signal) => mine(listener.port).connect(signal),
+ *   tellsAbort: true,
+ *   mostHeld: 32 * 2 ** 20,
+ * });
+ */
 export function transportSuite(name: string, runner: SuiteRunner, fixture: TransportFixture): void {
   const { describe, test } = runner;
 
@@ -143,12 +154,16 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
           }
           await near.close();
         })();
+        writing.catch(() => undefined);
         // Nothing tells that no further write will be taken, but that none is.
         for (let before = -1; before !== accepted; ) {
           before = accepted;
           await delay(100);
         }
-        assert.ok(accepted <= fixture.mostHeld, `${accepted} bytes were taken with nobody reading`);
+        assert.ok(
+          accepted <= fixture.mostHeld,
+          `${accepted} bytes were taken with nobody reading: without back-pressure pages pile up; if the carrier holds so many, set mostHeld`,
+        );
         const received = await readAll(far);
         await writing;
         assert.equal(received.length, accepted);
@@ -225,8 +240,7 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
       withPair(async (near, far) => {
         const read = near.read(new Uint8Array(10));
         far.abort(new GodwitError('GODWIT_CANCELLED', 'gone'));
-        if (fixture.tellsAbort) await rejectsWith(read, 'GODWIT_LINK_LOST');
-        else assert.equal(await read, 0);
+        await checkAbortIsTold(read, fixture.tellsAbort);
         const flood = async (): Promise<void> => {
           const chunk = pattern(1 << 20, 1);
           for (;;) await near.write([chunk]);
@@ -235,39 +249,47 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
       }));
 
     test(`${streamsAtOnce} streams at once do not mix`, () =>
-      leavingNothing(async () => {
+      withAdvice(`where ${streamsAtOnce} cost too much, set capabilities.streamsAtOnce`, async () => {
         const listener = await fixture.listen();
-        const served = (async () => {
-          const echoes: Promise<void>[] = [];
-          for (let i = 0; i < streamsAtOnce; i++) echoes.push(echo(await listener.accept()));
-          await Promise.all(echoes);
-        })();
-        await Promise.all(
-          Array.from({ length: streamsAtOnce }, async (_, i) => {
-            const near = await fixture.connect(listener);
-            const sent = pattern(10_000 + i, i);
-            await near.write([sent]);
-            await near.close();
-            assert.ok(Buffer.from(await readAll(near)).equals(sent));
-          }),
-        );
-        await served;
-        await listener.close();
+        try {
+          const served = (async () => {
+            const echoes: Promise<void>[] = [];
+            for (let i = 0; i < streamsAtOnce; i++) echoes.push(echo(await listener.accept()));
+            await Promise.all(echoes);
+          })();
+          served.catch(() => undefined);
+          await Promise.all(
+            Array.from({ length: streamsAtOnce }, async (_, i) => {
+              const near = await fixture.connect(listener);
+              const sent = pattern(10_000 + i, i);
+              await near.write([sent]);
+              await near.close();
+              assert.ok(Buffer.from(await readAll(near)).equals(sent));
+            }),
+          );
+          await served;
+        } finally {
+          await listener.close();
+        }
       }));
 
     test(`${shortConnections} streams one after the other leave nothing behind`, () =>
-      leavingNothing(async () => {
+      withAdvice(`where ${shortConnections} take too long, set capabilities.shortConnections`, async () => {
         const listener = await fixture.listen();
-        for (let i = 0; i < shortConnections; i++) {
-          const accepting = listener.accept();
-          const near = await fixture.connect(listener);
-          const echoing = echo(await accepting);
-          await near.write([Uint8Array.of(i & 0xff, 1, 2)]);
-          await near.close();
-          assert.deepEqual(Array.from(await readAll(near)), [i & 0xff, 1, 2]);
-          await echoing;
+        try {
+          for (let i = 0; i < shortConnections; i++) {
+            const accepting = listener.accept();
+            accepting.catch(() => undefined);
+            const near = await fixture.connect(listener);
+            const echoing = echo(await accepting);
+            await near.write([Uint8Array.of(i & 0xff, 1, 2)]);
+            await near.close();
+            assert.deepEqual(Array.from(await readAll(near)), [i & 0xff, 1, 2]);
+            await echoing;
+          }
+        } finally {
+          await listener.close();
         }
-        await listener.close();
       }));
 
     test('accept and connect can be cancelled, and a cancelled accept loses no stream', () =>
@@ -294,8 +316,7 @@ export function transportSuite(name: string, runner: SuiteRunner, fixture: Trans
         await listener.close();
         await refused;
         await rejectsWith(listener.accept(), 'GODWIT_INVALID_STATE');
-        if (tellsRefusal) await rejectsWith(fixture.connect(listener), 'GODWIT_CONNECT_FAILED');
-        else await rejectsWith((await fixture.connect(listener)).read(new Uint8Array(1)), 'GODWIT_LINK_LOST');
+        await checkRefusal(fixture.connect(listener), tellsRefusal);
         await near.write([pattern(5, 1)]);
         assert.equal((await readExactly(far, 5)).length, 5);
       }));

@@ -36,6 +36,7 @@ export const CREDENTIALS: Readonly<Record<keyof TlsCredentials, true>> = {
   minVersion: true,
 };
 
+/** A key that both sides have, instead of certificates. */
 export interface PreSharedKey {
   /** Which key it is; travels in the clear. At most 128 bytes (RFC 4279). */
   readonly identity: string;

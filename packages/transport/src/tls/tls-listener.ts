@@ -36,10 +36,12 @@ export class TlsListener implements Listener {
     return this.#address;
   }
 
+  /** The address that it listens on. */
   get host(): string {
     return this.#host;
   }
 
+  /** The port that it listens on. */
   get port(): number {
     return this.#port;
   }

@@ -52,6 +52,10 @@ const CONFIRMATION_MS = 1_000;
  * listener tells `onRefused` and serves on.
  *
  * Bytes are copied while they are encrypted, so that nothing borrowed is ever seen changing by the cipher.
+ *
+ * @example
+ * tls({ host: 'vm-host', port: 4444, ca, cert, key }); // each side its own certificate, both signed by `ca`
+ * tls({ host: 'vm-host', port: 4444, psk: { identity: 'migration-7', key: secret } }); // or a key that both have
  */
 export function tls(options: TlsOptions): Transport<TlsListener> {
   checkOptions<TlsOptions>('tls', options, TLS_OPTIONS);

@@ -44,6 +44,9 @@ const factories = new Map<string, TransportFactory>([
  * the same as `tcp:host:port`; IPv6 addresses stand in brackets, and an empty host is `127.0.0.1`.
  *
  * Fails with `GODWIT_INVALID_ARGUMENT` and says what was expected.
+ *
+ * @example
+ * const transport = transportFromUri('tls:vm-host:4444', { tls: { ca, cert, key } });
  */
 export function transportFromUri(uri: string, options: UriOptions = {}): Transport {
   const colon = uri.indexOf(':');
@@ -61,6 +64,10 @@ export function transportFromUri(uri: string, options: UriOptions = {}): Transpo
 /**
  * Adds a scheme of your own to `transportFromUri`, for this process. A scheme that exists is not replaced: whoever reads
  * `tls:` in a configuration must be able to trust it.
+ *
+ * @example
+ * registerTransport('room', (name) => rooms.get(name) ?? fail(`there is no room ${name}`));
+ * transportFromUri('room:a');
  */
 export function registerTransport(scheme: string, factory: TransportFactory): void {
   if (!/^[a-z][a-z0-9+.-]*$/.test(scheme)) {

@@ -10,6 +10,7 @@ import type { VfioGroup } from '../type1/vfio-group.js';
 import { DevicePort } from './device-port.js';
 import { resetWhenFree } from './device-reset.js';
 
+/** What VFIO says of a device (VFIO_DEVICE_GET_INFO). */
 export interface VfioDeviceInfo {
   readonly resettable: boolean;
   readonly pci: boolean;

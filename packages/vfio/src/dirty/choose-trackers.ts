@@ -23,6 +23,7 @@ export interface TrackableDevice {
   readonly trackDuringPrecopy?: boolean;
 }
 
+/** Which trackers see what devices write, and why these. */
 export interface TrackerChoice {
   readonly device: VfioDevice;
   /** Several devices may share one. */
@@ -39,6 +40,11 @@ export interface TrackerChoice {
  * A device whose writes nobody would see has a tracker that blocks the migration, and says why.
  *
  * @throws GodwitError GODWIT_UNSUPPORTED for a device that is not to be tracked while it runs, and cannot migrate
+ *
+ * @example
+ * const choices = await chooseTrackers(devices, memory);
+ * for (const { device, passedOver } of choices) console.log(device.name, passedOver);
+ * const trackers = [PagemapTracker.forMemory(memory), ...trackersOf(choices)];
  */
 export async function chooseTrackers(
   devices: readonly TrackableDevice[],

@@ -48,6 +48,7 @@ export class VfioType1Tracker implements DirtyTracker {
     this.#log = new SpaceLog(container, memory, container.dirtyLog);
   }
 
+  /** What the last harvest has found; zeros before the first. */
   get lastHarvest(): Type1Harvest {
     return this.#lastHarvest;
   }

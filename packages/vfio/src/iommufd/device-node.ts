@@ -91,6 +91,7 @@ export class VfioDeviceNode {
     return onPool(this.#descriptor.port, this.#attach(to));
   }
 
+  /** VFIO_DEVICE_DETACH_IOMMUFD_PT: the device has no memory any more. Throws `SyscallError`. */
   detach(): void {
     atOnce(this.#descriptor.port, this.#detach());
   }

@@ -30,6 +30,7 @@ export class HardwarePagetable {
     this.ioas = ioas;
   }
 
+  /** Whether dirty tracking is on. */
   get tracking(): boolean {
     return this.#tracking;
   }
@@ -75,6 +76,7 @@ export class HardwarePagetable {
     return this.#owner.ioctl(IommufdRequest.IOMMU_HWPT_GET_DIRTY_BITMAP, this.#request(mapping, bitmap, pageSize));
   }
 
+  /** The error for a dirty bitmap that could not be read: `result` is minus errno. */
   readError({ iova, byteLength }: DmaMapping, result: number): Error {
     const asked = `of ${byteLength} bytes at IOVA 0x${iova.toString(16)}`;
     return new SyscallError('IOMMU_HWPT_GET_DIRTY_BITMAP', -result, asked);

@@ -14,10 +14,13 @@ import type { MapRequest } from '../type1/type1-container.js';
 
 /** The iommufd that an address space or a page table is in: calls on it, which fail once it is closed. */
 export interface IommufdOwner {
+  /** ioctl(2) on the iommufd. Returns its result, or minus errno. */
   ioctl(request: number, argument?: IoctlArgument): number;
+  /** The same on a thread of the pool, for what takes long. */
   ioctlAsync(request: number, argument?: IoctlArgument): Promise<number>;
 }
 
+/** Options of an unmapping. */
 export interface UnmapOptions {
   /**
    * No device of this address space can write until the unmap is over: all of them are stopped. What the mapping's dirty bits

@@ -38,6 +38,7 @@ export class Iommufd implements IommufdOwner {
     return new Iommufd(fd, false, port);
   }
 
+  /** The descriptor, valid until it is closed. */
   get fd(): number {
     return this.#descriptor.fd;
   }

@@ -8,6 +8,7 @@ import { StateLoading } from './state-loading.js';
 import { StateSaving } from './state-saving.js';
 import { Turns } from './turns.js';
 
+/** Options of a `VfioMigratableDevice`. */
 export interface VfioMigratableDeviceOptions {
   readonly device: VfioDevice;
   /** Unique within the VM, the same on both sides. Default: the device's name, which differs between hosts as a rule. */

@@ -1,6 +1,7 @@
 import { map, type OperatorFunction } from 'rxjs';
 import type { DirtySample } from './dirty-samples.js';
 
+/** How fast pages become dirty, over a window of samples. */
 export interface DirtyRate {
   readonly pagesPerSecond: number;
   /** Averaged, recent samples weighing more. */

@@ -10,6 +10,7 @@ export interface DirtySample {
   readonly intervalMs: number;
 }
 
+/** Options of `dirtySamples`. */
 export interface DirtySamplesOptions {
   /** Milliseconds from the end of one harvest to the beginning of the next; default 100. */
   readonly everyMs?: number;
@@ -24,6 +25,9 @@ export interface DirtySamplesOptions {
  *
  * Cold; a tracker runs for one subscriber at a time (`share()` it for more). Harvests do not overlap, however long they take.
  * Ends with an error when the tracker fails.
+ *
+ * @example
+ * dirtySamples(tracker, memory, { everyMs: 500 }).pipe(dirtyRate()).subscribe(({ pagesPerSecond }) => console.log(pagesPerSecond));
  */
 export function dirtySamples(
   tracker: DirtyTracker,

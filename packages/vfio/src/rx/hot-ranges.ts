@@ -1,6 +1,7 @@
 import { map, type OperatorFunction } from 'rxjs';
 import type { DirtySample } from './dirty-samples.js';
 
+/** A range of pages that is written again and again. */
 export interface HotRange {
   readonly blockIndex: number;
   readonly firstPage: number;
@@ -9,6 +10,7 @@ export interface HotRange {
   readonly heat: number;
 }
 
+/** Options of `hotRanges`. */
 export interface HotRangesOptions {
   /** Pages per range; default 512, which is 2 MiB of pages of 4 KiB. */
   readonly rangePages?: number;

@@ -26,6 +26,7 @@ export interface HostMappedMemory extends GuestMemory {
   readonly blocks: readonly (GuestMemory['blocks'][number] & { readonly hostAddress: bigint })[];
 }
 
+/** Options of `mapMemory`. */
 export interface MapMemoryOptions {
   /** IOVA of a guest-physical address. Default: the same, as a guest without a virtual IOMMU sees it. */
   readonly iovaOf?: (guestPhysicalAddress: number) => number;
@@ -103,6 +104,7 @@ export class Type1Container implements DmaSpace {
   static readonly #made = (descriptor: Descriptor, groups: readonly VfioGroup[]): Type1Container =>
     new Type1Container(descriptor, readType1Info(descriptor.port, descriptor.fd), groups, []);
 
+  /** The descriptor, valid until it is closed. */
   get fd(): number {
     return this.#descriptor.fd;
   }

@@ -38,6 +38,7 @@ export class VfioGroup {
     this.#descriptor = new Descriptor(port, fd, `IOMMU group ${number}`);
   }
 
+  /** The descriptor, valid until it is closed. */
   get fd(): number {
     return this.#descriptor.fd;
   }

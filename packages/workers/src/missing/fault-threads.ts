@@ -82,7 +82,13 @@ export class FaultThreads implements FaultService {
   }
 }
 
-/** Starts `FaultThreads`; see there. */
+/**
+ * Starts `FaultThreads`; see there.
+ *
+ * @example
+ * const faults = faultThreads(); // when the program starts: its threads take 100 ms to stand ready
+ * const incoming = receive(links, { prepare, run: 'at once', faults });
+ */
 export function faultThreads(): FaultThreads {
   return new FaultThreads();
 }

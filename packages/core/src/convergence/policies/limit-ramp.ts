@@ -3,6 +3,7 @@ import type { ConvergencePolicy, PolicyInput } from '../policy.js';
 import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { switchoverWithin } from './downtime-limit.js';
 
+/** How fast `limitRamp` raises the downtime limit, and how far. Times in milliseconds. */
 export interface LimitRampOptions {
   /** The limit until the ramp begins. Milliseconds; default: `MigrateOptions.downtimeLimitMs`. */
   readonly firstMs?: number;

@@ -25,6 +25,7 @@ export const qemuRule: ConvergencePolicy = ({ outcome, downtimeLimitMs, pageSize
   };
 };
 
+/** QEMU's parameters of auto-converge, with QEMU's defaults. */
 export interface AutoConvergeOptions {
   /** Part of what was sent that the guest must write again to be throttled, in percent; default 50 (`throttle-trigger-threshold`). */
   readonly thresholdPercent?: number;

@@ -3,6 +3,7 @@ import { type ConvergencePolicy, PATIENCE, type RoundOutcome } from '../policy.j
 import { completedRounds, endedMsAgo } from './completed-rounds.js';
 import { checkEnd, type EndOfPatience, endOfPatience } from './end-of-patience.js';
 
+/** What counts as no progress, and for how long. */
 export interface StallOptions {
   /** Rounds without progress after which a migration counts as stalled. */
   readonly rounds: number;
@@ -75,6 +76,7 @@ export function stalled(options: StallOptions, end: EndOfPatience): ConvergenceP
   };
 }
 
+/** When `switchAtLocalMinimum` takes what is owed for as little as it will get. */
 export interface LocalMinimumOptions extends StallOptions {
   /** The most that the guest may be down for then. Milliseconds. */
   readonly upToMs: number;

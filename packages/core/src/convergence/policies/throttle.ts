@@ -4,6 +4,7 @@ import { completedRounds } from './completed-rounds.js';
 import { isSaturated, neededThrottle } from './throttle-model.js';
 import { type Budget, budgetOf } from './time-budget.js';
 
+/** How hard a policy may hold the guest back. */
 export interface ThrottlePolicyOptions {
   /** The most that vCPUs are held back: a share of their time, up to 0.99; default 0.8. */
   readonly most?: number;

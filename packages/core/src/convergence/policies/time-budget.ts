@@ -14,7 +14,12 @@ export interface Budget {
   readonly because?: string;
 }
 
-/** After `ms` milliseconds, in the middle of a round too, or after three overruns: patience ends. */
+/**
+ * After `ms` milliseconds, in the middle of a round too, or after three overruns: patience ends.
+ *
+ * @example
+ * const policy = firstOpinion(withinDowntimeLimit, timeBudget(60_000, 'abort'));
+ */
 export function timeBudget(ms: number, end: EndOfPatience): ConvergencePolicy {
   inRange('timeBudget: ms', ms, 0);
   checkEnd('timeBudget', end);

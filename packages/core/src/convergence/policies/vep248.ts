@@ -2,6 +2,7 @@ import { checkOptions, inRange } from '../../argument.js';
 import { type ConvergencePolicy, PATIENCE, type PolicyInput, type RoundOutcome } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
 
+/** The parameters of `vep248`, with the defaults of its proposal. */
 export interface Vep248Options {
   /** Time without progress that is a stall (`stallProgressTimeout`). Milliseconds; default 40,000. */
   readonly progressTimeoutMs?: number;

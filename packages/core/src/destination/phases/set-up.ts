@@ -1,6 +1,7 @@
 import { abortable } from '../../abortable.js';
 import { Claim } from '../../claim/claim.js';
 import type { MigratableVm } from '../../device/migratable-vm.js';
+import { checkDecoderState } from '../../encoding/decoder-state.js';
 import { agreeOn } from '../../encoding/page-encoding.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
@@ -211,6 +212,7 @@ export class SetUp implements DestinationPhase {
   #agreed({ options, emit }: DestinationContext, connection: IncomingConnection, version: number) {
     const { hello, control } = connection;
     const { encodings, features: agreed, missing } = agreeOn(hello.features, options.encodings);
+    checkDecoderState(encodings, hello.pageChannels);
     const own: readonly string[] = [
       FEATURES.verify,
       FEATURES.back,

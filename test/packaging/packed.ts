@@ -1,0 +1,65 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** The repository; the tests run compiled, in test/dist/packaging. */
+export const ROOT = join(import.meta.dirname, '..', '..', '..');
+
+export interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly private?: boolean;
+  readonly workspaces?: readonly string[];
+  readonly devDependencies?: Readonly<Record<string, string>>;
+  readonly peerDependencies?: Readonly<Record<string, string>>;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+  readonly bin?: Readonly<Record<string, string>>;
+  readonly exports: Readonly<Record<string, unknown>>;
+  readonly repository?: { readonly url: string; readonly directory?: string };
+  readonly homepage?: string;
+  readonly bugs?: { readonly url: string };
+  readonly keywords?: readonly string[];
+  readonly funding?: unknown;
+}
+
+export function manifestIn(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
+}
+
+/** What gets published: every workspace that is not private. */
+export const PACKAGES: readonly { readonly folder: string; readonly manifest: Manifest }[] = (
+  manifestIn(ROOT).workspaces ?? []
+)
+  .map((folder) => ({ folder: join(ROOT, folder), manifest: manifestIn(join(ROOT, folder)) }))
+  .filter(({ manifest }) => manifest.private !== true);
+
+export interface Tarball {
+  readonly file: string;
+  readonly files: readonly string[];
+}
+
+/** Packs everything that gets published into `folder`. */
+export function packAll(folder: string): Map<string, Tarball> {
+  const tarballs = new Map<string, Tarball>();
+  for (const { folder: from, manifest } of PACKAGES) {
+    const [packed] = JSON.parse(npm(from, 'pack', '--json', '--ignore-scripts', '--pack-destination', folder));
+    const files = packed.files.map(({ path }: { path: string }) => path);
+    tarballs.set(manifest.name, { file: join(folder, packed.filename), files });
+  }
+  return tarballs;
+}
+
+export function npm(cwd: string, ...args: readonly string[]): string {
+  return run('npm', args, cwd);
+}
+
+/** Standard output of a command; when it fails, an error with all that it printed. */
+export function run(command: string, args: readonly string[], cwd: string): string {
+  try {
+    return execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: string; stderr: string };
+    throw new Error(`${command} ${args.join(' ')} failed:\n${stdout}\n${stderr}`, { cause: error });
+  }
+}

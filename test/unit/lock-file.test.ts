@@ -1,0 +1,26 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from '@jest/globals';
+
+/** The repository; the tests run compiled, in test/dist/unit. */
+const ROOT = join(import.meta.dirname, '..', '..', '..');
+
+const LOCK = readFileSync(join(ROOT, 'package-lock.json'), 'utf8');
+
+interface Lock {
+  readonly packages: Readonly<Record<string, { readonly link?: boolean; readonly integrity?: string }>>;
+}
+
+// npm 10 removes `libc` where npm 11 has written it, and npm 11 does not add it again: without it `npm install` leaves a clone clean
+// with either. `npx npm@10 install --package-lock-only` makes it so.
+test('the lock file is one that npm 10 and npm 11 leave as it is', () => {
+  expect(LOCK.match(/"libc"/g) ?? []).toEqual([]);
+});
+
+test('the lock file says of each package what it must be', () => {
+  const { packages } = JSON.parse(LOCK) as Lock;
+  const unsure = Object.entries(packages).filter(
+    ([path, { link, integrity }]) => path.includes('node_modules/') && link !== true && integrity === undefined,
+  );
+  expect(unsure.map(([path]) => path)).toEqual([]);
+});
