@@ -156,6 +156,7 @@ export type {
   PagesByKind,
   RoundRecord,
   TrackerHarvest,
+  VcpuDirtying,
 } from './round-record.js';
 export type { KeepaliveOptions } from './session/keepalive.js';
 export { Migration } from './source/migration.js';

@@ -22,6 +22,7 @@ export {
 export type { SharedEncodings } from './encoding/sent-encodings.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
+export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export {
   type GuestMemory,

@@ -3,6 +3,8 @@
  * structs, numbers and system calls are in `@godwit/linux/unstable`.
  */
 export { type HostSupport, hostSupport, type Support } from './host-support.js';
+export { type DirtyRings, enableDirtyRings, mostDirtyRingEntries } from './kvm/dirty-ring.js';
+export { DirtyRingCalls } from './kvm/dirty-ring-calls.js';
 export { Kvm, probeKvm } from './kvm/kvm.js';
 export { KvmVcpu, runVcpu } from './kvm/kvm-vcpu.js';
 export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm/kvm-vm.js';

@@ -17,6 +17,7 @@ function isStruct(layout: KernelLayout): layout is StructLayout {
 /** Not yet in the headers of Linux 6.1, which Debian 12 has. Anything else that is missing is a name we got wrong. */
 const SINCE_6_2: ReadonlySet<string> = new Set([
   ...linux.pagemapScanLayouts.map(nameOf),
+  'KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP',
   'UFFD_FEATURE_WP_UNPOPULATED',
   'UFFD_FEATURE_POISON',
   'UFFD_FEATURE_WP_ASYNC',
@@ -31,6 +32,7 @@ const SINCE_6_2: ReadonlySet<string> = new Set([
 test('the tables are all here', () => {
   expect(tables.map(([name]) => name).sort()).toEqual([
     'kvmDirtyLogLayouts',
+    'kvmDirtyRingLayouts',
     'kvmLayouts',
     'libcLayouts',
     'pagemapScanLayouts',
