@@ -324,6 +324,24 @@ testRing(
   },
 );
 
+testRing(
+  'a bitmap that KVM keeps beside the rings is read at every harvest; when it cannot be, that is a failure',
+  async () => {
+    const { guest, memory } = machine();
+    if (guest.rings === undefined) throw new Error('it was made with rings');
+    // On x86-64 there is none.
+    expect(guest.rings.withBitmap).toBe(false);
+    const tracker = new KvmDirtyRingTracker({
+      ...{ vmFd: guest.vm.fd, vcpuFds: [guest.vcpuFd], rings: { ...guest.rings, withBitmap: true }, slots: SLOTS },
+      setLogging: (on) => guest.setLogging(on),
+    });
+    await tracker.start();
+    const error = await errorOf(() => tracker.harvest(new DirtyBitmaps(memory)));
+    expect(error).toMatchObject({ code: 'GODWIT_TRACKER_FAILED', cause: { syscall: 'KVM_GET_DIRTY_LOG' } });
+    await tracker.stop();
+  },
+);
+
 testRing('a VMM that refuses to log leaves nothing behind', async () => {
   const { guest } = machine();
   if (guest.rings === undefined) throw new Error('it was made with rings');
