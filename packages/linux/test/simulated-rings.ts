@@ -8,11 +8,16 @@ export class SimulatedRings {
   readonly rings: readonly Int32Array[];
   /** Called in the middle of a reset, before any entry is reset. */
   beforeReset: () => void = () => undefined;
+  /** Whether an entry was overwritten that nobody has reset. */
+  overwritten = false;
+  /** Whether a ring was filled to its last entry. */
+  brim = false;
   /** Entries that the next resets do at most, as when signals interrupt them. */
   interrupted: number[] = [];
   readonly #entries: number;
   readonly #reserve: number;
   readonly #armed: readonly Uint8Array[];
+  #logging = true;
   /** Free-running, as in the kernel. */
   readonly #dirty: number[];
   readonly #reset: number[];
@@ -29,19 +34,23 @@ export class SimulatedRings {
 
   /** Whether the vCPU may not enter the guest. */
   isFull(vcpu: number): boolean {
-    return (this.#dirty[vcpu] as number) - (this.#reset[vcpu] as number) >= this.#entries - this.#reserve;
+    const used = (this.#dirty[vcpu] as number) - (this.#reset[vcpu] as number);
+    // Unsigned in KVM: one that was reset too far is full for ever.
+    return used < 0 || used >= this.#entries - this.#reserve;
   }
 
-  /** The vCPU writes; KVM logs the first write to a page since it was armed. */
-  write(vcpu: number, slot: number, page: number, value: number): void {
+  /** The vCPU writes; KVM logs the first write to a page since it was armed, and every one that it emulates while it logs. */
+  write(vcpu: number, slot: number, page: number, value: number, emulated = false): void {
     (this.memory[slot] as Float64Array)[page] = value;
     const armed = this.#armed[slot] as Uint8Array;
-    if (armed[page] === 0) return;
+    if (armed[page] === 0 && !(emulated && this.#logging)) return;
     armed[page] = 0;
     const ring = this.rings[vcpu] as Int32Array;
+    if ((this.#dirty[vcpu] as number) - (this.#reset[vcpu] as number) >= this.#entries) this.overwritten = true;
     const at = ((this.#dirty[vcpu] as number) % this.#entries) * 4;
     ring.set([DIRTY, slot, page, 0], at);
     this.#dirty[vcpu] = (this.#dirty[vcpu] as number) + 1;
+    if ((this.#dirty[vcpu] as number) - (this.#reset[vcpu] as number) >= this.#entries) this.brim = true;
   }
 
   /** KVM_RESET_DIRTY_RINGS. */
@@ -63,11 +72,13 @@ export class SimulatedRings {
 
   /** Logging begins: every page is armed. */
   armAll(): void {
+    this.#logging = true;
     for (const armed of this.#armed) armed.fill(1);
   }
 
   /** Logging ends: nothing is logged. */
   disarmAll(): void {
+    this.#logging = false;
     for (const armed of this.#armed) armed.fill(0);
   }
 }

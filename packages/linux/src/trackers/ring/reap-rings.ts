@@ -77,6 +77,7 @@ function reapUntilEnd(data: RingThreadData, calls: DirtyRingCalls, post: (messag
     const { call, harvest, ending } = calls.take();
     if (call !== served || harvest !== given || ending || reaper.anyHas(softLimit)) {
       reaper.reap(sets[filling] as readonly DirtyBitmap[]);
+      reaper.makeRoom(calls.fullExits());
     }
     if (harvest !== given) {
       given = harvest;

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { dirtyRingBytes, mapDirtyRing } from '../../kvm/dirty-ring.js';
 import { DirtyRingCalls } from '../../kvm/dirty-ring-calls.js';
@@ -6,6 +7,10 @@ import { ioctl, munmap } from '../../libc/index.js';
 import { type RingThreadData, type RingThreadMessage, ringWords } from './reap-rings.js';
 import { RingReaper } from './ring-reaper.js';
 import { VcpuRing } from './vcpu-ring.js';
+
+/** How often, and after how many milliseconds each, to look whether vCPUs still cannot run: a vCPU that cannot says so every one or two. */
+const MOST_LOOKS = 100;
+const LOOK_MS = 20;
 
 interface Waiting {
   resolve(set: number): void;
@@ -82,19 +87,28 @@ export class Reaping {
     this.#worker.ref();
     await this.#ended;
     try {
-      if (this.#failure !== undefined) this.#giveUp();
+      if (this.#failure !== undefined) await this.#giveUp();
     } finally {
       unmapAll(this.#data.rings, this.#data.entries);
     }
   }
 
-  /** A vCPU with a full ring would never run again. */
-  #giveUp(): void {
+  /** Empties the rings: a vCPU with a full one would never run again. Ends when none says any more that its ring is full. */
+  async #giveUp(): Promise<void> {
     const { vmFd, slots, collected } = this.#data;
-    new RingReaper({
+    const reaper = new RingReaper({
       ...{ rings: this.rings, slots, collected: new Int32Array(collected) },
       reset: () => ioctl(vmFd, KvmDirtyRing.KVM_RESET_DIRTY_RINGS, 0, 'KVM_RESET_DIRTY_RINGS'),
-    }).giveUp();
+    });
+    reaper.giveUp();
+    for (let looks = 0; looks < MOST_LOOKS; looks++) {
+      const before = this.#calls.fullExits();
+      reaper.makeRoom(before);
+      await sleep(LOOK_MS);
+      const now = this.#calls.fullExits();
+      // The first one may have left the guest before the ring was emptied.
+      if (now.every((times, vcpu) => times - (before[vcpu] as number) < 2)) return;
+    }
   }
 
   #fail(error: Error): void {

@@ -20,6 +20,7 @@ export class RingReaper {
   readonly #slots = new Map<number, { readonly index: number; readonly pageCount: number }>();
   readonly #collected: Int32Array;
   readonly #reset: () => number;
+  readonly #stuck: { readonly exits: number | undefined; readonly times: number }[] = [];
 
   constructor({ rings, slots, collected, reset }: RingReaperParts) {
     this.#rings = rings;
@@ -43,8 +44,9 @@ export class RingReaper {
   reap(into: readonly DirtyBitmap[]): void {
     let owed = 0;
     const take = (slot: number, page: number): void => this.#take(slot, page, into);
+    // Before any is collected: these resets are not counted.
+    for (const ring of this.#rings) ring.findPlace(this.#reset);
     for (const [vcpu, ring] of this.#rings.entries()) {
-      ring.findPlace(this.#reset);
       const count = ring.collect(take);
       if (count === ring.entries) throw overrun(vcpu, ring.entries);
       Atomics.add(this.#collected, vcpu, count);
@@ -68,8 +70,22 @@ export class RingReaper {
 
   /** Empties the rings without a word of what was in them, after a failure. Not while pages are logged. */
   giveUp(): void {
-    for (const ring of this.#rings) ring.giveUp();
-    while (this.#reset() > 0);
+    for (const ring of this.#rings) ring.giveUp(this.#reset);
+  }
+
+  /**
+   * Lets vCPUs run that cannot, since KVM has overrun their rings more than once around.
+   *
+   * @param fullExits how often each vCPU's ring was full: one that was so twice, with nothing in its ring, was not only late to say so
+   */
+  makeRoom(fullExits: readonly number[]): void {
+    for (const [vcpu, ring] of this.#rings.entries()) {
+      const before = this.#stuck[vcpu] ?? { exits: fullExits[vcpu], times: 0 };
+      const again = before.exits !== fullExits[vcpu];
+      const times = ring.isLost ? before.times + (again ? 1 : 0) : 0;
+      if (times >= 2) ring.makeRoom(this.#reset);
+      this.#stuck[vcpu] = { exits: fullExits[vcpu], times: times >= 2 ? 0 : times };
+    }
   }
 
   #take(number: number, page: number, into: readonly DirtyBitmap[]): void {

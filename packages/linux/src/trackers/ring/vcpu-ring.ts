@@ -46,7 +46,8 @@ export class VcpuRing {
   collect(take: (slot: number, page: number) => void): number {
     const words = this.#words;
     let place = Atomics.load(this.#places, this.#index);
-    if (place === UNKNOWN) return 0;
+    // Dirty to its last entry, it has no beginning to be found.
+    if (place === UNKNOWN) return this.#count(DIRTY) === this.entries ? this.entries : 0;
     let count = 0;
     for (; count < this.entries; count++) {
       const at = place * ENTRY_WORDS;
@@ -60,11 +61,25 @@ export class VcpuRing {
   }
 
   /**
-   * Marks every entry for KVM to reset, unread, after KVM has overrun the ring. Once KVM has reset all that it can the ring is empty, and
-   * its vCPU may enter the guest again; where KVM goes on is not known before it has. Not while pages are logged.
+   * Has KVM reset every entry that it counts as full, unread, after it has overrun the ring: its vCPU can enter the guest again. Where KVM
+   * goes on is not known before it has. Not while pages are logged.
+   *
+   * @param reset KVM_RESET_DIRTY_RINGS: the number of entries that were reset
    */
-  giveUp(): void {
-    for (let place = 0; place < this.entries; place++) this.#change(place, DIRTY, RESET);
+  giveUp(reset: () => number): void {
+    const resetAll = (): void => {
+      while (reset() > 0);
+    };
+    resetAll();
+    // Entries that KVM counts, though they are empty, come first, unless it has written over some of them.
+    if (this.#count(DIRTY) > 0) this.#resetEmpty(resetAll);
+    this.#changeAll(DIRTY, RESET);
+    resetAll();
+    // It stands before such an entry, in the middle of a ring that is otherwise full.
+    if (this.#count(RESET) > 0) {
+      this.#changeAll(EMPTY, RESET);
+      resetAll();
+    }
     Atomics.store(this.#places, this.#index, UNKNOWN);
   }
 
@@ -76,11 +91,28 @@ export class VcpuRing {
     if (Atomics.load(this.#places, this.#index) !== UNKNOWN) return;
     const first = this.#firstDirty();
     if (first === UNKNOWN) return;
-    // KVM resets from where it stands up to the first dirty entry. It may fill those behind the dirty ones meanwhile.
-    for (let place = 0; place < this.entries; place++) this.#change(place, EMPTY, RESET);
-    reset();
-    for (let place = 0; place < this.entries; place++) this.#change(place, RESET, EMPTY);
+    this.#resetEmpty(reset);
     Atomics.store(this.#places, this.#index, first);
+  }
+
+  /**
+   * For a ring that was given up, whose vCPU still cannot enter the guest: KVM counts even more entries as full than there are. Has it
+   * reset some, at most half a ring, which is fewer than it counts.
+   */
+  makeRoom(reset: () => number): void {
+    if (!this.isLost) return;
+    const half = this.entries / 2;
+    for (const first of [0, half]) {
+      this.#changeAll(EMPTY, RESET, first, first + half);
+      const done = reset();
+      this.#changeAll(RESET, EMPTY);
+      if (done > 0) return;
+    }
+  }
+
+  /** Whether it was given up, and KVM has filled no entry since. */
+  get isLost(): boolean {
+    return Atomics.load(this.#places, this.#index) === UNKNOWN && this.#count(DIRTY) === 0;
   }
 
   /** Whether at least `count` entries are dirty: one look. */
@@ -90,6 +122,7 @@ export class VcpuRing {
 
   /** How many entries are dirty, about: KVM may fill more, and another thread may collect them. Logarithmic in the size of the ring. */
   waiting(): number {
+    if (Atomics.load(this.#places, this.#index) === UNKNOWN) return this.#count(DIRTY);
     // Those that are dirty follow each other from the next one on.
     let some = 0;
     let beyond = this.entries + 1;
@@ -104,7 +137,7 @@ export class VcpuRing {
   #isDirty(ahead: number): boolean {
     const next = Atomics.load(this.#places, this.#index);
     // Of a ring whose place is not known there is something to do as soon as any entry is dirty.
-    if (next === UNKNOWN) return this.#firstDirty() !== UNKNOWN;
+    if (next === UNKNOWN) return this.#count(DIRTY) > 0;
     return Atomics.load(this.#words, ((next + ahead) % this.entries) * ENTRY_WORDS) === DIRTY;
   }
 
@@ -121,8 +154,23 @@ export class VcpuRing {
     return Atomics.load(this.#words, place * ENTRY_WORDS);
   }
 
-  #change(place: number, from: number, to: number): void {
-    Atomics.compareExchange(this.#words, place * ENTRY_WORDS, from, to);
+  /** Resets empty entries from where KVM stands up to the first dirty one. It may fill those behind the dirty ones meanwhile. */
+  #resetEmpty(reset: () => void): void {
+    this.#changeAll(EMPTY, RESET);
+    reset();
+    this.#changeAll(RESET, EMPTY);
+  }
+
+  #changeAll(from: number, to: number, first = 0, end = this.entries): void {
+    for (let place = first; place < end; place++) {
+      Atomics.compareExchange(this.#words, place * ENTRY_WORDS, from, to);
+    }
+  }
+
+  #count(flags: number): number {
+    let count = 0;
+    for (let place = 0; place < this.entries; place++) if (this.#flags(place) === flags) count++;
+    return count;
   }
 }
 
