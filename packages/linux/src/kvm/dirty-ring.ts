@@ -13,8 +13,8 @@ export interface DirtyRings {
 }
 
 /**
- * KVM takes smaller ones. One that emulates instructions looks at a ring between hundreds of them only, and `rep stos` logs every store:
- * 1,400 entries beyond the reserve were seen (PVM, Linux 6.18). A small ring may be overrun by so much that its vCPU could never run again.
+ * KVM takes smaller ones. One that emulates instructions looks at a ring between hundreds of them only, and logs every store of a `rep stos`:
+ * 1,408 entries beyond the reserve were seen of one instruction (PVM, Linux 6.18). A small ring is overrun again and again.
  */
 const LEAST_ENTRIES = 4096;
 
