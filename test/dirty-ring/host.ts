@@ -1,10 +1,22 @@
 /** The program of a host: it has at most one guest, whose writes are logged in dirty rings, and carries out its parent's commands. */
-import { type IncomingMigration, type LinkListener, migrate, type RoundRecord, receive } from '@godwit/core';
+import {
+  firstOpinion,
+  type IncomingMigration,
+  type LinkListener,
+  migrate,
+  type RoundRecord,
+  receive,
+  roundCap,
+  withinDowntimeLimit,
+} from '@godwit/core';
 import type { VirtualMachine } from '@godwit/example-node-vmm';
 import { type CommandHandlers, serveCommands } from '@godwit/example-node-vmm/process';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { LiveGuest } from '../guest/live-guest.js';
 import { type HostCommands, LAST_RESORT_MS, type Moved } from './host-messages.js';
+
+const MOST_ROUNDS = 20;
+const PAUSE_LIMIT_MS = 10_000;
 
 class Host {
   #guest: LiveGuest | undefined;
@@ -31,7 +43,9 @@ class Host {
       if (guest === undefined) throw new Error('there is no guest here');
       const { description } = guest.machine;
       const migration = migrate(guest.machine, connectTo(tcp({ host: '127.0.0.1', port })), {
-        ...{ description, verify: true, downtimeLimitMs: 200 },
+        ...{ description, verify: true, downtimeLimitMs: 200, pauseLimitMs: PAUSE_LIMIT_MS },
+        // On a busy host too it is to move: what is tested is which pages arrive, and not how soon.
+        policy: firstOpinion(withinDowntimeLimit, roundCap(MOST_ROUNDS, 'switchover')),
       });
       const summary = await migration.result;
       this.#guest = undefined;
