@@ -3,6 +3,7 @@ import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
 import { type DevicesOptions, devicesBenchmark } from './devices/devices.js';
+import { dirtyLogBenchmark } from './dirty-log/dirty-log.js';
 import { encodingsBenchmark } from './encodings/encodings.js';
 import { type EstimateOptions, estimateBenchmark } from './estimate/estimates.js';
 import { type PredictionOptions, predictionBenchmark } from './prediction/prediction.js';
@@ -70,6 +71,14 @@ benchmark(
   ({ size, runs }) => encodingsBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
   '256',
   '64',
+);
+
+benchmark(
+  'dirty-log',
+  "harvests of KVM's dirty log and of its dirty rings, against guest size and dirty pages",
+  ({ size, runs }) => dirtyLogBenchmark({ byteLength: Number(size) * 2 ** 20, runs: Number(runs) }),
+  String(32 * 1024),
+  String(4 * 1024),
 );
 
 benchmark(

@@ -53,8 +53,8 @@ export class LiveGuest {
   }
 
   /** An empty machine for it to arrive at, whose console is followed from the first line. */
-  async blank(description: unknown): Promise<VirtualMachine> {
-    const machine = await (hasKvm() ? Machine : SoftwareMachine).fromDescription(description);
+  async blank(description: unknown, options: Pick<MachineConfig, 'dirtyRing'> = {}): Promise<VirtualMachine> {
+    const machine = await (hasKvm() ? Machine : SoftwareMachine).fromDescription(description, options);
     this.#follow(machine);
     return machine;
   }

@@ -172,6 +172,7 @@ export type {
   PagesByKind,
   RoundRecord,
   TrackerHarvest,
+  VcpuDirtying,
 } from './round-record.js';
 export type { KeepaliveOptions } from './session/keepalive.js';
 export { Migration } from './source/migration.js';

@@ -31,6 +31,7 @@ export type {
 } from './encoding/stream-encoding.js';
 export { ERROR_CODES, type ErrorCode, GodwitError } from './errors.js';
 export type { FileTarget, FrameStream, PayloadTarget, ReceivedFrame } from './link/frame-stream.js';
+export { DirtyBitmap } from './memory/dirty-bitmap.js';
 export { DirtyBitmaps } from './memory/dirty-bitmaps.js';
 export {
   type GuestMemory,

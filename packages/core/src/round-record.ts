@@ -48,6 +48,14 @@ export function allPages(pages: PagesByKind): number {
   return pages.raw + pages.zero + pages.hole + pages.delta + pages.compressed;
 }
 
+/** How one vCPU dirtied memory between two harvests. */
+export interface VcpuDirtying {
+  /** Pages logged a second: one counts again when it is written again after it was re-armed, or by an instruction that KVM emulates. */
+  readonly dirtyPagesPerSecond: number;
+  /** How often it had to leave the guest and wait, since its dirty ring was full. */
+  readonly ringFull: number;
+}
+
 /**
  * The report of one dirty tracker at a harvest. Several trackers may report the same page, so that their sum is not the number of
  * dirty pages. It shows why a migration does not converge: an inexact tracker that reports every page at each harvest (VFIO type1
@@ -63,6 +71,8 @@ export interface TrackerHarvest {
   readonly failed: boolean;
   /** Which writers it cannot see, in words: `DirtyTracker.blindSpots`. */
   readonly blindSpots?: string;
+  /** For each vCPU, what it did since the harvest before, where the tracker knows (a dirty ring does): `DirtyTracker.vcpus`. */
+  readonly vcpus?: readonly VcpuDirtying[];
 }
 
 /** The terms of the downtime, in milliseconds; they add up to it. */

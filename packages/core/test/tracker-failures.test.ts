@@ -179,3 +179,28 @@ describe('a tracker that reports every page each time, beside an exact one', () 
     );
   });
 });
+
+test('what each vCPU has dirtied is in the records of the rounds, unless the harvest failed', async () => {
+  const source = filledVm();
+  let harvests = 0;
+  const perVcpu: DirtyTracker = {
+    name: 'per vCPU',
+    start: () => source.software.start(),
+    stop: () => source.software.stop(),
+    harvest: async (into) => {
+      harvests++;
+      if (harvests === 2) throw new Error('lost');
+      await source.software.harvest(into);
+    },
+    vcpus: () => [{ dirtyPagesPerSecond: harvests, ringFull: 0 }],
+  };
+  source.trackers = [perVcpu];
+  const toy = start({ source, migrate: { policy: roundCap(4, 'switchover') } });
+  const ends = await toy.settled();
+  expectMoved(toy, ends);
+  const rounds = ends.sent.status === 'fulfilled' ? ends.sent.value.rounds : [];
+  const reports = rounds.flatMap(({ trackers }) => trackers);
+  expect(reports.length).toBeGreaterThan(2);
+  for (const { failed, vcpus } of reports) expect(vcpus === undefined).toBe(failed);
+  expect(reports.map(({ vcpus }) => vcpus?.[0]?.dirtyPagesPerSecond)).toContain(1);
+});

@@ -17,6 +17,8 @@ export interface HostSupport {
   readonly kvm: Support;
   /** Deferred re-arming of KVM's dirty log (Linux 5.0). */
   readonly kvmManualDirtyLog: Support;
+  /** Dirty rings (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, Linux 6.1): `KvmDirtyRingTracker` works. */
+  readonly kvmDirtyRing: Support;
   readonly userfaultfd: Support;
   /** userfaultfd may handle faults taken inside the kernel, KVM's included: what post-copy needs. */
   readonly userfaultfdKernelFaults: Support;
@@ -39,6 +41,7 @@ export function hostSupport(): HostSupport {
   return {
     kvm: probeKvm(),
     kvmManualDirtyLog: attempt(probeManualDirtyLog),
+    kvmDirtyRing: attempt(probeDirtyRing),
     userfaultfd: attempt(() => Userfaultfd.open(0).close()),
     userfaultfdKernelFaults: attempt(probeKernelFaults),
     asyncWriteProtect: attempt(() => Userfaultfd.open(Uffd.UFFD_FEATURE_WP_ASYNC).close()),
@@ -67,6 +70,20 @@ function probeManualDirtyLog(): void {
     kvm.close();
   }
   throw unsupported('KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; Linux 5.0 has');
+}
+
+function probeDirtyRing(): void {
+  const kvm = Kvm.open();
+  try {
+    const vm = kvm.createVm();
+    try {
+      vm.enableDirtyRings();
+    } finally {
+      vm.close();
+    }
+  } finally {
+    kvm.close();
+  }
 }
 
 function probeKernelFaults(): void {

@@ -5,6 +5,8 @@
  * @module @godwit/linux
  */
 export { type HostSupport, hostSupport, type Support } from './host-support.js';
+export { type DirtyRings, enableDirtyRings, mostDirtyRingEntries } from './kvm/dirty-ring.js';
+export { DirtyRingCalls } from './kvm/dirty-ring-calls.js';
 export { Kvm, probeKvm } from './kvm/kvm.js';
 export { KvmVcpu, runVcpu } from './kvm/kvm-vcpu.js';
 export { InterruptChip, type KvmMemoryRegion, KvmVm } from './kvm/kvm-vm.js';

@@ -1,4 +1,4 @@
-import { type Kvm, type KvmVcpu, type KvmVm, runVcpu } from '@godwit/linux';
+import { type DirtyRings, type Kvm, type KvmVcpu, type KvmVm, runVcpu } from '@godwit/linux';
 import { KvmExit } from '@godwit/linux/kvm';
 
 /**
@@ -18,6 +18,8 @@ const CODE = Uint8Array.of(
 const LIST_ADDRESS = 0x1000;
 const LIST_BYTES = 0x1000;
 
+export const RING_STAYS_FULL = 'the ring stays full, whatever is done about it';
+
 export interface GuestWrite {
   /** Guest-physical, not 0. */
   readonly address: number;
@@ -33,12 +35,18 @@ export interface GuestSlot {
 /** A guest that writes what it is told: its vCPU runs on this thread until all is written. Pages 0 and 1 are its own. */
 export class WritingGuest {
   readonly vm: KvmVm;
+  readonly rings: DirtyRings | undefined;
+  /** Called when the vCPU has left the guest since its dirty ring is full. */
+  onRingFull: () => void = () => {
+    throw new Error('nobody reaps the ring');
+  };
   readonly #slots: readonly GuestSlot[];
   readonly #vcpu: KvmVcpu;
 
-  constructor(kvm: Kvm, slots: readonly GuestSlot[]) {
+  constructor(kvm: Kvm, slots: readonly GuestSlot[], ringEntries?: number) {
     this.#slots = slots;
     this.vm = kvm.createVm();
+    if (ringEntries !== undefined) this.rings = this.vm.enableDirtyRings(ringEntries);
     this.setLogging(false);
     slots[0]?.view.set(CODE, 0);
     this.#vcpu = this.vm.createVcpu(0);
@@ -47,6 +55,10 @@ export class WritingGuest {
     special.setSegment('ds', { base: LIST_ADDRESS, selector: LIST_ADDRESS >> 4 });
     special.setSegment('es', { base: 0, selector: 0, limit: 0xffffffff, g: 1 });
     this.#vcpu.setSpecialRegisters(special);
+  }
+
+  get vcpuFd(): number {
+    return this.#vcpu.fd;
   }
 
   /** Turns dirty logging of all slots on or off. */
@@ -81,7 +93,12 @@ export class WritingGuest {
     registers.set('rsi', 0);
     registers.set('rflags', 2);
     this.#vcpu.setGeneralRegisters(registers);
-    const result = runVcpu(this.#vcpu.fd);
+    let result = runVcpu(this.#vcpu.fd);
+    for (let times = 0; result === 0 && this.#vcpu.run.exitReason === KvmExit.KVM_EXIT_DIRTY_RING_FULL; times++) {
+      if (times === 100) throw new Error(RING_STAYS_FULL);
+      this.onRingFull();
+      result = runVcpu(this.#vcpu.fd);
+    }
     if (result !== 0 || this.#vcpu.run.exitReason !== KvmExit.KVM_EXIT_HLT) {
       throw new Error(`the guest did not halt: ${result}, exit ${this.#vcpu.run.exitReason}`);
     }

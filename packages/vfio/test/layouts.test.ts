@@ -65,3 +65,16 @@ testCompiler(
     expect(checked).toBeGreaterThan(100);
   },
 );
+
+const arm64 = findCompiler('arm64');
+(arm64 === null ? test.skip : test)(
+  `arm64's headers agree too${
+    arm64 === null ? ' (skipped: there is no compiler for arm64, Debian has gcc-aarch64-linux-gnu)' : ''
+  }`,
+  () => {
+    const { checked, wrong, missing } = compareWithHeaders(arm64 as string, layouts);
+    expect(wrong).toEqual([]);
+    expect(missing.filter((name) => !SINCE_6_2.has(name))).toEqual([]);
+    expect(checked).toBeGreaterThan(100);
+  },
+);

@@ -1,8 +1,25 @@
 import { type DirtyTracker, GodwitError } from '@godwit/core';
-import { Kvm, KvmDirtyLogTracker, type KvmVcpu, type KvmVm, type MappedGuestMemory } from '@godwit/linux';
+import {
+  type DirtyRings,
+  Kvm,
+  KvmDirtyLogTracker,
+  KvmDirtyRingTracker,
+  type KvmVcpu,
+  type KvmVm,
+  type MappedGuestMemory,
+} from '@godwit/linux';
 import { type Cpuid, KvmCapability } from '@godwit/linux/kvm';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from './memory-map.js';
 import { WriteFaults } from './write-faults.js';
+
+/** Who sees what the vCPUs write. */
+export interface KvmWrites {
+  readonly tracker: DirtyTracker;
+  /** How the threads of the vCPUs call for a reap: see `DirtyRingCalls`. Absent without rings. */
+  readonly ringCalls?: SharedArrayBuffer;
+  /** What each vCPU has dirtied since the last call, where this host tells: `MigratableVm.vcpuWrites`. */
+  readonly ofVcpus?: () => readonly number[];
+}
 
 /**
  * The KVM objects of a machine: the VM with its chips, one memory slot for each RAM block (the slot's number is the block's index), and
@@ -13,10 +30,11 @@ export class KvmHardware {
   readonly vcpus: readonly KvmVcpu[];
   readonly msrIndices: readonly number[];
   readonly #memory: MappedGuestMemory;
-  /** What each vCPU dirties, where this host tells. */
-  readonly writeFaults: WriteFaults | undefined;
+  readonly #writeFaults: WriteFaults | undefined;
+  readonly #rings: DirtyRings | undefined;
 
-  constructor(memory: MappedGuestMemory, vcpus: number) {
+  /** @param dirtyRing entries of each vCPU's dirty ring, or true for as many as KVM allows; false: KVM keeps a dirty log */
+  constructor(memory: MappedGuestMemory, vcpus: number, dirtyRing: number | boolean) {
     this.#memory = memory;
     const made: KvmVcpu[] = [];
     let cpuid: Cpuid;
@@ -33,6 +51,7 @@ export class KvmHardware {
     }
     this.vcpus = made;
     try {
+      if (dirtyRing !== false) this.#rings = this.vm.enableDirtyRings(dirtyRing === true ? undefined : dirtyRing);
       this.vm.setIntelPages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
       this.vm.createIrqchip();
       this.vm.createPit2();
@@ -42,31 +61,36 @@ export class KvmHardware {
         made.push(vcpu);
         vcpu.setCpuid(cpuid.forVcpu(i));
       }
-      this.writeFaults = WriteFaults.of(made);
+      if (this.#rings === undefined) this.#writeFaults = WriteFaults.of(made);
     } catch (error) {
       this.close();
       throw error;
     }
   }
 
-  /** Makes the tracker of KVM's dirty log over all RAM. Logging is on only from its `start` to its `stop`. */
-  dirtyLog(): DirtyTracker {
+  /** Makes the tracker of what the vCPUs write to RAM. Logging is on only from its `start` to its `stop`. */
+  writes(): KvmWrites {
     const { pageSize, blocks } = this.#memory;
-    return new KvmDirtyLogTracker({
-      vmFd: this.vm.fd,
-      slots: blocks.map(({ byteLength }, index) => ({
-        slot: index,
-        blockIndex: index,
-        firstPage: 0,
-        pageCount: byteLength / pageSize,
-      })),
-      setLogging: (on) => this.#setRegions(on),
-    });
+    const slots = blocks.map(({ byteLength }, index) => ({
+      ...{ slot: index, blockIndex: index },
+      ...{ firstPage: 0, pageCount: byteLength / pageSize },
+    }));
+    const log = { vmFd: this.vm.fd, slots, setLogging: (on: boolean) => this.#setRegions(on) };
+    const rings = this.#rings;
+    if (rings !== undefined) {
+      const tracker = new KvmDirtyRingTracker({ ...log, rings, vcpuFds: this.vcpus.map(({ fd }) => fd) });
+      return { tracker, ringCalls: tracker.calls.storage, ofVcpus: sinceLast(() => tracker.logged()) };
+    }
+    const faults = this.#writeFaults;
+    return {
+      tracker: new KvmDirtyLogTracker(log),
+      ...(faults === undefined ? {} : { ofVcpus: () => faults.sinceLast() }),
+    };
   }
 
   /** Frees everything. No thread may be in KVM_RUN; to be called before the memory is unmapped. */
   close(): void {
-    this.writeFaults?.close();
+    this.#writeFaults?.close();
     for (const vcpu of this.vcpus) vcpu.close();
     this.vm.close();
   }
@@ -76,4 +100,15 @@ export class KvmHardware {
       this.vm.setMemoryRegion({ slot, guestPhysicalAddress, byteLength, hostAddress, logDirty });
     });
   }
+}
+
+/** Differences of counters that wrap at 2^32; one that was read a little too high does not go back. */
+function sinceLast(counts: () => readonly number[]): () => readonly number[] {
+  let before = counts();
+  return () => {
+    const now = counts();
+    const written = now.map((count, i) => Math.max(0, (count - (before[i] as number)) | 0));
+    before = now;
+    return written;
+  };
 }

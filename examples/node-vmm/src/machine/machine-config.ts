@@ -51,6 +51,11 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'>
   readonly bootImage?: Uint8Array;
   /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
   readonly overcommit?: boolean;
+  /**
+   * KVM only: what the vCPUs write is logged in a dirty ring for each, of this many entries (`true`: as many as KVM allows), and not in
+   * KVM's dirty log. Each host chooses for itself. Default false.
+   */
+  readonly dirtyRing?: number | boolean;
 }
 
 /** @throws GodwitError GODWIT_INVALID_ARGUMENT */

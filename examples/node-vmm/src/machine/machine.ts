@@ -46,6 +46,9 @@ const PARK_MS = 10_000;
 /** How long a thread may take to start or end, in milliseconds: eight threads on a busy host take seconds. */
 const THREAD_MS = 60_000;
 
+/** What each host chooses for itself. */
+type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing'>;
+
 /** Whether `Machine` works here. */
 export function hasKvm(): boolean {
   return probeKvm().usable;
@@ -55,7 +58,7 @@ export function hasKvm(): boolean {
  * A virtual machine on KVM.
  *
  * Each vCPU is a worker thread in KVM_RUN (`VcpuRunner`, `vcpu-thread.ts`); everything else is on the main thread. While the machine
- * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log) and by the mailbox device (which marks its writes).
+ * runs, guest memory is written only by the vCPUs (seen by KVM's dirty log, or dirty rings) and by the mailbox device (which marks its writes).
  */
 export class Machine implements VirtualMachine {
   readonly description: MachineDescription;
@@ -65,7 +68,7 @@ export class Machine implements VirtualMachine {
   readonly devices: readonly MigratableDevice[];
   readonly console: Observable<string>;
   readonly events: Observable<MachineEvent>;
-  /** Page faults of each vCPU since the last call; absent where those do not tell what it dirties: see `WriteFaults`. */
+  /** What each vCPU has dirtied since the last call, by its dirty ring or else its page faults; absent where those do not tell: `WriteFaults`. */
   readonly vcpuWrites?: () => readonly number[];
   readonly #board = new SharedBoard();
   readonly #hardware: KvmHardware;
@@ -106,9 +109,9 @@ export class Machine implements VirtualMachine {
     });
     this.console = this.#output.text.asObservable();
     this.events = this.#run.events.asObservable();
-    const { writeFaults } = hardware;
-    if (writeFaults !== undefined) this.vcpuWrites = () => writeFaults.sinceLast();
-    this.trackers = [hardware.dirtyLog(), ...(mailboxTracker ? [mailboxTracker] : [])];
+    const writes = hardware.writes();
+    if (writes.ofVcpus !== undefined) this.vcpuWrites = writes.ofVcpus;
+    this.trackers = [writes.tracker, ...(mailboxTracker ? [mailboxTracker] : [])];
     this.devices = [
       new Chipset(hardware.vm),
       ...hardware.vcpus.map((vcpu) => new VcpuDevice(vcpu, hardware.msrIndices, memory, () => this.#started)),
@@ -117,9 +120,10 @@ export class Machine implements VirtualMachine {
       ...(this.#mailbox ? [this.#mailbox] : []),
     ];
     installWakeSignal();
+    const parts = { board: this.#board, memory: memory.attachment(), ringCalls: writes.ringCalls };
     this.#runners = hardware.vcpus.map(
       (vcpu) =>
-        new VcpuRunner(vcpu, this.#board, memory.attachment(), {
+        new VcpuRunner(vcpu, parts, {
           onConsole: () => this.#output.announced(),
           onDefect: (value) => this.#run.events.next({ type: 'defect', ...decodeDefectPort(value) }),
           onFailed: (index, reason, cause) => this.#run.crash(() => this.#describeCrash(index, reason, cause)),
@@ -143,7 +147,7 @@ export class Machine implements VirtualMachine {
     if (config.bootImage !== undefined) return Machine.#fromImage(config, config.bootImage);
     const image = program ?? { address: IMAGE_ADDRESS, bytes: guestImage() };
     const params = program === undefined ? encodeBootParams(bootParamsFor(config)) : undefined;
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config.overcommit ?? false, false);
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus }, config, false);
     try {
       await machine.#started;
       const { ram } = machine;
@@ -160,9 +164,10 @@ export class Machine implements VirtualMachine {
     }
   }
 
-  static async #fromImage({ memoryBytes, vcpus, overcommit }: MachineConfig, image: Uint8Array): Promise<Machine> {
+  static async #fromImage(config: MachineConfig, image: Uint8Array): Promise<Machine> {
+    const { memoryBytes, vcpus } = config;
     checkBootImage(image, vcpus);
-    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, overcommit ?? false, false);
+    const machine = Machine.#build({ kind: 'kvm', memoryBytes, vcpus, boot: 'image' }, config, false);
     try {
       await machine.#started;
       bootFromImage(machine.ram, machine.#hardware.vcpus[0] as KvmVcpu, image);
@@ -184,14 +189,14 @@ export class Machine implements VirtualMachine {
    */
   static async fromDescription(
     description: unknown,
-    options: { readonly overcommit?: boolean; readonly memory?: MappedGuestMemory } = {},
+    options: HostOptions & { readonly memory?: MappedGuestMemory } = {},
   ): Promise<Machine> {
-    return Machine.#build(parseDescription(description, 'kvm'), options.overcommit ?? false, true, options.memory);
+    return Machine.#build(parseDescription(description, 'kvm'), options, true, options.memory);
   }
 
   static #build(
     description: MachineDescription,
-    overcommit: boolean,
+    { overcommit = false, dirtyRing = false }: HostOptions,
     arriving: boolean,
     given?: MappedGuestMemory,
   ): Machine {
@@ -199,7 +204,7 @@ export class Machine implements VirtualMachine {
     if (given !== undefined) checkRam(given, layout);
     const memory = given ?? createGuestMemory({ blocks: layout, overcommit });
     try {
-      return new Machine(description, memory, new KvmHardware(memory, description.vcpus), arriving);
+      return new Machine(description, memory, new KvmHardware(memory, description.vcpus, dirtyRing), arriving);
     } catch (error) {
       memory.close();
       throw error;

@@ -10,6 +10,8 @@ export interface VcpuThreadData {
   readonly board: SharedArrayBuffer;
   /** The guest's RAM, which some devices read. */
   readonly memory: GuestMemoryAttachment;
+  /** See `DirtyRingCalls`; absent when the VM has no dirty rings. */
+  readonly ringCalls: SharedArrayBuffer | undefined;
 }
 
 /** Why a vCPU cannot go on. The main thread reads its registers. */

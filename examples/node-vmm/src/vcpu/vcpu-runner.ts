@@ -11,6 +11,13 @@ export interface VcpuListener {
   onFailed(vcpu: number, reason: string, cause?: Error): void;
 }
 
+/** What a vCPU's thread shares with others. */
+export interface VcpuSurroundings {
+  readonly board: SharedBoard;
+  readonly memory: GuestMemoryAttachment;
+  readonly ringCalls: SharedArrayBuffer | undefined;
+}
+
 /**
  * The main thread's side of a vCPU's thread.
  *
@@ -44,14 +51,17 @@ export class VcpuRunner {
   #alive = true;
   #waiting: { readonly order: number; readonly command: VcpuCommandName; readonly resolve: () => void }[] = [];
 
-  constructor(vcpu: KvmVcpu, board: SharedBoard, memory: GuestMemoryAttachment, listener: VcpuListener) {
+  constructor(vcpu: KvmVcpu, { board, memory, ringCalls }: VcpuSurroundings, listener: VcpuListener) {
     this.index = vcpu.id;
     this.#vcpu = vcpu;
     this.#board = board;
     this.#listener = listener;
     this.#give('park');
     const { fd: vcpuFd, runAddress, runBytes } = vcpu;
-    const workerData: VcpuThreadData = { vcpu: vcpu.id, vcpuFd, runAddress, runBytes, board: board.buffer, memory };
+    const workerData: VcpuThreadData = {
+      ...{ vcpu: vcpu.id, vcpuFd, runAddress, runBytes },
+      ...{ board: board.buffer, memory, ringCalls },
+    };
     this.#worker = new Worker(new URL('./vcpu-thread.js', import.meta.url), { workerData, name: `vcpu${vcpu.id}` });
     this.#worker.on('message', (message: VcpuMessage) => this.#receive(message));
     this.#worker.on('error', (error: Error) =>

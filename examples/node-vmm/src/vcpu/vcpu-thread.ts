@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
-import { KvmExit, KvmRun, KvmValue, kvmExitName, runVcpu, SliceTimer } from '@godwit/linux/kvm';
+import { DirtyRingCalls, KvmExit, KvmRun, KvmValue, kvmExitName, runVcpu, SliceTimer } from '@godwit/linux/kvm';
 import { attachGuestMemory } from '@godwit/linux/memory';
 import { Errno, getThreadId } from '@godwit/linux/unstable/libc';
 import { ConsoleRing } from '../devices/console-ring.js';
@@ -20,7 +20,15 @@ import type { VcpuMessage, VcpuThreadData } from './vcpu-messages.js';
  * explains how the main thread gets it out of KVM_RUN. It does not return to its event loop before the end, so that it has no timers and
  * receives no messages.
  */
-const { vcpu, vcpuFd, runAddress, runBytes, board: buffer, memory: attachment } = workerData as VcpuThreadData;
+const {
+  vcpu,
+  vcpuFd,
+  runAddress,
+  runBytes,
+  board: buffer,
+  memory: attachment,
+  ringCalls,
+} = workerData as VcpuThreadData;
 const board = new SharedBoard(buffer);
 const { words } = board;
 const commandWord = board.commandWord(vcpu);
@@ -53,6 +61,7 @@ const ports = new PortMap([
   new LinePort(memory, print),
 ]);
 const ioView = new DataView(run.bytes.buffer);
+const rings = ringCalls === undefined ? undefined : new DirtyRingCalls(ringCalls);
 const slices = new ThrottleSlices();
 let sliceTimer: SliceTimer | undefined;
 /** The time between two ticks of the slice timer; 0 while it does not tick. */
@@ -102,6 +111,10 @@ function handleExit(): string | undefined {
       return undefined;
     case KvmExit.KVM_EXIT_INTR:
     case KvmExit.KVM_EXIT_IRQ_WINDOW_OPEN:
+      return undefined;
+    case KvmExit.KVM_EXIT_DIRTY_RING_FULL:
+      // Waits for the thread that reaps the rings: KVM does not let the vCPU in before.
+      rings?.ringFull(vcpu);
       return undefined;
     case KvmExit.KVM_EXIT_INTERNAL_ERROR: {
       const data = run.internalData.map((value) => `0x${value.toString(16)}`).join(' ');

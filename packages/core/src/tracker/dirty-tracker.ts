@@ -1,5 +1,6 @@
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { Rearm } from '../queue/page-taker.js';
+import type { VcpuDirtying } from '../round-record.js';
 import type { ThreadRecipe } from '../thread-recipe.js';
 
 /**
@@ -35,6 +36,8 @@ export interface DirtyTracker {
   start(): Promise<void>;
   /** ORs into `into` every page written since the last harvest (since `start` for the first). */
   harvest(into: DirtyBitmaps): Promise<void>;
+  /** How each vCPU has dirtied memory between the last two harvests, for `TrackerHarvest.vcpus`; asked after each `harvest`. */
+  vcpus?(): readonly VcpuDirtying[];
   /**
    * ORs into `into` the pages that it will report in any case once the guest and its devices stand still: those that a device which
    * nobody can watch may have written. They count in the predicted downtime, and are not sent before.

@@ -175,7 +175,8 @@ export class TrackerUnion implements DirtyTracker {
     // Now: what a tracker had to guess at this harvest makes it inexact.
     const { name, exact = true, blindSpots } = tracker;
     const blind = blindSpots === undefined ? {} : { blindSpots };
-    return { name, dirtyPages: own.count(), exact, failed, ...blind };
+    const vcpus = failed ? undefined : tracker.vcpus?.();
+    return { name, dirtyPages: own.count(), exact, failed, ...blind, ...(vcpus === undefined ? {} : { vcpus }) };
   }
 
   #leaveOutShared(bitmaps: DirtyBitmaps): void {

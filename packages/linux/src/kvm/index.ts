@@ -5,6 +5,8 @@
  */
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from '../libc/thread-signal.js';
 export { Cpuid, type CpuidEntry } from './cpuid.js';
+export { type DirtyRings, enableDirtyRings, mostDirtyRingEntries } from './dirty-ring.js';
+export { DirtyRingCalls } from './dirty-ring-calls.js';
 export { Kvm, probeKvm } from './kvm.js';
 export { KvmCapability, KvmExit, KvmValue, kvmExitName } from './kvm-constants.js';
 export { KvmRun } from './kvm-run.js';

@@ -101,6 +101,7 @@ export const KvmExit = {
   KVM_EXIT_INTR: 10,
   KVM_EXIT_INTERNAL_ERROR: 17,
   KVM_EXIT_SYSTEM_EVENT: 24,
+  KVM_EXIT_DIRTY_RING_FULL: 31,
 } as const;
 
 /** Single values. */

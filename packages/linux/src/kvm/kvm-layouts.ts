@@ -44,6 +44,30 @@ const ARGUMENTS: Readonly<Record<string, string>> = {
   KVM_SET_XCRS: 'kvm_xcrs',
 };
 
+/** What linux/kvm.h has, or has like this, on x86-64 alone: a vCPU's registers, its interrupt chips and timer, CPUID and MSRs. */
+const ONLY_X64: ReadonlySet<string> = new Set([
+  ...['kvm_regs', 'kvm_sregs', 'kvm_sregs2', 'kvm_segment', 'kvm_fpu', 'kvm_xsave', 'kvm_xcrs', 'kvm_debugregs'],
+  ...[
+    'kvm_vcpu_events',
+    'kvm_lapic_state',
+    'kvm_msr_entry',
+    'kvm_msr_list',
+    'kvm_msrs',
+    'kvm_cpuid2',
+    'kvm_cpuid_entry2',
+  ],
+  ...['kvm_pit_state2', 'KVM_CAP_PIT2', 'KVM_CAP_PIT_STATE2', 'KVM_CAP_DEBUGREGS', 'KVM_CAP_XSAVE', 'KVM_CAP_XCRS'],
+  ...['KVM_IRQCHIP_PIC_MASTER', 'KVM_IRQCHIP_PIC_SLAVE', 'KVM_IRQCHIP_IOAPIC', 'KVM_CPUID_FLAG_SIGNIFCANT_INDEX'],
+]);
+
+function marked<Layout extends KernelLayout>(layout: Layout): Layout {
+  const name = 'struct' in layout ? layout.struct : layout.define;
+  const argument = 'argument' in layout ? (layout.argument ?? '') : '';
+  // Other fields on arm64, in as many bytes: its requests have the same numbers.
+  const sameSize = argument === 'kvm_vcpu_events';
+  return ONLY_X64.has(name) || (ONLY_X64.has(argument) && !sameSize) ? { ...layout, only: 'x64' } : layout;
+}
+
 /** Everything that `kvm/` believes about linux/kvm.h. */
 export const kvmLayouts: readonly KernelLayout[] = [
   ...Object.values(structs),
@@ -54,4 +78,4 @@ export const kvmLayouts: readonly KernelLayout[] = [
       return defines('linux/kvm.h', { [name]: value }, argument === undefined ? {} : { argument });
     }),
   ),
-];
+].map((layout: KernelLayout) => marked(layout));

@@ -1,4 +1,5 @@
 import { closeFd, ioctl, sizeArgument } from '../libc/index.js';
+import { type DirtyRings, enableDirtyRings } from './dirty-ring.js';
 import { KvmCapability, KvmSystemRequest, KvmValue, KvmVmRequest } from './kvm-constants.js';
 import { kvmClockData, kvmIrqchip, kvmPitConfig, kvmPitState2, kvmUserspaceMemoryRegion } from './kvm-structs.js';
 import { KvmVcpu } from './kvm-vcpu.js';
@@ -12,7 +13,7 @@ export interface KvmMemoryRegion {
   readonly byteLength: number;
   /** Where the memory is mapped in this process. Must stay mapped until the slot is removed or the VM is closed. */
   readonly hostAddress: bigint;
-  /** Turns dirty logging on: see `KvmDirtyLogTracker`. */
+  /** Turns dirty logging on: see `KvmDirtyLogTracker` and `KvmDirtyRingTracker`. */
   readonly logDirty?: boolean;
 }
 
@@ -38,6 +39,11 @@ export class KvmVm {
   /** What this VM can do, which may differ from what /dev/kvm says. 0 = absent. */
   checkExtension(capability: number): number {
     return ioctl(this.fd, KvmSystemRequest.KVM_CHECK_EXTENSION, capability, 'KVM_CHECK_EXTENSION');
+  }
+
+  /** Before the first slot and the first vCPU: see `enableDirtyRings`. */
+  enableDirtyRings(entries?: number): DirtyRings {
+    return enableDirtyRings(this.fd, entries);
   }
 
   /** Adds, changes or removes a slot. Only the flags of an existing slot may change, not its size or memory. */

@@ -6,6 +6,7 @@ export {
   KvmDirtyLog,
   kvmDirtyLogLayouts,
 } from './kvm-dirty-log.js';
+export { KVM_DIRTY_GFN, KvmDirtyRing, kvmDirtyRingLayouts } from './kvm-dirty-ring.js';
 export { libcLayouts } from './libc-numbers.js';
 export { PAGE_REGION, PagemapScan, PM_SCAN_ARG, pagemapScanLayouts } from './pagemap-scan.js';
 export { StructBuffer } from './struct-buffer.js';

@@ -8,6 +8,8 @@ export interface StructLayout<Field extends string = string> {
   readonly size: number;
   /** Newer headers append fields, and the kernel takes what it is given: the size is one of several. */
   readonly grows?: boolean;
+  /** The processor whose headers have it like this; absent for what all 64-bit little-endian ones have in common. */
+  readonly only?: 'x64';
   /** In C's own notation (`args[0]`, `pagefault.address` are fine), in bytes. */
   readonly fields: Readonly<Record<Field, readonly [offset: number, size: number]>>;
 }
@@ -19,6 +21,8 @@ export interface DefineLayout {
   readonly value: number;
   /** For an ioctl request: the struct that its number carries the size of. */
   readonly argument?: string;
+  /** As for a struct. */
+  readonly only?: 'x64';
 }
 
 /**

@@ -60,5 +60,5 @@ export {
 } from './socket.js';
 export { SpliceFlags, SplicePipe } from './splice.js';
 export { SyscallError } from './syscall-error.js';
-export { type SyscallNumbers, syscallNumbers, UFFD_USER_MODE_ONLY, userfaultfd } from './syscall-number.js';
+export { SYSCALLS, type SyscallNumbers, syscallNumbers, UFFD_USER_MODE_ONLY, userfaultfd } from './syscall-number.js';
 export { getThreadId, installWakeSignal, signalThread, WAKE_SIGNAL } from './thread-signal.js';

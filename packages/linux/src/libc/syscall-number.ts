@@ -9,7 +9,8 @@ export interface SyscallNumbers {
   readonly userfaultfd: number;
 }
 
-const BY_ARCHITECTURE: Readonly<Record<string, SyscallNumbers>> = {
+/** For each processor, as Node names it. */
+export const SYSCALLS: Readonly<Record<string, SyscallNumbers>> = {
   /** asm/unistd_64.h */
   x64: { gettid: 186, tgkill: 234, userfaultfd: 323 },
   /** asm-generic/unistd.h */
@@ -19,11 +20,11 @@ const BY_ARCHITECTURE: Readonly<Record<string, SyscallNumbers>> = {
 
 /** The numbers for this machine. */
 export function syscallNumbers(): SyscallNumbers {
-  const numbers = BY_ARCHITECTURE[process.arch];
+  const numbers = SYSCALLS[process.arch];
   if (numbers === undefined) {
     throw new GodwitError(
       'GODWIT_UNSUPPORTED',
-      `Godwit knows the Linux system calls of ${Object.keys(BY_ARCHITECTURE).join(', ')}; this is ${process.arch}`,
+      `Godwit knows the Linux system calls of ${Object.keys(SYSCALLS).join(', ')}; this is ${process.arch}`,
     );
   }
   return numbers;

@@ -1,11 +1,11 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { KernelLayout, StructLayout } from '../layouts/kernel-layout.js';
 
 /** Some of the C library's headers say more with this. */
-const PREAMBLE = '#define _GNU_SOURCE\n#include <stddef.h>\n#include <stdio.h>\n#include <sys/ioctl.h>\n';
+const PREAMBLE = '#define _GNU_SOURCE\n#include <stddef.h>\n#include <sys/ioctl.h>\n';
 
 export interface Comparison {
   /** Sizes, offsets and numbers that were compared. */
@@ -16,11 +16,15 @@ export interface Comparison {
   readonly missing: readonly string[];
 }
 
-/** `cc` where there is one. */
-export function findCompiler(): string | null {
+/** This machine's compiler, and Debian's for arm64 (`gcc-aarch64-linux-gnu`, whose headers are in `linux-libc-dev-arm64-cross`). */
+const COMPILERS = { host: 'cc', arm64: 'aarch64-linux-gnu-gcc' } as const;
+
+/** The compiler's name where there is one: that of this machine, or one that compiles against the headers of arm64. */
+export function findCompiler(target: keyof typeof COMPILERS = 'host'): string | null {
+  const compiler = COMPILERS[target];
   try {
-    execFileSync('cc', ['--version'], { stdio: 'ignore' });
-    return 'cc';
+    execFileSync(compiler, ['--version'], { stdio: 'ignore' });
+    return compiler;
   } catch {
     return null;
   }
@@ -67,7 +71,7 @@ export function compareWithHeaders(
         return found;
       });
       const asked = known.flatMap(questions);
-      const answers = compileAndRun(cc, include, asked);
+      const answers = compile(cc, include, asked);
       for (const [expression, expected] of asked) {
         checked++;
         const answer = answers.get(expression);
@@ -99,14 +103,24 @@ function questions(layout: KernelLayout): Question[] {
   return layout.grows === true ? ofFields : [[`sizeof(${type})`, layout.size], ...ofFields];
 }
 
-function compileAndRun(cc: CCompiler, include: string, asked: readonly Question[]): Map<string, number> {
-  const prints = asked.map(([expression]) => `  printf("%llu\\n", (unsigned long long)(${expression}));`);
+/**
+ * Has the compiler write each number into its assembly, where it is read from: nothing is run, so that it may be a compiler for another
+ * processor.
+ */
+function compile(cc: CCompiler, include: string, asked: readonly Question[]): Map<string, number> {
   const source = join(cc.folder, 'layouts.c');
-  const program = join(cc.folder, 'layouts');
-  writeFileSync(source, `${include}int main(void) {\n${prints.join('\n')}\n  return 0;\n}\n`);
-  execFileSync(cc.compiler, ['-w', ...cc.options, '-o', program, source]);
-  const numbers = execFileSync(program, { encoding: 'utf8' }).trim().split('\n').map(Number);
-  return new Map(asked.map(([expression], i) => [expression, numbers[i] as number]));
+  const assembly = join(cc.folder, 'layouts.s');
+  const lines = asked.map(
+    ([expression], i) =>
+      `  __asm__ volatile("\\n.ascii \\"-> ${i} %0\\"" : : "i" ((unsigned long long)(${expression})));`,
+  );
+  writeFileSync(source, `${include}int main(void) {\n${lines.join('\n')}\n  return 0;\n}\n`);
+  execFileSync(cc.compiler, ['-w', '-S', ...cc.options, '-o', assembly, source], { stdio: 'pipe' });
+  const answers = new Map<string, number>();
+  for (const [, i, number] of readFileSync(assembly, 'utf8').matchAll(/-> (\d+) [$#]?(-?\d+)/g)) {
+    answers.set((asked[Number(i)] as Question)[0], Number(BigInt.asUintN(64, BigInt(number as string))));
+  }
+  return answers;
 }
 
 function preprocess(cc: CCompiler, include: string, option: string): string | null {

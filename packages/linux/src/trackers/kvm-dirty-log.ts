@@ -1,9 +1,10 @@
-import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError } from '@godwit/core';
+import { type DirtyBitmaps, type DirtyTracker, GodwitError } from '@godwit/core';
 import type { Rearm, ThreadRecipe } from '@godwit/core/pages';
-import { KVM_DIRTY_LOG, KVM_ENABLE_CAP, KvmDirtyLog as Kvm } from '../layouts/kvm-dirty-log.js';
+import { KVM_ENABLE_CAP, KvmDirtyLog as Kvm } from '../layouts/kvm-dirty-log.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
-import { addressOf, ioctl, tryIoctl } from '../libc/index.js';
+import { Errno, ioctl, tryIoctl } from '../libc/index.js';
 import { type KvmSlot, kvmRearm, kvmRearmRecipe } from './kvm-rearm.js';
+import { checkSlots, openSlotLog, readSlotLog, reportSlot, type SlotLog } from './slot-log.js';
 import { trackerFailed } from './tracker-error.js';
 
 /**
@@ -25,17 +26,6 @@ export interface KvmDirtyLogOptions {
   readonly setLogging: (on: boolean) => void | Promise<void>;
   /** Default: `manual` where the kernel has it. */
   readonly mode?: KvmDirtyLogMode;
-}
-
-/** What one slot has told us. */
-interface SlotLog {
-  readonly place: KvmSlot;
-  /**
-   * The kernel's bitmap as last read. In `manual` mode it has all bits that were not cleared, so that reading it again into
-   * here loses nothing.
-   */
-  readonly bitmap: DirtyBitmap;
-  readonly get: StructBuffer<'slot' | 'dirty_bitmap'>;
 }
 
 /**
@@ -62,14 +52,10 @@ export class KvmDirtyLogTracker implements DirtyTracker {
    * `manual` and the kernel lacks it
    */
   constructor(options: KvmDirtyLogOptions) {
-    for (const { slot, firstPage, pageCount } of options.slots) {
-      if (Number.isSafeInteger(firstPage) && firstPage >= 0 && Number.isSafeInteger(pageCount) && pageCount > 0)
-        continue;
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `KVM slot ${slot} cannot map pages ${firstPage} + ${pageCount}`);
-    }
+    checkSlots(options.slots);
     this.#vmFd = options.vmFd;
     this.#setLogging = options.setLogging;
-    this.#logs = options.slots.map(openLog);
+    this.#logs = options.slots.map(openSlotLog);
     const offered = this.#offersManual();
     this.mode = options.mode ?? (offered ? 'manual' : 'get-and-clear');
     if (this.mode === 'manual') {
@@ -86,8 +72,10 @@ export class KvmDirtyLogTracker implements DirtyTracker {
     }
   }
 
+  /** @throws GodwitError GODWIT_UNSUPPORTED when the VM has dirty rings, and so no log; GODWIT_INVALID_STATE, GODWIT_TRACKER_FAILED */
   async start(): Promise<void> {
     if (this.#logging) throw new GodwitError('GODWIT_INVALID_STATE', 'KVM dirty logging is on already');
+    this.#refuseRings();
     try {
       // Before logging goes on. Never with KVM_DIRTY_LOG_INITIALLY_SET: our log begins empty, round 1 is all of RAM.
       this.#setManual(this.mode === 'manual');
@@ -104,13 +92,8 @@ export class KvmDirtyLogTracker implements DirtyTracker {
   async harvest(into: DirtyBitmaps): Promise<void> {
     if (!this.#logging) throw new GodwitError('GODWIT_INVALID_STATE', 'KVM dirty logging is off');
     for (const log of this.#logs) {
-      try {
-        ioctl(this.#vmFd, Kvm.KVM_GET_DIRTY_LOG, log.get.bytes, 'KVM_GET_DIRTY_LOG');
-      } catch (error) {
-        throw trackerFailed(this.name, `read the log of slot ${log.place.slot}`, error);
-      }
-      log.bitmap.maskTail();
-      report(log, into.at(log.place.blockIndex));
+      readSlotLog(log, this.#vmFd, this.name);
+      reportSlot(log.place, log.bitmap, into.at(log.place.blockIndex));
     }
   }
 
@@ -124,6 +107,17 @@ export class KvmDirtyLogTracker implements DirtyTracker {
     }
   }
 
+  /** KVM says ENXIO whether the slot logs or not; of a VM without rings it says ENOENT while logging is off. */
+  #refuseRings(): void {
+    const [log] = this.#logs;
+    if (log === undefined || tryIoctl(this.#vmFd, Kvm.KVM_GET_DIRTY_LOG, log.get.bytes) !== -Errno.ENXIO) return;
+    throw new GodwitError(
+      'GODWIT_UNSUPPORTED',
+      'this VM keeps no dirty log (KVM_GET_DIRTY_LOG: ENXIO), since it has dirty rings: track it with KvmDirtyRingTracker, or make ' +
+        'it without `enableDirtyRings`',
+    );
+  }
+
   #offersManual(): boolean {
     const options = tryIoctl(this.#vmFd, Kvm.KVM_CHECK_EXTENSION, Kvm.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
     return options > 0 && (options & Kvm.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) !== 0;
@@ -135,29 +129,5 @@ export class KvmDirtyLogTracker implements DirtyTracker {
       .set('cap', Kvm.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)
       .set('args[0]', on ? Kvm.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE : 0);
     ioctl(this.#vmFd, Kvm.KVM_ENABLE_CAP, capability.bytes, 'KVM_ENABLE_CAP');
-  }
-}
-
-function openLog(place: KvmSlot): SlotLog {
-  const bitmap = new DirtyBitmap(place.pageCount);
-  const get = new StructBuffer(KVM_DIRTY_LOG).set('slot', place.slot).set('dirty_bitmap', addressOf(bitmap.bytes));
-  return { place, bitmap, get };
-}
-
-function report({ bitmap, place }: SlotLog, into: DirtyBitmap): void {
-  if (place.firstPage + place.pageCount > into.pageCount) {
-    throw new GodwitError(
-      'GODWIT_INVALID_ARGUMENT',
-      `KVM slot ${place.slot} ends at page ${place.firstPage + place.pageCount} of a block of ${into.pageCount}`,
-    );
-  }
-  if (place.firstPage % 32 === 0) {
-    into.orWords(bitmap.words, place.firstPage);
-    return;
-  }
-  for (let first = bitmap.nextDirty(0); first !== -1; ) {
-    const end = bitmap.nextClean(first);
-    into.setRange(place.firstPage + first, end - first);
-    first = end < place.pageCount ? bitmap.nextDirty(end) : -1;
   }
 }

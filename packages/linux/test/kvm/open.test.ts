@@ -47,3 +47,16 @@ test('CPUID round trip, and bytes that are none', async () => {
     expect((await errorOf(() => Cpuid.decode(bytes))).code).toBe('GODWIT_INVALID_ARGUMENT');
   }
 });
+
+test('on another processor than x86-64 the bindings of KVM say so by a code, whatever device there is', async () => {
+  const arch = Object.getOwnPropertyDescriptor(process, 'arch') as PropertyDescriptor;
+  Object.defineProperty(process, 'arch', { ...arch, value: 'arm64' });
+  try {
+    const error = await errorOf(() => Kvm.open());
+    expect([error.code, error.message]).toEqual(['GODWIT_UNSUPPORTED', expect.stringMatching(/x86-64.*arm64/)]);
+    const { kvm, kvmManualDirtyLog, kvmDirtyRing } = hostSupport();
+    expect([kvm.usable, kvmManualDirtyLog.usable, kvmDirtyRing.usable]).toEqual([false, false, false]);
+  } finally {
+    Object.defineProperty(process, 'arch', arch);
+  }
+});
