@@ -16,7 +16,7 @@
 
 /* Bounds. Everything else is finite. */
 #ifndef TROUBLES
-#define TROUBLES 6   /* of any kind, together: `troubles--` marks each; a stop-and-copy by post-copy counts as two */
+#define TROUBLES 6   /* of any kind, together: `troubles--` marks each */
 #endif
 #define RESTARTS 1   /* destination processes started in place of a dead one: they know nothing */
 #ifndef ATTEMPTS
@@ -93,7 +93,7 @@ bool dStarted;   /* the VM's `resume` has succeeded */
  */
 mtype dPage = p_there;
 bool dServing;   /* the memory is being prepared so that who touches a missing page waits */
-bool dAnswered;  /* the page is on its way over the newest connection, since it was asked for */
+byte dAnswered;  /* the page is on its way over the newest connection, since it was asked for: as at the pause of this attempt */
 #ifdef OLD_CONNECTION_IS_READ
 byte dStale;     /* a `go` is still to be read from a dropped connection */
 #endif
@@ -143,8 +143,10 @@ byte restarts = RESTARTS;
 #define D_ready (dOwn == d_ready)
 #define D_taking_over (dOwn == d_running && dPage == p_there || dOwn == d_untold || dOwn == d_recovered)
 #define D_post_copy (dOwn == d_running && dPage != p_there)
-/* Requests are answered from `switchover` on, while the guest is paused here. */
-#define S_ANSWERS (sPostcopy && (sOwn == s_paused && sStep >= SWITCHED || sOwn == s_transferring || sOwn == s_handedOver))
+/* Requests are answered from `switchover` on; after going back with the guest running already, until the connection is dropped. */
+#define S_ANSWERS (sPostcopy && (sOwn == s_paused && sStep >= SWITCHED || sOwn == s_transferring || sOwn == s_handedOver || S_CLOSES))
+#define S_CLOSES (sOwn == s_running && sPostcopy)
+#define OF_NO_PAUSE 9
 #define SOURCE_READS(phase, frame) (S_##phase && message == m_##frame)
 #define DESTINATION_READS(phase, frame) (D_##phase && message == m_##frame)
 
@@ -246,10 +248,6 @@ inline callOffAndTell() {
 inline nextAttempt() {
   sStep = NOTHING;
   aVoid = false;
-  sPostcopy = false;
-#ifndef ANSWERS_ARE_NOT_OWED_AGAIN
-  sOwed = true;
-#endif
 #ifndef ATTEMPTS_ARE_NOT_COUNTED
   sAttempt++;
 #endif
@@ -258,28 +256,42 @@ inline nextAttempt() {
 
 /*
  * Pre-copy goes on: the guest runs. `back` follows all that was sent; or the connection is dropped, and the next hello says it. By
- * post-copy it always is: answers that are on their way would be taken for pages of the next attempt.
+ * post-copy it always is (`closeToRequests`): answers that are on their way would be taken for pages of the next attempt.
  */
 inline goBack() {
   SOURCE(paused, back, running);
-  if
-  :: sPostcopy && sUp -> hangUp()
-  :: else
-  fi;
   nextAttempt();
+#ifdef ANSWERS_OUTLIVE_THEIR_ATTEMPT
+  sPostcopy = false;
+  sOwed = true;
+#endif
   if
+  :: sPostcopy
 #ifndef BACK_IS_NOT_SAID
-  :: sUp && sHeard ->
+  :: !sPostcopy && sUp && sHeard ->
 #ifndef BACK_ACK_IS_NOT_WAITED_FOR
     sBack = true;
 #endif
     sourceSays(m_back, 0, sAttempt - 1)
 #else
-  :: sUp && sHeard
+  :: !sPostcopy && sUp && sHeard
 #endif
-  :: sUp -> hangUp()
-  :: !sUp
+  :: !sPostcopy && sUp -> hangUp()
+  :: !sPostcopy && !sUp
   fi
+}
+
+inline closeToRequests() {
+  if
+  :: sUp -> hangUp()
+  :: else
+  fi;
+  sPostcopy = false;
+#ifndef ANSWERS_ARE_NOT_OWED_AGAIN
+  sOwed = true
+#else
+  skip
+#endif
 }
 
 /* The same, where there is no connection over which to say it. */
@@ -507,7 +519,7 @@ active proctype Source() {
    * Connects, and connects again: also where another connection was lost. In the middle of stop-and-copy it goes back first, and
    * while the authority is asked that comes first.
    */
-  :: atomic { sAlive && dAlive && !sUp &&
+  :: atomic { sAlive && dAlive && !sUp && !S_CLOSES &&
       (sOwn == s_running || sOwn == s_paused && sStep >= SWITCHED || sOwn == s_handedOver || sTelling) ->
       do
       :: nempty(toS) -> toS?_, _, _
@@ -519,7 +531,7 @@ active proctype Source() {
       sBack = false;
       wire = true;
       dThis = false;
-      dAnswered = false;
+      dAnswered = 0;
       toD!m_hello, sOwn, 0, sAttempt
     }
   /* Another process answers, say one behind the same address. */
@@ -533,11 +545,11 @@ active proctype Source() {
 #endif
     }
 
-  :: atomic { sAlive && sUp && nempty(toS) && (!S_FINAL || sTelling) -> sourceReads() }
+  :: atomic { sAlive && sUp && nempty(toS) && (!S_FINAL || sTelling) && !S_CLOSES -> sourceReads() }
+  :: atomic { sAlive && S_CLOSES -> closeToRequests() }
 
   /* Every round is acknowledged: stop-and-copy, by post-copy or not. */
-  :: atomic { sAlive && sUp && S_pre_copy && sRound > ROUNDS && troubles > 1 ->
-      troubles = troubles - 2;
+  :: atomic { sAlive && sUp && S_pre_copy && !S_CLOSES && sRound > ROUNDS ->
       SOURCE(running, pause, paused);
       sPostcopy = true;
       sStep = ALL_THERE;
@@ -546,7 +558,7 @@ active proctype Source() {
       :: else
       fi
     }
-  :: atomic { sAlive && sUp && S_pre_copy && sRound > ROUNDS ->
+  :: atomic { sAlive && sUp && S_pre_copy && !S_CLOSES && sRound > ROUNDS ->
       SOURCE(running, pause, paused);
       sStep = SENT;
 #ifdef LAST_ROUND_IS_NOT_OWED_AGAIN
@@ -568,9 +580,9 @@ active proctype Source() {
     }
 
   /* The destination asks for the page, since somebody touches it there, and is answered. Nobody has to touch it. */
-  :: atomic { sAlive && sUp && sHeard && wire && S_ANSWERS && dAlive && dThis && dUp && dPage == p_missing && !dAnswered && !stable ->
+  :: atomic { sAlive && sUp && sHeard && wire && S_ANSWERS && dAlive && dThis && dUp && dPage == p_missing && dAnswered == 0 && !stable ->
       sOwed = false;
-      dAnswered = true
+      dAnswered = (sOwn == s_running -> OF_NO_PAUSE : sAttempt)
     }
 
   /* The authority is asked, and answers; an answer that is lost is the Environment's. */
@@ -692,7 +704,7 @@ active proctype Source() {
 /* --- The destination --- */
 
 inline destinationDrops() {
-  dAnswered = false;
+  dAnswered = 0;
   if
   :: dThis -> wire = false
   :: else
@@ -715,7 +727,7 @@ inline forgetMemory() {
   dPage = p_there;
 #endif
   dMemory = 0;
-  dAnswered = false
+  dAnswered = 0
 }
 
 /* Before `resumed`. While the memory is still being prepared nothing is named, and nothing was asked for. */
@@ -829,12 +841,18 @@ inline destinationReads() {
   :: DESTINATION_READS(loading, back) ->
     assert(attempt == dLoaded);
     dLoaded = 0;
+#ifdef ANSWERS_OUTLIVE_THEIR_ATTEMPT
+    undoMissing();
+#endif
     destinationSays(m_backAck, 0, attempt)
   :: DESTINATION_READS(ready, back) ->
     assert(attempt == dLoaded);
 #ifndef BACK_DOES_NOT_VOID_READY
     DESTINATION(ready, back, receiving);
     dLoaded = 0;
+#endif
+#ifdef ANSWERS_OUTLIVE_THEIR_ATTEMPT
+    undoMissing();
 #endif
     destinationSays(m_backAck, 0, attempt)
   :: DESTINATION_READS(taking_over, released) ->
@@ -919,12 +937,12 @@ active proctype Destination() {
       :: else -> dMemory = 0  /* undone: what had come meanwhile is given up */
       fi
     }
-  :: atomic { dAlive && dAnswered && dThis && dUp && !D_FINAL ->
-      dAnswered = false;
+  :: atomic { dAlive && dAnswered > 0 && dThis && dUp && !D_FINAL ->
       if
-      :: dPage == p_missing -> destinationPuts(dLoaded)
+      :: dPage == p_missing -> destinationPuts(dAnswered)
       :: else
-      fi
+      fi;
+      dAnswered = 0
     }
 
   /* Everything is loaded. */
@@ -981,7 +999,7 @@ active proctype Destination() {
 
   /* Notices that the link is gone. */
   :: atomic { dAlive && dUp && !(wire && dThis) ->
-      dAnswered = false;
+      dAnswered = 0;
       dUp = false;
       dThis = false;
       if
@@ -1040,6 +1058,46 @@ active proctype Destination() {
 #define MAY_CLAIM true
 #endif
 
+/* What a dead process knew is of no concern any more: one state in place of many. */
+inline sourceIsGone() {
+  sUp = false;
+  sHeard = false;
+  sCalled = false;
+  sTelling = false;
+  sGranted = false;
+  overAtSource();
+  sPostcopy = false;
+  sOwed = true;
+  sNamed = false;
+  do
+  :: nempty(toS) -> toS?_, _, _
+  :: empty(toS) -> break
+  od
+}
+
+/* And one that is started in its place knows nothing. */
+inline destinationIsGone() {
+  dOwn = d_receiving;
+  dUp = false;
+  dThis = false;
+  dKnows = false;
+  dRound = 0;
+  dLoaded = 0;
+  dStarted = false;
+  dServing = false;
+  dPage = p_there;
+  dMemory = 0;
+  dAnswered = 0;
+  do
+  :: nempty(toD) -> toD?_, _, _, _
+  :: empty(toD) -> break
+  od;
+#ifdef OLD_CONNECTION_IS_READ
+  dStale = 0;
+#endif
+  skip
+}
+
 active proctype Environment() {
   do
   :: atomic { wire && troubles > 0 -> troubles--; wire = false }
@@ -1048,35 +1106,19 @@ active proctype Environment() {
       disturbed = true;
       sAlive = false;
       wire = false;
-      lost = lost || !D_HOLDS
+      lost = lost || !D_HOLDS;
+      sourceIsGone()
     }
   :: atomic { dAlive && troubles > 0 ->
       troubles--;
       disturbed = true;
       dAlive = false;
       wire = false;
-      lost = lost || !S_HOLDS
+      lost = lost || !S_HOLDS;
+      destinationIsGone()
     }
   :: atomic { !dAlive && restarts > 0 ->
       restarts--;
-      dOwn = d_receiving;
-      dUp = false;
-      dThis = false;
-      dKnows = false;
-      dRound = 0;
-      dMemory = 0;
-      dLoaded = 0;
-      dStarted = false;
-      dPage = p_there;
-      dServing = false;
-      dAnswered = false;
-      do
-      :: nempty(toD) -> toD?_, _, _, _
-      :: empty(toD) -> break
-      od;
-#ifdef OLD_CONNECTION_IS_READ
-      dStale = 0;
-#endif
       dAlive = true
     }
 
@@ -1101,7 +1143,7 @@ active proctype Environment() {
     }
 
   /* A source that is in error says `go` once more for an attempt that was given up. */
-  :: atomic { wire && dThis && troubles > 0 && len(toD) < 2 && sAttempt > 1 && dLoaded != sAttempt - 1 ->
+  :: atomic { wire && dThis && troubles > 0 && len(toD) < 2 && sAttempt > 1 && !S_CLOSES && dLoaded != sAttempt - 1 ->
       troubles--;
       toD!m_go, 0, 0, sAttempt - 1
     }

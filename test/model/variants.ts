@@ -66,6 +66,7 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'MISSING_PAGES_ARE_NOT_OWED_AGAIN', claim: 'somebodyRuns' },
   { macro: 'ANSWERS_ARE_NOT_OWED_AGAIN', assertion: NOT_WHAT_WAS_PAUSED },
   { macro: 'ANSWERS_ARE_NOT_OWED_AGAIN_IN_A_PAUSE', claim: 'somebodyRuns' },
+  { macro: 'ANSWERS_OUTLIVE_THEIR_ATTEMPT', assertion: NOT_WHAT_WAS_PAUSED },
   { macro: 'SERVING_IS_NOT_WAITED_FOR', assertion: NOT_WHAT_WAS_PAUSED },
 
   // Connections, and a destination that is started anew.
