@@ -3,7 +3,16 @@ import { FaultyDevice, type FrameTap, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { held } from './played-stream.js';
 import { ToyFaults } from './toy-faults.js';
-import { BLOCKS, expectMoved, filledVm, PAGE, start, type Toy, type ToyOptions } from './toy-migration.js';
+import {
+  BLOCKS,
+  expectMoved,
+  expectStayed,
+  filledVm,
+  PAGE,
+  start,
+  type Toy,
+  type ToyOptions,
+} from './toy-migration.js';
 
 /** Pages that the guest writes in its last moment: they are missing where it arrives. */
 const LAST_WRITTEN = [1, 2, 3, 4, 5, 6, 7, 8, 40];
@@ -89,6 +98,21 @@ test('a switchover that is given up while missing pages are only about to be ser
   expectMoved(toy, await toy.settled());
   expect(wentBack(toy)).toBeGreaterThan(0);
   expect(faults.steps.slice(0, 3)).toEqual(['serve', 'served', 'undo']);
+});
+
+test('state that would have to be loaded before the missing pages are known ends it, with the guest at the source', async () => {
+  const source = filledVm();
+  source.devices = [new FaultyDevice('uart', new Uint8Array(100_000).fill(1))];
+  const uart = new FaultyDevice('uart');
+  const toy = byPostcopy(new ToyFaults(), {
+    source,
+    destination: new ToyVm(BLOCKS, { running: false, devices: [uart] }),
+    receive: { maximumDeviceState: 10_000 },
+  });
+  const ends = await toy.settled();
+  expectStayed(toy, ends, 'GODWIT_LIMIT_EXCEEDED');
+  expect(ends.sent).toMatchObject({ reason: { message: expect.stringContaining('10000 bytes') } });
+  expect(uart.loads).toBe(0);
 });
 
 test('"recover" of a destination that lacks pages is refused: if the source is dead, so are they', async () => {
