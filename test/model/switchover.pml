@@ -4,7 +4,10 @@
  * Two roles on a link that is lost and made anew at any step, with either process dying at any step, the destination's
  * restarted, a stop-and-copy given up at any step, an ownership authority whose answers are late or lost, either side
  * cancelling at any step, timers firing whenever they may, and people who do what docs/switchover.md asks of them, or get it
- * wrong. A test compares the SOURCE(...) and DESTINATION(...) lines with the tables of packages/core/src/ownership, and
+ * wrong. A stop-and-copy is an ordinary one or by post-copy: then one page stands for those that are missing at the destination, and
+ * it comes when it is asked for, with the round that follows, or with both.
+ *
+ * A test compares the SOURCE(...) and DESTINATION(...) lines with the tables of packages/core/src/ownership, and
  * SOURCE_READS(...) and DESTINATION_READS(...) with packages/core/src/protocol/protocol-table.ts.
  *
  * With -D and a name, the protocol is wrong on purpose, and Spin has to refuse it: test/model/variants.ts lists the names, and
@@ -23,10 +26,11 @@
 
 mtype = { s_running, s_paused, s_transferring, s_handedOver, s_released, s_kept, s_unknown, s_recovered };
 mtype = { d_receiving, d_ready, d_asking, d_recovering, d_running, d_settled, d_untold, d_stranded, d_abandoned, d_recovered };
-mtype = { m_hello, m_welcome, m_resumed, m_round, m_roundAck, m_switchover, m_ready, m_go, m_running, m_released, m_back, m_backAck, m_error };
-mtype = { r_receiving, r_loading, r_ready, r_running };  /* the state that `resumed` names */
+mtype = { m_hello, m_welcome, m_resumed, m_round, m_roundAck, m_switchover, m_ready, m_go, m_running, m_released, m_back, m_backAck, m_error, m_missing, m_whole };
+mtype = { r_receiving, r_loading, r_ready, r_running, r_incomplete };  /* the state that `resumed` names */
 mtype = { e_unknown, e_over };                           /* why an `error`: the migration is not known, or over */
 mtype = { c_idle, c_outgoing, c_handedOver };            /* the claim on the source's VM */
+mtype = { p_there, p_givenUp, p_missing, p_put, p_whole }; /* the page at the destination */
 
 mtype sOwn = s_running;
 mtype dOwn = d_receiving;
@@ -58,6 +62,9 @@ bool sTelling;   /* kept the guest, and has not heard that the destination knows
 bool sDone;      /* nothing more is to be said or heard */
 mtype claim = c_outgoing;
 bool sSecond;    /* a later migration has the VM, and may run its guest */
+bool sPostcopy;  /* the attempt is by post-copy */
+bool sOwed = true; /* the page is in the queue: neither a round nor an answer has taken it */
+bool sNamed;     /* `missing` was read, and not yet the `resumed` after it */
 #ifdef STALE_READY_COUNTS
 bool sStale;     /* a `ready` was read after going back */
 #endif
@@ -68,6 +75,8 @@ bool sStale;     /* a `ready` was read after going back */
 #define ALL_THERE 2 /* and acknowledged */
 #define SWITCHED 3  /* `switchover` is written */
 #define READY 4     /* `ready` was read */
+/* And with the guest running at the destination without its page: SENT and ALL_THERE of the round of what is missing, or */
+#define WHOLE 5     /* `whole` was read before that round was acknowledged */
 
 /* The destination's process. */
 bool dAlive = true;
@@ -78,6 +87,13 @@ byte dRound;     /* the round that comes next */
 byte dMemory;    /* the attempt whose last round is in guest memory */
 byte dLoaded;    /* the attempt whose `switchover` was read and not given up; 0: none */
 bool dStarted;   /* the VM's `resume` has succeeded */
+/*
+ * p_there: as the last round that had it. p_givenUp: nothing is behind it, and who reads it gets zeros. p_missing: who touches it
+ * waits. p_put: it has come, and p_whole: `whole` is said.
+ */
+mtype dPage = p_there;
+bool dServing;   /* the memory is being prepared so that who touches a missing page waits */
+byte dAnswered;  /* the page is on its way over the newest connection, since it was asked for: as at the pause of this attempt */
 #ifdef OLD_CONNECTION_IS_READ
 byte dStale;     /* a `go` is still to be read from a dropped connection */
 #endif
@@ -108,7 +124,8 @@ byte restarts = RESTARTS;
 /* An attempt that was given up leaves no state of the guest: it has run on. */
 #define D_IN_TIME (dLoaded == sAttempt && sOwn != s_running && sOwn != s_kept)
 #define D_WAITS (dOwn == d_ready || dOwn == d_asking || dOwn == d_recovering)
-#define D_HOLDS (dAlive && (D_RUNS || dOwn == d_stranded || D_WAITS && D_IN_TIME))
+#define D_LACKS (dPage == p_givenUp || dPage == p_missing)
+#define D_HOLDS (dAlive && !D_LACKS && (D_RUNS || dOwn == d_stranded || D_WAITS && D_IN_TIME))
 
 #define INCARNATION (RESTARTS - restarts)
 
@@ -118,14 +135,23 @@ byte restarts = RESTARTS;
 #define S_going_back (sHeard && sOwn == s_running && sBack)
 #define S_stop_and_copy (sHeard && sOwn == s_paused && sStep < SWITCHED)
 #define S_loading (sHeard && sOwn == s_paused && sStep == SWITCHED)
-#define S_handing_over (sHeard && sOwn == s_handedOver)
+#define S_handing_over (sHeard && sOwn == s_handedOver && sStep == NOTHING)
+#define S_post_copy (sHeard && sOwn == s_handedOver && sStep != NOTHING)
 #define D_greeting (!dThis)
 #define D_receiving (dOwn == d_receiving && dLoaded == 0)
 #define D_loading (dOwn == d_receiving && dLoaded != 0)
 #define D_ready (dOwn == d_ready)
-#define D_taking_over (dOwn == d_running || dOwn == d_untold || dOwn == d_recovered)
+#define D_taking_over (dOwn == d_running && dPage == p_there || dOwn == d_untold || dOwn == d_recovered)
+#define D_post_copy (dOwn == d_running && dPage != p_there)
+/* Requests are answered from `switchover` on; after going back with the guest running already, until the connection is dropped. */
+#define S_ANSWERS (sPostcopy && (sOwn == s_paused && sStep >= SWITCHED || sOwn == s_transferring || sOwn == s_handedOver || S_CLOSES))
+#define S_CLOSES (sOwn == s_running && sPostcopy)
+#define OF_NO_PAUSE 9
 #define SOURCE_READS(phase, frame) (S_##phase && message == m_##frame)
 #define DESTINATION_READS(phase, frame) (D_##phase && message == m_##frame)
+
+/* The attempt, in a round that has the page; 0 in one that leaves it out. */
+#define WITH_THE_PAGE sOwed * sAttempt
 
 /* A timer may fire whenever something that it waits for does not come; once all is stable, only if it never will. */
 #define S_TIMER (!stable || !dAlive)
@@ -138,7 +164,7 @@ byte restarts = RESTARTS;
 /* At most one side runs the guest. */
 ltl neverTwoRunners { [] !(S_RUNS && D_RUNS) }
 
-/* While a process that holds the state lives, the state is somewhere. */
+/* While a process that holds the state lives, the state is somewhere. A destination that lacks a page does not hold it. */
 ltl stateIsSomewhere { [] (S_HOLDS || D_HOLDS || lost) }
 
 /* Where only links were lost, and came back in time, nobody has to help. */
@@ -146,10 +172,11 @@ ltl noHelpIsNeeded { !(!disturbed U helped) }
 
 /*
  * Once the link stays and nobody dies any more, somebody runs the guest and nobody waits. No fairness is assumed: every
- * run comes to an end. With the source dead and a guest that could not be started, the destination's embedder has the memory.
+ * run comes to an end. With the source dead and a guest that could not be started, the destination's embedder has the memory. No guest
+ * waits for a page that nobody will send.
  */
 #define NOBODY_CAN (lost || !sAlive && dOwn == d_stranded)
-#define NOBODY_WAITS ((!sAlive || S_FINAL) && (!dAlive || !dKnows || D_FINAL))
+#define NOBODY_WAITS ((!sAlive || S_FINAL) && (!dAlive || !dKnows || D_FINAL) && !(D_RUNS && D_LACKS))
 ltl somebodyRuns { <> [] ((S_RUNS || D_RUNS || NOBODY_CAN) && NOBODY_WAITS) }
 
 inline help() {
@@ -172,7 +199,17 @@ inline destinationSays(what, s, n) {
 
 /* --- The source --- */
 
+/* What the source knows of one connection. */
+inline forgetConnection() {
+  if
+  :: sOwn == s_handedOver -> sStep = NOTHING
+  :: else
+  fi;
+  sNamed = false
+}
+
 inline hangUp() {
+  forgetConnection();
   sUp = false;
   sHeard = false;
   wire = false
@@ -182,7 +219,10 @@ inline hangUp() {
 inline overAtSource() {
   sRound = 0;
   sStep = NOTHING;
-  sBack = false
+  sBack = false;
+  /* A guest that stays here is one that lacks no page anywhere. */
+  sOwed = sOwed || sOwn == s_kept;
+  sPostcopy = sPostcopy && sOwn != s_kept
 }
 
 /* After SOURCE(..., fail, kept): a destination that may have heard of the migration has to hear that it is off. */
@@ -214,23 +254,44 @@ inline nextAttempt() {
   skip
 }
 
-/* Pre-copy goes on: the guest runs. `back` follows all that was sent; or the connection is dropped, and the next hello says it. */
+/*
+ * Pre-copy goes on: the guest runs. `back` follows all that was sent; or the connection is dropped, and the next hello says it. By
+ * post-copy it always is (`closeToRequests`): answers that are on their way would be taken for pages of the next attempt.
+ */
 inline goBack() {
   SOURCE(paused, back, running);
   nextAttempt();
+#ifdef ANSWERS_OUTLIVE_THEIR_ATTEMPT
+  sPostcopy = false;
+  sOwed = true;
+#endif
   if
+  :: sPostcopy
 #ifndef BACK_IS_NOT_SAID
-  :: sUp && sHeard ->
+  :: !sPostcopy && sUp && sHeard ->
 #ifndef BACK_ACK_IS_NOT_WAITED_FOR
     sBack = true;
 #endif
     sourceSays(m_back, 0, sAttempt - 1)
 #else
-  :: sUp && sHeard
+  :: !sPostcopy && sUp && sHeard
 #endif
-  :: sUp -> hangUp()
-  :: !sUp
+  :: !sPostcopy && sUp -> hangUp()
+  :: !sPostcopy && !sUp
   fi
+}
+
+inline closeToRequests() {
+  if
+  :: sUp -> hangUp()
+  :: else
+  fi;
+  sPostcopy = false;
+#ifndef ANSWERS_ARE_NOT_OWED_AGAIN
+  sOwed = true
+#else
+  skip
+#endif
 }
 
 /* The same, where there is no connection over which to say it. */
@@ -263,6 +324,20 @@ inline granted() {
   fi
 }
 
+/* The round of what is missing: with the page, unless it was asked for and has gone before. */
+inline sendMissing() {
+  sStep = SENT;
+  sourceSays(m_round, 0, WITH_THE_PAGE);
+  sOwed = false
+}
+
+inline nothingLeft() {
+  if
+  :: sStep == ALL_THERE -> release()
+  :: else -> sStep = WHOLE
+  fi
+}
+
 /* A definite no, or `withdrawn`: nothing of this attempt is asked again. */
 inline refused() {
   SOURCE(transferring, refused, paused);
@@ -281,8 +356,11 @@ inline notHere() {
 }
 
 inline release() {
-  lost = lost || !D_HOLDS;  /* its process may have died since, with the guest that it ran */
+  lost = lost || !D_RUNS;  /* its process may have died since, with the guest that it ran */
   SOURCE(handedOver, running, released);
+  sPostcopy = false;
+  sOwed = true;
+  sStep = NOTHING;
   notHere();
   sourceSays(m_released, 0, 0)
 }
@@ -300,6 +378,16 @@ inline sourceHearsError() {
   hangUp()
 }
 
+/* What the destination lacks, and nothing else. */
+inline owesWhatIsNamed() {
+  if
+#ifndef MISSING_PAGES_ARE_NOT_OWED_AGAIN
+  :: sPostcopy -> sOwed = sNamed
+#endif
+  :: else
+  fi
+}
+
 inline sourceIsAnswered() {
   sHeard = true;
   if
@@ -311,11 +399,22 @@ inline sourceIsAnswered() {
     assert(number == sRound);
     goBackUntold();  /* `switchover` was lost */
     hangUp()
-  :: sOwn == s_paused && state == r_loading
-  :: sOwn == s_paused && state == r_ready -> sStep = READY
+  :: sOwn == s_paused && (state == r_loading || state == r_ready) ->
+#ifndef ANSWERS_ARE_NOT_OWED_AGAIN_IN_A_PAUSE
+    sOwed = true;  /* also what an answer has taken that was lost; what has come is dropped when it comes again */
+#endif
+    if
+    :: state == r_ready -> sStep = READY
+    :: else
+    fi
   :: sOwn == s_handedOver && state == r_running -> release()
+  :: sOwn == s_handedOver && state == r_incomplete ->
+    assert(sPostcopy);
+    owesWhatIsNamed();
+    sendMissing()
   :: sOwn == s_handedOver && state == r_ready ->
     assert(sGranted);
+    owesWhatIsNamed();
 #ifndef GO_IS_SAID_ONCE
     sourceSays(m_go, 0, sAttempt)
 #else
@@ -344,7 +443,8 @@ inline sourceReads() {
       sRound = 1;
 #endif
       nextRound()
-    :: SOURCE_READS(greeting, resumed) -> sourceIsAnswered()
+    :: SOURCE_READS(greeting, missing) -> sNamed = true
+    :: SOURCE_READS(greeting, resumed) -> sourceIsAnswered(); sNamed = false
     :: SOURCE_READS(pre_copy, roundAck) -> acknowledged(); nextRound()
     :: SOURCE_READS(stop_and_copy, roundAck) -> acknowledged(); sStep = ALL_THERE
     :: SOURCE_READS(loading, ready) -> assert(number == sAttempt); sStep = READY
@@ -355,7 +455,21 @@ inline sourceReads() {
 #endif
       skip  /* of the attempt that was given up */
     :: SOURCE_READS(going_back, backAck) -> assert(number == sAttempt - 1); sBack = false
-    :: SOURCE_READS(handing_over, running) -> release()
+    :: SOURCE_READS(handing_over, running) ->
+      if
+#ifndef RELEASED_BEFORE_WHOLE
+      :: sPostcopy -> sendMissing()
+#else
+      :: sPostcopy -> release()
+#endif
+      :: !sPostcopy -> release()
+      fi
+    :: SOURCE_READS(post_copy, roundAck) ->
+      if
+      :: sStep == WHOLE -> release()
+      :: else -> sStep = ALL_THERE
+      fi
+    :: SOURCE_READS(post_copy, whole) -> nothingLeft()
 #ifdef STALE_READY_COUNTS
     :: message == m_ready && sStale && sOwn != s_running  /* the attempt's own is not missed */
 #endif
@@ -378,6 +492,12 @@ inline sourceAsksToRecover() {
 #ifdef SOURCE_RECOVERS_WITHOUT_ASKING
   aOwner = 0;
 #endif
+#ifdef SOURCE_RECOVERS_IN_POST_COPY_WITHOUT_ASKING
+  if
+  :: dPage == p_missing && dOwn == d_running -> aOwner = 0
+  :: else
+  fi;
+#endif
   skip
 }
 
@@ -399,7 +519,7 @@ active proctype Source() {
    * Connects, and connects again: also where another connection was lost. In the middle of stop-and-copy it goes back first, and
    * while the authority is asked that comes first.
    */
-  :: atomic { sAlive && dAlive && !sUp &&
+  :: atomic { sAlive && dAlive && !sUp && !S_CLOSES &&
       (sOwn == s_running || sOwn == s_paused && sStep >= SWITCHED || sOwn == s_handedOver || sTelling) ->
       do
       :: nempty(toS) -> toS?_, _, _
@@ -411,6 +531,7 @@ active proctype Source() {
       sBack = false;
       wire = true;
       dThis = false;
+      dAnswered = 0;
       toD!m_hello, sOwn, 0, sAttempt
     }
   /* Another process answers, say one behind the same address. */
@@ -424,19 +545,29 @@ active proctype Source() {
 #endif
     }
 
-  :: atomic { sAlive && sUp && nempty(toS) && (!S_FINAL || sTelling) -> sourceReads() }
+  :: atomic { sAlive && sUp && nempty(toS) && (!S_FINAL || sTelling) && !S_CLOSES -> sourceReads() }
+  :: atomic { sAlive && S_CLOSES -> closeToRequests() }
 
-  /* Every round is acknowledged: stop-and-copy. */
-  :: atomic { sAlive && sUp && S_pre_copy && sRound > ROUNDS ->
+  /* Every round is acknowledged: stop-and-copy, by post-copy or not. */
+  :: atomic { sAlive && sUp && S_pre_copy && !S_CLOSES && sRound > ROUNDS ->
+      SOURCE(running, pause, paused);
+      sPostcopy = true;
+      sStep = ALL_THERE;
+      if
+      :: sOwed -> sourceSays(m_missing, 0, sAttempt)
+      :: else
+      fi
+    }
+  :: atomic { sAlive && sUp && S_pre_copy && !S_CLOSES && sRound > ROUNDS ->
       SOURCE(running, pause, paused);
       sStep = SENT;
 #ifdef LAST_ROUND_IS_NOT_OWED_AGAIN
       if
       :: sAttempt > 1 -> sStep = ALL_THERE
-      :: else -> sourceSays(m_round, sRound, sAttempt)
+      :: else -> sourceSays(m_round, sRound, WITH_THE_PAGE)
       fi
 #else
-      sourceSays(m_round, sRound, sAttempt)
+      sourceSays(m_round, sRound, WITH_THE_PAGE)
 #endif
     }
   :: atomic { sAlive && sUp && sOwn == s_paused && sStep == ALL_THERE ->
@@ -446,6 +577,12 @@ active proctype Source() {
       sStep = SWITCHED;
 #endif
       sourceSays(m_switchover, 0, sAttempt)
+    }
+
+  /* The destination asks for the page, since somebody touches it there, and is answered. Nobody has to touch it. */
+  :: atomic { sAlive && sUp && sHeard && wire && S_ANSWERS && dAlive && dThis && dUp && dPage == p_missing && dAnswered == 0 && !stable ->
+      sOwed = false;
+      dAnswered = (sOwn == s_running -> OF_NO_PAUSE : sAttempt)
     }
 
   /* The authority is asked, and answers; an answer that is lost is the Environment's. */
@@ -496,6 +633,13 @@ active proctype Source() {
 
   /* Notices that the link is gone. Nothing that was still to be read is read any more. */
   :: atomic { sAlive && sUp && !wire ->
+#ifdef SOURCE_RESUMES_IN_POST_COPY
+      if
+      :: S_post_copy -> sOwn = s_kept
+      :: else
+      fi;
+#endif
+      forgetConnection();
       sUp = false;
       sHeard = false;
       if
@@ -560,12 +704,38 @@ active proctype Source() {
 /* --- The destination --- */
 
 inline destinationDrops() {
+  dAnswered = 0;
   if
   :: dThis -> wire = false
   :: else
   fi;
   dUp = false;
   dThis = false
+}
+
+/* The attempt is given up: nothing is missing any more, and what never came is zero. */
+inline undoMissing() {
+  if
+  :: dPage != p_there -> dPage = p_there; dMemory = 0
+  :: else
+  fi
+}
+
+/* It is of no concern any more: one state in place of many. */
+inline forgetMemory() {
+#ifndef WHOLE_IS_SAID_WITH_A_PAGE_MISSING
+  dPage = p_there;
+#endif
+  dMemory = 0;
+  dAnswered = 0
+}
+
+/* Before `resumed`. While the memory is still being prepared nothing is named, and nothing was asked for. */
+inline destinationNames() {
+  if
+  :: dPage == p_missing -> destinationSays(m_missing, 0, 0)
+  :: else
+  fi
 }
 
 inline destinationAnswers() {
@@ -584,21 +754,35 @@ inline destinationAnswers() {
   :: stage == s_running && dOwn == d_receiving && dRound > 1 ->
     assert(attempt > dLoaded);
     dLoaded = 0;
+    undoMissing();
     destinationSays(m_resumed, r_receiving, dRound)
   :: stage == s_running && dOwn == d_ready ->
     assert(attempt > dLoaded);
 #ifndef HELLO_RUNNING_DOES_NOT_VOID_READY
     DESTINATION(ready, back, receiving);
     dLoaded = 0;
+    undoMissing();
 #endif
     destinationSays(m_resumed, r_receiving, dRound)
   :: (stage == s_paused || stage == s_kept) && dKnows && D_receiving -> destinationSays(m_resumed, r_receiving, dRound)
   :: (stage == s_paused || stage == s_kept) && dKnows && D_loading ->
     assert(stage == s_kept || attempt == dLoaded);
+    destinationNames();
     destinationSays(m_resumed, r_loading, dRound)
   :: stage != s_running && dOwn == d_ready ->
     assert(stage == s_kept || attempt == dLoaded);
+    destinationNames();
     destinationSays(m_resumed, r_ready, dRound)
+#ifndef RESUMED_AS_RUNNING_WITH_A_PAGE_MISSING
+  :: stage == s_handedOver && dOwn == d_running && (dPage == p_missing || dPage == p_put) ->
+    destinationNames();
+    destinationSays(m_resumed, r_incomplete, 0)
+  :: stage == s_handedOver && dOwn == d_running && dPage == p_whole ->
+    dPage = p_there;
+    destinationSays(m_resumed, r_running, 0)
+#else
+  :: stage == s_handedOver && D_post_copy -> destinationSays(m_resumed, r_running, 0)
+#endif
   :: stage == s_handedOver && (D_taking_over || dOwn == d_settled) -> destinationSays(m_resumed, r_running, dRound)
   :: stage != s_running && !dKnows -> destinationSays(m_error, e_unknown, 0)
   :: dOwn == d_abandoned || dOwn == d_stranded -> destinationSays(m_error, e_over, 0)
@@ -609,8 +793,8 @@ inline destinationAnswers() {
 }
 
 inline destinationGoes(a) {
-  /* Memory, devices and `go` are of one attempt, and the source has not gone back since. */
-  assert(a == dLoaded && dMemory == dLoaded && dLoaded == sAttempt);
+  /* Memory, devices and `go` are of one attempt, and the source has not gone back since. A page may be missing, but is never zero. */
+  assert(a == dLoaded && (dMemory == dLoaded || dPage == p_missing) && dLoaded == sAttempt);
   assert(sOwn != s_running && sOwn != s_paused && sOwn != s_kept);
   DESTINATION(ready, go, asking)
 }
@@ -621,12 +805,17 @@ inline destinationGoes(a) {
 #define IS_ACCEPTED (attempt == dLoaded || D_ready)
 #endif
 
+inline destinationPuts(a) {
+  dPage = p_put;
+  dMemory = a
+}
+
 inline destinationReads() {
   if
   :: message == m_error ->
     if
-    :: dOwn == d_receiving -> DESTINATION(receiving, fail, abandoned)
-    :: dOwn == d_ready -> DESTINATION(ready, fail, abandoned)
+    :: dOwn == d_receiving -> DESTINATION(receiving, fail, abandoned); forgetMemory()
+    :: dOwn == d_ready -> DESTINATION(ready, fail, abandoned); forgetMemory()
     :: else
     fi;
     destinationSays(m_error, e_over, 0)
@@ -641,11 +830,20 @@ inline destinationReads() {
     :: else
     fi;
     destinationSays(m_roundAck, 0, dRound)
-  :: DESTINATION_READS(receiving, switchover) -> dLoaded = attempt
+  /* What is here of the page is given up: it is old. */
+  :: DESTINATION_READS(receiving, missing) -> dPage = p_givenUp; dMemory = 0
+  :: DESTINATION_READS(receiving, switchover) ->
+    dLoaded = attempt;
+#ifndef MISSING_PAGES_ARE_NOT_SERVED
+    dServing = (dPage == p_givenUp)
+#endif
   :: DESTINATION_READS(receiving, back) -> destinationSays(m_backAck, 0, attempt)
   :: DESTINATION_READS(loading, back) ->
     assert(attempt == dLoaded);
     dLoaded = 0;
+#ifdef ANSWERS_OUTLIVE_THEIR_ATTEMPT
+    undoMissing();
+#endif
     destinationSays(m_backAck, 0, attempt)
   :: DESTINATION_READS(ready, back) ->
     assert(attempt == dLoaded);
@@ -653,16 +851,44 @@ inline destinationReads() {
     DESTINATION(ready, back, receiving);
     dLoaded = 0;
 #endif
+#ifdef ANSWERS_OUTLIVE_THEIR_ATTEMPT
+    undoMissing();
+#endif
     destinationSays(m_backAck, 0, attempt)
   :: DESTINATION_READS(taking_over, released) ->
     if
-    :: dOwn == d_running -> DESTINATION(running, released, settled)
+    :: dOwn == d_running -> DESTINATION(running, released, settled); forgetMemory()
     :: else
     fi
+  :: DESTINATION_READS(post_copy, round) ->
+    if
+    :: attempt > 0 && dPage == p_missing -> destinationPuts(attempt)
+    :: else  /* the page is there already */
+    fi;
+    destinationSays(m_roundAck, 0, 0)
+  :: DESTINATION_READS(post_copy, released) -> DESTINATION(running, released, settled); forgetMemory()
   /* Crossed with something that ended it here. */
-  :: else -> assert(dOwn == d_abandoned)
+  :: else -> assert(dOwn == d_abandoned || dOwn == d_stranded && message == m_round)
   fi
 }
+
+#ifndef DESTINATION_RECOVERS_WITH_A_PAGE_MISSING
+#define MAY_RECOVER (dPage != p_missing)
+#else
+#define MAY_RECOVER true
+#endif
+
+#ifndef WHOLE_IS_SAID_WITH_A_PAGE_MISSING
+#define MAY_SAY_WHOLE (dPage == p_put)
+#else
+#define MAY_SAY_WHOLE (dPage == p_put || dPage == p_missing)
+#endif
+
+#ifndef SERVING_IS_NOT_WAITED_FOR
+#define MAY_READ !dServing
+#else
+#define MAY_READ true
+#endif
 
 active proctype Destination() {
   mtype message, stage;
@@ -670,8 +896,11 @@ active proctype Destination() {
   do
   :: atomic { stable && (!dAlive || sDone && empty(toD) && (!dKnows || D_FINAL)) -> dUp = false; break }
 
-  /* While the authority is asked and the guest is being started nothing is read. */
-  :: atomic { dAlive && nempty(toD) && dOwn != d_asking && dOwn != d_recovering && !(dOwn == d_running && !dStarted) ->
+  /*
+   * While the authority is asked and the guest is being started nothing is read, and no hello is answered while the memory is being
+   * prepared: if the attempt is given up, that has to come to its end, and be undone, before any page comes.
+   */
+  :: atomic { dAlive && nempty(toD) && dOwn != d_asking && dOwn != d_recovering && !(dOwn == d_running && !dStarted) && MAY_READ ->
       toD?message, stage, round, attempt;
       if
       /* Left over from a dropped connection. */
@@ -700,8 +929,24 @@ active proctype Destination() {
   :: atomic { dAlive && dStale > 0 -> destinationGoes(dStale); dStale = 0 }
 #endif
 
+  /* Who touches the page waits for it from now on. */
+  :: atomic { dAlive && dServing ->
+      dServing = false;
+      if
+      :: D_loading && dPage == p_givenUp -> dPage = p_missing
+      :: else -> dMemory = 0  /* undone: what had come meanwhile is given up */
+      fi
+    }
+  :: atomic { dAlive && dAnswered > 0 && dThis && dUp && !D_FINAL ->
+      if
+      :: dPage == p_missing -> destinationPuts(dAnswered)
+      :: else
+      fi;
+      dAnswered = 0
+    }
+
   /* Everything is loaded. */
-  :: atomic { dAlive && D_loading ->
+  :: atomic { dAlive && D_loading && !dServing ->
       DESTINATION(receiving, ready, ready);
       destinationSays(m_ready, 0, dLoaded)
     }
@@ -736,14 +981,30 @@ active proctype Destination() {
       DESTINATION(running, strand, stranded);
       destinationSays(m_error, e_over, 0)
     }
+  /* No page is missing any more. */
+  :: atomic { dAlive && dOwn == d_running && dStarted && MAY_SAY_WHOLE ->
+      assert(dMemory == dLoaded);
+      dPage = p_whole;
+      destinationSays(m_whole, 0, 0)
+    }
+  /* The embedder gives the pages up that are missing, since nobody has them any more; or believes so, and is wrong. */
+  :: atomic { dAlive && dOwn == d_running && dStarted && dPage == p_missing && (!S_COMES || troubles > 0 && !stable) ->
+      if
+      :: S_COMES -> troubles--; disturbed = true
+      :: else -> help()
+      fi;
+      DESTINATION(running, strand, stranded);
+      destinationSays(m_error, e_over, 0)
+    }
 
   /* Notices that the link is gone. */
   :: atomic { dAlive && dUp && !(wire && dThis) ->
+      dAnswered = 0;
       dUp = false;
       dThis = false;
       if
 #ifdef DESTINATION_ABANDONS_READY_ON_A_LOST_LINK
-      :: dOwn == d_ready -> DESTINATION(ready, fail, abandoned)
+      :: dOwn == d_ready -> DESTINATION(ready, fail, abandoned); forgetMemory()
 #endif
 #ifdef DESTINATION_RUNS_ON_A_LOST_LINK
       :: dOwn == d_ready -> dOwn = d_running
@@ -755,26 +1016,26 @@ active proctype Destination() {
   /* reconnectTimeoutMs and settleTimeoutMs. `ready` has no timer. */
   :: atomic { dAlive && dKnows && !dUp && D_TIMER && dOwn == d_receiving ->
       disturbed = disturbed || S_COMES;
-      DESTINATION(receiving, fail, abandoned)
+      DESTINATION(receiving, fail, abandoned); forgetMemory()
     }
-  :: atomic { dAlive && dStarted && !dUp && D_TIMER && dOwn == d_running ->
-      DESTINATION(running, giveUp, untold)
+  :: atomic { dAlive && dStarted && !dUp && D_TIMER && dOwn == d_running && (dPage == p_there || dPage == p_whole) ->
+      DESTINATION(running, giveUp, untold); forgetMemory()
     }
 
   /* A cancel by the embedder, or anything of its own that fails. From `ready` it may cross with `go`. */
   :: atomic { dAlive && dKnows && !stable && dOwn == d_receiving ->
-      DESTINATION(receiving, fail, abandoned);
+      DESTINATION(receiving, fail, abandoned); forgetMemory();
       destinationSays(m_error, e_over, 0)
     }
   :: atomic { dAlive && !stable && dOwn == d_ready ->
       disturbed = disturbed || sOwn == s_transferring || sOwn == s_handedOver;
       lost = lost || !S_HOLDS;
-      DESTINATION(ready, fail, abandoned);
+      DESTINATION(ready, fail, abandoned); forgetMemory();
       destinationSays(m_error, e_over, 0)
     }
 
-  /* The embedder, where nobody comes to say more; or who believes so, and is wrong. */
-  :: atomic { dAlive && dOwn == d_ready && (!sAlive || troubles > 0 && !stable) ->
+  /* The embedder, where nobody comes to say more; or who believes so, and is wrong. Refused while a page is missing. */
+  :: atomic { dAlive && dOwn == d_ready && MAY_RECOVER && (!sAlive || troubles > 0 && !stable) ->
       if
       :: sAlive -> troubles--; disturbed = true
       :: else -> help()
@@ -782,9 +1043,9 @@ active proctype Destination() {
       destinationDrops();
       DESTINATION(ready, recover, recovering)
     }
-  :: atomic { dAlive && dOwn == d_ready && stable && sAlive && sDone && empty(toD) ->
+  :: atomic { dAlive && dOwn == d_ready && stable && (sAlive && sDone && empty(toD) || !sAlive && dPage == p_missing) ->
       help();
-      DESTINATION(ready, fail, abandoned)
+      DESTINATION(ready, fail, abandoned); forgetMemory()
     }
   od
 }
@@ -797,6 +1058,46 @@ active proctype Destination() {
 #define MAY_CLAIM true
 #endif
 
+/* What a dead process knew is of no concern any more: one state in place of many. */
+inline sourceIsGone() {
+  sUp = false;
+  sHeard = false;
+  sCalled = false;
+  sTelling = false;
+  sGranted = false;
+  overAtSource();
+  sPostcopy = false;
+  sOwed = true;
+  sNamed = false;
+  do
+  :: nempty(toS) -> toS?_, _, _
+  :: empty(toS) -> break
+  od
+}
+
+/* And one that is started in its place knows nothing. */
+inline destinationIsGone() {
+  dOwn = d_receiving;
+  dUp = false;
+  dThis = false;
+  dKnows = false;
+  dRound = 0;
+  dLoaded = 0;
+  dStarted = false;
+  dServing = false;
+  dPage = p_there;
+  dMemory = 0;
+  dAnswered = 0;
+  do
+  :: nempty(toD) -> toD?_, _, _, _
+  :: empty(toD) -> break
+  od;
+#ifdef OLD_CONNECTION_IS_READ
+  dStale = 0;
+#endif
+  skip
+}
+
 active proctype Environment() {
   do
   :: atomic { wire && troubles > 0 -> troubles--; wire = false }
@@ -805,32 +1106,19 @@ active proctype Environment() {
       disturbed = true;
       sAlive = false;
       wire = false;
-      lost = lost || !D_HOLDS
+      lost = lost || !D_HOLDS;
+      sourceIsGone()
     }
   :: atomic { dAlive && troubles > 0 ->
       troubles--;
       disturbed = true;
       dAlive = false;
       wire = false;
-      lost = lost || !S_HOLDS
+      lost = lost || !S_HOLDS;
+      destinationIsGone()
     }
   :: atomic { !dAlive && restarts > 0 ->
       restarts--;
-      dOwn = d_receiving;
-      dUp = false;
-      dThis = false;
-      dKnows = false;
-      dRound = 0;
-      dMemory = 0;
-      dLoaded = 0;
-      dStarted = false;
-      do
-      :: nempty(toD) -> toD?_, _, _, _
-      :: empty(toD) -> break
-      od;
-#ifdef OLD_CONNECTION_IS_READ
-      dStale = 0;
-#endif
       dAlive = true
     }
 
@@ -855,7 +1143,7 @@ active proctype Environment() {
     }
 
   /* A source that is in error says `go` once more for an attempt that was given up. */
-  :: atomic { wire && dThis && troubles > 0 && len(toD) < 2 && sAttempt > 1 && dLoaded != sAttempt - 1 ->
+  :: atomic { wire && dThis && troubles > 0 && len(toD) < 2 && sAttempt > 1 && !S_CLOSES && dLoaded != sAttempt - 1 ->
       troubles--;
       toD!m_go, 0, 0, sAttempt - 1
     }

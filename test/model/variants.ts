@@ -17,7 +17,9 @@ export interface Variant {
 
 /** The line of a frame that comes in a phase for which the protocol's table does not have it. */
 const ILLEGAL_AT_SOURCE = ':: else -> assert(false)';
-const ILLEGAL_AT_DESTINATION = ':: else -> assert(dOwn == d_abandoned)';
+const ILLEGAL_AT_DESTINATION = ':: else -> assert(dOwn == d_abandoned ||';
+/** The line of a `go` that is read with memory or devices of another attempt, or with a page that is zero. */
+const NOT_WHAT_WAS_PAUSED = 'assert(a == dLoaded && (dMemory == dLoaded || dPage == p_missing)';
 
 export const VARIANTS: readonly Variant[] = [
   // The point of no return.
@@ -41,20 +43,34 @@ export const VARIANTS: readonly Variant[] = [
   { macro: 'SETTLE_DOES_NOT_ASK_THE_AUTHORITY', assertion: 'assert(sGranted)' },
 
   // Going back.
-  { macro: 'GO_OF_ANY_ATTEMPT_IS_ACCEPTED', assertion: 'assert(a == dLoaded && dMemory == dLoaded' },
-  { macro: 'LAST_ROUND_IS_NOT_OWED_AGAIN', assertion: 'assert(a == dLoaded && dMemory == dLoaded' },
+  { macro: 'GO_OF_ANY_ATTEMPT_IS_ACCEPTED', assertion: NOT_WHAT_WAS_PAUSED },
+  { macro: 'LAST_ROUND_IS_NOT_OWED_AGAIN', assertion: NOT_WHAT_WAS_PAUSED },
   {
     macro: 'STALE_READY_COUNTS',
     assertion: 'assert(DESTINATION_IS_DEAD || dLoaded == sAttempt && dOwn != d_receiving)',
   },
-  { macro: 'ATTEMPTS_ARE_NOT_COUNTED', assertion: 'assert(attempt == dLoaded)' },
+  { macro: 'ATTEMPTS_ARE_NOT_COUNTED', assertion: 'assert(attempt > dLoaded);' },
   { macro: 'HELLO_RUNNING_DOES_NOT_VOID_READY', assertion: ILLEGAL_AT_DESTINATION },
   { macro: 'BACK_DOES_NOT_VOID_READY', assertion: ILLEGAL_AT_DESTINATION },
   { macro: 'BACK_IS_NOT_SAID', assertion: ILLEGAL_AT_DESTINATION },
   { macro: 'BACK_ACK_IS_NOT_WAITED_FOR', assertion: ILLEGAL_AT_SOURCE },
 
+  // Post-copy.
+  { macro: 'RELEASED_BEFORE_WHOLE', claim: 'stateIsSomewhere' },
+  { macro: 'RESUMED_AS_RUNNING_WITH_A_PAGE_MISSING', claim: 'stateIsSomewhere' },
+  { macro: 'WHOLE_IS_SAID_WITH_A_PAGE_MISSING', assertion: 'assert(dMemory == dLoaded);' },
+  { macro: 'SOURCE_RESUMES_IN_POST_COPY', claim: 'neverTwoRunners' },
+  { macro: 'SOURCE_RECOVERS_IN_POST_COPY_WITHOUT_ASKING', claim: 'neverTwoRunners' },
+  { macro: 'DESTINATION_RECOVERS_WITH_A_PAGE_MISSING', claim: 'somebodyRuns' },
+  { macro: 'MISSING_PAGES_ARE_NOT_SERVED', assertion: NOT_WHAT_WAS_PAUSED },
+  { macro: 'MISSING_PAGES_ARE_NOT_OWED_AGAIN', claim: 'somebodyRuns' },
+  { macro: 'ANSWERS_ARE_NOT_OWED_AGAIN', assertion: NOT_WHAT_WAS_PAUSED },
+  { macro: 'ANSWERS_ARE_NOT_OWED_AGAIN_IN_A_PAUSE', claim: 'somebodyRuns' },
+  { macro: 'ANSWERS_OUTLIVE_THEIR_ATTEMPT', assertion: NOT_WHAT_WAS_PAUSED },
+  { macro: 'SERVING_IS_NOT_WAITED_FOR', assertion: NOT_WHAT_WAS_PAUSED },
+
   // Connections, and a destination that is started anew.
-  { macro: 'OLD_CONNECTION_IS_READ', assertion: 'DESTINATION(ready, go, asking)' },
+  { macro: 'OLD_CONNECTION_IS_READ', assertion: NOT_WHAT_WAS_PAUSED },
   { macro: 'ROUNDS_GO_ON_AT_A_RESTARTED_DESTINATION', assertion: 'assert(round == dRound)' },
   { macro: 'WELCOME_IS_SAID_ONCE', assertion: 'assert(state == r_receiving && (number == sRound' },
 

@@ -26,9 +26,10 @@ export function goBackTo(context: DestinationContext, arriving: Arriving, attemp
   receiver?.unseal();
   receiver?.board.endMissing();
   arriving.named = undefined;
-  const { missing } = context;
+  const { missing, servingMissing } = context;
   context.missing = undefined;
-  if (missing !== undefined) context.undoing = missing.undo();
+  // Where serving is still being begun, it gives pages up when it does, and undoes itself: no page may come before.
+  context.undoing = servingMissing.then(() => missing?.undo());
   arriving.check = ramCheck(context, windows, welcome);
   loader.goBack(attempt - 1);
   emit({ type: 'went-back', attempt: givenUp });

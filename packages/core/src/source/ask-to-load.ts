@@ -1,6 +1,7 @@
 import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
+import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { ReadyFrame, SwitchoverFrame } from '../protocol/frame.js';
 import { keepTrying } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
@@ -52,7 +53,7 @@ export function untilReady(
  * Rejects with the error of the lost link when it does not; the attempt is then given up.
  */
 export async function continuePaused(
-  { session, options, rounds, emit, setState, state }: SourceContext,
+  { session, options, rounds, emit, setState, state, byPostcopy, queue, vm }: SourceContext,
   bound: PauseBound,
   lost: SourceConnection,
   error: unknown,
@@ -66,7 +67,9 @@ export async function continuePaused(
   setState('reconnecting');
   await lost.drop(reason);
   const withinMs = bound.limitMs === 0 ? reconnectTimeoutMs : bound.limitMs;
-  const { connection, answer } = await keepTrying<Greeted>((window) => session.again('paused', window), {
+  // What the destination lacks is owed below, whatever it names.
+  const named = byPostcopy ? () => {} : undefined;
+  const { connection, answer } = await keepTrying<Greeted>((window) => session.again('paused', window, named), {
     clock,
     random,
     withinMs,
@@ -79,6 +82,8 @@ export async function continuePaused(
     throw final ? cause : reason;
   });
   session.signal.throwIfAborted();
+  // Answers may have been lost with their connection; a page that comes twice is dropped.
+  if (byPostcopy) queue.restore(new DirtyBitmaps(vm.memory));
   rounds.adopt(connection);
   setState(before);
   emit({

@@ -49,6 +49,8 @@ export async function sendMissing(context: SourceContext): Promise<void> {
       enter(context, 'postcopy-active');
     }
   }
+  // The embedder has declared the destination dead in this moment: the guest runs here.
+  context.settling.signal.throwIfAborted();
   context.postcopyReport = { pages, ms: clock.now() - start, lostLinks };
   if (ownership.state === 'handedOver') ownership.apply('running');
 }

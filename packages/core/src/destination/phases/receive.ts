@@ -128,8 +128,11 @@ export class Receive implements ServingPhase {
 
   #loadEarly(frame: LoadEarlyFrame): void {
     this.#checkAttempt('loadEarly', frame.attempt);
-    const { loader, welcome, claim } = this.#arriving;
+    const { loader, welcome, claim, named } = this.#arriving;
     if (!welcome.features.includes(FEATURES.loadEarly)) throw notAgreed('loadEarly', FEATURES.loadEarly);
+    if (named !== undefined) {
+      throw new GodwitError('GODWIT_PROTOCOL', 'the source sent "loadEarly" after "missing": a load could read zeros');
+    }
     claim.keepUntil(loader.loadEarly(frame), 'load() of a device');
   }
 

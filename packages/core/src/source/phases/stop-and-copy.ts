@@ -83,7 +83,7 @@ export class StopAndCopy implements SourcePhase {
   }
 
   async #pausedSteps(context: SourceContext, bound: PauseBound, force: boolean): Promise<PausedTimes> {
-    const { vm, options, session, ownership, guest, devices, model, byPostcopy } = context;
+    const { vm, options, session, ownership, guest, devices, model, byPostcopy, rounds } = context;
     const { clock } = options;
     const { attempt } = session;
     const start = clock.now();
@@ -107,8 +107,8 @@ export class StopAndCopy implements SourcePhase {
     const sent = clock.now();
     bound.enter('deviceMs');
     const beforeEarly = async (): Promise<void> => {
+      if (byPostcopy) throw tooMuchState(rounds.welcome.maximumDeviceState);
       const written = await this.#harvest(context, bound);
-      if (byPostcopy) return tellMissing(context, this.#connection, written.fresh);
       if (written.dirtyPages === 0) return;
       endRound();
       (await this.#send(context, bound, written))();
@@ -300,6 +300,15 @@ function once(call: () => void): () => void {
     if (!called) call();
     called = true;
   };
+}
+
+/** A device would load before the destination knows which pages are missing, and could read zeros in their place. */
+function tooMuchState(maximumBytes: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LIMIT_EXCEEDED',
+    `the state of the devices is larger than the ${maximumBytes} bytes that the destination holds (maximumDeviceState), and by post-copy none ` +
+      'can be loaded before all has come: raise maximumDeviceState there, or leave postcopy out',
+  );
 }
 
 function notProceeded(timeoutMs: number): GodwitError {
