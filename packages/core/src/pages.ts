@@ -73,6 +73,7 @@ export {
   type LoadEarlyFrame,
   type LoadedFrame,
   type MissingFrame,
+  MOST_REQUESTED,
   MOVED_RUN_STATES,
   type MovedRunState,
   type OwedFrame,
