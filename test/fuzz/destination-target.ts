@@ -83,7 +83,7 @@ export const destinationFramesTarget: FuzzTarget = {
         return isPage(frame) && (index === 0 || frame.type === 'roundEnd');
       });
       const frames = share.map((frame) => (frame.type === 'roundEnd' && index > 0 ? { ...frame, pages: 0 } : frame));
-      return new HostileSource(decisions, frames, judge, true);
+      return new HostileSource(decisions, frames, judge, index + 1);
     });
     await attempt(new HostileSource(decisions, control, judge), channels, judge);
   },

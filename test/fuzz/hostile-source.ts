@@ -31,31 +31,31 @@ export class HostileSource implements FrameStream {
   readonly #decisions: Decisions;
   readonly #script: Frame[];
   readonly #judge: Judge;
-  readonly #onPageChannel: boolean;
+  readonly #stream: number;
   #payloadLeft = 0;
   #aborted: GodwitError | undefined;
   #budget = 200;
 
-  constructor(decisions: Decisions, script: readonly Frame[], judge: Judge, onPageChannel = false) {
+  constructor(decisions: Decisions, script: readonly Frame[], judge: Judge, stream = 0) {
     this.#decisions = decisions;
     this.#script = [...script];
     this.#judge = judge;
-    this.#onPageChannel = onPageChannel;
+    this.#stream = stream;
   }
 
   async write(frame: Frame): Promise<void> {
     if (this.#aborted !== undefined) throw this.#aborted;
-    this.#judge.written(frame, this.#onPageChannel);
+    this.#judge.written(frame, this.#stream);
   }
 
   async read(): Promise<ReceivedFrame | null> {
-    if (!this.#onPageChannel) this.#judge.settled();
+    if (this.#stream === 0) this.#judge.settled();
     const frame = this.#next();
     // A source speaks when it was answered; a hostile one does not always wait.
     if (!this.#decisions.odds(6)) await this.#answered(frame);
     if (this.#aborted !== undefined) throw this.#aborted;
     if (frame === undefined || this.#budget-- === 0) return null;
-    this.#judge.handed(frame, this.#onPageChannel);
+    this.#judge.handed(frame, this.#stream);
     let payloadBytes = 0;
     if (frame.type === 'pages') {
       for (let i = 1; i < frame.runs.length; i += 2) payloadBytes += (frame.runs[i] as number) * PAGE;
@@ -92,7 +92,7 @@ export class HostileSource implements FrameStream {
 
   /** Not for ever: silence is a matter of timeouts, which are tested elsewhere. */
   async #answered(frame: Frame | undefined): Promise<void> {
-    const patience = this.#onPageChannel ? LONG_PATIENCE : PATIENCE;
+    const patience = this.#stream > 0 ? LONG_PATIENCE : PATIENCE;
     for (let turn = 0; turn < patience && !this.#isTurn(frame) && this.#aborted === undefined; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
@@ -106,7 +106,7 @@ export class HostileSource implements FrameStream {
     const { source, destination } = this.#judge.phases;
     const acknowledged = this.#judge.last('roundAck')?.round ?? 0;
     // A round follows the one before; those of later attempts come once the first one was given up.
-    if (this.#onPageChannel && 'round' in frame) {
+    if (this.#stream > 0 && 'round' in frame) {
       return frame.round <= acknowledged + 1 && (frame.round <= ROUNDS_BEFORE || this.#judge.saw('back'));
     }
     if (type === 'hello' || type === 'ping' || type === 'error') return true;

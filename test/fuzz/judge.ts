@@ -37,10 +37,10 @@ export class Judge {
   }
 
   /** The engine reads a frame of the hostile end. What comes on page channels races with the control stream. */
-  handed(frame: Frame, onPageChannel = false): void {
+  handed(frame: Frame, stream = 0): void {
     this.seen.push(frame);
     if (frame.type === 'hello') this.#pageChannels = frame.pageChannels;
-    if (onPageChannel) return;
+    if (stream > 0) return;
     if (this.#allows(frame)) {
       this.#phases.take(frame, this.#hostile);
       return;
@@ -61,10 +61,10 @@ export class Judge {
   }
 
   /** The engine has written a frame. */
-  written(frame: Frame, onPageChannel = false): void {
+  written(frame: Frame, stream = 0): void {
     this.seen.push(frame);
     if (frame.type === 'hello') this.#pageChannels = frame.pageChannels;
-    const objection = this.#phases.take(frame, this.#hostile === 'source' ? 'destination' : 'source', onPageChannel);
+    const objection = this.#phases.take(frame, this.#hostile === 'source' ? 'destination' : 'source', stream);
     if (objection !== undefined && this.illegal.length === 0 && this.#early === undefined) this.lapses.push(objection);
   }
 
