@@ -25,7 +25,7 @@ export class PageReceiver {
 
   /**
    * `before`: the pages that may have contents when the migration begins, or the receiver of the connection before. With `shared`, the
-   * board can be passed to other threads. `missingSink`: as that of a `PageWriter`.
+   * board can be passed to other threads. `missingSink`: as that of a `PageWriter`, one for each channel.
    */
   constructor(
     windows: MemoryWindows,
@@ -34,7 +34,7 @@ export class PageReceiver {
     encodings: readonly PageEncoding[],
     shared = false,
     before?: PageReceiver | DirtyBitmaps,
-    missingSink?: () => MissingSink,
+    missingSink?: (channel: number) => MissingSink,
   ) {
     this.windows = windows;
     this.#clock = clock;
@@ -47,7 +47,8 @@ export class PageReceiver {
     );
     this.#writers = Array.from(
       { length: channels },
-      (_, channel) => new PageWriter(channel, windows, this.board, clock, encodings, missingSink),
+      (_, channel) =>
+        new PageWriter(channel, windows, this.board, clock, encodings, missingSink && (() => missingSink(channel))),
     );
   }
 

@@ -24,7 +24,7 @@ export interface MissingMemory {
    * is undefined.
    */
   askOver(urgent: PageStream, onLost: (reason: GodwitError) => void): void;
-  /** Puts pages that have come by themselves, on this thread. */
+  /** Makes what puts pages of one channel that have come by themselves, on this thread. */
   sink(): MissingSink;
   /** Makes the same on another thread. */
   readonly sinkRecipe: ThreadRecipe;

@@ -61,7 +61,6 @@ export class ServedMemory implements MissingMemory {
   readonly #serving: Promise<void>;
   readonly #parts: ServedMemoryParts;
   readonly sinkRecipe: ThreadRecipe;
-  #sink: MissingSink | undefined;
   #relay: Relay | undefined;
   #onLinkLost: (reason: GodwitError) => void = () => {};
   #generation = 0;
@@ -144,8 +143,7 @@ export class ServedMemory implements MissingMemory {
   }
 
   sink(): MissingSink {
-    this.#sink ??= missingSinkOf(this.#parts);
-    return this.#sink;
+    return missingSinkOf(this.#parts);
   }
 
   arrived(): void {
