@@ -220,8 +220,9 @@ export async function answer(
     return;
   }
   if (received !== undefined) await writeNamed(context, arriving, connection, 'received', received);
-  if (context.missing !== undefined)
-    await writeNamed(context, arriving, connection, 'missing', context.missing.missing());
+  // Those that are named are all missing until they are served.
+  const missing = context.missing?.missing() ?? (state === 'receiving' ? undefined : arriving.named);
+  if (missing !== undefined) await writeNamed(context, arriving, connection, 'missing', missing);
   const resumed: ResumedFrame = {
     type: 'resumed',
     state,
