@@ -128,3 +128,48 @@ test('where nothing is owed, it is a switchover as any other', async () => {
   await expectWhole(Object.assign(toy, { faults }));
   expect(faults.served).toEqual([]);
 });
+
+describe('the states of both sides', () => {
+  const statesOf = (toy: Moved) => [
+    toy.events.flatMap((event) => (event.type === 'state' ? [event.state] : [])),
+    toy.incomingEvents.flatMap((event) => (event.type === 'state' ? [event.state] : [])),
+  ];
+
+  test('name post-copy, from the pause on', async () => {
+    const toy = moved(() => false);
+    await expectWhole(toy);
+    expect(statesOf(toy)).toEqual([
+      ['setup', 'active', 'postcopy-device', 'postcopy-active', 'completed'],
+      ['setup', 'active', 'device', 'postcopy-active', 'completed'],
+    ]);
+  });
+
+  test('say that the link is lost, and that it is made anew', async () => {
+    const toy = moved((frame, from) => from === 'source' && frame.type === 'pages' && frame.round === 2);
+    await expectWhole(toy);
+    expect(statesOf(toy)).toEqual([
+      [
+        'setup',
+        'active',
+        'postcopy-device',
+        'postcopy-active',
+        'postcopy-paused',
+        'postcopy-recover',
+        'postcopy-active',
+        'completed',
+      ],
+      [
+        'setup',
+        'active',
+        'device',
+        'postcopy-active',
+        'postcopy-paused',
+        'postcopy-recover',
+        'postcopy-active',
+        'completed',
+      ],
+    ]);
+    const { sent } = await toy.settled();
+    expect(sent).toMatchObject({ value: { postcopy: { pages: WRITTEN.length, lostLinks: 1 } } });
+  });
+});
