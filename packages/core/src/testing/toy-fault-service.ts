@@ -2,12 +2,12 @@ import { checkRuns } from '../destination/run-check.js';
 import { GodwitError } from '../errors.js';
 import type { PageStream } from '../link/page-stream.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
 import type { FaultStatus } from '../missing/fault-status.js';
 import type { FaultService, MissingMemory, PagesToServe } from '../missing/missing-memory.js';
 import { type MissingSink, putRuns } from '../missing/missing-sink.js';
 import { MAXIMUM_PAYLOAD } from '../protocol/negotiate.js';
 import { ANSWER_ROUND } from '../source/answer-requests.js';
-import type { BufferMemory } from './buffer-memory.js';
 
 /** What a page has that is missing: whoever reads it has read too early. */
 const ABSENT = 0xdb;
@@ -19,7 +19,7 @@ interface Wait {
 }
 
 /**
- * Serves missing pages of a `BufferMemory` on the thread of the test: a test touches a page by `ToyMissing.touch`, as a vCPU does. It has
+ * Serves missing pages of any memory on the thread of the test: a test touches a page by `ToyMissing.touch`, as a vCPU does. It has
  * no page faults, so that nobody else waits for a page.
  */
 export class ToyFaultService implements FaultService {
@@ -51,7 +51,7 @@ export class ToyMissing implements MissingMemory {
   /** Pages that somebody has waited for. */
   faults = 0;
   ended: 'no' | 'ended' | 'undone' = 'no';
-  readonly #memory: BufferMemory;
+  readonly #memory: GuestMemory;
   readonly #missing: DirtyBitmaps;
   readonly #total: number;
   #waits: Wait[] = [];
@@ -60,7 +60,7 @@ export class ToyMissing implements MissingMemory {
   #resolve: () => void = () => {};
 
   constructor({ memory, contents }: PagesToServe) {
-    this.#memory = memory as BufferMemory;
+    this.#memory = memory;
     this.#missing = new DirtyBitmaps(memory);
     this.#missing.or(contents);
     this.#total = contents.count();
@@ -186,7 +186,7 @@ export class ToyMissing implements MissingMemory {
         continue;
       }
       const bytes = contents?.subarray(i * pageSize, (i + 1) * pageSize) ?? new Uint8Array(pageSize);
-      blocks[block]?.bytes.set(bytes, (page + i) * pageSize);
+      blocks[block]?.view((page + i) * pageSize, pageSize).set(bytes);
       this.#missing.at(block).clearRange(page + i, 1);
     }
   }
@@ -195,7 +195,7 @@ export class ToyMissing implements MissingMemory {
     const { pageSize, blocks } = this.#memory;
     for (const [index, bitmap] of this.#missing.blocks.entries()) {
       for (let page = bitmap.nextDirty(0); page !== -1; page = bitmap.nextDirty(page + 1)) {
-        blocks[index]?.bytes.fill(value, page * pageSize, (page + 1) * pageSize);
+        blocks[index]?.view(page * pageSize, pageSize).fill(value);
       }
     }
   }
