@@ -1,4 +1,9 @@
-import type { Frame } from '@godwit/core';
+import { createReadStream, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Frame, migrate, receive } from '@godwit/core';
+import { type FrameTap, memoryLink, ToyFaultService, ToyVm, VirtualClock } from '@godwit/core/testing';
+import { recordTo } from '@godwit/transport';
 import { describe, expect, jest, test } from '@jest/globals';
 import { godwit } from './godwit-command.js';
 import { findingsIn, once, only, RESUMED, RecordingFolder, summaryOf } from './recording-folder.js';
@@ -192,3 +197,68 @@ describe('a violation of post-copy', () => {
     expect(violations.join('\n')).toContain(says);
   });
 });
+
+/** Moves a guest by post-copy, which waits for its pages there, with the nth frame and the one 25 frames later lost with their links. */
+async function recorded(path: string, side: 'source' | 'destination', n: number, pageChannels: number): Promise<void> {
+  const clock = new VirtualClock();
+  const blocks = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: 64 * PAGE }];
+  const [source, destination] = [new ToyVm(blocks), new ToyVm(blocks, { running: false })];
+  for (let page = 0; page < 64; page += 2) source.write(0, page * PAGE, new Uint8Array(PAGE).fill(page + 1));
+  const faults = new ToyFaultService();
+  let touched: Promise<unknown> = Promise.resolve();
+  destination.onResume = () => {
+    const touch = async (page: number): Promise<void> => {
+      for (let i = 0; i < 6; i++) await faults.served.at(-1)?.touch(0, page + i);
+    };
+    touched = Promise.all([touch(10), touch(30)]);
+  };
+  let frames = 0;
+  const tap: FrameTap = (frame, payload) => {
+    if (frame.type === 'roundEnd' && source.running)
+      for (let page = 8; page < 40; page++) source.write(0, page * PAGE, Uint8Array.of(page));
+    if (++frames === n || frames === n + 25) {
+      link.cut();
+      return undefined;
+    }
+    return { frame, payload };
+  };
+  const link = memoryLink({ clock, fromSource: tap, fromDestination: tap });
+  const recording = await recordTo(path);
+  const listener = side === 'destination' ? recording.listener(link.listener) : link.listener;
+  const connector = side === 'source' ? recording.connector(link.connector) : link.connector;
+  const incoming = receive(listener, { prepare: () => destination, clock, faults });
+  const migration = migrate(source, connector, {
+    ...{ clock, postcopy: true, pageChannels, random: () => 0.5 },
+    policy: ({ canPostcopy }) => (canPostcopy ? { action: 'postcopy', reason: 'at once' } : undefined),
+  });
+  await Promise.all([migration.result, incoming.result]);
+  await touched;
+  await recording.close();
+}
+
+test.each([
+  ['source', 0],
+  ['source', 2],
+  ['destination', 0],
+  ['destination', 2],
+] as const)(
+  'what the engine does by post-copy obeys the protocol, however links are lost: recorded at the %s, %i channels',
+  async (side, channels) => {
+    const directory = mkdtempSync(join(tmpdir(), 'godwit-postcopy-'));
+    try {
+      let answers = 0;
+      for (let n = 5; n < 75; n += 3) {
+        const path = join(directory, `${n}.godwit`);
+        await recorded(path, side, n, channels);
+        const findings = await findingsIn(createReadStream(path));
+        expect({ n, wrong: only(findings, 'violation') }).toEqual({ n, wrong: [] });
+        const summary = summaryOf(findings);
+        expect({ n, outcome: summary.outcome }).toEqual({ n, outcome: { type: 'running', runState: 'running' } });
+        answers += summary.urgentPages;
+      }
+      expect(answers).toBeGreaterThan(50);
+    } finally {
+      rmSync(directory, { recursive: true, force: true });
+    }
+  },
+);
