@@ -82,7 +82,7 @@ async function objectionsIn(path: string): Promise<string[]> {
     const { link, stream, sender } = item.track;
     const phases = links.get(link) ?? new LinkPhases();
     links.set(link, phases);
-    const objection = phases.take(item.frame, sender, stream > 0);
+    const objection = phases.take(item.frame, sender, stream);
     if (objection !== undefined) objections.push(objection);
   }
   return objections;

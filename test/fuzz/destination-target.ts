@@ -1,5 +1,6 @@
 import {
   ANY_STREAM_FRAMES,
+  FEATURES,
   FRAME_TYPES,
   type Frame,
   type FrameStream,
@@ -10,6 +11,7 @@ import {
   PAGE_CHANNEL_FRAMES,
   receive,
 } from '@godwit/core';
+import { ToyFaultService } from '@godwit/core/testing';
 import { frameStream } from '@godwit/transport';
 import { Decisions } from './decisions.js';
 import { BLOCK_PAGES, DEVICES, encodeFrames, exampleMigrations, MIGRATION_ID, PAGE } from './example-frames.js';
@@ -71,7 +73,9 @@ export const destinationFramesTarget: FuzzTarget = {
     const decisions = new Decisions(input);
     const example = decisions.pick(exampleMigrations());
     const pageChannels = decisions.below(3);
-    const script = example.map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels } : frame));
+    const urgent = example.some((frame) => frame.type === 'hello' && frame.features.includes(FEATURES.postcopy));
+    const streams = pageChannels + (urgent ? 1 : 0);
+    const script = example.map((frame) => (frame.type === 'hello' ? { ...frame, pageChannels: streams } : frame));
     // With two channels device state travels on the second one, and may be overtaken by what is said on the control stream.
     const isPage = ({ type }: Frame) =>
       PAGE_CHANNEL_FRAMES.includes(type) || (pageChannels === 2 && ANY_STREAM_FRAMES.includes(type));
@@ -83,8 +87,9 @@ export const destinationFramesTarget: FuzzTarget = {
         return isPage(frame) && (index === 0 || frame.type === 'roundEnd');
       });
       const frames = share.map((frame) => (frame.type === 'roundEnd' && index > 0 ? { ...frame, pages: 0 } : frame));
-      return new HostileSource(decisions, frames, judge, true);
+      return new HostileSource(decisions, frames, judge, index + 1);
     });
+    if (urgent) channels.push(new HostileSource(decisions, [], judge, streams, true));
     await attempt(new HostileSource(decisions, control, judge), channels, judge);
   },
 };
@@ -132,6 +137,7 @@ async function attempt(
   let stateBytes = 0;
   let lapse: string | undefined;
   let left: readonly Uint8Array[] | undefined;
+  const faults = new ToyFaultService();
   const ram = () => memory.blocks.map((block) => block.view(0, block.byteLength).slice());
   const vm: MigratableVm = {
     memory,
@@ -148,6 +154,8 @@ async function attempt(
     pause: async () => {},
     resume: async () => {
       resumed++;
+      // Two vCPUs: one waits for each page in turn.
+      for (const block of [0, 1]) void touchAll(faults, block, BLOCK_PAGES[block] as number);
     },
     abandon: async () => {
       abandoned++;
@@ -182,6 +190,7 @@ async function attempt(
         prepared++;
         return vm;
       },
+      faults,
       progressIntervalMs: 0,
       clock: fastClock,
       handshakeTimeoutMs: 1000,
@@ -203,6 +212,7 @@ async function attempt(
   // Who has not met his source yet, or is ready to run its guest, waits for another link: for ever, and rightly so.
   for (let turn = 0; !over && turn < PATIENCE; turn++) {
     if (incoming.state === 'none' || incoming.ownership === 'ready') incoming.cancel();
+    incoming.giveUpPages();
     await new Promise((resolve) => setImmediate(resolve));
   }
   const outcome = await mustSettle(ending, 'the incoming migration');
@@ -218,10 +228,20 @@ async function attempt(
     return;
   }
   if (!GodwitError.is(outcome)) throw new Error('it ended with something else than a GodwitError', { cause: outcome });
+  if (outcome.code === 'GODWIT_PAGES_MISSING') {
+    if (abandoned !== 0 || resumed > 1)
+      throw new Error(`pages are missing: resumed ${resumed} times, abandoned ${abandoned}`);
+    if (judge !== undefined) mustBeHandedOver(judge, resumed);
+    return;
+  }
   if (outcome.code === 'GODWIT_INTERNAL') throw new Error('an error that nobody foresaw', { cause: outcome });
   if (resumed !== 0 || abandoned !== prepared) {
     throw new Error(`failed with ${outcome.code}: resumed ${resumed} times, abandoned ${abandoned} of ${prepared}`);
   }
+}
+
+async function touchAll(faults: ToyFaultService, block: number, pages: number): Promise<void> {
+  for (let page = 0; page < pages; page++) await faults.served.at(-1)?.touch(block, page);
 }
 
 /** The guest is here: by a `go` that belongs to the `ready` that was said last, without a frame before it that is illegal. */

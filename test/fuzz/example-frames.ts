@@ -121,6 +121,23 @@ export function exampleMigrations(): readonly (readonly Frame[])[] {
       ...stopped(2, 2),
       ...handedOver(2),
     ],
+    [
+      { ...hello(), features: ['back', 'bitmap', 'deviceChannels', 'postcopy'] },
+      ...precopy()
+        .slice(1)
+        .filter(({ type }) => type !== 'deltaPages')
+        .map((frame) => (frame.type === 'roundEnd' && frame.round === 2 ? { ...frame, pages: 2 } : frame)),
+      { type: 'missing', block: 0, runs: [0, 2, 5, 1] },
+      ...stopped(2, 1).slice(0, -1),
+      { type: 'missing', block: 1, runs: [], firstPage: 0, words: [6] },
+      ...stopped(2, 1).slice(-1),
+      { type: 'go', attempt: 1 },
+      { type: 'pages', round: 3, block: 0, runs: [0, 1, 5, 1] },
+      { type: 'zeroPages', round: 3, block: 1, runs: [1, 2] },
+      { type: 'pages', round: 3, block: 0, runs: [1, 1] },
+      { type: 'roundEnd', round: 3, pages: 5 },
+      { type: 'released' },
+    ],
     [{ ...hello(), stage: 'dryRun' }],
     [
       { ...hello(), stage: 'kept', connection: 2 },
@@ -169,6 +186,11 @@ export function exampleAnswers(): readonly Frame[] {
     { type: 'resumed', state: 'loading', ...resumed, resumeMs: 0, sinceReadyMs: 0 },
     { type: 'resumed', state: 'ready', ...resumed, resumeMs: 0, sinceReadyMs: 0 },
     { type: 'resumed', state: 'running', ...resumed, resumeMs: 1, sinceReadyMs: 2 },
+    { type: 'resumed', state: 'incomplete', ...resumed, resumeMs: 1, sinceReadyMs: 2 },
+    { type: 'missing', block: 0, runs: [0, 2] },
+    { type: 'missing', block: 1, runs: [], firstPage: 0, words: [6] },
+    { type: 'whole' },
+    { type: 'requestPages', block: 0, page: 5, pages: 1 },
   ];
 }
 

@@ -30,6 +30,10 @@ export class GuardedMemory implements GuestMemory {
           if (offset < 0 || length < 0 || offset + length > ram.length) throw new RangeError('outside the block');
           return ram.subarray(offset, offset + length);
         },
+        discard: ({ firstPage, pageCount }) => {
+          ram.fill(0, firstPage * PAGE, (firstPage + pageCount) * PAGE);
+          return true;
+        },
         populated: (range: PageRun = { firstPage: 0, pageCount: count }) => {
           const list = new PageRunList();
           list.push(range.firstPage, range.pageCount);

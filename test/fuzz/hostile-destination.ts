@@ -8,6 +8,7 @@ import {
 } from '@godwit/core';
 import type { Decisions } from './decisions.js';
 import { EXAMPLE_WELCOME, exampleAnswers, INCARNATION } from './example-frames.js';
+import { nextTurn } from './hostile-requests.js';
 import { Judge } from './judge.js';
 
 /**
@@ -54,6 +55,8 @@ export class HostileDestination implements FrameStream {
     if ('runs' in frame && 'round' in frame) {
       for (let i = 1; i < frame.runs.length; i += 2) this.took(frame.round, frame.runs[i] as number);
     }
+    // Time for the guest to wait for pages.
+    if (frame.type === 'roundEnd' && this.gone) for (let turn = 0; turn < 8; turn++) await nextTurn();
     const answer = this.#answerTo(frame);
     const decisions = this.#decisions;
     if (decisions.odds(12)) this.#push(this.#twisted(decisions.pick(exampleAnswers())));
@@ -67,6 +70,8 @@ export class HostileDestination implements FrameStream {
       this.#end();
     } else {
       this.#push(answer);
+      // By post-copy the round behind `go` has all that was missing.
+      if (frame.type === 'roundEnd' && this.gone) this.#push({ type: 'whole' });
     }
   }
 

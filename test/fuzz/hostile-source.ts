@@ -31,31 +31,36 @@ export class HostileSource implements FrameStream {
   readonly #decisions: Decisions;
   readonly #script: Frame[];
   readonly #judge: Judge;
-  readonly #onPageChannel: boolean;
+  readonly #stream: number;
+  /** This is the urgent channel: its script are the answers to what was asked for. */
+  readonly #urgent: boolean;
   #payloadLeft = 0;
   #aborted: GodwitError | undefined;
   #budget = 200;
 
-  constructor(decisions: Decisions, script: readonly Frame[], judge: Judge, onPageChannel = false) {
+  constructor(decisions: Decisions, script: readonly Frame[], judge: Judge, stream = 0, urgent = false) {
+    this.#urgent = urgent;
     this.#decisions = decisions;
     this.#script = [...script];
     this.#judge = judge;
-    this.#onPageChannel = onPageChannel;
+    this.#stream = stream;
   }
 
   async write(frame: Frame): Promise<void> {
     if (this.#aborted !== undefined) throw this.#aborted;
-    this.#judge.written(frame, this.#onPageChannel);
+    this.#judge.written(frame, this.#stream);
+    if (frame.type === 'requestPages') this.#answer(frame);
   }
 
   async read(): Promise<ReceivedFrame | null> {
-    if (!this.#onPageChannel) this.#judge.settled();
+    if (this.#stream === 0) this.#judge.settled();
+    if (this.#urgent) await this.#asked();
     const frame = this.#next();
     // A source speaks when it was answered; a hostile one does not always wait.
-    if (!this.#decisions.odds(6)) await this.#answered(frame);
+    if (!this.#urgent && !this.#decisions.odds(6)) await this.#answered(frame);
     if (this.#aborted !== undefined) throw this.#aborted;
     if (frame === undefined || this.#budget-- === 0) return null;
-    this.#judge.handed(frame, this.#onPageChannel);
+    this.#judge.handed(frame, this.#stream);
     let payloadBytes = 0;
     if (frame.type === 'pages') {
       for (let i = 1; i < frame.runs.length; i += 2) payloadBytes += (frame.runs[i] as number) * PAGE;
@@ -90,9 +95,27 @@ export class HostileSource implements FrameStream {
     this.#aborted ??= reason;
   }
 
+  /** Answers, and mostly once, with what was asked for. */
+  #answer({ block, page, pages }: Extract<Frame, { type: 'requestPages' }>): void {
+    const decisions = this.#decisions;
+    if (decisions.odds(4)) return;
+    const frame: Frame = { type: 'pages', round: 0, block, runs: [page, pages] };
+    this.#script.push(decisions.odds(16) ? this.#twisted(frame) : frame);
+    if (decisions.odds(32)) this.#script.push(frame);
+    if (decisions.odds(16)) this.#script.push({ ...this.#page(), round: 0 } as Frame);
+  }
+
+  /** Waits until there is something to answer, or the migration is over. */
+  async #asked(): Promise<void> {
+    for (let turn = 0; turn < LONG_PATIENCE && this.#script.length === 0 && this.#aborted === undefined; turn++) {
+      if (this.#judge.saw('released') || this.#judge.saw('error')) return;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
   /** Not for ever: silence is a matter of timeouts, which are tested elsewhere. */
   async #answered(frame: Frame | undefined): Promise<void> {
-    const patience = this.#onPageChannel ? LONG_PATIENCE : PATIENCE;
+    const patience = this.#stream > 0 ? LONG_PATIENCE : PATIENCE;
     for (let turn = 0; turn < patience && !this.#isTurn(frame) && this.#aborted === undefined; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
@@ -106,11 +129,16 @@ export class HostileSource implements FrameStream {
     const { source, destination } = this.#judge.phases;
     const acknowledged = this.#judge.last('roundAck')?.round ?? 0;
     // A round follows the one before; those of later attempts come once the first one was given up.
-    if (this.#onPageChannel && 'round' in frame) {
-      return frame.round <= acknowledged + 1 && (frame.round <= ROUNDS_BEFORE || this.#judge.saw('back'));
+    if (this.#stream > 0 && 'round' in frame) {
+      return (
+        frame.round <= acknowledged + 1 &&
+        (frame.round <= ROUNDS_BEFORE || this.#judge.saw('back') || this.#judge.saw('running'))
+      );
     }
     if (type === 'hello' || type === 'ping' || type === 'error') return true;
     if (type === 'switchover' && acknowledged < frame.round) return false;
+    if (type !== 'switchover' && 'round' in frame && frame.round > acknowledged + 1) return false;
+    if (type === 'released' && source === 'post-copy' && !this.#judge.saw('whole')) return false;
     if (WAITING.includes(source) && !(source === 'verifying' && type.startsWith('digests'))) return false;
     return destination !== undefined && isLegal('destination', destination, type);
   }

@@ -1,4 +1,5 @@
 import { type Frame, type FrameName, isLegal, PAGE_CHANNEL_FRAMES, type Role } from '@godwit/core';
+import { urgentStreamOf } from '@godwit/core/pages';
 import { LinkPhases } from '@godwit/transport';
 
 /**
@@ -37,10 +38,10 @@ export class Judge {
   }
 
   /** The engine reads a frame of the hostile end. What comes on page channels races with the control stream. */
-  handed(frame: Frame, onPageChannel = false): void {
+  handed(frame: Frame, stream = 0): void {
     this.seen.push(frame);
-    if (frame.type === 'hello') this.#pageChannels = frame.pageChannels;
-    if (onPageChannel) return;
+    if (frame.type === 'hello') this.#pageChannels = frame.pageChannels - (urgentStreamOf(frame) === undefined ? 0 : 1);
+    if (stream > 0) return;
     if (this.#allows(frame)) {
       this.#phases.take(frame, this.#hostile);
       return;
@@ -61,16 +62,22 @@ export class Judge {
   }
 
   /** The engine has written a frame. */
-  written(frame: Frame, onPageChannel = false): void {
+  written(frame: Frame, stream = 0): void {
     this.seen.push(frame);
-    if (frame.type === 'hello') this.#pageChannels = frame.pageChannels;
-    const objection = this.#phases.take(frame, this.#hostile === 'source' ? 'destination' : 'source', onPageChannel);
+    if (frame.type === 'hello') this.#pageChannels = frame.pageChannels - (urgentStreamOf(frame) === undefined ? 0 : 1);
+    const objection = this.#phases.take(frame, this.#hostile === 'source' ? 'destination' : 'source', stream);
     if (objection !== undefined && this.illegal.length === 0 && this.#early === undefined) this.lapses.push(objection);
   }
 
   get #past(): boolean {
     const { source, destination } = this.#phases;
-    return destination === 'taking-over' || source === 'handing-over' || source === 'release';
+    return (
+      destination === 'taking-over' ||
+      destination === 'post-copy' ||
+      source === 'handing-over' ||
+      source === 'post-copy' ||
+      source === 'release'
+    );
   }
 
   #allows({ type }: Frame): boolean {

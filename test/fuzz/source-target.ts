@@ -1,4 +1,5 @@
 import {
+  type ConvergencePolicy,
   GodwitError,
   type LinkConnector,
   type MigratableDevice,
@@ -12,6 +13,7 @@ import { fastClock } from './fast-clock.js';
 import { type FuzzTarget, mustSettle } from './fuzz-target.js';
 import { GuardedMemory } from './guarded-memory.js';
 import { HostileDestination } from './hostile-destination.js';
+import { HostileRequests } from './hostile-requests.js';
 
 /** A device that notices when it is saved twice at a time. */
 function device(id: string, onLapse: (lapse: string) => void): MigratableDevice {
@@ -31,6 +33,10 @@ function device(id: string, onLapse: (lapse: string) => void): MigratableDevice 
   };
 }
 
+/** As soon as it is possible, so that the guest has written nothing since: all is missing that was not sent. */
+const postcopyAtOnce: ConvergencePolicy = ({ canPostcopy, moment }) =>
+  canPostcopy && moment === 'round-end' ? { action: 'postcopy', reason: 'at once' } : undefined;
+
 /** A hostile destination: the guest runs on at the source, unless it was handed over. */
 export const sourceTarget: FuzzTarget = {
   name: 'source',
@@ -39,7 +45,8 @@ export const sourceTarget: FuzzTarget = {
   seeds: async () => [new Uint8Array(64).fill(255), new Uint8Array(8), new Uint8Array(4).fill(1)],
   async run(input) {
     const decisions = new Decisions(input);
-    const verify = decisions.odds(64);
+    const postcopy = decisions.odds(96);
+    const verify = !postcopy && decisions.odds(64);
     const memory = new GuardedMemory(BLOCK_PAGES);
     memory.blocks[0]?.view(PAGE, PAGE).fill(7);
     const before = memory.blocks.map((block) => block.view(0, block.byteLength).slice());
@@ -66,6 +73,9 @@ export const sourceTarget: FuzzTarget = {
       ],
       pause: async () => {
         running = false;
+        // The last writes of the guest are what is missing there.
+        tracker.mark(0, 0, 3 * PAGE);
+        tracker.mark(1, 2 * PAGE, PAGE);
       },
       resume: async () => {
         running = true;
@@ -76,11 +86,17 @@ export const sourceTarget: FuzzTarget = {
     const connector: LinkConnector = {
       async connect() {
         if (connections++ > 0) throw new GodwitError('GODWIT_CONNECT_FAILED', 'only once');
-        return { control: destination, pageChannels: [], peer: 'fuzz:' };
+        return {
+          control: destination,
+          pageChannels: postcopy ? [new HostileRequests(decisions, destination.judge)] : [],
+          peer: 'fuzz:',
+        };
       },
     };
     const migration = migrate(vm, connector, {
       verify,
+      postcopy,
+      ...(postcopy && { policy: postcopyAtOnce }),
       progressIntervalMs: 0,
       clock: fastClock,
       // Short, since a peer that says nothing is one of many: 5 or 10 ms by this clock.

@@ -82,6 +82,7 @@ export {
   type LoadEarlyFrame,
   type LoadedFrame,
   type MissingFrame,
+  MOST_REQUESTED,
   MOVED_RUN_STATES,
   type MovedRunState,
   type OwedFrame,
@@ -106,7 +107,7 @@ export {
   type ZeroPagesFrame,
 } from './protocol/frame.js';
 export { FRAME_TYPES, FRAMES_WITH_PAYLOAD, type FrameName } from './protocol/frame-types.js';
-export { FEATURES, MAXIMUM_PAYLOAD, SOFTWARE } from './protocol/negotiate.js';
+export { FEATURES, MAXIMUM_PAYLOAD, SOFTWARE, urgentStreamOf } from './protocol/negotiate.js';
 export {
   ALWAYS,
   ANY_STREAM_FRAMES,

@@ -51,6 +51,9 @@ test('the frame numbers of the wire are frozen', () => {
     awaitPieces: 33,
     arrived: 34,
     loadEarly: 35,
+    missing: 36,
+    requestPages: 37,
+    whole: 38,
   });
   expect([...FRAMES_WITH_PAYLOAD].sort()).toEqual([
     'compressedPages',
@@ -67,7 +70,7 @@ test('the protocol versions and features are frozen', () => {
   expect(FEATURES).toEqual({
     ...{ verify: 'verify', checksum: 'checksum', back: 'back', probe: 'probe' },
     ...{ bitmap: 'bitmap', shared: 'shared' },
-    ...{ deviceChannels: 'deviceChannels', loadEarly: 'loadEarly' },
+    ...{ deviceChannels: 'deviceChannels', loadEarly: 'loadEarly', postcopy: 'postcopy' },
   });
 });
 
@@ -123,11 +126,15 @@ describe('the states of a migration', () => {
     expect(MIGRATION_TRANSITIONS).toEqual({
       none: ['setup', 'cancelling'],
       setup: ['active', 'completed', 'failed', 'cancelling'],
-      active: ['reconnecting', 'pre-switchover', 'device', 'failed', 'cancelling'],
-      reconnecting: ['active', 'device', 'failed', 'cancelling'],
-      'pre-switchover': ['device', 'active', 'failed', 'cancelling'],
+      active: ['reconnecting', 'pre-switchover', 'device', 'postcopy-device', 'failed', 'cancelling'],
+      reconnecting: ['active', 'device', 'postcopy-device', 'failed', 'cancelling'],
+      'pre-switchover': ['device', 'postcopy-device', 'active', 'failed', 'cancelling'],
       device: ['reconnecting', 'active', 'settling', 'completed', 'failed', 'cancelling'],
-      settling: ['completed', 'failed'],
+      'postcopy-device': ['reconnecting', 'active', 'settling', 'postcopy-active', 'completed', 'failed', 'cancelling'],
+      'postcopy-active': ['postcopy-paused', 'completed', 'failed'],
+      'postcopy-paused': ['postcopy-recover', 'failed'],
+      'postcopy-recover': ['postcopy-active', 'postcopy-paused', 'completed', 'failed'],
+      settling: ['postcopy-active', 'completed', 'failed'],
       cancelling: ['cancelled', 'failed'],
       completed: [],
       failed: [],
@@ -142,6 +149,11 @@ describe('the states of a migration', () => {
     ['pre-switchover', 'active'],
     ['device', 'active'],
     ['device', 'reconnecting'],
+    ['reconnecting', 'postcopy-device'],
+    ['postcopy-device', 'reconnecting'],
+    ['postcopy-device', 'active'],
+    ['postcopy-recover', 'postcopy-active'],
+    ['postcopy-recover', 'postcopy-paused'],
   ];
 
   test('every state is reached, every state has an end, only a lost link and going back lead back', () => {
@@ -160,10 +172,12 @@ describe('the states of a migration', () => {
     expect(new Set(paths.flat())).toEqual(new Set(states));
     expect(new Set(paths.map((path) => path.at(-1)))).toEqual(new Set(['completed', 'failed', 'cancelled']));
     for (const path of paths) {
-      // Nothing is handed over but through `device` (a dry run, which completes from `setup`, hands nothing over), and nothing is
+      // Nothing is handed over but through `device`, or post-copy's states (a dry run, which completes from `setup`, hands nothing over), and nothing is
       // cancelled but through `cancelling`.
       if (path.at(-1) === 'completed')
-        expect(['device', 'setup']).toContain(path.filter((state) => state !== 'settling').at(-2));
+        expect(path.some((state) => ['device', 'postcopy-device'].includes(state)) || path.at(-2) === 'setup').toBe(
+          true,
+        );
       if (path.at(-1) === 'cancelled') expect(path.at(-2)).toBe('cancelling');
     }
     for (const [from, to] of BACK) expect(MIGRATION_TRANSITIONS[from]).toContain(to);

@@ -9,6 +9,7 @@ import {
   type PhaseName,
   SOURCE_PHASES,
 } from '@godwit/core';
+import { URGENT_FRAMES } from '@godwit/core/pages';
 import { describe, expect, test } from '@jest/globals';
 
 const DOCUMENT = readFileSync(new URL('../../../docs/wire-format.md', import.meta.url), 'utf8');
@@ -69,11 +70,12 @@ describe.each(ROLES)('what the $role may read', ({ role, phases }) => {
   });
 });
 
-test('every frame but "attach", which opens a page channel, is legal somewhere', () => {
+test('every frame is legal somewhere but "attach", which opens a page channel, and the request on the urgent one', () => {
   const nowhere = NAMES.filter(
     (type) => !ROLES.some(({ role, phases }) => phases.some((phase) => isLegal(role, phase as AnyPhase, type))),
   );
-  expect(nowhere).toEqual(['attach']);
+  expect(nowhere).toEqual(['attach', 'requestPages']);
+  expect(URGENT_FRAMES).toEqual(['requestPages', 'pages']);
 });
 
 test('a phase of one role is judged by that role: the same name means different things', () => {
@@ -92,13 +94,16 @@ describe('rules that the switchover rests on', () => {
     ['running', ['source handing-over']],
     ['switchover', ['destination receiving']],
     ['hello', ['destination greeting']],
-    ['released', ['destination taking-over']],
+    ['released', ['destination taking-over', 'destination post-copy']],
+    ['missing', ['source greeting', 'destination receiving']],
+    ['whole', ['source post-copy']],
     ['backAck', ['source going-back']],
     ['back', ['destination receiving', 'destination loading', 'destination ready']],
   ])('"%s" may be read only as %j', (type, where) => expect(readers(type)).toEqual(where));
 
-  test.each(PAGE_CHANNEL_FRAMES)('"%s" reaches guest memory only while the destination receives', (type) =>
-    expect(readers(type)).toEqual(['destination receiving']),
+  test.each(PAGE_CHANNEL_FRAMES)(
+    '"%s" reaches guest memory only while the destination receives, or its guest runs without it',
+    (type) => expect(readers(type)).toEqual(['destination receiving', 'destination post-copy']),
   );
 
   test('what is always legal changes nothing: it is neither a page nor a step of the switchover', () => {

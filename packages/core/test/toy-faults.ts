@@ -27,6 +27,8 @@ export class ToyFaults implements FaultService {
     this.#options = options;
   }
 
+  async ready(): Promise<void> {}
+
   blockers(): readonly string[] {
     return [];
   }

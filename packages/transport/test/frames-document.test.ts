@@ -15,6 +15,7 @@ import {
   RESUMED_STATES,
   SOURCE_PHASES,
 } from '@godwit/core';
+import { MOST_REQUESTED, URGENT_FRAMES } from '@godwit/core/pages';
 import { describe, expect, test } from '@jest/globals';
 import { Unpackr } from 'msgpackr';
 
@@ -105,6 +106,8 @@ describe('the frame types of docs/wire-format.md', () => {
       const page = PAGE_CHANNEL_FRAMES.includes(name);
       // The first frame of a page channel is in no phase.
       if (name === 'attach') expect([from, on, read.S, told.D]).toEqual(['S', 'page', false, false]);
+      // Nor are those of the urgent channel; one of them comes on page channels too.
+      else if (URGENT_FRAMES.includes(name) && !page) expect([name, from, on]).toEqual([name, 'D', 'urgent']);
       else {
         expect([name, from]).toEqual([name, read.S && told.D ? 'both' : read.S ? 'S' : 'D']);
         const both = ANY_STREAM_FRAMES.includes(name) ? 'page or control' : name === 'error' ? 'any' : 'control';
@@ -135,6 +138,11 @@ describe('the frame types of docs/wire-format.md', () => {
   });
 });
 
+test('docs/wire-format.md has the limit of pages in one request', () => {
+  const [, most] = tableBelow('### Limits').find(([what]) => what === 'pages in one `requestPages`') as string[];
+  expect(Number(most)).toBe(MOST_REQUESTED);
+});
+
 describe('the phases of docs/wire-format.md', () => {
   test.each([
     { role: 'destination' as const, phases: DESTINATION_PHASES },
@@ -152,5 +160,7 @@ describe('the phases of docs/wire-format.md', () => {
     expect(quoted(always)).toEqual([...ALWAYS]);
     const pages = /`pages`[^.]*come on page channels/.exec(section.replaceAll('\n', ' '))?.[0] ?? '';
     expect(quoted(pages)).toEqual([...PAGE_CHANNEL_FRAMES]);
+    const urgent = /The urgent channel carries[^,]*,/.exec(section.replaceAll('\n', ' '))?.[0] ?? '';
+    expect(quoted(urgent)).toEqual([...URGENT_FRAMES]);
   });
 });

@@ -118,6 +118,10 @@ const STOPPED = [...ASKED, ...S('roundEnd'), ...D('roundAck'), ...S('device')];
 const LOADING = [...STOPPED, ...S('switchover')];
 const READY = [...LOADING, ...D('loaded', 'ready')];
 const VERIFYING = [...READY, ...S('digests', 'digestsEnd')];
+const POSTCOPY = { features: ['postcopy'], pageChannels: 1 };
+const AGREED = { ...FRAMES.welcome, features: ['postcopy'] } as Frame;
+const MISSING = [...S(hello(POSTCOPY)), ...D(AGREED), ...S('roundEnd'), ...D('roundAck'), ...S('missing')];
+const INCOMPLETE = [...MISSING, ...S('switchover'), ...D('ready'), ...S('go'), ...D('running')];
 const again = (stage: HelloFrame['stage'], state: Resumed['state']): [Sender, Frame][] => [
   ...S(hello({ stage, connection: 2 })),
   ...D(resumed(state)),
@@ -151,6 +155,22 @@ const WAYS: readonly (readonly [string, [Sender, Frame][], SourcePhaseName | und
   ['further: paused, ready', again('paused', 'ready'), 'deciding', 'ready'],
   ['further: handed over, ready', again('handedOver', 'ready'), 'deciding', 'ready'],
   ['further: handed over, running', again('handedOver', 'running'), 'release', 'taking-over'],
+  ['missing', MISSING, 'pre-copy', 'receiving'],
+  ['running, with pages missing', INCOMPLETE, 'post-copy', 'post-copy'],
+  ['whole', [...INCOMPLETE, ...D('whole', 'roundAck')], 'post-copy', 'post-copy'],
+  ['released after whole', [...INCOMPLETE, ...D('whole'), ...S('released')], 'release', 'post-copy'],
+  ['further: handed over, incomplete', again('handedOver', 'incomplete'), 'post-copy', 'post-copy'],
+  [
+    'further: handed over, ready, with pages missing',
+    [
+      ...S(hello({ stage: 'handedOver', connection: 2, ...POSTCOPY })),
+      ...D('missing', resumed('ready')),
+      ...S('go'),
+      ...D('running'),
+    ],
+    'post-copy',
+    'post-copy',
+  ],
   ['further: kept', again('kept', 'ready'), 'release', 'kept'],
   ['a question only', [...S(hello({ stage: 'dryRun' })), ...D('welcome')], 'release', 'dry-run'],
 ];
@@ -212,7 +232,7 @@ describe('the phases of a connection', () => {
     const channels = [...S(hello({ pageChannels: 2 })), ...D(agreed)];
     for (const name of NAMES) {
       const pages = PAGE_CHANNEL_FRAMES.includes(name);
-      expect([name, phasesBehind(channels).take(FRAMES[name], 'source', true) === undefined]).toEqual([
+      expect([name, phasesBehind(channels).take(FRAMES[name], 'source', 1) === undefined]).toEqual([
         name,
         pages || name === 'device' || name === 'error',
       ]);
@@ -220,28 +240,126 @@ describe('the phases of a connection', () => {
         name,
         !pages && isLegal('destination', 'receiving', name),
       ]);
-      expect([name, phasesBehind(channels).take(FRAMES[name], 'destination', true) === undefined]).toEqual([
+      expect([name, phasesBehind(channels).take(FRAMES[name], 'destination', 2) === undefined]).toEqual([
         name,
         name === 'error',
       ]);
     }
     const late = [...channels, ...S('switchover')];
-    expect(phasesBehind(late).take(FRAMES.pages, 'source', true)).toMatch(/phase "loading"/);
+    expect(phasesBehind(late).take(FRAMES.pages, 'source', 1)).toMatch(/phase "loading"/);
     // A piece of device state may come later than what was said after it; that moves nobody.
     const behind = phasesBehind(late);
-    expect(behind.take(FRAMES.device, 'source', true)).toBeUndefined();
+    expect(behind.take(FRAMES.device, 'source', 2)).toBeUndefined();
     expect([behind.source, behind.destination]).toEqual(['loading', 'loading']);
     expect(behind.take(FRAMES.device, 'source')).toMatch(/phase "loading"/);
     const back = phasesBehind([...channels, ...S('device', 'back')]);
-    expect(back.take(FRAMES.device, 'source', true)).toBeUndefined();
+    expect(back.take(FRAMES.device, 'source', 2)).toBeUndefined();
     expect(back.take(FRAMES.backAck, 'destination')).toBeUndefined();
     // Where it was not agreed on, page channels carry pages only.
     const apart = [...S(hello({ pageChannels: 2 })), ...D('welcome')];
-    expect(phasesBehind(apart).take(FRAMES.device, 'source', true)).toMatch(/which carries pages only/);
+    expect(phasesBehind(apart).take(FRAMES.device, 'source', 2)).toMatch(/which carries pages only/);
+  });
+});
+
+describe('the urgent channel', () => {
+  const further = (...frames: [Sender, Frame][]) =>
+    phasesBehind([
+      ...S(hello({ stage: 'handedOver', connection: 2, features: ['postcopy'], pageChannels: 3 })),
+      ...frames,
+    ]);
+  const first = (...frames: [Sender, Frame][]) =>
+    phasesBehind([...S(hello({ features: ['postcopy'], pageChannels: 3 })), ...D(AGREED), ...frames]);
+
+  test('is the last stream of the hello, where it was agreed on', () => {
+    const streams = [0, 1, 2, 3, 4];
+    expect(streams.filter((stream) => first().isUrgent(stream))).toEqual([3]);
+    const refused = phasesBehind([...S(hello({ features: ['postcopy'], pageChannels: 3 })), ...D('welcome')]);
+    expect(streams.filter((stream) => refused.isUrgent(stream))).toEqual([]);
+    expect(new LinkPhases().isUrgent(0)).toBe(false);
+  });
+
+  test('carries requests and answers only, whatever the phase of the control stream', () => {
+    for (const phases of [
+      () => first(...S('missing', 'switchover')),
+      () => first(...S('missing', 'switchover'), ...D('ready'), ...S('go'), ...D('running')),
+      () => further(),
+      () => further(...D('missing', resumed('incomplete'))),
+    ]) {
+      const legal = (sender: Sender) => NAMES.filter((name) => phases().take(FRAMES[name], sender, 3) === undefined);
+      expect(legal('source').sort()).toEqual(['error', 'pages']);
+      expect(legal('destination').sort()).toEqual(['error', 'requestPages']);
+    }
+    expect(further().take(FRAMES.requestPages, 'destination', 2)).toMatch(/on a page channel, where it says nothing/);
+    expect(further().take(FRAMES.requestPages, 'destination')).toMatch(/"requestPages" from the destination while/);
+    expect(first(...S('missing', 'switchover')).take(FRAMES.whole, 'destination', 3)).toBe(
+      '"whole" from the destination on the urgent channel, which carries requestPages and pages only',
+    );
+  });
+
+  test.each<readonly [string, [Sender, Frame][]]>([
+    ['nothing was named', []],
+    ['the switchover, though pages were named', S('missing')],
+    ['pages were named, at the switchover', S('switchover')],
+    ['the next switchover of an attempt that was given up', [...S('missing', 'switchover', 'back'), ...D('backAck')]],
+  ])('is silent before %s', (_name, frames) => {
+    for (const [sender, type] of [
+      ['destination', 'requestPages'],
+      ['source', 'pages'],
+    ] as const)
+      expect(first(...frames).take(FRAMES[type], sender, 3)).toMatch(/no page is missing yet/);
+  });
+
+  test('leaves the control stream to pages where there is no other channel', () => {
+    expect(phasesBehind(INCOMPLETE).take(FRAMES.pages, 'source')).toBeUndefined();
+    const one = first(...S('missing', 'switchover'), ...D('ready'), ...S('go'), ...D('running'));
+    expect(one.take(FRAMES.pages, 'source')).toMatch(/though there are page channels/);
+    expect(one.take(FRAMES.pages, 'source', 2)).toBeUndefined();
+  });
+
+  test('does not tell over a further connection whether pages are missing still', () => {
+    const phases = further(...D(resumed('ready')), ...S('go'), ...D('running'));
+    expect([phases.source, phases.destination]).toEqual([undefined, 'post-copy']);
+    for (const name of ['roundAck', 'whole'] as const) expect(phases.take(FRAMES[name], 'destination')).toBeUndefined();
+    expect(phases.take(FRAMES.released, 'source')).toBeUndefined();
+    // Named pages that a destination which goes back has forgotten are not missing.
+    const back = phasesBehind([
+      ...S(hello({ connection: 2, ...POSTCOPY })),
+      ...D('missing', resumed('receiving')),
+      ...S('switchover'),
+      ...D('ready'),
+      ...S('go'),
+      ...D('running'),
+    ]);
+    expect(back.source).toBe('release');
   });
 });
 
 describe('one direction of a stream, captured', () => {
+  test('of a migration by post-copy goes on behind go', () => {
+    const said = S(
+      hello(POSTCOPY),
+      'pages',
+      'roundEnd',
+      'missing',
+      'device',
+      'missing',
+      'switchover',
+      'go',
+      'pages',
+      'roundEnd',
+    );
+    const phases = phasesBehind([...said, ...S('released')], true);
+    expect(phases.take(FRAMES.prepare)).toMatch(/"prepare" from the source/);
+    const answers = new LinkPhases({ oneWay: true });
+    for (const name of ['welcome', 'roundAck', 'ready', 'running', 'roundAck', 'whole'] as const) {
+      expect(answers.take(FRAMES[name])).toBeUndefined();
+    }
+    const named = new LinkPhases({ oneWay: true });
+    for (const name of ['missing', 'resumed', 'whole'] as const) expect(named.take(FRAMES[name])).toBeUndefined();
+    const urgent = new LinkPhases({ oneWay: true });
+    for (const name of ['requestPages', 'requestPages'] as const) expect(urgent.take(FRAMES[name])).toBeUndefined();
+  });
+
   test('counts answers that are not to be seen as given', () => {
     const said = S('hello', 'pages', 'roundEnd', 'device', 'switchover', 'digests', 'digestsEnd', 'go', 'released');
     expect(phasesBehind(said, true).destination).toBe('taking-over');

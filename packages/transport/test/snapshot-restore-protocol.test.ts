@@ -228,5 +228,9 @@ describe('a file as the source', () => {
 
 test('every phase that a file has is reached here', () => {
   // A file decides in the tick in which it is asked.
-  expect(SOURCE_PHASES.filter((phase) => TO_SOURCE_PHASE[phase] === undefined)).toEqual(['deciding', 'going-back']);
+  expect(SOURCE_PHASES.filter((phase) => TO_SOURCE_PHASE[phase] === undefined)).toEqual([
+    'deciding',
+    'going-back',
+    'post-copy',
+  ]);
 });

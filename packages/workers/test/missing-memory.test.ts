@@ -130,6 +130,24 @@ async function errorOf(promise: Promise<unknown>): Promise<GodwitError> {
   throw new Error('nothing was thrown');
 }
 
+testFaults('each channel has bytes of its own, and what comes once all pages are there is dropped', async () => {
+  const memory = guest();
+  const contents = new DirtyBitmaps(memory);
+  contents.at(1).setRange(0, SECOND);
+  const missing = await threads().serve({ memory, contents, others: 'stay', source: undefined });
+  ending.push(() => missing.end());
+  const [one, two] = [missing.sink(), missing.sink()];
+  one.bytes.fill(7, 0, SECOND * PAGE);
+  two.bytes.fill(9, 0, SECOND * PAGE);
+  one.put(1, 0, SECOND, 0);
+  missing.arrived();
+  await missing.whole;
+  // The service has ended: nobody may wait for a page, and the kernel takes none.
+  two.put(1, 0, SECOND, 0);
+  expect(memory.blocks[1]?.view(0, SECOND * PAGE).every((byte) => byte === 7)).toBe(true);
+  expect(missing.status()).toMatchObject({ pagesMissing: 0, duplicatePages: SECOND });
+});
+
 testFaults('pages come by faults and in the background, each once, and the rest stays holes', async () => {
   const { memory, missing, reads, openGate } = await served();
   const [one, two] = [await toucher(memory), await toucher(memory)];

@@ -25,7 +25,7 @@ export class PageReceiver {
 
   /**
    * `before`: the pages that may have contents when the migration begins, or the receiver of the connection before. With `shared`, the
-   * board can be passed to other threads. `missingSink`: as that of a `PageWriter`.
+   * board can be passed to other threads. `missingSink`: as that of a `PageWriter`, one for each channel.
    */
   constructor(
     windows: MemoryWindows,
@@ -34,7 +34,7 @@ export class PageReceiver {
     encodings: readonly PageEncoding[],
     shared = false,
     before?: PageReceiver | DirtyBitmaps,
-    missingSink?: () => MissingSink,
+    missingSink?: (channel: number) => MissingSink,
   ) {
     this.windows = windows;
     this.#clock = clock;
@@ -45,12 +45,11 @@ export class PageReceiver {
       shared,
       before instanceof PageReceiver ? before.board : before,
     );
-    this.#writers = Array.from({ length: channels }, (_, channel) => {
-      // Each has one of its own: the bytes of a frame are read into it while others read theirs.
-      let sink: MissingSink | undefined;
-      const own = missingSink && (() => (sink ??= missingSink()));
-      return new PageWriter(channel, windows, this.board, clock, encodings, own);
-    });
+    this.#writers = Array.from(
+      { length: channels },
+      (_, channel) =>
+        new PageWriter(channel, windows, this.board, clock, encodings, missingSink && (() => missingSink(channel))),
+    );
   }
 
   get totals(): ReceivedPages {

@@ -3,6 +3,7 @@ import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import type { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { namedPages } from '../memory/named-pages.js';
+import type { MissingMemory } from '../missing/missing-memory.js';
 import type { MissingSink } from '../missing/missing-sink.js';
 import type { ResumedFrame } from '../protocol/frame.js';
 import { checkChecksums, FEATURES } from '../protocol/negotiate.js';
@@ -47,7 +48,7 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
   }
   const elsewhere = connection.pageChannels.some((channel) => channel.receivePages !== undefined);
   const count = Math.max(1, connection.pageChannels.length);
-  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, before, () => sinkOf(context));
+  const receiver = new PageReceiver(windows, count, options.clock, encodings, elsewhere, before, sinksOf(context));
   arriving.receiver = receiver;
   arriving.loader.connectionBegins();
   connection.readPages(
@@ -75,9 +76,19 @@ export function askForMissing({ missing }: DestinationContext, connection: Incom
   missing.askOver(urgent, (reason) => connection.end(reason));
 }
 
-function sinkOf({ missing }: DestinationContext): MissingSink {
-  if (missing === undefined) throw new GodwitError('GODWIT_INTERNAL', 'no page is missing');
-  return missing.sink();
+/** A sink for each channel: each reads a payload into its own, while others do the same. */
+function sinksOf(context: DestinationContext): (channel: number) => MissingSink {
+  const sinks = new Map<number, { readonly of: MissingMemory; readonly sink: MissingSink }>();
+  return (channel) => {
+    const { missing } = context;
+    if (missing === undefined) throw new GodwitError('GODWIT_INTERNAL', 'no page is missing');
+    let known = sinks.get(channel);
+    if (known?.of !== missing) {
+      known = { of: missing, sink: missing.sink() };
+      sinks.set(channel, known);
+    }
+    return known.sink;
+  };
 }
 
 /** Acknowledges the round once every channel has ended it: guest memory is then as the round says. */
@@ -209,8 +220,9 @@ export async function answer(
     return;
   }
   if (received !== undefined) await writeNamed(context, arriving, connection, 'received', received);
-  if (context.missing !== undefined)
-    await writeNamed(context, arriving, connection, 'missing', context.missing.missing());
+  // Those that are named are all missing until they are served.
+  const missing = context.missing?.missing() ?? (state === 'receiving' ? undefined : arriving.named);
+  if (missing !== undefined) await writeNamed(context, arriving, connection, 'missing', missing);
   const resumed: ResumedFrame = {
     type: 'resumed',
     state,

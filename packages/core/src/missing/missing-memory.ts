@@ -25,7 +25,7 @@ export interface MissingMemory {
    * is undefined.
    */
   askOver(urgent: PageStream, onLost: (reason: GodwitError) => void): void;
-  /** Makes what puts pages that have come by themselves, on this thread: one for each stream that they come on. */
+  /** Makes what puts pages of one channel that have come by themselves, on this thread. */
   sink(): MissingSink;
   /** Makes the same on another thread. */
   readonly sinkRecipe: ThreadRecipe;

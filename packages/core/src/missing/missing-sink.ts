@@ -3,10 +3,10 @@ import type { AnyPagesFrame } from '../protocol/frame.js';
 
 /**
  * Puts pages into guest memory in which they are missing, while the guest runs: each appears whole and once, and one that is there
- * already is dropped. One for each stream of pages, whose thread never reads or writes the memory itself.
+ * already is dropped, also when none is missing any more and the service has ended. One for each channel, whose thread never reads or writes the memory itself.
  */
 export interface MissingSink {
-  /** Memory of the sink's own, of at least `MAXIMUM_PAYLOAD` bytes, that pages are read into before they are put. */
+  /** Memory of this channel, of at least `MAXIMUM_PAYLOAD` bytes, that pages are read into before they are put. */
   readonly bytes: Uint8Array;
   /** Puts pages whose bytes begin at `offset` of `bytes`. */
   put(block: number, page: number, pageCount: number, offset: number): void;

@@ -74,6 +74,13 @@ export function helloOf({ memory, devices }: MigratableVm, parts: HelloParts): H
 /** Most page channels of one migration. */
 export const MAXIMUM_PAGE_CHANNELS = 64;
 
+/**
+ * The stream of the urgent channel, where 0 is the control stream and n is page channel n - 1; undefined where the hello announces none.
+ */
+export function urgentStreamOf({ features, pageChannels }: HelloFrame): number | undefined {
+  return features.includes(FEATURES.postcopy) && pageChannels > 0 ? pageChannels : undefined;
+}
+
 /** Checks a hello before anything is built or allocated for it. Throws `GODWIT_PROTOCOL` or `GODWIT_LIMIT_EXCEEDED`. */
 export function checkHello(hello: HelloFrame): void {
   if (!/^[0-9a-f]{32}$/.test(hello.migrationId)) {

@@ -6,6 +6,7 @@ import type { ReadyFrame, SwitchoverFrame } from '../protocol/frame.js';
 import { keepTrying } from '../session/retry.js';
 import type { DeviceSender } from './device-sender.js';
 import type { PauseBound } from './pause-bound.js';
+import { missingInto, owe } from './settlement.js';
 import type { SourceConnection } from './source-connection.js';
 import type { SourceContext } from './source-context.js';
 import type { Greeted } from './source-session.js';
@@ -53,11 +54,12 @@ export function untilReady(
  * Rejects with the error of the lost link when it does not; the attempt is then given up.
  */
 export async function continuePaused(
-  { session, options, rounds, emit, setState, state, byPostcopy, queue, vm }: SourceContext,
+  context: SourceContext,
   bound: PauseBound,
   lost: SourceConnection,
   error: unknown,
 ): Promise<AskedToLoad> {
+  const { session, options, rounds, emit, setState, state, byPostcopy, vm } = context;
   const { clock, random, reconnectTimeoutMs } = options;
   const reason = GodwitError.wrap(error, 'GODWIT_LINK_LOST', 'the link was lost');
   if (reconnectTimeoutMs === 0) throw reason;
@@ -67,24 +69,22 @@ export async function continuePaused(
   setState('reconnecting');
   await lost.drop(reason);
   const withinMs = bound.limitMs === 0 ? reconnectTimeoutMs : bound.limitMs;
-  // What the destination lacks is owed below, whatever it names.
-  const named = byPostcopy ? () => {} : undefined;
-  const { connection, answer } = await keepTrying<Greeted>((window) => session.again('paused', window, named), {
-    clock,
-    random,
-    withinMs,
-    signal: bound.signal,
-    stage: 'greeting',
-  }).catch((cause: unknown) => {
+  let missing = new DirtyBitmaps(vm.memory);
+  const connect = (window: AbortSignal): Promise<Greeted> => {
+    missing = new DirtyBitmaps(vm.memory);
+    return session.again('paused', window, byPostcopy ? missingInto(vm.memory, missing) : undefined);
+  };
+  const limits = { clock, random, withinMs, signal: bound.signal, stage: 'greeting' as const };
+  const { connection, answer } = await keepTrying(connect, limits).catch((cause: unknown) => {
     session.signal.throwIfAborted();
     // A destination that was restarted has lost everything: pre-copy sends it again, with the guest running.
     const final = GodwitError.is(cause) && cause.remote && cause.code !== 'GODWIT_UNKNOWN_MIGRATION';
     throw final ? cause : reason;
   });
   session.signal.throwIfAborted();
-  // Answers may have been lost with their connection; a page that comes twice is dropped.
-  if (byPostcopy) queue.restore(new DirtyBitmaps(vm.memory));
-  rounds.adopt(connection);
+  // Answers of the urgent channel that were on their way are lost.
+  const named = byPostcopy && answer.type === 'resumed' && owe(context, connection, answer, missing);
+  if (!named) rounds.adopt(connection);
   setState(before);
   emit({
     type: 'reconnected',

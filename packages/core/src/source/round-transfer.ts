@@ -5,7 +5,7 @@ import { inTime } from '../in-time.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { MigrationEvent, MigrationState } from '../migration-event.js';
-import type { ReceivedPagesFrame, ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
+import type { ResumedFrame, WelcomeFrame } from '../protocol/frame.js';
 import { checkDeviceState, checkWelcome, FEATURES } from '../protocol/negotiate.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { isLost } from '../session/connection.js';
@@ -320,9 +320,11 @@ export class RoundTransfer {
     const { connection, answer } = await keepTrying<Greeted>(
       (window) => {
         received = new DirtyBitmaps(this.#parts.windows.memory);
-        return session.again('running', window, (frame) =>
-          addNamedPages(this.#parts.windows.memory, frame as ReceivedPagesFrame, received),
-        );
+        return session.again('running', window, (frame) => {
+          if (frame.type === 'missing')
+            throw new GodwitError('GODWIT_PROTOCOL', 'the destination sent "missing" for a guest that runs here');
+          addNamedPages(this.#parts.windows.memory, frame, received);
+        });
       },
       { clock, random, withinMs, signal, stage: 'greeting' },
     ).catch((cause: unknown) => {

@@ -3,6 +3,7 @@ import { addNamedPages } from '../destination/run-check.js';
 import { GodwitError } from '../errors.js';
 import { inTime } from '../in-time.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
 import type { ResumedFrame } from '../protocol/frame.js';
 import { keepTrying, mayRetry } from '../session/retry.js';
 import type { ResolvedOptions } from './options.js';
@@ -70,7 +71,7 @@ export async function settle(
     const handed = await keepTrying(
       async (window) => {
         const missing = new DirtyBitmaps(vm.memory);
-        const named = byPostcopy ? (frame: NamedBefore) => addNamedPages(vm.memory, frame, missing) : undefined;
+        const named = byPostcopy ? missingInto(vm.memory, missing) : undefined;
         const { connection, answer } = await session.ask('handedOver', window, named);
         if (answer.type !== 'resumed' || answer.state === 'receiving' || answer.state === 'loading') {
           throw new GodwitError(
@@ -107,17 +108,25 @@ export async function settle(
   }
 }
 
-/** Owes what the destination lacks, and nothing else; it goes on with the round that it is in. */
-function owe(
+/** Notes the pages that the destination names as missing before its answer. */
+export function missingInto(memory: GuestMemory, missing: DirtyBitmaps): (frame: NamedBefore) => void {
+  return (frame) => {
+    if (frame.type === 'missing') addNamedPages(memory, frame, missing);
+  };
+}
+
+/** Owes what the destination lacks, and nothing else; it goes on with the round that it is in. Returns false in a state that names nothing. */
+export function owe(
   { queue, rounds }: SourceContext,
   connection: SourceConnection,
   { state, round }: ResumedFrame,
   missing: DirtyBitmaps,
-): void {
-  if (state !== 'ready' && state !== 'incomplete') return;
+): boolean {
+  if (state === 'receiving' || state === 'running') return false;
   queue.clear();
   queue.owe(missing);
   rounds.goOn(connection, round);
+  return true;
 }
 
 /**

@@ -334,7 +334,9 @@ function makeContext(
     transferred: false,
     postcopy,
     get postcopyAgreed() {
-      return postcopy !== undefined && session.welcomed && session.current?.urgent !== undefined;
+      const { current } = session;
+      // What was agreed on holds while the link is lost, too.
+      return postcopy !== undefined && session.welcomed && (current === undefined || current.urgent !== undefined);
     },
     ...{ byPostcopy: false, missingPages: 0, postcopyReport: undefined, pausedAt: 0 },
     forecast,

@@ -14,4 +14,5 @@ export { type DeviceFaults, FaultyDevice } from './faulty-device.js';
 export { FaultyTracker, type TrackerFaults } from './faulty-tracker.js';
 export { ManualTracker } from './manual-tracker.js';
 export { type FrameTap, type MemoryLink, type MemoryLinkOptions, memoryLink } from './memory-link.js';
+export { ToyFaultService, ToyMissing } from './toy-fault-service.js';
 export { ToyVm, type ToyVmOptions, type WriteLog } from './toy-vm.js';

@@ -21,7 +21,12 @@ export type AttemptEnd = 'go' | 'back' | 'connection' | 'none';
 /** What happened to the guest, as far as the file tells. */
 export type Outcome =
   /** The destination said that the guest is there; whether it was to run or to stay paused, where the file tells. */
-  | { readonly type: 'running'; readonly runState: MovedRunState | undefined }
+  | {
+      readonly type: 'running';
+      readonly runState: MovedRunState | undefined;
+      /** By post-copy: the file does not say that all of its pages have come. */
+      readonly incomplete?: true;
+    }
   /** `go` was sent; what the destination made of it is not in the file. */
   | { readonly type: 'handed over' }
   /** One side gave up. */
@@ -90,6 +95,18 @@ export type Finding =
       readonly acknowledged: number | undefined;
       readonly durationMs: number | undefined;
     }
+  /** What an urgent channel has carried, where there is one that was used. Its pages belong to no round. */
+  | {
+      readonly event: 'urgent';
+      readonly link: number;
+      readonly requests: number;
+      /** Pages that the destination has asked for. */
+      readonly requestedPages: number;
+      /** Pages of all answers, those that were not asked for included. */
+      readonly pages: number;
+      /** With framing and payload, in both directions. */
+      readonly bytes: number;
+    }
   /** A device has sent its last piece. Pieces and bytes of pre-copy and of this attempt, on this link. */
   | {
       readonly event: 'device';
@@ -134,7 +151,10 @@ export interface InspectionSummary {
   /** Parts of a snapshot that do not match their checksums. */
   readonly damages: number;
   readonly frames: Readonly<Partial<Record<FrameName, FrameTally>>>;
+  /** Those of rounds. */
   readonly pages: Readonly<PagesBySort>;
+  /** Pages of urgent channels. */
+  readonly urgentPages: number;
   readonly bytes: number;
   /** Stop-and-copies of which something was sent. */
   readonly attempts: number;

@@ -1,4 +1,4 @@
-import type { FrameName, MovedRunState } from '@godwit/core';
+import type { Frame, FrameName, MovedRunState } from '@godwit/core';
 import { type ReadableBytes, type RecordedFrame, type RecordedItem, readRecording } from '@godwit/transport';
 import type { Finding, FrameTally, InspectionSummary, Outcome } from './finding.js';
 import { LinkAudit } from './link-audit.js';
@@ -32,6 +32,8 @@ const ADDED_UP: ReadonlySet<FrameName> = new Set<FrameName>([
   'prepare',
   'prepared',
   'owed',
+  'missing',
+  'requestPages',
   'loaded',
   'probe',
   'ping',
@@ -67,6 +69,7 @@ class Inspection {
   readonly #migrations = new Map<string, MigrationAudit>();
   readonly #frames: Partial<Record<FrameName, FrameTally>> = {};
   readonly #pages = noPages();
+  #urgentPages = 0;
   #findings: Finding[] = [];
   #violations = 0;
   #broken = false;
@@ -75,6 +78,8 @@ class Inspection {
   /** The last error says that the migration may go on. */
   #mayGoOn = false;
   #runState: MovedRunState | undefined;
+  /** Pages were named that are missing at the destination. */
+  #missing = false;
   /** Of migrations that are not kept any more. */
   #attempts = 0;
   #wentBack = 0;
@@ -135,6 +140,7 @@ class Inspection {
       damages: 0,
       frames: this.#frames,
       pages: this.#pages,
+      urgentPages: this.#urgentPages,
       bytes: this.#bytes,
       attempts: this.#attempts,
       wentBack: this.#wentBack,
@@ -158,16 +164,25 @@ class Inspection {
     }
     if (frame.type === 'switchover') this.#runState = frame.runState;
     if (frame.type === 'go') this.#outcome = { type: 'handed over' };
-    if (frame.type === 'running') this.#outcome = { type: 'running', runState: this.#runState };
-    if (frame.type === 'resumed' && frame.state === 'running') {
-      this.#outcome = { type: 'running', runState: this.#runState };
-    }
+    this.#where(frame);
     if (frame.type === 'error' && (this.#outcome.type === 'unfinished' || this.#mayGoOn)) {
       this.#outcome = { type: 'failed', by: track?.sender, code: frame.code, message: frame.message };
     }
     this.#mayGoOn = this.#outcome.type === 'failed' && (frame.type === 'error' ? frame.retry : this.#mayGoOn);
     const carried = this.#audit(track?.link ?? 0).frame(item);
-    if (carried !== undefined) this.#pages[carried.sort] += carried.pages;
+    if (carried?.sort === 'urgent') this.#urgentPages += carried.pages;
+    else if (carried !== undefined) this.#pages[carried.sort] += carried.pages;
+  }
+
+  /** Notes what the destination says of its guest, and of the pages that are missing there. */
+  #where(frame: Frame): void {
+    const { type } = frame;
+    if (type === 'missing' || type === 'back') this.#missing = type === 'missing';
+    const resumed = type === 'resumed' ? frame.state : undefined;
+    if (type === 'whole' || resumed === 'running') this.#missing = false;
+    if (resumed === 'incomplete') this.#missing = true;
+    if (type !== 'running' && type !== 'whole' && resumed !== 'running' && resumed !== 'incomplete') return;
+    this.#outcome = { type: 'running', runState: this.#runState, ...(this.#missing && { incomplete: true as const }) };
   }
 
   #audit(link: number): LinkAudit {

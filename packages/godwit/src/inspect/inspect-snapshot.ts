@@ -40,6 +40,7 @@ export async function* inspectSnapshot(path: string): AsyncGenerator<Finding, vo
     damages,
     frames: {},
     pages: pagesOf(metadata),
+    urgentPages: 0,
     bytes,
     attempts: 0,
     wentBack: 0,

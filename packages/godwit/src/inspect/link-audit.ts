@@ -6,6 +6,7 @@ import type { Finding, PagesBySort } from './finding.js';
 import type { MigrationAudit } from './migration-audit.js';
 import { RoundTally } from './round-tally.js';
 import { checkNamed, checkRuns } from './run-audit.js';
+import { UrgentAudit } from './urgent-audit.js';
 
 /** Reads along the frames of one link, adds up its rounds and devices, and holds every frame to the protocol. */
 export class LinkAudit {
@@ -17,6 +18,7 @@ export class LinkAudit {
   #hello: HelloFrame | undefined;
   #devices: DeviceAudit | undefined;
   #tally: RoundTally | undefined;
+  #urgent: UrgentAudit | undefined;
   /** The last round that is over; `undefined` where the file does not tell. */
   #lastRound: number | undefined;
 
@@ -28,13 +30,14 @@ export class LinkAudit {
   }
 
   /** Returns the kind and number of pages that the frame carries. */
-  frame(item: RecordedFrame): { readonly sort: keyof PagesBySort; readonly pages: number } | undefined {
+  frame(item: RecordedFrame): { readonly sort: keyof PagesBySort | 'urgent'; readonly pages: number } | undefined {
     const { frame, track } = item;
     this.#phases ??= new LinkPhases({ oneWay: track === undefined });
-    this.#violation(item, this.#phases.take(frame, track?.sender, (track?.stream ?? 0) > 0));
+    this.#violation(item, this.#phases.take(frame, track?.sender, track?.stream));
     if (frame.type === 'hello') this.#begin(frame);
     this.#migration ??= this.#migrationOf('');
     this.#violation(item, this.#migration.take(item, this.#link));
+    if (frame.type === 'requestPages' || this.#isAnswer(item)) return this.#urgently(item);
     switch (frame.type) {
       case 'welcome':
         this.#devices?.welcome();
@@ -50,6 +53,7 @@ export class LinkAudit {
         return this.#pages(item, frame);
       case 'received':
       case 'owed':
+      case 'missing':
         this.#named(item, checkNamed(this.#hello, frame.block, frame));
         break;
       case 'roundEnd':
@@ -94,6 +98,29 @@ export class LinkAudit {
   /** The file has nothing more of this link. */
   end(): void {
     this.#endRound(undefined, undefined);
+    const urgent = this.#urgent?.result(this.#link);
+    if (urgent !== undefined) this.#report(urgent);
+  }
+
+  /** Whether these are pages of the urgent channel. A capture of it alone does not say what it is. */
+  #isAnswer({ frame, track }: RecordedFrame): boolean {
+    if (frame.type !== 'pages') return false;
+    return track === undefined
+      ? this.#hello === undefined && frame.round === 0
+      : this.#phases?.isUrgent(track.stream) === true;
+  }
+
+  #urgently(item: RecordedFrame): { readonly sort: 'urgent'; readonly pages: number } | undefined {
+    const { frame } = item;
+    this.#urgent ??= new UrgentAudit();
+    if (frame.type === 'requestPages') {
+      this.#named(item, checkRuns(this.#hello, frame.block, [frame.page, frame.pages]));
+      this.#violation(item, this.#urgent.request(frame, item.byteLength));
+    }
+    if (frame.type !== 'pages') return undefined;
+    const pages = this.#contents(item, frame);
+    this.#violation(item, this.#urgent.answer(frame, pages, item));
+    return { sort: 'urgent', pages };
   }
 
   #begin(hello: HelloFrame): void {
@@ -107,13 +134,19 @@ export class LinkAudit {
     item: RecordedFrame,
     frame: Extract<Frame, { runs: readonly number[]; round: number }>,
   ): { readonly sort: keyof PagesBySort; readonly pages: number } | undefined {
+    const pages = this.#contents(item, frame);
+    const sort = this.#round(item, frame.round).add(item, pages);
+    return sort === undefined ? undefined : { sort, pages };
+  }
+
+  /** The number of pages in a frame, whose payload is to have as many. */
+  #contents(item: RecordedFrame, frame: Extract<Frame, { runs: readonly number[]; round: number }>): number {
     const pages = this.#runs(item, frame.block, frame.runs);
     const { pageSize = 0 } = this.#hello ?? {};
     if (frame.type === 'pages' && pageSize > 0) {
       this.#checkPayload(item, pages * pageSize, `${pages} pages of ${pageSize} bytes`);
     }
-    const sort = this.#round(item, frame.round).add(item, pages);
-    return sort === undefined ? undefined : { sort, pages };
+    return pages;
   }
 
   #runs(item: RecordedFrame, block: number, runs: readonly number[]): number {

@@ -16,6 +16,9 @@ const NEEDS: Partial<Record<FrameName, string>> = {
   awaitPieces: FEATURES.deviceChannels,
   arrived: FEATURES.deviceChannels,
   loadEarly: FEATURES.loadEarly,
+  missing: FEATURES.postcopy,
+  requestPages: FEATURES.postcopy,
+  whole: FEATURES.postcopy,
 };
 
 /** A stop-and-copy that is under way. */
@@ -49,15 +52,8 @@ export class MigrationAudit {
   /** Takes a frame of link `link`. Returns what is wrong with it. */
   take(item: RecordedFrame, link: number): string | undefined {
     const { frame } = item;
-    const needed =
-      frame.type === 'compressedPages'
-        ? `encoding:${frame.encoding}`
-        : 'words' in frame && frame.words !== undefined
-          ? FEATURES.bitmap
-          : NEEDS[frame.type];
-    if (needed !== undefined && this.#features?.includes(needed) === false) {
-      return `a "${frame.type}" frame, though "${needed}" was not agreed on`;
-    }
+    const unagreed = needsOf(frame).find((feature) => this.#features?.includes(feature) === false);
+    if (unagreed !== undefined) return `a "${frame.type}" frame, though "${unagreed}" was not agreed on`;
     switch (frame.type) {
       case 'hello':
         return this.#hello(frame, item, link);
@@ -186,6 +182,17 @@ export class MigrationAudit {
     const durationMs = from === undefined || atMicros === undefined ? undefined : (atMicros - from) / 1000;
     this.#report({ event: 'attempt', link, attempt, end, durationMs, deviceBytes });
   }
+}
+
+/** The features without which this frame is not sent. */
+function needsOf(frame: Frame): readonly string[] {
+  const byType = NEEDS[frame.type];
+  return [
+    ...(byType === undefined ? [] : [byType]),
+    ...(frame.type === 'compressedPages' ? [`encoding:${frame.encoding}`] : []),
+    ...('words' in frame && frame.words !== undefined ? [FEATURES.bitmap] : []),
+    ...(frame.type === 'resumed' && frame.state === 'incomplete' ? [FEATURES.postcopy] : []),
+  ];
 }
 
 function questionOf({ attempt, deviceSequences }: Extract<Frame, { type: 'prepare' | 'prepared' }>): string {

@@ -1,4 +1,5 @@
 import type { Frame, HelloFrame, WelcomeFrame } from '@godwit/core';
+import { urgentStreamOf } from '@godwit/core/pages';
 import type { RecordedTrack } from '@godwit/transport';
 import type { AttemptEnd, Finding, InspectionSummary, Outcome } from './finding.js';
 import { count, milliseconds, plainText, size, toJson } from './plain-text.js';
@@ -50,6 +51,11 @@ function linesOf(finding: Finding): Line[] {
     }
     case 'round':
       return [[undefined, undefined, 'round', roundText(finding)]];
+    case 'urgent': {
+      const { requests, requestedPages, pages, bytes } = finding;
+      const asked = `${count(requests)} ${plural('request', requests)} for ${count(requestedPages)} pages`;
+      return [[undefined, undefined, 'urgent', `${asked}, ${count(pages)} pages in answers, ${size(bytes)}`]];
+    }
     case 'device': {
       const { id, attempt, pieces, bytes } = finding;
       const again = attempt > 1 ? `, for attempt ${attempt}` : '';
@@ -92,7 +98,9 @@ function messageLines(
 }
 
 function helloLines(offset: number, atMs: number | undefined, hello: HelloFrame): Line[] {
-  const channels = `${hello.pageChannels} ${plural('page channel', hello.pageChannels)}`;
+  const urgent = urgentStreamOf(hello) !== undefined;
+  const pageChannels = hello.pageChannels - (urgent ? 1 : 0);
+  const channels = `${pageChannels} ${plural('page channel', pageChannels)}${urgent ? ' and the urgent one' : ''}`;
   const versions = `protocol ${hello.minimumVersion} to ${hello.maximumVersion}`;
   const more = (text: string): Line => [undefined, undefined, '', text];
   return [
@@ -157,7 +165,7 @@ function summaryLines(summary: InspectionSummary): Line[] {
   const state = summary.whole ? 'whole' : ['NOT whole', ...reasons].join(': ');
   return [
     ...(summary.outcome.type === 'saved' ? [] : [line('frames', tallies.join(', ') || 'none')]),
-    line('pages', `${kinds(summary.pages)}; ${size(summary.bytes)} in all`),
+    line('pages', `${kinds(summary.pages)}${urgentPages(summary)}; ${size(summary.bytes)} in all`),
     ...(summary.attempts === 0 ? [] : [line('attempts', `${count(summary.attempts)}, ${given(summary.wentBack)}`)]),
     line('outcome', outcomeText(summary.outcome)),
     line('file', state),
@@ -167,9 +175,11 @@ function summaryLines(summary: InspectionSummary): Line[] {
 function outcomeText(outcome: Outcome): string {
   switch (outcome.type) {
     case 'running':
-      return outcome.runState === 'paused'
-        ? 'the guest is at the destination, paused as it was'
-        : 'the guest runs at the destination';
+      return `${
+        outcome.runState === 'paused'
+          ? 'the guest is at the destination, paused as it was'
+          : 'the guest runs at the destination'
+      }${outcome.incomplete ? '; the file does not say that all of its pages have come there' : ''}`;
     case 'handed over':
       return 'the guest was handed over; the file does not say that it runs at the destination';
     case 'failed':
@@ -191,6 +201,10 @@ function kinds(pages: object): string {
     .filter(([sort, pagesOfIt]) => sort === 'raw' || sort === 'zero' || pagesOfIt > 0)
     .map(([sort, pagesOfIt]) => `${count(pagesOfIt as number)} ${sort}`)
     .join(', ');
+}
+
+function urgentPages({ urgentPages: pages }: InspectionSummary): string {
+  return pages === 0 ? '' : `, and ${count(pages)} over urgent channels`;
 }
 
 function from(track: RecordedTrack | undefined): string {

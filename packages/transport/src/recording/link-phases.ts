@@ -11,6 +11,8 @@ import {
   PROTOCOL,
   type ResumedFrame,
   type SourcePhaseName,
+  URGENT_FRAMES,
+  urgentStreamOf,
 } from '@godwit/core/pages';
 import type { Sender } from './recording-format.js';
 
@@ -29,7 +31,7 @@ const LEADS_TO: Partial<
   backAck: { source: 'pre-copy' },
   go: { source: 'handing-over', destination: 'taking-over' },
   running: { source: 'release' },
-  whole: { source: 'release' },
+  released: { source: 'release' },
 };
 
 const DESTINATION_PHASES = Object.keys(PROTOCOL.destination) as DestinationPhaseName[];
@@ -37,7 +39,7 @@ const DESTINATION_PHASES = Object.keys(PROTOCOL.destination) as DestinationPhase
 /** Frames that one role alone sends. */
 const SAID_BY: Readonly<Record<Sender, ReadonlySet<FrameName>>> = {
   source: new Set<FrameName>([...Object.values(PROTOCOL.destination).flat(), 'attach']),
-  destination: new Set(Object.values(PROTOCOL.source).flat()),
+  destination: new Set<FrameName>([...Object.values(PROTOCOL.source).flat(), 'requestPages']),
 };
 
 /**
@@ -49,7 +51,7 @@ const SAID_BY: Readonly<Record<Sender, ReadonlySet<FrameName>>> = {
  * @example
  * const phases = new LinkPhases();
  * for await (const { frame, track } of readRecording(file)) {
- *   const objection = phases.take(frame, track.sender, track.stream > 0);
+ *   const objection = phases.take(frame, track.sender, track.stream);
  *   if (objection !== undefined) console.log(objection);
  * }
  */
@@ -60,13 +62,17 @@ export class LinkPhases {
   #hello: HelloFrame | undefined;
   /** Device state may come on page channels. Where the hello is not to be seen, it may. */
   #deviceChannels = true;
-  /** One of the page channels is the urgent one. */
-  #postcopy = true;
-  /** The source has named pages that are to be missing. */
+  /** The urgent channel was agreed on, or is offered over a further connection. */
+  #postcopy = false;
+  /** Pages were named that are to be missing. */
   #missing = false;
+  /** The source has said `switchover` over this connection. */
+  #switchedOver = false;
   /** The last attempt that was given up over this connection. */
   #givenUp = 0;
   #begun = false;
+  /** A frame was seen that only a source says. */
+  #sourceSpeaks = false;
   /** The captured stream began with `attach`. */
   #attached = false;
 
@@ -87,17 +93,41 @@ export class LinkPhases {
   }
 
   /**
-   * Takes the next frame. Returns what the protocol has against it at this point. Where `sender` is not known, the frame's type
-   * tells.
+   * Takes the next frame of a stream, 0 for the control stream and n for page channel n - 1. Returns what the protocol has against it at
+   * this point. Where `sender` is not known, the frame's type tells.
    */
-  take(frame: Frame, sender?: Sender, onPageChannel = false): string | undefined {
+  take(frame: Frame, sender?: Sender, stream = 0): string | undefined {
     const { type } = frame;
-    const from = sender ?? (SAID_BY.destination.has(type) ? 'destination' : 'source');
+    const from = sender ?? this.#senderOf(type);
     if (type === 'attach' && this.#oneWay && !this.#begun) this.#attached = true;
-    const objection = this.#objection(type, from, onPageChannel || this.#attached);
+    const objection = this.isUrgent(stream)
+      ? this.#urgent(type, from)
+      : this.#objection(type, from, stream > 0 || this.#attached);
     this.#begun ||= !ALWAYS.includes(type);
+    this.#sourceSpeaks ||= !SAID_BY.destination.has(type);
     if (SAID_BY[from].has(type)) this.#move(frame);
     return objection;
+  }
+
+  /** Whether this stream is the urgent channel. */
+  isUrgent(stream: number): boolean {
+    return this.#postcopy && this.#hello !== undefined && stream === urgentStreamOf(this.#hello);
+  }
+
+  /** Both say `missing`: the source where a hello or what only it says was seen. */
+  #senderOf(type: FrameName): Sender {
+    if (type === 'missing' && this.#begun) return this.#sourceSpeaks ? 'source' : 'destination';
+    return SAID_BY.destination.has(type) ? 'destination' : 'source';
+  }
+
+  /** The phases of the control stream do not bind the urgent channel: it overtakes that. */
+  #urgent(type: FrameName, sender: Sender): string | undefined {
+    if (type === 'error') return undefined;
+    const own = sender === 'destination' ? 'requestPages' : 'pages';
+    if (type !== own)
+      return `"${type}" from the ${sender} on the urgent channel, which carries ${URGENT_FRAMES.join(' and ')} only`;
+    const open = this.#hello?.stage === 'running' ? this.#switchedOver && this.#missing : true;
+    return open ? undefined : `"${type}" on the urgent channel, though no page is missing yet`;
   }
 
   #objection(type: FrameName, sender: Sender, onPageChannel: boolean): string | undefined {
@@ -114,18 +144,17 @@ export class LinkPhases {
       const what = this.#deviceChannels ? 'pages and device state only' : 'pages only';
       return `"${type}" on a page channel, which carries ${what}`;
     }
-    if (!onPageChannel && pages && (this.#hello?.pageChannels ?? 0) > 0) {
+    if (!onPageChannel && pages && this.#pageChannels > 0) {
       return `"${type}" on the control stream, though there are page channels`;
     }
-    // An answer on the urgent channel, which the phases of the control stream do not bind.
-    if (onPageChannel && type === 'pages' && this.#postcopy && this.#missing) return undefined;
     // A piece may come later than the `switchover` that was sent after it: the destination then waits for it.
     if (onPageChannel && type === 'device' && this.#destination === 'loading') return undefined;
     return this.#toDestination(type);
   }
 
   #toSource(type: FrameName, onPageChannel: boolean): string | undefined {
-    if (onPageChannel && type === 'requestPages' && this.#postcopy) return undefined;
+    // A capture of the urgent channel alone does not say what it is.
+    if (type === 'requestPages' && this.#oneWay && this.#hello === undefined) return undefined;
     if (onPageChannel && type !== 'error')
       return `"${type}" from the destination on a page channel, where it says nothing`;
     const phase = this.#source;
@@ -138,18 +167,16 @@ export class LinkPhases {
     if (phase === undefined || isLegal('destination', phase, type)) return undefined;
     const legalIn = DESTINATION_PHASES.filter((other) => isLegal('destination', other, type));
     // The next frame is judged by the phase in which this one would have been right, where there is only one.
-    if (legalIn.length === 1) this.#destination = legalIn[0];
-    if (this.#oneWay && answered(phase).some((later) => legalIn.includes(later))) return undefined;
+    const likely = legalIn.filter((other) => other !== 'post-copy' || this.#missing);
+    if (likely.length === 1) this.#destination = likely[0];
+    if (this.#oneWay && answered(phase, this.#missing).some((later) => legalIn.includes(later))) return undefined;
     return illegal(type, 'source', `the destination is in phase "${phase}"`, PROTOCOL.destination[phase]);
   }
 
   #move(frame: Frame): void {
     if (frame.type === 'hello') this.#hello = frame;
     // What a further connection goes by was agreed on over the first one; its hello offers the same.
-    if (frame.type === 'hello' || frame.type === 'welcome')
-      [this.#deviceChannels, this.#postcopy] = [FEATURES.deviceChannels, FEATURES.postcopy].map((feature) =>
-        frame.features.includes(feature),
-      ) as [boolean, boolean];
+    if (frame.type === 'hello' || frame.type === 'welcome') this.#agreed(frame.features);
     if (frame.type === 'resumed') {
       this.#resumed(frame);
       return;
@@ -166,9 +193,12 @@ export class LinkPhases {
       return;
     }
     if (frame.type === 'missing' || frame.type === 'back') this.#missing = frame.type === 'missing';
-    if (frame.type === 'running' && this.#missing) {
-      this.#source = 'post-copy';
-      this.#destination = 'post-copy';
+    if (frame.type === 'switchover' || frame.type === 'back') this.#switchedOver = frame.type === 'switchover';
+    if (frame.type === 'running' && this.#postcopy) {
+      // Over a further connection nobody names pages that have all come: either phase may follow, and the destination's has both.
+      const unknown = !this.#missing && this.#hello?.stage !== 'running';
+      this.#source = unknown ? undefined : this.#missing ? 'post-copy' : 'release';
+      if (unknown || this.#missing) this.#destination = 'post-copy';
       return;
     }
     const { source, destination } = LEADS_TO[frame.type] ?? {};
@@ -176,8 +206,20 @@ export class LinkPhases {
     this.#destination = destination ?? this.#destination;
   }
 
+  /** Page channels that carry rounds. */
+  get #pageChannels(): number {
+    const { pageChannels = 0 } = this.#hello ?? {};
+    return this.#postcopy && pageChannels > 0 ? pageChannels - 1 : pageChannels;
+  }
+
+  #agreed(features: readonly string[]): void {
+    this.#deviceChannels = features.includes(FEATURES.deviceChannels);
+    this.#postcopy = features.includes(FEATURES.postcopy);
+  }
+
   #resumed({ state }: ResumedFrame): void {
     const stage = this.#hello?.stage;
+    if (state === 'receiving') this.#missing = false;
     if (stage === 'kept') {
       this.#source = 'release';
       this.#destination = 'kept';
@@ -195,8 +237,9 @@ export class LinkPhases {
 }
 
 /** The phases in which a destination may be that has answered since, where the answer is not to be seen. */
-function answered(phase: DestinationPhaseName): readonly DestinationPhaseName[] {
-  if (phase === 'preparing') return ['receiving', 'loading', 'ready', 'taking-over', 'kept'];
+function answered(phase: DestinationPhaseName, missing: boolean): readonly DestinationPhaseName[] {
+  if (phase === 'preparing') return ['receiving', 'loading', 'ready', 'taking-over', 'post-copy', 'kept'];
+  if (phase === 'taking-over' && missing) return ['post-copy'];
   return phase === 'loading' ? ['ready'] : [];
 }
 

@@ -141,7 +141,7 @@ class Restore {
 
   /** Takes what the destination says. Throws `GODWIT_PROTOCOL` for what it may not say now. */
   heard(frame: Frame, onPageChannel: boolean): void {
-    const objection = this.#phases.take(frame, 'destination', onPageChannel);
+    const objection = this.#phases.take(frame, 'destination', Number(onPageChannel));
     if (objection !== undefined) {
       const error = new GodwitError('GODWIT_PROTOCOL', `restoring from a file: ${objection}`);
       this.fail(error);
@@ -171,7 +171,7 @@ class Restore {
 
   /** The destination has taken this frame. */
   handed(frame: Frame, onPageChannel: boolean): void {
-    this.#phases.take(frame, 'source', onPageChannel);
+    this.#phases.take(frame, 'source', Number(onPageChannel));
   }
 
   end(): void {

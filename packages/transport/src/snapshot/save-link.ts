@@ -152,7 +152,7 @@ class Save implements SaveTarget {
   }
 
   async #work(stream: number, frame: Frame, payload: readonly Uint8Array[]): Promise<number> {
-    const objection = this.#phases.take(frame, 'source', stream !== CONTROL);
+    const objection = this.#phases.take(frame, 'source', stream - CONTROL);
     if (objection !== undefined) throw new GodwitError('GODWIT_PROTOCOL', `saving to a file: ${objection}`);
     switch (frame.type) {
       case 'hello':

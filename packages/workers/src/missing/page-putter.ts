@@ -33,7 +33,8 @@ export class PagePutter implements MissingSink {
   /** Puts `pageCount` pages there, from `offset` of `bytes` on. Returns whether these were the last that were missing anywhere. */
   put(block: number, page: number, pageCount: number, offset = 0): boolean {
     const { pageSize } = this;
-    this.#place(this.addressOf(block, page), this.#from + offset, pageCount * pageSize);
+    // With the last page the service ends, and pages that were under way are dropped.
+    if (this.missing.left > 0) this.#place(this.addressOf(block, page), this.#from + offset, pageCount * pageSize);
     let last = false;
     for (let i = 0; i < pageCount; i++) {
       if (this.missing.arrived(block, page + i) && this.missing.left === 0) last = true;
@@ -74,6 +75,7 @@ export class PagePutter implements MissingSink {
         done += HOST_PAGE_SIZE;
         continue;
       }
+      if (this.missing.left === 0) return;
       if (uffd.errno !== Errno.EAGAIN || ++tries > MOST_TRIES) throw uffd.failure();
       yieldProcessor();
     }
