@@ -85,7 +85,7 @@ export class Striker {
         break;
       case 'adjust':
         if (first === undefined || !world.source.alive) break;
-        first.migration.adjust(action);
+        first.migration.adjust({ downtimeLimitMs: action.downtimeLimitMs, bandwidthLimit: action.bandwidthLimit });
         first.asked.downtimeLimitMs = action.downtimeLimitMs;
         break;
       case 'user pause':

@@ -79,12 +79,18 @@ describe("CI's sample of the fault cases", () => {
 
   test('has either process die at every step, and the cases that are many migrations', () => {
     const deaths = sample.flatMap((one) => parseDeath(one.at(17) ?? '') ?? []);
-    expect(deaths.map(({ victim, direction, frame }) => `${victim} ${direction} ${frame}`)).toEqual([
-      'source out 17',
-      'source in 17',
-      'destination out 17',
-      'destination in 17',
-    ]);
+    expect(
+      deaths.map(
+        ({ victim, direction, frame, postcopy }) => `${victim} ${direction} ${frame}${postcopy ? ', post-copy' : ''}`,
+      ),
+    ).toEqual(
+      ['', ', post-copy'].flatMap((how) => [
+        `source out 17${how}`,
+        `source in 17${how}`,
+        `destination out 17${how}`,
+        `destination in 17${how}`,
+      ]),
+    );
     expect(sample.flatMap((one) => WHOLE_NAMES.filter((name) => name === one.at(0)))).toEqual([...WHOLE_NAMES]);
   });
 
