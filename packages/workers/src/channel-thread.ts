@@ -1,4 +1,3 @@
-import { getPriority, setPriority } from 'node:os';
 import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import {
   answerRequests,
@@ -34,6 +33,7 @@ import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import { DescriptorStream } from './descriptor-stream.js';
 import { missingSinkOf } from './missing/page-putter.js';
 import { takePages } from './take-pages.js';
+import { beNicerBy, beUrgent } from './thread-priority.js';
 
 /*
  * The thread of one page channel. It runs the engine's own sender or reader over a socket with blocking calls, and returns to its event
@@ -54,7 +54,6 @@ const FRAME_BYTES = 4 * 2 ** 20;
  * loop and the guest's vCPUs come first. Beside a thread that never sleeps this one gets two fifths of a processor instead of half.
  */
 const NICER = 2;
-const LEAST_PRIORITY = 19;
 
 /** Most pieces of device state that are reported and not yet taken by the main thread. */
 const MOST_UNTAKEN = 2;
@@ -86,14 +85,15 @@ async function obey(order: ChannelOrder): Promise<void> {
       break;
     }
     case 'send':
-      giveWay();
+      beNicerBy(NICER);
       sender = await senderOf(order);
       break;
     case 'receive':
-      giveWay();
+      beNicerBy(NICER);
       await receive(order);
       break;
     case 'answer':
+      beUrgent();
       await answer(order);
       break;
     case 'missing':
@@ -257,15 +257,6 @@ async function end(): Promise<void> {
 function there<T>(part: T | undefined): T {
   if (part === undefined) throw new GodwitError('GODWIT_INTERNAL', 'an order came to a page channel before its time');
   return part;
-}
-
-/** Linux has a nice value for each thread; 0 names the calling thread (setpriority(2)). */
-function giveWay(): void {
-  try {
-    setPriority(0, Math.min(LEAST_PRIORITY, getPriority(0) + NICER));
-  } catch {
-    // A sandbox may forbid the call: the threads then have the same priority.
-  }
 }
 
 let failed = false;

@@ -11,6 +11,9 @@ import { ReadAhead } from './read-ahead.js';
 /** The round of an answer: it belongs to none. */
 export const ANSWER_ROUND = 0;
 
+/** Pages that are sent ahead go in small frames: the first of them is waited for next, as a rule, and does not wait for the last. */
+const AHEAD_FRAME_PAGES = 4;
+
 export interface AnsweringParts {
   readonly windows: MemoryWindows;
   /** What is still owed: an answer takes its pages out of it. */
@@ -58,10 +61,11 @@ export async function answerRequests(stream: FrameStream, parts: AnsweringParts)
     takeAhead(queue, block, page + pages - 1, ahead.after(block, page + pages - 1), ahead.stride, taken, {
       blockPages: pagesOf(memory, memory.blocks[block] as RamBlock),
     });
-    if (taken.length > 0) {
+    for (const runs of inFrames(taken)) {
       const more: Uint8Array[] = [];
-      for (let i = 0; i < taken.length; i++) windows.appendViews(more, block, taken.firstPage(i), taken.runPages(i));
-      await stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: taken.toFlatArray() }, more);
+      for (let i = 0; i < runs.length; i += 2)
+        windows.appendViews(more, block, runs[i] as number, runs[i + 1] as number);
+      await stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs }, more);
     }
     parts.onAnswer?.();
   }
@@ -81,4 +85,25 @@ function takeAhead(
     const next = page + stride * (stride > 0 ? i : count + 1 - i);
     if (next >= 0 && next < blockPages) queue.takeRange(block, next, 1, taken);
   }
+}
+
+/** Cuts the pages into frames of at most `AHEAD_FRAME_PAGES`: flat [first page, page count, ...] of each. */
+function* inFrames(taken: PageRunList): Generator<number[]> {
+  let runs: number[] = [];
+  let pages = 0;
+  for (let i = 0; i < taken.length; i++) {
+    let page = taken.firstPage(i);
+    for (let left = taken.runPages(i); left > 0; ) {
+      const count = Math.min(left, AHEAD_FRAME_PAGES - pages);
+      runs.push(page, count);
+      page += count;
+      left -= count;
+      pages += count;
+      if (pages < AHEAD_FRAME_PAGES) continue;
+      yield runs;
+      runs = [];
+      pages = 0;
+    }
+  }
+  if (runs.length > 0) yield runs;
 }

@@ -9,6 +9,10 @@ const BURST_MS = 50;
 /** Bytes that may be written at once under any limit: fewer would be all framing, and show nothing of the link. */
 const LEAST_BYTES = 256 * 1024;
 
+/** The same for pages that follow while the guest runs at the destination: its requests wait for no burst that takes a millisecond. */
+const SMOOTH_BURST_MS = 4;
+const SMOOTH_LEAST_BYTES = 64 * 1024;
+
 /**
  * A token bucket over the wire bytes of all streams: pages, device state and control frames. Bytes are charged after they were sent
  * (only then is their encoded size known). Once the balance is negative, the next write waits until there is a whole burst: in any
@@ -53,6 +57,9 @@ export class BandwidthLimit {
     this.onChange?.();
   }
 
+  /** Short bursts from now on. */
+  smooth = false;
+
   /** Called when another limit was set. */
   onChange: (() => void) | undefined;
 
@@ -66,7 +73,8 @@ export class BandwidthLimit {
 
   /** The most bytes to write at once: smaller writes keep to the limit more smoothly. Infinite without a limit. */
   get most(): number {
-    return this.#bytesPerSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(LEAST_BYTES, this.#burst);
+    const least = this.smooth ? SMOOTH_LEAST_BYTES : LEAST_BYTES;
+    return this.#bytesPerSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(least, this.#burst);
   }
 
   /** Milliseconds until more may be sent; negative, while that is so, by what may be sent at once. */
@@ -118,7 +126,7 @@ export class BandwidthLimit {
   }
 
   get #burst(): number {
-    return (this.#bytesPerSecond * BURST_MS) / 1000;
+    return (this.#bytesPerSecond * (this.smooth ? SMOOTH_BURST_MS : BURST_MS)) / 1000;
   }
 
   #refill(): void {

@@ -19,6 +19,7 @@ export async function sendMissing(context: SourceContext): Promise<void> {
   const pages = context.missingPages;
   let lostLinks = 0;
   enter(context, 'postcopy-active');
+  limit.smooth = true;
   limit.bytesPerSecond = options.postcopyBandwidth;
   for (;;) {
     const connection = session.current;

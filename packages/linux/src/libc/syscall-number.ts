@@ -7,15 +7,16 @@ export interface SyscallNumbers {
   readonly gettid: number;
   readonly tgkill: number;
   readonly userfaultfd: number;
+  readonly sched_setattr: number;
 }
 
 /** For each processor, as Node names it. */
 export const SYSCALLS: Readonly<Record<string, SyscallNumbers>> = {
   /** asm/unistd_64.h */
-  x64: { gettid: 186, tgkill: 234, userfaultfd: 323 },
+  x64: { gettid: 186, tgkill: 234, userfaultfd: 323, sched_setattr: 314 },
   /** asm-generic/unistd.h */
-  arm64: { gettid: 178, tgkill: 131, userfaultfd: 282 },
-  riscv64: { gettid: 178, tgkill: 131, userfaultfd: 282 },
+  arm64: { gettid: 178, tgkill: 131, userfaultfd: 282, sched_setattr: 274 },
+  riscv64: { gettid: 178, tgkill: 131, userfaultfd: 282, sched_setattr: 274 },
 };
 
 /** The numbers for this machine. */

@@ -43,6 +43,8 @@ export class FaultLoop {
   #relayed = false;
   /** Without a source: what was asked for and has not come. */
   readonly #asked = new AskedPages((block, page) => this.#isMissing(block, page));
+  /** What is to be asked for. */
+  readonly #unasked: PagePlace[] = [];
   readonly #report: (report: ServiceReport) => void;
   readonly #takeOrder: () => FaultOrder | undefined;
   readonly #place: PagePlace = { block: 0, page: 0 };
@@ -82,7 +84,11 @@ export class FaultLoop {
   async #run(): Promise<void> {
     let sleepAt = nowUs() + AWAKE_US;
     while (Atomics.load(this.#control, ControlWord.stop) === 0) {
-      if (this.step() || (this.#link?.readable === true && (await this.#deliverFrom(this.#link)))) {
+      const stepped = this.step();
+      const delivered = this.#link?.readable === true && (await this.#deliverFrom(this.#link));
+      // What has arrived may be what is waited for.
+      if (!delivered) this.#askForUnasked();
+      if (stepped || delivered) {
         sleepAt = nowUs() + AWAKE_US;
         continue;
       }
@@ -147,9 +153,17 @@ export class FaultLoop {
       return;
     }
     this.#asked.add(block, page);
-    // Without either: once there is a link again.
-    if (this.#link !== undefined) this.#link.request(block, page);
-    else if (this.#relayed) this.#report({ type: 'asked', block, page });
+    this.#unasked.push({ block, page });
+  }
+
+  /** Asks for what is still missing; without a link it is asked for once there is one again. */
+  #askForUnasked(): void {
+    if (this.#unasked.length === 0) return;
+    for (const { block, page } of this.#unasked.splice(0)) {
+      if (!this.#isMissing(block, page)) continue;
+      if (this.#link !== undefined) this.#link.request(block, page);
+      else if (this.#relayed) this.#report({ type: 'asked', block, page });
+    }
   }
 
   readonly #isMissing = (block: number, page: number): boolean => this.#putter.missing.isMissing(block, page);
@@ -213,7 +227,7 @@ export class FaultLoop {
     this.#relayed = link === undefined;
     this.#link = link && new LinkPages(link, sizesOf(this.#parts));
     this.#poll = this.#pollSet(link?.fd);
-    for (const { block, page } of this.#asked.still()) this.#request(block, page);
+    this.#unasked.splice(0, this.#unasked.length, ...this.#asked.still());
   }
 
   #pollSet(descriptor: number | undefined): PollSet {

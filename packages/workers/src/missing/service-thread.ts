@@ -1,8 +1,8 @@
-import { getPriority, setPriority } from 'node:os';
 import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageSource } from '@godwit/core/pages';
 // The source of a restore, loaded before a guest waits for it.
 import '@godwit/transport/snapshot-pages';
+import { beNicerBy, beUrgent } from '../thread-priority.js';
 import { FaultLoop } from './fault-loop.js';
 import type { FaultOrder, ServeOrder, ServiceReport } from './missing-messages.js';
 import { PageLoader } from './page-loader.js';
@@ -17,7 +17,6 @@ const report = (message: ServiceReport): void => port.postMessage(message);
 
 /** The loading thread comes behind the guest's vCPUs and the thread that serves their faults: it is added to its nice value. */
 const NICER = 4;
-const LEAST_PRIORITY = 19;
 
 async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefined): Promise<void> {
   const source =
@@ -25,9 +24,11 @@ async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefine
   try {
     report({ type: 'serving' });
     source?.warmUp?.();
-    if (role === 'faults') await new FaultLoop(parts, source, () => take(orders), report).run();
-    else if (source !== undefined) {
-      giveWay();
+    if (role === 'faults') {
+      beUrgent();
+      await new FaultLoop(parts, source, () => take(orders), report).run();
+    } else if (source !== undefined) {
+      beNicerBy(NICER);
       new PageLoader(parts, source, report).run();
       report({ type: 'loaded' });
     }
@@ -38,15 +39,6 @@ async function serve({ role, parts }: ServeOrder, orders: MessagePort | undefine
 
 function take(orders: MessagePort | undefined): FaultOrder | undefined {
   return orders && (receiveMessageOnPort(orders)?.message as FaultOrder | undefined);
-}
-
-/** Linux has a nice value for each thread; 0 names the calling thread (setpriority(2)). */
-function giveWay(): void {
-  try {
-    setPriority(0, Math.min(LEAST_PRIORITY, getPriority(0) + NICER));
-  } catch {
-    // A sandbox may forbid the call: the threads then have the same priority.
-  }
 }
 
 port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
