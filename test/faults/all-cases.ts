@@ -30,8 +30,13 @@ export interface PlanSize {
   /** Byte offsets to cut at, in each direction. */
   readonly offsets: number;
   readonly bytes: UncutBytes;
+  /** Of the frames of migrations by post-copy every so many is taken; default 1. */
+  readonly postcopyStep?: number;
   readonly random: () => number;
 }
+
+/** CI's sample takes every so many of the frames of migrations by post-copy; the commit says from which on. */
+export const SAMPLED_STEP = 4;
 
 /** Number of byte offsets in each direction in CI's sample, which has all cases of every other series. */
 export const SAMPLED_OFFSETS = 100;
@@ -54,7 +59,9 @@ export const WHOLE_NAMES = ['cut-ten-times', 'failed-migrations'] as const;
 export type WholeName = (typeof WHOLE_NAMES)[number];
 
 /** Every series of cases, in the order in which they are printed. */
-export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
+export function allSeries({ offsets, bytes, random, postcopyStep = 1 }: PlanSize): CaseSeries[] {
+  const first = postcopyStep === 1 ? 0 : Math.floor(random() * postcopyStep);
+  const stepped = (series: CaseSeries): CaseSeries => ({ ...series, at: (n) => series.at(first + n * postcopyStep) });
   return [
     ...cutsAtFrames(),
     cutsAtBytes('out', FEW_ROUNDS, 0, offsets, bytes.out, random),
@@ -62,8 +69,9 @@ export function allSeries({ offsets, bytes, random }: PlanSize): CaseSeries[] {
     cutsAtBytes('out', FEW_ROUNDS, BACKS, offsets, bytes.backOut, random),
     cutsAtBytes('in', FEW_ROUNDS, BACKS, offsets, bytes.backIn, random),
     ...otherFaults(),
-    ...postcopies(),
-    ...deathsAtFrames(),
+    ...postcopies().map(stepped),
+    ...deathsAtFrames(false),
+    ...deathsAtFrames(true).map(stepped),
     ...WHOLE_NAMES.map(
       (name): CaseSeries => ({
         name: name.replaceAll('-', ' '),
@@ -161,15 +169,13 @@ function postcopies(): CaseSeries[] {
 }
 
 /** Each process kills itself before every frame that it writes or takes. */
-function deathsAtFrames(): CaseSeries[] {
+function deathsAtFrames(postcopy: boolean): CaseSeries[] {
   const places = (['source', 'destination'] as const).flatMap((victim) =>
     (['out', 'in'] as const).map((direction): Omit<DeathCase, 'frame'> => ({ victim, direction })),
   );
-  return [false, true].flatMap((postcopy) =>
-    places.map(({ victim, direction }) => ({
-      name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}${postcopy ? ', by post-copy' : ''}`,
-      at: (frame) => deathName({ victim, direction, frame, postcopy }),
-      untilNotStruck: true,
-    })),
-  );
+  return places.map(({ victim, direction }) => ({
+    name: `SIGKILL of the ${victim} before every frame that it ${direction === 'out' ? 'writes' : 'takes'}${postcopy ? ', by post-copy' : ''}`,
+    at: (frame) => deathName({ victim, direction, frame, postcopy }),
+    untilNotStruck: true,
+  }));
 }

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { allSeries, type CaseSeries, SAMPLED_OFFSETS, type UncutBytes } from './all-cases.js';
+import { allSeries, type CaseSeries, SAMPLED_OFFSETS, SAMPLED_STEP, type UncutBytes } from './all-cases.js';
 import { CaseQueue } from './case-queue.js';
 import { FaultReport } from './fault-report.js';
 import { seeded } from './seeded.js';
@@ -14,7 +14,8 @@ const CASES_PER_CORE = 3;
 const MOST_AT_A_TIME = 24;
 
 const USAGE = `npm run test:faults -- [--sample] [--seed N] [--offsets N] [--series TEXT] [--only CASE] [--parallel N]
-  --sample    what CI runs: all but the byte offsets, of which it takes ${SAMPLED_OFFSETS}; the seed is the commit's
+  --sample    what CI runs: all but the byte offsets, of which it takes ${SAMPLED_OFFSETS}, and every ${SAMPLED_STEP}th frame of post-copy; the seed is
+              the commit's
   --seed      where the random numbers start (default 1): places of byte offsets, what corrupted bytes become
   --offsets   byte offsets to cut at, in each direction (default 500)
   --series    only those series of cases whose name has this text in it
@@ -52,7 +53,7 @@ report.end();
 
 function planned(bytes: UncutBytes): CaseSeries[] {
   report.line(`an uncut migration: ${bytes.out} bytes to the destination in few rounds, ${bytes.in} back in many`);
-  const all = allSeries({ offsets, bytes, random: seeded(seed) });
+  const all = allSeries({ offsets, bytes, random: seeded(seed), postcopyStep: values.sample ? SAMPLED_STEP : 1 });
   const wanted = all.filter(({ name }) => name.includes(values.series));
   if (wanted.length === 0) {
     const names = all.map(({ name }) => name);

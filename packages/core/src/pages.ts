@@ -124,7 +124,7 @@ export {
 } from './protocol/protocol-table.js';
 export { PageQueue, type PageQueueBuffers } from './queue/page-queue.js';
 export { PageTaker, type Rearm, type TakenPages } from './queue/page-taker.js';
-export { ANSWER_ROUND, type AnsweringParts, answerRequests } from './source/answer-requests.js';
+export { ANSWER_ROUND, type AnsweringParts, answerRequests, RequestAnswers } from './source/answer-requests.js';
 export {
   LocalPageChannel,
   noTotals,

@@ -25,13 +25,14 @@ import {
   systemClock,
   type WholePageEncoding,
 } from '@godwit/core/pages';
-import { viewOf } from '@godwit/linux/unstable/libc';
+import { Errno, receiveFrom, SocketNumbers, viewOf } from '@godwit/linux/unstable/libc';
 import { frameStream } from '@godwit/transport/framing';
 import { attachedMemory } from './attachable-memory.js';
 import { ChannelCounters } from './channel-counters.js';
 import type { ChannelOrder, ChannelReport } from './channel-messages.js';
 import { DescriptorStream } from './descriptor-stream.js';
 import { missingSinkOf } from './missing/page-putter.js';
+import { warmUpAnswers } from './missing/warm-up.js';
 import { takePages } from './take-pages.js';
 import { beNicerBy, beUrgent } from './thread-priority.js';
 
@@ -69,6 +70,7 @@ type OrderOf<T extends ChannelOrder['type']> = Extract<ChannelOrder, { type: T }
 /** What the orders work on; each part is set by an earlier order. */
 let bytes: DescriptorStream | undefined;
 let stream: FrameStream | undefined;
+let socket = -1;
 let sender: LocalPageChannel | undefined;
 let framePages = 1;
 let counters: ChannelCounters | undefined;
@@ -80,6 +82,7 @@ async function obey(order: ChannelOrder): Promise<void> {
     case 'connect': {
       const { fd, peer, unread, received, checksums } = order.connection;
       counters = new ChannelCounters(order.connection.counters);
+      socket = fd;
       bytes = new DescriptorStream(fd, peer, unread, new BigInt64Array(received));
       stream = frameStream(bytes, { checksums });
       break;
@@ -171,6 +174,12 @@ async function receive(order: OrderOf<'receive'>): Promise<void> {
   await end();
 }
 
+/** Whether the socket has bytes to read, or has ended. */
+function hasBytes(fd: number): boolean {
+  const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
+  return receiveFrom(fd, new Uint8Array(1), 1, MSG_DONTWAIT | MSG_PEEK) !== -Errno.EAGAIN;
+}
+
 /** How pages are put while they are missing. It was sent before the board said that they are. */
 let sink: MissingSink | undefined;
 function missingSink(): MissingSink {
@@ -188,6 +197,7 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
   const windows = new MemoryWindows(memory).open();
   const queue = PageQueue.join(memory, order.queue);
   const totals = noTotals();
+  await warmUpAnswers(() => !hasBytes(socket));
   const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
   await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });
   report({ type: 'received' });

@@ -30,13 +30,28 @@ export interface AnsweringParts {
  * `GODWIT_OUT_OF_RANGE` for a request that cannot be meant, and as the stream does.
  */
 export async function answerRequests(stream: FrameStream, parts: AnsweringParts): Promise<void> {
-  const { windows, queue, open } = parts;
-  const { memory } = windows;
-  const ahead = new ReadAhead();
-  const taken = new PageRunList(MOST_REQUESTED);
-  for (;;) {
-    const received = await stream.read();
-    if (received === null) return;
+  const answers = new RequestAnswers(stream, parts);
+  while (await answers.next()) parts.onAnswer?.();
+}
+
+/** Answers requests one by one: see `answerRequests`. */
+export class RequestAnswers {
+  readonly #stream: FrameStream;
+  readonly #parts: AnsweringParts;
+  readonly #ahead = new ReadAhead();
+  readonly #taken = new PageRunList(MOST_REQUESTED);
+
+  constructor(stream: FrameStream, parts: AnsweringParts) {
+    this.#stream = stream;
+    this.#parts = parts;
+  }
+
+  /** Waits for a request and answers it. Resolves with false at the end of the stream. */
+  async next(): Promise<boolean> {
+    const { windows, queue, open } = this.#parts;
+    const { memory } = windows;
+    const received = await this.#stream.read();
+    if (received === null) return false;
     const { frame } = received;
     if (frame.type !== 'requestPages') {
       throw new GodwitError('GODWIT_PROTOCOL', `the destination sent "${frame.type}" on the urgent channel`);
@@ -52,22 +67,30 @@ export async function answerRequests(stream: FrameStream, parts: AnsweringParts)
       );
     }
     checkRuns(memory, block, [page, pages], frame.type);
-    taken.clear();
-    queue.takeRange(block, page, pages, taken);
+    this.#taken.clear();
+    queue.takeRange(block, page, pages, this.#taken);
     const asked: Uint8Array[] = [];
     windows.appendViews(asked, block, page, pages);
-    await stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: [page, pages] }, asked);
-    taken.clear();
-    takeAhead(queue, block, page + pages - 1, ahead.after(block, page + pages - 1), ahead.stride, taken, {
-      blockPages: pagesOf(memory, memory.blocks[block] as RamBlock),
-    });
-    for (const runs of inFrames(taken)) {
+    await this.#stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: [page, pages] }, asked);
+    this.#taken.clear();
+    takeAhead(
+      queue,
+      block,
+      page + pages - 1,
+      this.#ahead.after(block, page + pages - 1),
+      this.#ahead.stride,
+      this.#taken,
+      {
+        blockPages: pagesOf(memory, memory.blocks[block] as RamBlock),
+      },
+    );
+    for (const runs of inFrames(this.#taken)) {
       const more: Uint8Array[] = [];
       for (let i = 0; i < runs.length; i += 2)
         windows.appendViews(more, block, runs[i] as number, runs[i + 1] as number);
-      await stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs }, more);
+      await this.#stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs }, more);
     }
-    parts.onAnswer?.();
+    return true;
   }
 }
 

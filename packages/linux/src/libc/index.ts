@@ -56,6 +56,7 @@ export {
   setBlocking,
   setReceiveTimeout,
   shutdownSocket,
+  socketPair,
   UIO_MAXIOV,
 } from './socket.js';
 export { SpliceFlags, SplicePipe } from './splice.js';

@@ -9,7 +9,16 @@ import { addressOf } from './mapping.js';
  * Connected stream sockets, read and written by a thread that blocks in the call: no event loop between the socket and
  * guest memory.
  */
+const AF_UNIX = 1;
+const SOCK_STREAM_CLOEXEC = 0o2000001;
+
 const cFcntl = cFunction<[number, number, number], number>('fcntl', 'int', ['int', 'int', 'long']);
+const cSocketpair = cFunction<[number, number, number, Uint8Array], number>('socketpair', 'int', [
+  'int',
+  'int',
+  'int',
+  'void *',
+]);
 const cShutdown = cFunction<[number, number], number>('shutdown', 'int', ['int', 'int']);
 const cSetsockopt = cFunction<[number, number, number, Uint8Array, number], number>('setsockopt', 'int', [
   'int',
@@ -59,6 +68,13 @@ export const MSGHDR = {
     msg_flags: [48, 4],
   },
 } as const;
+
+/** `socketpair(2)`: two UNIX stream sockets that are connected with each other, close-on-exec. Throws `SyscallError`. */
+export function socketPair(): readonly [number, number] {
+  const fds = new Int32Array(2);
+  check('socketpair', cSocketpair(AF_UNIX, SOCK_STREAM_CLOEXEC, 0, new Uint8Array(fds.buffer)));
+  return [fds[0] as number, fds[1] as number];
+}
 
 /** Whether calls on a descriptor wait; a property of the open file, and so of its duplicates too. */
 export function setBlocking(fd: number, blocking: boolean): void {

@@ -81,14 +81,19 @@ export class FaultLoop {
     }
   }
 
+  /** Does what there is to do, with the link too; resolves with false when there was nothing. */
+  async turn(): Promise<boolean> {
+    const stepped = this.step();
+    const delivered = this.#link?.readable === true && (await this.#deliverFrom(this.#link));
+    // What has arrived may be what is waited for.
+    if (!delivered) this.#askForUnasked();
+    return stepped || delivered;
+  }
+
   async #run(): Promise<void> {
     let sleepAt = nowUs() + AWAKE_US;
     while (Atomics.load(this.#control, ControlWord.stop) === 0) {
-      const stepped = this.step();
-      const delivered = this.#link?.readable === true && (await this.#deliverFrom(this.#link));
-      // What has arrived may be what is waited for.
-      if (!delivered) this.#askForUnasked();
-      if (stepped || delivered) {
+      if (await this.turn()) {
         sleepAt = nowUs() + AWAKE_US;
         continue;
       }

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageSource } from '@godwit/core/pages';
 // The source of a restore, loaded before a guest waits for it.
@@ -6,6 +7,7 @@ import { beNicerBy, beUrgent } from '../thread-priority.js';
 import { FaultLoop } from './fault-loop.js';
 import type { FaultOrder, ServeOrder, ServiceReport } from './missing-messages.js';
 import { PageLoader } from './page-loader.js';
+import { warmUpFaults } from './warm-up.js';
 
 /*
  * A thread that serves memory in which pages are missing: page faults, or the loading of the rest. It stands ready until its order comes;
@@ -41,7 +43,11 @@ function take(orders: MessagePort | undefined): FaultOrder | undefined {
   return orders && (receiveMessageOnPort(orders)?.message as FaultOrder | undefined);
 }
 
+/** Until the order comes. The role is not known before: both threads are alike. */
+let waiting = true;
+
 port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders: MessagePort | undefined }) => {
+  waiting = false;
   if (order === undefined) {
     port.close();
     return;
@@ -57,3 +63,10 @@ port.once('message', ({ order, orders }: { order: ServeOrder | undefined; orders
     });
 });
 report({ type: 'ready' });
+void warmUpFaults(nextTurn);
+
+/** Lets an order come; resolves with whether none has. */
+async function nextTurn(): Promise<boolean> {
+  await setImmediate();
+  return waiting;
+}

@@ -1,0 +1,170 @@
+import { MemoryWindows, PageQueue, RequestAnswers } from '@godwit/core/pages';
+import { Uffd, Userfaultfd } from '@godwit/linux';
+import { addressOf, closeFd, eventfd, MapFlags, mmap, munmap, socketPair } from '@godwit/linux/unstable/libc';
+import { frameStream } from '@godwit/transport/framing';
+import { DescriptorStream } from '../descriptor-stream.js';
+import { FaultLoop } from './fault-loop.js';
+import { FaultStatistics } from './fault-statistics.js';
+import { readAnswer, type UrgentLink } from './link-pages.js';
+import { ControlWord, type FaultOrder, type ServedMemoryParts } from './missing-messages.js';
+import { MissingPages } from './missing-pages.js';
+
+const PAGE = 4096;
+/** Pages of the memory with which it is done. */
+const PAGES = 256;
+/** How often a page is asked for: V8 compiles what was called some hundred times, and a first fault takes ten times as long as a late one. */
+const ROUNDS = 1024;
+/** Requests after which it is asked whether to go on. */
+const CHUNK = 16;
+
+const PLAIN = { out: undefined, in: undefined, begun: true } as const;
+
+/**
+ * Asks for pages and answers, both on this thread, over a socket of its own, until the code of it is compiled: when a vCPU waits, it is late
+ * for that. `goOn` is called now and then, and ends it when it resolves with false.
+ */
+export async function warmUpAnswers(goOn: () => boolean | Promise<boolean>): Promise<void> {
+  const [near, far] = socketPair();
+  const client = new DescriptorStream(near, 'itself', new Uint8Array(), counter(), 0);
+  const server = new Server(far);
+  try {
+    const stream = frameStream(client, { checksums: PLAIN });
+    const bytes = new Uint8Array(new ArrayBuffer(64 * PAGE));
+    for (let i = 0; i < ROUNDS; i++) {
+      if (i % CHUNK === 0 && !(await goOn())) return;
+      // Far apart, so that nothing is sent ahead.
+      await stream.write({ type: 'requestPages', block: 0, page: (i * 67) % PAGES, pages: 1 });
+      await server.answer();
+      await readAnswer(stream, server.memory, bytes);
+    }
+  } finally {
+    client.free();
+    server.close();
+    closeFd(near);
+  }
+}
+
+/** The same for the thread that serves faults, with memory of its own in which pages are missing. Does nothing where that cannot be. */
+export async function warmUpFaults(goOn: () => boolean | Promise<boolean>): Promise<void> {
+  let uffd: Userfaultfd;
+  try {
+    uffd = Userfaultfd.open(0, 0);
+  } catch {
+    return;
+  }
+  const wake = eventfd(0);
+  const byteLength = PAGES * PAGE;
+  try {
+    for (let done = 0; done < ROUNDS; done += PAGES) {
+      const address = mmap({ byteLength, flags: MapFlags.MAP_PRIVATE | MapFlags.MAP_ANONYMOUS });
+      try {
+        uffd.register(address, byteLength, Uffd.UFFDIO_REGISTER_MODE_MISSING);
+        if (!(await fetchAll({ uffd: uffd.fd, wake, address: Number(address) }, goOn))) return;
+      } finally {
+        munmap(address, byteLength);
+      }
+    }
+  } catch {
+    // It was only to make something faster.
+  } finally {
+    closeFd(wake);
+    uffd.close();
+  }
+}
+
+/** Fetches every page of a region over a link to a server of this thread. */
+async function fetchAll(
+  { uffd, wake, address }: { readonly uffd: number; readonly wake: number; readonly address: number },
+  goOn: () => boolean | Promise<boolean>,
+): Promise<boolean> {
+  const [near, far] = socketPair();
+  const server = new Server(far);
+  const control = new Int32Array(new SharedArrayBuffer(ControlWord.count * 4));
+  const words = () => new SharedArrayBuffer(PAGES / 8);
+  const missing = new MissingPages({
+    pages: [PAGES],
+    missing: [words()],
+    claimed: [words()],
+    counts: new SharedArrayBuffer(8),
+  });
+  missing.wordsOf(0).fill(-1);
+  const parts: ServedMemoryParts = {
+    ...{ uffd, wake, pageSize: PAGE, blocks: [{ address, byteLength: PAGES * PAGE }] },
+    ...{
+      missing: missing.buffers,
+      statistics: new FaultStatistics().storage,
+      control: control.buffer as SharedArrayBuffer,
+    },
+    source: undefined,
+  };
+  const link: UrgentLink = {
+    ...{ fd: near, peer: 'itself', unread: new Uint8Array(), checksums: PLAIN },
+    received: counter().buffer as SharedArrayBuffer,
+  };
+  const orders: FaultOrder[] = [{ generation: 1, link }];
+  const loop = new FaultLoop(
+    parts,
+    undefined,
+    () => orders.shift(),
+    () => {},
+  );
+  try {
+    for (let i = 0; i < PAGES; i++) {
+      if (i % CHUNK === 0 && !(await goOn())) return false;
+      orders.push({ id: i, block: 0, page: (i * 67) % PAGES, pageCount: 1 });
+      Atomics.add(control, ControlWord.orders, 1);
+      await loop.turn();
+      await server.answer();
+      await loop.turn();
+    }
+    return true;
+  } finally {
+    Atomics.store(control, ControlWord.stop, 1);
+    // Closes the link too.
+    await loop.run();
+    server.close();
+  }
+}
+
+/** Answers requests for the pages of a little memory. */
+class Server {
+  readonly memory: MemoryWindows['memory'];
+  readonly #fd: number;
+  readonly #stream: DescriptorStream;
+  readonly #answers: RequestAnswers;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+    this.#stream = new DescriptorStream(fd, 'itself', new Uint8Array(), counter());
+    const bytes = new Uint8Array(new ArrayBuffer(PAGES * PAGE));
+    // A large buffer stays where it is once its address was asked for.
+    addressOf(bytes);
+    this.memory = {
+      pageSize: PAGE,
+      blocks: [
+        {
+          ...{ id: 'none', guestPhysicalAddress: 0, byteLength: bytes.length },
+          view: (offset, length) => bytes.subarray(offset, offset + length),
+        },
+      ],
+    };
+    this.#answers = new RequestAnswers(frameStream(this.#stream, { checksums: PLAIN }), {
+      windows: new MemoryWindows(this.memory).open(),
+      queue: PageQueue.create(this.memory),
+      open: Int32Array.of(1),
+    });
+  }
+
+  async answer(): Promise<void> {
+    await this.#answers.next();
+  }
+
+  close(): void {
+    this.#stream.free();
+    closeFd(this.#fd);
+  }
+}
+
+function counter(): BigInt64Array<SharedArrayBuffer> {
+  return new BigInt64Array(new SharedArrayBuffer(BigInt64Array.BYTES_PER_ELEMENT));
+}
