@@ -234,7 +234,7 @@ describe('a guest that writes faster than the link carries', () => {
       expect.objectContaining({
         code: 'GODWIT_INVALID_ARGUMENT',
         message:
-          'policy must be a function or one of "gentle", "balanced", "urgent", "qemu", "vep248", "vep291", got "quick"',
+          'policy must be a function or one of "gentle", "balanced", "urgent", "hybrid", "qemu", "vep248", "vep291", got "quick"',
       }),
     );
   });
