@@ -123,7 +123,8 @@ test.each(BY_PREDICTION)(
         const { predictedDowntimeMs, newlyDirtyPages } = last.outcome;
         if (newlyDirtyPages === 0 && name !== 'gentle') return;
         expect(predictedDowntimeMs).toBeLessThanOrEqual(limitMs);
-        const raised = { gentle: 0, balanced: 0, urgent: 0, vep248: 900, vep291: 1050 }[name as string] ?? Number.NaN;
+        const raised =
+          { gentle: 0, balanced: 0, urgent: 0, hybrid: 0, vep248: 900, vep291: 1050 }[name as string] ?? Number.NaN;
         expect(limitMs).toBeLessThanOrEqual(Math.max(last.downtimeLimitMs, raised));
       }),
       { numRuns: 100 },
