@@ -112,10 +112,10 @@ describe('godwit report', () => {
   });
 
   test.each([
-    [['report'], 'report needs a FILE'],
-    [['report', 'a', 'b'], 'report reads one FILE'],
-    [['report', '--json', 'a'], '--json and --frames are for inspect'],
-    [['inspect', '--output', 'a', 'b'], '--output is for report'],
+    [['report'], 'report needs a RECORDING'],
+    [['report', 'a', 'b'], 'report reads one RECORDING'],
+    [['report', '--json', 'a'], 'godwit report has no option --json'],
+    [['inspect', '--output', 'a', 'b'], 'godwit inspect has no option --output'],
     [['report', '/nonexistent/file'], 'no report of /nonexistent/file: ENOENT'],
   ])('%j is refused', async (args, message) => {
     const { status, stdout, stderr } = await godwit(args);

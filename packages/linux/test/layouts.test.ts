@@ -80,7 +80,7 @@ test("system calls' numbers are those of this machine's headers, and of arm64's"
       ),
     );
     const { checked, wrong, missing } = compareWithHeaders(cc, table);
-    expect({ architecture, checked, wrong, missing }).toEqual({ architecture, checked: 3, wrong: [], missing: [] });
+    expect({ architecture, checked, wrong, missing }).toEqual({ architecture, checked: 4, wrong: [], missing: [] });
   }
 });
 

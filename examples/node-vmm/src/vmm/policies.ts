@@ -9,8 +9,8 @@ import {
   withinDowntimeLimit,
 } from '@godwit/core';
 
-/** The names of the engine's policies on the command line. */
-export const POLICY_NAMES = Object.keys(presets) as readonly PresetName[];
+/** The names of the engine's policies on the command line; `hybrid` takes post-copy, which no command here offers. */
+export const POLICY_NAMES = (Object.keys(presets) as PresetName[]).filter((name) => name !== 'hybrid');
 
 /** The policy of that name, which the engine knows. Without one the guest is moved after `maxRounds` at the latest, whatever the downtime. */
 export function policyFor(name: PresetName | undefined, maxRounds: number): NonNullable<MigrateOptions['policy']> {
@@ -20,7 +20,7 @@ export function policyFor(name: PresetName | undefined, maxRounds: number): NonN
 /** @throws GodwitError GODWIT_INVALID_ARGUMENT, with the names that there are */
 export function policyNamed(policy: ConvergencePolicy | PresetName): ConvergencePolicy {
   if (typeof policy === 'function') return policy;
-  if (Object.hasOwn(presets, policy)) return presets[policy];
+  if (POLICY_NAMES.includes(policy)) return presets[policy];
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
     `there is no policy "${policy}"; there are ${POLICY_NAMES.join(', ')}`,
