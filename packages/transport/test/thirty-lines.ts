@@ -1,3 +1,4 @@
+// plain-tcp.ts
 import { once } from 'node:events';
 import net, { type AddressInfo } from 'node:net';
 import { GodwitError } from '@godwit/core';

@@ -88,11 +88,9 @@ async function obey(order: ChannelOrder): Promise<void> {
       break;
     }
     case 'send':
-      beNicerBy(NICER);
       sender = await senderOf(order);
       break;
     case 'receive':
-      beNicerBy(NICER);
       await receive(order);
       break;
     case 'answer':
@@ -292,4 +290,5 @@ port.on('message', (order: ChannelOrder) => {
   batches.add(batch);
   batch.then(() => batches.delete(batch), fail);
 });
+beNicerBy(NICER);
 report({ type: 'ready' });

@@ -1,5 +1,5 @@
 import { GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
-import { FaultMessages } from '@godwit/linux';
+import { FaultMessages } from '@godwit/linux/userfaultfd';
 import { PollSet, readFd, yieldProcessor } from '@godwit/linux/unstable/libc';
 import { AskedPages } from './asked-pages.js';
 import { FaultStatistics } from './fault-statistics.js';

@@ -1,5 +1,5 @@
 import { MemoryWindows, PageQueue, RequestAnswers } from '@godwit/core/pages';
-import { Uffd, Userfaultfd } from '@godwit/linux';
+import { Uffd, Userfaultfd } from '@godwit/linux/userfaultfd';
 import { addressOf, closeFd, eventfd, MapFlags, mmap, munmap, socketPair } from '@godwit/linux/unstable/libc';
 import { frameStream } from '@godwit/transport/framing';
 import { DescriptorStream } from '../descriptor-stream.js';
