@@ -56,6 +56,9 @@ const FRAME_BYTES = 4 * 2 ** 20;
  */
 const NICER = 2;
 
+/** How long the thread that answers requests looks for the next one before it sleeps: as the one that asks does. Milliseconds. */
+const AWAKE_MS = 1;
+
 /** Most pieces of device state that are reported and not yet taken by the main thread. */
 const MOST_UNTAKEN = 2;
 
@@ -195,6 +198,7 @@ async function answer(order: OrderOf<'answer'>): Promise<void> {
   const windows = new MemoryWindows(memory).open();
   const queue = PageQueue.join(memory, order.queue);
   const totals = noTotals();
+  bytes?.stayAwake(AWAKE_MS);
   await warmUpAnswers(() => !hasBytes(socket));
   const onAnswer = () => counters?.store(totals, there(stream).bytesWritten);
   await answerRequests(there(stream), { windows, queue, open: new Int32Array(order.open), onAnswer });

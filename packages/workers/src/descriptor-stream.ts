@@ -36,6 +36,11 @@ export class DescriptorStream implements ByteStream {
     this.#receiver = new PollingReceiver(fd, (bytes) => Atomics.add(received, 0, BigInt(bytes)));
   }
 
+  /** From now on a receive polls for so many milliseconds before it blocks: to wake a thread takes longer than what it is woken for. */
+  stayAwake(ms: number): void {
+    this.#receiver.pollMs = ms;
+  }
+
   async write(chunks: readonly Uint8Array[]): Promise<void> {
     const gather = this.#gather;
     gather.clear();

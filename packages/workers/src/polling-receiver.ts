@@ -28,6 +28,8 @@ export class PollingReceiver {
   readonly #count: (bytes: number) => void;
   /** Minus errno of a call that failed after others had brought bytes. */
   #failure = 0;
+  /** How long it polls before it blocks, in milliseconds. */
+  pollMs = POLL_MS;
   #pipe: SplicePipe | undefined;
   readonly #peeked = new Uint8Array(1);
 
@@ -74,7 +76,7 @@ export class PollingReceiver {
    */
   #awaitBytes(): number {
     const { MSG_DONTWAIT, MSG_PEEK } = SocketNumbers;
-    const until = performance.now() + POLL_MS;
+    const until = performance.now() + this.pollMs;
     for (;;) {
       const count = receiveFrom(this.#fd, this.#peeked, 1, MSG_DONTWAIT | MSG_PEEK);
       if (count >= 0) return 0;
@@ -113,7 +115,7 @@ export class PollingReceiver {
   #poll(into: Uint8Array, most: number): number {
     let count = receiveFrom(this.#fd, into, most, SocketNumbers.MSG_DONTWAIT);
     if (count !== -Errno.EAGAIN) return count;
-    const until = performance.now() + POLL_MS;
+    const until = performance.now() + this.pollMs;
     do {
       yieldProcessor();
       count = receiveFrom(this.#fd, into, most, SocketNumbers.MSG_DONTWAIT);

@@ -4,7 +4,7 @@ const STREAMS = 8;
 const NEAR = 64;
 /** Pages that are sent behind a request: at first, and at most. More would keep the next request waiting. */
 const FIRST = 4;
-const MOST = 32;
+const MOST = 16;
 
 interface Stream {
   block: number;

@@ -1,6 +1,6 @@
 import { MAXIMUM_PAYLOAD, type MissingSink } from '@godwit/core/pages';
-import { Userfaultfd } from '@godwit/linux/userfaultfd';
 import { addressOf, Errno, HOST_PAGE_SIZE, yieldProcessor } from '@godwit/linux/unstable/libc';
+import { Userfaultfd } from '@godwit/linux/userfaultfd';
 import type { ServedMemoryParts } from './missing-messages.js';
 import { MissingPages } from './missing-pages.js';
 

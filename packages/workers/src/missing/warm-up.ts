@@ -1,6 +1,6 @@
 import { MemoryWindows, PageQueue, RequestAnswers } from '@godwit/core/pages';
-import { Uffd, Userfaultfd } from '@godwit/linux/userfaultfd';
 import { addressOf, closeFd, eventfd, MapFlags, mmap, munmap, socketPair } from '@godwit/linux/unstable/libc';
+import { Uffd, Userfaultfd } from '@godwit/linux/userfaultfd';
 import { frameStream } from '@godwit/transport/framing';
 import { DescriptorStream } from '../descriptor-stream.js';
 import { FaultLoop } from './fault-loop.js';
