@@ -80,12 +80,19 @@ interface Moving {
   readonly migration: Migration;
   readonly incoming: IncomingMigration;
   readonly states: string[];
+  /** Machines that the guest has been prepared in. */
+  readonly prepared: VirtualMachine[];
 }
 
 function moving({ connector, listener }: Ends, options: MigrateOptions): Moving {
   const { machine } = guest;
+  const prepared: VirtualMachine[] = [];
   const incoming = receive(listener, {
-    prepare: (description) => guest.blank(description),
+    prepare: async (description) => {
+      const vm = await guest.blank(description);
+      prepared.push(vm);
+      return vm;
+    },
     faults,
     progressIntervalMs: 20,
   });
@@ -99,7 +106,7 @@ function moving({ connector, listener }: Ends, options: MigrateOptions): Moving 
   const states: string[] = [];
   migration.subscribe((event) => event.type === 'state' && states.push(event.state));
   incoming.subscribe((event) => event.type === 'state' && states.push(`destination ${event.state}`));
-  return { migration, incoming, states };
+  return { migration, incoming, states, prepared };
 }
 
 interface Moved {
@@ -219,6 +226,7 @@ describe('a link that is lost while pages are missing', () => {
     expect(move.incoming.giveUpPages('the source is unreachable')).toBe(true);
     await expect(move.incoming.result).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
     expect(move.incoming.ownership).toBe('stranded');
+    await Promise.all(move.prepared.map((vm) => vm.close()));
     const { lostMs } = await move.migration.recover({ destinationIsDead: true });
     expect(lostMs).toBeGreaterThan(0);
     expect(move.migration.ownership).toBe('recovered');
