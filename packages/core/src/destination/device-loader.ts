@@ -3,6 +3,7 @@ import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { DeviceDescription, DeviceFrame, LoadEarlyFrame } from '../protocol/frame.js';
+import { MOST_PIECES } from '../protocol/negotiate.js';
 import { ArrivalWaits } from './arrival-waits.js';
 import { IncomingDevice } from './incoming-device.js';
 import type { LoadForecast } from './load-forecast.js';
@@ -131,6 +132,13 @@ export class DeviceLoader {
       throw new GodwitError(
         'GODWIT_LIMIT_EXCEEDED',
         `device "${id}": its state is longer than the ${maximumStateBytes} bytes that it takes at the destination (its maximumStateBytes)`,
+      );
+    }
+    const pieces = this.#devices.reduce((sum, { pendingPieces }) => sum + pendingPieces, 0);
+    if (pieces >= MOST_PIECES && (payloadBytes > 0 || !frame.last)) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `device "${id}": more than ${MOST_PIECES} pieces of state wait to be loaded`,
       );
     }
     const held = this.heldBytes + payloadBytes;
