@@ -293,6 +293,41 @@ describe('a source of post-copy', () => {
     await hostile.incoming.result;
   });
 
+  test.each(['the end of the round', 'its acknowledgement'] as const)(
+    'that has sent every page and is gone before %s is not waited for: nothing is missing',
+    async (when) => {
+      const { touched } = await running();
+      const last = pages([1, 1, 40, 1], 2 * PAGE, { round: 2 });
+      if (when === 'the end of the round') await hostile.send(last);
+      else {
+        await hostile.send(last, end(2, 2));
+        await hostile.hear('roundAck');
+      }
+      await hostile.clock.sleep(1);
+      hostile.link.cut();
+      await touched;
+      const { summary } = await hostile.incoming.result;
+      expect([summary.faults?.pagesMissing, hostile.incoming.ownership]).toEqual([0, 'untold']);
+      expect(hostile.clock.now()).toBeLessThan(120_000);
+    },
+  );
+
+  test('that comes back in the moment in which the last page was found to be there is answered at once', async () => {
+    const { touched } = await running();
+    await hostile.send(pages([1, 1, 40, 1], 2 * PAGE, { round: 2 }));
+    await hostile.clock.sleep(1);
+    const features = ['postcopy', 'bitmap', 'back', 'encoding:delta'];
+    await hostile.again({ stage: 'handedOver', features, pageChannels: 1 });
+    const before = hostile.clock.now();
+    await hostile.hear('resumed');
+    expect(hostile.clock.now() - before).toBeLessThan(100);
+    expect(hostile.heardOf('resumed')).toMatchObject([{ state: 'running' }]);
+    await hostile.send({ type: 'released' });
+    await touched;
+    await hostile.incoming.result;
+    expect(hostile.incoming.ownership).toBe('settled');
+  });
+
   test('that never comes back is given up by a person alone, and the guest is paused where it is', async () => {
     await running();
     hostile.link.cut();
