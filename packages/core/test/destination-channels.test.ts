@@ -43,6 +43,38 @@ const early = (attempt: number, index: number, ...deviceSequences: number[]): Fr
 const switchover = (...deviceSequences: number[]): Frame => ({ ...SWITCHOVER, deviceSequences });
 const error = (message: string) => ({ type: 'error', code: 'GODWIT_PROTOCOL', message });
 
+describe('after "switchover", while pieces are still on their way on a page channel,', () => {
+  const missing: Frame = { type: 'missing', block: 0, runs: [0, 1] };
+  test.each<readonly [string, Frame]>([
+    ['pages that are to be missing are', missing],
+    ['a question whether the destination is prepared is', { type: 'prepare', attempt: 1, deviceSequences: [0, 0] }],
+    ['an order to load early is', early(1, 0, 0, 0)],
+    ['a question for pieces is', awaitPieces(1, 1, 1, 1)],
+    ['a measurement of the link is', { type: 'probe' }],
+    ['another switchover is', switchover(0, 0)],
+  ])('%s refused, and no device loads', async (_name, frame) => {
+    const channel = await begin(['back', 'deviceChannels', 'loadEarly', 'postcopy', 'probe'], (to) => to);
+    await channel.write(end(0));
+    await played.hear('roundAck');
+    await played.send(switchover(0, 0), frame);
+    expect(await played.refused()).toBe('GODWIT_PROTOCOL');
+    expect(played.vm.devices.map((one) => (one as FaultyDevice).loads)).toEqual([0, 0]);
+  });
+
+  test('"back" is taken, and the next attempt begins', async () => {
+    const channel = await begin();
+    await channel.write(end(0));
+    await played.hear('roundAck');
+    await played.send(switchover(0, 0), { type: 'back', attempt: 1 });
+    await played.hear('backAck');
+    await piece(channel, 0, 0, true, 1, 2);
+    await piece(channel, 1, 0, true, 1, 2);
+    await played.send({ ...switchover(0, 0), attempt: 2 } as Frame);
+    await played.hear('ready');
+    expect(played.heardOf('ready')).toMatchObject([{ attempt: 2 }]);
+  });
+});
+
 describe('"awaitPieces" is answered with its number', () => {
   test('once the pieces have come that were sent on another stream', async () => {
     const channel = await begin();
