@@ -30,7 +30,6 @@ export { splitZeroPages } from '../memory/zero-page.js';
 export { MOST_PIECES } from '../protocol/negotiate.js';
 export { PageQueue } from '../queue/page-queue.js';
 export { PageTaker } from '../queue/page-taker.js';
-export { UrgentPages } from '../queue/urgent-pages.js';
 export { RoleEvents } from '../role-events.js';
 export { CLOSING_MS, closeStreams } from '../session/closing-message.js';
 export { Connection, type ConnectionParts, isLost, remoteError } from '../session/connection.js';
