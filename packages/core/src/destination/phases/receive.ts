@@ -169,7 +169,6 @@ export class Receive implements ServingPhase {
   #switchover(connection: IncomingConnection, { round, attempt, runState, deviceSequences }: SwitchoverFrame): void {
     this.#checkAttempt('switchover', attempt);
     const arriving = this.#arriving;
-    if (this.#switchingOver) throw new GodwitError('GODWIT_PROTOCOL', `"switchover" came twice in attempt ${attempt}`);
     (arriving.receiver as PageReceiver).seal(round);
     arriving.runState = runState;
     this.#question++;
