@@ -60,6 +60,8 @@ export class DeviceLoader {
   #early: EarlyLoad | undefined;
   /** Bytes of the pieces whose payload is being read. */
   #reading = { bytes: 0 };
+  /** So many pieces can come before those that wait have to be counted. */
+  #places = MOST_PIECES;
 
   constructor(parts: DeviceLoaderParts) {
     const { vm, described } = parts;
@@ -134,8 +136,7 @@ export class DeviceLoader {
         `device "${id}": its state is longer than the ${maximumStateBytes} bytes that it takes at the destination (its maximumStateBytes)`,
       );
     }
-    const pieces = this.#devices.reduce((sum, { pendingPieces }) => sum + pendingPieces, 0);
-    if (pieces >= MOST_PIECES && (payloadBytes > 0 || !frame.last)) {
+    if (!this.#hasPlace() && (payloadBytes > 0 || !frame.last)) {
       throw new GodwitError(
         'GODWIT_LIMIT_EXCEEDED',
         `device "${id}": more than ${MOST_PIECES} pieces of state wait to be loaded`,
@@ -151,9 +152,14 @@ export class DeviceLoader {
     return true;
   }
 
+  /** Takes a place for one more piece. False when `MOST_PIECES` wait. */
+  #hasPlace(): boolean {
+    if (this.#places <= 0) this.#places = MOST_PIECES - this.#devices.reduce((sum, one) => sum + one.pendingPieces, 0);
+    return this.#places-- > 0;
+  }
+
   /**
-   * Admits a piece, reads its payload and takes it. `read` is not called for one that is void, but `skip` is; nothing is taken once
-   * `isOver`. Throws what `admit` throws.
+   * Admits a piece, or throws, reads its payload and takes it; skips one that is void. Nothing is taken once `isOver`.
    */
   async receive(
     frame: DeviceFrame,
