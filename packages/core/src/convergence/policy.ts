@@ -35,7 +35,10 @@ export interface PolicyInput {
    * fraction is 0. It becomes false when the VM's `throttle` throws.
    */
   readonly canThrottle: boolean;
-  /** Whether the guest may run at the destination before all its pages are there. */
+  /**
+   * Whether the guest may run at the destination before all its pages are there: both sides can do it, and the destination can hold the whole
+   * state of the devices until then.
+   */
   readonly canPostcopy: boolean;
   /** The limit in force, whether by the option, `adjust` or a decision. Bytes per second; 0: no limit. */
   readonly bandwidthLimit: number;
