@@ -104,7 +104,7 @@ describe('a limit that no round can reach', () => {
 
   test.each([
     ['idle', 0],
-    ['busy', 2],
+    ['busy', 20],
   ])('ends a tenth of the budget later by default, without a pause: %s guest', async (_, writesEveryMs) => {
     const gpu = () => {
       const state = new Uint8Array(40e6);

@@ -8,6 +8,7 @@ import { type MigrateOptions, randomId } from '../source/options.js';
 import type { Fineness } from './granularity.js';
 import { Observed, type OwedAt, type SimulatedPause } from './observed.js';
 import type { Scenario } from './scenario.js';
+import type { SimulatedPostcopy } from './simulated-faults.js';
 import { Stagnation } from './stagnation.js';
 import { buildWorld } from './world.js';
 
@@ -19,6 +20,8 @@ export type SimulatedMigrateOptions = Pick<
   | 'timeBudgetMs'
   | 'policy'
   | 'hotPagesLast'
+  | 'postcopy'
+  | 'postcopyBandwidth'
   | 'prior'
   | 'force'
   | 'pauseLimitMs'
@@ -52,6 +55,8 @@ export const RUN_OPTIONS: Readonly<Record<keyof RunOptions, true>> = {
   timeBudgetMs: true,
   policy: true,
   hotPagesLast: true,
+  postcopy: true,
+  postcopyBandwidth: true,
   prior: true,
   force: true,
   pauseLimitMs: true,
@@ -78,7 +83,7 @@ export interface SimulatedRun {
   /** Bytes of a page in `rounds` and `summary`. */
   readonly pageSize: number;
   readonly downtimeLimitMs: number;
-  /** Until the guest ran at the destination, or the migration or the simulation had ended. */
+  /** Until the guest ran at the destination and no page was missing there, or the migration or the simulation had ended. */
   readonly totalMs: number;
   /** What the guest saw; `undefined` unless it came over. */
   readonly downtimeMs: number | undefined;
@@ -90,6 +95,8 @@ export interface SimulatedRun {
   /** The throttle from each moment on. */
   readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
   readonly pauses: readonly SimulatedPause[];
+  /** How the guest fared at the destination while pages were missing there; `undefined` if none was. */
+  readonly postcopy: SimulatedPostcopy | undefined;
   /** Batches of pages that were sent: what the simulation costs grows with them, and with the dirty pages. */
   readonly batches: number;
   /** Bytes of RAM that the guest has made dirty, by all harvests together. */
@@ -110,6 +117,7 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
     prepare: world.destination,
     maximumDeviceState: 2 ** 28 + 2 * world.deviceBytes,
     progressIntervalMs: 0,
+    ...(options.postcopy === true && { faults: world.faults }),
     ...{ clock, random },
   });
   const migration = new Migration(guest, link.connector, {
@@ -167,6 +175,7 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
     owed: observed.owed,
     throttle: world.throttle,
     pauses: observed.pauses(totalMs),
+    postcopy: world.faults.report,
     batches: world.kinds.batches,
     dirtiedBytes: guest.harvestedPages * world.pageSize,
   };

@@ -1,5 +1,6 @@
 import { GodwitError } from '../errors.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { PageRun } from '../memory/page-run.js';
 
 /** Memory without a byte behind it: one block, whose first `populatedBytes` count as populated. */
@@ -26,4 +27,14 @@ export function simulatedMemory(pageSize: number, byteLength: number, populatedB
     };
   }
   return { pageSize, blocks: [block] };
+}
+
+/** Windows of such a memory for whoever only asks how long they are: a view takes address space, but no memory, since nobody touches it. */
+export function countedWindows(memory: GuestMemory): Pick<MemoryWindows, 'memory' | 'appendViews'> {
+  return {
+    memory,
+    appendViews(into, _block, _firstPage, pageCount) {
+      into.push(new Uint8Array(pageCount * memory.pageSize));
+    },
+  };
 }
