@@ -29,12 +29,15 @@ export function simulatedMemory(pageSize: number, byteLength: number, populatedB
   return { pageSize, blocks: [block] };
 }
 
-/** Windows of such a memory for whoever only asks how long they are: a view takes address space, but no memory, since nobody touches it. */
+/** Windows of such a memory for whoever only asks how long they are: all views are of the same zeros, which nobody looks at. */
 export function countedWindows(memory: GuestMemory): Pick<MemoryWindows, 'memory' | 'appendViews'> {
+  let zeros = new Uint8Array(0);
   return {
     memory,
     appendViews(into, _block, _firstPage, pageCount) {
-      into.push(new Uint8Array(pageCount * memory.pageSize));
+      const byteLength = pageCount * memory.pageSize;
+      if (zeros.byteLength < byteLength) zeros = new Uint8Array(byteLength);
+      into.push(zeros.subarray(0, byteLength));
     },
   };
 }

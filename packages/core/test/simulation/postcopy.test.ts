@@ -31,6 +31,16 @@ describe('post-copy', () => {
     expect((postcopy?.fromMs ?? 0) + (postcopy?.ms ?? 0)).toBeCloseTo(totalMs, 0);
   });
 
+  test('the pause ends where the guest runs at the destination, and what is owed then goes down to nothing', async () => {
+    const { pauses, owed, postcopy, downtimeMs, totalMs } = await run();
+    const { fromMs = 0, bytes } = postcopy ?? {};
+    expect(pauses).toEqual([{ fromMs: expect.any(Number), toMs: fromMs, wentBack: false }]);
+    expect(fromMs - (pauses[0]?.fromMs ?? 0)).toBeCloseTo(downtimeMs ?? 0, -1);
+    expect(owed.at(-2)).toEqual({ ms: fromMs, bytes });
+    expect(owed.at(-1)?.bytes).toBe(0);
+    expect(owed.at(-1)?.ms).toBeCloseTo(totalMs, 0);
+  });
+
   test('a fault takes a round trip, and the guest stands meanwhile', async () => {
     const { postcopy } = await run();
     const { faults = 0, blockedMs = 0, ms = 0 } = postcopy ?? {};
@@ -67,8 +77,18 @@ describe('post-copy', () => {
     expect(postcopy?.blockedMs).toBeGreaterThan((before.postcopy?.blockedMs ?? 0) + 350);
   });
 
+  test('a link that stays cut leaves the guest waiting, and the simulation ends all the same', async () => {
+    const before = await run();
+    const cuts = [{ atMs: Math.round((before.postcopy?.fromMs ?? 0) + 100), lastMs: 1e9 }];
+    const { outcome, postcopy } = await run({ link: { ...BUSY.link, cuts } }, { stopAfterMs: 20_000 });
+    expect(outcome).toBe('stopped');
+    expect(postcopy?.bytes).toBe(before.postcopy?.bytes);
+    expect(postcopy?.ms).toBeGreaterThan(15_000);
+  });
+
   test('pages that nobody waits for come within their bandwidth limit', async () => {
-    const { postcopy } = await run({ workload: { kind: 'uniform', rate: 2e8 } }, { postcopyBandwidth: LINK / 4 });
+    const options = { postcopyBandwidth: LINK / 4, downtimeLimitMs: 50 };
+    const { postcopy } = await run({ workload: { kind: 'uniform', rate: 2e8 } }, options);
     expect(postcopy?.ms).toBeGreaterThan((((postcopy?.bytes ?? 0) / LINK) * 4000) / 2);
   });
 
@@ -78,7 +98,7 @@ describe('post-copy', () => {
   });
 
   test('other policies use it at their end', async () => {
-    const options = { timeBudgetMs: 3000, policy: 'balanced' } as const;
+    const options = { timeBudgetMs: 3000, policy: 'balanced', downtimeLimitMs: 100 } as const;
     const [without, by] = await Promise.all([
       run({ canThrottle: false }, { ...options, postcopy: false }),
       run({ canThrottle: false }, options),
