@@ -12,12 +12,21 @@ const BUSY: Scenario = {
   link: { bytesPerSecond: LINK, latencyMs: LATENCY_MS },
 };
 
+const COARSE = { granularity: 2 ** 16 };
+
 const run = async (scenario: Partial<Scenario> = {}, options: RunOptions = {}) =>
   simulate({ ...BUSY, ...scenario }, { policy: 'hybrid', postcopy: true, suggestions: false, ...options });
 
+/** The guest as it is, simulated once for all tests. */
+let simulated: ReturnType<typeof run> | undefined;
+const plain = () => {
+  simulated ??= run();
+  return simulated;
+};
+
 describe('post-copy', () => {
   test('moves a guest that never converges, with what it wrote during one round still to come', async () => {
-    const { outcome, downtimeMs, totalMs, rounds, postcopy, summary, pageSize } = await run();
+    const { outcome, downtimeMs, totalMs, rounds, postcopy, summary, pageSize } = await plain();
     expect(outcome).toBe('converged');
     expect(downtimeMs).toBeLessThan(20);
     expect(rounds.map(({ decision }) => decision.action)).toEqual(['postcopy']);
@@ -32,7 +41,7 @@ describe('post-copy', () => {
   });
 
   test('the pause ends where the guest runs at the destination, and what is owed then goes down to nothing', async () => {
-    const { pauses, owed, postcopy, downtimeMs, totalMs } = await run();
+    const { pauses, owed, postcopy, downtimeMs, totalMs } = await plain();
     const { fromMs = 0, bytes } = postcopy ?? {};
     expect(pauses).toEqual([{ fromMs: expect.any(Number), toMs: fromMs, wentBack: false }]);
     expect(fromMs - (pauses[0]?.fromMs ?? 0)).toBeCloseTo(downtimeMs ?? 0, -1);
@@ -42,7 +51,7 @@ describe('post-copy', () => {
   });
 
   test('a fault takes a round trip, and the guest stands meanwhile', async () => {
-    const { postcopy } = await run();
+    const { postcopy } = await plain();
     const { faults = 0, blockedMs = 0, ms = 0 } = postcopy ?? {};
     expect(faults).toBeGreaterThan(100);
     // There and back, 4 KiB on the wire, and 0.05 ms at the destination. Some pages are on their way already.
@@ -52,13 +61,13 @@ describe('post-copy', () => {
   });
 
   test('the same seed gives the same result, another one another', async () => {
-    const [one, two, other] = await Promise.all([run(), run(), run({}, { seed: 2 })]);
+    const [one, two, other] = await Promise.all([run({}, COARSE), run({}, COARSE), run({}, { ...COARSE, seed: 2 })]);
     expect(JSON.stringify(two)).toBe(JSON.stringify(one));
     expect(JSON.stringify(other)).not.toBe(JSON.stringify(one));
   });
 
   test('coarser pages give the same answer', async () => {
-    const [fine, coarse] = await Promise.all([run(), run({}, { granularity: 2 ** 16 })]);
+    const [fine, coarse] = await Promise.all([plain(), run({}, COARSE)]);
     expect((coarse?.postcopy?.ms ?? 0) / (fine?.postcopy?.ms ?? 0)).toBeCloseTo(1, 1);
     expect((coarse?.postcopy?.blockedMs ?? 0) / (fine?.postcopy?.blockedMs ?? 0)).toBeCloseTo(1, 0.5);
   });
@@ -69,7 +78,7 @@ describe('post-copy', () => {
   });
 
   test('goes on after a cut of the link: who waits for a page goes on waiting', async () => {
-    const before = await run();
+    const before = await plain();
     const atMs = Math.round((before.postcopy?.fromMs ?? 0) + 100);
     const { outcome, summary, postcopy } = await run({ link: { ...BUSY.link, cuts: [{ atMs, lastMs: 400 }] } });
     expect(outcome).toBe('converged');
@@ -78,7 +87,7 @@ describe('post-copy', () => {
   });
 
   test('a link that stays cut leaves the guest waiting, and the simulation ends all the same', async () => {
-    const before = await run();
+    const before = await plain();
     const cuts = [{ atMs: Math.round((before.postcopy?.fromMs ?? 0) + 100), lastMs: 1e9 }];
     const { outcome, postcopy } = await run({ link: { ...BUSY.link, cuts } }, { stopAfterMs: 20_000 });
     expect(outcome).toBe('stopped');
