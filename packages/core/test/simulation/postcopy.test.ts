@@ -107,7 +107,7 @@ describe('post-copy', () => {
   });
 
   test('other policies use it at their end', async () => {
-    const options = { timeBudgetMs: 3000, policy: 'balanced', downtimeLimitMs: 100 } as const;
+    const options = { timeBudgetMs: 3000, policy: 'balanced', downtimeLimitMs: 100, ...COARSE } as const;
     const [without, by] = await Promise.all([
       run({ canThrottle: false }, { ...options, postcopy: false }),
       run({ canThrottle: false }, options),
