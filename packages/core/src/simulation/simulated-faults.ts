@@ -66,6 +66,7 @@ export class SimulatedFaults implements FaultService {
 interface Wait {
   readonly block: number;
   readonly page: number;
+  readonly sinceMs: number;
   readonly resolve: () => void;
 }
 
@@ -123,6 +124,7 @@ export class SimulatedMissing implements MissingMemory {
       ...{ pagesMissing, pagesTotal: this.#total, faults: this.#faults, duplicatePages: this.#duplicates },
       ...{ faultsPerSecond: 0, zeroFaults: 0, latencyDistribution: [], worstLatencyUs: 0, pagesLost: 0 },
       blocked: [{ thread: 0, faults: this.#faults, blockedUs: this.#blockedMs * 1000 }],
+      waitingUs: this.#wait === undefined ? 0 : (this.#parts.clock.now() - this.#wait.sinceMs) * 1000,
       remainingMs: undefined,
     };
   }
@@ -198,7 +200,7 @@ export class SimulatedMissing implements MissingMemory {
 
   #fault(block: number, page: number): Promise<void> {
     return new Promise((resolve) => {
-      this.#wait = { block, page, resolve };
+      this.#wait = { block, page, sinceMs: this.#parts.clock.now(), resolve };
       this.#ask(this.#wait);
     });
   }
