@@ -23,6 +23,11 @@ export interface PolicyInput {
   /** Rounds before this one, oldest first; the last 1,000 at most. */
   readonly history: readonly RoundRecord[];
   readonly downtimeLimitMs: number;
+  /**
+   * How long a pause without `force` may last before the guest runs on at the source: `MigrateOptions.pauseLimitMs`, or its default;
+   * infinite with `MigrateOptions.force`. Milliseconds.
+   */
+  readonly pauseLimitMs: number;
   /** What the guest would be down for with no page left: no round can lower it. Milliseconds. */
   readonly fixedDowntimeMs: number;
   readonly elapsedMs: number;

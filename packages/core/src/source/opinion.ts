@@ -2,6 +2,7 @@ import { fixedDowntime } from '../convergence/downtime-model.js';
 import type { PolicyInput, PolicyMoment, RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { askPolicy } from './ask-policy.js';
+import { pauseLimitOf } from './attempt-limits.js';
 import type { SourceContext } from './source-context.js';
 import { stateFits } from './tell-missing.js';
 
@@ -40,6 +41,7 @@ function inputOf(
     outcome: { ...outcome, prediction: { ...outcome.prediction } },
     history: [...history],
     downtimeLimitMs,
+    pauseLimitMs: options.force ? Number.POSITIVE_INFINITY : pauseLimitOf(options),
     fixedDowntimeMs: fixedDowntime(outcome.prediction),
     elapsedMs: meter.elapsedMs,
     timeBudgetMs,

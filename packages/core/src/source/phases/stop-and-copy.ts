@@ -228,6 +228,7 @@ export class StopAndCopy implements SourcePhase {
         ...describeSent(sent, wire.span),
         harvestMs: harvest.harvestMs,
         totalMs: clock.now() - start,
+        endedAtMs: meter.elapsedMs,
         linkBytesPerSecond: model.linkBytesPerSecond,
         throttle: 0,
         newlyDirtyPages: 0,
