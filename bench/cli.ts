@@ -13,7 +13,6 @@ import { type JudgeOptions, judge } from './qemu/command.js';
 import { printReport, type Report } from './report.js';
 import { type RestoreOptions, restoreBenchmark } from './restore/restore.js';
 import { vfioHarvestBenchmark } from './vfio/harvest.js';
-import { type WorkingSetOptions, workingSetBenchmark } from './working-set/working-set.js';
 
 /**
  * `npm run bench -- NAME [--json]`: every benchmark compares two things in one run and prints the ratio. With --short it runs once, on
@@ -155,18 +154,6 @@ program
   .option('--size <MiB>', 'memory of the large guest', atLeastOne, 8192)
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: RestoreOptions) => restoreBenchmark(options));
-
-program
-  .command('working-set')
-  .description('a picture of the pages that a live KVM guest reads and writes (Linux 7.3)')
-  .option('--size <MiB>', 'memory of the guest', atLeastOne, 64)
-  .option('--interval <ms>', 'how long an interval takes', atLeastOne, 200)
-  .option('--intervals <n>', 'how many there are', atLeastOne, 40)
-  .option('--output <file>', 'where the picture goes', 'working-set.svg')
-  .option('--json', 'one JSON object instead of a table', false)
-  .action(async (options: WorkingSetOptions & { json: boolean }) =>
-    printReport(await workingSetBenchmark(options), options.json),
-  );
 
 program
   .command('profile')

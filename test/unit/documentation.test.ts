@@ -16,7 +16,6 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm run format': 'it rewrites the sources; its checking half is `npm run lint`, which runs',
   'npm run screenshots': 'it rewrites the pictures in docs/page; npm run test:page reads the same page',
   'npm run bench -- estimate': 'it measures for minutes; its verdict depends on the load of the machine',
-  'npm run bench -- working-set': 'it needs Linux 7.3, which CI boots for the kernel tests alone',
   'npm run bench -- qemu': 'it measures for more than half an hour; npm run test:judge does one round of it',
 };
 

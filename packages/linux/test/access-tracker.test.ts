@@ -4,7 +4,7 @@ import { Uffd, Userfaultfd } from '@godwit/linux/userfaultfd';
 import { expect, test } from '@jest/globals';
 import { errorOf } from './error-of.js';
 
-/** On any kernel; what it sees is tested on one that has it, in test/kernel/newest. */
+/** On any kernel: what it sees is looked at where the kernel has read-write protection. */
 
 const PAGE = 4096;
 const { accessProtect } = hostSupport();
