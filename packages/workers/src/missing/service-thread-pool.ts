@@ -9,9 +9,12 @@ export interface ServiceThread {
   readonly ended: Promise<void>;
 }
 
-/** Starts a thread. It does not keep the process alive until it is given its order. */
-export function startServiceThread(name: string): ServiceThread {
-  const worker = new Worker(new URL('./service-thread.js', import.meta.url), { name, execArgv: [] });
+/** The module of a thread that serves missing pages. */
+const SERVICE = new URL('./service-thread.js', import.meta.url);
+
+/** Starts a thread of this module. It does not keep the process alive until it is given its order. */
+export function startServiceThread(name: string, module: URL = SERVICE): ServiceThread {
+  const worker = new Worker(module, { name, execArgv: [] });
   worker.unref();
   const ended = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());
@@ -19,7 +22,7 @@ export function startServiceThread(name: string): ServiceThread {
   // An error is reported by whoever has given it an order.
   worker.on('error', () => undefined);
   const ready = new Promise<void>((resolve) => {
-    worker.once('message', (message: ServiceReport) => {
+    worker.once('message', (message: Pick<ServiceReport, 'type'>) => {
       if (message.type === 'ready') resolve();
     });
     void ended.then(resolve);
