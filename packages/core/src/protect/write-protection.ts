@@ -33,7 +33,10 @@ export interface ProtectedMemory {
   limit(bytesPerSecond: number): void;
   /** How it goes; may be called at any time, also after `end`. */
   status(): ProtectionStatus;
-  /** Lifts the protection, whatever was saved, and ends the threads, in bounded time. Whoever waits for a page goes on. Never rejects. */
+  /**
+   * Lifts the protection, whatever was saved: whoever waits for a page goes on before this returns. Resolves when the threads have ended, as
+   * late as the write to a disk that one of them is in; until then it may read the memory. Never rejects.
+   */
   end(): Promise<void>;
 }
 

@@ -50,8 +50,8 @@ const UNANSWERED: readonly MigrationState[] = ['settling', 'postcopy-paused', 'p
 export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
   /**
-   * Resolves with the summary when the guest runs at the destination; rejects with a `GodwitError` otherwise. After a failure or
-   * `cancel()` it settles in bounded time.
+   * Resolves with the summary when the guest runs at the destination, or when a background snapshot has its name; rejects with a `GodwitError`
+   * otherwise. After a failure or `cancel()` it settles in bounded time.
    */
   readonly result: Promise<MigrationSummary>;
   readonly #options: ResolvedOptions;

@@ -1,6 +1,6 @@
 import { close, constants, fstat, fsync, open, read, type Stats, write } from 'node:fs';
 import { promisify } from 'node:util';
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/pages';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);

@@ -109,6 +109,7 @@ export class PageSaver {
   #saveRun(block: number, page: number, pageCount: number): void {
     const { blocks, pageSize } = this.#parts;
     const start = (blocks[block] as { address: number }).address + page * pageSize;
+    const begun = performance.now();
     copyMemory(Number(this.#batch), start, pageCount * pageSize);
     const taken = this.#takeRun(block, page, pageCount);
     this.#figures[Figure.read] = (this.#figures[Figure.read] as number) + taken;
@@ -121,7 +122,7 @@ export class PageSaver {
     }
     this.#written(bytes);
     this.#saved += taken;
-    this.#pace(bytes);
+    this.#pace(begun, bytes);
   }
 
   /** Takes out the pages that were read; what others have taken was written meanwhile, perhaps, and is with them. */
@@ -157,17 +158,20 @@ export class PageSaver {
     this.#figures[Figure.written] = (this.#figures[Figure.written] as number) + bytes;
   }
 
-  #pace(bytes: number): void {
+  /** A batch of so many bytes, begun at this time, is paid for before the next one. */
+  #pace(begun: number, bytes: number): void {
     const limit = this.#figures[Figure.limit] as number;
-    const now = performance.now();
-    this.#nextAt =
-      limit === 0 ? now : Math.max(this.#nextAt, now - 1000 * (BATCH_BYTES / limit)) + (bytes / limit) * 1000;
+    this.#nextAt = limit === 0 ? 0 : Math.max(this.#nextAt, begun) + (bytes / limit) * 1000;
   }
 
   /** Whether the limit wants a wait; a part of it is over then, in which copies may have come. */
   #tooEarly(): boolean {
-    const left = this.#nextAt - performance.now();
-    if (left <= 0 || this.#figures[Figure.limit] === 0) return false;
+    const limit = this.#figures[Figure.limit] as number;
+    const now = performance.now();
+    // Never longer than a batch takes: the limit may have been raised since.
+    if (limit > 0) this.#nextAt = Math.min(this.#nextAt, now + (BATCH_BYTES / limit) * 1000);
+    const left = this.#nextAt - now;
+    if (left <= 0 || limit === 0) return false;
     this.#copies.waitForCopies(Math.min(left, SLEEP_MS));
     return true;
   }

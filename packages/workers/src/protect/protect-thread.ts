@@ -1,9 +1,11 @@
+import { setImmediate } from 'node:timers/promises';
 import { parentPort } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageTarget } from '@godwit/core/pages';
 import { beNicerBy, beUrgent } from '../thread-priority.js';
 import { FaultCopier } from './fault-copier.js';
 import { PageSaver } from './page-saver.js';
 import { ControlWord, Mode, type ProtectedParts, type ProtectOrder, type ProtectReport } from './protect-messages.js';
+import { warmUp } from './warm-up.js';
 
 /*
  * A thread of a background snapshot: it serves the page faults of writes, or saves pages. It stands ready until its order comes; from then on
@@ -41,7 +43,11 @@ function save(parts: ProtectedParts, target: PageTarget): void {
   }
 }
 
+/** Until the order comes. The role is not known before: both threads are alike. */
+let waiting = true;
+
 port.once('message', ({ order }: { order: ProtectOrder | undefined }) => {
+  waiting = false;
   if (order === undefined) {
     port.close();
     return;
@@ -57,3 +63,10 @@ port.once('message', ({ order }: { order: ProtectOrder | undefined }) => {
     .finally(() => port.close());
 });
 report({ type: 'ready' });
+void warmUp(nextTurn);
+
+/** Lets an order come; resolves with whether none has. */
+async function nextTurn(): Promise<boolean> {
+  await setImmediate();
+  return waiting;
+}

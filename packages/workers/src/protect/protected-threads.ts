@@ -10,13 +10,10 @@ import { closeFd, eventfd, MapFlags, mmap, munmap, writeFd } from '@godwit/linux
 import { FaultStatistics } from '../missing/fault-statistics.js';
 import { nowUs } from '../missing/now-us.js';
 import type { ServiceThread } from '../missing/service-thread-pool.js';
-import { settlesWithin } from '../missing/settles-within.js';
 import { CopyBuffer } from './copy-buffer.js';
 import { bitmapsIn, OwedPages, sharedBitmaps } from './owed-pages.js';
 import { ControlWord, Figure, type ProtectedParts, type ProtectOrder, type ProtectReport } from './protect-messages.js';
 
-/** How long the end waits for the threads: a write to a disk may take its time. Milliseconds. */
-const END_MS = 2_000;
 /** Rates are those of at least this long. Milliseconds. */
 const RATE_MS = 100;
 
@@ -233,16 +230,11 @@ export class ProtectedThreads implements ProtectedMemory {
         return over;
       }),
     );
-    const inTime = await settlesWithin(threadsEnded, END_MS);
     this.#fail(ended());
-    const close = (): void => {
-      this.#user.leave();
-      closeFd(this.#wake);
-      munmap(this.#buffer, this.#bufferBytes);
-    };
-    // A thread that hangs in a write still has them.
-    if (inTime) close();
-    else await threadsEnded.then(close);
+    await threadsEnded;
+    this.#user.leave();
+    closeFd(this.#wake);
+    munmap(this.#buffer, this.#bufferBytes);
   }
 }
 
