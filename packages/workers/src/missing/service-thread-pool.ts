@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { type ThreadName, threadFile } from '../thread-modules.js';
 import type { ServiceReport } from './missing-messages.js';
 
 /** A thread that stands ready for its order. */
@@ -9,12 +10,10 @@ export interface ServiceThread {
   readonly ended: Promise<void>;
 }
 
-/** The module of a thread that serves missing pages. */
-const SERVICE = new URL('./service-thread.js', import.meta.url);
-
-/** Starts a thread of this module. It does not keep the process alive until it is given its order. */
-export function startServiceThread(name: string, module: URL = SERVICE): ServiceThread {
-  const worker = new Worker(module, { name, execArgv: [] });
+/** Starts a thread. It does not keep the process alive until it is given its order. */
+export function startServiceThread(name: string, thread: ThreadName = 'service-thread'): ServiceThread {
+  const [file, options] = threadFile(thread);
+  const worker = new Worker(file, { ...options, name, execArgv: [] });
   worker.unref();
   const ended = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());

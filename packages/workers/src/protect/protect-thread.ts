@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
-import { parentPort } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageTarget } from '@godwit/core/pages';
+import { provideModules, type ThreadModules } from '../thread-modules.js';
 import { beNicerBy, beUrgent } from '../thread-priority.js';
 import { FaultCopier } from './fault-copier.js';
 import { PageSaver } from './page-saver.js';
@@ -13,6 +14,7 @@ import { warmUp } from './warm-up.js';
  */
 const port = parentPort;
 if (port === null) throw new Error('this module is a thread of background snapshots');
+provideModules(workerData as ThreadModules);
 const report = (message: ProtectReport): void => port.postMessage(message);
 
 /** The saving thread comes behind the guest's vCPUs and the thread that serves their faults: it is added to its nice value. */

@@ -14,7 +14,6 @@ import { ProtectedThreads } from './protected-threads.js';
 import { protectionBlockers } from './protection-blockers.js';
 
 const MIB = 2 ** 20;
-const THREAD = new URL('./protect-thread.js', import.meta.url);
 
 /** Options of `writeProtection`. */
 export interface WriteProtectionOptions {
@@ -29,7 +28,7 @@ export interface WriteProtectionOptions {
 
 /**
  * Threads that protect guest memory against writing, for snapshots that do not stop the guest: one serves the page faults, the other saves
- * the pages. They stand ready from the start, since starting them takes 100 ms or more; each snapshot has two of its own.
+ * the pages. They stand ready from the start, since starting them takes 50 ms or more; each snapshot has two of its own.
  *
  * @example
  * const background = writeProtection();
@@ -118,5 +117,5 @@ export function writeProtection(options: WriteProtectionOptions = {}): WriteProt
 }
 
 function pair(): readonly [ServiceThread, ServiceThread] {
-  return [startServiceThread('godwit write faults', THREAD), startServiceThread('godwit page saving', THREAD)];
+  return [startServiceThread('godwit write faults', 'protect-thread'), startServiceThread('godwit page saving', 'protect-thread')];
 }
