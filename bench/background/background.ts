@@ -152,7 +152,11 @@ function rowsOf(order: string, all: readonly Saved[]): Row[] {
   const MIB_S = ({ report }: Saved): number => report.protection.writtenBytes / MIB / (report.savingMs / 1000);
   return [
     ms('the guest is paused', ({ pausedMs }) => pausedMs, TARGET_MS),
-    { name: `${order}: the longest of these`, value: Math.max(...all.map(({ report }) => report.pausedMs)), unit: 'ms' },
+    {
+      name: `${order}: the longest of these`,
+      value: Math.max(...all.map(({ report }) => report.pausedMs)),
+      unit: 'ms',
+    },
     ms('  to stop it', ({ stopMs }) => stopMs),
     ms('  to save its devices', ({ devicesMs }) => devicesMs),
     ms('  to protect what it wrote meanwhile', ({ freezeMs }) => freezeMs),
@@ -160,7 +164,11 @@ function rowsOf(order: string, all: readonly Saved[]): Row[] {
     ms('to protect all memory, before', ({ protectMs }) => protectMs),
     ms('until every page is saved', ({ savingMs }) => savingMs),
     { name: `${order}: saved beside the guest`, value: of(MIB_S), unit: 'MiB/s' },
-    { name: `${order}: speed of the guest`, value: of(({ before, meanwhile }) => (meanwhile / before) * 100), unit: '%' },
+    {
+      name: `${order}: speed of the guest`,
+      value: of(({ before, meanwhile }) => (meanwhile / before) * 100),
+      unit: '%',
+    },
     { name: `${order}: faults`, value: of(({ report }) => report.protection.faults), unit: '' },
     { name: `${order}: pages copied for them`, value: of(({ report }) => report.protection.pagesCopied), unit: '' },
     {

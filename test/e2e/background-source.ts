@@ -1,7 +1,8 @@
 /**
- * Started by the tests, where files cannot grow beyond a limit (`ulimit -f`): saves a guest in the background, which fails, and says on
- * standard output what has become of everything.
+ * Started by the tests: saves a guest in the background, where files cannot grow beyond a limit, so that it fails, and says on standard
+ * output what has become of everything.
  */
+import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { GodwitError, migrate } from '@godwit/core';
@@ -22,6 +23,8 @@ const guest = new GuestListener();
 guest.follow(machine);
 await machine.resume();
 await guest.moreBeats(2);
+// Past the first pages, and before the last. The guest's memory is a file too, and has its size already.
+execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${16 * MIB}`]);
 const saving = migrate(machine, connectTo(file({ path })), {
   background,
   description: machine.description,

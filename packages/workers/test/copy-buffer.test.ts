@@ -31,7 +31,11 @@ test('copies come out in order, in runs of pages and slots one after the other, 
           if (first === undefined) continue;
           expect([buffer.block, buffer.page, buffer.slot]).toEqual([first.block, first.page, first.slot]);
           const isRun = (n: number): boolean =>
-            model.slice(0, n).every((one, i) => one.block === first.block && one.page === first.page + i && one.slot === first.slot + i);
+            model
+              .slice(0, n)
+              .every(
+                (one, i) => one.block === first.block && one.page === first.page + i && one.slot === first.slot + i,
+              );
           expect(count <= most && count <= model.length && isRun(count)).toBe(true);
           expect(count === most || count === model.length || !isRun(count + 1)).toBe(true);
           buffer.take(count);

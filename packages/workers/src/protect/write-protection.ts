@@ -117,5 +117,8 @@ export function writeProtection(options: WriteProtectionOptions = {}): WriteProt
 }
 
 function pair(): readonly [ServiceThread, ServiceThread] {
-  return [startServiceThread('godwit write faults', 'protect-thread'), startServiceThread('godwit page saving', 'protect-thread')];
+  return [
+    startServiceThread('godwit write faults', 'protect-thread'),
+    startServiceThread('godwit page saving', 'protect-thread'),
+  ];
 }

@@ -130,7 +130,7 @@ export class Background implements SourcePhase {
   }
 
   async #pausedSteps(
-    { options, session, guest, devices, setState, rounds }: SourceContext,
+    { options, session, guest, devices, setState, rounds, limit }: SourceContext,
     memory: ProtectedMemory,
     state: KeptState,
     signal: AbortSignal,
@@ -145,6 +145,8 @@ export class Background implements SourcePhase {
     await devices.save(session.attempt, signal);
     signal.throwIfAborted();
     const saved = clock.now();
+    // Saving begins with the freeze.
+    memory.limit(limit.bytesPerSecond);
     // After the devices, which write memory when they are saved.
     const pagesFrozen = await abortable(memory.freeze(), signal);
     return { start, stopped, saved, frozen: clock.now(), pagesFrozen };
