@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, type ProtectedMemory } from '@godwit/core';
 import { attachGuestMemory, createGuestMemory, hostSupport, type MappedGuestMemory } from '@godwit/linux';
+import { MapFlags, mmap } from '@godwit/linux/unstable';
 import { type WriteProtectionOptions, writeProtection } from '@godwit/workers';
 import { afterEach, expect, test } from '@jest/globals';
 import type { Gated } from './gated-target.js';
@@ -197,6 +198,20 @@ testFaults('a target that fails lets every write through, at once and without th
   for (const page of range(1000, POPULATED)) write(page);
   await expect(pages.saved).rejects.toMatchObject({ code: 'GODWIT_SYSCALL', message: 'the disk is full' });
   await thread.done;
+});
+
+testFaults('where the thread that serves the faults fails, every write goes through', async () => {
+  const { memory, pages, write } = await guarded();
+  const block = memory.blocks[0] as MappedGuestMemory['blocks'][number];
+  write(500);
+  // The same page, mapped anew: it cannot be protected again.
+  mmap({
+    ...{ address: block.hostAddress + BigInt(500 * PAGE), byteLength: PAGE },
+    ...{ flags: MapFlags.MAP_SHARED | MapFlags.MAP_FIXED, fd: block.fd as number },
+    offset: block.fileOffset + 500 * PAGE,
+  });
+  await expect(pages.freeze()).rejects.toMatchObject({ code: 'GODWIT_SYSCALL' });
+  await writing(memory, range(600, 1000)).done;
 });
 
 testFaults('its end lifts the protection at once, whoever waits, and the memory can be protected again', async () => {

@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageTarget } from '@godwit/core/pages';
+import { Userfaultfd } from '@godwit/linux/userfaultfd';
 import { provideModules, type ThreadModules } from '../thread-modules.js';
 import { beNicerBy, beUrgent } from '../thread-priority.js';
 import { FaultCopier } from './fault-copier.js';
@@ -45,6 +46,15 @@ function save(parts: ProtectedParts, target: PageTarget): void {
   }
 }
 
+/** Nobody serves faults any more: no page may be protected. */
+function letAllGo({ uffd, blocks }: ProtectedParts): void {
+  const there = Userfaultfd.attach(uffd);
+  for (const { address, byteLength } of blocks) {
+    there.unregister(BigInt(address), byteLength);
+    there.wake(address, byteLength);
+  }
+}
+
 /** Until the order comes. The role is not known before: both threads are alike. */
 let waiting = true;
 
@@ -61,6 +71,7 @@ port.once('message', ({ order }: { order: ProtectOrder | undefined }) => {
       Atomics.store(control, ControlWord.mode, Mode.lifting);
       const { code, message } = GodwitError.wrap(error, 'GODWIT_INTERNAL', 'a thread of a background snapshot failed');
       report({ type: 'failed', code, message });
+      if (order.role === 'faults') letAllGo(order.parts);
     })
     .finally(() => port.close());
 });
