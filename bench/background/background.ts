@@ -109,7 +109,11 @@ async function save(machine: Machine, background: WriteProtectionThreads, path: 
   const from = mark(machine);
   await sleep(SPEED_MS);
   const to = mark(machine);
-  const saving = migrate(machine, connectTo(file({ path })), { background, description: machine.description });
+  const saving = migrate(machine, connectTo(file({ path })), {
+    ...{ background, description: machine.description },
+    // A pause that is too long is what this is to show.
+    pauseLimitMs: 0,
+  });
   let resumed = to;
   let pauses = 0;
   saving.subscribe((event) => {
