@@ -285,7 +285,7 @@ forKvm(() => {
       ending.push(() => {
         chipset.wholeMemory = undefined;
       });
-      return {};
+      return { devices };
     },
     'wait until the pagemap tracker is stopped': ({ memory }) => {
       const tracker = pagemapOf(memory);
