@@ -15,6 +15,7 @@ import { policyNamed } from './policies.js';
 export interface DepartureSettings
   extends Pick<
     MigrateOptions,
+    | 'background'
     | 'bandwidthLimit'
     | 'checksum'
     | 'connectTimeoutMs'
@@ -65,6 +66,8 @@ export class Departure {
   /** @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible setting, GODWIT_UNSUPPORTED for an encoding that Node does not have */
   constructor(guest: HostedGuest, connector: LinkConnector, to: string, settings: DepartureSettings) {
     const { policy = 'balanced', encodings = [], live = true, ...options } = settings;
+    // A background snapshot decides nothing, and takes pages as they are.
+    const decided = options.background === undefined;
     this.#guest = guest;
     this.#policy = policyNamed(policy);
     this.to = to;
@@ -72,8 +75,10 @@ export class Departure {
       ...options,
       description: guest.description,
       // Asked through the field, so that `adjust` may put another one there.
-      policy: (input) => this.#policy(input),
-      encodings: encodingsOf(encodings),
+      ...(decided && {
+        policy: (input: Parameters<ConvergencePolicy>[0]) => this.#policy(input),
+        encodings: encodingsOf(encodings),
+      }),
     });
     // A guest that stands still is paused in the middle of round 1, for as long as the rest takes.
     if (!live && this.migration.state === 'none') this.migration.switchOver({ force: true });

@@ -114,6 +114,8 @@ export class SharedUserfaultfd {
       if (mode === 0) {
         // A range that could not be registered in the first place is none to take out.
         tryUnregister(uffd, address, byteLength);
+        // The kernel does this by itself only where the range was registered for missing pages.
+        if (this.#use === 'synchronous') uffd.wake(Number(address), byteLength);
       } else if (this.#use === 'missing') {
         // The kernel adds modes to a range, and takes none away.
         tryUnregister(uffd, address, byteLength);
