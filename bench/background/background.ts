@@ -84,7 +84,8 @@ async function saveAll({
     await machine.prepared();
     await machine.resume();
     // What the guest leaves alone: it writes zeros there, which is nothing to it, and makes it populated.
-    await sleep(WARM_MS);
+    // It has been everywhere in its working set: a MiB that it has not seen would be taken for its own.
+    while (mark(machine).writes < memoryBytes / 2 / 4096) await sleep(WARM_MS / 10);
     await machine.pause();
     for (const block of machine.memory.blocks) {
       const holes = new Uint8Array(MIB);
@@ -113,6 +114,8 @@ async function save(machine: Machine, background: WriteProtectionThreads, path: 
     ...{ background, description: machine.description },
     // A pause that is too long is what this is to show.
     pauseLimitMs: 0,
+    // A disk may take its time for the name of the file.
+    switchoverTimeoutMs: 300_000,
   });
   let resumed = to;
   let pauses = 0;

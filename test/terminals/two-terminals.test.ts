@@ -292,6 +292,16 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     await saver.shows(/saved to .*guest\.snap/);
     await beatsOn(source);
     expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+    expect(await user.json('snapshot', file, '--live')).toMatchObject({
+      status: 0,
+      last: { result: 'saved', background: { protection: { pagesLeft: 0 } } },
+    });
+    await beatsOn(source);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+    expect(await user.vmm('snapshot', file, '--live', '--quit')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('take one of the two'),
+    });
     expect(await user.json('snapshot', file, '--quit')).toMatchObject({ status: 0, last: { result: 'saved' } });
     expect(await source.exit()).toBe(0);
     for (const how of [[], ['--at-once']]) {

@@ -21,8 +21,11 @@ const ROOM_MS = 1;
  * page fault is in that range: some 50 us for 2 MiB.
  */
 const CHUNK_PAGES = 512;
-/** Pages that were not written are protected with their neighbours up to this gap: they are so already, and one call costs as much as 30. */
-const GAP_PAGES = 32;
+/**
+ * Pages that were not written are protected with their neighbours up to this gap: they are so already, and one call, which interrupts every
+ * processor that runs the guest, costs as much as a hundred (some 50 us; 131,072 pages in one call: 52 ms).
+ */
+const GAP_PAGES = 128;
 /** How often a call is made again that the kernel refuses while the mapping is being changed. */
 const TRIES = 1000;
 
