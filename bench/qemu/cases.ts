@@ -69,6 +69,18 @@ function movers(
   ];
 }
 
+/** Moves of the sweep guest by post-copy from the start. */
+function postcopies(
+  { newest, godwit, disk }: Contestants,
+  channels: { readonly qemu: readonly number[]; readonly godwit: readonly MoveSettings['channels'][] },
+  what: string,
+  settings: Partial<MoveSettings>,
+): Entrant[] {
+  // QEMU before 11 has no histogram of page faults.
+  const contestants = { newest: named(newest, what), older: undefined, godwit: named(godwit, what), disk };
+  return movers(contestants, channels, { spec: SWEEPING, settings, patience: AMPLE, warmBytes: 256 * MIB });
+}
+
 const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Case, 'name'>>> = {
   bulk: (contestants) => {
     const common = { spec: RANDOM_2_GIB, patience: AMPLE, warmBytes: 2.25 * GIB };
@@ -158,19 +170,16 @@ const BUILDERS: Readonly<Record<CaseName, (contestants: Contestants) => Omit<Cas
 
   postcopy: (contestants) => ({
     title: 'the same guest by post-copy from the start, 32 MiB/s in the background: how long a vCPU waits for a page',
-    columns: ['totalMs', 'downtimeMs', 'faults', 'faultMedianUs', 'fault99Us', 'fault999Us', 'faultWorstUs'],
+    columns: ['totalMs', 'downtimeMs', 'speedMs', 'faults', 'faultMedianUs', 'fault99Us', 'fault999Us', 'faultWorstUs'],
     mayNeverEnd: false,
-    entrants: movers(
-      // QEMU before 11 has no such histogram.
-      { ...contestants, older: undefined },
-      { qemu: [0], godwit: ['auto'] },
-      {
-        spec: SWEEPING,
-        settings: { postcopyBytesPerSecond: 32 * MIB },
-        patience: AMPLE,
-        warmBytes: 256 * MIB,
-      },
-    ),
+    entrants: [
+      ...postcopies(contestants, { qemu: [0], godwit: ['auto'] }, '', { postcopyBytesPerSecond: 32 * MIB }),
+      ...postcopies(contestants, { qemu: [], godwit: ['auto'] }, ', main threads blocked', {
+        postcopyBytesPerSecond: 32 * MIB,
+        blockedMs: 50,
+      }),
+      ...postcopies(contestants, { qemu: [0], godwit: ['auto'] }, ', no limit', { postcopyBytesPerSecond: 0 }),
+    ],
   }),
 
   snapshot: ({ newest, godwit, disk }) => {

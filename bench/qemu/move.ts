@@ -9,6 +9,9 @@ const MIB = 2 ** 20;
 /** Time limit of a run without the migration's own budget, in milliseconds: on a busy machine a guest takes long to boot. */
 const LONGEST_MS = 180_000;
 
+/** The part of its speed that a guest has to have again after a migration by post-copy. */
+const NEARLY = 0.9;
+
 /** A migration from one new process to another. */
 export interface Move {
   readonly spec: GuestSpec;
@@ -34,9 +37,11 @@ export async function measureMove(vmm: Vmm, move: Move): Promise<Sample> {
     let port = await destination.listen(settings);
     if (linkBytesPerSecond !== undefined) ({ port } = await opened.keep(slowLink(port, linkBytesPerSecond)));
     await warmMemory(move.warmBytes);
+    const speed = settings.postcopyBytesPerSecond === 0 ? await source.speed?.() : undefined;
     const departure = await source.send(port, settings, patience);
     const arrivedAtMs = await destination.arrival();
     const latencies = settings.postcopyBytesPerSecond === undefined ? undefined : await destination.faultLatencies();
+    const reached = speed === undefined ? undefined : await destination.reaches?.(NEARLY * speed);
     const wrong = busy ? await wrongAt(destination) : undefined;
     return {
       figures: {
@@ -48,6 +53,7 @@ export async function measureMove(vmm: Vmm, move: Move): Promise<Sample> {
         pauses: departure.pauses,
         wireMiB: departure.wireBytes / MIB,
         ...(latencies === undefined ? {} : quantiles(latencies)),
+        ...(reached === undefined ? {} : { speedMs: reached - departure.pausedAtMs }),
       },
       endedByItself: departure.endedByItself,
       ...(wrong === undefined ? {} : { wrong }),

@@ -22,6 +22,8 @@ export const FIGURES = {
   fault99Us: '99 % below, us',
   fault999Us: '99.9 % below, us',
   faultWorstUs: 'all below, us',
+  /** From the pause until the guest is at 90 % of the speed that it had before. */
+  speedMs: 'down and slow, ms',
   diskMiB: 'disk, MiB',
 } as const;
 

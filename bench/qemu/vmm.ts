@@ -33,6 +33,8 @@ export interface MoveSettings {
    * second for the other pages; 0: no limit. Undefined: the guest's memory comes before it runs.
    */
   readonly postcopyBytesPerSecond?: number;
+  /** Both main threads are blocked for so long again and again, in milliseconds; Godwit only. Default 0. */
+  readonly blockedMs?: number;
 }
 
 /** How long a migration may run before its downtime limit is raised, and the new limit. Milliseconds. */
@@ -72,6 +74,10 @@ export interface VmmProcess {
    * After a migration by post-copy to here: how many page faults took 2^n to 2^(n+1) microseconds, for each n, as the VMM has counted them.
    */
   faultLatencies(): Promise<readonly number[]>;
+  /** How many pages the guest sweeps in a millisecond; where the VMM can tell. */
+  speed?(): Promise<number>;
+  /** Resolves with the time at which the guest that has come here was as fast for the first time, once all its memory is here. */
+  reaches?(speed: number): Promise<number>;
   /** Saves the guest to a new file; resolves when the VMM reports that it is done. */
   save(path: string, settings: MoveSettings): Promise<void>;
   /** Loads a guest from a file of `save`; `arrival` resolves when it runs. */

@@ -88,10 +88,11 @@ forBothGuests((options) => {
     expect(run.all('guest')[0]).toMatchObject({ spec: { memoryBytes: 6 * GIB } });
   });
 
-  test('8 GiB of which 64 MiB were touched: quick, and sparse at both sides', async () => {
+  test('8 GiB of which 64 MiB were touched: sparse on the wire and at both sides', async () => {
     const run = start(...options, '--memory', '8G', '--working-set', '60M', '--max-bandwidth', '0', '--settle', '1');
     await expectVerified(run);
-    expect(Number(run.last['totalMs']) - Number(run.last['verifyMs'])).toBeLessThan(5000);
+    // A page that nobody touched takes no byte; those that the guest writes meanwhile are sent again.
+    expect(Number(run.last['wireBytes'])).toBeLessThan(GIB);
     for (const { host, guestBytes } of run.all('memory')) {
       expect({ host, sparse: Number(guestBytes) < 80 * MIB }).toEqual({ host, sparse: true });
     }

@@ -1,3 +1,4 @@
+import type { ByteCount } from './counting.js';
 import { caseName, type FaultCase, type FaultKind } from './fault-case.js';
 import { type DeathCase, deathName } from './run-death.js';
 
@@ -23,6 +24,13 @@ export interface UncutBytes {
   /** To the destination and to the source, of a migration that goes back twice. */
   readonly backOut: number;
   readonly backIn: number;
+  /** Of a migration by post-copy. */
+  readonly postcopy: {
+    /** Of the control stream, when the missing pages began to follow. */
+    readonly from: ByteCount;
+    readonly control: ByteCount;
+    readonly urgent: ByteCount;
+  };
 }
 
 /** Sizes of the series that can have any number of cases. */
@@ -44,6 +52,9 @@ export const SAMPLED_OFFSETS = 100;
 /** How often a migration goes back, in the cases with `backs`. */
 const BACKS = 2;
 
+/** Rounds before post-copy. */
+const POSTCOPY_ROUNDS = 2;
+
 const ON_CONTROL = { stream: 0, pageChannels: 0, checksum: false, rounds: FEW_ROUNDS } as const;
 
 /** The place of a fault that never strikes, for an uncut migration. */
@@ -52,6 +63,7 @@ export const UNCUT = {
   out: caseName({ ...NOWHERE, direction: 'out' }),
   in: caseName({ ...NOWHERE, direction: 'in', rounds: MANY_ROUNDS }),
   back: caseName({ ...NOWHERE, direction: 'out', backs: BACKS }),
+  postcopy: caseName({ ...NOWHERE, direction: 'out', rounds: POSTCOPY_ROUNDS, postcopy: true }),
 } as const;
 
 /** Cases that consist of many migrations and print a summary of their own. */
@@ -64,10 +76,11 @@ export function allSeries({ offsets, bytes, random, postcopyStep = 1 }: PlanSize
   const stepped = (series: CaseSeries): CaseSeries => ({ ...series, at: (n) => series.at(first + n * postcopyStep) });
   return [
     ...cutsAtFrames(),
-    cutsAtBytes('out', FEW_ROUNDS, 0, offsets, bytes.out, random),
-    cutsAtBytes('in', MANY_ROUNDS, 0, offsets, bytes.in, random),
-    cutsAtBytes('out', FEW_ROUNDS, BACKS, offsets, bytes.backOut, random),
-    cutsAtBytes('in', FEW_ROUNDS, BACKS, offsets, bytes.backIn, random),
+    cutsAtBytes({ direction: 'out', to: bytes.out }, offsets, random),
+    cutsAtBytes({ direction: 'in', to: bytes.in, rounds: MANY_ROUNDS }, offsets, random),
+    cutsAtBytes({ direction: 'out', to: bytes.backOut, backs: BACKS }, offsets, random),
+    cutsAtBytes({ direction: 'in', to: bytes.backIn, backs: BACKS }, offsets, random),
+    ...postcopyBytes(bytes.postcopy, Math.ceil(offsets / postcopyStep / 2), random),
     ...otherFaults(),
     ...postcopies().map(stepped),
     ...deathsAtFrames(false),
@@ -106,29 +119,44 @@ function cutsAtFrames(): CaseSeries[] {
   ];
 }
 
-/** Cuts the link at `count` byte offsets (or at each, if there are fewer) of the `bytes` sent in a direction. */
-function cutsAtBytes(
-  direction: 'out' | 'in',
-  rounds: number,
-  backs: number,
-  count: number,
-  bytes: number,
-  random: () => number,
-): CaseSeries {
-  const cases = Math.min(count, bytes);
-  const step = bytes / cases;
+/** Where a series of cuts is. */
+interface Places extends Partial<Omit<FaultCase, 'at' | 'kind'>> {
+  readonly direction: 'out' | 'in';
+  /** The first byte, default 0. */
+  readonly from?: number;
+  /** One more than the last. */
+  readonly to: number;
+}
+
+/** Cuts the link at `count` byte offsets (or at each, if there are fewer) of those between two in a direction. */
+function cutsAtBytes({ from = 0, to, ...one }: Places, count: number, random: () => number): CaseSeries {
+  const { direction, backs = 0, postcopy = false, stream = 0 } = one;
+  const cases = Math.min(count, to - from);
+  const step = (to - from) / cases;
   // The bytes are divided evenly; each offset is a random one of its part.
-  const offsets = Array.from({ length: cases }, (_, n) => Math.floor((n + (step > 1 ? random() : 0)) * step));
+  const offsets = Array.from({ length: cases }, (_, n) => from + Math.floor((n + (step > 1 ? random() : 0)) * step));
+  const how = postcopy ? `, by post-copy, ${stream === 0 ? 'control' : 'urgent channel'}` : '';
   return {
-    name: `cut at ${cases} byte offsets, ${wayOf(direction)}${backs > 0 ? `, having gone back ${backs} times` : ''}`,
+    name: `cut at ${cases} byte offsets, ${wayOf(direction)}${how}${backs > 0 ? `, having gone back ${backs} times` : ''}`,
     at: (n) => {
       const byte = offsets[n];
-      return byte === undefined
-        ? undefined
-        : caseName({ ...ON_CONTROL, kind: 'cut', direction, at: { byte }, rounds, backs });
+      return byte === undefined ? undefined : caseName({ ...ON_CONTROL, ...one, kind: 'cut', at: { byte } });
     },
     untilNotStruck: false,
   };
+}
+
+/** Cuts within the post-copy phase, of the control stream and of the urgent channel. */
+function postcopyBytes(
+  { from, control, urgent }: UncutBytes['postcopy'],
+  offsets: number,
+  random: () => number,
+): CaseSeries[] {
+  const one = { rounds: POSTCOPY_ROUNDS, postcopy: true } as const;
+  return (['out', 'in'] as const).flatMap((direction) => [
+    cutsAtBytes({ ...one, direction, from: from[direction], to: control[direction] }, offsets, random),
+    cutsAtBytes({ ...one, direction, stream: 1, to: urgent[direction] }, offsets, random),
+  ]);
 }
 
 /** The other kinds of faults. A fault that changes bytes needs checksums. */
@@ -153,7 +181,7 @@ function otherFaults(): CaseSeries[] {
 
 /** By post-copy: cuts before every frame of the control stream, of the urgent channel and of a page channel, and stalls. */
 function postcopies(): CaseSeries[] {
-  const postcopy = { ...ON_CONTROL, rounds: 2, postcopy: true } as const;
+  const postcopy = { ...ON_CONTROL, rounds: POSTCOPY_ROUNDS, postcopy: true } as const;
   const named = (one: Omit<FaultCase, 'at'>, stream: string): CaseSeries => ({
     ...everyFrame(one),
     name: `${one.kind} before every frame, ${wayOf(one.direction)}, by post-copy, ${stream}`,

@@ -2,9 +2,10 @@
 import { LiveGuest } from '../guest/live-guest.js';
 import { UNCUT } from './all-cases.js';
 import type { CaseOrder, CaseReport, CaseResult } from './case-messages.js';
+import type { ByteCount } from './counting.js';
 import { parseCase } from './fault-case.js';
 import { leftovers, settledLeftovers } from './leftovers.js';
-import { runCase } from './run-case.js';
+import { type FaultResult, runCase } from './run-case.js';
 import { parseDeath, runDeath } from './run-death.js';
 import { parseWhole, runWhole } from './whole-case.js';
 
@@ -20,14 +21,29 @@ const guest = await LiveGuest.boot();
 const short = await runCase(guest, parseCase(UNCUT.out), 1);
 const long = await runCase(guest, parseCase(UNCUT.in), 1);
 const back = await runCase(guest, parseCase(UNCUT.back), 1);
+const postcopy = await runCase(guest, parseCase(UNCUT.postcopy), 1);
 const before = await leftovers();
 // The guest is paused between cases, so that it takes no processor time from other workers.
 await guest.machine.pause();
 tell({
   report: 'ready',
-  bytes: { out: short.bytes.out, in: long.bytes.in, backOut: back.bytes.out, backIn: back.bytes.in },
-  problems: [short, long, back].flatMap(({ problems }) => problems),
+  bytes: {
+    out: control(short).out,
+    in: control(long).in,
+    backOut: control(back).out,
+    backIn: control(back).in,
+    postcopy: { from: postcopy.precopied ?? control(postcopy), control: control(postcopy), urgent: urgent(postcopy) },
+  },
+  problems: [short, long, back, postcopy].flatMap(({ problems }) => problems),
 });
+
+function control({ bytes }: FaultResult): ByteCount {
+  return bytes[0] as ByteCount;
+}
+
+function urgent({ bytes }: FaultResult): ByteCount {
+  return bytes[1] as ByteCount;
+}
 
 async function carryOut(order: CaseOrder): Promise<void> {
   if (order.order === 'run') {

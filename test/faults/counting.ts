@@ -1,19 +1,20 @@
 import type { ByteStream, Transport } from '@godwit/transport';
 
-/** Bytes that crossed the first stream of a transport. */
+/** Bytes that crossed a stream of a transport. */
 export interface ByteCount {
   out: number;
   in: number;
 }
 
-/** Wraps a transport and counts the bytes of its first stream (the control stream). */
-export function counting(transport: Transport, count: ByteCount): Transport {
-  let streams = 0;
+/** Wraps a transport and counts the bytes of its streams, in the order in which they were made: the control stream is the first. */
+export function counting(transport: Transport, counts: ByteCount[]): Transport {
   return {
     listen: (signal) => transport.listen(signal),
     async connect(signal) {
       const stream = await transport.connect(signal);
-      return streams++ === 0 ? counted(stream, count) : stream;
+      const count: ByteCount = { out: 0, in: 0 };
+      counts.push(count);
+      return counted(stream, count);
     },
   };
 }

@@ -49,8 +49,10 @@ const HANGS_MS = 90_000;
 
 /** The result of a case with a fault in the link. */
 export interface FaultResult extends CaseResult {
-  /** Bytes of the first connection's control stream. */
-  readonly bytes: Readonly<ByteCount>;
+  /** Bytes of each stream of the first connection. */
+  readonly bytes: readonly Readonly<ByteCount>[];
+  /** What the control stream had carried when the pages that are missing began to follow; by post-copy only. */
+  readonly precopied: Readonly<ByteCount> | undefined;
 }
 
 /** A policy that sends at least this many rounds and then decides as the default policy. */
@@ -66,7 +68,8 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
   const links = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
   const problems: string[] = [];
   let struck = false;
-  const bytes: ByteCount = { out: 0, in: 0 };
+  const bytes: ByteCount[] = [];
+  let precopied: ByteCount | undefined;
   const watch = new RunnerWatch(source);
   const faults = fault.postcopy ? faultThreads() : undefined;
   try {
@@ -98,12 +101,15 @@ export async function runCase(guest: LiveGuest, fault: FaultCase, seed: number):
         : { verify: true, policy: atLeastRounds(fault.rounds) }),
     });
     slow?.hurry(migration);
+    migration.subscribe((event) => {
+      if (event.type === 'state' && event.state === 'postcopy-device') precopied ??= { ...(bytes[0] as ByteCount) };
+    });
     const course = follow(migration, 'the source', problems);
     follow(incoming, 'the destination', problems);
     const [here, there] = await settled(migration, incoming, problems);
     const ending = await judge(guest, source, here, there, { ...course, backs, problems });
     problems.push(...watch.problems, ...(await guest.examine()));
-    return { struck, ending, problems, bytes };
+    return { struck, ending, problems, bytes, precopied };
   } finally {
     watch.end();
     await Promise.all([links.close(), faults?.close()]);

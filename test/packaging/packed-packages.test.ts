@@ -75,7 +75,7 @@ describe.each(PACKAGES)('$manifest.name', ({ folder, manifest }) => {
     );
     const strays = files.filter(
       (path) =>
-        !/^(LICENSE|README\.md|package\.json|(dist|src|grafana)\/.+)$/.test(path) ||
+        !/^(LICENSE|README\.md|package\.json|(dist|src|grafana|threads)\/.+)$/.test(path) ||
         /\.tsbuildinfo$|\.test\.|(^|\/)(dist-)?test\/|\.node$/.test(path),
     );
     expect(strays).toEqual([]);

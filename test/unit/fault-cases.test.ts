@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
-import { allSeries, type CaseSeries, SAMPLED_OFFSETS, UNCUT, WHOLE_NAMES } from '../faults/all-cases.js';
+import { allSeries, type CaseSeries, SAMPLED_OFFSETS, SAMPLED_STEP, UNCUT, WHOLE_NAMES } from '../faults/all-cases.js';
 import type { CaseResult } from '../faults/case-messages.js';
 import { CaseQueue, type HandedOut, MISSES } from '../faults/case-queue.js';
 import { caseName, type FaultCase, type FaultKind, parseCase } from '../faults/fault-case.js';
@@ -9,7 +9,10 @@ import { parseDeath } from '../faults/run-death.js';
 import { seeded } from '../faults/seeded.js';
 
 const ROOT = join(import.meta.dirname, '..', '..', '..');
-const BYTES = { out: 1_000_000, in: 580, backOut: 2_000_000, backIn: 700 };
+const BYTES = {
+  ...{ out: 1_000_000, in: 580, backOut: 2_000_000, backIn: 700 },
+  postcopy: { from: { out: 5000, in: 300 }, control: { out: 90_000, in: 900 }, urgent: { out: 70_000, in: 800 } },
+};
 /** Exhaustive: the compiler asks for a kind that is not here. */
 const KINDS: Readonly<Record<FaultKind, true>> = {
   cut: true,
@@ -40,9 +43,9 @@ describe("CI's sample of the fault cases", () => {
 
   test('has as many series of byte offsets, of a hundred each, every one in its own stretch', () => {
     const bytes = sample.filter(isBytes);
-    expect([full.filter(isBytes).length, bytes.length]).toEqual([4, 4]);
+    expect([full.filter(isBytes).length, bytes.length]).toEqual([8, 8]);
     const ways: string[] = [];
-    for (const series of bytes) {
+    for (const series of bytes.slice(0, 4)) {
       const cases = casesOf(series).map(parseCase);
       expect(cases).toHaveLength(100);
       const { direction, backs } = cases[0] as FaultCase;
@@ -55,6 +58,27 @@ describe("CI's sample of the fault cases", () => {
       });
     }
     expect(ways).toEqual(['out 0', 'in 0', 'out 2', 'in 2']);
+  });
+
+  test('has some of them in what follows after the guest has moved, on either channel', () => {
+    const shares = (plan: readonly CaseSeries[], count: number): void => {
+      const ways: string[] = [];
+      for (const series of plan.filter(isBytes).slice(4)) {
+        const cases = casesOf(series, 1000).map(parseCase);
+        expect(cases).toHaveLength(count);
+        const { direction, stream, postcopy } = cases[0] as FaultCase;
+        expect(postcopy).toBe(true);
+        ways.push(`${direction} ${stream}`);
+        const { from, control, urgent } = BYTES.postcopy;
+        const [least, end] = stream === 0 ? [from[direction], control[direction]] : [0, urgent[direction]];
+        const places = cases.map(({ at }) => ('byte' in at ? at.byte : Number.NaN));
+        expect(Math.min(...places)).toBeGreaterThanOrEqual(least);
+        expect(Math.max(...places)).toBeLessThan(end);
+      }
+      expect(ways).toEqual(['out 0', 'out 1', 'in 0', 'in 1']);
+    };
+    shares(full, 250);
+    shares(allSeries({ offsets: SAMPLED_OFFSETS, bytes: BYTES, random: seeded(1), postcopyStep: SAMPLED_STEP }), 13);
   });
 
   test('takes other offsets with another seed, and the same ones with the same', () => {

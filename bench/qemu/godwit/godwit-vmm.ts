@@ -71,6 +71,14 @@ class GodwitProcess implements VmmProcess {
     return this.#process.ask('faultLatencies', null);
   }
 
+  speed(): Promise<number> {
+    return this.#process.ask('speed', null);
+  }
+
+  reaches(speed: number): Promise<number> {
+    return this.#process.ask('reaches', { speed });
+  }
+
   async save(path: string): Promise<void> {
     await this.#process.ask('save', { path });
   }

@@ -17,6 +17,10 @@ export interface HostCommands {
   };
   arrival: { request: null; reply: number };
   faultLatencies: { request: null; reply: readonly number[] };
+  /** Pages per millisecond. */
+  speed: { request: null; reply: number };
+  /** When the guest that has come is as fast: milliseconds since 1970. */
+  reaches: { request: { readonly speed: number }; reply: number };
   save: { request: { readonly path: string }; reply: null };
   restore: { request: { readonly path: string }; reply: null };
   firstBytes: { request: null; reply: Uint8Array };

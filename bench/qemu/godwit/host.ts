@@ -18,8 +18,11 @@ import { randomMemory } from '../memory/random-memory.js';
 import { DELTA_CACHE_BYTES, type Departure, type GuestSpec, now } from '../vmm.js';
 import { type HostCommands, type HostMessage, LAST_RESORT_MS } from './host-messages.js';
 import { neverRearmed } from './never-rearmed.js';
+import { SweepSpeed } from './sweep-speed.js';
 
 const MIB = 2 ** 20;
+/** Time between two blocks of the main thread, in milliseconds. */
+const BETWEEN_BLOCKS_MS = 5;
 
 class Host {
   #machine: Machine | undefined;
@@ -60,7 +63,7 @@ class Host {
       return null;
     },
 
-    listen: async ({ settings: { channels, postcopyBytesPerSecond } }) => {
+    listen: async ({ settings: { channels, postcopyBytesPerSecond, blockedMs } }) => {
       const postcopy = postcopyBytesPerSecond !== undefined;
       if (postcopy) this.#faults = faultThreads();
       await this.#faults?.ready();
@@ -68,11 +71,13 @@ class Host {
       const threads = (channels === 'auto' ? 1 : channels) + (postcopy ? 1 : 0);
       this.#listener = threads > 0 ? onWorkers(listening, { threads }) : listening;
       this.#receive(this.#listener);
+      const unblock = blockNowAndThen(blockedMs);
+      if (this.#incoming !== undefined) this.#incoming.result.then(unblock, unblock);
       return listening.listener.port;
     },
 
     send: async ({ port, settings, patience }) => {
-      const { channels, deltas, downtimeLimitMs, bytesPerSecond, postcopyBytesPerSecond } = settings;
+      const { channels, deltas, downtimeLimitMs, bytesPerSecond, postcopyBytesPerSecond, blockedMs } = settings;
       const postcopy = postcopyBytesPerSecond !== undefined;
       const connector = connectTo(tcp({ host: '127.0.0.1', port }));
       const startedAtMs = now();
@@ -88,6 +93,7 @@ class Host {
       });
       if (postcopy) migration.startPostcopy();
       const watched = watch(migration);
+      const unblock = blockNowAndThen(blockedMs);
       const impatience = setTimeout(() => {
         watched.raised = true;
         migration.adjust({ downtimeLimitMs: patience.thenDowntimeLimitMs });
@@ -106,6 +112,7 @@ class Host {
         } satisfies Departure;
       } finally {
         clearTimeout(impatience);
+        unblock();
       }
     },
 
@@ -117,6 +124,13 @@ class Host {
     faultLatencies: async () => {
       const { summary } = (await this.#incoming?.result) ?? {};
       return summary?.faults?.latencyDistribution ?? [];
+    },
+
+    speed: () => new SweepSpeed(this.#theMachine().ram, this.#spec?.sweep).measure(),
+
+    reaches: async ({ speed }) => {
+      await this.#incoming?.result;
+      return new SweepSpeed(this.#theMachine().ram, this.#spec?.sweep).reaches(speed);
     },
 
     save: async ({ path }) => {
@@ -159,6 +173,14 @@ class Host {
     if (this.#machine === undefined) throw new Error('there is no machine yet');
     return this.#machine;
   }
+}
+
+/** Blocks this thread again and again, for so long each time; returns what ends that. The processor is free meanwhile. */
+function blockNowAndThen(blockedMs = 0): () => void {
+  if (blockedMs === 0) return () => {};
+  const word = new Int32Array(new SharedArrayBuffer(4));
+  const timer = setInterval(() => Atomics.wait(word, 0, 0, blockedMs), BETWEEN_BLOCKS_MS);
+  return () => clearInterval(timer);
 }
 
 /** Keeps the predicted downtime of the last round before the limit is raised. */

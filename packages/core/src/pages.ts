@@ -134,6 +134,6 @@ export {
   type TakenRound,
 } from './source/page-channel.js';
 export { pageFrames } from './source/page-frames.js';
-export { makeFromRecipe, type ThreadRecipe } from './thread-recipe.js';
+export { makeFromRecipe, provideModule, type ThreadRecipe } from './thread-recipe.js';
 export type { RearmRecipe } from './tracker/tracker-union.js';
 export { DIGEST_BYTES, digestWords } from './verify/page-digest.js';

@@ -9,6 +9,16 @@ export interface ThreadRecipe {
   readonly options: unknown;
 }
 
+const provided = new Map<string, object>();
+
+/**
+ * Gives the exports of a module that this thread has already, under another address: recipes that name it do not load it again. A
+ * thread whose modules are one file has them there.
+ */
+export function provideModule(url: string, exports: object): void {
+  provided.set(url, exports);
+}
+
 /** Makes `what` ("an encoding") from its recipe. Rejects with `GODWIT_INVALID_ARGUMENT` when the module has no such function. */
 export async function makeFromRecipe({ module, make, options }: ThreadRecipe, what: string): Promise<unknown> {
   if (module === undefined) {
@@ -17,7 +27,7 @@ export async function makeFromRecipe({ module, make, options }: ThreadRecipe, wh
       `there is no function "${make}" in this package that makes ${what}`,
     );
   }
-  const exports = (await import(module)) as Record<string, unknown>;
+  const exports = (provided.get(module) ?? (await import(module))) as Record<string, unknown>;
   const factory = exports[make];
   if (typeof factory !== 'function') {
     throw new GodwitError(

@@ -48,6 +48,30 @@ describe('transportFromUri', () => {
       carries(uri, (listener) => listener.address));
   }
 
+  for (const scheme of ['tls', 'wss']) {
+    test(`${scheme}: takes what tls says beside its certificates, and tells of a peer that it refuses`, async () => {
+      let told: (error: GodwitError) => void = () => {};
+      const refusal = new Promise<GodwitError>((resolve) => {
+        told = resolve;
+      });
+      const stranger = certificate('stranger', { signer: certificate('another authority') });
+      const timeouts = { connectTimeoutMs: 20_000, handshakeTimeoutMs: 20_000 };
+      const near: UriOptions = { tls: { ...options.tls, ...timeouts, onRefused: (error) => told(error) } };
+      const far = { tls: { ca: authority.cert, cert: stranger.cert, key: stranger.key, connectTimeoutMs: 20_000 } };
+      const listener = await transportFromUri(`${scheme}:${scheme === 'wss' ? '//' : ''}127.0.0.1:0`, near).listen();
+      await expect(transportFromUri(listener.address, far).connect()).rejects.toMatchObject({
+        code: 'GODWIT_CONNECT_FAILED',
+      });
+      expect((await refusal).code).toBe('GODWIT_CONNECT_FAILED');
+      await listener.close();
+    });
+  }
+
+  test('wss: refuses an option of tls that it could not keep', () => {
+    const kept: UriOptions = { tls: { ...options.tls, keepAliveMs: 5 } };
+    expect(() => transportFromUri('wss://127.0.0.1:0/', kept)).toThrow(/webSocket: tls has no option "keepAliveMs"/);
+  });
+
   test('unix, with and without slashes before the path', async () => {
     const path = join(directory, 'a.sock');
     await carries(`unix:${path}`, (listener) => listener.address);

@@ -1,4 +1,4 @@
-import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import {
   answerRequests,
   type ChannelDevice,
@@ -34,6 +34,7 @@ import { DescriptorStream } from './descriptor-stream.js';
 import { missingSinkOf } from './missing/page-putter.js';
 import { warmUpAnswers } from './missing/warm-up.js';
 import { takePages } from './take-pages.js';
+import { provideModules, type ThreadModules } from './thread-modules.js';
 import { beNicerBy, beUrgent } from './thread-priority.js';
 
 /*
@@ -42,6 +43,7 @@ import { beNicerBy, beUrgent } from './thread-priority.js';
  */
 const port = parentPort;
 if (port === null) throw new Error('this module is the thread of a page channel');
+provideModules(workerData as ThreadModules);
 const report = (message: ChannelReport): void => port.postMessage(message);
 
 /**

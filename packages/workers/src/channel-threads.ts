@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { GodwitError } from '@godwit/core';
 import type { ChannelOrder } from './channel-messages.js';
+import { threadFile } from './thread-modules.js';
 
 /**
  * A thread for one page channel. It must not be terminated before it is ready: koffi, which it loads, would end the whole process.
@@ -47,7 +48,9 @@ export class ChannelThreads {
   }
 
   #start(): void {
-    const worker = new Worker(new URL('./channel-thread.js', import.meta.url), {
+    const [file, options] = threadFile('channel-thread');
+    const worker = new Worker(file, {
+      ...options,
       name: 'godwit page channel',
       // Of the options of the process only those of V8's profiler: others may load what has no place on this thread.
       execArgv: process.execArgv.flatMap((option, index, all) => profilerOption(option, all[index + 1])),

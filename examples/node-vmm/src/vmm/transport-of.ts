@@ -15,7 +15,7 @@ export interface TlsFiles {
 
 export interface TransportSettings {
   readonly tls?: TlsFiles | undefined;
-  /** Hears of each peer that a TLS listener refuses. */
+  /** Hears of each peer that a listener with TLS refuses. */
   readonly onRefused?: (error: GodwitError) => void;
 }
 
@@ -38,7 +38,7 @@ export async function transportOf(uri: string, { tls, onRefused }: TransportSett
     ...(tls.servername !== undefined && { servername: tls.servername }),
     ...(onRefused !== undefined && { onRefused }),
   };
-  return transportFromUri(uri, { tls: options, ...(onRefused !== undefined && { webSocket: { onRefused } }) });
+  return transportFromUri(uri, { tls: options });
 }
 
 /** The URI with the path of a file or socket made absolute: the VMM that uses it may stand elsewhere. */

@@ -9,6 +9,7 @@ import { Reaping } from './ring/reaping.js';
 import { checkSlots, openSlotLog, readSlotLog, reportSlot, type SlotLog } from './slot-log.js';
 import { trackerFailed } from './tracker-error.js';
 
+/** What a `KvmDirtyRingTracker` needs of its VM. */
 export interface KvmDirtyRingOptions {
   /** File descriptor of the VM, which stays the caller's. */
   readonly vmFd: number;

@@ -20,6 +20,9 @@ export interface KvmRearmOptions {
   readonly slots: readonly KvmSlot[];
 }
 
+/** URL of this module, which the recipes of `kvmRearm` name. */
+export const kvmRearmModule: string = import.meta.url;
+
 /** KVM clears in blocks of one 64-bit word (virt/kvm/kvm_main.c, kvm_clear_dirty_log_protect). */
 const UNIT_PAGES = 64;
 
@@ -66,7 +69,7 @@ export function kvmRearm({ vmFd, slots }: KvmRearmOptions): Rearm {
 
 /** How another thread makes the same function. */
 export function kvmRearmRecipe(options: KvmRearmOptions): ThreadRecipe & { readonly options: KvmRearmOptions } {
-  return { module: import.meta.url, make: 'kvmRearm', options };
+  return { module: kvmRearmModule, make: 'kvmRearm', options };
 }
 
 /**

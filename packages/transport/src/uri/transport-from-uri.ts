@@ -15,7 +15,7 @@ export interface UriOptions {
   readonly unix?: Omit<UnixOptions, 'path'>;
   readonly exec?: Omit<ExecOptions, 'command' | 'args'>;
   readonly file?: Omit<FileOptions, 'path'>;
-  /** For `wss:`, `tls` above is what its certificates come from unless they are here. */
+  /** For `wss:`, certificates, timeouts and `onRefused` are those of `tls` above unless they are here. */
   readonly webSocket?: Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'>;
   /** For schemes of your own. */
   readonly [scheme: string]: unknown;
@@ -32,10 +32,7 @@ const factories = new Map<string, TransportFactory>([
   ['file', (rest, options) => file({ ...options.file, path: rest.replace(/^\/\/(?=\/)/, '') })],
   ['stdio', () => stdio()],
   ['ws', (_rest, options, uri) => webSocket({ ...options.webSocket, url: uri })],
-  [
-    'wss',
-    (_rest, options, uri) => webSocket({ ...(options.tls && { tls: options.tls }), ...options.webSocket, url: uri }),
-  ],
+  ['wss', (_rest, options, uri) => webSocket({ ...secured(options.tls), ...options.webSocket, url: uri })],
 ]);
 
 /**
@@ -85,6 +82,18 @@ function hostAndPort(rest: string, uri: string): { host?: string; port: number }
   }
   const host = match[1] ?? match[2] ?? '';
   return { ...(host !== '' && { host }), port: Number(match[3]) };
+}
+
+/** What `tls` says, as a WebSocket takes it: the credentials by themselves. */
+function secured(tls: UriOptions['tls']): Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'> {
+  if (tls === undefined) return {};
+  const { connectTimeoutMs, handshakeTimeoutMs, onRefused, ...credentials } = tls;
+  return {
+    tls: credentials,
+    ...(connectTimeoutMs !== undefined && { connectTimeoutMs }),
+    ...(handshakeTimeoutMs !== undefined && { handshakeTimeoutMs }),
+    ...(onRefused !== undefined && { onRefused }),
+  };
 }
 
 function shell(command: string, options: Omit<ExecOptions, 'command' | 'args'>): ExecOptions {

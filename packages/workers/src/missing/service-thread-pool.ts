@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { threadFile } from '../thread-modules.js';
 import type { ServiceReport } from './missing-messages.js';
 
 /** A thread that stands ready for its order. */
@@ -11,7 +12,8 @@ export interface ServiceThread {
 
 /** Starts a thread. It does not keep the process alive until it is given its order. */
 export function startServiceThread(name: string): ServiceThread {
-  const worker = new Worker(new URL('./service-thread.js', import.meta.url), { name, execArgv: [] });
+  const [file, options] = threadFile('service-thread');
+  const worker = new Worker(file, { ...options, name, execArgv: [] });
   worker.unref();
   const ended = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());

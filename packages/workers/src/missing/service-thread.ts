@@ -1,8 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
-import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { GodwitError, makeFromRecipe, type PageSource } from '@godwit/core/pages';
-// The source of a restore, loaded before a guest waits for it.
-import '@godwit/transport/snapshot-pages';
+import { provideModules, type ThreadModules } from '../thread-modules.js';
 import { beNicerBy, beUrgent } from '../thread-priority.js';
 import { FaultLoop } from './fault-loop.js';
 import type { FaultOrder, ServeOrder, ServiceReport } from './missing-messages.js';
@@ -15,6 +14,7 @@ import { warmUpFaults } from './warm-up.js';
  */
 const port = parentPort;
 if (port === null) throw new Error('this module is a thread that serves missing pages');
+provideModules(workerData as ThreadModules);
 const report = (message: ServiceReport): void => port.postMessage(message);
 
 /** The loading thread comes behind the guest's vCPUs and the thread that serves their faults: it is added to its nice value. */

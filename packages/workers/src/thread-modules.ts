@@ -1,0 +1,29 @@
+import type { WorkerOptions } from 'node:worker_threads';
+import { provideModule } from '@godwit/core/pages';
+import * as rearm from '@godwit/linux/unstable/rearm';
+import * as snapshotPages from '@godwit/transport/snapshot-pages';
+
+/*
+ * Each thread of this package is built into one file of `threads`, with the modules that it needs: Node loads it in a third of the time of
+ * a hundred files. Recipes made on the main thread name some of those modules by the addresses that they have there.
+ */
+
+/** The addresses, on the main thread, of modules that the threads have in them. */
+export interface ThreadModules {
+  readonly rearm: string;
+  readonly snapshotPages: string;
+}
+
+export type ThreadName = 'channel-thread' | 'service-thread';
+
+/** The file of a thread, and what `provideModules` takes there. */
+export function threadFile(name: ThreadName): readonly [URL, WorkerOptions & { readonly workerData: ThreadModules }] {
+  const modules = { rearm: rearm.kvmRearmModule, snapshotPages: snapshotPages.SNAPSHOT_PAGES.module };
+  return [new URL(`../threads/${name}.js`, import.meta.url), { workerData: modules }];
+}
+
+/** On a thread: recipes find the modules that it has in its file. */
+export function provideModules({ rearm: rearmUrl, snapshotPages: pagesUrl }: ThreadModules): void {
+  provideModule(rearmUrl, rearm);
+  provideModule(pagesUrl, snapshotPages);
+}
