@@ -17,6 +17,16 @@ export interface HeardSoFar {
   readonly pending: string;
 }
 
+/** For `JSON.stringify`: the guest's picture is a `bigint`, which JSON has not. */
+export function pictureAsText(_key: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? String(value) : value;
+}
+
+/** For `JSON.parse` of what `pictureAsText` wrote. */
+export function textAsPicture(key: string, value: unknown): unknown {
+  return key === 'cells' ? BigInt(value as string) : value;
+}
+
 /** Listens to the guest's console, over one machine after the other, and collects everything that is wrong. */
 export class GuestListener {
   readonly problems: string[] = [];

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { migrate, roundCap } from '@godwit/core';
 import { Machine, SoftwareMachine } from '@godwit/example-node-vmm';
 import { connectTo, transportFromUri } from '@godwit/transport';
-import { GuestListener } from './guest-listener.js';
+import { GuestListener, pictureAsText } from './guest-listener.js';
 
 const [uri, kind] = process.argv.slice(2) as [string, 'kvm' | 'software'];
 const MIB = 2 ** 20;
@@ -29,6 +29,6 @@ const sums = machine.memory.blocks.map((block) =>
   createHash('sha256').update(block.view(0, block.byteLength)).digest('hex'),
 );
 process.stdout.write(
-  `${JSON.stringify({ verified, rounds: rounds.length, problems: guest.problems, sums, heard: guest.heard })}\n`,
+  `${JSON.stringify({ verified, rounds: rounds.length, problems: guest.problems, sums, heard: guest.heard }, pictureAsText)}\n`,
 );
 await machine.close();

@@ -8,7 +8,7 @@ import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } fro
 import { connectTo, file, listenOn } from '@godwit/transport';
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { forBothGuests } from './guest-kinds.js';
-import { GuestListener, type HeardSoFar, inspectGuest } from './guest-listener.js';
+import { GuestListener, type HeardSoFar, inspectGuest, textAsPicture } from './guest-listener.js';
 
 jest.setTimeout(180_000);
 
@@ -123,7 +123,7 @@ forBothGuests((_options, kindName) => {
       timeout: 120_000,
     });
     expect([saved.status, saved.stderr]).toEqual([0, '']);
-    const { sums, heard, ...rest } = JSON.parse(saved.stdout) as {
+    const { sums, heard, ...rest } = JSON.parse(saved.stdout, textAsPicture) as {
       readonly sums: readonly string[];
       readonly heard: HeardSoFar;
     };

@@ -1,9 +1,11 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 
 /** Resources that this process holds, to find those that are not released. */
 export interface Leftovers {
   readonly fileDescriptors: number;
+  /** How many of them there are of each kind: `socket`, `anon_inode:[userfaultfd]`, the path of a file. */
+  readonly kinds: Readonly<Record<string, number>>;
   /** Number of sockets, servers, timers and so on that keep the process alive. */
   readonly handles: number;
   /** Number of threads, with those of Node's own pool. */
@@ -21,6 +23,7 @@ export async function leftovers(): Promise<Leftovers> {
   }
   return {
     fileDescriptors: readdirSync('/proc/self/fd').length,
+    kinds: kindsOfDescriptors(),
     handles: process.getActiveResourcesInfo().length,
     threads: readdirSync('/proc/self/task').length,
     residentBytes: process.memoryUsage.rss(),
@@ -49,5 +52,30 @@ export async function settledLeftovers(before: Leftovers): Promise<Leftovers> {
 export function growth(before: Leftovers, after: Leftovers): string[] {
   return (['fileDescriptors', 'handles', 'threads'] as const)
     .filter((what) => after[what] > before[what])
-    .map((what) => `${what} grew from ${before[what]} to ${after[what]}`);
+    .map(
+      (what) =>
+        `${what} grew from ${before[what]} to ${after[what]}${what === 'fileDescriptors' ? moreOf(before, after) : ''}`,
+    );
+}
+
+function kindsOfDescriptors(): Record<string, number> {
+  const kinds: Record<string, number> = {};
+  for (const fd of readdirSync('/proc/self/fd')) {
+    try {
+      // `socket:[4711]`, `/memfd:guest (deleted)`: what is not the same for two of a kind is left out.
+      const kind = readlinkSync(`/proc/self/fd/${fd}`).replace(/:\[\d+\]$/, '');
+      kinds[kind] = (kinds[kind] ?? 0) + 1;
+    } catch {
+      // The one that the folder was read with.
+    }
+  }
+  return kinds;
+}
+
+function moreOf(before: Leftovers, after: Leftovers): string {
+  const more = Object.entries(after.kinds).flatMap(([kind, count]) => {
+    const added = count - (before.kinds[kind] ?? 0);
+    return added > 0 ? [`${added} ${kind}`] : [];
+  });
+  return `: ${more.join(', ')}`;
 }

@@ -9,6 +9,9 @@ export interface Scope {
   readonly tests: readonly string[];
 }
 
+/** The same by post-copy. */
+const POSTCOPY = ['postcopy-given-up', 'postcopy-paused'];
+
 /** Whole migrations between two sides in one process; each file in about a second. */
 const MIGRATIONS = [
   'dry-run',
@@ -25,6 +28,7 @@ const MIGRATIONS = [
 
 const DESTINATION = [
   ...MIGRATIONS,
+  ...POSTCOPY,
   'destination-receive',
   'destination-answers',
   'destination-prepare',
@@ -75,6 +79,8 @@ export const SCOPE: readonly Scope[] = [
     sources: ['source/phases'],
     tests: [
       ...MIGRATIONS,
+      ...POSTCOPY,
+      'postcopy-hostile',
       'pre-copy',
       'source-restart',
       'paused-steps',

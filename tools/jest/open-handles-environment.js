@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
 
 /** How long a socket, worker or timer may take to close after the last test of a file. */
-const GRACE_MS = 1000;
+const GRACE_MS = 5000;
 
 /**
  * Node's environment, and one rule more: a test file that leaves a socket, a timer, a thread or a child process open
@@ -21,6 +21,16 @@ export default class OpenHandlesEnvironment extends NodeEnvironment {
       this.#threads--;
     });
   };
+
+  /**
+   * @param {import('@jest/environment').JestEnvironmentConfig} config
+   * @param {import('@jest/environment').EnvironmentContext} context
+   */
+  constructor(config, context) {
+    super(config, context);
+    // For property-seed.js, which runs before the file does.
+    this.global['testPath'] = context.testPath;
+  }
 
   /** @override */
   async setup() {

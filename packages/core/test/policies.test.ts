@@ -299,9 +299,9 @@ describe('the throttle', () => {
           { throttle },
         ),
       );
-    expect(at(0.1)).toMatchObject({ action: 'throttle', fraction: 0.17 });
+    expect(at(0.1)).toMatchObject({ action: 'throttle', fraction: 0.16 });
     // Half a second of each round went to what nobody has told of.
-    expect(at(0.1, 1500)).toMatchObject({ action: 'throttle', fraction: 0.17 });
+    expect(at(0.1, 1500)).toMatchObject({ action: 'throttle', fraction: 0.16 });
   });
 
   test('throttleExhausted counts only rounds in which the guest was held back so far', () => {

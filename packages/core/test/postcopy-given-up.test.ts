@@ -39,6 +39,10 @@ test('a guest runs before its pages are there, and the source lets go once none 
   const toy = byPostcopy(new ToyFaults({ touched: [5] }));
   expectMoved(toy, await toy.settled());
   expect([wentBack(toy), toy.migration.ownership, toy.incoming.ownership]).toEqual([0, 'released', 'settled']);
+  // The pause is for the missing pages to be named, and not for any to be sent.
+  const rounds = toy.events.flatMap((event) => (event.type === 'round' ? [event.round.phase] : []));
+  expect(rounds.length).toBeGreaterThan(0);
+  expect(rounds).not.toContain('stop-and-copy');
 });
 
 describe('a link that is lost with the guest paused and "switchover" sent', () => {

@@ -1,4 +1,4 @@
-import type { ConvergencePolicy, Frame } from '@godwit/core';
+import type { ConvergencePolicy, Frame, ReceiveOptions } from '@godwit/core';
 import { type FrameTap, ToyFaultService, type ToyMissing, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { BLOCKS, filledVm, PAGE, start, type Toy } from './toy-migration.js';
@@ -12,10 +12,14 @@ interface Moved extends Toy {
   readonly faults: ToyFaultService;
 }
 
-/** A guest that is moved by post-copy, with `tap` called for each frame of either side; the first that it refuses cuts the link. */
+/**
+ * A guest that is moved by post-copy, with `refuses` called for each frame of either side; the first that it refuses cuts the link, or
+ * is swallowed, as by a host between the two that has lost one of their connections.
+ */
 function moved(
-  refuses: (frame: Frame, from: 'source' | 'destination') => boolean,
+  refuses: (frame: Frame, from: 'source' | 'destination') => boolean | 'swallows',
   change: (faults: ToyFaultService, destination: ToyVm) => void = () => {},
+  receive: Partial<ReceiveOptions> = {},
 ): Moved {
   const source = filledVm();
   const destination = new ToyVm(BLOCKS, { running: false });
@@ -27,9 +31,10 @@ function moved(
     (frame, payload) => {
       if (frame.type === 'roundEnd' && source.running)
         for (const page of WRITTEN) source.write(0, page * PAGE, new Uint8Array(PAGE).fill(100 + page));
-      if (!cut && refuses(frame, from)) {
+      const refused = !cut && refuses(frame, from);
+      if (refused !== false) {
         cut = true;
-        toy.link.cut();
+        if (refused === true) toy.link.cut();
         return undefined;
       }
       return { frame, payload };
@@ -39,7 +44,7 @@ function moved(
     destination,
     link: { fromSource: tap('source'), fromDestination: tap('destination') },
     migrate: { postcopy: true, pageChannels: 2, policy: postcopyAtOnce, random: () => 0.5 },
-    receive: { faults },
+    receive: { faults, ...receive },
   });
   return Object.assign(toy, { faults });
 }
@@ -100,6 +105,36 @@ describe('a link that is lost while the guest is paused for post-copy', () => {
     expect((toy.faults.served[0] as ToyMissing).faults).toBe(1);
   });
 });
+
+test.each([true, false])(
+  'a page that a source alive never answers with is asked for over another link (with keepalive: %s)',
+  async (keptAlive) => {
+    const toy = moved(
+      (frame, from) => from === 'source' && frame.type === 'pages' && frame.round === 0 && 'swallows',
+      (faults, destination) => {
+        destination.onResume = () => void (faults.served[0] as ToyMissing).touch(0, 4);
+      },
+      keptAlive ? {} : { silenceTimeoutMs: 0 },
+    );
+    if (!keptAlive) {
+      // Only the carrier decides then: here a person cuts it.
+      await toy.clock.sleep(600_000);
+      expect(toy.incoming.state).toBe('postcopy-active');
+      toy.link.cut();
+    }
+    await expectWhole(toy);
+    const lost = toy.incomingEvents.flatMap((event) => (event.type === 'link-lost' ? [event.reason.message] : []));
+    expect(lost).toEqual([
+      keptAlive
+        ? expect.stringMatching(
+            /asked for on the urgent channel, and nothing came there for silenceTimeoutMs \(30000 ms\)/,
+          )
+        : expect.anything(),
+    ]);
+    const { sent } = await toy.settled();
+    expect(sent).toMatchObject({ value: { postcopy: { lostLinks: 1 } } });
+  },
+);
 
 test('a switchover by post-copy that fails is undone: the guest runs on at the source, and comes over in the next attempt', async () => {
   const toy = moved(

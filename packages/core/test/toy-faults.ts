@@ -140,6 +140,7 @@ const NONE: FaultStatus = {
   latencyDistribution: [],
   worstLatencyUs: 0,
   blocked: [],
+  waitingUs: 0,
   pagesLost: 0,
   remainingMs: undefined,
 };

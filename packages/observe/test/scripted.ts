@@ -3,7 +3,7 @@ import { progressEvent, roundEvent } from './events.js';
 
 const FAULTS = {
   ...{ pagesMissing: 7, pagesTotal: 100, faults: 40, faultsPerSecond: 3, zeroFaults: 1, duplicatePages: 0 },
-  ...{ latencyDistribution: [0, 0, 3, 30, 7], worstLatencyUs: 27, pagesLost: 0, remainingMs: 500 },
+  ...{ latencyDistribution: [0, 0, 3, 30, 7], worstLatencyUs: 27, waitingUs: 0, pagesLost: 0, remainingMs: 500 },
   blocked: [{ thread: 1, faults: 40, blockedUs: 900 }],
 };
 

@@ -16,6 +16,7 @@ import { faultThreads, onWorkers } from '@godwit/workers';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Touching } from './page-toucher.js';
 import { PAGE, wordOf } from './pattern-source.js';
+import { openSockets } from './still-guest.js';
 
 const { userfaultfdKernelFaults } = hostSupport();
 const usable = userfaultfdKernelFaults.usable;
@@ -149,6 +150,7 @@ describeModes((where) => {
     const touch = await toucher(memory);
     const touching = touch(check(4));
     expect(await asked(source)).toBe(4);
+    expect(missing.status().waitingUs).toBeGreaterThan(0);
     await answer(source, 4);
     // Behind it what the source guesses: one of them comes a second time, and stays as it is.
     await answer(source, 4, 6, 8);
@@ -157,7 +159,14 @@ describeModes((where) => {
     expect(await touch(check(6, 8, 10))).toBe(0);
     expect(await touch({ do: 'check', block: 0, pages: [5], zero: true })).toBe(1);
     expect(memory.blocks[0]?.view(5 * PAGE, 1)[0]).toBe(0x77);
-    expect(missing.status()).toMatchObject({ pagesMissing: PAGES / 2 - 4, duplicatePages: 1 });
+    expect(missing.status()).toMatchObject({ pagesMissing: PAGES / 2 - 4, duplicatePages: 1, waitingUs: 0 });
+    // A device model waits as a vCPU does.
+    const present = missing.present(0, 12 * PAGE, 1);
+    expect(await asked(source)).toBe(12);
+    expect(missing.status().waitingUs).toBeGreaterThan(0);
+    await answer(source, 12);
+    await present;
+    expect(missing.status().waitingUs).toBe(0);
   });
 
   test('after a lost link what is waited for is asked for again, and nothing that has come', async () => {
@@ -238,4 +247,32 @@ describeModes((where) => {
     expect(await touch(check(8))).toBe(0);
     await expect(missing.whole).rejects.toMatchObject({ code: 'GODWIT_PAGES_MISSING' });
   });
+});
+
+test('threads that end while they warm up, at any moment, leave no socket', async () => {
+  const before = openSockets();
+  for (let turns = 0; turns < 20; turns++) {
+    const service = faultThreads();
+    await service.ready();
+    for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
+    await service.close();
+  }
+  expect(openSockets()).toBe(before);
+});
+
+test('a link that comes when the service ends is closed with it', async () => {
+  const channels = await Channels.open('thread');
+  const before = openSockets();
+  for (let i = 0; i < 5; i++) {
+    const memory = guest();
+    const missing = await served(memory);
+    const { source, destination } = await channels.make();
+    missing.askOver(destination, () => {});
+    await missing.undo();
+    source.abort(OVER);
+    destination.abort(OVER);
+    await destination.settled?.();
+  }
+  for (const end of ending.splice(1).reverse()) await end();
+  expect(openSockets()).toBe(before);
 });

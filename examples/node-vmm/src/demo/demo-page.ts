@@ -30,7 +30,7 @@ export class DemoPage {
   private constructor({ memoryBytes, transport, downtimeLimitMs, maxBandwidth }: DemoOptions) {
     this.#observation = observe(this.#source, {
       incoming: this.#destination,
-      title: `A guest of ${formatBytes(memoryBytes)} over ${transport}`,
+      title: `A guest of ${formatBytes(memoryBytes)} over ${transport.kind}`,
       now: () => this.#atMs ?? performance.timeOrigin + performance.now(),
       limits: { downtimeLimitMs, bandwidthLimit: maxBandwidth },
     });

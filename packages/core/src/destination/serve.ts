@@ -13,6 +13,7 @@ import { onChannels, readPiece, takePiece } from './device-pieces.js';
 import type { IncomingConnection } from './incoming-connection.js';
 import { tellLoaded } from './loaded-reports.js';
 import { PageReceiver } from './page-receiver.js';
+import { watchRequests } from './unanswered-requests.js';
 
 /** A phase that serves frames, and a promise of the next phase. */
 export type Serving = ServingPhase & { readonly next: Promise<DestinationPhase> };
@@ -69,11 +70,14 @@ export function readFrom(context: DestinationContext, arriving: Arriving, connec
 }
 
 /** While pages are missing: asks for them over this connection, and lets its page channels put those that come. */
-export function askForMissing({ missing }: DestinationContext, connection: IncomingConnection): void {
+export function askForMissing({ missing, options }: DestinationContext, connection: IncomingConnection): void {
   const { urgent, signal } = connection;
   if (missing === undefined || urgent === undefined || signal.aborted) return;
   connection.putMissing(missing.sinkRecipe);
-  missing.askOver(urgent, (reason) => connection.end(reason));
+  const onLost = (reason: GodwitError): void => connection.end(reason);
+  missing.askOver(urgent, onLost);
+  const { clock, silenceTimeoutMs } = options;
+  void watchRequests({ missing, urgent, silenceTimeoutMs, clock, signal, onLost });
 }
 
 /** A sink for each channel: each reads a payload into its own, while others do the same. */

@@ -24,6 +24,8 @@ export interface FaultStatus {
    * kernel's id of a thread; 0 for all of them where the kernel does not tell.
    */
   readonly blocked: readonly { readonly thread: number; readonly faults: number; readonly blockedUs: number }[];
+  /** For how long that thread has waited which waits longest now; 0 when none waits. */
+  readonly waitingUs: number;
   /** Pages that cannot be had: those who wait for them go on waiting. */
   readonly pagesLost: number;
   /** Milliseconds until all pages are there, at the rate so far; undefined while that is unknown. */

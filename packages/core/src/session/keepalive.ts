@@ -12,7 +12,8 @@ export interface KeepaliveOptions {
   readonly keepaliveMs?: number;
   /**
    * A link counts as lost (`GODWIT_LINK_LOST`) after this long without a byte received on any stream and without bytes of ours
-   * taken. A peer that sends one byte at a time is alive. Time in which this process was blocked does not count. Milliseconds;
+   * taken. A peer that sends one byte at a time is alive. By post-copy also when somebody has waited for a page for so long, and nothing
+   * came on the urgent channel in that time. Time in which this process was blocked does not count. Milliseconds;
    * default 30,000, at least twice `keepaliveMs`. With 0 only the carrier decides when a link is lost.
    */
   readonly silenceTimeoutMs?: number;

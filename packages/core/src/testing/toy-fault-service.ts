@@ -89,7 +89,8 @@ export class ToyMissing implements MissingMemory {
     return {
       ...{ pagesMissing, pagesTotal: this.#total, faults: this.faults, duplicatePages: this.duplicates },
       ...{ faultsPerSecond: 0, zeroFaults: 0, latencyDistribution: [], worstLatencyUs: 0, blocked: [], pagesLost: 0 },
-      remainingMs: undefined,
+      // It has no clock: who waits has waited for ever.
+      ...{ waitingUs: this.#waits.length === 0 ? 0 : Number.POSITIVE_INFINITY, remainingMs: undefined },
     };
   }
 

@@ -1,5 +1,5 @@
 import { GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
-import { PollSet, readFd, yieldProcessor } from '@godwit/linux/unstable/libc';
+import { closeFd, PollSet, readFd, yieldProcessor } from '@godwit/linux/unstable/libc';
 import { FaultMessages } from '@godwit/linux/userfaultfd';
 import { AskedPages } from './asked-pages.js';
 import { FaultStatistics } from './fault-statistics.js';
@@ -82,6 +82,10 @@ export class FaultLoop {
       await this.#run();
     } finally {
       this.#link?.close();
+      // A link that came when it was told to stop is nobody else's.
+      for (let order = this.#takeOrder(); order !== undefined; order = this.#takeOrder()) {
+        if ('generation' in order && order.link !== undefined) closeFd(order.link.fd);
+      }
     }
   }
 

@@ -14,7 +14,7 @@ const NUMBERS = ROWS + MOST_THREADS * Row.count;
 /** What is counted here. */
 export type FaultCounts = Pick<
   FaultStatus,
-  'faults' | 'zeroFaults' | 'latencyDistribution' | 'worstLatencyUs' | 'blocked'
+  'faults' | 'zeroFaults' | 'latencyDistribution' | 'worstLatencyUs' | 'blocked' | 'waitingUs'
 >;
 
 /** A fault that is not served yet. */
@@ -97,10 +97,12 @@ export class FaultStatistics {
   /** For anybody, at any time. */
   read(nowUs: number): FaultCounts {
     const numbers = this.#numbers;
+    let waitingUs = 0;
     const blocked: { thread: number; faults: number; blockedUs: number }[] = [];
     for (let row = ROWS; row < NUMBERS && (numbers[row + Row.faults] as number) > 0; row += Row.count) {
       const since = numbers[row + Row.since] as number;
       const underWay = since === 0 ? 0 : Math.max(0, nowUs - since);
+      waitingUs = Math.max(waitingUs, underWay);
       const blockedUs = (numbers[row + Row.blockedUs] as number) + underWay;
       blocked.push({
         thread: numbers[row + Row.thread] as number,
@@ -114,6 +116,7 @@ export class FaultStatistics {
       worstLatencyUs: numbers[Counter.worstUs] as number,
       latencyDistribution: Array.from(numbers.subarray(Counter.count, Counter.count + LATENCY_BUCKETS)),
       blocked,
+      waitingUs,
     };
   }
 

@@ -39,6 +39,7 @@ const PUTTER = new URL('./page-putter.js', import.meta.url).href;
 
 interface PresentWait {
   readonly order: PresentOrder;
+  readonly sinceUs: number;
   readonly resolve: () => void;
   readonly reject: (error: GodwitError) => void;
 }
@@ -162,7 +163,10 @@ export class ServedMemory implements MissingMemory {
   }
 
   status(): FaultStatus {
-    const counts = this.#statistics.read(nowUs());
+    const atUs = nowUs();
+    const counts = this.#statistics.read(atUs);
+    // The first is the oldest.
+    const [wait] = this.#waits.values();
     const pagesMissing = this.#missing.left;
     const now = performance.now();
     const { at, faults } = this.#rate;
@@ -173,6 +177,7 @@ export class ServedMemory implements MissingMemory {
     const remainingMs = come === 0 ? undefined : ((now - this.#began) / come) * pagesMissing;
     return {
       ...counts,
+      waitingUs: Math.max(counts.waitingUs, wait === undefined ? 0 : atUs - wait.sinceUs),
       pagesMissing,
       pagesTotal: this.#total,
       duplicatePages: this.#missing.duplicates,
@@ -199,7 +204,7 @@ export class ServedMemory implements MissingMemory {
     if (lost !== undefined) throw lost;
     if (this.#settled) throw this.#gone('the service has ended');
     await new Promise<void>((resolve, reject) => {
-      this.#waits.set(order.id, { order, resolve, reject });
+      this.#waits.set(order.id, { order, sinceUs: nowUs(), resolve, reject });
       this.#send(order);
     });
   }

@@ -27,7 +27,7 @@ const MARGIN = 0.03;
  * Above what the model asks for, when the guest was held back as it asked and its working set was written whole all the same. The
  * throttle is then known not to suffice, so that it stays below 10 points above what is needed.
  */
-const STEP = 0.05;
+const STEP = 0.04;
 
 /** The throttle is lowered when it is more than this above what the model asks for: a dead band, so that it does not flap. */
 const ROOM = 0.08;

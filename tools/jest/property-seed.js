@@ -1,0 +1,12 @@
+import { readFile } from 'node:fs/promises';
+
+/*
+ * Under CI (PROPERTY_SEED) property tests draw the same inputs each time, so that a change is judged by itself; everywhere else they draw
+ * new ones, and a failure prints its seed. Only files that use fast-check pay for loading it.
+ */
+const seed = process.env['PROPERTY_SEED'];
+const { testPath } = /** @type {{ testPath?: string }} */ (globalThis);
+if (seed !== undefined && testPath !== undefined && (await readFile(testPath, 'utf8')).includes("from 'fast-check'")) {
+  const { default: fc } = await import('fast-check');
+  fc.configureGlobal({ seed: Number(seed) });
+}
