@@ -12,6 +12,7 @@ const FAULTS: FaultStatus = {
   duplicatePages: 0,
   latencyDistribution: [0, 0, 0, 0, 0, 3, 1200, 30, 0, 0, 1],
   worstLatencyUs: 1500,
+  waitingUs: 0,
   blocked: [],
   pagesLost: 0,
   remainingMs: 4000,

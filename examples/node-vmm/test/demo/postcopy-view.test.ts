@@ -12,7 +12,13 @@ const MISSING = 9000;
 function faults(pagesMissing: number): FaultStatus {
   return {
     ...{ pagesMissing, pagesTotal: MISSING, faults: 1234, faultsPerSecond: 321 },
-    ...{ zeroFaults: 0, duplicatePages: 0, latencyDistribution: [0, 0, 0, 0, 0, 0, 1200, 34], worstLatencyUs: 240 },
+    ...{
+      zeroFaults: 0,
+      duplicatePages: 0,
+      waitingUs: 0,
+      latencyDistribution: [0, 0, 0, 0, 0, 0, 1200, 34],
+      worstLatencyUs: 240,
+    },
     ...{ blocked: [], pagesLost: 0, remainingMs: pagesMissing / 3 },
   };
 }
