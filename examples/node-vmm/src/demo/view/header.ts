@@ -47,9 +47,12 @@ export function phaseLines(view: ViewState, width: number, nowMs: number): Style
   const [limit, what] = isFollowed(view) ? [postcopyBandwidth, 'post-copy'] : [maxBandwidth, 'pre-copy'];
   const right = [span(limit === 0 ? '' : `${what} limited to ${formatRate(limit)}`, 'dim')];
   const left = phase(view, nowMs);
-  if (widthOf(left) <= width) return [spread(left, right, width)];
+  // While pages follow, what limits them is worth a line of its own.
+  const below = isFollowed(view) && widthOf(left) + widthOf(right) >= width;
+  const more = below && limit > 0 ? indented(right[0]?.text ?? '', width, 'dim') : [];
+  if (widthOf(left) <= width) return [spread(left, below ? [] : right, width), ...more];
   const text = left.map((part) => part.text).join('');
-  return indented(text.trim(), width, left[0]?.colour ?? 'plain');
+  return [...indented(text.trim(), width, left[0]?.colour ?? 'plain'), ...more];
 }
 
 /** Text under the left margin, wrapped. */
@@ -67,7 +70,7 @@ function phase(view: ViewState, nowMs: number): StyledLine {
     case 'migrating':
       return [
         span(`${MARGIN}${view.state}`, view.state === 'device' ? 'warn' : 'good'),
-        span(` · ${since}${view.state === 'completed' ? '' : leftText(view.progress)}`, 'dim'),
+        span(` · ${since}${view.state === 'completed' || isFollowed(view) ? '' : leftText(view.progress)}`, 'dim'),
         span(
           view.throttle === 0 ? '' : ` · the guest is held back for ${formatShare(view.throttle)} of its time`,
           'warn',
