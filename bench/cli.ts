@@ -1,4 +1,5 @@
 import { Argument, Command, InvalidArgumentError } from 'commander';
+import { type BackgroundOptions, backgroundBenchmark } from './background/background.js';
 import { bitmapBenchmark } from './bitmap/bitmap.js';
 import { bulkBenchmark } from './bulk/bulk.js';
 import { channelsBenchmark } from './channels/channels.js';
@@ -154,6 +155,14 @@ program
   .option('--size <MiB>', 'memory of the large guest', atLeastOne, 8192)
   .option('--json', 'one JSON object instead of a table', false)
   .action((options: RestoreOptions) => restoreBenchmark(options));
+
+program
+  .command('background')
+  .description('snapshots of a guest that writes flat out and runs on: its pause, and its speed meanwhile')
+  .option('--runs <n>', 'snapshots of each guest', atLeastOne, 10)
+  .option('--size <MiB>', 'memory of the guest', atLeastOne, 512)
+  .option('--json', 'one JSON object instead of a table', false)
+  .action((options: BackgroundOptions) => backgroundBenchmark(options));
 
 program
   .command('profile')

@@ -14,7 +14,9 @@ const check = process.argv.includes('--check');
 
 const { outputFiles } = await build({
   absWorkingDir: root,
-  entryPoints: ['dist/channel-thread.js', 'dist/missing/service-thread.js'].map((file) => join(folder, file)),
+  entryPoints: ['channel-thread.js', 'missing/service-thread.js', 'protect/protect-thread.js'].map((file) =>
+    join(folder, 'dist', file),
+  ),
   entryNames: '[name]',
   outdir: join(folder, 'threads'),
   bundle: true,

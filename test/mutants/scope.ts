@@ -101,10 +101,9 @@ export const SCOPE: readonly Scope[] = [
       'hostile-destination',
     ],
   },
-  { sources: ['queue/urgent-pages.ts'], tests: ['urgent-pages', 'page-queue'] },
   {
     sources: ['queue'],
-    tests: ['page-queue', 'page-queue-words', 'round-takers', 'urgent-pages', 'round-batches', 'in-round', 'link-loss'],
+    tests: ['page-queue', 'page-queue-words', 'round-takers', 'round-batches', 'in-round', 'link-loss'],
   },
   { sources: ['sink'], tests: ['choose-sink', 'page-path'] },
   { sources: ['destination/phases'], tests: DESTINATION },

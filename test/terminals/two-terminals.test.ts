@@ -253,11 +253,10 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     const source = await running();
     const { terminal: destination, at } = await receiving('tcp:127.0.0.1:0');
     const here = ['--control', user.path('godwit/vmm1.sock')];
-    const there = ['--control', user.path('godwit/vmm2.sock')];
-    // A guest that stands still asks for no page: they follow as slowly as they are told to.
-    expect(await user.vmm('pause', ...here)).toMatchObject({ status: 0 });
-    const slowly = ['--bandwidth', '1M', '--postcopy', '--postcopy-bandwidth', '16K'];
-    const mover = tmux.open(user.line(['migrate', at, ...slowly]));
+    await user.vmm('pause', ...here);
+    const mover = tmux.open(
+      user.line(['migrate', at, '--bandwidth', '1M', '--postcopy', '--postcopy-bandwidth', '16K']),
+    );
     await mover.shows(/round 1: \d+ %/);
     expect(await user.vmm('postcopy', ...here)).toMatchObject({ status: 0, stdout: 'asked for\n' });
     await mover.shows(/the guest runs there; \d+ % of its missing pages sent/);
@@ -266,7 +265,7 @@ withTmux(`two terminals, and a third one${reason}`, () => {
       guest: 'moved',
       migration: { to: at, state: 'postcopy-active', ownership: 'handedOver' },
     });
-    expect((await user.json('status', ...there)).last).toMatchObject({
+    expect((await user.json('status', '--control', user.path('godwit/vmm2.sock'))).last).toMatchObject({
       guest: 'paused',
       incoming: { state: 'postcopy-active', faults: { pagesLost: 0 } },
     });
@@ -324,6 +323,16 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     await saver.shows(/saved to .*guest\.snap/);
     await beatsOn(source);
     expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+    expect(await user.json('snapshot', file, '--live')).toMatchObject({
+      status: 0,
+      last: { result: 'saved', background: { protection: { pagesLeft: 0 } } },
+    });
+    await beatsOn(source);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+    expect(await user.vmm('snapshot', file, '--live', '--quit')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('take one of the two'),
+    });
     expect(await user.json('snapshot', file, '--quit')).toMatchObject({ status: 0, last: { result: 'saved' } });
     expect(await source.exit()).toBe(0);
     for (const how of [[], ['--at-once']]) {

@@ -11,14 +11,17 @@ test('the files of the threads are what the sources say', () => {
   execFileSync(process.execPath, [join(ROOT, 'tools', 'bundle-threads.js'), '--check']);
 });
 
-test.each(['channel-thread', 'service-thread'])('%s is one file: beside Node it imports koffi alone', (name) => {
-  const text = readFileSync(join(ROOT, 'packages', 'workers', 'threads', `${name}.js`), 'utf8');
-  const imports = Array.from(
-    text.matchAll(/^(?:import|export) [^'"`;]*? ?from "([^"]+)";$|^import "([^"]+)";$/gm),
-    (match) => String(match[1] ?? match[2]).replace(/^node:/, ''),
-  );
-  expect(imports.length).toBeGreaterThan(0);
-  expect(imports.filter((module) => !builtinModules.includes(module) && module !== 'koffi')).toEqual([]);
-  // RxJS alone takes as long to load as all the rest.
-  expect(text).not.toContain('node_modules/rxjs/');
-});
+test.each(['channel-thread', 'service-thread', 'protect-thread'])(
+  '%s is one file: beside Node it imports koffi alone',
+  (name) => {
+    const text = readFileSync(join(ROOT, 'packages', 'workers', 'threads', `${name}.js`), 'utf8');
+    const imports = Array.from(
+      text.matchAll(/^(?:import|export) [^'"`;]*? ?from "([^"]+)";$|^import "([^"]+)";$/gm),
+      (match) => String(match[1] ?? match[2]).replace(/^node:/, ''),
+    );
+    expect(imports.length).toBeGreaterThan(0);
+    expect(imports.filter((module) => !builtinModules.includes(module) && module !== 'koffi')).toEqual([]);
+    // RxJS alone takes as long to load as all the rest.
+    expect(text).not.toContain('node_modules/rxjs/');
+  },
+);

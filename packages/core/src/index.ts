@@ -102,6 +102,9 @@ export type { FaultService, MissingMemory, PagesToServe } from './missing/missin
 export type { MissingSink } from './missing/missing-sink.js';
 export type { PagePlace, PageSource } from './missing/page-source.js';
 export { localAuthority, type OwnershipAuthority, type Transfer } from './ownership/ownership-authority.js';
+export type { PageTarget } from './protect/page-target.js';
+export type { BackgroundReport, ProtectionStatus } from './protect/protection-status.js';
+export type { PagesToProtect, ProtectedMemory, WriteProtection } from './protect/write-protection.js';
 export {
   type AnyPagesFrame,
   type ArrivedFrame,

@@ -24,11 +24,12 @@ export function migrate(vm: MigratableVm, connector: LinkConnector, options: Mig
 }
 
 const forecastOf: Forecaster = (sample, devices, link, options) => {
-  const { downtimeLimitMs, bandwidthLimit, timeBudgetMs, policy, pageChannels } = options;
+  const { downtimeLimitMs, bandwidthLimit, timeBudgetMs, policy, postcopy, pageChannels } = options;
   const settings = {
     downtimeLimitMs,
     bandwidthLimit,
     policy,
+    postcopy,
     pageChannels,
     ...(timeBudgetMs !== undefined && { timeBudgetMs }),
   };

@@ -2,6 +2,7 @@ import type { ErrorCode, GodwitError } from './errors.js';
 import type { FaultStatus } from './missing/fault-status.js';
 import type { DestinationOwnershipState } from './ownership/destination-ownership.js';
 import type { SourceOwnershipState } from './ownership/source-ownership.js';
+import type { BackgroundReport, ProtectionStatus } from './protect/protection-status.js';
 import type { MovedRunState } from './protocol/frame.js';
 import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js';
 
@@ -27,6 +28,8 @@ import type { DowntimeTerms, PagesByKind, RoundRecord } from './round-record.js'
  *
  * - `postcopy-active`: the guest runs at the destination, and pages are missing there: both processes are needed. `postcopy-paused`: the
  *   link between them is lost, and `postcopy-recover`: it is made anew; who needs a missing page waits meanwhile.
+ * - A background snapshot goes from `active`, where memory is protected, through `device` back to `active`, where its pages are saved, and
+ *   from there to `completed`: the guest runs at the source all the time but in `device`.
  * - `reconnecting`: the link was lost before `go`, and the engine reconnects.
  * - `settling`: the link was lost after `go`, and the destination is asked over new connections.
  * - A dry run goes from `setup` to `completed`. After `go` (inside `device`) there is no way to `cancelled`.
@@ -229,6 +232,8 @@ export interface MigrationSummary {
   readonly dryRun?: DryRunReport;
   /** Of a migration by post-copy; undefined otherwise. */
   readonly postcopy?: PostcopyReport | undefined;
+  /** Of a background snapshot, after which the guest is the source's as before; undefined otherwise. */
+  readonly background?: BackgroundReport | undefined;
 }
 
 /** What happens to a migration, at its source; `type` says what. The last one is `completed` or `failed`. */
@@ -309,6 +314,8 @@ export type MigrationEvent =
   /** A shadow policy would have ended pre-copy now; once for each. */
   | { readonly type: 'shadow'; readonly shadow: ShadowReport }
   | { readonly type: 'dry-run'; readonly report: DryRunReport }
+  /** A background snapshot goes on: every `progressIntervalMs`, and once at the end. */
+  | { readonly type: 'protection'; readonly protection: ProtectionStatus }
   /** Something failed or is not available, and the migration goes on without it. */
   | { readonly type: 'warning'; readonly code: ErrorCode; readonly message: string }
   /** The RAM of both sides was compared between `ready` and `go`, and is equal. */

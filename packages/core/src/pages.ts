@@ -44,6 +44,7 @@ export {
 export { MemoryWindows } from './memory/memory-windows.js';
 export { MOST_WORDS, type NamedPages } from './memory/named-pages.js';
 export { type PageRun, PageRunList } from './memory/page-run.js';
+export { isZero as isZeroPage } from './memory/zero-page.js';
 export type { FaultStatus } from './missing/fault-status.js';
 export type { FaultService, MissingMemory, PagesToServe } from './missing/missing-memory.js';
 export type { MissingSink } from './missing/missing-sink.js';
@@ -59,6 +60,8 @@ export {
   type SourceOwnershipEvent,
   type SourceOwnershipState,
 } from './ownership/source-ownership.js';
+export type { PageTarget } from './protect/page-target.js';
+export type { ProtectionStatus } from './protect/protection-status.js';
 export {
   type AnyPagesFrame,
   type ArrivedFrame,

@@ -126,6 +126,11 @@ export interface RoundRecord {
   /** Time waiting for `bandwidthLimit`, of pages and of device state. */
   readonly limitMs: number;
   readonly totalMs: number;
+  /**
+   * When the round was over, counted from the start of the migration. Rounds of a guest that writes little are up to a second apart, and a
+   * link may have been lost in between, so that this is not the sum of `totalMs`.
+   */
+  readonly endedAtMs: number;
   /** The share of time for which vCPUs were held back during this round, from 0 to 0.99. */
   readonly throttle: number;
   /** The link's own rate, learned over rounds: without scanning, and without `bandwidthLimit`. */

@@ -103,6 +103,18 @@ describe('a new migration', () => {
     }
   });
 
+  test('that has come leaves no listener behind at the signal of the one who waited', async () => {
+    const { clock, next, source } = made();
+    const { signal } = new AbortController();
+    for (let n = 1; n <= 3; n++) {
+      const waiting = next(undefined, signal);
+      await source(n);
+      await waiting;
+    }
+    await clock.yield();
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
+  });
+
   test('that is held and connects again is one migration: the older connection is told so', async () => {
     const { clock, next, source } = made();
     const other = watch(next(id(1)));

@@ -244,6 +244,7 @@ describe('policies', () => {
     outcome: { round: 1, predictedDowntimeMs: 1000, ...change } as RoundOutcome,
     history: [],
     downtimeLimitMs: 300,
+    pauseLimitMs: 600,
     elapsedMs: change.elapsedMs ?? 0,
     fixedDowntimeMs: 0,
     overruns: 0,

@@ -1,5 +1,5 @@
 import { claimOf, type Frame, type FrameStream } from '@godwit/core';
-import { FaultyDevice } from '@godwit/core/testing';
+import { FaultyDevice, ToyFaultService } from '@godwit/core/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { device, end, PlayedSource, pages, SWITCHOVER } from './played-source.js';
 import { held } from './played-stream.js';
@@ -15,14 +15,15 @@ afterEach(async () => {
 /** Lets everything that can run do so. */
 const turn = () => played.clock.sleep(1);
 
-/** A destination that takes device state on its one page channel. */
+/** A destination that takes device state on its one page channel; the urgent one is a further stream. */
 async function begin(
   features: readonly string[] = ['back', 'deviceChannels', 'loadEarly'],
   prepare: (played: PlayedSource) => void = () => {},
 ): Promise<FrameStream> {
-  played = new PlayedSource();
+  const byPostcopy = features.includes('postcopy');
+  played = new PlayedSource(undefined, byPostcopy ? { faults: new ToyFaultService() } : {});
   prepare(played);
-  await played.hello({ features, pageChannels: 1 });
+  await played.hello({ features, pageChannels: byPostcopy ? 2 : 1 });
   await played.hear('welcome');
   const [channel] = played.pages;
   if (channel === undefined) throw new Error('unreachable');
@@ -42,6 +43,40 @@ const early = (attempt: number, index: number, ...deviceSequences: number[]): Fr
 });
 const switchover = (...deviceSequences: number[]): Frame => ({ ...SWITCHOVER, deviceSequences });
 const error = (message: string) => ({ type: 'error', code: 'GODWIT_PROTOCOL', message });
+
+describe('after "switchover", while pieces are still on their way on a page channel,', () => {
+  const missing: Frame = { type: 'missing', block: 0, runs: [0, 1] };
+  test.each<readonly [string, Frame]>([
+    ['pages that are to be missing are', missing],
+    ['a question whether the destination is prepared is', { type: 'prepare', attempt: 1, deviceSequences: [0, 0] }],
+    ['an order to load early is', early(1, 0, 0, 0)],
+    ['a question for pieces is', awaitPieces(1, 1, 1, 1)],
+    ['a measurement of the link is', { type: 'probe' }],
+    ['another switchover is', switchover(0, 0)],
+  ])('%s refused, and no device loads', async (_name, frame) => {
+    const channel = await begin(['back', 'deviceChannels', 'loadEarly', 'postcopy', 'probe']);
+    expect(played.heardOf('welcome')).toMatchObject([{ features: expect.arrayContaining(['loadEarly', 'postcopy']) }]);
+    await channel.write(end(0));
+    await played.hear('roundAck');
+    await played.send(switchover(0, 0), frame);
+    expect(await played.refused()).toBe('GODWIT_PROTOCOL');
+    expect(played.heard.at(-1)).toMatchObject(error(`the source sent "${frame.type}" after "switchover"`));
+    expect(played.vm.devices.map((one) => (one as FaultyDevice).loads)).toEqual([0, 0]);
+  });
+
+  test('"back" is taken, and the next attempt begins', async () => {
+    const channel = await begin();
+    await channel.write(end(0));
+    await played.hear('roundAck');
+    await played.send(switchover(0, 0), { type: 'back', attempt: 1 });
+    await played.hear('backAck');
+    await piece(channel, 0, 0, true, 1, 2);
+    await piece(channel, 1, 0, true, 1, 2);
+    await played.send({ ...switchover(0, 0), attempt: 2 } as Frame);
+    await played.hear('ready');
+    expect(played.heardOf('ready')).toMatchObject([{ attempt: 2 }]);
+  });
+});
 
 describe('"awaitPieces" is answered with its number', () => {
   test('once the pieces have come that were sent on another stream', async () => {
@@ -164,7 +199,7 @@ describe('"switchover"', () => {
     await ended();
     await played.send(switchover(0, 0), switchover(0, 0));
     expect(await played.refused()).toBe('GODWIT_PROTOCOL');
-    expect(played.heard.at(-1)).toMatchObject(error('"switchover" came twice in attempt 1'));
+    expect(played.heard.at(-1)).toMatchObject(error('the source sent "switchover" after "switchover"'));
   });
 
   test('leaves no question to be answered', async () => {

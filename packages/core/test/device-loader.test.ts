@@ -4,7 +4,7 @@ import { describe, expect, test } from '@jest/globals';
 import { held, watch } from './played-stream.js';
 import { BLOCKS } from './toy-migration.js';
 
-const { DeviceLoader } = engineParts;
+const { DeviceLoader, MOST_PIECES } = engineParts;
 
 /** A device that remembers what it was told, in order, of all devices. */
 class LoggedDevice implements MigratableDevice {
@@ -115,6 +115,23 @@ describe('a piece of state is admitted', () => {
     loader.fail(new Error('over') as GodwitError);
     await loader.idle();
   });
+});
+
+test('so many pieces wait to be loaded, however small they are, and each device may end', () => {
+  const { loader, send } = made();
+  for (let sequence = 0; sequence < MOST_PIECES; sequence++) send(piece(0, sequence, 1, false), new Uint8Array());
+  for (const frame of [piece(0, MOST_PIECES, 1, false), piece(1, 0, 1, false), live(1, 0)]) {
+    expect(() => loader.admit(frame, 0)).toThrow(
+      expect.objectContaining({
+        code: 'GODWIT_LIMIT_EXCEEDED',
+        message: expect.stringContaining('more than 262144 pieces'),
+      }),
+    );
+  }
+  send(piece(0, MOST_PIECES), new Uint8Array());
+  send(piece(1, 0), new Uint8Array());
+  loader.goBack(1);
+  send(piece(0, 0, 2, false), new Uint8Array());
 });
 
 describe('pieces that come on several streams', () => {

@@ -4,12 +4,40 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { bytes, ScriptedDevice, senderOf, turn } from './played-device-link.js';
 
-const { DeviceSender } = engineParts;
+const { DeviceSender, MOST_PIECES } = engineParts;
 
 const never = new AbortController().signal;
 const boom = () => {
   throw new Error('on purpose');
 };
+
+test.each(['save', 'precopy'] as const)(
+  'of the state of %s no more pieces are under way than the destination holds, however small they are',
+  async (which) => {
+    const disk = new ScriptedDevice('disk');
+    const { sender, link } = senderOf([disk], 2 ** 30);
+    const over = MOST_PIECES + 3;
+    disk.chunks[which] = Array(over).fill(bytes(1));
+    let pieces = 0;
+    const early: number[] = [];
+    link.loadsEarly = true;
+    link.write = async (frame) => {
+      if (frame.type === 'device' && !frame.last) pieces++;
+      if (frame.type === 'loadEarly') early.push(pieces);
+    };
+    const sending = which === 'save' ? sender.save(1, never) : sender.precopy();
+    while (pieces < MOST_PIECES) await turn();
+    for (let i = 0; i < 10; i++) await turn();
+    expect([pieces, early]).toEqual([MOST_PIECES, which === 'save' ? [MOST_PIECES] : []]);
+    sender.loaded(0, 2, which === 'save' ? 1 : 0);
+    for (let i = 0; i < 10; i++) await turn();
+    expect(pieces).toBe(MOST_PIECES + 2);
+    sender.loaded(0, MOST_PIECES, which === 'save' ? 1 : 0);
+    await sending;
+    while (pieces < over) await turn();
+  },
+  60_000,
+);
 
 describe('state that moves while the guest runs', () => {
   test('goes device by device, in pieces that are counted over all rounds', async () => {

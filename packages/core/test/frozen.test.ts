@@ -126,7 +126,7 @@ describe('the states of a migration', () => {
     expect(MIGRATION_TRANSITIONS).toEqual({
       none: ['setup', 'cancelling'],
       setup: ['active', 'completed', 'failed', 'cancelling'],
-      active: ['reconnecting', 'pre-switchover', 'device', 'postcopy-device', 'failed', 'cancelling'],
+      active: ['reconnecting', 'pre-switchover', 'device', 'postcopy-device', 'completed', 'failed', 'cancelling'],
       reconnecting: ['active', 'device', 'postcopy-device', 'failed', 'cancelling'],
       'pre-switchover': ['device', 'postcopy-device', 'active', 'failed', 'cancelling'],
       device: ['reconnecting', 'active', 'settling', 'completed', 'failed', 'cancelling'],
@@ -172,12 +172,12 @@ describe('the states of a migration', () => {
     expect(new Set(paths.flat())).toEqual(new Set(states));
     expect(new Set(paths.map((path) => path.at(-1)))).toEqual(new Set(['completed', 'failed', 'cancelled']));
     for (const path of paths) {
-      // Nothing is handed over but through `device`, or post-copy's states (a dry run, which completes from `setup`, hands nothing over), and nothing is
-      // cancelled but through `cancelling`.
-      if (path.at(-1) === 'completed')
-        expect(path.some((state) => ['device', 'postcopy-device'].includes(state)) || path.at(-2) === 'setup').toBe(
-          true,
-        );
+      // Nothing is handed over but through `device`, or post-copy's states (a dry run, which completes from `setup`, and a background snapshot,
+      // from `active`, hand nothing over), and nothing is cancelled but through `cancelling`.
+      if (path.at(-1) === 'completed') {
+        const handedOver = path.some((state) => ['device', 'postcopy-device'].includes(state));
+        expect(handedOver || ['setup', 'active'].includes(path.at(-2) as MigrationState)).toBe(true);
+      }
       if (path.at(-1) === 'cancelled') expect(path.at(-2)).toBe('cancelling');
     }
     for (const [from, to] of BACK) expect(MIGRATION_TRANSITIONS[from]).toContain(to);

@@ -1,6 +1,7 @@
 import {
   type ConvergencePolicy,
   firstOpinion,
+  type MigratableDevice,
   type MigrationEvent,
   timeBudget,
   withinDowntimeLimit,
@@ -8,7 +9,7 @@ import {
 import { FaultyDevice, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
 import { dirty, filled, RAM, slowly } from './slow-toy.js';
-import { expectMoved, expectStayed, type Toy } from './toy-migration.js';
+import { expectMoved, expectStayed, start, type Toy } from './toy-migration.js';
 
 type Unreachable = Extract<MigrationEvent, { type: 'limit-unreachable' }>;
 
@@ -99,6 +100,42 @@ describe('a limit that no round can reach', () => {
     expect(attempts).toEqual([]);
     expect(rounds.length).toBeLessThan(20);
     expect(rounds.at(-2)?.decision).toMatchObject({ action: 'switchover', reason: 'no round reaches 1 ms' });
+  });
+
+  test.each([
+    ['idle', 0],
+    ['busy', 20],
+  ])('ends a tenth of the budget later by default, without a pause: %s guest', async (_, writesEveryMs) => {
+    const gpu = () => {
+      const state = new Uint8Array(40e6);
+      const device: MigratableDevice = {
+        id: 'gpu',
+        version: 1,
+        stateBytes: () => state.length,
+        async *save() {
+          yield state;
+        },
+        load: async () => {},
+      };
+      return device;
+    };
+    const source = filled(new ToyVm(RAM));
+    source.devices = [gpu()];
+    const destination = new ToyVm(RAM, { running: false, devices: [gpu()] });
+    // 40 MB over 10 MB/s: four seconds, whatever the guest does.
+    const toy = start({ source, destination, link: { bytesPerSecond: 10e6 }, migrate: { downtimeLimitMs: 300 } });
+    if (writesEveryMs > 0) void dirty(toy, writesEveryMs);
+    const ends = await toy.settled();
+    expectStayed(toy, ends, 'GODWIT_NOT_CONVERGING');
+    expect(String((ends.sent as PromiseRejectedResult).reason)).toMatch(
+      /no round can reach the downtime limit of 300 ms/,
+    );
+    expect(toy.events.filter(({ type }) => type === 'switchover-start')).toEqual([]);
+    const rounds = toy.events.flatMap((event) => (event.type === 'round' ? [event.round] : []));
+    const [first, last] = [rounds.at(0), rounds.at(-1)];
+    const waitedMs = (last?.endedAtMs ?? 0) - (first?.endedAtMs ?? 0);
+    expect(waitedMs).toBeGreaterThan(5000);
+    expect(waitedMs).toBeLessThan(7100);
   });
 
   test('and one that is reached is never told', async () => {

@@ -143,8 +143,8 @@ describe('a queue', () => {
 
   test('is in memory that threads share, where there is such a thing', () => {
     const memory = memoryOf([64]);
-    const { control, urgent, blocks } = PageQueue.create(memory).buffers;
-    const all = [control, urgent, ...blocks.flatMap((block) => Object.values(block) as ArrayBufferLike[])];
+    const { control, blocks } = PageQueue.create(memory).buffers;
+    const all = [control, ...blocks.flatMap((block) => Object.values(block) as ArrayBufferLike[])];
     expect(all.every((buffer) => buffer instanceof SharedArrayBuffer)).toBe(true);
     const kept = globalThis.SharedArrayBuffer;
     try {

@@ -225,6 +225,7 @@ test('the rounds of a stop-and-copy have the pages that were left, and the times
   const same = {
     ...{ phase: 'stop-and-copy', deferredPages: 0, savedBytes: 0, scanMs: 0, limitMs: 0, throttle: 0 },
     ...{ newlyDirtyPages: 0, trackers: [], dirtyPagesPerSecond: 0, linkBytesPerSecond: expect.any(Number) },
+    endedAtMs: expect.any(Number),
     ...{ prediction, predictionRange, predictedDowntimeMs, predictedDowntimeRangeMs },
     decision: { action: 'switchover', reason: 'the guest is paused: these pages were left' },
   };

@@ -40,6 +40,7 @@ export class ScriptedDevice implements MigratableDevice {
 export interface PlayedLink {
   readonly link: engineParts.DeviceLink & {
     pings: number;
+    loadsEarly?: boolean;
     /** Called before a frame counts as written; may throw or wait. */
     onWrite: (frame: DeviceFrame) => void | Promise<void>;
   };

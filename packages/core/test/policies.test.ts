@@ -55,6 +55,7 @@ function round(number: number, owed: number, change: Partial<RoundRecord> = {}):
     sendMs: 1000,
     limitMs: 0,
     totalMs: 1000,
+    endedAtMs: 0,
     linkBytesPerSecond: 40_960_000,
     newlyDirtyPages: owed,
     trackers: [],
@@ -70,7 +71,8 @@ function round(number: number, owed: number, change: Partial<RoundRecord> = {}):
 }
 
 /** What a policy is asked at the end of the last of these rounds, or in the middle of the next one, when `owedNow` is given. */
-function asked(rounds: readonly RoundRecord[], change: Partial<PolicyInput> = {}, owedNow?: number): PolicyInput {
+function asked(given: readonly RoundRecord[], change: Partial<PolicyInput> = {}, owedNow?: number): PolicyInput {
+  const rounds = oneAfterTheOther(given);
   const last = rounds.at(-1) as RoundRecord;
   const { round: number, totalMs } = last;
   const now = owedNow === undefined ? last : { ...round(number, owedNow), totalMs };
@@ -79,8 +81,9 @@ function asked(rounds: readonly RoundRecord[], change: Partial<PolicyInput> = {}
     outcome: now,
     history: owedNow === undefined ? rounds.slice(0, -1) : rounds,
     downtimeLimitMs: 300,
+    pauseLimitMs: 600,
     fixedDowntimeMs: 20,
-    elapsedMs: rounds.reduce((sum, one) => sum + one.totalMs, 0),
+    elapsedMs: last.endedAtMs,
     timeBudgetMs: undefined,
     throttle: 0,
     canThrottle: true,
@@ -94,6 +97,15 @@ function asked(rounds: readonly RoundRecord[], change: Partial<PolicyInput> = {}
   };
 }
 
+/** The same rounds, each of which begins when the one before has ended; where a round says when it ended, that stands. */
+function oneAfterTheOther(rounds: readonly RoundRecord[]): readonly RoundRecord[] {
+  let at = 0;
+  return rounds.map((one) => {
+    at = one.endedAtMs > 0 ? one.endedAtMs : at + one.totalMs;
+    return { ...one, endedAtMs: at };
+  });
+}
+
 /** Rounds that leave so many pages, one after the other. */
 const rounds = (...owed: number[]) => owed.map((pages, index) => round(index + 1, pages));
 
@@ -101,6 +113,8 @@ describe('the limit', () => {
   test('with nothing dirty it is exceeded by withinDowntimeLimit, and by gentle it is not', () => {
     const input = asked(rounds(0), { downtimeLimitMs: 10 });
     expect(withinDowntimeLimit(input)).toMatchObject({ action: 'switchover' });
+    expect(withinDowntimeLimit({ ...input, pauseLimitMs: 20 })).toMatchObject({ action: 'switchover' });
+    expect(withinDowntimeLimit({ ...input, pauseLimitMs: 19 })).toBeUndefined();
     expect(presets.balanced(input)).toMatchObject({ action: 'switchover' });
     expect(strictlyWithinDowntimeLimit(input)).toBeUndefined();
     expect(presets.gentle(input)).toBeUndefined();
@@ -139,6 +153,10 @@ describe('the limit', () => {
       reason: expect.stringContaining('without any RAM the guest would be down for 20.0 ms'),
     });
     expect(policy(asked(rounds(9, 9, 9, 9)))).toBeUndefined();
+    // The rounds of an idle guest take no time, and are up to a second apart.
+    const quiet = [100, 1100, 2100, 3100].map((endedAtMs, i) => round(i + 1, 9, { totalMs: 1, endedAtMs }));
+    expect(policy(asked(quiet, change))).toMatchObject({ action: 'abort' });
+    expect(policy(asked(quiet.slice(0, 3), change))).toBeUndefined();
     const better = round(3, 9, { predictedDowntimeMs: 10, prediction: { ...TERMS, ramMs: 1 } });
     expect(policy(asked([...rounds(9, 9), better, ...rounds(9, 9)], change))).toBeUndefined();
   });

@@ -12,10 +12,12 @@ interface Lapse {
   readonly at: Frame['type'];
   readonly control?: readonly Frame[];
   readonly urgent?: readonly Frame[];
+  /** It never says that it is whole; over later connections it says that it lacks nothing. */
+  readonly neverWhole?: boolean;
 }
 
 /** Plays a destination that agrees to post-copy, over as many connections as the source makes; it lapses over the first one. */
-async function playDestination({ at, control: said = [], urgent: asked = [] }: Lapse) {
+async function playDestination({ at, control: said = [], urgent: asked = [], neverWhole = false }: Lapse) {
   const clock = new VirtualClock();
   const link = memoryLink({ clock, capacity: 64 });
   const source = filledVm();
@@ -29,6 +31,7 @@ async function playDestination({ at, control: said = [], urgent: asked = [] }: L
     switch (frame.type) {
       case 'hello':
         if (first) return [{ ...WELCOME, features: frame.features }];
+        if (neverWhole) return [{ ...RESUMED, state: 'incomplete', round: 3 } as Frame];
         return [{ type: 'error', code: 'GODWIT_UNKNOWN_MIGRATION', message: 'gone', retry: false }];
       case 'ping':
         return [{ type: 'pong', id: frame.id }];
@@ -36,7 +39,7 @@ async function playDestination({ at, control: said = [], urgent: asked = [] }: L
         const ack = { type: 'roundAck', round: frame.round, pages: count } as const;
         count = 0;
         if (source.running) source.write(0, 0, Uint8Array.of(7));
-        return frame.round === 1 ? [ack] : [ack, { type: 'whole' }];
+        return frame.round === 1 || neverWhole ? [ack] : [ack, { type: 'whole' }];
       }
       case 'prepare':
         return [{ ...frame, type: 'prepared', incarnation: WELCOME.incarnation }];
@@ -150,6 +153,15 @@ describe('a destination of post-copy', () => {
     expect(run.link.openStreams).toBe(0);
     const { lostMs } = await run.migration.recover({ destinationIsDead: true });
     expect([run.source.running, lostMs >= 0]).toEqual([true, true]);
+  });
+
+  test('that lacks nothing and never says that it is whole is asked once more, and then left to a person', async () => {
+    const run = await playDestination({ at: 'running', neverWhole: true });
+    expect(run.code).toBe('GODWIT_OWNERSHIP_UNKNOWN');
+    expect(run.result).toMatchObject({ reason: { message: expect.stringContaining('has not said "whole"') } });
+    expect(run.heard.filter(({ type }) => type === 'hello')).toHaveLength(2);
+    expect([run.source.running, run.migration.ownership]).toEqual([false, 'unknown']);
+    expect(run.link.openStreams).toBe(0);
   });
 
   test('that asks for every page at once is answered, and whole nevertheless', async () => {
@@ -291,6 +303,41 @@ describe('a source of post-copy', () => {
     await hostile.hear('whole');
     await hostile.send({ type: 'released' });
     await hostile.incoming.result;
+  });
+
+  test.each(['the end of the round', 'its acknowledgement'] as const)(
+    'that has sent every page and is gone before %s is not waited for: nothing is missing',
+    async (when) => {
+      const { touched } = await running();
+      const last = pages([1, 1, 40, 1], 2 * PAGE, { round: 2 });
+      if (when === 'the end of the round') await hostile.send(last);
+      else {
+        await hostile.send(last, end(2, 2));
+        await hostile.hear('roundAck');
+      }
+      await hostile.clock.sleep(1);
+      hostile.link.cut();
+      await touched;
+      const { summary } = await hostile.incoming.result;
+      expect([summary.faults?.pagesMissing, hostile.incoming.ownership]).toEqual([0, 'untold']);
+      expect(hostile.clock.now()).toBeLessThan(120_000);
+    },
+  );
+
+  test('that comes back in the moment in which the last page was found to be there is answered at once', async () => {
+    const { touched } = await running();
+    await hostile.send(pages([1, 1, 40, 1], 2 * PAGE, { round: 2 }));
+    await hostile.clock.sleep(1);
+    const features = ['postcopy', 'bitmap', 'back', 'encoding:delta'];
+    await hostile.again({ stage: 'handedOver', features, pageChannels: 1 });
+    const before = hostile.clock.now();
+    await hostile.hear('resumed');
+    expect(hostile.clock.now() - before).toBeLessThan(100);
+    expect(hostile.heardOf('resumed')).toMatchObject([{ state: 'running' }]);
+    await hostile.send({ type: 'released' });
+    await touched;
+    await hostile.incoming.result;
+    expect(hostile.incoming.ownership).toBe('settled');
   });
 
   test('that never comes back is given up by a person alone, and the guest is paused where it is', async () => {

@@ -57,6 +57,26 @@ describe('after go', () => {
     expect(lostLinks).toEqual(['GODWIT_TIMEOUT']);
   });
 
+  test('a destination that says that pages are missing, though all were sent, is asked again', async () => {
+    let lies = 1;
+    const toy = start({
+      link: {
+        fromDestination: (frame, payload) => {
+          if (frame.type === 'running') {
+            toy.link.cut();
+            return undefined;
+          }
+          if (frame.type !== 'resumed' || lies-- <= 0) return { frame, payload };
+          return { frame: { ...frame, state: 'incomplete' }, payload };
+        },
+      },
+    });
+    expectMoved(toy, await toy.settled());
+    expect(lies).toBe(-1);
+    expect(states(toy.events)).toEqual(['setup', 'active', 'device', 'settling', 'completed']);
+    expect(toy.events.filter(({ type }) => type === 'link-lost')).toHaveLength(1);
+  });
+
   test('"released" is lost: the guest has moved, and the destination says what it does not know', async () => {
     const toy = cutting('released')();
     expectMoved(toy, await toy.settled());

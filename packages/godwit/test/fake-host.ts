@@ -63,6 +63,7 @@ export function diagnosisOf(host: FakeHost): Diagnosis {
       userfaultfdKernelFaults: YES,
       asyncWriteProtect: YES,
       pagemapScan: YES,
+      accessProtect: YES,
       transparentHugePages: YES,
       userfaultfdFeatures: ['MISSING_SHMEM', 'POISON', 'WP_ASYNC'],
       lockedLimit: Number.POSITIVE_INFINITY,

@@ -57,6 +57,16 @@ test('prints JSON, the same bytes for the same seed', async () => {
   });
 });
 
+test('goes on as post-copy where it may, and says what comes afterwards', async () => {
+  const { status, stdout } = await simulate(`${BUSY} --postcopy --policy hybrid,gentle --time-budget 8s`);
+  expect(status).toBe(1);
+  expect(stdout).toMatch(/ postcopy\n\nIt converges: the guest is paused after [\d.]+ s, for [\d.]+ ms/);
+  expect(stdout).toMatch(
+    /Of its memory, \d+ MiB are then missing at the destination, and come within [\d.]+ m?s: the guest waits for \d+ pages/,
+  );
+  expect(stdout).toMatch(/\npolicy +outcome .* throttle +post-copy\nhybrid +converged .*s\ngentle +failed .* -\n/);
+});
+
 test('takes a policy of one’s own from a module', async () => {
   const file = join(folder, 'mine.mjs');
   writeFileSync(
@@ -111,6 +121,7 @@ describe('what cannot be understood is refused, by its name', () => {
     ],
     ['--memory 5G --link 1G --workload trace:/nowhere', 'the trace /nowhere cannot be read'],
     ['--memory 5G --link 1G --policy nope', 'there is no policy "nope"; there are gentle, balanced, urgent'],
+    ['--memory 5G --link 1G --policy hybrid', 'the policy hybrid goes on as post-copy, which takes --postcopy'],
     ['--memory 5G --link 1G --policy ./nowhere.mjs', 'the policy ./nowhere.mjs cannot be loaded'],
     ['--memory 5G --link 1G --zero 2', '--zero needs a share such as 0.3 or 30%, got "2"'],
     [

@@ -26,6 +26,8 @@ export interface HostSupport {
   readonly asyncWriteProtect: Support;
   /** The PAGEMAP_SCAN request (Linux 6.7). */
   readonly pagemapScan: Support;
+  /** UFFD_FEATURE_RWP_ASYNC (Linux 7.3). With `pagemapScan`: `AccessTracker` works. */
+  readonly accessProtect: Support;
   /** `hugePages: 'transparent'`. */
   readonly transparentHugePages: Support;
 }
@@ -46,6 +48,7 @@ export function hostSupport(): HostSupport {
     userfaultfdKernelFaults: attempt(probeKernelFaults),
     asyncWriteProtect: attempt(() => Userfaultfd.open(Uffd.UFFD_FEATURE_WP_ASYNC).close()),
     pagemapScan: attempt(probePagemapScan),
+    accessProtect: attempt(() => Userfaultfd.open(Uffd.UFFD_FEATURE_RWP | Uffd.UFFD_FEATURE_RWP_ASYNC).close()),
     transparentHugePages: attempt(() => {
       const obstacle = transparentHugePagesObstacle();
       if (obstacle !== null) throw unsupported(obstacle);

@@ -28,6 +28,14 @@ const SINCE_6_2: ReadonlySet<string> = new Set([
   'UFFDIO_POISON',
   '_UFFDIO_POISON',
   'struct uffdio_poison',
+  'UFFDIO_REGISTER_MODE_RWP',
+  'UFFD_FEATURE_RWP',
+  'UFFD_FEATURE_RWP_ASYNC',
+  'UFFDIO_RWPROTECT_MODE_RWP',
+  'UFFDIO_RWPROTECT_MODE_DONTWAKE',
+  'UFFDIO_RWPROTECT',
+  '_UFFDIO_RWPROTECT',
+  'struct uffdio_rwprotect',
 ]);
 
 test('the tables are all here', () => {

@@ -15,7 +15,7 @@ export function roundEvent(round: number, changed: Partial<RoundRecord> = {}): M
       ...{ round, phase: 'pre-copy', dirtyPages: 1000, deferredPages: 0 },
       pages: { raw: 1000, zero: 0, hole: 0, delta: 0, compressed: 0 },
       ...{ rawBytes: 4_096_000, wireBytes: 4_100_000, deviceBytes: 0, savedBytes: 0 },
-      ...{ harvestMs: 1, scanMs: 1, sendMs: 30, limitMs: 0, totalMs: 40, throttle: 0 },
+      ...{ harvestMs: 1, scanMs: 1, sendMs: 30, limitMs: 0, totalMs: 40, endedAtMs: 40, throttle: 0 },
       ...{ linkBytesPerSecond: 1e8, newlyDirtyPages: 500, dirtyPagesPerSecond: 1000 },
       trackers: [{ name: 'kvm', dirtyPages: 500, exact: true, failed: false }],
       ...{ predictedDowntimeMs: 7, predictedDowntimeRangeMs: [1, Number.POSITIVE_INFINITY] },

@@ -6,3 +6,4 @@
 export { type AttachableMemory, attachmentOf } from './attachable-memory.js';
 export { FaultThreads, faultThreads } from './missing/fault-threads.js';
 export { type IdleThreads, onWorkers } from './on-workers.js';
+export { type WriteProtectionOptions, WriteProtectionThreads, writeProtection } from './protect/write-protection.js';

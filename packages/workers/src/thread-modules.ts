@@ -12,18 +12,24 @@ import * as snapshotPages from '@godwit/transport/snapshot-pages';
 export interface ThreadModules {
   readonly rearm: string;
   readonly snapshotPages: string;
+  readonly snapshotTarget: string;
 }
 
-export type ThreadName = 'channel-thread' | 'service-thread';
+export type ThreadName = 'channel-thread' | 'service-thread' | 'protect-thread';
 
 /** The file of a thread, and what `provideModules` takes there. */
 export function threadFile(name: ThreadName): readonly [URL, WorkerOptions & { readonly workerData: ThreadModules }] {
-  const modules = { rearm: rearm.kvmRearmModule, snapshotPages: snapshotPages.SNAPSHOT_PAGES.module };
+  const modules = {
+    rearm: rearm.kvmRearmModule,
+    snapshotPages: snapshotPages.SNAPSHOT_PAGES.module,
+    snapshotTarget: snapshotPages.SNAPSHOT_TARGET.module,
+  };
   return [new URL(`../threads/${name}.js`, import.meta.url), { workerData: modules }];
 }
 
 /** On a thread: recipes find the modules that it has in its file. */
-export function provideModules({ rearm: rearmUrl, snapshotPages: pagesUrl }: ThreadModules): void {
-  provideModule(rearmUrl, rearm);
-  provideModule(pagesUrl, snapshotPages);
+export function provideModules(modules: ThreadModules): void {
+  provideModule(modules.rearm, rearm);
+  provideModule(modules.snapshotPages, snapshotPages);
+  provideModule(modules.snapshotTarget, snapshotPages);
 }

@@ -235,6 +235,23 @@ describeModes((where) => {
     expect(memory.blocks[0]?.view(12 * PAGE, 1)[0]).toBe(0);
   });
 
+  test('a page that is said to be zero wakes who waits for it, whatever becomes of the answer', async () => {
+    const memory = guest();
+    const missing = await served(memory);
+    const channels = await Channels.open(where);
+    const { source, destination } = await channels.make();
+    const lost = new Promise<GodwitError>((resolve) => missing.askOver(destination, resolve));
+    const touch = await toucher(memory);
+    const touching = touch({ do: 'check', block: 0, pages: [12], zero: true });
+    expect(await asked(source)).toBe(12);
+    source.abort(OVER);
+    await lost;
+    missing.sink().putZero(0, 12, 1);
+    missing.arrived();
+    expect(await touching).toBe(0);
+    expect(missing.status()).toMatchObject({ pagesMissing: PAGES / 2 - 1 });
+  });
+
   test('undone, the memory is as any other: a page that never came is zero, and nobody waits', async () => {
     const memory = guest();
     const missing = await served(memory);

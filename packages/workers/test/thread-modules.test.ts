@@ -19,8 +19,12 @@ interface Message {
   readonly priority?: number;
 }
 
-test('the thread of a page channel loads what moves pages and no RxJS, and comes behind the event loop', async () => {
-  const module = new URL('../dist/channel-thread.js', import.meta.url).href;
+test.each([
+  ['channel-thread', 2],
+  // A thread of a snapshot takes its place with its order.
+  ['protect/protect-thread', 0],
+] as const)('%s loads what moves pages and no RxJS, and is %i nicer', async (name, nicer) => {
+  const module = new URL(`../dist/${name}.js`, import.meta.url).href;
   const worker = new Worker(LOADER, { eval: true, workerData: module });
   const ended = new Promise((resolve) => worker.once('exit', resolve));
   const messages: Message[] = [];
@@ -36,6 +40,6 @@ test('the thread of a page channel loads what moves pages and no RxJS, and comes
   expect(messages[0]).toEqual({ type: 'ready' });
   expect(messages[1]?.loaded?.filter((file) => file.includes('rxjs'))).toEqual([]);
   const ours = getPriority();
-  expect(messages[1]?.priority).toBe(Math.min(19, ours + 2));
+  expect(messages[1]?.priority).toBe(Math.min(19, ours + nicer));
   expect(getPriority(0)).toBe(ours);
 });

@@ -34,6 +34,7 @@ interface MigrateOptions extends ClientOptions, TlsOptionValues {
 }
 
 interface SnapshotOptions extends ClientOptions {
+  readonly live: boolean;
   readonly quiet: boolean;
   readonly quit: boolean;
   readonly bandwidth?: number;
@@ -121,15 +122,16 @@ export function snapshotCommand(ended: Ended): Command {
       .argument('<file>', 'a file of this name is replaced once the new one is whole'),
   )
     .option('--bandwidth <bytes/s>', 'limit while the guest runs, such as 100M; 0 = none (default: 0)', bytes())
+    .option('--live', 'let the guest run while it is saved, after a pause of milliseconds', false)
     .option('--quit', 'end the VMM once the file is whole: the guest is then only there', false)
     .option('--quiet', 'no progress', false)
     .action(async (file: string, options: SnapshotOptions) => {
-      const { quit, bandwidth } = options;
+      const { live, quit, bandwidth } = options;
       const path = absoluteUri(`file:${file}`, process.cwd()).slice('file:'.length);
       const request: SnapshotRequest = {
         path,
         events: true,
-        quit,
+        ...{ live, quit },
         ...(bandwidth !== undefined && { bandwidthLimit: bandwidth }),
       };
       ended(await move(options, (client, output) => client.ask('snapshot', request, output.event), 'saved'));
@@ -219,6 +221,13 @@ function requestOf(to: string, options: MigrateOptions): MigrateRequest {
 
 function summaryText(summary: MoveSummary, word: 'moved' | 'saved'): string {
   const { to, totalMs, downtimeMs, predictedDowntimeMs, predictedDowntimeRangeMs, rounds, wireBytes } = summary;
+  if (summary.background !== undefined) {
+    const { pausedMs, protection } = summary.background;
+    return (
+      `${word} to ${to}: ${formatMs(totalMs)}, paused for ${formatMs(pausedMs)}, ${formatBytes(wireBytes)}; the guest waited for ` +
+      `${formatCount(protection.faults)} pages, the longest ${formatMs(protection.worstLatencyUs / 1000)}`
+    );
+  }
   const { postcopy } = summary;
   const lost = postcopy?.lostLinks ? `, over ${formatCount(postcopy.lostLinks + 1)} links` : '';
   const followed = postcopy && `; ${formatCount(postcopy.pages)} pages followed in ${formatMs(postcopy.ms)}${lost}`;

@@ -50,6 +50,7 @@ export const COMMANDS: { readonly [Command in ControlCommand]: Fields<Command> }
     events: 'yes or no',
     bandwidthLimit: 'number',
     downtimeLimitMs: 'number',
+    live: 'yes or no',
     quit: 'yes or no',
   },
   pause: {},

@@ -24,7 +24,7 @@ interface WithEvents {
 }
 
 /** Times in milliseconds, rates in bytes per second; see `MigrateOptions`. */
-export interface MigrateRequest extends Omit<DepartureSettings, 'policy'>, WithEvents {
+export interface MigrateRequest extends Omit<DepartureSettings, 'policy' | 'background'>, WithEvents {
   /** The destination's URI. Paths are the VMM's. */
   readonly to: string;
   readonly policy?: PresetName;
@@ -39,6 +39,8 @@ export interface SnapshotRequest extends WithEvents {
   readonly path: string;
   readonly bandwidthLimit?: number;
   readonly downtimeLimitMs?: number;
+  /** The guest goes on while it is saved, after a pause for its devices alone. Default false: it is paused for the end of it. */
+  readonly live?: boolean;
   /** Ends the VMM once the snapshot is whole; the guest is then only in the file. Default false: it goes on. */
   readonly quit?: boolean;
 }

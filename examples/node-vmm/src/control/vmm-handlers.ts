@@ -121,10 +121,22 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
       return {};
     },
 
-    snapshot: async ({ path, events, quit = false, ...settings }, emit) => {
-      const summary = await move(linksTo(file({ path })), path, settings, events ? emit : undefined);
+    snapshot: async ({ path, events, quit = false, live = false, ...settings }, emit) => {
+      if (live && quit) {
+        throw new GodwitError(
+          'GODWIT_INVALID_ARGUMENT',
+          'with live the guest goes on while it is saved, and with quit the VMM ends: what it does meanwhile would be lost; take one of the two',
+        );
+      }
+      const background = live ? { background: vmm.protection } : {};
+      const summary = await move(
+        linksTo(file({ path })),
+        path,
+        { ...settings, ...background },
+        events ? emit : undefined,
+      );
       if (quit) host.moved(path);
-      else await vmm.goOn();
+      else if (!live) await vmm.goOn();
       return summary;
     },
 

@@ -208,6 +208,7 @@ export function demoEvent(event: MigrationEvent): DemoEvent | undefined {
     case 'completed':
     case 'dry-run':
     case 'shadow':
+    case 'protection':
       return undefined;
   }
 }

@@ -16,6 +16,7 @@ import { policyNamed } from './policies.js';
 export interface DepartureSettings
   extends Pick<
     MigrateOptions,
+    | 'background'
     | 'bandwidthLimit'
     | 'checksum'
     | 'connectTimeoutMs'
@@ -76,17 +77,21 @@ export class Departure {
     if (postcopy && !live) {
       throw invalid('by post-copy the guest stands still for none of its memory, and without "live" for all of it');
     }
+    // A background snapshot decides nothing, and takes pages as they are.
+    const decided = options.background === undefined;
     this.#guest = guest;
     this.#postcopy = postcopy;
     this.#policy = this.#policyOf(policy);
     this.to = to;
     this.migration = migrate(guest.vm, connector, {
       ...options,
-      postcopy,
       description: guest.description,
       // Asked through the field, so that `adjust` may put another one there.
-      policy: (input) => this.#policy(input),
-      encodings: encodingsOf(encodings),
+      ...(decided && {
+        postcopy,
+        policy: (input: Parameters<ConvergencePolicy>[0]) => this.#policy(input),
+        encodings: encodingsOf(encodings),
+      }),
     });
     // A guest that stands still is paused in the middle of round 1, for as long as the rest takes.
     if (!live && this.migration.state === 'none') this.migration.switchOver({ force: true });

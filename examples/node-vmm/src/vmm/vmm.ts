@@ -7,6 +7,7 @@ import {
   receive,
   reclaim,
 } from '@godwit/core';
+import { type WriteProtectionThreads, writeProtection } from '@godwit/workers';
 import { Departure, type DepartureSettings } from './departure.js';
 import { knownEncodings } from './encodings.js';
 import type { GuestSpec } from './guest-spec.js';
@@ -30,6 +31,7 @@ export class Vmm {
   #listening: ListeningAt | undefined;
   #incoming: IncomingMigration | undefined;
   #departure: Departure | undefined;
+  #protection: WriteProtectionThreads | undefined;
 
   constructor(surroundings: GuestSurroundings) {
     this.#surroundings = surroundings;
@@ -145,6 +147,12 @@ export class Vmm {
     return this.#departure;
   }
 
+  /** What snapshots of a guest that runs on need; its threads are started when the first one is asked for. */
+  get protection(): WriteProtectionThreads {
+    this.#protection ??= writeProtection();
+    return this.#protection;
+  }
+
   /** Lets the guest go on beside the snapshot that was saved of it. */
   async goOn(): Promise<void> {
     const guest = this.requireGuest();
@@ -167,6 +175,7 @@ export class Vmm {
     this.#incoming?.cancel(reason);
     this.#incoming?.giveUpPages(reason);
     await Promise.allSettled([this.#departure?.migration.result, this.#incoming?.result]);
+    await this.#protection?.close();
     const guests = new Set([this.#guest, this.#arriving]);
     await Promise.allSettled([...[...guests].map((guest) => guest?.close()), this.stopListening()]);
   }

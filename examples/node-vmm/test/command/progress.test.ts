@@ -37,6 +37,7 @@ const round: MigrationEvent = {
     pages: { raw: 10, zero: 0, hole: 0, delta: 0, compressed: 0 },
     wireBytes: MIB,
     totalMs: 100,
+    endedAtMs: 100,
     newlyDirtyPages: 5,
     predictedDowntimeMs: 85,
     predictedDowntimeRangeMs: [60, 140],

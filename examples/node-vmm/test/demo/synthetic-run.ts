@@ -52,6 +52,7 @@ function round(number: number, pages: number, phase: RoundRecord['phase'], predi
     sendMs: pages / 30,
     limitMs: 0,
     totalMs: pages / 30,
+    endedAtMs: pages / 30,
     linkBytesPerSecond: 900 * MIB,
     newlyDirtyPages: pages * 0.6,
     trackers: [{ name: 'pagemap', dirtyPages: 400, exact: true, failed: false }],

@@ -23,6 +23,11 @@ export interface PolicyInput {
   /** Rounds before this one, oldest first; the last 1,000 at most. */
   readonly history: readonly RoundRecord[];
   readonly downtimeLimitMs: number;
+  /**
+   * How long a pause without `force` may last before the guest runs on at the source: `MigrateOptions.pauseLimitMs`, or its default;
+   * infinite with `MigrateOptions.force`. Milliseconds.
+   */
+  readonly pauseLimitMs: number;
   /** What the guest would be down for with no page left: no round can lower it. Milliseconds. */
   readonly fixedDowntimeMs: number;
   readonly elapsedMs: number;
@@ -35,7 +40,10 @@ export interface PolicyInput {
    * fraction is 0. It becomes false when the VM's `throttle` throws.
    */
   readonly canThrottle: boolean;
-  /** Whether the guest may run at the destination before all its pages are there. */
+  /**
+   * Whether the guest may run at the destination before all its pages are there: both sides can do it, and the destination can hold the whole
+   * state of the devices until then.
+   */
   readonly canPostcopy: boolean;
   /** The limit in force, whether by the option, `adjust` or a decision. Bytes per second; 0: no limit. */
   readonly bandwidthLimit: number;

@@ -84,14 +84,18 @@ export class ConnectionRouter {
       this.#handOut(held);
       return held;
     }
+    let onAbort = () => {};
     const waiting = new Promise<IncomingConnection>((resolve, reject) => {
       const waiter: Waiter = { parts, resolve, reject };
       this.#waiters.push(waiter);
-      parts.signal.addEventListener('abort', () => this.#forget(waiter), { once: true });
+      onAbort = () => this.#forget(waiter);
+      parts.signal.addEventListener('abort', onAbort, { once: true });
     });
     this.#serve();
     waiting.then(
       (connection) => {
+        // A destination that waits through many dry runs waits with one signal.
+        parts.signal.removeEventListener('abort', onAbort);
         // The `receive` has given up in this same tick: it will not take the connection.
         if (parts.signal.aborted)
           this.#refuse(connection, GodwitError.wrap(parts.signal.reason, 'GODWIT_CANCELLED', 'gave up'));

@@ -65,13 +65,7 @@ export class DestinationSession {
   async next(signal: AbortSignal): Promise<IncomingConnection> {
     const returns = this.#returns;
     if (returns === undefined) throw new GodwitError('GODWIT_INTERNAL', 'nothing was registered');
-    const coming = returns.next();
-    const connection = await new Promise<IncomingConnection>((resolve, reject) => {
-      const onAbort = () => reject(signal.reason);
-      if (signal.aborted) onAbort();
-      signal.addEventListener('abort', onAbort, { once: true });
-      coming.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-    });
+    const connection = await returns.next(signal);
     this.linkLost = false;
     return this.#use(connection);
   }

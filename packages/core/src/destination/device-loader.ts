@@ -3,6 +3,7 @@ import { sideBySide } from '../device/side-by-side.js';
 import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import type { DeviceDescription, DeviceFrame, LoadEarlyFrame } from '../protocol/frame.js';
+import { MOST_PIECES } from '../protocol/negotiate.js';
 import { ArrivalWaits } from './arrival-waits.js';
 import { IncomingDevice } from './incoming-device.js';
 import type { LoadForecast } from './load-forecast.js';
@@ -59,6 +60,8 @@ export class DeviceLoader {
   #early: EarlyLoad | undefined;
   /** Bytes of the pieces whose payload is being read. */
   #reading = { bytes: 0 };
+  /** So many pieces can come before those that wait have to be counted. */
+  #places = MOST_PIECES;
 
   constructor(parts: DeviceLoaderParts) {
     const { vm, described } = parts;
@@ -133,6 +136,12 @@ export class DeviceLoader {
         `device "${id}": its state is longer than the ${maximumStateBytes} bytes that it takes at the destination (its maximumStateBytes)`,
       );
     }
+    if (!this.#hasPlace() && (payloadBytes > 0 || !frame.last)) {
+      throw new GodwitError(
+        'GODWIT_LIMIT_EXCEEDED',
+        `device "${id}": more than ${MOST_PIECES} pieces of state wait to be loaded`,
+      );
+    }
     const held = this.heldBytes + payloadBytes;
     if (held > this.#parts.maximumBytes) {
       throw new GodwitError(
@@ -143,9 +152,14 @@ export class DeviceLoader {
     return true;
   }
 
+  /** Takes a place for one more piece. False when `MOST_PIECES` wait. */
+  #hasPlace(): boolean {
+    if (this.#places <= 0) this.#places = MOST_PIECES - this.#devices.reduce((sum, one) => sum + one.pendingPieces, 0);
+    return this.#places-- > 0;
+  }
+
   /**
-   * Admits a piece, reads its payload and takes it. `read` is not called for one that is void, but `skip` is; nothing is taken once
-   * `isOver`. Throws what `admit` throws.
+   * Admits a piece, or throws, reads its payload and takes it; skips one that is void. Nothing is taken once `isOver`.
    */
   async receive(
     frame: DeviceFrame,

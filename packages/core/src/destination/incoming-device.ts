@@ -65,6 +65,11 @@ export class IncomingDevice {
     return this.#queue.pendingBytes + this.#precopy.aheadBytes + (this.#held?.bytes ?? 0);
   }
 
+  /** Number of the pieces that have come and are not loaded. */
+  get pendingPieces(): number {
+    return this.#queue.pendingPieces + (this.#held?.pieces.length ?? 0) + this.aheadCount;
+  }
+
   /** Number of the pieces that wait for one before them. */
   get aheadCount(): number {
     return this.#precopy.aheadCount + (this.#held?.order.aheadCount ?? 0);

@@ -40,6 +40,8 @@ export async function overConnections(
       const reason = GodwitError.wrap(connection?.signal.reason ?? error, 'GODWIT_LINK_LOST', 'the connection failed');
       connection?.end(reason);
       await session.drop(reason);
+      // Pages that came before may have been the last ones: then nothing more is waited for.
+      context.missing?.arrived();
       if (over.aborted) return;
       emit({ type: 'link-lost', reason });
     }

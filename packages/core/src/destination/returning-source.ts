@@ -58,8 +58,12 @@ export class ReturningSource implements ConnectionTaker {
     else waiter.resolve(connection);
   }
 
-  /** Resolves with the source's next connection, after the present one was lost. One call at a time. */
-  next(): Promise<IncomingConnection> {
+  /**
+   * Resolves with the source's next connection, after the present one was lost. One call at a time. Once `signal` has aborted it takes none,
+   * and rejects; the next call gets it.
+   */
+  next(signal: AbortSignal): Promise<IncomingConnection> {
+    if (signal.aborted) return Promise.reject(signal.reason);
     const coming = this.#coming;
     this.#coming = undefined;
     if (coming !== undefined && !coming.signal.aborted) {
@@ -69,7 +73,23 @@ export class ReturningSource implements ConnectionTaker {
     }
     if (this.#closed !== undefined) return Promise.reject(this.#closed);
     return new Promise((resolve, reject) => {
-      this.#waiter = { resolve, reject };
+      const onAbort = () => {
+        if (this.#waiter === waiter) this.#waiter = undefined;
+        reject(signal.reason);
+      };
+      const leave = () => signal.removeEventListener('abort', onAbort);
+      const waiter = {
+        resolve: (connection: IncomingConnection) => {
+          leave();
+          resolve(connection);
+        },
+        reject: (error: GodwitError) => {
+          leave();
+          reject(error);
+        },
+      };
+      this.#waiter = waiter;
+      signal.addEventListener('abort', onAbort, { once: true });
     });
   }
 

@@ -112,8 +112,9 @@ export async function channelEnded(
     arriving?.loader.pagesCame(receiver.board.received);
     receiver.nextRound();
     emit({ type: 'round', round, pages });
-    await connection.write({ type: 'roundAck', round, pages });
+    // Before anything that the link can fail: the guest may be whole without it.
     context.missing?.arrived();
+    await connection.write({ type: 'roundAck', round, pages });
   };
   const clearing = receiver.clearUnnamed(() => connection.signal.aborted || receiver.board.stopped);
   if (clearing === undefined) return acknowledge();

@@ -6,9 +6,13 @@ export interface QueuedPiece {
   readonly sequence: number;
 }
 
+const TAKEN: QueuedPiece = { bytes: new Uint8Array(), attempt: 0, sequence: 0 };
+
 /** The pieces of one device's state, as the async iterable that is passed to `load`. */
 export class StateQueue implements AsyncIterable<Uint8Array> {
-  readonly #pieces: QueuedPiece[] = [];
+  #pieces: QueuedPiece[] = [];
+  /** Index of the first piece that `load` has not taken: to shift a long array moves all of it. */
+  #first = 0;
   readonly #onTaken: (piece: QueuedPiece) => void;
   #ended = false;
   #failure: { readonly error: unknown } | undefined;
@@ -24,6 +28,11 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
   /** Whether `end` was called: nothing follows. */
   get ended(): boolean {
     return this.#ended;
+  }
+
+  /** Number of the pieces that `load` has not taken. */
+  get pendingPieces(): number {
+    return this.#pieces.length - this.#first;
   }
 
   push(piece: QueuedPiece): void {
@@ -45,11 +54,11 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
     for (;;) {
       if (this.#failure !== undefined) throw this.#failure.error;
-      const piece = this.#pieces[0];
+      const piece = this.#pieces[this.#first];
       if (piece !== undefined) {
         if (piece.bytes.byteLength > 0) yield piece.bytes;
         // `load` has asked for the next piece, so that it is done with this one.
-        this.#pieces.shift();
+        this.#shift();
         this.pendingBytes -= piece.bytes.byteLength;
         // A piece that was voided while `load` worked on it is not reported as loaded.
         if (this.#failure === undefined) this.#onTaken(piece);
@@ -61,6 +70,14 @@ export class StateQueue implements AsyncIterable<Uint8Array> {
         });
       }
     }
+  }
+
+  /** Forgets the first piece, at once: its bytes are free. The array is cut once half of it is empty. */
+  #shift(): void {
+    this.#pieces[this.#first++] = TAKEN;
+    if (this.#first * 2 <= this.#pieces.length) return;
+    this.#pieces = this.#pieces.slice(this.#first);
+    this.#first = 0;
   }
 
   #notify(): void {

@@ -10,6 +10,7 @@ export interface EstimateSettings {
   readonly bandwidthLimit?: number;
   readonly timeBudgetMs?: number;
   readonly policy?: ConvergencePolicy | PresetName;
+  readonly postcopy?: boolean;
   readonly pageChannels?: number;
   /**
    * Whether to look for what would make a migration converge that does not: some dozen simulations more, of seconds each for a guest
@@ -88,11 +89,12 @@ export async function estimateFrom(
 }
 
 /** What a simulation takes of the settings of an estimate as it is. */
-function settingsOf({ downtimeLimitMs, bandwidthLimit, timeBudgetMs }: EstimateSettings): SimulateOptions {
+function settingsOf({ downtimeLimitMs, bandwidthLimit, timeBudgetMs, postcopy }: EstimateSettings): SimulateOptions {
   return {
     ...(downtimeLimitMs !== undefined && { downtimeLimitMs }),
     ...(bandwidthLimit !== undefined && { bandwidthLimit }),
     ...(timeBudgetMs !== undefined && { timeBudgetMs }),
+    ...(postcopy !== undefined && { postcopy }),
   };
 }
 

@@ -38,6 +38,7 @@ const ESTIMATE_OPTIONS: Readonly<Record<keyof EstimateOptions, true>> = {
   bandwidthLimit: true,
   timeBudgetMs: true,
   policy: true,
+  postcopy: true,
   pageChannels: true,
   suggestions: true,
   seed: true,

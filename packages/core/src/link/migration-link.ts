@@ -20,6 +20,12 @@ export interface MigrationLink {
   readonly pageChannels: readonly PageStream[];
   /** The peer's address, for messages: `tcp://192.0.2.1:4444`. */
   readonly peer: string;
+  /**
+   * Makes the `PageTarget` that takes pages beside the streams, on another thread, for a background snapshot; absent where that is not
+   * possible. Called at most once, after the answer to the hello. No page comes over the streams then, and each end of a round counts
+   * none; the first one makes durable what the target has written.
+   */
+  pageTarget?(): ThreadRecipe;
 }
 
 /** What a source asks a connector for. */

@@ -18,7 +18,7 @@ import type { OwnershipTable } from './ownership.js';
  * ```
  */
 export type SourceOwnershipState =
-  /** Pre-copy: the guest runs here, or is paused by its user. */
+  /** Pre-copy: the guest runs here, or is paused by its user. A background snapshot ends in it: nothing was handed over. */
   | 'running'
   /** The guest is paused for the switchover; `go` is not sent. */
   | 'paused'

@@ -32,6 +32,12 @@ export const FEATURES = {
   postcopy: 'postcopy',
 } as const;
 
+/**
+ * Most pieces of device state, of all devices together, that a destination holds before they are loaded, beside the last one of each device.
+ * However small a piece is, it takes some 200 bytes there. State in pieces of 1 KiB and more reaches the default of `maximumDeviceState` first.
+ */
+export const MOST_PIECES = 2 ** 18;
+
 /** Most bytes of payload in one frame that a destination of this engine takes. */
 export const MAXIMUM_PAYLOAD = 4 * 2 ** 20;
 

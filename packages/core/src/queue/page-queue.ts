@@ -2,12 +2,10 @@ import { DirtyBitmap } from '../memory/dirty-bitmap.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { type GuestMemory, pagesOf, RAM_WINDOW_BYTES } from '../memory/guest-memory.js';
 import type { PageRunList } from '../memory/page-run.js';
-import { UrgentPages } from './urgent-pages.js';
 
 /** The memory of a queue, for another thread: can be passed to `postMessage` as it is. */
 export interface PageQueueBuffers {
   readonly control: ArrayBufferLike;
-  readonly urgent: ArrayBufferLike;
   /** For each block: bits and summary of the pages that are owed, and of those that were taken. */
   readonly blocks: readonly QueueBlockBuffers[];
 }
@@ -56,7 +54,8 @@ enum Word {
  * ```
  *
  * Its bits are in shared memory. While it is open, takers on any thread (`PageTaker`) move pages from `owed` to `taken` with atomics, each
- * page to one of them, and never wait for each other or for an event loop. All other calls are for one thread, while it is closed.
+ * page to one of them, and never wait for each other or for an event loop. Whoever answers a request for a page (`RequestAnswers`) takes it
+ * with `takeRange` at any time: what somebody waits for stands in no line. All other calls are for one thread, while it is closed.
  *
  * It has 2 bits for each page of RAM. Taking costs time for the pages that are owed, and some milliseconds for each TiB of them that is
  * dirty here and there.
@@ -67,8 +66,6 @@ export class PageQueue {
   readonly owed: DirtyBitmaps;
   /** Pages that takers have had in this round, over any connection. */
   readonly taken: DirtyBitmaps;
-  /** Pages that are asked for before all others. */
-  readonly urgent: UrgentPages;
   /** Most pages of a chunk. */
   readonly mostChunkPages: number;
   /** No run of pages crosses a multiple of this. */
@@ -77,7 +74,7 @@ export class PageQueue {
   #pass = 0;
 
   private constructor(memory: GuestMemory, buffers: PageQueueBuffers) {
-    const { blocks, control, urgent } = buffers;
+    const { blocks, control } = buffers;
     this.buffers = buffers;
     this.owed = new DirtyBitmaps(
       memory,
@@ -89,7 +86,6 @@ export class PageQueue {
       blocks.map((block) => block.taken),
       blocks.map((block) => block.takenSummary),
     );
-    this.urgent = new UrgentPages(urgent);
     this.#control = new Int32Array(control);
     this.windowPages = RAM_WINDOW_BYTES / memory.pageSize;
     this.mostChunkPages = Math.min(MOST_CHUNK_PAGES, Math.max(UNIT_PAGES, CHUNK_BYTES / memory.pageSize));
@@ -109,7 +105,6 @@ export class PageQueue {
     });
     return new PageQueue(memory, {
       control: sharedBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT),
-      urgent: sharedBuffer(UrgentPages.storageBytes),
       blocks,
     });
   }

@@ -32,8 +32,6 @@ export class PageTaker {
   #pass = 0;
   #chunkPages = 0;
   #firstChunk: readonly number[] = [];
-  /** An urgent page of another block than the batch that was being filled. */
-  #urgent: { readonly block: number; readonly page: number } | undefined;
 
   /** `rearm` is called for the pages of each claimed chunk, before their holes are found and before any of them is read. */
   constructor(queue: PageQueue, memory: GuestMemory, rearm?: Rearm) {
@@ -53,20 +51,18 @@ export class PageTaker {
     }
     this.#block = 0;
     this.#drop();
-    this.#urgent = undefined;
   }
 
   /**
-   * Fills `into` with at most `mostPages` pages to read, in at most `mostRuns` runs, and with as many runs of holes. Urgent pages come
-   * first; they are not re-armed, since they are asked for when the guest does not run here. Returns the number of all these pages: 0 when the pass is over or has no more.
+   * Fills `into` with at most `mostPages` pages to read, in at most `mostRuns` runs, and with as many runs of holes. Returns the number of
+   * all these pages: 0 when the pass is over or has no more.
    */
   take(into: TakenPages, mostPages: number, mostRuns: number): number {
     const { runs, holes } = into;
     runs.clear();
     holes.clear();
     if (!this.#queue.isOpen(this.#pass)) return 0;
-    let pages = this.#takeUrgent(into, mostPages, mostRuns);
-    if (pages > 0) return pages;
+    let pages = 0;
     while (this.#queue.isOpen(this.#pass) && (this.#hasClaimed || this.#claim())) {
       if (pages === 0) into.blockIndex = this.#block;
       else if (into.blockIndex !== this.#block) break;
@@ -76,25 +72,6 @@ export class PageTaker {
       if (runs.pageCount >= mostPages || runs.length >= mostRuns || holes.length >= mostRuns) break;
     }
     return pages;
-  }
-
-  #takeUrgent(into: TakenPages, mostPages: number, mostRuns: number): number {
-    const { urgent } = this.#queue;
-    if (this.#urgent === undefined && urgent.isEmpty) return 0;
-    const { runs } = into;
-    for (;;) {
-      const wanted = this.#urgent ?? urgent.take();
-      this.#urgent = undefined;
-      if (wanted === undefined) break;
-      if (runs.length > 0 && wanted.block !== into.blockIndex) {
-        this.#urgent = wanted;
-        break;
-      }
-      into.blockIndex = wanted.block;
-      this.#queue.takeRange(wanted.block, wanted.page, 1, runs);
-      if (runs.pageCount >= mostPages || runs.length >= mostRuns) break;
-    }
-    return runs.pageCount;
   }
 
   get #hasClaimed(): boolean {

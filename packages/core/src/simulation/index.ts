@@ -18,6 +18,7 @@ export {
   type Scenario,
 } from './scenario.js';
 export { type SimulateOptions, type Simulation, simulate } from './simulate.js';
+export type { SimulatedPostcopy } from './simulated-faults.js';
 export type { Suggestion } from './suggest.js';
 export { VirtualClock } from './virtual-clock.js';
 export { partsOfCurve, type WorkingSetPart } from './workload/curve.js';

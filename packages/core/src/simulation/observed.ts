@@ -10,7 +10,7 @@ export interface SimulatedPause {
   readonly wentBack: boolean;
 }
 
-/** What was owed at the begin or the end of a round, in bytes of RAM. Within a round it changes steadily. */
+/** What was owed at the begin or the end of a round, or of post-copy, in bytes of RAM. In between it changes steadily. */
 export interface OwedAt {
   readonly ms: number;
   readonly bytes: number;

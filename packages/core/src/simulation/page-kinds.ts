@@ -40,8 +40,8 @@ export class PageKinds {
     this.#compressed = compressedRatio < 1;
   }
 
-  /** In round 1 pages may be zero; later ones were written since they were sent, and may be deltas. */
-  split(round: number, pages: number): KindsOfPages {
+  /** In round 1 pages may be zero; later ones were written since they were sent, and may be deltas unless they go `inFull`. */
+  split(round: number, pages: number, inFull = false): KindsOfPages {
     this.batches++;
     let zero = 0;
     let delta = 0;
@@ -49,7 +49,7 @@ export class PageKinds {
       this.#zeroOwed += pages * this.#zeroShare;
       zero = Math.min(pages, Math.floor(this.#zeroOwed));
       this.#zeroOwed -= zero;
-    } else {
+    } else if (!inFull) {
       this.#deltaOwed += pages * this.#deltaShare;
       delta = Math.min(pages, Math.floor(this.#deltaOwed));
       this.#deltaOwed -= delta;

@@ -1,6 +1,6 @@
 import { withinDowntimeLimit } from '../convergence/policies/downtime-limit.js';
 import { receive } from '../destination/incoming-migration.js';
-import type { GodwitError } from '../errors.js';
+import { GodwitError } from '../errors.js';
 import type { MigrationSummary } from '../migration-event.js';
 import type { RoundRecord } from '../round-record.js';
 import { Migration } from '../source/migration.js';
@@ -8,6 +8,7 @@ import { type MigrateOptions, randomId } from '../source/options.js';
 import type { Fineness } from './granularity.js';
 import { Observed, type OwedAt, type SimulatedPause } from './observed.js';
 import type { Scenario } from './scenario.js';
+import type { SimulatedPostcopy } from './simulated-faults.js';
 import { Stagnation } from './stagnation.js';
 import { buildWorld } from './world.js';
 
@@ -19,6 +20,8 @@ export type SimulatedMigrateOptions = Pick<
   | 'timeBudgetMs'
   | 'policy'
   | 'hotPagesLast'
+  | 'postcopy'
+  | 'postcopyBandwidth'
   | 'prior'
   | 'force'
   | 'pauseLimitMs'
@@ -52,6 +55,8 @@ export const RUN_OPTIONS: Readonly<Record<keyof RunOptions, true>> = {
   timeBudgetMs: true,
   policy: true,
   hotPagesLast: true,
+  postcopy: true,
+  postcopyBandwidth: true,
   prior: true,
   force: true,
   pauseLimitMs: true,
@@ -78,7 +83,7 @@ export interface SimulatedRun {
   /** Bytes of a page in `rounds` and `summary`. */
   readonly pageSize: number;
   readonly downtimeLimitMs: number;
-  /** Until the guest ran at the destination, or the migration or the simulation had ended. */
+  /** Until the guest ran at the destination and no page was missing there, or the migration or the simulation had ended. */
   readonly totalMs: number;
   /** What the guest saw; `undefined` unless it came over. */
   readonly downtimeMs: number | undefined;
@@ -90,6 +95,8 @@ export interface SimulatedRun {
   /** The throttle from each moment on. */
   readonly throttle: readonly { readonly ms: number; readonly fraction: number }[];
   readonly pauses: readonly SimulatedPause[];
+  /** How the guest fared at the destination while pages were missing there; `undefined` if none was. */
+  readonly postcopy: SimulatedPostcopy | undefined;
   /** Batches of pages that were sent: what the simulation costs grows with them, and with the dirty pages. */
   readonly batches: number;
   /** Bytes of RAM that the guest has made dirty, by all harvests together. */
@@ -110,6 +117,7 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
     prepare: world.destination,
     maximumDeviceState: 2 ** 28 + 2 * world.deviceBytes,
     progressIntervalMs: 0,
+    ...(options.postcopy === true && { faults: world.faults }),
     ...{ clock, random },
   });
   const migration = new Migration(guest, link.connector, {
@@ -132,9 +140,15 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
     if (event.type === 'round' && stagnation?.after(event.round) === true) stop(stagnation.why);
   });
   if (throttle > 0) guest.throttle?.(throttle);
+  let abandon: (reason: GodwitError) => void = () => {};
+  const abandoned = new Promise<never>((_, reject) => {
+    abandon = reject;
+  });
   const end = (why: string) => {
-    migration.cancel(why);
+    const cancelled = migration.cancel(why);
     incoming.cancel(why);
+    // Post-copy has no way back: its source would try to reconnect for ever.
+    if (!cancelled && incoming.giveUpPages(why)) abandon(new GodwitError('GODWIT_PAGES_MISSING', why));
   };
   const onAbort = () => end('the simulation was aborted');
   signal?.addEventListener('abort', onAbort, { once: true });
@@ -143,20 +157,23 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
     () => stop(`it has not ended within ${stopAfterMs.toFixed(0)} ms of simulated time`),
     () => {},
   );
-  const [sent] = await Promise.allSettled([
+  const ended = Promise.allSettled([
     migration.result.finally(() => {
       if (migration.state !== 'completed') incoming.cancel('the migration has ended');
     }),
     incoming.result,
-  ]);
+  ]).then(() => migration.result);
+  const [sent] = await Promise.allSettled([Promise.race([ended, abandoned])]);
   const totalMs = sent.status === 'fulfilled' ? sent.value.totalMs : clock.now();
   over.abort();
+  clock.stop();
   signal?.removeEventListener('abort', onAbort);
   signal?.throwIfAborted();
   const summary = sent.status === 'fulfilled' ? sent.value : undefined;
   const error = sent.status === 'rejected' ? (sent.reason as GodwitError) : undefined;
   if (error?.code === 'GODWIT_INVALID_ARGUMENT' || error?.code === 'GODWIT_INTERNAL') throw error;
   const outcome = outcomeOf(summary, downtimeLimitMs, stopped);
+  const postcopy = world.faults.report;
   return {
     ...{ outcome, converged: outcome === 'converged', seed, pageSize: world.pageSize, downtimeLimitMs, totalMs },
     downtimeMs: summary?.downtimeMs,
@@ -164,9 +181,10 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
     summary,
     error: error && { code: error.code, message: error.message },
     warnings: observed.warnings,
-    owed: observed.owed,
+    owed: [...observed.owed, ...owedAfter(postcopy)],
     throttle: world.throttle,
-    pauses: observed.pauses(totalMs),
+    pauses: observed.pauses(postcopy?.fromMs ?? totalMs),
+    postcopy,
     batches: world.kinds.batches,
     dirtiedBytes: guest.harvestedPages * world.pageSize,
   };
@@ -175,6 +193,16 @@ export async function runScenario(scenario: Scenario, options: RunOptions, finen
 function outcomeOf(summary: MigrationSummary | undefined, limitMs: number, stopped: boolean): SimulatedOutcome {
   if (summary !== undefined) return summary.downtimeMs <= limitMs * (1 + FORGIVEN) ? 'converged' : 'moved';
   return stopped ? 'stopped' : 'failed';
+}
+
+/** What the guest's memory lacks from the moment on at which it runs at the destination. */
+function owedAfter(postcopy: SimulatedPostcopy | undefined): readonly OwedAt[] {
+  if (postcopy === undefined) return [];
+  const { fromMs, ms, bytes } = postcopy;
+  return [
+    { ms: fromMs, bytes },
+    { ms: fromMs + ms, bytes: 0 },
+  ];
 }
 
 /** The options that `migrate` takes. */

@@ -1,5 +1,6 @@
 import { GodwitError } from '../errors.js';
 import type { GuestMemory, RamBlock } from '../memory/guest-memory.js';
+import type { MemoryWindows } from '../memory/memory-windows.js';
 import type { PageRun } from '../memory/page-run.js';
 
 /** Memory without a byte behind it: one block, whose first `populatedBytes` count as populated. */
@@ -26,4 +27,17 @@ export function simulatedMemory(pageSize: number, byteLength: number, populatedB
     };
   }
   return { pageSize, blocks: [block] };
+}
+
+/** Windows of such a memory for whoever only asks how long they are: all views are of the same zeros, which nobody looks at. */
+export function countedWindows(memory: GuestMemory): Pick<MemoryWindows, 'memory' | 'appendViews'> {
+  let zeros = new Uint8Array(0);
+  return {
+    memory,
+    appendViews(into, _block, _firstPage, pageCount) {
+      const byteLength = pageCount * memory.pageSize;
+      if (zeros.byteLength < byteLength) zeros = new Uint8Array(byteLength);
+      into.push(zeros.subarray(0, byteLength));
+    },
+  };
 }

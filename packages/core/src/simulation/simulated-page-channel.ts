@@ -5,6 +5,7 @@ import type { DeviceFrame, Frame } from '../protocol/frame.js';
 import { noTotals, type PageBatch, type PageChannel } from '../source/page-channel.js';
 import type { PageKinds } from './page-kinds.js';
 import type { CountedPages, Parcel } from './parcel.js';
+import type { SimulatedMissing } from './simulated-faults.js';
 import type { SimulatedNetwork } from './simulated-network.js';
 
 /** Bytes on the wire for each run of a frame: two numbers, of which the first is often a large one. */
@@ -59,8 +60,8 @@ export class SimulatedPageChannel implements PageChannel {
     return this.#parts.stream.bytesWritten + this.#inFlight;
   }
 
-  async send({ round, blockIndex: block, runs, holes }: PageBatch): Promise<void> {
-    const kinds = this.#kinds.split(round, runs.pageCount);
+  async send({ round, blockIndex: block, runs, holes, whole = false }: PageBatch): Promise<void> {
+    const kinds = this.#kinds.split(round, runs.pageCount, whole);
     const pageBytes = runs.pageCount * this.#pageSize;
     const framing = (1 + Math.ceil(pageBytes / WIRE_FRAME.pageBytes)) * WIRE_FRAME.framing;
     const bytes = kinds.payloadBytes + framing + (runs.length + holes.length) * RUN_BYTES;
@@ -118,6 +119,7 @@ export class SimulatedPageChannel implements PageChannel {
 export async function receiveCountedPages(
   stream: { take(): Promise<Parcel | null> },
   { channel, memory, board: buffers, onRoundEnd, onDevice }: RemoteReading,
+  missing: () => SimulatedMissing | undefined,
 ): Promise<void> {
   const board = PageBoard.join(memory, buffers);
   let roundPages = 0;
@@ -132,7 +134,9 @@ export async function receiveCountedPages(
       );
     }
     if ('pages' in parcel) {
-      roundPages += arrived(board, channel, parcel.pages);
+      const { pages } = parcel;
+      roundPages += arrived(board, channel, pages);
+      if (board.missing) for (const runs of [pages.runs, pages.holes]) missing()?.came(pages.block, runs);
       continue;
     }
     const { frame } = parcel;

@@ -3,10 +3,14 @@ import type { ReceivedFrame } from '../link/frame-stream.js';
 import type { PageStream, RemoteReading, RemoteSending } from '../link/page-stream.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { Frame } from '../protocol/frame.js';
+import { PageQueue } from '../queue/page-queue.js';
+import { answerRequests } from '../source/answer-requests.js';
 import type { PageChannel } from '../source/page-channel.js';
 import { FrameQueue } from './frame-queue.js';
 import type { PageKinds } from './page-kinds.js';
 import type { Parcel } from './parcel.js';
+import type { SimulatedMissing } from './simulated-faults.js';
+import { countedWindows } from './simulated-memory.js';
 import type { SimulatedWire } from './simulated-network.js';
 import { receiveCountedPages, SimulatedPageChannel } from './simulated-page-channel.js';
 
@@ -33,6 +37,9 @@ export class SimulatedStream implements PageStream {
   readonly #parts: SimulatedLinkParts;
   readonly sendPages?: NonNullable<PageStream['sendPages']>;
   readonly receivePages?: NonNullable<PageStream['receivePages']>;
+  readonly answerRequests?: NonNullable<PageStream['answerRequests']>;
+  readonly putMissing?: NonNullable<PageStream['putMissing']>;
+  #missing: SimulatedMissing | undefined;
   #payloadBytes = 0;
   /** The previous write: frames keep the order of the calls. */
   #last: Promise<void> = Promise.resolve();
@@ -53,7 +60,16 @@ export class SimulatedStream implements PageStream {
     this.#parts = parts;
     if (!isPages) return;
     this.sendPages = ({ memory }: RemoteSending): PageChannel => this.#sendPages(memory);
-    this.receivePages = (reading: RemoteReading) => receiveCountedPages(this, reading);
+    this.receivePages = (reading: RemoteReading) => receiveCountedPages(this, reading, () => this.#missing);
+    this.putMissing = ({ options }) => {
+      this.#missing = options as SimulatedMissing;
+    };
+    this.answerRequests = ({ memory, queue, open }) =>
+      answerRequests(this, {
+        windows: countedWindows(memory),
+        queue: PageQueue.join(memory, queue),
+        open: new Int32Array(open),
+      });
   }
 
   /** Both ends of a stream, and its two directions. */

@@ -24,6 +24,7 @@ export class VirtualClock implements Clock {
   readonly #sleepers: Sleeper[] = [];
   readonly #yielding: (() => void)[] = [];
   #running = false;
+  #stopped = false;
 
   /** Number of calls of `sleep` that have not ended: 0 unless a timer was left behind. */
   get sleepers(): number {
@@ -67,10 +68,15 @@ export class VirtualClock implements Clock {
     });
   }
 
+  /** Lets no more time pass: who sleeps does not wake. It ends what would go on for ever, such as attempts to reconnect. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
   async #run(): Promise<void> {
     if (this.#running) return;
     this.#running = true;
-    while (this.#sleepers.length > 0 || this.#yielding.length > 0) {
+    while (!this.#stopped && (this.#sleepers.length > 0 || this.#yielding.length > 0)) {
       // One turn of the event loop: all promises that were ready have run by then.
       await systemClock.yield();
       const yielded = this.#yielding.splice(0);

@@ -6,12 +6,14 @@ import { PageKinds } from './page-kinds.js';
 import { Random } from './random.js';
 import { DEFAULT_DEVICES, DEFAULT_HOST, type Scenario } from './scenario.js';
 import { SimulatedDevice } from './simulated-device.js';
+import { SimulatedFaults } from './simulated-faults.js';
 import { SimulatedGuest, simulatedDestination } from './simulated-guest.js';
 import { type SimulatedLink, simulatedLink } from './simulated-link.js';
 import { simulatedMemory } from './simulated-memory.js';
 import { SimulatedNetwork } from './simulated-network.js';
+import { Touches } from './touches.js';
 import { VirtualClock } from './virtual-clock.js';
-import { isSteady, periodMs, writtenBytes } from './workload/shape.js';
+import { isInOrder, isSteady, periodMs, writtenBytes } from './workload/shape.js';
 import { makeWriter } from './workload/writer.js';
 
 /** How long a batch of pages takes on the wire at least and at most, in milliseconds: as long as the orders to a worker thread do. */
@@ -39,6 +41,8 @@ export interface World {
   readonly guest: SimulatedGuest;
   readonly destination: () => MigratableVm;
   readonly link: SimulatedLink;
+  /** Serves page faults at the destination. */
+  readonly faults: SimulatedFaults;
   readonly kinds: PageKinds;
   /** Bytes of state of all devices. */
   readonly deviceBytes: number;
@@ -78,17 +82,15 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
   const passMs = (populated / scenario.link.bytesPerSecond) * 1000;
   const batchMs = Math.min(BATCH_MS.most, Math.max(BATCH_MS.least, passMs / BATCHES_OF_MEMORY));
   const throttle: { ms: number; fraction: number }[] = [];
+  const guestPageSize = guestPageOf(scenario);
+  const writer = makeWriter(workload, { populatedBytes: populated, pageSize, guestPageSize }, new Random(seed));
   const guest = new SimulatedGuest({
     clock,
     memory: simulatedMemory(pageSize, byteLength, populated),
     devices: devices.map((device) => new SimulatedDevice(clock, device)),
     host,
-    guestPageSize: guestPageOf(scenario),
-    writer: makeWriter(
-      workload,
-      { populatedBytes: populated, pageSize, guestPageSize: guestPageOf(scenario) },
-      new Random(seed),
-    ),
+    guestPageSize,
+    writer,
     canThrottle,
     onThrottle: (fraction) => {
       if (throttle.at(-1)?.fraction !== fraction) throttle.push({ ms: clock.now(), fraction });
@@ -97,6 +99,20 @@ export function buildWorld(scenario: Scenario, { seed, downtimeLimitMs, granular
   return {
     ...{ clock, pageSize, channels, guest, kinds, throttle, over },
     random: new Random(seed + 2),
+    faults: new SimulatedFaults({
+      clock,
+      touches: () =>
+        new Touches({
+          clock,
+          writer,
+          pageCount: byteLength / pageSize,
+          ranMs: guest.ranMs,
+          random: isInOrder(workload) ? undefined : new Random(seed + 3),
+        }),
+      guestPages: pageSize / guestPageSize,
+      faultMs: host.faultMs,
+      travelMs: () => network.travelMs(),
+    }),
     link: simulatedLink(network, { kinds, batchMs }, over.signal),
     destination: () =>
       simulatedDestination(

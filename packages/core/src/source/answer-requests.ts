@@ -15,7 +15,7 @@ export const ANSWER_ROUND = 0;
 const AHEAD_FRAME_PAGES = 4;
 
 export interface AnsweringParts {
-  readonly windows: MemoryWindows;
+  readonly windows: Pick<MemoryWindows, 'memory' | 'appendViews'>;
   /** What is still owed: an answer takes its pages out of it. */
   readonly queue: PageQueue;
   /** One word, which is 1 while the guest is paused for good as far as the source knows: only then its pages can be asked for. */

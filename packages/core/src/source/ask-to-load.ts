@@ -101,7 +101,8 @@ export async function continuePaused(
   throw reason;
 }
 
-function silent(timeoutMs: number): GodwitError {
+/** The destination has not answered `ready`. */
+export function silent(timeoutMs: number): GodwitError {
   return new GodwitError(
     'GODWIT_TIMEOUT',
     `the destination did not answer "ready" within switchoverTimeoutMs (${timeoutMs} ms) while the guest is paused`,

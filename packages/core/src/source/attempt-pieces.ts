@@ -2,6 +2,7 @@ import { abortable } from '../abortable.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame } from '../protocol/frame.js';
+import { MOST_PIECES } from '../protocol/negotiate.js';
 import { type DeviceLink, type DeviceOutbox, MOST_UNANSWERED, placeFor } from './device-outbox.js';
 
 /**
@@ -103,6 +104,7 @@ export class AttemptPieces {
       if (piece >= sequence) break;
       held.delete(piece);
       this.#outbox.attemptBytes -= bytes;
+      this.#outbox.attemptPieces--;
     }
     // Its pieces of pre-copy were loaded before them.
     this.#outbox.loaded(device, this.#outbox.sequences[device] as number);
@@ -126,18 +128,18 @@ export class AttemptPieces {
 
   /** Waits until the destination has room for `bytes` more, and takes it; it is told to load early if nothing else will make room. */
   async #room(index: number, bytes: number, isFirst: () => boolean, signal: AbortSignal): Promise<void> {
-    const { maximumBytes, pieceBytes } = this.#outbox;
+    const outbox = this.#outbox;
     const early = this.#link.loadsEarly === true;
     for (;;) {
       // One piece's room is left to the device before it, which may be the one that is loaded first.
-      const most = early && !isFirst() ? maximumBytes - pieceBytes : maximumBytes;
-      if (this.#outbox.waitingBytes + this.#outbox.attemptBytes + bytes <= most) {
+      if (outbox.hasRoom(bytes, early && !isFirst() ? 1 : 0)) {
         // In this tick: devices that save side by side ask for the same room.
-        this.#outbox.attemptBytes += bytes;
+        outbox.attemptBytes += bytes;
+        outbox.attemptPieces++;
         return;
       }
-      if (!early) throw tooLarge(this.#devices[index] as MigratableDevice, maximumBytes);
-      if (isFirst() && !this.#askedEarly && this.#outbox.attemptBytes + bytes > maximumBytes) {
+      if (!early) throw tooLarge(this.#devices[index] as MigratableDevice, outbox.maximumBytes);
+      if (isFirst() && !this.#askedEarly && outbox.isFull(bytes)) {
         this.#askedEarly = true;
         await abortable(this.#beforeEarly(), signal, this.#link.signal);
         const deviceSequences = [...this.#outbox.sequences];
@@ -155,7 +157,7 @@ export class AttemptPieces {
 function tooLarge({ id }: MigratableDevice, maximumBytes: number): GodwitError {
   return new GodwitError(
     'GODWIT_LIMIT_EXCEEDED',
-    `device "${id}" saves more than the destination holds before it is loaded (${maximumBytes} bytes, of all devices together), and the ` +
+    `device "${id}" saves more than the destination holds before it is loaded (${maximumBytes} bytes in at most ${MOST_PIECES} pieces, of all devices together), and the ` +
       'destination cannot load it before the switchover; raise maximumDeviceState there, or use a newer destination',
   );
 }

@@ -1,5 +1,6 @@
 import { abortable } from '../abortable.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
+import type { WriteProtection } from '../protect/write-protection.js';
 
 /**
  * Asks each device and each tracker whether the VM can be migrated; resolves with one reason for each that cannot. The destination's
@@ -26,4 +27,15 @@ export function postcopyBlockers({ devices }: Pick<MigratableVm, 'devices'>): re
   return devices.flatMap(({ id, wholeMemory }) =>
     wholeMemory === undefined ? [] : [`device "${id}": ${wholeMemory}`],
   );
+}
+
+/** Why a snapshot cannot be saved in the background, one reason each: memory that cannot be protected, and devices whose writes do not wait. */
+export function backgroundBlockers(
+  { devices, memory }: Pick<MigratableVm, 'devices' | 'memory'>,
+  protection: WriteProtection,
+): readonly string[] {
+  const dma = devices.flatMap(({ id, wholeMemory }) =>
+    wholeMemory === undefined ? [] : [`device "${id}" accesses memory without page faults: ${wholeMemory}`],
+  );
+  return [...protection.blockers(memory), ...dma];
 }

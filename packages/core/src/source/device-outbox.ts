@@ -3,6 +3,7 @@ import type { Clock } from '../clock.js';
 import type { MigratableDevice } from '../device/migratable-device.js';
 import { GodwitError } from '../errors.js';
 import type { DeviceFrame, Frame } from '../protocol/frame.js';
+import { MOST_PIECES } from '../protocol/negotiate.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
 import type { DeviceChannels, FreePlace } from './device-channels.js';
 
@@ -62,8 +63,10 @@ export class DeviceOutbox {
   /** Per device: bytes of each piece that was sent and that the destination's `load` has not taken, by sequence. */
   readonly #waiting: Map<number, number>[];
   #waitingBytes = 0;
-  /** Bytes of the pieces of a stop-and-copy that the destination holds. */
+  #waitingPieces = 0;
+  /** Bytes of the pieces of a stop-and-copy that the destination holds, and their number. */
   attemptBytes = 0;
+  attemptPieces = 0;
   #onChange: (() => void)[] = [];
   /** Per device: how often the destination has reset it, by its last report. */
   readonly resets: number[];
@@ -116,9 +119,15 @@ export class DeviceOutbox {
     return this.#maximumBytes;
   }
 
-  /** Bytes that the destination holds and that its devices have not loaded. */
-  get waitingBytes(): number {
-    return this.#waitingBytes;
+  /** Whether the destination has room for another piece of `bytes` bytes, and for `others` full ones beside it. */
+  hasRoom(bytes: number, others = 0): boolean {
+    const held = this.#waitingBytes + this.attemptBytes + bytes + others * this.#pieceBytes;
+    return held <= this.#maximumBytes && this.#waitingPieces + this.attemptPieces + others < MOST_PIECES;
+  }
+
+  /** Whether there is no room even once everything of pre-copy was loaded. */
+  isFull(bytes: number): boolean {
+    return this.attemptBytes + bytes > this.#maximumBytes || this.attemptPieces >= MOST_PIECES;
   }
 
   /** Bytes of device state that were written, framing not included; what was sent again counts again. */
@@ -233,6 +242,7 @@ export class DeviceOutbox {
       if (piece >= sequence) break;
       waiting.delete(piece);
       this.#waitingBytes -= bytes;
+      this.#waitingPieces--;
     }
     this.changed();
   }
@@ -263,8 +273,10 @@ export class DeviceOutbox {
   /** Forgets the pieces of a device that begins again with the first one. */
   restart(index: number): void {
     this.sequences[index] = 0;
-    for (const bytes of this.#waiting[index]?.values() ?? []) this.#waitingBytes -= bytes;
-    this.#waiting[index]?.clear();
+    const waiting = this.#waiting[index] as Map<number, number>;
+    for (const bytes of waiting.values()) this.#waitingBytes -= bytes;
+    this.#waitingPieces -= waiting.size;
+    waiting.clear();
     this.#kept = this.#kept.filter(({ header }) => header.device !== index);
     this.#pending = this.#pending.filter(({ header }) => header.device !== index);
     this.#keptBytes = this.#kept.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
@@ -312,7 +324,10 @@ export class DeviceOutbox {
       }
       this.#pending.shift();
       this.#unanswered++;
-      if (!waiting.has(sequence)) this.#waitingBytes += bytes;
+      if (!waiting.has(sequence)) {
+        this.#waitingBytes += bytes;
+        this.#waitingPieces++;
+      }
       waiting.set(sequence, bytes);
       piece.sent = true;
       const written = this.write(link, piece.header, piece.bytes, place);
@@ -332,7 +347,7 @@ export class DeviceOutbox {
 
   /** Waits, with the guest running, until the destination has loaded enough to take `bytes` more. */
   async #room(link: DeviceLink, bytes: number): Promise<void> {
-    while (this.#waitingBytes + this.attemptBytes + bytes > this.#maximumBytes) {
+    while (!this.hasRoom(bytes)) {
       this.onStall();
       await abortable(this.change(), link.signal);
     }

@@ -197,6 +197,7 @@ export class DeviceSender {
   #void(): void {
     this.#pieces = undefined;
     this.#outbox.attemptBytes = 0;
+    this.#outbox.attemptPieces = 0;
   }
 
   /** Waits until the pieces of pre-copy that were sent have arrived. */

@@ -50,8 +50,8 @@ const UNANSWERED: readonly MigrationState[] = ['settling', 'postcopy-paused', 'p
 export class Migration extends RoleEvents<MigrationEvent> {
   readonly id: string;
   /**
-   * Resolves with the summary when the guest runs at the destination; rejects with a `GodwitError` otherwise. After a failure or
-   * `cancel()` it settles in bounded time.
+   * Resolves with the summary when the guest runs at the destination, or when a background snapshot has its name; rejects with a `GodwitError`
+   * otherwise. After a failure or `cancel()` it settles in bounded time.
    */
   readonly result: Promise<MigrationSummary>;
   readonly #options: ResolvedOptions;
@@ -124,7 +124,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
   cancel(reason = 'cancelled by the caller'): boolean {
     const session = this.#parts?.session;
     // The signal has aborted: the migration is failing for another reason.
-    const over = session === undefined || !this.#ownership.allows('fail') || session.signal.aborted;
+    // A file that is being given its name is a whole snapshot.
+    const named = session?.phase === 'handing-over' || session?.phase === 'release';
+    const over = session === undefined || !this.#ownership.allows('fail') || session.signal.aborted || named;
     if (over || isFinal(this.#state) || this.#state === 'cancelling') return false;
     this.#setState('cancelling');
     session.end.set(new GodwitError('GODWIT_CANCELLED', `the migration was cancelled: ${reason}`));
@@ -140,6 +142,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
   switchOver({ force = false }: { readonly force?: boolean } = {}): void {
     if (this.#parts === undefined || !EARLY.includes(this.#state) || this.ownership !== 'running') {
       throw new GodwitError('GODWIT_INVALID_STATE', `nothing to switch over: the state is "${this.#state}"`);
+    }
+    if (this.#options.background !== undefined) {
+      throw new GodwitError('GODWIT_UNSUPPORTED', 'a background snapshot does not switch over: the guest stays here');
     }
     this.#parts.requests.switchOver(force);
   }

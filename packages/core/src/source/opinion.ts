@@ -2,7 +2,9 @@ import { fixedDowntime } from '../convergence/downtime-model.js';
 import type { PolicyInput, PolicyMoment, RoundOutcome } from '../convergence/policy.js';
 import type { Decision, RoundRecord } from '../round-record.js';
 import { askPolicy } from './ask-policy.js';
+import { pauseLimitOf } from './attempt-limits.js';
 import type { SourceContext } from './source-context.js';
+import { stateFits } from './tell-missing.js';
 
 /**
  * What the policy of the migration thinks now; `undefined`: no opinion. A throttle or a bandwidth is carried out before this returns. The
@@ -27,23 +29,25 @@ export function opinion(
 
 /** Policies are other people's code: what they are given is theirs, so that changing it changes nothing here. */
 function inputOf(
-  { vm, options, meter, model, attempts, readiness, throttle, postcopyAgreed }: SourceContext,
+  context: SourceContext,
   moment: PolicyMoment,
   outcome: RoundOutcome,
   history: readonly RoundRecord[],
 ): PolicyInput {
+  const { vm, options, meter, model, attempts, readiness, throttle, postcopyAgreed } = context;
   const { downtimeLimitMs, timeBudgetMs, bandwidthLimit } = options;
   return {
     moment,
     outcome: { ...outcome, prediction: { ...outcome.prediction } },
     history: [...history],
     downtimeLimitMs,
+    pauseLimitMs: options.force ? Number.POSITIVE_INFINITY : pauseLimitOf(options),
     fixedDowntimeMs: fixedDowntime(outcome.prediction),
     elapsedMs: meter.elapsedMs,
     timeBudgetMs,
     throttle: throttle.fraction,
     canThrottle: throttle.available,
-    canPostcopy: postcopyAgreed,
+    canPostcopy: postcopyAgreed && stateFits(context),
     bandwidthLimit,
     pagesPerSecond: model.pagesPerSecond(bandwidthLimit),
     pageSize: vm.memory.pageSize,

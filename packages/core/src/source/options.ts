@@ -7,6 +7,7 @@ import { GodwitError, quoted } from '../errors.js';
 import { SAMPLE_MS } from '../estimate/sample-guest.js';
 import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
 import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
+import type { WriteProtection } from '../protect/write-protection.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
 import type { DowntimeTerms } from '../round-record.js';
 import { KEEPALIVE_OPTIONS, type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../session/keepalive.js';
@@ -109,6 +110,15 @@ export interface MigrateOptions extends AdjustableOptions, KeepaliveOptions {
    */
   readonly postcopy?: boolean;
   /**
+   * Save a snapshot without stopping the guest for longer than its devices take: `writeProtection()` of `@godwit/workers` protects its memory,
+   * and each page is saved as it was at the moment of the pause, before it is next written. The guest then runs on **at the source**, which
+   * owns it as before, and `cancel` is possible until the file has its name. It takes a link to a file, no tracker, and memory that can be
+   * protected; else it is refused with `GODWIT_BLOCKED`, and every reason, before anything is touched. `bandwidthLimit` holds for the pages that
+   * nobody waits for, and `pauseLimitMs` for the pause. Options of pre-copy and of the switchover do not go with it
+   * (`GODWIT_INVALID_ARGUMENT`). Default: the guest is paused for the last round, and stays so.
+   */
+  readonly background?: WriteProtection;
+  /**
    * Decides when to switch over, whether to throttle the guest, and when and how patience ends: a function that is asked after each
    * round and every 100 ms, or the name of one of `presets`. Default: `balanced`, which gives up with `GODWIT_NOT_CONVERGING` after ten
    * times the first round, and at least a minute, where nothing else ended it.
@@ -176,6 +186,7 @@ export interface ResolvedOptions extends KeepaliveTimes {
   bandwidthLimit: number;
   postcopyBandwidth: number;
   readonly postcopy: boolean;
+  readonly background: WriteProtection | undefined;
   readonly description: unknown;
   readonly pauseBeforeSwitchover: boolean;
   readonly preSwitchoverTimeoutMs: number;
@@ -235,6 +246,7 @@ const MIGRATE_OPTIONS: Readonly<Record<keyof MigrateOptions, true>> = {
   missingEncoding: true,
   adaptiveEncodings: true,
   postcopy: true,
+  background: true,
   hotPagesLast: true,
   timeBudgetMs: true,
   policy: true,
@@ -294,6 +306,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     bandwidthLimit: nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0),
     postcopyBandwidth: nonNegative('postcopyBandwidth', options.postcopyBandwidth ?? 0),
     postcopy: options.postcopy ?? false,
+    background: checkBackground(options),
     description: options.description,
     pauseBeforeSwitchover: flag('pauseBeforeSwitchover', options.pauseBeforeSwitchover, false),
     preSwitchoverTimeoutMs: nonNegative('preSwitchoverTimeoutMs', options.preSwitchoverTimeoutMs ?? 0),
@@ -326,6 +339,25 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     random: options.random ?? Math.random,
     migrationId,
   };
+}
+
+/** Options that a background snapshot has no use for: it has no rounds and no decision, and nobody takes the guest over. */
+const NOT_IN_BACKGROUND = [
+  ...(['policy', 'shadows', 'timeBudgetMs', 'refuseAbove', 'hotPagesLast', 'encodings', 'prior'] as const),
+  ...(['postcopy', 'verify', 'force', 'pauseBeforeSwitchover', 'authority'] as const),
+] satisfies readonly (keyof MigrateOptions)[];
+
+function checkBackground(options: MigrateOptions): WriteProtection | undefined {
+  const { background } = options;
+  if (background === undefined) return undefined;
+  const without = NOT_IN_BACKGROUND.filter((name) => options[name] !== undefined && options[name] !== false);
+  if (typeof background?.protect === 'function' && without.length === 0) return background;
+  throw new GodwitError(
+    'GODWIT_INVALID_ARGUMENT',
+    without.length > 0
+      ? `a background snapshot takes no ${without.join(', ')}: leave that out, or leave background out`
+      : `background must be what writeProtection() of @godwit/workers returns, got ${quoted(background)}`,
+  );
 }
 
 function resolveRefuseAbove(limits: NonNullable<MigrateOptions['refuseAbove']>) {

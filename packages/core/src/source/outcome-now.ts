@@ -55,6 +55,7 @@ const NO_ROUND: RoundOutcome = {
   sendMs: 0,
   limitMs: 0,
   totalMs: 0,
+  endedAtMs: 0,
   throttle: 0,
   linkBytesPerSecond: 0,
   newlyDirtyPages: 0,

@@ -75,6 +75,7 @@ async function runRound(harvest: Harvest, { context, decide, send }: PrecopyPart
     ...describeSent(sent, wire.span),
     harvestMs: harvest.harvestMs,
     totalMs: clock.now() - start,
+    endedAtMs: meter.elapsedMs,
     linkBytesPerSecond: model.linkBytesPerSecond,
     throttle: throttle.meanSince(throttled),
     newlyDirtyPages: pending.dirtyPages,

@@ -182,7 +182,16 @@ export class RoundTransfer {
     return next;
   }
 
-  /** Goes on over a new connection with the round that the destination is in, with the guest running there. */
+  /** Throws `GODWIT_PROTOCOL` for a destination that cannot be in this round. */
+  checkRound(round: number): void {
+    if (this.#isInRound(round) || this.#hasRound(round)) return;
+    throw new GodwitError(
+      'GODWIT_PROTOCOL',
+      `the destination says that it is in round ${round}; here round ${this.#round} is ${this.#unfinished ? 'being sent' : 'acknowledged'}`,
+    );
+  }
+
+  /** Goes on over a new connection with the round that the destination is in, which was checked, with the guest running there. */
   goOn(connection: SourceConnection, round: number): void {
     this.#round = round - 1;
     this.#unfinished = false;
@@ -362,10 +371,8 @@ export class RoundTransfer {
    */
   #resume(connection: SourceConnection, answer: ResumedFrame, received: DirtyBitmaps): void {
     const queue = this.#queue;
-    const inRound = this.#unfinished && answer.round === this.#round;
-    const hasRound =
-      answer.round === this.#round + 1 && (!this.#unfinished || this.#last?.sender.hasEnded(this.#round));
-    if (answer.state !== 'receiving' || !(inRound || hasRound)) {
+    const inRound = this.#isInRound(answer.round);
+    if (answer.state !== 'receiving' || !(inRound || this.#hasRound(answer.round))) {
       throw new GodwitError(
         'GODWIT_PROTOCOL',
         `the destination says that it is "${answer.state}" in round ${answer.round}; here round ${this.#round} is ${this.#unfinished ? 'being sent' : 'acknowledged'}`,
@@ -381,6 +388,17 @@ export class RoundTransfer {
       if (this.#unfinished) this.#acknowledged();
     }
     this.adopt(connection);
+  }
+
+  /** Whether a destination that is in this round has a part of the last one that was begun. */
+  #isInRound(round: number): boolean {
+    return this.#unfinished && round === this.#round;
+  }
+
+  /** Whether a destination that is in this round has the whole of the last one that was begun. */
+  #hasRound(round: number): boolean {
+    if (round !== this.#round + 1) return false;
+    return !this.#unfinished || this.#last?.sender.hasEnded(this.#round) === true;
   }
 }
 

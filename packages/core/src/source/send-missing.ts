@@ -1,5 +1,6 @@
 import { abortable } from '../abortable.js';
 import { GodwitError } from '../errors.js';
+import { inTime } from '../in-time.js';
 import type { MigrationState } from '../migration-event.js';
 import { mayRetry } from '../session/retry.js';
 import { roundStarted } from './round-events.js';
@@ -13,7 +14,7 @@ import { isFinal } from './state.js';
  * for `reconnectTimeoutMs`, and the destination then names those that it lacks. Resolves, with the guest released, once it lacks none.
  */
 export async function sendMissing(context: SourceContext): Promise<void> {
-  const { session, options, ownership, limit, emit } = context;
+  const { session, options, ownership, limit, queue, emit } = context;
   const { clock } = options;
   const start = clock.now();
   const pages = context.missingPages;
@@ -23,6 +24,7 @@ export async function sendMissing(context: SourceContext): Promise<void> {
   limit.bytesPerSecond = options.postcopyBandwidth;
   for (;;) {
     const connection = session.current;
+    const owed = queue.count();
     try {
       if (connection === undefined) throw new GodwitError('GODWIT_LINK_LOST', 'the link was lost');
       await sendOver(context, connection);
@@ -30,6 +32,8 @@ export async function sendMissing(context: SourceContext): Promise<void> {
     } catch (error) {
       context.settling.signal.throwIfAborted();
       const reason = connection === undefined ? (error as GodwitError) : await connection.cause(error);
+      // It was asked already, and would say the same again.
+      if (error instanceof NotWhole && owed === 0) throw reason;
       if (!mayRetry(reason, 'after-go') || options.reconnectTimeoutMs === 0) throw reason;
       lostLinks++;
       const since = clock.now();
@@ -57,14 +61,25 @@ export async function sendMissing(context: SourceContext): Promise<void> {
 }
 
 async function sendOver(context: SourceContext, connection: SourceConnection): Promise<void> {
-  const { rounds, queue, settling } = context;
+  const { rounds, queue, settling, options } = context;
   const { whole } = connection;
   if (whole === undefined)
     throw new GodwitError('GODWIT_INTERNAL', 'the destination has not said that pages are missing');
   roundStarted(context, queue.count());
   const over = [connection.signal, settling.signal] as const;
   await abortable(rounds.sendMissing(connection), ...over);
-  await abortable(whole, ...over);
+  const { clock, handshakeTimeoutMs } = options;
+  await inTime(abortable(whole, ...over), clock, handshakeTimeoutMs, () => new NotWhole(handshakeTimeoutMs));
+}
+
+/** The destination has acknowledged every page that it had named, and still is not whole: over another connection it says what it lacks. */
+class NotWhole extends GodwitError {
+  constructor(handshakeTimeoutMs: number) {
+    super(
+      'GODWIT_TIMEOUT',
+      `the destination has acknowledged the last page that it lacked, but has not said "whole" within handshakeTimeoutMs (${handshakeTimeoutMs} ms)`,
+    );
+  }
 }
 
 /** After the end of the migration, in `settle()`, its state stays as it is. */

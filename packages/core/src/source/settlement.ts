@@ -81,6 +81,12 @@ export async function settle(
         }
         const { resumeMs, sinceReadyMs } = answer;
         if (answer.state === 'running') return { resumeMs, sinceReadyMs, heardAt: clock.now(), incomplete: false };
+        if (answer.state === 'incomplete' && !byPostcopy) {
+          throw new GodwitError(
+            'GODWIT_PROTOCOL',
+            'the destination says that pages are missing of a guest of which it has acknowledged every page',
+          );
+        }
         if (byPostcopy) owe(context, connection, answer, missing);
         if (answer.state === 'incomplete') return { resumeMs, sinceReadyMs, heardAt: clock.now(), incomplete: true };
         // After the embedder has declared the destination dead (`recover`), `go` must not be sent.
@@ -115,7 +121,10 @@ export function missingInto(memory: GuestMemory, missing: DirtyBitmaps): (frame:
   };
 }
 
-/** Owes what the destination lacks, and nothing else; it goes on with the round that it is in. Returns false in a state that names nothing. */
+/**
+ * Owes what the destination lacks, and nothing else; it goes on with the round that it is in. Returns false in a state that names nothing.
+ * Throws `GODWIT_PROTOCOL` for a round in which it cannot be.
+ */
 export function owe(
   { queue, rounds }: SourceContext,
   connection: SourceConnection,
@@ -123,6 +132,7 @@ export function owe(
   missing: DirtyBitmaps,
 ): boolean {
   if (state === 'receiving' || state === 'running') return false;
+  rounds.checkRound(round);
   queue.clear();
   queue.owe(missing);
   rounds.goOn(connection, round);

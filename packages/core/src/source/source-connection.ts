@@ -22,6 +22,7 @@ import type { SourcePhaseName } from '../protocol/protocol-table.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import { CLOSING_MS, closeStreams } from '../session/closing-message.js';
 import { Connection, isLost } from '../session/connection.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 import { answerRequests } from './answer-requests.js';
 import { DeviceChannels } from './device-channels.js';
 import type { ResolvedOptions } from './options.js';
@@ -69,6 +70,8 @@ const PHASE_AFTER: Readonly<Record<HelloStage, SourcePhaseName>> = {
 /** One connection of a migration at its source, with the channels that send pages over it. */
 export class SourceConnection extends Connection<'source'> {
   readonly request: LinkRequest;
+  /** `MigrationLink.pageTarget` */
+  readonly pageTarget: (() => ThreadRecipe) | undefined;
   readonly #source: SourceConnectionParts;
   readonly #pages: readonly PageStream[];
   #stage: HelloStage = 'running';
@@ -100,6 +103,7 @@ export class SourceConnection extends Connection<'source'> {
       signal,
     });
     this.request = request;
+    this.pageTarget = link.pageTarget && (() => link.pageTarget?.() as ThreadRecipe);
     this.#source = parts;
     // A link with fewer streams than were asked for, a file, has no urgent channel.
     const hasUrgent =

@@ -10,6 +10,7 @@ import type { Ownership } from '../ownership/ownership.js';
 import type { SourceOwnershipEvent, SourceOwnershipState } from '../ownership/source-ownership.js';
 import type { PageQueue } from '../queue/page-queue.js';
 import type { RoundRecord } from '../round-record.js';
+import type { ThreadRecipe } from '../thread-recipe.js';
 import type { TrackerUnion } from '../tracker/tracker-union.js';
 import type { Attempts } from './attempts.js';
 import type { BandwidthLimit } from './bandwidth-limit.js';
@@ -57,6 +58,8 @@ export interface SourcePhases {
   ): SourcePhase;
   /** The guest runs at the destination, where pages are missing. */
   postCopy(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
+  /** `target`: where the pages of a background snapshot go. */
+  background(connection: SourceConnection, target: ThreadRecipe): SourcePhase;
   release(record: RoundRecord, times: PausedTimes, handed: HandedOver, predictedMs: number): SourcePhase;
 }
 
@@ -123,6 +126,8 @@ export interface SourceContext {
   missingPages: number;
   /** Pages that were missing when the guest began to run at the destination, and how long it has taken until none was. */
   postcopyReport: PostcopyReport | undefined;
+  /** A background snapshot: whether its moment is over, and the bytes that were written beside the streams. */
+  readonly background: { frozen: boolean; bytes: number };
   /** When the guest was paused for the switchover, in milliseconds of the clock. */
   pausedAt: number;
   /** Forecasts this migration, for `refuseAbove`. */
@@ -138,6 +143,7 @@ export interface SourceContext {
  *
  * ```
  * set-up -> pre-copy <-> stop-and-copy -> hand-over -> [post-copy ->] release -> (finished)        any -> roll-back
+ *    +----> background -> (finished)
  * ```
  */
 export interface SourcePhase {

@@ -27,6 +27,7 @@ import { LimitReach } from './limit-reach.js';
 import type { ResolvedOptions } from './options.js';
 import { OwedByLoad } from './owed-by-load.js';
 import { PauseRehearsal } from './pause-rehearsal.js';
+import { Background } from './phases/background.js';
 import { HandOver } from './phases/hand-over.js';
 import { PostCopy } from './phases/post-copy.js';
 import { PreCopy } from './phases/pre-copy.js';
@@ -72,6 +73,7 @@ const PHASES: SourcePhases = {
   stopAndCopy: (last, connection) => new StopAndCopy(last, connection),
   handOver: (connection, record, times, giveUp) => new HandOver(connection, record, times, giveUp),
   postCopy: (record, times, handed, predictedMs) => new PostCopy(record, times, handed, predictedMs),
+  background: (connection, target) => new Background(connection, target),
   release: (record, times, handed, predictedMs) => new Release(record, times, handed, predictedMs),
 };
 
@@ -88,7 +90,7 @@ export class SourceRun {
     const over = new AbortController();
     const { watch, options } = this.context;
     const watching = [this.#reportProgress(over.signal), this.#watchGuest(over.signal)];
-    if (!options.dryRun) watching.push(watch.run(over.signal));
+    if (!options.dryRun && options.background === undefined) watching.push(watch.run(over.signal));
     try {
       return await this.#phases();
     } finally {
@@ -206,12 +208,13 @@ export class SourceRun {
 
   /** Ends the migration when the guest ends by itself, also in the middle of a round. */
   async #watchGuest(over: AbortSignal): Promise<void> {
-    const { options, vm, ownership, guest, session } = this.context;
+    const { options, vm, ownership, guest, session, background } = this.context;
     if (vm.runState === undefined) return;
     try {
       for (;;) {
         await options.clock.sleep(CHECK_MS, over);
-        if (ownership.state === 'running') guest.checkAlive();
+        // What a background snapshot is of is over: how the guest goes on does not matter to it.
+        if (ownership.state === 'running' && !background.frozen) guest.checkAlive();
       }
     } catch (error) {
       if (!over.aborted && ownership.allows('fail')) session.end.set(error as GodwitError);
@@ -231,6 +234,7 @@ function makeContext(
   const model = new DowntimeModel(options.prior, memory.pageSize, clock);
   const encodings = new SentEncodings(options.encodings, options.adaptiveEncodings);
   const postcopy = options.postcopy ? { open: new Int32Array(sharedWord()) } : undefined;
+  const background = { frozen: false, bytes: 0 };
   const session = new SourceSession({ vm, connector, options, encodings, postcopy, emit });
   const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.limitedBytes);
   const devices = new DeviceSender(vm.devices, { limit, clock, onWrite: () => meter.wrote() });
@@ -248,8 +252,8 @@ function makeContext(
       throttle: throttle.fraction,
     }),
     {
-      written: () => session.wireBytes,
-      carried: () => session.carriedBytes,
+      written: () => session.wireBytes + background.bytes,
+      carried: () => session.carriedBytes + background.bytes,
       device: () => devices.writtenBytes,
     },
     () => queue.answeredPages,
@@ -339,6 +343,7 @@ function makeContext(
       // What was agreed on holds while the link is lost, too.
       return postcopy !== undefined && session.welcomed && (current === undefined || current.urgent !== undefined);
     },
+    background,
     ...{ byPostcopy: false, missingPages: 0, postcopyReport: undefined, pausedAt: 0 },
     forecast,
     emit,

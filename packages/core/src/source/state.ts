@@ -5,7 +5,7 @@ import type { MigrationState } from '../migration-event.js';
 export const MIGRATION_TRANSITIONS: Readonly<Record<MigrationState, readonly MigrationState[]>> = {
   none: ['setup', 'cancelling'],
   setup: ['active', 'completed', 'failed', 'cancelling'],
-  active: ['reconnecting', 'pre-switchover', 'device', 'postcopy-device', 'failed', 'cancelling'],
+  active: ['reconnecting', 'pre-switchover', 'device', 'postcopy-device', 'completed', 'failed', 'cancelling'],
   reconnecting: ['active', 'device', 'postcopy-device', 'failed', 'cancelling'],
   'pre-switchover': ['device', 'postcopy-device', 'active', 'failed', 'cancelling'],
   device: ['reconnecting', 'active', 'settling', 'completed', 'failed', 'cancelling'],

@@ -1,4 +1,5 @@
 import { abortable } from '../abortable.js';
+import { GodwitError } from '../errors.js';
 import { DirtyBitmaps } from '../memory/dirty-bitmaps.js';
 import { namedPages } from '../memory/named-pages.js';
 import { FEATURES } from '../protocol/negotiate.js';
@@ -46,4 +47,21 @@ export function accountedFor({ queue, vm }: SourceContext): DirtyBitmaps {
   pages.or(queue.owed);
   pages.or(queue.taken);
   return pages;
+}
+
+/**
+ * Whether the destination can hold the state that the devices say they have: by post-copy none is loaded before all of it has come, since a
+ * device that loads must find every page that was sent.
+ */
+export function stateFits({ devices, rounds }: SourceContext): boolean {
+  return devices.reports.outlook.bytes <= rounds.welcome.maximumDeviceState;
+}
+
+/** A device would load before the destination knows which pages are missing, and could read zeros in their place. */
+export function tooMuchState(maximumBytes: number): GodwitError {
+  return new GodwitError(
+    'GODWIT_LIMIT_EXCEEDED',
+    `the state of the devices is larger than the ${maximumBytes} bytes that the destination holds (maximumDeviceState), and by post-copy none ` +
+      'can be loaded before all has come: raise maximumDeviceState there, or leave postcopy out',
+  );
 }

@@ -14,6 +14,7 @@ import {
   ManualTracker,
   type MemoryLinkOptions,
   memoryLink,
+  ToyFaultService,
   ToyVm,
   VirtualClock,
 } from '@godwit/core/testing';
@@ -196,6 +197,16 @@ describe('an estimate', () => {
     expect([tracker.starts, tracker.stops, claimOf(vm).state]).toEqual([1, 1, 'idle']);
   });
 
+  test('of a migration that may go on as post-copy counts on it', async () => {
+    const clock = new VirtualClock();
+    const settings = { clock, policy: 'hybrid', postcopy: true, sampleMs: 1000 } as const;
+    const { converges, totalMs, downtimeMs } = await estimate(writingGuest(clock, 1000, 10_000), 8e6, settings);
+    expect(converges).toBe(true);
+    // 4 MB once, and all of it again while the guest runs at the destination.
+    expect(totalMs.expected).toBeGreaterThan(900);
+    expect(downtimeMs.expected).toBeLessThan(300);
+  });
+
   test.each([0, -1, Number.NaN, Number.POSITIVE_INFINITY])(
     'over a link of %d bytes a second is refused',
     async (rate) => {
@@ -251,6 +262,24 @@ describe('refuseAbove', () => {
     const migration = migrate(vm, there.link.connector, { clock, refuseAbove: { downtimeMs: 300, totalMs: 60_000 } });
     await Promise.all([migration.result, there.incoming.result]);
     expect(vm.memory.firstDifference(there.vm.memory)).toBeUndefined();
+  });
+
+  test('admits a guest that converges by post-copy alone, where the migration may go on so', async () => {
+    const clock = new VirtualClock();
+    const vm = writingGuest(clock, 1000, 10_000);
+    const link = memoryLink({ clock, latencyMs: 1, bytesPerSecond: 8e6 });
+    const there = new ToyVm(BLOCKS, { running: false });
+    const incoming = receive(link.listener, { prepare: () => there, clock, faults: new ToyFaultService() });
+    const migration = migrate(vm, link.connector, {
+      clock,
+      policy: 'hybrid',
+      postcopy: true,
+      pageChannels: 1,
+      refuseAbove: { downtimeMs: 300, sampleMs: 1000 },
+    });
+    const [{ postcopy }] = await Promise.all([migration.result, incoming.result]);
+    expect(postcopy?.pages).toBeGreaterThan(0);
+    expect(vm.memory.firstDifference(there.memory)).toBeUndefined();
   });
 
   test.each([{ downtimeMs: -1 }, { totalMs: Number.NaN }, { sampleMs: -5 }])('%j is refused', (refuseAbove) => {

@@ -12,6 +12,7 @@ export interface Tried {
   readonly userfaultfdKernelFaults: Usable;
   readonly asyncWriteProtect: Usable;
   readonly pagemapScan: Usable;
+  readonly accessProtect: Usable;
   readonly transparentHugePages: Usable;
   /** Names of `UFFD_FEATURE_...`, without that. */
   readonly userfaultfdFeatures: readonly string[];

@@ -108,6 +108,18 @@ function faultChecks(linux: Tried): Check[] {
           for: ['move'],
         },
   );
+  const { accessProtect } = linux;
+  checks.push(
+    accessProtect.usable
+      ? { name: 'accesses', verdict: 'ok', found: 'which pages a guest reads and writes can be watched', for: [] }
+      : {
+          name: 'accesses',
+          verdict: 'note',
+          found: `which pages a guest reads cannot be watched: ${accessProtect.reason}`,
+          remedy: 'nothing needs it; with Linux 7.3 or newer AccessTracker shows the working set',
+          for: [],
+        },
+  );
   return checks;
 }
 

@@ -12,6 +12,8 @@ export interface NamedPolicy {
 /** What a policy may depend on beside its name. */
 export interface PolicySettings {
   readonly timeBudgetMs: number | undefined;
+  /** Whether the migration may go on as post-copy. */
+  readonly postcopy: boolean;
 }
 
 /** Without a time budget: how long the policies wait that need one, in milliseconds. */
@@ -36,6 +38,9 @@ export async function policiesOf(list: string, settings: PolicySettings): Promis
 }
 
 async function policyOf(name: string, settings: PolicySettings): Promise<NamedPolicy> {
+  if (name === 'hybrid' && !settings.postcopy) {
+    throw new ArgumentError('the policy hybrid goes on as post-copy, which takes --postcopy');
+  }
   const known = Object.hasOwn(POLICIES, name) ? POLICIES[name] : undefined;
   if (known !== undefined) return { name, policy: known(settings) };
   if (!/[./\\]/.test(name)) {

@@ -33,9 +33,9 @@ export async function runSimulate(
 }
 
 async function simulateAll({ scenario, options, policies }: SimulateRequest): Promise<readonly NamedSimulation[]> {
-  const { timeBudgetMs } = options;
+  const { timeBudgetMs, postcopy } = options;
   const named: readonly (NamedPolicy | undefined)[] =
-    policies === undefined ? [undefined] : await policiesOf(policies, { timeBudgetMs });
+    policies === undefined ? [undefined] : await policiesOf(policies, { timeBudgetMs, postcopy });
   const all: NamedSimulation[] = [];
   let suggested: Simulation['wouldConverge'] | undefined;
   for (const one of named) {

@@ -38,6 +38,8 @@ Simulates a migration with the engine itself, and prints its rounds, whether and
   --downtime-limit TIME   default 300 ms
   --bandwidth-limit RATE  most bytes per second while the guest runs: 1G (GiB/s)
   --time-budget TIME      time for the whole migration, for policies that go by one
+  --postcopy              the guest may run at the destination before its memory is there: for the policy hybrid, and where others
+                          come to their end
   --policy LIST           names, or modules that export a policy by default; several are compared
   --seed N                default 1
   --granularity SIZE      bytes of a page of the simulation; default: by the size of the guest
@@ -70,6 +72,7 @@ export const SIMULATE_OPTIONS = {
   'downtime-limit': { type: 'string', default: '300' },
   'bandwidth-limit': { type: 'string' },
   'time-budget': { type: 'string' },
+  postcopy: { type: 'boolean', default: false },
   policy: { type: 'string' },
   seed: { type: 'string', default: '1' },
   granularity: { type: 'string' },
@@ -87,6 +90,7 @@ export interface SimulateRequest {
     readonly downtimeLimitMs: number;
     readonly bandwidthLimit?: number;
     readonly timeBudgetMs?: number;
+    readonly postcopy: boolean;
     readonly granularity?: number;
     readonly stopAfterMs?: number;
   };
@@ -113,6 +117,7 @@ export function simulateRequest(argv: readonly string[]): SimulateRequest | unde
       downtimeLimitMs: millisecondsOf('downtime-limit', values['downtime-limit']),
       ...given('bandwidthLimit', values['bandwidth-limit'], (text) => byteRateOf('bandwidth-limit', text)),
       ...given('timeBudgetMs', values['time-budget'], (text) => millisecondsOf('time-budget', text)),
+      postcopy: values.postcopy,
       ...given('granularity', values.granularity, (text) => bytesOf('granularity', text)),
       ...given('stopAfterMs', values['stop-after'], (text) => millisecondsOf('stop-after', text)),
     },

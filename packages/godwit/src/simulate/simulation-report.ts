@@ -22,8 +22,9 @@ export function simulationText({ name, simulation }: NamedSimulation): string {
 
 /** Several simulations side by side. */
 export function comparisonText(all: readonly NamedSimulation[]): string {
+  const byPostcopy = all.some(({ simulation }) => simulation.postcopy !== undefined);
   const rows = all.map(({ name = 'default', simulation }) => {
-    const { outcome, totalMs, downtimeMs, rounds, throttle } = simulation;
+    const { outcome, totalMs, downtimeMs, rounds, throttle, postcopy } = simulation;
     const throttled = Math.max(0, ...throttle.map(({ fraction }) => fraction));
     return [
       name,
@@ -33,9 +34,11 @@ export function comparisonText(all: readonly NamedSimulation[]): string {
       String(rounds.length),
       size(simulation.summary?.wireBytes ?? rounds.reduce((sum, { wireBytes }) => sum + wireBytes, 0)),
       `${Math.round(throttled * 100)} %`,
+      ...(byPostcopy ? [postcopy === undefined ? '-' : duration(postcopy.ms)] : []),
     ];
   });
-  return tableOf(['policy', 'outcome', 'total', 'downtime', 'rounds', 'sent', 'throttle'], rows).join('\n');
+  const head = ['policy', 'outcome', 'total', 'downtime', 'rounds', 'sent', 'throttle'];
+  return tableOf(byPostcopy ? [...head, 'post-copy'] : head, rows).join('\n');
 }
 
 function roundRow(record: RoundRecord, pageSize: number): string[] {
@@ -59,18 +62,28 @@ function decisionText(decision: Decision): string {
 }
 
 function verdict(simulation: Simulation): string {
-  const { outcome, totalMs, downtimeMs = 0, downtimeLimitMs, error, pauses, warnings } = simulation;
+  const { outcome, totalMs, downtimeMs = 0, downtimeLimitMs, error, pauses, warnings, postcopy } = simulation;
   const limit = `the limit is ${duration(downtimeLimitMs)}`;
+  const pausedAfter = duration(pauses.at(-1)?.fromMs ?? totalMs);
+  const missing = postcopy === undefined ? '' : postcopyText(postcopy);
   switch (outcome) {
     case 'converged':
-      return `It converges: the guest is paused after ${duration(pauses.at(-1)?.fromMs ?? totalMs)}, for ${duration(downtimeMs)} (${limit}).`;
+      return `It converges: the guest is paused after ${pausedAfter}, for ${duration(downtimeMs)} (${limit}).${missing}`;
     case 'moved':
-      return `It does not converge: the guest is moved after ${duration(totalMs)} all the same, and is down for ${duration(downtimeMs)} (${limit}).`;
+      return `It does not converge: the guest is moved after ${pausedAfter} all the same, and is down for ${duration(downtimeMs)} (${limit}).${missing}`;
     case 'failed':
       return `It does not converge: ${error?.code} after ${duration(totalMs)}: ${error?.message}.`;
     case 'stopped':
       return [`It does not converge: after ${duration(totalMs)}, ${error?.message}.`, ...warnings].join('\n');
   }
+}
+
+/** What the guest does at the destination while its memory comes. */
+function postcopyText({ bytes, ms, faults, blockedMs }: NonNullable<Simulation['postcopy']>): string {
+  return (
+    `\nOf its memory, ${size(bytes)} are then missing at the destination, and come within ${duration(ms)}: the guest waits for ` +
+    `${faults} pages, ${duration(blockedMs)} in all.`
+  );
 }
 
 /** What would make a migration converge that does not. */

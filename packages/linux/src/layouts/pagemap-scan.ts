@@ -2,12 +2,13 @@ import { defines, type KernelLayout, struct } from './kernel-layout.js';
 
 const HEADER = 'linux/fs.h';
 
-/** PAGEMAP_SCAN, in linux/fs.h since Linux 6.7; Documentation/admin-guide/mm/pagemap.rst. */
+/** PAGEMAP_SCAN, in linux/fs.h since Linux 6.7, PAGE_IS_ACCESSED since 7.3; Documentation/admin-guide/mm/pagemap.rst. */
 export const PagemapScan = {
   PAGEMAP_SCAN: 0xc0606610,
   PM_SCAN_WP_MATCHING: 1,
   PM_SCAN_CHECK_WPASYNC: 2,
   PAGE_IS_WRITTEN: 2,
+  PAGE_IS_ACCESSED: 1 << 9,
 } as const;
 
 /** `struct pm_scan_arg` of linux/fs.h. */
@@ -37,5 +38,6 @@ export const pagemapScanLayouts: readonly KernelLayout[] = [
     PM_SCAN_WP_MATCHING: PagemapScan.PM_SCAN_WP_MATCHING,
     PM_SCAN_CHECK_WPASYNC: PagemapScan.PM_SCAN_CHECK_WPASYNC,
     PAGE_IS_WRITTEN: PagemapScan.PAGE_IS_WRITTEN,
+    PAGE_IS_ACCESSED: PagemapScan.PAGE_IS_ACCESSED,
   }),
 ];

@@ -2,13 +2,14 @@ import { defines, type KernelLayout, struct } from './kernel-layout.js';
 
 const HEADER = 'linux/userfaultfd.h';
 
-/** Modes, features and events of linux/userfaultfd.h. WP_ASYNC is there since Linux 6.7, MOVE since 6.8. */
+/** Modes, features and events of linux/userfaultfd.h. WP_ASYNC is there since Linux 6.7, MOVE since 6.8, RWP since 7.3. */
 export const Uffd = {
   USERFAULTFD_IOC_NEW: 0xaa00,
   UFFD_API: 0xaa,
   UFFDIO_REGISTER_MODE_MISSING: 1,
   UFFDIO_REGISTER_MODE_WP: 2,
   UFFDIO_REGISTER_MODE_MINOR: 4,
+  UFFDIO_REGISTER_MODE_RWP: 8,
   UFFD_FEATURE_PAGEFAULT_FLAG_WP: 1 << 0,
   UFFD_FEATURE_EVENT_FORK: 1 << 1,
   UFFD_FEATURE_EVENT_REMAP: 1 << 2,
@@ -26,6 +27,8 @@ export const Uffd = {
   UFFD_FEATURE_POISON: 1 << 14,
   UFFD_FEATURE_WP_ASYNC: 1 << 15,
   UFFD_FEATURE_MOVE: 1 << 16,
+  UFFD_FEATURE_RWP: 1 << 17,
+  UFFD_FEATURE_RWP_ASYNC: 1 << 18,
   UFFDIO_COPY_MODE_DONTWAKE: 1,
   UFFDIO_COPY_MODE_WP: 2,
   UFFDIO_ZEROPAGE_MODE_DONTWAKE: 1,
@@ -34,6 +37,8 @@ export const Uffd = {
   UFFDIO_CONTINUE_MODE_DONTWAKE: 1,
   UFFDIO_CONTINUE_MODE_WP: 2,
   UFFDIO_POISON_MODE_DONTWAKE: 1,
+  UFFDIO_RWPROTECT_MODE_RWP: 1,
+  UFFDIO_RWPROTECT_MODE_DONTWAKE: 2,
   UFFD_EVENT_PAGEFAULT: 0x12,
   UFFD_EVENT_FORK: 0x13,
   UFFD_EVENT_REMAP: 0x14,
@@ -93,6 +98,13 @@ export const UFFDIO_WRITEPROTECT = struct(HEADER, 'uffdio_writeprotect', 24, {
   mode: [16, 8],
 });
 
+/** As UFFDIO_WRITEPROTECT: all or nothing. */
+export const UFFDIO_RWPROTECT = struct(HEADER, 'uffdio_rwprotect', 24, {
+  'range.start': [0, 8],
+  'range.len': [8, 8],
+  mode: [16, 8],
+});
+
 /** What `read` on a userfaultfd gives; which part of the union holds is said by `event`. */
 export const UFFD_MSG = struct(HEADER, 'uffd_msg', 32, {
   event: [0, 1],
@@ -118,6 +130,7 @@ export const UffdRequest = {
   UFFDIO_WRITEPROTECT: 0xc018aa06,
   UFFDIO_CONTINUE: 0xc020aa07,
   UFFDIO_POISON: 0xc020aa08,
+  UFFDIO_RWPROTECT: 0xc018aa09,
 } as const;
 
 const ARGUMENTS = {
@@ -130,6 +143,7 @@ const ARGUMENTS = {
   UFFDIO_WRITEPROTECT: 'uffdio_writeprotect',
   UFFDIO_CONTINUE: 'uffdio_continue',
   UFFDIO_POISON: 'uffdio_poison',
+  UFFDIO_RWPROTECT: 'uffdio_rwprotect',
 } as const satisfies Record<keyof typeof UffdRequest, string>;
 
 /**
@@ -143,6 +157,7 @@ export const UffdRangeOperation = {
   _UFFDIO_WRITEPROTECT: 6,
   _UFFDIO_CONTINUE: 7,
   _UFFDIO_POISON: 8,
+  _UFFDIO_RWPROTECT: 9,
 } as const;
 
 export const userfaultfdLayouts: readonly KernelLayout[] = [
@@ -154,6 +169,7 @@ export const userfaultfdLayouts: readonly KernelLayout[] = [
   UFFDIO_CONTINUE,
   UFFDIO_POISON,
   UFFDIO_WRITEPROTECT,
+  UFFDIO_RWPROTECT,
   UFFD_MSG,
   ...Object.entries(UffdRequest).flatMap(([name, request]) =>
     defines(HEADER, { [name]: request }, { argument: ARGUMENTS[name as keyof typeof ARGUMENTS] }),

@@ -61,6 +61,12 @@ export class FaultMessages {
     return (this.#flags(i) & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) === 0;
   }
 
+  /** Whether message `i` is of a thread that waits to write a protected page. */
+  isWriteProtected(i: number): boolean {
+    if (this.#view.getUint8(this.#at(i, 'event')) !== Uffd.UFFD_EVENT_PAGEFAULT) return false;
+    return (this.#flags(i) & Uffd.UFFD_PAGEFAULT_FLAG_WP) !== 0;
+  }
+
   /** The address of a page fault: the start of the page, or with `UFFD_FEATURE_EXACT_ADDRESS` the byte. */
   address(i: number): number {
     return this.#number(i, 'arg.pagefault.address');

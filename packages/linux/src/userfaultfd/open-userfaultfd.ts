@@ -59,9 +59,10 @@ function shakeHands(fd: number, features: number): number {
   const api = new StructBuffer(UFFDIO_API).set('api', Uffd.UFFD_API).set('features', features);
   const result = tryIoctl(fd, UffdRequest.UFFDIO_API, api.bytes);
   if (result >= 0) return api.get('features');
+  const lacking = features === 0 ? 0 : features & ~availableFeatures();
   throw new SyscallError('UFFDIO_API', -result, `with features 0x${features.toString(16)}`, {
     ...(result === -Errno.EINVAL ? { code: 'GODWIT_UNSUPPORTED' as const } : {}),
-    advice: `a newer kernel may have what this one lacks (${namesOf(features)}); asynchronous write protection: Linux 6.7`,
+    advice: `a newer kernel may have what this one lacks (${namesOf(lacking)}); asynchronous write protection: Linux 6.7, protection against any access (RWP): Linux 7.3`,
   });
 }
 
@@ -69,7 +70,7 @@ function namesOf(features: number): string {
   const names = Object.entries(Uffd).filter(
     ([name, bit]) => name.startsWith('UFFD_FEATURE_') && (features & bit) !== 0,
   );
-  return names.map(([name]) => name.slice('UFFD_FEATURE_'.length)).join(', ') || 'no feature was asked for';
+  return names.map(([name]) => name.slice('UFFD_FEATURE_'.length)).join(', ') || 'nothing that it has a name for';
 }
 
 function openDescriptor(): { fd: number; userModeOnly: boolean } {

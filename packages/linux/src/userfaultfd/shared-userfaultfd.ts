@@ -14,13 +14,15 @@ export interface AddressRange {
  * - `missing`: faults on missing pages are reported
  * - `asynchronous`: the kernel notes writes to protected pages in the page table (`UFFD_FEATURE_WP_ASYNC`)
  * - `synchronous`: writes to protected pages are reported, and wait
+ * - `accesses`: the kernel notes reads and writes of protected pages in the page table (`UFFD_FEATURE_RWP_ASYNC`, Linux 7.3)
  */
-export type RangeUse = 'missing' | 'asynchronous' | 'synchronous';
+export type RangeUse = 'missing' | 'asynchronous' | 'synchronous' | 'accesses';
 
 const MODES: Readonly<Record<RangeUse, number>> = {
   missing: Uffd.UFFDIO_REGISTER_MODE_MISSING,
   asynchronous: Uffd.UFFDIO_REGISTER_MODE_WP,
   synchronous: Uffd.UFFDIO_REGISTER_MODE_WP,
+  accesses: Uffd.UFFDIO_REGISTER_MODE_RWP,
 };
 
 /** What a use cannot do without. */
@@ -28,11 +30,13 @@ const REQUIRED: Readonly<Record<RangeUse, number>> = {
   missing: Uffd.UFFD_FEATURE_MISSING_SHMEM,
   asynchronous: Uffd.UFFD_FEATURE_WP_ASYNC | Uffd.UFFD_FEATURE_WP_UNPOPULATED,
   synchronous: Uffd.UFFD_FEATURE_PAGEFAULT_FLAG_WP | Uffd.UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+  accesses: Uffd.UFFD_FEATURE_RWP | Uffd.UFFD_FEATURE_RWP_ASYNC,
 };
 
 /** What a descriptor has for those that join later. No feature whose events somebody would have to read. */
 const WANTED =
   REQUIRED.missing |
+  REQUIRED.accesses |
   Uffd.UFFD_FEATURE_MISSING_HUGETLBFS |
   Uffd.UFFD_FEATURE_THREAD_ID |
   Uffd.UFFD_FEATURE_POISON |
@@ -54,7 +58,7 @@ const descriptors = new Set<Shared>();
  * A range of memory belongs to at most one userfaultfd, and several want one: the pagemap tracker, and the thread that serves missing
  * pages. `join` gives them the same descriptor, and each range has the modes of all that use it, until they `leave`.
  *
- * Synchronous protection goes with nothing else. It knows the users of its own thread; where another thread, or another library, has a userfaultfd on the range, `join` fails with EBUSY.
+ * Synchronous protection goes with nothing else, and protection against writes not with that against any access. It knows the users of its own thread; where another thread, or another library, has a userfaultfd on the range, `join` fails with EBUSY.
  *
  * @example
  * const serving = SharedUserfaultfd.join(memory.blocks.map(({ hostAddress: address, byteLength }) => ({ address, byteLength })), 'missing');
@@ -80,7 +84,7 @@ export class SharedUserfaultfd {
    * Registers the ranges for this use, with the descriptor that has them already, or with a new one.
    *
    * @throws GodwitError GODWIT_UNSUPPORTED when the kernel lacks a feature or permission, or when the use does not go with one that
-   * is there (synchronous and asynchronous write protection); GODWIT_INVALID_STATE when a range is used so already; SyscallError EBUSY when
+   * is there (synchronous with anything, asynchronous write protection with accesses); GODWIT_INVALID_STATE when a range is used so already; SyscallError EBUSY when
    * it belongs to a userfaultfd that is not shared
    */
   static join(ranges: readonly AddressRange[], use: RangeUse): SharedUserfaultfd {
@@ -110,6 +114,8 @@ export class SharedUserfaultfd {
       if (mode === 0) {
         // A range that could not be registered in the first place is none to take out.
         tryUnregister(uffd, address, byteLength);
+        // The kernel does this by itself only where the range was registered for missing pages.
+        if (this.#use === 'synchronous') uffd.wake(Number(address), byteLength);
       } else if (this.#use === 'missing') {
         // The kernel adds modes to a range, and takes none away.
         tryUnregister(uffd, address, byteLength);
@@ -157,9 +163,8 @@ export class SharedUserfaultfd {
         `a range is used for "${use}" faults already (EBUSY): end that use first, each of them has a range to itself`,
       );
     }
-    if (use !== 'synchronous' && this.#use !== 'synchronous') return undefined;
-    const first = { missing: 'all its pages are there', asynchronous: 'the pagemap tracker is stopped' };
-    const until = this.#use === 'synchronous' ? 'nobody protects it synchronously' : first[this.#use];
+    if (goTogether(use, this.#use)) return undefined;
+    const until = UNTIL[this.#use];
     return new GodwitError(
       'GODWIT_UNSUPPORTED',
       `a range is used for "${this.#use}" faults, beside which no "${use}" ones are possible: wait until ${until}`,
@@ -193,9 +198,29 @@ function descriptorFor(ranges: readonly AddressRange[], use: RangeUse): Shared {
   return shared;
 }
 
+/** Uses whose faults somebody handles; with the others the kernel does it all. */
+const HANDLED: ReadonlySet<RangeUse> = new Set<RangeUse>(['missing', 'synchronous']);
+
+/** When a use of a range is over, in words. */
+const UNTIL: Readonly<Record<RangeUse, string>> = {
+  missing: 'all its pages are there',
+  asynchronous: 'the pagemap tracker is stopped',
+  synchronous: 'nobody protects it synchronously',
+  accesses: 'the access tracker is stopped',
+};
+
+/**
+ * Whether two different uses can have one range. Synchronous protection goes with nothing, and the kernel has one bit of a page table
+ * entry for protection against writing and for that against any access.
+ */
+function goTogether(one: RangeUse, other: RangeUse): boolean {
+  if (one === 'synchronous' || other === 'synchronous') return false;
+  return one === 'missing' || other === 'missing';
+}
+
 /** True, or throws why a descriptor cannot be used so. */
 function mayServe(uffd: Userfaultfd, use: RangeUse): true {
-  if (use !== 'asynchronous' && uffd.userModeOnly) {
+  if (HANDLED.has(use) && uffd.userModeOnly) {
     throw new GodwitError(
       'GODWIT_UNSUPPORTED',
       'this process may only handle page faults of user mode, and those of KVM and of system calls are not; give your user access to ' +

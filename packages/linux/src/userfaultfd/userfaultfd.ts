@@ -6,6 +6,7 @@ import {
   UFFDIO_POISON,
   UFFDIO_RANGE,
   UFFDIO_REGISTER,
+  UFFDIO_RWPROTECT,
   UFFDIO_WRITEPROTECT,
   UFFDIO_ZEROPAGE,
   Uffd,
@@ -61,6 +62,7 @@ export class Userfaultfd {
   readonly #continue = new PageOperation('UFFDIO_CONTINUE', UffdRequest.UFFDIO_CONTINUE, UFFDIO_CONTINUE);
   readonly #poison = new PageOperation('UFFDIO_POISON', UffdRequest.UFFDIO_POISON, UFFDIO_POISON);
   readonly #protect = new PageOperation('UFFDIO_WRITEPROTECT', UffdRequest.UFFDIO_WRITEPROTECT, UFFDIO_WRITEPROTECT);
+  readonly #protectAccess = new PageOperation('UFFDIO_RWPROTECT', UffdRequest.UFFDIO_RWPROTECT, UFFDIO_RWPROTECT);
   readonly #wake = new PageOperation('UFFDIO_WAKE', UffdRequest.UFFDIO_WAKE, UFFDIO_RANGE);
   #last = this.#copy;
   #asked = { start: 0, byteLength: 0, done: 0 };
@@ -183,6 +185,15 @@ export class Userfaultfd {
       (protect ? Uffd.UFFDIO_WRITEPROTECT_MODE_WP : 0) |
       (options?.keepAsleep === true ? Uffd.UFFDIO_WRITEPROTECT_MODE_DONTWAKE : 0);
     return this.#run(this.#protect, address, byteLength, mode);
+  }
+
+  /**
+   * Protects the pages that are there against reading and writing; all or nothing. With `UFFD_FEATURE_RWP_ASYNC` the kernel notes the first
+   * access in the page table by itself (PAGEMAP_SCAN, `PAGE_IS_ACCESSED`). A page that is not there stays unprotected. For ranges that are
+   * registered with `UFFDIO_REGISTER_MODE_RWP`; Linux 7.3.
+   */
+  accessProtect(address: number, byteLength: number): number {
+    return this.#run(this.#protectAccess, address, byteLength, Uffd.UFFDIO_RWPROTECT_MODE_RWP);
   }
 
   /** Lets those go on that wait for these pages: they look again, and wait again where a page is still missing. */

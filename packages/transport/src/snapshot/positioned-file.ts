@@ -1,6 +1,6 @@
 import { close, constants, fstat, fsync, open, read, type Stats, write } from 'node:fs';
 import { promisify } from 'node:util';
-import { GodwitError } from '@godwit/core';
+import { GodwitError } from '@godwit/core/pages';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);
@@ -24,7 +24,7 @@ const MOST_BYTES = 2 ** 30;
 const SECTOR_BYTES = 4096;
 
 /** Shorter transfers go through the page cache, which joins them: beside it each is a request of the disk's. */
-const LEAST_DIRECT_BYTES = 64 * 1024;
+export const LEAST_DIRECT_BYTES = 64 * 1024;
 
 /**
  * A file that is read and written at given places, in Node's thread pool: pread and pwrite between the file and the
@@ -83,6 +83,11 @@ export class PositionedFile {
         throw failed('writing', this.path, error);
       }),
     );
+  }
+
+  /** Somebody writes the same file by another descriptor: `sync` has to make that durable too. */
+  writtenElsewhere(): void {
+    this.#unsynced = true;
   }
 
   async stat(): Promise<Stats> {

@@ -10,6 +10,7 @@ import {
   type MigrationLink,
   PROTOCOL_VERSION,
   type SwitchoverFrame,
+  type ThreadRecipe,
 } from '@godwit/core';
 import { SOFTWARE } from '@godwit/core/pages';
 import { LinkPhases } from '../recording/link-phases.js';
@@ -49,6 +50,7 @@ export function saveTo(path: string): LinkConnector {
         control: new SaveStream(save, CONTROL),
         pageChannels: Array.from({ length: pageChannels }, (_, index) => new SaveStream(save, index)),
         peer: `file:${path}`,
+        pageTarget: () => save.pageTarget(),
       };
     },
   };
@@ -102,6 +104,11 @@ class Save implements SaveTarget {
       this.#markOver = resolve;
     });
     this.#roundPages = new Array(this.#channels).fill(0);
+  }
+
+  /** Hands the pages to another thread: see `MigrationLink.pageTarget`. */
+  pageTarget(): ThreadRecipe {
+    return this.#written.writer.toOtherThread();
   }
 
   /** Takes a frame, in the tick of the call; resolves with the bytes that went into the file for it. */

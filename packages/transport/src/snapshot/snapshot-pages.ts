@@ -2,6 +2,9 @@ import { createHash } from 'node:crypto';
 import { readSync } from 'node:fs';
 import { DIGEST_BYTES, digestWords, GodwitError, type PagePlace, type PageSource } from '@godwit/core/pages';
 
+/* What a thread needs of a snapshot, to read and to write one, is one entry point. */
+export { SNAPSHOT_TARGET, type SnapshotTargetOptions, snapshotTarget } from './snapshot-target.js';
+
 /** Makes `snapshotPages` on another thread, with its options. */
 export const SNAPSHOT_PAGES = { module: import.meta.url, make: 'snapshotPages' } as const;
 

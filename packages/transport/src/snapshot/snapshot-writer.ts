@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import { DirtyBitmap, GodwitError, type HelloFrame, type MovedRunState } from '@godwit/core';
+import { DirtyBitmap, GodwitError, type HelloFrame, type MovedRunState, type ThreadRecipe } from '@godwit/core';
 import { DIGEST_BYTES } from '@godwit/core/pages';
 import { byteCount, digestBytes, eachSegment, holdWholePages, PageDigester, pageCount } from './page-segments.js';
 import type { PartialFile } from './partial-file.js';
@@ -13,6 +13,7 @@ import {
   packMetadata,
   placeBlocks,
 } from './snapshot-metadata.js';
+import { SNAPSHOT_TARGET, type SnapshotTargetOptions } from './snapshot-target.js';
 
 /** Pieces of device state are joined up to this size: a device may give its state by the byte. */
 const PIECE_BYTES = 2 ** 20;
@@ -25,7 +26,7 @@ const STEP_BYTES = 2 ** 20;
 
 /** The contents of a snapshot on their way into its file. Pages go to fixed places, device state behind them. */
 export class SnapshotWriter {
-  readonly blocks: readonly BlockIndex[];
+  #blocks: readonly BlockIndex[];
   readonly #partial: PartialFile;
   readonly #file: PositionedFile;
   readonly #hello: HelloFrame;
@@ -45,10 +46,36 @@ export class SnapshotWriter {
     this.#offsets = offsets;
     this.#end = end;
     // Memory that is all zero costs nothing until it is written: for pages that the guest has never touched.
-    this.blocks = blockPages(hello).map((pages) => ({
+    this.#blocks = blockPages(hello).map((pages) => ({
       present: new DirtyBitmap(pages),
       digests: new Uint32Array(pages * (DIGEST_BYTES / 4)),
     }));
+  }
+
+  /** Which pages the file has, and their digests. */
+  get blocks(): readonly BlockIndex[] {
+    return this.#blocks;
+  }
+
+  /**
+   * Hands the pages to another thread, before any of them was written here: it makes the target from the recipe, and writes the same file.
+   * Once it has ended, `finish` has what it has written.
+   */
+  toOtherThread(): ThreadRecipe {
+    const { pageSize } = this.#hello;
+    const shared = blockPages(this.#hello).map((pageCount, i) => ({
+      pageCount,
+      present: new SharedArrayBuffer(DirtyBitmap.storageBytes(pageCount)),
+      digests: new SharedArrayBuffer(pageCount * DIGEST_BYTES),
+      pagesOffset: this.#offsets[i] as number,
+    }));
+    this.#blocks = shared.map(({ pageCount, present, digests }) => ({
+      present: new DirtyBitmap(pageCount, present),
+      digests: new Uint32Array(digests),
+    }));
+    this.#file.writtenElsewhere();
+    const options: SnapshotTargetOptions = { path: this.#file.path, fd: this.#file.fd, pageSize, blocks: shared };
+    return { ...SNAPSHOT_TARGET, options };
   }
 
   /** Writes pages to their places, over what an earlier round has left there. Resolves with the number of bytes. */
@@ -140,8 +167,10 @@ export class SnapshotWriter {
     const bitmaps = createHash('sha256');
     let end = indexOffset;
     for (const { present, digests } of this.blocks) {
-      end = await this.#append(present.bytes, end, hash);
-      bitmaps.update(present.bytes);
+      // A copy, of one that other threads have written: hashes are made of memory of one's own.
+      const bytes = present.bytes.slice();
+      end = await this.#append(bytes, end, hash);
+      bitmaps.update(bytes);
       const packed = new Uint32Array(STEP_BYTES / 4);
       let used = 0;
       for (let page = present.nextDirty(0); page !== -1; ) {

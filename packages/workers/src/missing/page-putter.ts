@@ -47,9 +47,14 @@ export class PagePutter implements MissingSink {
     this.#place(this.addressOf(block, page), undefined, this.pageSize);
   }
 
-  /** Says that these pages are zero; they take no memory. Who waits for one already has asked for it, and gets it. */
+  /**
+   * Says that these pages are zero; they take no memory. Who waits for one already is woken, and faults again: the answer to its request may
+   * have been lost with its link, and a page that is not missing is not asked for again.
+   */
   putZero(block: number, page: number, pageCount: number): void {
     for (let i = 0; i < pageCount; i++) this.missing.arrived(block, page + i);
+    // With the last page the service ends, which wakes everybody.
+    if (this.missing.left > 0) this.#uffd.wake(this.addressOf(block, page), pageCount * this.pageSize);
   }
 
   addressOf(block: number, page: number): number {

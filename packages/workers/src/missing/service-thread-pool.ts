@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { threadFile } from '../thread-modules.js';
+import { type ThreadName, threadFile } from '../thread-modules.js';
 import type { ServiceReport } from './missing-messages.js';
 
 /** A thread that stands ready for its order. */
@@ -11,8 +11,8 @@ export interface ServiceThread {
 }
 
 /** Starts a thread. It does not keep the process alive until it is given its order. */
-export function startServiceThread(name: string): ServiceThread {
-  const [file, options] = threadFile('service-thread');
+export function startServiceThread(name: string, thread: ThreadName = 'service-thread'): ServiceThread {
+  const [file, options] = threadFile(thread);
   const worker = new Worker(file, { ...options, name, execArgv: [] });
   worker.unref();
   const ended = new Promise<void>((resolve) => {
@@ -21,7 +21,7 @@ export function startServiceThread(name: string): ServiceThread {
   // An error is reported by whoever has given it an order.
   worker.on('error', () => undefined);
   const ready = new Promise<void>((resolve) => {
-    worker.once('message', (message: ServiceReport) => {
+    worker.once('message', (message: Pick<ServiceReport, 'type'>) => {
       if (message.type === 'ready') resolve();
     });
     void ended.then(resolve);

@@ -10,16 +10,11 @@ export function completedRounds({ moment, history, outcome }: PolicyInput): read
   return rounds;
 }
 
-/**
- * Milliseconds since the round at `index` of `rounds` has ended. Times between rounds are not in the history: they count for the rounds
- * before, so that the answer is never too large.
- */
+/** Milliseconds since the round at `index` of `rounds` has ended; 0 when there is none. */
 export function endedMsAgo(
   { elapsedMs }: { readonly elapsedMs: number },
   rounds: readonly RoundOutcome[],
   index: number,
 ): number {
-  let ms = 0;
-  for (let later = index + 1; later < rounds.length; later++) ms += rounds[later]?.totalMs ?? 0;
-  return Math.min(ms, elapsedMs);
+  return Math.max(0, elapsedMs - (rounds[index]?.endedAtMs ?? elapsedMs));
 }

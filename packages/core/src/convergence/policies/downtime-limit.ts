@@ -22,19 +22,22 @@ export function switchoverWithin(input: PolicyInput, limitMs: number): Decision 
 export const strictlyWithinDowntimeLimit: ConvergencePolicy = (input) => switchoverWithin(input, input.downtimeLimitMs);
 
 /**
- * Switches over once the predicted downtime is within `MigrateOptions.downtimeLimitMs`, and also when nothing is dirty: what is left of
- * the prediction then is the same after any number of rounds (QEMU, which counts RAM alone, does the same).
+ * Switches over once the predicted downtime is within `MigrateOptions.downtimeLimitMs`, and also when nothing is dirty, if the pause
+ * may last so long (`pauseLimitMs`): what is left of the prediction then is the same after any number of rounds (QEMU, which counts RAM
+ * alone, does the same).
  */
 export const withinDowntimeLimit: ConvergencePolicy = (input) => {
   const within = switchoverWithin(input, input.downtimeLimitMs);
   if (within !== undefined) return within;
-  const { moment, outcome, downtimeLimitMs, overruns } = input;
+  const { moment, outcome, downtimeLimitMs, pauseLimitMs, overruns } = input;
   if (moment !== 'round-end' || outcome.newlyDirtyPages !== 0 || overruns >= PATIENCE) return undefined;
-  if (!(outcome.predictedDowntimeMs > downtimeLimitMs)) return undefined;
+  const predicted = outcome.predictedDowntimeMs;
+  // A pause that is known to be too long would only be given up.
+  if (!(predicted > downtimeLimitMs && predicted <= pauseLimitMs)) return undefined;
   return {
     action: 'switchover',
     reason:
-      `predicted downtime ${outcome.predictedDowntimeMs.toFixed(1)} ms exceeds the limit of ${downtimeLimitMs} ms, ` +
+      `predicted downtime ${predicted.toFixed(1)} ms exceeds the limit of ${downtimeLimitMs} ms, ` +
       'but nothing is dirty: no round can lower it',
   };
 };

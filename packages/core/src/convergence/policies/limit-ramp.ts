@@ -53,7 +53,7 @@ export function rampedLimitMs(input: PolicyInput, options: LimitRampOptions): nu
   const ended = completedRounds(input);
   const last = ended.at(-1)?.round ?? 0;
   if (last < afterRound) return firstMs;
-  // Of a round that the history has forgotten, the time since is that of all rounds that are left.
+  // Of a round that the history has forgotten, the time since counts from the first that is left.
   const index = ended.findIndex(({ round }) => round >= afterRound);
   const byRounds = rounds > 0 ? (last - afterRound) / rounds : 1;
   const byTime = ms > 0 ? (afterRound === 0 ? input.elapsedMs : endedMsAgo(input, ended, index)) / ms : 1;

@@ -81,10 +81,10 @@ export const presets: Readonly<Record<PresetName, ConvergencePolicy>> = {
   gentle: (input) => gentleRules(input),
 
   /**
-   * The default. Switches over within `downtimeLimitMs`, or when nothing is dirty, since no round lowers what is predicted then. A guest
-   * that writes too fast is held back by as much as it takes, up to 80 % of its time; if five rounds and 10 s of that bring nothing, or
-   * at the end of the budget, it goes on as post-copy where the migration can, or else gives up and says what would have sufficed. It
-   * also gives up when for a tenth of the budget no round could have reached the limit.
+   * The default. Switches over within `downtimeLimitMs`, or when nothing is dirty and a pause may last so long, since no round lowers
+   * that. A guest that writes too fast is held back by as much as it takes, up to 80 % of its time; if five rounds and 10 s of that bring
+   * nothing, or at the end of the budget, it goes on as post-copy where the migration can, or else gives up and says what would have
+   * sufficed. It also gives up when for a tenth of the budget no round could have reached the limit.
    *
    * Default budget: ten times the first round, and at least 60 s.
    */

@@ -1,5 +1,5 @@
 import { checkOptions, inRange } from '../../argument.js';
-import { type ConvergencePolicy, PATIENCE, type PolicyInput, type RoundOutcome } from '../policy.js';
+import { type ConvergencePolicy, PATIENCE, type PolicyInput } from '../policy.js';
 import { completedRounds } from './completed-rounds.js';
 
 /** The parameters of `vep248`, with the defaults of its proposal. */
@@ -65,7 +65,10 @@ export function vep248Rule(options: Vep248Options = {}): ConvergencePolicy {
 /** The least that may be hoped for since the stall began; `undefined` while there is none. */
 function targetPages(input: PolicyInput, options: Vep248Options): number | undefined {
   const { progressTimeoutMs = 40_000, margin = 0.04, patienceDecay = 0.5 } = options;
-  const samples = sampled(completedRounds(input), input.elapsedMs);
+  const samples: readonly Sample[] = completedRounds(input).map(({ endedAtMs, newlyDirtyPages }) => ({
+    at: endedAtMs,
+    pages: newlyDirtyPages,
+  }));
   let best = Number.POSITIVE_INFINITY;
   let bestAt = -1;
   let aged = 0;
@@ -102,15 +105,4 @@ function relaxed(
     deadline = at + patience;
   }
   return target;
-}
-
-/** When each round ended. Times between rounds are not in the history: they count for the rounds before. */
-function sampled(rounds: readonly RoundOutcome[], elapsedMs: number): readonly Sample[] {
-  const samples: Sample[] = [];
-  let at = elapsedMs;
-  for (const { totalMs, newlyDirtyPages } of rounds.toReversed()) {
-    samples.push({ at, pages: newlyDirtyPages });
-    at -= totalMs;
-  }
-  return samples.reverse();
 }

@@ -12,6 +12,7 @@ import type {
   SwitchoverFrame,
 } from '../../protocol/frame.js';
 import { FEATURES } from '../../protocol/negotiate.js';
+import { isLegal } from '../../protocol/protocol-table.js';
 import type { Arriving, DestinationContext, DestinationPhase, ServingPhase } from '../destination-context.js';
 import { onChannels, readPiece } from '../device-pieces.js';
 import { giveUpPages } from '../give-up-pages.js';
@@ -75,6 +76,10 @@ export class Receive implements ServingPhase {
     const { frame, payloadBytes } = received;
     checkPayload(frame.type, payloadBytes);
     const connection = this.#context.session.current as IncomingConnection;
+    // Pieces of device state may still come on page channels; the control stream says no more of this attempt.
+    if (this.#switchingOver && !isLegal('destination', 'loading', frame.type)) {
+      throw new GodwitError('GODWIT_PROTOCOL', `the source sent "${frame.type}" after "switchover"`);
+    }
     if (isPageFrame(frame.type)) return this.#pages(connection, received);
     switch (frame.type) {
       case 'device':
@@ -164,7 +169,6 @@ export class Receive implements ServingPhase {
   #switchover(connection: IncomingConnection, { round, attempt, runState, deviceSequences }: SwitchoverFrame): void {
     this.#checkAttempt('switchover', attempt);
     const arriving = this.#arriving;
-    if (this.#switchingOver) throw new GodwitError('GODWIT_PROTOCOL', `"switchover" came twice in attempt ${attempt}`);
     (arriving.receiver as PageReceiver).seal(round);
     arriving.runState = runState;
     this.#question++;

@@ -83,3 +83,10 @@ export function atRate(workload: Workload, factor: number): Workload | undefined
       return undefined;
   }
 }
+
+/** Whether a workload writes its pages one after the other. */
+export function isInOrder(workload: Workload): boolean {
+  const parts = partsOf(workload);
+  if (parts.length > 0) return parts.every(isInOrder);
+  return workload.kind === 'sweep' || workload.kind === 'trace' || workload.kind === 'idle';
+}

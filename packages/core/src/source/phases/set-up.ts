@@ -2,8 +2,9 @@ import { abortable } from '../../abortable.js';
 import { GodwitError } from '../../errors.js';
 import { checkGuestMemory } from '../../memory/check-guest-memory.js';
 import { checkIdentities } from '../../protocol/shared-memory.js';
+import type { ThreadRecipe } from '../../thread-recipe.js';
 import { admit } from '../admission.js';
-import { migrationBlockers, postcopyBlockers } from '../blockers.js';
+import { backgroundBlockers, migrationBlockers, postcopyBlockers } from '../blockers.js';
 import { dryRunReport, emptySummary } from '../dry-run.js';
 import { Finished, type SourceContext, type SourcePhase } from '../source-context.js';
 
@@ -18,14 +19,18 @@ export class SetUp implements SourcePhase {
     context.setState('setup');
     checkGuestMemory(vm.memory);
     checkIdentities(vm.memory);
-    if (vm.trackers.length === 0) {
+    if (vm.trackers.length === 0 && options.background === undefined) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
         'the VM has no dirty tracker: what the guest writes meanwhile would be lost',
       );
     }
     guest.checkAlive();
-    const blockers = [...(await migrationBlockers(vm, signal)), ...(options.postcopy ? postcopyBlockers(vm) : [])];
+    const blockers = [
+      ...(await migrationBlockers(vm, signal)),
+      ...(options.postcopy ? postcopyBlockers(vm) : []),
+      ...(options.background === undefined ? [] : backgroundBlockers(vm, options.background)),
+    ];
     if (blockers.length > 0 && !options.dryRun) throw blocked(blockers);
     const sizes = await devices.reports.ask(signal);
     // The hello has what is known: an assumption is no reason to refuse.
@@ -38,6 +43,7 @@ export class SetUp implements SourcePhase {
     const { connection, answer } = await session.first(options.dryRun ? 'dryRun' : 'running');
     rounds.start(connection, answer);
     if (options.postcopy && !context.postcopyAgreed) throw noUrgentChannel(connection.peer);
+    if (options.background !== undefined && connection.pageTarget === undefined) throw noFile(connection.peer);
     if (options.dryRun) {
       const report = dryRunReport(context, connection.peer, answer, sizes, blockers);
       context.emit({ type: 'dry-run', report });
@@ -45,6 +51,10 @@ export class SetUp implements SourcePhase {
       if (blockers.length > 0) throw blocked(blockers);
       await session.close(undefined);
       return new Finished(emptySummary(context, report));
+    }
+    if (options.background !== undefined) {
+      context.setState('active');
+      return context.phases.background(connection, (connection.pageTarget as () => ThreadRecipe)());
     }
     // Logging starts before the first byte is read.
     const starting = tracker.start();
@@ -62,6 +72,13 @@ function noUrgentChannel(peer: string): GodwitError {
   return new GodwitError(
     'GODWIT_UNSUPPORTED',
     `post-copy takes a stream of its own, and a link to ${peer} has only one: use a transport that can connect more than once, or leave postcopy out`,
+  );
+}
+
+function noFile(peer: string): GodwitError {
+  return new GodwitError(
+    'GODWIT_UNSUPPORTED',
+    `a background snapshot is saved to a file, connectTo(file({ path })), whose pages have fixed places; ${peer} takes them in rounds only`,
   );
 }
 

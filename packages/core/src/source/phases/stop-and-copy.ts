@@ -17,7 +17,14 @@ import { describeSent } from '../sent-rounds.js';
 import type { SourceConnection } from '../source-connection.js';
 import type { GivenUp, PrecopyRound, SourceContext, SourcePhase } from '../source-context.js';
 import { stillAsSaved } from '../still-as-saved.js';
-import { accountedFor, announceMissing, openToRequests, tellMissing } from '../tell-missing.js';
+import {
+  accountedFor,
+  announceMissing,
+  openToRequests,
+  stateFits,
+  tellMissing,
+  tooMuchState,
+} from '../tell-missing.js';
 import { verifyMemory } from '../verify-memory.js';
 
 /**
@@ -60,7 +67,11 @@ export class StopAndCopy implements SourcePhase {
     const limitMs = downtimeLimitOf(options, decision);
     const bound = new PauseBound(options.clock, force ? 0 : pauseLimitOf(options, limitMs));
     context.byPostcopy = decision.action === 'postcopy';
-    if (context.byPostcopy) await announceMissing(context, this.#connection);
+    if (context.byPostcopy) {
+      // Known too late where a device cannot tell its size: the guest is paused by then.
+      if (!stateFits(context)) throw tooMuchState(rounds.welcome.maximumDeviceState);
+      await announceMissing(context, this.#connection);
+    }
     session.phase = 'stop-and-copy';
     context.emit({ type: 'switchover-start', attempt: session.attempt, limitMs: bound.limitMs });
     try {
@@ -217,6 +228,7 @@ export class StopAndCopy implements SourcePhase {
         ...describeSent(sent, wire.span),
         harvestMs: harvest.harvestMs,
         totalMs: clock.now() - start,
+        endedAtMs: meter.elapsedMs,
         linkBytesPerSecond: model.linkBytesPerSecond,
         throttle: 0,
         newlyDirtyPages: 0,
@@ -300,15 +312,6 @@ function once(call: () => void): () => void {
     if (!called) call();
     called = true;
   };
-}
-
-/** A device would load before the destination knows which pages are missing, and could read zeros in their place. */
-function tooMuchState(maximumBytes: number): GodwitError {
-  return new GodwitError(
-    'GODWIT_LIMIT_EXCEEDED',
-    `the state of the devices is larger than the ${maximumBytes} bytes that the destination holds (maximumDeviceState), and by post-copy none ` +
-      'can be loaded before all has come: raise maximumDeviceState there, or leave postcopy out',
-  );
 }
 
 function notProceeded(timeoutMs: number): GodwitError {

@@ -1,0 +1,32 @@
+import type { Frame } from '../protocol/frame.js';
+import type { DeviceLink } from './device-outbox.js';
+
+/**
+ * Keeps the state of devices in memory, in place of a connection: the guest does not wait for a disk while it is paused. `replay` sends it
+ * later.
+ */
+export class KeptState implements DeviceLink {
+  readonly signal: AbortSignal;
+  readonly #frames: { readonly frame: Frame; readonly payload: readonly Uint8Array[] }[] = [];
+
+  constructor(signal: AbortSignal) {
+    this.signal = signal;
+  }
+
+  /** Copies the payload, which is borrowed until this resolves. */
+  async write(frame: Frame, payload: readonly Uint8Array[] = []): Promise<void> {
+    this.#frames.push({ frame, payload: payload.map((bytes) => bytes.slice()) });
+  }
+
+  async ping(): Promise<number> {
+    return 0;
+  }
+
+  /** Sends all that was kept, in order, and forgets it. */
+  async replay(link: Pick<DeviceLink, 'write'>, signal: AbortSignal): Promise<void> {
+    for (const { frame, payload } of this.#frames.splice(0)) {
+      signal.throwIfAborted();
+      await link.write(frame, payload);
+    }
+  }
+}

@@ -1,0 +1,178 @@
+import type { PageTarget } from '@godwit/core/pages';
+import { Errno, HOST_PAGE_SIZE, MapFlags, mmap, munmap, viewOf, yieldProcessor } from '@godwit/linux/unstable/libc';
+import { Userfaultfd } from '@godwit/linux/userfaultfd';
+import { CopyBuffer } from './copy-buffer.js';
+import { copyMemory } from './copy-memory.js';
+import { OwedPages } from './owed-pages.js';
+import { ControlWord, Figure, Mode, type ProtectedParts } from './protect-messages.js';
+
+/** Bytes that are read, let go and written at a time. */
+const BATCH_BYTES = 2 ** 20;
+/** Copies that are written in one call. */
+const COPIES_AT_ONCE = 256;
+/** How long the thread sleeps for copies, or for its order, before it looks whether it is to end. Milliseconds. */
+const SLEEP_MS = 50;
+/** How often a call is made again that the kernel refuses while the mapping is being changed. */
+const TRIES = 1000;
+
+/**
+ * Saves the pages of the snapshot, on a thread of its own: first the copies that the fault thread has made, whose room is needed, and in
+ * turn all other pages. A page is read and let go before it is written to the disk, so that nobody waits for that.
+ */
+export class PageSaver {
+  readonly #parts: ProtectedParts;
+  readonly #target: PageTarget;
+  readonly #uffd: Userfaultfd;
+  readonly #control: Int32Array;
+  readonly #figures: Float64Array;
+  readonly #owed: OwedPages;
+  readonly #copies: CopyBuffer;
+  readonly #copied: Uint8Array;
+  readonly #batchPages: number;
+  readonly #batch: bigint;
+  readonly #bytes: Uint8Array;
+  /** Pages that are saved. */
+  #saved = 0;
+  /** Pages of the batch, relative to its first, that this thread has taken: begins of runs and their lengths. */
+  readonly #runs: number[] = [];
+  /** When the next batch may be read, under a limit. Milliseconds. */
+  #nextAt = 0;
+
+  constructor(parts: ProtectedParts, target: PageTarget) {
+    this.#parts = parts;
+    this.#target = target;
+    this.#uffd = Userfaultfd.attach(parts.uffd);
+    this.#control = new Int32Array(parts.control);
+    this.#figures = new Float64Array(parts.figures);
+    this.#owed = new OwedPages(
+      parts.owed,
+      parts.blocks.map(({ byteLength }) => byteLength / parts.pageSize),
+    );
+    const { address, slots, pageSize } = parts.copies;
+    this.#copies = new CopyBuffer(parts.copies);
+    this.#copied = viewOf(BigInt(address), slots * pageSize);
+    this.#batchPages = Math.max(1, Math.floor(BATCH_BYTES / parts.pageSize));
+    const byteLength = Math.max(HOST_PAGE_SIZE, this.#batchPages * parts.pageSize);
+    this.#batch = mmap({ byteLength, flags: MapFlags.MAP_PRIVATE | MapFlags.MAP_ANONYMOUS });
+    this.#bytes = viewOf(this.#batch, byteLength);
+  }
+
+  /** Waits for the moment of the snapshot, and saves it. Returns true when all is saved, false when it is told to stop. */
+  run(): boolean {
+    while (Atomics.load(this.#control, ControlWord.mode) === Mode.noting) {
+      if (this.#stopped) return false;
+      Atomics.wait(this.#control, ControlWord.mode, Mode.noting, SLEEP_MS);
+    }
+    for (const [block, owed] of this.#owed.bitmaps.entries()) {
+      for (let page = owed.nextDirty(0); page !== -1; ) {
+        this.#drain();
+        if (this.#stopped) return false;
+        if (this.#tooEarly()) continue;
+        const end = Math.min(owed.nextClean(page), page + this.#batchPages);
+        this.#saveRun(block, page, end - page);
+        page = owed.nextDirty(end);
+      }
+    }
+    // A page that the fault thread has taken out may not be in the buffer yet: they are counted.
+    while (this.#saved < (this.#figures[Figure.total] as number)) {
+      if (this.#stopped) return false;
+      if (!this.#drain()) this.#copies.waitForCopies(SLEEP_MS);
+    }
+    return true;
+  }
+
+  close(): void {
+    munmap(this.#batch, this.#bytes.byteLength);
+  }
+
+  get #stopped(): boolean {
+    return Atomics.load(this.#control, ControlWord.stop) !== 0;
+  }
+
+  /** Saves the copies that are there; false when there are none. */
+  #drain(): boolean {
+    const { pageSize } = this.#parts;
+    const { slots } = this.#parts.copies;
+    let some = false;
+    for (let count = this.#copies.next(COPIES_AT_ONCE); count > 0; count = this.#copies.next(COPIES_AT_ONCE)) {
+      const { block, page, slot } = this.#copies;
+      this.#written(this.#target.write(block, page, count, this.#copied, slot * pageSize));
+      this.#copies.take(count);
+      this.#saved += count;
+      some = true;
+      if (this.#stopped || count > slots) break;
+    }
+    return some;
+  }
+
+  /** Reads a run of owed pages, lets it go and saves what of it nobody else has taken. */
+  #saveRun(block: number, page: number, pageCount: number): void {
+    const { blocks, pageSize } = this.#parts;
+    const start = (blocks[block] as { address: number }).address + page * pageSize;
+    const begun = performance.now();
+    copyMemory(Number(this.#batch), start, pageCount * pageSize);
+    const taken = this.#takeRun(block, page, pageCount);
+    this.#figures[Figure.read] = (this.#figures[Figure.read] as number) + taken;
+    this.#letGo(start, pageCount * pageSize);
+    const runs = this.#runs;
+    let bytes = 0;
+    for (let i = 0; i < runs.length; i += 2) {
+      const [first, count] = [runs[i] as number, runs[i + 1] as number];
+      bytes += this.#target.write(block, page + first, count, this.#bytes, first * pageSize);
+    }
+    this.#written(bytes);
+    this.#saved += taken;
+    this.#pace(begun, bytes);
+  }
+
+  /** Takes out the pages that were read; what others have taken was written meanwhile, perhaps, and is with them. */
+  #takeRun(block: number, page: number, pageCount: number): number {
+    const runs = this.#runs;
+    runs.length = 0;
+    let taken = 0;
+    for (let at = page; at < page + pageCount; ) {
+      const count = Math.min(32 - (at & 31), page + pageCount - at);
+      const bits = this.#owed.takeWord(block, at, count);
+      for (let i = 0; i < count; i++) {
+        if ((bits & (1 << ((at + i) & 31))) === 0) continue;
+        const first = at + i - page;
+        taken++;
+        if (runs.length > 0 && (runs.at(-2) as number) + (runs.at(-1) as number) === first)
+          (runs[runs.length - 1] as number)++;
+        else runs.push(first, 1);
+      }
+      at += count;
+    }
+    return taken;
+  }
+
+  #letGo(start: number, byteLength: number): void {
+    for (let tries = 0; this.#uffd.writeProtect(start, byteLength, false) < byteLength; tries++) {
+      if (this.#stopped) return;
+      if (this.#uffd.errno !== Errno.EAGAIN || tries === TRIES) throw this.#uffd.failure();
+      yieldProcessor();
+    }
+  }
+
+  #written(bytes: number): void {
+    this.#figures[Figure.written] = (this.#figures[Figure.written] as number) + bytes;
+  }
+
+  /** A batch of so many bytes, begun at this time, is paid for before the next one. */
+  #pace(begun: number, bytes: number): void {
+    const limit = this.#figures[Figure.limit] as number;
+    this.#nextAt = limit === 0 ? 0 : Math.max(this.#nextAt, begun) + (bytes / limit) * 1000;
+  }
+
+  /** Whether the limit wants a wait; a part of it is over then, in which copies may have come. */
+  #tooEarly(): boolean {
+    const limit = this.#figures[Figure.limit] as number;
+    const now = performance.now();
+    // Never longer than a batch takes: the limit may have been raised since.
+    if (limit > 0) this.#nextAt = Math.min(this.#nextAt, now + (BATCH_BYTES / limit) * 1000);
+    const left = this.#nextAt - now;
+    if (left <= 0 || limit === 0) return false;
+    this.#copies.waitForCopies(Math.min(left, SLEEP_MS));
+    return true;
+  }
+}
