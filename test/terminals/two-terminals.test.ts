@@ -249,6 +249,37 @@ withTmux(`two terminals, and a third one${reason}`, () => {
     await beatsOn(destination);
   });
 
+  test('by post-copy pages follow the guest, each terminal says so, and both VMMs stay until the last one has come', async () => {
+    const source = await running();
+    const { terminal: destination, at } = await receiving('tcp:127.0.0.1:0');
+    const here = ['--control', user.path('godwit/vmm1.sock')];
+    await user.vmm('pause', ...here);
+    const mover = tmux.open(
+      user.line(['migrate', at, '--bandwidth', '1M', '--postcopy', '--postcopy-bandwidth', '16K']),
+    );
+    await mover.shows(/round 1: \d+ %/);
+    expect(await user.vmm('postcopy', ...here)).toMatchObject({ status: 0, stdout: 'asked for\n' });
+    await mover.shows(/the guest runs there; \d+ % of its missing pages sent/);
+    await destination.shows(/[\d,]+ of [\d,]+ pages missing, 0 faults/);
+    expect((await user.json('status', ...here)).last).toMatchObject({
+      guest: 'moved',
+      migration: { to: at, state: 'postcopy-active', ownership: 'handedOver' },
+    });
+    expect((await user.json('status', '--control', user.path('godwit/vmm2.sock'))).last).toMatchObject({
+      guest: 'paused',
+      incoming: { state: 'postcopy-active', faults: { pagesLost: 0 } },
+    });
+    expect(await user.vmm('quit', ...here)).toMatchObject({ status: 5, stderr: expect.stringContaining('only here') });
+    expect(await user.vmm('adjust', ...here, '--postcopy-bandwidth', '0')).toMatchObject({ status: 0 });
+    expect(await mover.exit()).toBe(0);
+    await mover.shows(/moved to .*; [\d,]+ pages followed in/);
+    expect(await source.exit()).toBe(0);
+    await destination.shows(/the guest is here, paused: [\d,]+ pages, 0 of which it waited for/);
+    expect(await user.vmm('resume')).toMatchObject({ status: 0 });
+    await beatsOn(destination);
+    expect(await user.json('check')).toMatchObject({ status: 0, last: { defects: [] } });
+  });
+
   test('Ctrl-C cancels a migration, and ends a VMM, also behind npm', async () => {
     const npm = ['env', `XDG_RUNTIME_DIR=${user.folder}`, 'npm', 'run', '--silent', 'vmm', '--'];
     const source = tmux.open([...npm, 'run', ...GUEST]);

@@ -197,10 +197,15 @@ describeInBrowser(`the page in a browser${path === undefined ? ' (skipped: there
 
   test('shows how page faults go of a guest whose memory follows it', async () => {
     const incoming = scripted(DESTINATION_EVENTS.filter(({ type }) => type !== 'failed'));
-    const observation = closeLater(observe(scripted(SOURCE_EVENTS), { incoming }));
+    const postcopy = { pages: 100, ms: 700, lostLinks: 1 };
+    const source = SOURCE_EVENTS.map((event) =>
+      event.type === 'completed' ? { ...event, summary: { ...event.summary, postcopy } } : event,
+    );
+    const observation = closeLater(observe(scripted(source), { incoming }));
     const server = await observation.serve();
     const { page, complaints } = await opened(server.url, { bypassCSP: true });
     await page.waitForSelector('.latency');
+    expect((await figures(page))['postcopy']).toEqual(['100 pages', 'in 700 ms, the link was lost once']);
     const text = (await page.textContent('#destination')) ?? '';
     expect(text).toContain('Pages missing7 of 100');
     expect(text).toContain('Page faults40, 3 a second');

@@ -11,6 +11,7 @@ import {
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { progressEvent, roundEvent } from './events.js';
+import { SOURCE_EVENTS } from './scripted.js';
 
 function builder(): ModelBuilder {
   const made = new ModelBuilder('a test');
@@ -58,6 +59,18 @@ describe('a model', () => {
     });
     expect(model.rounds.kept[0]).toMatchObject({ predictedDowntimeMs: null, predictedDowntimeRangeMs: [1, null] });
     expect(model.source?.downtime?.terms).toHaveLength(7);
+  });
+
+  test('by post-copy has the guest at the destination, whose source still owes it pages', () => {
+    const made = builder();
+    made.source({ type: 'ownership', ownership: 'handedOver', previous: 'paused' }, 1);
+    expect(made.model().guest).toBe('between');
+    made.source({ type: 'state', state: 'postcopy-active', previous: 'postcopy-device' }, 2);
+    expect(made.model()).toMatchObject({ guest: 'destination', over: false });
+    const completed = SOURCE_EVENTS.at(-1) as MigrationEvent & { readonly type: 'completed' };
+    const postcopy = { pages: 5000, ms: 700, lostLinks: 1 };
+    made.source({ type: 'completed', summary: { ...completed.summary, postcopy } }, 3);
+    expect(made.model().source?.summary?.postcopy).toEqual(postcopy);
   });
 
   test('names states, ownerships and events that it does not know', () => {

@@ -33,12 +33,15 @@ export const WITH_GUEST: For = {
 };
 export const MIGRATING: For = {
   fits: ({ migration, incoming }) =>
-    (migration !== undefined && migration.guest !== 'there' && !over(migration.state)) ||
+    (migration !== undefined && !over(migration.state)) ||
     (incoming !== undefined && incoming.state !== 'none' && !over(incoming.state)),
   what: 'that takes part in a migration',
 };
-/** One whose guest has moved away ends by itself. */
-export const ANY: For = { fits: ({ guest }) => guest !== 'moved', what: 'of this user' };
+/** One whose guest has moved away, with all its pages, ends by itself. */
+export const ANY: For = {
+  fits: ({ guest, migration }) => guest !== 'moved' || (migration !== undefined && !over(migration.state)),
+  what: 'of this user',
+};
 
 /**
  * Asks the VMM that is meant; returns the exit status. What goes wrong is told on standard error, or with `--json` as the last object.

@@ -12,6 +12,7 @@ import { bytes, milliseconds } from './values.js';
 interface AdjustOptions extends ClientOptions {
   readonly downtimeLimit?: number;
   readonly bandwidth?: number;
+  readonly postcopyBandwidth?: number;
   readonly policy?: PresetName;
 }
 
@@ -35,6 +36,12 @@ export function clientCommands(ended: Ended): readonly Command[] {
       .action(async (options: ClientOptions & { readonly force: boolean }) =>
         ended(await done(options, MIGRATING, 'asked for', (vmm) => vmm.ask('switchover', { force: options.force }))),
       ),
+    simple(
+      'postcopy',
+      'let the guest of a migration with --postcopy run at the destination now; its pages follow',
+    ).action(async (options: ClientOptions) =>
+      ended(await done(options, MIGRATING, 'asked for', (vmm) => vmm.ask('postcopy', {}))),
+    ),
     snapshotCommand(ended),
     simple('pause', 'let the guest stand still until "resume", wherever it moves to').action(
       async (options: ClientOptions) => ended(await done(options, WITH_GUEST, 'paused', (vmm) => vmm.ask('pause', {}))),
@@ -106,17 +113,19 @@ function adjustCommand(ended: Ended): Command {
   const command = simple('adjust', 'change what the migration under way goes by; it applies at once')
     .option('--downtime-limit <ms>', 'longest pause of the guest to aim for', milliseconds)
     .option('--bandwidth <bytes/s>', 'limit while the guest runs, such as 100M; 0 = none', bytes())
+    .option('--postcopy-bandwidth <bytes/s>', 'the same once the guest runs at the destination', bytes())
     .addOption(new Option('--policy <name>', 'who decides from now on').choices(POLICY_NAMES));
   return command.action(async (options: AdjustOptions) => {
-    const { downtimeLimit, bandwidth, policy } = options;
-    if (downtimeLimit === undefined && bandwidth === undefined && policy === undefined) {
-      command.error('error: give what is to change: --downtime-limit, --bandwidth or --policy');
-    }
+    const { downtimeLimit, bandwidth, postcopyBandwidth, policy } = options;
     const adjustment = {
       ...(downtimeLimit !== undefined && { downtimeLimitMs: downtimeLimit }),
       ...(bandwidth !== undefined && { bandwidthLimit: bandwidth }),
+      ...(postcopyBandwidth !== undefined && { postcopyBandwidth }),
       ...(policy !== undefined && { policy }),
     };
+    if (Object.keys(adjustment).length === 0) {
+      command.error('error: give what is to change: --downtime-limit, --bandwidth, --postcopy-bandwidth or --policy');
+    }
     ended(await done(options, MIGRATING, 'adjusted', (vmm) => vmm.ask('adjust', adjustment)));
   });
 }

@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises';
-import { faultThreads } from '@godwit/workers';
 import { Command, Option } from 'commander';
 import { MAXIMUM_VCPUS, PAGE_SIZE } from '../guest/layout.js';
 import { MAX_MEMORY_BYTES, MIN_MEMORY_BYTES } from '../machine/memory-map.js';
 import { workingSetProblem } from '../vmm/guest-spec.js';
-import { chooseGuestKind } from '../vmm/hosted-guest.js';
+import { chooseGuestKind, dirtyRingProblem } from '../vmm/hosted-guest.js';
 import { linksFrom } from '../vmm/links.js';
+import { PageFaultService } from '../vmm/page-fault-service.js';
 import { absoluteUri, type TlsFiles, transportOf } from '../vmm/transport-of.js';
 import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js';
 import { bytes, integer, milliseconds } from './values.js';
@@ -14,6 +14,7 @@ import { type Arrival, VmmRun } from './vmm-process.js';
 interface CommonOptions {
   readonly control?: string;
   readonly quiet: boolean;
+  readonly dirtyRing: boolean;
 }
 
 interface RunOptions extends CommonOptions {
@@ -76,6 +77,8 @@ function runCommand(ended: Ended): Command {
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest');
   return command.action(async (options: RunOptions) => {
     const { memory, vcpus, kvm, image, dirtyRate, order, heartbeat } = options;
+    const { kind, note } = image === undefined ? chooseGuestKind(kvm) : { kind: 'kvm' as const };
+    refuseDirtyRing(command, options, kind);
     if (image !== undefined) {
       const file = await readFile(image);
       ended(
@@ -89,7 +92,6 @@ function runCommand(ended: Ended): Command {
     const workingSetBytes = pageFloor(options.workingSet ?? Math.min(DEFAULT_WORKING_SET, memoryBytes / 2));
     const problem = workingSetProblem(memoryBytes, vcpus, workingSetBytes);
     if (problem !== undefined) command.error(`error: --working-set does not fit into --memory: ${problem}`);
-    const { kind, note } = chooseGuestKind(kvm);
     const spec = {
       kind,
       memoryBytes,
@@ -111,7 +113,7 @@ function runCommand(ended: Ended): Command {
 }
 
 function receiveCommand(ended: Ended): Command {
-  return addTlsOptions(
+  const command = addTlsOptions(
     common(
       new Command('receive')
         .description('await a guest, run it, and let it move on: with a control socket, as "run"')
@@ -127,32 +129,45 @@ function receiveCommand(ended: Ended): Command {
       '--reconnect-timeout <ms>',
       'how long a source whose link was lost may take to come back (default: 30000)',
       milliseconds,
-    )
-    .action(async (uri: string, options: ReceiveOptions) => {
-      ended(await receive(absoluteUri(uri, process.cwd()), tlsFiles(options), options, {}));
-    });
+    );
+  return command.action(async (uri: string, options: ReceiveOptions) => {
+    refuseDirtyRing(command, options, 'kvm');
+    ended(await receive(absoluteUri(uri, process.cwd()), tlsFiles(options), options, {}));
+  });
 }
 
 function restoreCommand(ended: Ended): Command {
-  return common(
+  const command = common(
     new Command('restore')
       .description('run the guest of a snapshot; the file stays as it is, and may be restored again')
       .argument('<file>', 'the snapshot'),
   )
     .option('--at-once', 'let the guest run before its memory is loaded: pages come when it needs them', false)
-    .option('--paused', 'leave the guest paused', false)
-    .action(
-      async (file: string, { atOnce, ...options }: Omit<ReceiveOptions, 'once'> & { readonly atOnce: boolean }) => {
-        const uri = absoluteUri(`file:${file}`, process.cwd());
-        ended(await receive(uri, undefined, { ...options, once: true }, { atOnce }));
-      },
-    );
+    .option('--paused', 'leave the guest paused', false);
+  return command.action(
+    async (file: string, { atOnce, ...options }: Omit<ReceiveOptions, 'once'> & { readonly atOnce: boolean }) => {
+      refuseDirtyRing(command, options, 'kvm');
+      const uri = absoluteUri(`file:${file}`, process.cwd());
+      ended(await receive(uri, undefined, { ...options, once: true }, { atOnce }));
+    },
+  );
 }
 
 function common(command: Command): Command {
   return command
     .option('--control <path>', "the control socket (default: the next free one of this user's folder)")
-    .option('--quiet', "do not show the guest's console", false);
+    .option('--quiet', "do not show the guest's console", false)
+    .option(
+      '--dirty-ring',
+      "log what the guest writes in KVM's dirty rings, whose cost is by what it writes, not by its memory (default: KVM's dirty log)",
+      false,
+    );
+}
+
+/** Refuses dirty rings where there are none, before anything is built. */
+function refuseDirtyRing(command: Command, { dirtyRing }: CommonOptions, kind: 'kvm' | 'software'): void {
+  const problem = dirtyRing ? dirtyRingProblem(kind) : undefined;
+  if (problem !== undefined) command.error(`error: --dirty-ring: ${problem}`);
 }
 
 async function receive(
@@ -163,8 +178,9 @@ async function receive(
 ): Promise<number> {
   // Its stream is standard input and output: the console goes beside it.
   const stdio = /^stdio:/i.test(uri);
-  // Started only where they are needed: they are two threads.
-  const faults = atOnce ? faultThreads() : undefined;
+  const faults = new PageFaultService();
+  // While the machine is built: its guest waits for them.
+  if (atOnce) void faults.ready();
   try {
     return await vmm(
       options,
@@ -177,7 +193,8 @@ async function receive(
           settings: {
             ...(options.paused && { onArrival: 'pause' }),
             ...(options.reconnectTimeout !== undefined && { reconnectTimeoutMs: options.reconnectTimeout }),
-            ...(faults !== undefined && { run: 'at once', faults }),
+            ...(atOnce && { run: 'at once' }),
+            faults,
           },
         };
         run.receive(arrival);
@@ -185,14 +202,15 @@ async function receive(
       stdio,
     );
   } finally {
-    await faults?.close();
+    await faults.close();
   }
 }
 
 /** A VMM with its console on standard output, and what it says itself on standard error. */
 function vmm(options: CommonOptions, start: (run: VmmRun) => Promise<void>, noStdout = false): Promise<number> {
   const { stdout, stderr } = process;
-  const run = new VmmRun({ console: options.quiet ? undefined : noStdout ? stderr : stdout, messages: stderr });
+  const console = options.quiet ? undefined : noStdout ? stderr : stdout;
+  const run = new VmmRun({ console, messages: stderr }, options);
   return run.run(options.control, () => start(run));
 }
 

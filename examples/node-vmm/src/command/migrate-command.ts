@@ -15,13 +15,15 @@ import { addTlsOptions, type TlsOptionValues, tlsFiles } from './tls-options.js'
 import { bytes, encodings, milliseconds, pageChannels } from './values.js';
 
 interface MigrateOptions extends ClientOptions, TlsOptionValues {
-  readonly live: boolean;
+  readonly live?: boolean;
   readonly verify: boolean;
   readonly checksum: boolean;
   readonly quiet: boolean;
   readonly downtimeLimit?: number;
   readonly pauseLimit?: number;
   readonly bandwidth?: number;
+  readonly postcopy?: boolean;
+  readonly postcopyBandwidth?: number;
   readonly policy?: PresetName;
   readonly timeBudget?: number;
   readonly pageChannels?: number | 'auto';
@@ -65,8 +67,19 @@ export function migrateCommand(ended: Ended): Command {
     .addOption(
       new Option(
         '--policy <name>',
-        'when to switch over, to hold the guest back and to give up (default: balanced)',
+        'when to switch over, to hold the guest back and to give up (default: balanced; with --postcopy hybrid)',
       ).choices(POLICY_NAMES),
+    )
+    .addOption(
+      new Option(
+        '--postcopy',
+        'the guest may run there before all its memory has come: after one round, or when the policy or the command "postcopy" says so',
+      ).conflicts('verify'),
+    )
+    .option(
+      '--postcopy-bandwidth <bytes/s>',
+      'limit once the guest runs there; pages that it waits for are not counted; 0 = none (default: 0)',
+      bytes(),
     )
     .option('--time-budget <ms>', 'time for the whole migration, which the policy goes by', milliseconds)
     .option(
@@ -94,6 +107,7 @@ export function migrateCommand(ended: Ended): Command {
     .option('--quiet', 'no progress', false)
     .action(async (uri: string, options: MigrateOptions) => {
       const to = absoluteUri(uri, process.cwd());
+      checkPostcopy(command, options);
       const status = await move(options, (client, output) =>
         client.ask('migrate', requestOf(to, options), output.event),
       );
@@ -138,7 +152,12 @@ function move(
       (signal) => {
         output.end();
         process.stderr.write('cancelling\n');
-        client.ask('cancel', { reason: `${signal} at the terminal` }).catch(() => {});
+        client.ask('cancel', { reason: `${signal} at the terminal` }).then(
+          ({ cancelled }) => {
+            if (!cancelled) process.stderr.write('too late: the destination is given the guest, or has it\n');
+          },
+          () => {},
+        );
       },
       (signal) => {
         output.end();
@@ -159,8 +178,19 @@ function move(
   });
 }
 
+/** Refuses what cannot go together. */
+function checkPostcopy(command: Command, { live, policy, postcopy, postcopyBandwidth }: MigrateOptions): void {
+  if (postcopy && live === false) {
+    command.error('error: --no-live lets the guest stand still for all of its memory, --postcopy for none: take one');
+  }
+  if (postcopy) return;
+  if (policy === 'hybrid') command.error('error: the policy "hybrid" goes on as post-copy: give --postcopy too');
+  if (postcopyBandwidth !== undefined) command.error('error: --postcopy-bandwidth is for --postcopy: give it too');
+}
+
 function requestOf(to: string, options: MigrateOptions): MigrateRequest {
   const { live, verify, checksum, downtimeLimit, pauseLimit, bandwidth, policy, timeBudget } = options;
+  const { postcopy, postcopyBandwidth } = options;
   const { connectTimeout, reconnectTimeout, settleTimeout } = options;
   const tls = tlsFiles(options);
   const given = {
@@ -169,6 +199,8 @@ function requestOf(to: string, options: MigrateOptions): MigrateRequest {
     pauseLimitMs: pauseLimit,
     bandwidthLimit: bandwidth,
     policy,
+    postcopy,
+    postcopyBandwidth,
     timeBudgetMs: timeBudget,
     pageChannels: options.pageChannels,
     encodings: options.encodings,
@@ -177,7 +209,14 @@ function requestOf(to: string, options: MigrateOptions): MigrateRequest {
     settleTimeoutMs: settleTimeout,
   };
   const defined = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-  return { to, events: true, live, verify, checksum, ...(defined as Omit<MigrateRequest, 'to'>) };
+  return {
+    to,
+    events: true,
+    ...(live !== undefined && { live }),
+    verify,
+    checksum,
+    ...(defined as Omit<MigrateRequest, 'to'>),
+  };
 }
 
 function summaryText(summary: MoveSummary, word: 'moved' | 'saved'): string {
@@ -189,9 +228,12 @@ function summaryText(summary: MoveSummary, word: 'moved' | 'saved'): string {
       `${formatCount(protection.faults)} pages, the longest ${formatMs(protection.worstLatencyUs / 1000)}`
     );
   }
+  const { postcopy } = summary;
+  const lost = postcopy?.lostLinks ? `, over ${formatCount(postcopy.lostLinks + 1)} links` : '';
+  const followed = postcopy && `; ${formatCount(postcopy.pages)} pages followed in ${formatMs(postcopy.ms)}${lost}`;
   const compared = summary.verified ? `; all ${formatCount(summary.verifiedPages)} pages compared: equal` : '';
   return (
     `${word} to ${to}: ${formatMs(totalMs)}, down for ${formatMs(downtimeMs)} (predicted ` +
-    `${formatMs(predictedDowntimeMs)}, ${formatRange(predictedDowntimeRangeMs)}), ${rounds} rounds, ${formatBytes(wireBytes)}${compared}`
+    `${formatMs(predictedDowntimeMs)}, ${formatRange(predictedDowntimeRangeMs)}), ${rounds} rounds, ${formatBytes(wireBytes)}${compared}${followed ?? ''}`
   );
 }

@@ -8,6 +8,8 @@ const STAGES: Partial<Readonly<Record<MigrationState, string>>> = {
   setup: 'the two sides greet each other',
   reconnecting: 'the link is lost; connecting again',
   'pre-switchover': 'paused before the switchover',
+  'postcopy-paused': 'the guest runs at the destination and lacks pages; the link is lost, connecting again',
+  'postcopy-recover': 'the guest runs at the destination and lacks pages; connecting again',
   settling: 'the link is lost; asking the destination whether it runs the guest',
   completed: 'done',
   failed: 'failed',
@@ -33,11 +35,15 @@ export function progressText(progress: Progress, range?: Interval, columns = Num
 function atLength(progress: Progress, range: Interval | undefined): string {
   const stage = STAGES[progress.state];
   if (stage !== undefined) return stage;
-  const { round, roundPages, roundPagesSent, wireBytesPerSecond, throttle } = progress;
+  const { state, round, roundPages, roundPagesSent, wireBytesPerSecond, throttle } = progress;
   const left = Math.max(0, roundPages - roundPagesSent) * PAGE_SIZE;
   const share = roundPages === 0 ? 1 : Math.min(1, roundPagesSent / roundPages);
+  if (state === 'postcopy-active') {
+    const rate = wireBytesPerSecond > 0 ? `, ${formatRate(wireBytesPerSecond)}` : '';
+    return `the guest runs there; ${formatShare(share)} of its missing pages sent${rate}, ${formatBytes(left)} to go`;
+  }
   const parts = [
-    progress.state === 'device' ? 'switching over' : `round ${round}: ${formatShare(share)}`,
+    state === 'device' || state === 'postcopy-device' ? 'switching over' : `round ${round}: ${formatShare(share)}`,
     ...(wireBytesPerSecond > 0 ? [formatRate(wireBytesPerSecond)] : []),
     `${formatBytes(left)} to go`,
     ...(throttle > 0 ? [`guest held back ${formatShare(throttle)}`] : []),
@@ -52,6 +58,10 @@ export function eventText(event: MigrationEvent): string | undefined {
   switch (event.type) {
     case 'round':
       return roundText(event.round);
+    case 'state':
+      return event.state === 'postcopy-active' && event.previous === 'postcopy-device'
+        ? 'the guest runs at the destination; its missing pages follow, and until they are there it needs this side'
+        : undefined;
     case 'connect-failed':
       return `not connected yet (attempt ${event.attempt}): ${event.reason.message}`;
     case 'link-lost':

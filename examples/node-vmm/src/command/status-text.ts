@@ -1,4 +1,5 @@
 import type { VmmStatus } from '../control/control-protocol.js';
+import { faultsText, latencyText } from '../demo/faults-text.js';
 import { formatBytes, formatCount } from '../demo/quantity.js';
 import { progressText } from './progress-text.js';
 
@@ -9,6 +10,9 @@ export function statusLine(status: VmmStatus): string {
   if (guest === 'empty') {
     if (incoming !== undefined && incoming.state !== 'none') return `a guest arrives at ${listening}`;
     return listening === undefined ? 'no guest yet' : `awaits a guest at ${listening}`;
+  }
+  if (guest === 'moved' && migration?.state.startsWith('postcopy-')) {
+    return `the guest runs at ${migration.to}, where pages of it are missing`;
   }
   const leaving = migration !== undefined && migration.state !== 'failed' && migration.state !== 'cancelled';
   return `guest ${guest}${size}${leaving ? `, moving to ${migration.to}` : ''}`;
@@ -36,10 +40,9 @@ export function statusText(status: VmmStatus): readonly string[] {
     );
     const { faults, error } = incoming;
     if (faults !== undefined) {
-      lines.push(
-        `pages missing: ${formatCount(faults.pagesMissing)} of ${formatCount(faults.pagesTotal)}; ` +
-          `${formatCount(faults.faults)} faults, the longest ${faults.worstLatencyUs} us`,
-      );
+      lines.push(faultsText(faults));
+      const latency = latencyText(faults);
+      if (latency !== '') lines.push(`faults: ${latency}`);
     }
     if (error !== undefined) lines.push(`error: ${error.code}: ${error.message}`);
   }

@@ -1,14 +1,14 @@
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import type { Writable } from 'node:stream';
-import { GodwitError, type IncomingEvent } from '@godwit/core';
+import { GodwitError } from '@godwit/core';
 import { controlFolder, makeControlFolder, socketName } from '../control/control-folder.js';
 import { ControlServer } from '../control/control-server.js';
-import { AT_STAKE, handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
-import { formatBytes, formatCount, formatMs } from '../demo/quantity.js';
+import { handlersOf, type VmmProcess } from '../control/vmm-handlers.js';
 import type { Departure } from '../vmm/departure.js';
 import type { ListeningAt } from '../vmm/links.js';
 import { type ReceiveSettings, Vmm } from '../vmm/vmm.js';
+import { ArrivalOutput } from './arrival-output.js';
 import { EXIT, exitStatusOf } from './exit-status.js';
 import { onInterruption } from './interruptions.js';
 
@@ -23,6 +23,11 @@ export interface VmmOutput {
   readonly console: Writable | undefined;
   /** What the VMM itself has to say. */
   readonly messages: Writable;
+}
+
+export interface VmmRunOptions {
+  /** As in `GuestSurroundings`. Default false. */
+  readonly dirtyRing?: boolean;
 }
 
 export interface Arrival {
@@ -46,13 +51,14 @@ export class VmmRun implements VmmProcess {
   #end: (end: End) => void = () => {};
   #ending = false;
 
-  constructor(output: VmmOutput) {
+  constructor(output: VmmOutput, { dirtyRing = false }: VmmRunOptions = {}) {
     this.#output = output;
     this.#over = new Promise((resolve) => {
       this.#end = resolve;
     });
     this.vmm = new Vmm({
       blindTracker: undefined,
+      dirtyRing,
       onConsole: (text) => output.console?.write(text),
       onCrashed: (error) => this.#failed(error),
     });
@@ -66,10 +72,11 @@ export class VmmRun implements VmmProcess {
    */
   async run(control: string | undefined, start: () => Promise<void>): Promise<number> {
     const undo = onInterruption(
-      (signal) =>
-        this.vmm.atStake
-          ? this.tell(`${AT_STAKE}: the next ${signal} ends it all the same`)
-          : this.#finish(EXIT.done, `ended by ${signal}`),
+      (signal) => {
+        const { atStake } = this.vmm;
+        if (atStake === undefined) this.#finish(EXIT.done, `ended by ${signal}`);
+        else this.tell(`${atStake}: the next ${signal} ends it all the same`);
+      },
       (signal) => process.exit(128 + constants.signals[signal]),
     );
     this.#output.console?.on('error', () => this.#finish(EXIT.done, 'nobody reads the console any more'));
@@ -101,14 +108,14 @@ export class VmmRun implements VmmProcess {
     this.vmm.listen(listening);
     const { address } = listening;
     this.tell(address.startsWith('file:') ? `restoring ${address}` : `a guest may come to ${address}`);
+    const output = new ArrivalOutput((text) => this.tell(text));
     const receive = async (): Promise<void> => {
       for (;;) {
         const incoming = this.vmm.receive(settings);
         let came = false;
         incoming.subscribe((event) => {
           if (event.type === 'hello') came = true;
-          const text = arrivalText(event);
-          if (text !== undefined) this.tell(text);
+          output.event(event);
         });
         try {
           await this.vmm.arrival();
@@ -161,31 +168,5 @@ export class VmmRun implements VmmProcess {
         if (n === MOST_SOCKETS || !GodwitError.is(error) || error.code !== 'GODWIT_CONNECT_FAILED') throw error;
       }
     }
-  }
-}
-
-function arrivalText(event: IncomingEvent): string | undefined {
-  switch (event.type) {
-    case 'hello':
-      return event.dryRun ? `${event.peer} asks whether a guest may come` : `a guest comes from ${event.peer}`;
-    case 'running':
-      return 'the guest runs here';
-    case 'completed': {
-      const { rounds, pages, loadMs, wireBytes, runState, faults } = event.summary;
-      const sent = `${formatCount(pages.raw + pages.delta + pages.compressed)} pages in ${rounds} rounds, ${formatBytes(wireBytes)}`;
-      const came =
-        faults && `${formatCount(faults.pagesTotal)} pages, ${formatCount(faults.faults)} of which it waited for`;
-      return `the guest is here, ${runState}: ${came ?? sent}; its devices took ${formatMs(loadMs)} to load`;
-    }
-    case 'link-lost':
-      return `the link to the source is lost: ${event.reason.message}`;
-    case 'reconnected':
-      return `the source has connected again`;
-    case 'source-may-run':
-      return 'everything is here, and the link is lost: the source may be running the guest. Waiting for its word';
-    case 'warning':
-      return `warning: ${event.code}: ${event.message}`;
-    default:
-      return undefined;
   }
 }

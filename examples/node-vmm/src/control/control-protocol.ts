@@ -48,7 +48,7 @@ export interface SnapshotRequest extends WithEvents {
 export interface VmmStatus {
   readonly pid: number;
   /**
-   * `empty`: there is no guest yet. `moved`: it was handed over; the VMM ends. `unknown`: it is paused here, and may run at the
+   * `empty`: there is no guest yet. `moved`: it was handed over; the VMM ends, by post-copy once all pages are there. `unknown`: it is paused here, and may run at the
    * destination. `ended`: it has crashed.
    */
   readonly guest: 'empty' | 'running' | 'paused' | 'moved' | 'unknown' | 'ended';
@@ -77,7 +77,7 @@ export interface VmmStatus {
 /** What each command takes, beside `id` and `command`, and what it replies. */
 export interface ControlCommands {
   status: { request: Record<never, never>; reply: VmmStatus };
-  /** Replies when the guest runs at the destination. The migration goes on if the client leaves. */
+  /** Replies when the guest runs at the destination, and has all its pages there. The migration goes on if the client leaves. */
   migrate: { request: MigrateRequest; reply: MoveSummary };
   /** Cancels the migration under way, to or from here; `false` where that is too late. */
   cancel: { request: { readonly reason?: string }; reply: { readonly cancelled: boolean } };
@@ -85,6 +85,8 @@ export interface ControlCommands {
   adjust: { request: Adjustment; reply: Record<never, never> };
   /** Switches over now; with `force` whatever the downtime. */
   switchover: { request: { readonly force?: boolean }; reply: Record<never, never> };
+  /** Switches over by post-copy now: the guest runs at the destination, and its pages follow. It takes `postcopy` in `migrate`. */
+  postcopy: { request: Record<never, never>; reply: Record<never, never> };
   /** Asks the destination again whether it runs a guest of which that is unknown. */
   settle: { request: Record<never, never>; reply: { readonly guest: Whereabouts } };
   /** Runs the guest here, since the other side is dead for certain. */

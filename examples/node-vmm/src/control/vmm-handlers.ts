@@ -10,9 +10,6 @@ import type { MoveSummary } from './control-protocol.js';
 import type { ControlHandlers } from './control-server.js';
 import { statusOf } from './vmm-status.js';
 
-/** Why a VMM does not end at the first word. */
-export const AT_STAKE = 'which side has the guest is not settled, and this may be the only one that has it';
-
 /** What a process does about the end of its VMM. */
 export interface VmmProcess {
   /** A migration from here begins. */
@@ -97,6 +94,11 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
       return {};
     },
 
+    postcopy: async () => {
+      underWay().migration.startPostcopy();
+      return {};
+    },
+
     settle: async () => {
       const { departure } = vmm;
       if (departure === undefined) throw new GodwitError('GODWIT_INVALID_STATE', 'there was no migration from here');
@@ -151,8 +153,10 @@ export function handlersOf(vmm: Vmm, host: VmmProcess): ControlHandlers {
     check: async () => (await standing()).check(),
 
     quit: async ({ force = false }) => {
-      if (vmm.atStake && !force) {
-        throw new GodwitError('GODWIT_INVALID_STATE', `${AT_STAKE}: settle it first, or quit with force`);
+      const { atStake, departure } = vmm;
+      if (atStake !== undefined && !force) {
+        const first = departure?.isFollowed === true ? 'wait until they have gone there' : 'settle it first';
+        throw new GodwitError('GODWIT_INVALID_STATE', `${atStake}: ${first}, or quit with force`);
       }
       host.quit();
       return {};

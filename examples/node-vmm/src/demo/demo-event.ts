@@ -1,6 +1,7 @@
 import type {
   DowntimeTerms,
   ErrorCode,
+  FaultStatus,
   GodwitError,
   IncomingSummary,
   MigrationEvent,
@@ -21,6 +22,9 @@ export interface RunSettings {
   readonly downtimeLimitMs: number;
   /** Bytes per second; 0 is no limit. */
   readonly maxBandwidth: number;
+  readonly postcopy: boolean;
+  /** Bytes per second; 0 is no limit. */
+  readonly postcopyBandwidth: number;
   readonly roundTrips: number;
   readonly verify: boolean;
 }
@@ -101,7 +105,9 @@ export type DemoEvent =
   | { readonly event: 'migration-failed'; readonly code: ErrorCode; readonly message: string }
   /** Every page of both sides was compared while the guest was paused. */
   | { readonly event: 'compared'; readonly pages: number; readonly verifyMs: number }
-  /** The guest runs at the other host. */
+  /** By post-copy: how the pages come that are missing at the host where the guest runs. */
+  | ({ readonly event: 'faults' } & FaultStatus)
+  /** The guest runs at the other host, with all its pages. */
   | ({ readonly event: 'migrated'; readonly hop: number } & MigrationSummary)
   | { readonly event: 'received'; readonly hop: number; readonly host: HostName; readonly summary: IncomingSummary }
   /** Memory that the host kernel has allocated to the guest, and the resident memory of the process. */
@@ -112,7 +118,8 @@ export type DemoEvent =
   | { readonly event: 'defect'; readonly host: HostName; readonly message: string }
   /** A host process has ended without being asked to; what that means for the guest. */
   | { readonly event: 'host-gone'; readonly host: HostName; readonly message: string }
-  | { readonly event: 'cancelling' }
+  /** `late`: the guest runs at the other host already, and its last pages are waited for. */
+  | { readonly event: 'cancelling'; readonly late: boolean }
   /** The migration has failed, and the guest runs on at its host. */
   | { readonly event: 'runs-on'; readonly host: HostName; readonly beats: number; readonly defects: readonly string[] }
   | ({ readonly event: 'completed' } & Result)
@@ -121,7 +128,10 @@ export type DemoEvent =
 
 export type Phase = 'booting' | 'warming-up' | 'migrating' | 'settling' | 'checking' | 'done';
 
-/** The last event of a completed run, whether verified or not. The order of the keys is part of the format. */
+/**
+ * The last event of a completed run, whether verified or not. `verified`: the RAM of both sides was compared, or by post-copy every page was
+ * checked once it was there, and nobody has found a defect. The order of the keys is part of the format.
+ */
 export interface Result {
   readonly verified: boolean;
   /** All times in milliseconds; of several migrations, the sum of `totalMs` and `wireBytes` and the worst of the others. */

@@ -7,8 +7,8 @@ export interface LossMoment {
   readonly how: string;
   /** Where the guest ran, as far as the controller had heard. */
   readonly guestAt: HostName;
-  /** `between`: it could run at either. */
-  readonly course: 'before' | 'moving' | 'between' | 'after';
+  /** `between`: it could run at either. `following`: it runs at its destination, and pages are missing there (post-copy). */
+  readonly course: 'before' | 'moving' | 'between' | 'following' | 'after';
   /** Whether further migrations were planned. */
   readonly isNeeded: boolean;
 }
@@ -20,6 +20,13 @@ export function lossOf({ host, how, guestAt, course, isNeeded }: LossMoment): {
 } {
   const ended = (what: string) => ({ message: `${how}; ${what}`, goesOn: false });
   if (course === 'between') return ended('the guest was just changing hands');
+  if (course === 'following') {
+    return host === guestAt
+      ? ended('the guest ran there, and is gone with it; the other host has it only as it was when it left')
+      : ended(
+          `the guest runs at the ${guestAt}, and pages of it were only there: it stands where it needs one, and is lost`,
+        );
+  }
   if (host === guestAt) return ended('the guest ran there, and is gone with it');
   if (course === 'moving') return ended(`the guest was on its way there, and runs on at the ${guestAt}`);
   if (isNeeded) return ended(`the guest cannot move there any more, and runs on at the ${guestAt}`);

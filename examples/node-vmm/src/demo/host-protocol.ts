@@ -14,6 +14,9 @@ export interface MigrateRequest {
   readonly maxBandwidth: number;
   readonly maxRounds: number;
   readonly policy: PresetName | undefined;
+  readonly postcopy: boolean;
+  /** Bytes per second; 0 is no limit. */
+  readonly postcopyBandwidth: number;
   readonly timeBudgetMs: number | undefined;
   readonly verify: boolean;
   readonly pageChannels: number | 'auto';
@@ -36,7 +39,7 @@ export interface MemoryReport {
 export interface HostCommands {
   /** Builds the guest and runs it. */
   boot: {
-    request: { readonly spec: GuestSpec; readonly blindTracker: string | undefined };
+    request: { readonly spec: GuestSpec; readonly blindTracker: string | undefined; readonly dirtyRing: boolean };
     reply: null;
   };
   /** Listens for an incoming guest. */
@@ -50,13 +53,14 @@ export interface HostCommands {
       /** Pass on the engine's own events, for a page. */
       readonly watched: boolean;
       readonly blindTracker: string | undefined;
+      readonly dirtyRing: boolean;
     };
     /** The URI to connect to. */
     reply: string;
   };
-  /** Resolves when the incoming guest runs here. */
+  /** Resolves when the incoming guest runs here, with all its pages. */
   adopt: { request: null; reply: IncomingSummary };
-  /** Migrates the guest; resolves when it runs at the other host. */
+  /** Migrates the guest; resolves when it runs at the other host, with all its pages. */
   migrate: { request: MigrateRequest; reply: MigrationSummary };
   cancel: { request: { readonly reason: string }; reply: null };
   /** Pauses the guest, checks every page that it owns from outside, and resumes it. */

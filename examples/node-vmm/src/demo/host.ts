@@ -7,6 +7,7 @@ import { recordTo, type TlsCredentials, transportFromUri } from '@godwit/transpo
 import type { CommandHandlers } from '../process/command-messages.js';
 import { sendToParent, serveCommands } from '../process/serve-commands.js';
 import { linksFrom, linksTo } from '../vmm/links.js';
+import { PageFaultService } from '../vmm/page-fault-service.js';
 import { policyFor } from '../vmm/policies.js';
 import { Vmm } from '../vmm/vmm.js';
 import { demoEvent } from './demo-event.js';
@@ -21,18 +22,23 @@ const RECONNECT_MS = 2000;
 class Host {
   #vmm: Vmm | undefined;
   #socketDirectory: string | undefined;
+  readonly #faults = new PageFaultService();
   readonly handlers: CommandHandlers<HostCommands> = {
-    boot: async ({ spec, blindTracker }) => {
-      await this.#start(blindTracker).boot(spec);
+    boot: async ({ spec, blindTracker, dirtyRing }) => {
+      await this.#start(blindTracker, dirtyRing).boot(spec);
       return null;
     },
 
-    listen: async ({ on, tls, threads, watched, blindTracker }) => {
-      const vmm = this.#start(blindTracker);
+    listen: async ({ on, tls, threads, watched, blindTracker, dirtyRing }) => {
+      const vmm = this.#start(blindTracker, dirtyRing);
       const transport = transportFromUri(on ?? (await this.#socketOfItsOwn()), tlsOptions(tls));
       const listening = await linksFrom(transport, { threads });
       vmm.listen(listening);
-      const incoming = vmm.receive({ reconnectTimeoutMs: RECONNECT_MS, settleTimeoutMs: RECONNECT_MS });
+      const timeouts = { reconnectTimeoutMs: RECONNECT_MS, settleTimeoutMs: RECONNECT_MS };
+      const incoming = vmm.receive({ ...timeouts, faults: this.#faults });
+      incoming.subscribe((event) => {
+        if (event.type === 'faults') send({ type: 'migration', event: { event: 'faults', ...event.faults } });
+      });
       if (watched) {
         incoming.subscribe((event) => send({ type: 'watched', atMs: now(), side: 'destination', event: plain(event) }));
       }
@@ -67,7 +73,7 @@ class Host {
       const { migration } = this.#theVmm().depart(recording?.connector(connector) ?? connector, address, {
         ...settings,
         bandwidthLimit: maxBandwidth,
-        policy: policyFor(policy, maxRounds),
+        policy: policyFor(settings.postcopy ? (policy ?? 'hybrid') : policy, maxRounds),
         ...(timeBudgetMs === undefined ? {} : { timeBudgetMs }),
         reconnectTimeoutMs: RECONNECT_MS,
         settleTimeoutMs: RECONNECT_MS,
@@ -112,12 +118,14 @@ class Host {
   async close(): Promise<void> {
     await this.#vmm?.close('the host is shutting down');
     await this.#stopListening();
+    await this.#faults.close();
   }
 
   /** A VMM for each stay of the guest: what has moved away is gone. */
-  #start(blindTracker: string | undefined): Vmm {
+  #start(blindTracker: string | undefined, dirtyRing: boolean): Vmm {
     this.#vmm = new Vmm({
       blindTracker,
+      dirtyRing,
       onConsole: (text) => send({ type: 'console', text }),
       onCrashed: ({ message }) => send({ type: 'defect', message }),
     });
@@ -125,7 +133,7 @@ class Host {
   }
 
   #theVmm(): Vmm {
-    this.#vmm ??= this.#start(undefined);
+    this.#vmm ??= this.#start(undefined, false);
     return this.#vmm;
   }
 

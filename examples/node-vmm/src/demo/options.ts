@@ -24,6 +24,10 @@ export interface DemoOptions {
   /** Number of rounds after which to switch over, whatever the downtime, without a `policy`. */
   readonly maxRounds: number;
   readonly policy: PresetName | undefined;
+  /** The guest runs at the destination after one round, or when the policy says so, and the rest of its memory follows. */
+  readonly postcopy: boolean;
+  /** Bytes per second while pages follow; 0 is no limit. */
+  readonly postcopyBandwidth: number;
   /** For the whole migration. */
   readonly timeBudgetMs: number | undefined;
   readonly transport: TransportChoice;
@@ -33,6 +37,9 @@ export interface DemoOptions {
   readonly workers: boolean;
   readonly encodings: readonly EncodingName[];
   readonly kvm: boolean;
+  /** What vCPUs write is logged in KVM's dirty rings, at both hosts. */
+  readonly dirtyRing: boolean;
+  /** Compare the RAM of both sides; false by post-copy, which has nothing to compare before the guest runs. */
   readonly verify: boolean;
   readonly output: 'auto' | 'json' | 'plain';
   readonly color: boolean;
@@ -109,6 +116,17 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
         .choices(POLICY_NAMES)
         .conflicts('maxRounds'),
     )
+    .addOption(
+      new Option(
+        '--postcopy',
+        'after one round, or when the policy says so, the guest runs at the destination, and the rest of its memory follows',
+      ).conflicts('maxRounds'),
+    )
+    .option(
+      '--postcopy-bandwidth <bytes/s>',
+      'limit while it follows; pages that the guest waits for are not counted; 0 = none (default: 32M)',
+      bytes('--postcopy-bandwidth', 0),
+    )
     .option(
       '--time-budget <ms>',
       'time for a whole migration, which the policy goes by',
@@ -136,6 +154,7 @@ export function parseArguments(argv: readonly string[]): ParsedArguments {
       [],
     )
     .option('--no-kvm', 'a worker thread that writes real memory, in place of a KVM guest')
+    .option('--dirty-ring', "log what the guest writes in KVM's dirty rings, in place of its dirty log", false)
     .option('--no-verify', 'do not compare the RAM of both sides; the demo then ends unverified, with status 1')
     .option('--settle <s>', 'how long the guest checks itself at the destination', number('--settle', 0, 3600), 3)
     .option('--warm-up <ms>', 'least time to run before migrating', number('--warm-up', 0, 3_600_000), 1000)
@@ -177,6 +196,9 @@ function demoOptions(command: Command): DemoOptions {
     maxBandwidth?: number;
     maxRounds: number;
     policy?: PresetName;
+    postcopy?: boolean;
+    postcopyBandwidth?: number;
+    dirtyRing: boolean;
     timeBudget?: number;
     transport: TransportChoice;
     color: boolean;
@@ -209,6 +231,17 @@ function demoOptions(command: Command): DemoOptions {
     command.error('error: --record takes one migration: leave out --round-trips');
   if (roundTrips > 0 && given.page !== undefined)
     command.error('error: --page shows one migration: leave out --round-trips');
+  const { postcopy = false } = given;
+  if (given.policy === 'hybrid' && !postcopy)
+    command.error('error: --policy hybrid goes on as post-copy: give --postcopy too');
+  if (given.postcopyBandwidth !== undefined && !postcopy)
+    command.error('error: --postcopy-bandwidth is for --postcopy: give it too');
+  if (postcopy && !given.verify)
+    command.error('error: with --postcopy nothing is compared before the handover: leave out --no-verify');
+  if (postcopy && roundTrips > 0)
+    command.error('error: --round-trips compares both sides each time, which --postcopy cannot: leave one of them out');
+  if (given.dirtyRing && !given.kvm)
+    command.error('error: --dirty-ring logs what vCPUs on KVM write: leave out --no-kvm');
   if (given.workers && given.pageChannels === 0)
     command.error('error: --workers are threads for page channels: give --page-channels too');
   if (given.workers && !takesWorkers(given.transport))
@@ -235,6 +268,8 @@ function demoOptions(command: Command): DemoOptions {
     maxBandwidth: given.maxBandwidth ?? (roundTrips > 0 ? 0 : 128 * 2 ** 20),
     maxRounds: given.maxRounds,
     policy: given.policy,
+    postcopy,
+    postcopyBandwidth: given.postcopyBandwidth ?? 32 * 2 ** 20,
     timeBudgetMs: given.timeBudget,
     transport: given.transport,
     pageChannels: given.pageChannels,
@@ -243,7 +278,8 @@ function demoOptions(command: Command): DemoOptions {
       given.workers || (given.pageChannels === 'auto' && given.record === undefined && takesWorkers(given.transport)),
     encodings: given.encodings,
     kvm: given.kvm,
-    verify: given.verify,
+    dirtyRing: given.dirtyRing,
+    verify: given.verify && !postcopy,
     output: given.json ? 'json' : given.plain ? 'plain' : 'auto',
     color: given.color,
     settleMs: given.settle * 1000,

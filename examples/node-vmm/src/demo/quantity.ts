@@ -35,6 +35,11 @@ export function formatMs(ms: number): string {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
+/** As `formatMs`, and below a millisecond `128 us`. */
+export function formatUs(us: number): string {
+  return us < 999.5 ? `${shortNumber(us)} us` : formatMs(us / 1000);
+}
+
 /** `12 to 60 ms`. */
 export function formatRange([low, high]: readonly [low: number, high: number]): string {
   const [from, to] = [formatMs(low), formatMs(high)];

@@ -12,7 +12,8 @@ import { HostProcess } from './host-process.js';
 import type { HostMessage, WatchedMessage } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 import { type Figures, resultOf } from './result.js';
-import { type Credentials, isEncrypted, throwAwayCredentials } from './transport-choice.js';
+import { RunRequests } from './run-requests.js';
+import { isEncrypted, throwAwayCredentials } from './transport-choice.js';
 
 const HEARTBEAT_MS = 100;
 /** Heartbeat period with `--round-trips`, in milliseconds: shorter, since each migration waits for two heartbeats. */
@@ -58,7 +59,7 @@ export class DemoRun {
   readonly #over = new AbortController();
   readonly #summaries: Figures[] = [];
   readonly #distribution: DistributionCount;
-  readonly #credentials: Credentials | undefined;
+  readonly #requests: RunRequests;
   /** The address at which the destination of the next migration listens already. */
   #listening: string | undefined;
   #rounds = 0;
@@ -66,6 +67,8 @@ export class DemoRun {
   #defects = 0;
   /** The host at which the guest runs. */
   #at: HostName = 'source';
+  /** Where the migration under way goes to. */
+  #to: HostName = 'destination';
   #migrating = false;
   #state: MigrationState = 'none';
   #cancelled = false;
@@ -84,7 +87,8 @@ export class DemoRun {
     this.#options = options;
     this.#distribution = new DistributionCount(options.downtimeLimitMs);
     this.#emit = emit;
-    this.#credentials = isEncrypted(options.transport) ? throwAwayCredentials() : undefined;
+    const credentials = isEncrypted(options.transport) ? throwAwayCredentials() : undefined;
+    this.#requests = new RunRequests(options, credentials, onWatched !== undefined);
     this.#note = note === undefined ? {} : { note };
     this.#spec = {
       kind,
@@ -119,7 +123,7 @@ export class DemoRun {
   cancel(): void {
     if (this.#cancelled) return;
     this.#cancelled = true;
-    this.#emit({ event: 'cancelling' });
+    this.#emit({ event: 'cancelling', late: this.#isFollowed });
     this.#over.abort();
     this.#cancelMigration('interrupted');
   }
@@ -132,8 +136,9 @@ export class DemoRun {
   #hostGone(host: HostName): void {
     if (this.#ending) return;
     this.#gone.add(host);
-    const handing = this.#state === 'device' || this.#state === 'completed';
-    const course = this.#migrating ? (handing ? 'between' : 'moving') : this.#hopsLeft ? 'before' : 'after';
+    const handing = ['device', 'postcopy-device', 'completed'].includes(this.#state);
+    const moving = this.#isFollowed ? 'following' : handing ? 'between' : 'moving';
+    const course = this.#migrating ? moving : this.#hopsLeft ? 'before' : 'after';
     const how = this.#hosts[host].gone().message;
     const { message, goesOn } = lossOf({ host, how, guestAt: this.#at, course, isNeeded: this.#hopsLeft });
     this.#emit({ event: 'host-gone', host, message });
@@ -141,6 +146,11 @@ export class DemoRun {
     this.#lost = new RunError('GODWIT_LINK_LOST', message);
     this.#over.abort();
     if (host !== this.#at) this.#cancelMigration(`the ${host} is gone`);
+  }
+
+  /** Whether the guest runs at its destination, and pages are missing there. */
+  get #isFollowed(): boolean {
+    return this.#migrating && ['postcopy-active', 'postcopy-paused', 'postcopy-recover'].includes(this.#state);
   }
 
   /** Kills both processes at once. */
@@ -181,10 +191,12 @@ export class DemoRun {
   async #boot(): Promise<void> {
     this.#phase('booting');
     const { transport, downtimeLimitMs, maxBandwidth, roundTrips, verify } = this.#options;
+    const { postcopy, postcopyBandwidth, blindTracker, dirtyRing } = this.#options;
     // First: an address that cannot be listened on is known before a guest is there.
     this.#listening = await this.#listenAt('destination');
-    await this.#hosts.source.ask('boot', { spec: this.#spec, blindTracker: this.#options.blindTracker });
-    const settings = { transport: transport.kind, downtimeLimitMs, maxBandwidth, roundTrips, verify };
+    await this.#hosts.source.ask('boot', { spec: this.#spec, blindTracker, dirtyRing });
+    const moves = { downtimeLimitMs, maxBandwidth, postcopy, postcopyBandwidth, roundTrips, verify };
+    const settings = { transport: transport.kind, ...moves };
     this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...this.#note });
   }
 
@@ -214,8 +226,6 @@ export class DemoRun {
   async #hop(hop: number): Promise<void> {
     const from = this.#at;
     const to: HostName = from === 'source' ? 'destination' : 'source';
-    const { downtimeLimitMs, maxBandwidth, verify, record } = this.#options;
-    const { maxRounds, policy, timeBudgetMs, pageChannels, workers, encodings } = this.#options;
     this.#phase('migrating');
     const address = this.#listening ?? (await this.#listenAt(to));
     this.#listening = undefined;
@@ -226,23 +236,10 @@ export class DemoRun {
     this.#console.hold(to);
     this.#watch.expectGapAt(to);
     this.#migrating = true;
+    this.#to = to;
     let summary: MigrationSummary;
     try {
-      summary = await this.#hosts[from].ask('migrate', {
-        address,
-        tls: this.#credentials?.connecting,
-        downtimeLimitMs,
-        maxBandwidth,
-        maxRounds,
-        policy,
-        timeBudgetMs,
-        pageChannels,
-        workers,
-        encodings,
-        verify,
-        record,
-        watched: this.#onWatched !== undefined,
-      });
+      summary = await this.#hosts[from].ask('migrate', this.#requests.migrate(address));
     } catch (error) {
       this.#console.release();
       if (this.#gone.has(from)) await this.#whereIsIt(to, adopted);
@@ -289,14 +286,7 @@ export class DemoRun {
 
   /** Lets a host listen; resolves with the address. */
   #listenAt(host: HostName): Promise<string> {
-    const { transport, workers, pageChannels, blindTracker } = this.#options;
-    return this.#hosts[host].ask('listen', {
-      on: transport.listenOn,
-      tls: this.#credentials?.listening,
-      threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
-      watched: this.#onWatched !== undefined,
-      blindTracker,
-    });
+    return this.#hosts[host].ask('listen', this.#requests.listen());
   }
 
   async #hearBeatsAt(host: HostName): Promise<void> {
@@ -360,6 +350,7 @@ export class DemoRun {
       beats: this.#watch.beats,
       defects: this.#defects,
       distribution: this.#distribution.result(),
+      compares: !this.#options.postcopy,
     });
   }
 
@@ -369,9 +360,17 @@ export class DemoRun {
     else if (message.type === 'watched') this.#onWatched?.(message);
     else if (message.type === 'migration') {
       this.#distribution.see(message.event.event);
-      if (message.event.event === 'state') this.#state = message.event.state;
+      if (message.event.event === 'state') this.#enter(message.event.state);
       this.#emit(message.event);
     }
+  }
+
+  #enter(state: MigrationState): void {
+    this.#state = state;
+    if (state !== 'postcopy-active') return;
+    // It runs there before the migration has ended.
+    this.#at = this.#to;
+    this.#console.release();
   }
 
   #defect(host: HostName, message: string): void {

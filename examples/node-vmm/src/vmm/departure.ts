@@ -1,6 +1,7 @@
 import {
   type AdjustableOptions,
   type ConvergencePolicy,
+  GodwitError,
   type LinkConnector,
   type MigrateOptions,
   type Migration,
@@ -11,7 +12,7 @@ import { type EncodingName, encodingsOf } from './encodings.js';
 import type { HostedGuest } from './hosted-guest.js';
 import { policyNamed } from './policies.js';
 
-/** How a guest is moved. What is not given is the engine's default. */
+/** How a guest is moved. What is not given is the engine's default; with `postcopy` the policy is `hybrid` where none is given. */
 export interface DepartureSettings
   extends Pick<
     MigrateOptions,
@@ -23,6 +24,8 @@ export interface DepartureSettings
     | 'pageChannels'
     | 'pauseLimitMs'
     | 'policy'
+    | 'postcopy'
+    | 'postcopyBandwidth'
     | 'reconnectTimeoutMs'
     | 'settleTimeoutMs'
     | 'timeBudgetMs'
@@ -34,15 +37,18 @@ export interface DepartureSettings
 }
 
 /** What may be changed while a guest is moved. */
-export interface Adjustment extends Omit<AdjustableOptions, 'postcopyBandwidth'> {
+export interface Adjustment extends AdjustableOptions {
   readonly policy?: PresetName;
 }
 
 /**
- * Where a guest is after a migration: `here`, at the source, running unless its user had paused it; `there`, at the destination;
+ * Where a guest is: `here`, at the source, running unless its user had paused it; `there`, at the destination, also while pages follow;
  * `unknown`: paused here, and the destination may run it; `ended`: it has crashed or ended.
  */
 export type Whereabouts = 'here' | 'there' | 'unknown' | 'ended';
+
+/** The guest runs at the destination, and pages are missing there. */
+const FOLLOWING: ReadonlySet<Migration['state']> = new Set(['postcopy-active', 'postcopy-paused', 'postcopy-recover']);
 
 const WHEREABOUTS: Readonly<Record<Migration['ownership'], Whereabouts>> = {
   running: 'here',
@@ -61,21 +67,28 @@ export class Departure {
   /** The destination's address, or a snapshot's. */
   readonly to: string;
   readonly #guest: HostedGuest;
+  readonly #postcopy: boolean;
   #policy: ConvergencePolicy;
 
   /** @throws GodwitError GODWIT_INVALID_ARGUMENT for an impossible setting, GODWIT_UNSUPPORTED for an encoding that Node does not have */
   constructor(guest: HostedGuest, connector: LinkConnector, to: string, settings: DepartureSettings) {
-    const { policy = 'balanced', encodings = [], live = true, ...options } = settings;
+    const { postcopy = false, encodings = [], live = true, ...others } = settings;
+    const { policy = postcopy ? 'hybrid' : 'balanced', ...options } = others;
+    if (postcopy && !live) {
+      throw invalid('by post-copy the guest stands still for none of its memory, and without "live" for all of it');
+    }
     // A background snapshot decides nothing, and takes pages as they are.
     const decided = options.background === undefined;
     this.#guest = guest;
-    this.#policy = policyNamed(policy);
+    this.#postcopy = postcopy;
+    this.#policy = this.#policyOf(policy);
     this.to = to;
     this.migration = migrate(guest.vm, connector, {
       ...options,
       description: guest.description,
       // Asked through the field, so that `adjust` may put another one there.
       ...(decided && {
+        postcopy,
         policy: (input: Parameters<ConvergencePolicy>[0]) => this.#policy(input),
         encodings: encodingsOf(encodings),
       }),
@@ -89,14 +102,20 @@ export class Departure {
     return !['completed', 'failed', 'cancelled'].includes(this.migration.state);
   }
 
+  /** Whether the guest runs at the destination and needs pages that are only here. */
+  get isFollowed(): boolean {
+    return this.migration.ownership === 'handedOver' && FOLLOWING.has(this.migration.state);
+  }
+
   get whereabouts(): Whereabouts {
+    if (this.isFollowed) return 'there';
     const where = WHEREABOUTS[this.migration.ownership];
     return where === 'here' && this.#guest.vm.runState?.() === 'ended' ? 'ended' : where;
   }
 
   /** Changes limits and policy; they apply at once. @throws GodwitError GODWIT_INVALID_ARGUMENT, and nothing is changed */
   adjust({ policy, ...limits }: Adjustment): void {
-    const next = policy === undefined ? this.#policy : policyNamed(policy);
+    const next = policy === undefined ? this.#policy : this.#policyOf(policy);
     const before = this.#policy;
     this.#policy = next;
     try {
@@ -106,4 +125,16 @@ export class Departure {
       throw error;
     }
   }
+
+  /** `hybrid` goes on as post-copy, which the two sides have to agree on before the first page. */
+  #policyOf(policy: ConvergencePolicy | PresetName): ConvergencePolicy {
+    if (policy === 'hybrid' && !this.#postcopy) {
+      throw invalid('the policy "hybrid" goes on as post-copy, which takes "postcopy" from the beginning');
+    }
+    return policyNamed(policy);
+  }
+}
+
+function invalid(message: string): GodwitError {
+  return new GodwitError('GODWIT_INVALID_ARGUMENT', message);
 }

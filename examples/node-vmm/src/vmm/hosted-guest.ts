@@ -1,6 +1,6 @@
 import { freemem } from 'node:os';
 import { type DirtyTracker, GodwitError, type MigratableVm } from '@godwit/core';
-import { probeKvm } from '@godwit/linux';
+import { hostSupport, probeKvm } from '@godwit/linux';
 import { decodeBootParams } from '../guest/boot-params.js';
 import { checkMemory, describeDefect } from '../guest/check-memory.js';
 import { guestImage } from '../guest/image.js';
@@ -16,8 +16,10 @@ export interface CheckReport {
   readonly defects: readonly string[];
 }
 
-/** The callbacks of a guest to its VMM. */
+/** What a guest's VMM has chosen for it on this host, and its callbacks. */
 export interface GuestSurroundings {
+  /** What vCPUs write is logged in KVM's dirty rings, in place of its dirty log. */
+  readonly dirtyRing: boolean;
   /** Name of a dirty tracker that must report nothing: for the tests that the demo notices lost pages. */
   readonly blindTracker: string | undefined;
   readonly onConsole: (text: string) => void;
@@ -30,6 +32,13 @@ export function chooseGuestKind(wantsKvm: boolean): { readonly kind: GuestSpec['
   const kvm = wantsKvm ? probeKvm() : { usable: false as const, reason: '--no-kvm' };
   if (kvm.usable) return { kind: 'kvm' };
   return { kind: 'software', note: `no KVM (${kvm.reason}): a worker thread writes real memory, tracked by pagemap` };
+}
+
+/** Why what a guest of this kind writes cannot be logged in dirty rings here; undefined where it can. */
+export function dirtyRingProblem(kind: GuestSpec['kind']): string | undefined {
+  if (kind === 'software') return 'dirty rings log what vCPUs on KVM write, and this guest has none';
+  const support = hostSupport().kvmDirtyRing;
+  return support.usable ? undefined : support.reason;
 }
 
 /** The guest of a VMM, which has booted here or arrived by a migration. */
@@ -54,6 +63,7 @@ export class HostedGuest {
       vcpus: spec.vcpus,
       // The guest writes only its working set, so that its RAM may be larger than the host's. Both hosts are on this machine.
       overcommit: spec.workingSetBytes * 2 < freemem() * 0.8,
+      dirtyRing: surroundings.dirtyRing,
       workload: {
         workingSetBytes: spec.workingSetBytes,
         order: spec.order,
@@ -74,7 +84,8 @@ export class HostedGuest {
     { memoryBytes, image }: { readonly memoryBytes: number; readonly image: Uint8Array },
     surroundings: GuestSurroundings,
   ): Promise<HostedGuest> {
-    const machine = await Machine.create({ memoryBytes, vcpus: 1, bootImage: image });
+    const { dirtyRing } = surroundings;
+    const machine = await Machine.create({ memoryBytes, vcpus: 1, bootImage: image, dirtyRing });
     const guest = new HostedGuest(machine, surroundings);
     await machine.resume();
     return guest;
@@ -83,11 +94,14 @@ export class HostedGuest {
   /** Makes a machine for a guest that is about to arrive, from the description that its source sent. */
   static async arriving(description: unknown, surroundings: GuestSurroundings): Promise<HostedGuest> {
     const kind = (description as Partial<MachineDescription> | null)?.kind;
+    const { dirtyRing } = surroundings;
+    const problem = dirtyRing ? dirtyRingProblem(kind === 'software' ? kind : 'kvm') : undefined;
+    if (problem !== undefined) throw new GodwitError('GODWIT_UNSUPPORTED', problem);
     // The guest writes only its working set, so that its RAM may be larger than this machine's.
     const options = { overcommit: true };
     const machine = await (kind === 'software'
       ? SoftwareMachine.fromDescription(description, options)
-      : Machine.fromDescription(description, options));
+      : Machine.fromDescription(description, { ...options, dirtyRing }));
     return new HostedGuest(machine, surroundings);
   }
 

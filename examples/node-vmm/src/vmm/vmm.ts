@@ -57,9 +57,14 @@ export class Vmm {
     return this.#listening?.address;
   }
 
-  /** Whether no side knows for certain who has the guest, so that this one may be the only one that has it. */
-  get atStake(): boolean {
-    return this.#departure?.whereabouts === 'unknown' || this.#incoming?.ownership === 'ready';
+  /** Why a guest may be lost if this VMM ends; undefined when none is, but one that is here. */
+  get atStake(): string | undefined {
+    if (this.#departure?.isFollowed === true)
+      return 'the guest runs at the destination, and needs pages that are only here';
+    const isUnsettled = this.#departure?.whereabouts === 'unknown' || this.#incoming?.ownership === 'ready';
+    return isUnsettled
+      ? 'which side has the guest is not settled, and this may be the only one that has it'
+      : undefined;
   }
 
   /** @throws GodwitError GODWIT_INVALID_STATE when there is no guest */

@@ -3,7 +3,7 @@ import { stripVTControlCharacters } from 'node:util';
 import type { MigrationEvent, Progress, RoundRecord } from '@godwit/core';
 import { expect, test } from '@jest/globals';
 import { jsonProgress, textProgress } from '../../dist/command/progress-output.js';
-import { progressText } from '../../dist/command/progress-text.js';
+import { eventText, progressText } from '../../dist/command/progress-text.js';
 
 const MIB = 2 ** 20;
 
@@ -76,7 +76,20 @@ test('leaves out what is not known, and says what is unbounded', () => {
   );
 });
 
+test('by post-copy it is what follows the guest, and no prediction of a downtime that is over', () => {
+  expect(progressText(progress({ state: 'postcopy-device' }))).toMatch(/^switching over, /);
+  expect(progressText(progress({ state: 'postcopy-active' }), [60, 140])).toBe(
+    'the guest runs there; 25 % of its missing pages sent, 100 MiB/s, 12 MiB to go',
+  );
+  expect(eventText({ type: 'state', state: 'postcopy-active', previous: 'postcopy-device' })).toMatch(
+    /^the guest runs at the destination; its missing pages follow/,
+  );
+  // Once, and not for each link.
+  expect(eventText({ type: 'state', state: 'postcopy-active', previous: 'postcopy-recover' })).toBeUndefined();
+});
+
 test.each([
+  ['postcopy-paused', 'the guest runs at the destination and lacks pages; the link is lost, connecting again'],
   ['reconnecting', 'the link is lost; connecting again'],
   ['settling', 'the link is lost; asking the destination whether it runs the guest'],
 ] as const)('in %s, says so', (state, text) => {

@@ -12,6 +12,7 @@ export function handlers(replaced: Partial<ControlHandlers> = {}): ControlHandle
     cancel: none,
     adjust: none,
     switchover: none,
+    postcopy: none,
     settle: none,
     recover: none,
     snapshot: none,

@@ -41,6 +41,16 @@ test.each([
     'the guest ran there, and is gone with it',
     false,
   ],
+  [
+    { ...source, guestAt: 'destination', course: 'following', isNeeded: false },
+    'the guest runs at the destination, and pages of it were only there: it stands where it needs one, and is lost',
+    false,
+  ],
+  [
+    { ...destination, guestAt: 'destination', course: 'following', isNeeded: false },
+    'the guest ran there, and is gone with it; the other host has it only as it was when it left',
+    false,
+  ],
 ] as const)('%j', (moment, what, goesOn) => {
   expect(lossOf(moment)).toEqual({ message: `${moment.how}; ${what}`, goesOn });
 });

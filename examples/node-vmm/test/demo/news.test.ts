@@ -66,7 +66,10 @@ const roundTrips = (count: number) =>
     event: 'guest',
     host: 'source',
     spec: SPEC,
-    settings: { transport: 'tcp', downtimeLimitMs: 100, maxBandwidth: 0, roundTrips: count, verify: true },
+    settings: {
+      ...{ transport: 'tcp', downtimeLimitMs: 100, maxBandwidth: 0, postcopy: false, postcopyBandwidth: 0 },
+      ...{ roundTrips: count, verify: true },
+    },
     atMs: 0,
   });
 

@@ -76,6 +76,15 @@ describe('the demo’s options', () => {
     });
   });
 
+  test('by post-copy nothing is compared, and its bandwidth is one that can be watched', () => {
+    expect(options()).toMatchObject({ postcopy: false, dirtyRing: false, verify: true });
+    expect(options('--postcopy')).toMatchObject({
+      ...{ postcopy: true, postcopyBandwidth: 32 * MIB, policy: undefined, verify: false },
+    });
+    const chosen = options(...'--postcopy --policy hybrid --postcopy-bandwidth 0 --dirty-ring'.split(' '));
+    expect(chosen).toMatchObject({ postcopyBandwidth: 0, policy: 'hybrid', dirtyRing: true });
+  });
+
   test('every transport with an address that two processes can use, encrypted or not', () => {
     for (const kind of ['tcp', 'tls', 'unix', 'ws', 'wss'] as const) {
       expect(options('--transport', kind).transport.kind).toBe(kind);
@@ -135,8 +144,15 @@ describe('the demo’s options', () => {
     [['--json', '--plain'], /exclude each other/],
     [['--round-trips', '3', '--no-verify'], /leave out --no-verify/],
     [['--round-trips', '3', '--record', 'a.godwit'], /leave out --round-trips/],
-    [['--policy', 'wild'], /Allowed choices are gentle, balanced, urgent, qemu, vep248, vep291/],
+    [['--policy', 'wild'], /Allowed choices are gentle, balanced, urgent, hybrid, qemu, vep248, vep291/],
     [['--policy', 'urgent', '--max-rounds', '3'], /'--policy <name>' cannot be used with option '--max-rounds <n>'/],
+    [['--policy', 'hybrid'], /--policy hybrid goes on as post-copy: give --postcopy too/],
+    [['--postcopy-bandwidth', '1M'], /--postcopy-bandwidth is for --postcopy: give it too/],
+    [['--postcopy', '--no-verify'], /nothing is compared before the handover: leave out --no-verify/],
+    [['--postcopy', '--round-trips', '2'], /--round-trips compares both sides each time, which --postcopy cannot/],
+    [['--postcopy', '--max-rounds', '2'], /'--postcopy' cannot be used with option '--max-rounds <n>'/],
+    [['--postcpy'], /unknown option '--postcpy'\n\(Did you mean --postcopy\?\)/],
+    [['--dirty-ring', '--no-kvm'], /--dirty-ring logs what vCPUs on KVM write: leave out --no-kvm/],
     [['--time-budget', '0'], /a number from 1 to 86400000/],
     [['--fast'], /unknown option '--fast'/],
     [['now'], /too many arguments/],

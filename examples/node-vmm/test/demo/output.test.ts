@@ -47,7 +47,7 @@ describe('the live picture', () => {
     const lines = last.slice(last.indexOf('godwit live')).trimEnd().split('\n');
     expect(lines.length).toBeLessThan(24);
     expect(lines[0]).toMatch(/^godwit live migration/);
-    for (const part of ['▌', 'stood still for', '▐', '✓ verified', 'together', '--round-trips 10'])
+    for (const part of ['▌', 'stood still for', '▐', '✓ verified', 'together', '--postcopy'])
       expect(last).toContain(part);
   });
 
@@ -57,7 +57,7 @@ describe('the live picture', () => {
     expect(words).toContain('49,500 pages compared');
     expect(words).toMatch(/hosts 38\.2 ms \+ comparison 412 ms ≈ guest's own clock 455 ms/);
     expect(words).toContain('messages to and fro');
-    expect(words).toContain('npm run demo -- --round-trips 10 npm run demo -- --record a.godwit');
+    expect(words).toContain('npm run demo -- --postcopy npm run demo -- --record a.godwit');
     // Nothing of it is cut off.
     expect(last.replace(/… \d+ more/, '')).not.toContain('…');
   });

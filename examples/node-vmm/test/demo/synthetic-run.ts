@@ -95,7 +95,10 @@ export function syntheticRun(): readonly TimedEvent[] {
     event: 'guest',
     host: 'source',
     spec: SPEC,
-    settings: { transport: 'tcp', downtimeLimitMs: 100, maxBandwidth: 128 * MIB, roundTrips: 0, verify: true },
+    settings: {
+      ...{ transport: 'tcp', downtimeLimitMs: 100, maxBandwidth: 128 * MIB, postcopy: false, postcopyBandwidth: 0 },
+      ...{ roundTrips: 0, verify: true },
+    },
   });
   at(1, { event: 'phase', phase: 'warming-up' });
   for (let i = 0; i < 20; i++) console('source');

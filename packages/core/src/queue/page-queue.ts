@@ -39,6 +39,8 @@ enum Word {
   open,
   /** Pages of a chunk in this pass. */
   chunk,
+  /** Pages that answers have taken, modulo 2^32. */
+  answered,
   count,
 }
 
@@ -221,6 +223,17 @@ export class PageQueue {
       page = stop;
     }
     return pages;
+  }
+
+  /** As `takeRange`, for the answer to a request. */
+  takeAnswer(block: number, firstPage: number, pageCount: number, into: PageRunList): void {
+    const pages = this.takeRange(block, firstPage, pageCount, into);
+    if (pages > 0) Atomics.add(this.#control, Word.answered, pages);
+  }
+
+  /** Number of pages that were owed and were taken for answers, modulo 2^32. Any thread. */
+  get answeredPages(): number {
+    return Atomics.load(this.#control, Word.answered) >>> 0;
   }
 
   #push(into: PageRunList, page: number, pages: number): void {

@@ -68,7 +68,7 @@ export class RequestAnswers {
     }
     checkRuns(memory, block, [page, pages], frame.type);
     this.#taken.clear();
-    queue.takeRange(block, page, pages, this.#taken);
+    queue.takeAnswer(block, page, pages, this.#taken);
     const asked: Uint8Array[] = [];
     windows.appendViews(asked, block, page, pages);
     await this.#stream.write({ type: 'pages', round: ANSWER_ROUND, block, runs: [page, pages] }, asked);
@@ -106,7 +106,7 @@ function takeAhead(
 ): void {
   for (let i = 1; i <= count; i++) {
     const next = page + stride * (stride > 0 ? i : count + 1 - i);
-    if (next >= 0 && next < blockPages) queue.takeRange(block, next, 1, taken);
+    if (next >= 0 && next < blockPages) queue.takeAnswer(block, next, 1, taken);
   }
 }
 

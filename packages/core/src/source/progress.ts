@@ -61,6 +61,8 @@ export class ProgressMeter {
   #roundAt = 0;
   #roundPages = 0;
   #roundPagesSent = 0;
+  /** Pages that answers had taken when the round began. */
+  #answeredBefore = 0;
   #last: RoundRecord | undefined;
   #lastPrecopy: RoundRecord | undefined;
   /** The last round that is complete. */
@@ -74,11 +76,14 @@ export class ProgressMeter {
   readonly #curve = new DirtyCurve();
   readonly #outlook: () => ProgressOutlook;
   readonly #wire: WireCounts;
+  readonly #answeredPages: () => number;
 
-  constructor(clock: Clock, outlook: () => ProgressOutlook, wire: WireCounts) {
+  /** `answeredPages`: owed pages that were sent because somebody waited for them, or that follow such ones, modulo 2^32. */
+  constructor(clock: Clock, outlook: () => ProgressOutlook, wire: WireCounts, answeredPages: () => number = () => 0) {
     this.#clock = clock;
     this.#outlook = outlook;
     this.#wire = wire;
+    this.#answeredPages = answeredPages;
     this.startedAt = clock.now();
   }
 
@@ -128,6 +133,7 @@ export class ProgressMeter {
     this.#roundAt = this.#clock.now();
     this.#roundPages = pages;
     this.#roundPagesSent = 0;
+    this.#answeredBefore = this.#answeredPages();
     this.#found = undefined;
     return this.#round;
   }
@@ -171,7 +177,12 @@ export class ProgressMeter {
 
   /** Pages of the round that were not handed to a channel. */
   get pagesLeft(): number {
-    return Math.max(0, this.#roundPages - this.#roundPagesSent);
+    return Math.max(0, this.#roundPages - this.#sent);
+  }
+
+  /** Pages of the round that were handed to a channel, or taken for answers. */
+  get #sent(): number {
+    return this.#roundPagesSent + ((this.#answeredPages() - this.#answeredBefore) >>> 0);
   }
 
   roundEnded(record: RoundRecord): void {
@@ -205,7 +216,7 @@ export class ProgressMeter {
       state,
       elapsedMs: now - this.startedAt,
       round: this.#round,
-      roundPagesSent: this.#roundPagesSent,
+      roundPagesSent: this.#sent,
       roundPages: this.#roundPages,
       pages,
       rawBytes: allPages(pages) * pageSize,

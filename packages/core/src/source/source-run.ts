@@ -236,7 +236,7 @@ function makeContext(
   const postcopy = options.postcopy ? { open: new Int32Array(sharedWord()) } : undefined;
   const background = { frozen: false, bytes: 0 };
   const session = new SourceSession({ vm, connector, options, encodings, postcopy, emit });
-  const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.carriedBytes);
+  const limit = new BandwidthLimit(clock, options.bandwidthLimit, () => session.limitedBytes);
   const devices = new DeviceSender(vm.devices, { limit, clock, onWrite: () => meter.wrote() });
   const meter = new ProgressMeter(
     clock,
@@ -256,6 +256,7 @@ function makeContext(
       carried: () => session.carriedBytes + background.bytes,
       device: () => devices.writtenBytes,
     },
+    () => queue.answeredPages,
   );
   const guest = new GuestPause(vm, claim);
   const throttle = new GuestThrottle({ vm, guest, clock, longestMs: () => options.downtimeLimitMs, emit });

@@ -63,6 +63,8 @@ export class SourceSession {
   #current: SourceConnection | undefined;
   /** Bytes written on connections that are over. */
   #pastBytes = 0;
+  /** Of these, the bytes of answers to requests for pages. */
+  #pastAnswers = 0;
   /** Connections that are being dropped: their counts are not final. */
   readonly #ending = new Set<SourceConnection>();
   /** True once the destination has answered `welcome`: it knows the migration. */
@@ -92,6 +94,13 @@ export class SourceSession {
   get carriedBytes(): number {
     const current = this.#current;
     return this.wireBytes + (current === undefined ? 0 : current.carriedBytes - current.bytesWritten);
+  }
+
+  /** What a bandwidth limit counts: `carriedBytes` without the answers to requests for pages, since somebody waits for these. */
+  get limitedBytes(): number {
+    let answers = this.#pastAnswers + answered(this.#current);
+    for (const connection of this.#ending) answers += answered(connection);
+    return this.carriedBytes - answers;
   }
 
   /** The features that the hello offers. */
@@ -172,6 +181,7 @@ export class SourceSession {
     } finally {
       this.#ending.delete(connection);
       this.#pastBytes += connection.bytesWritten;
+      this.#pastAnswers += answered(connection);
     }
   }
 
@@ -287,4 +297,8 @@ export class SourceSession {
       attempt.removeEventListener('abort', giveUp);
     }
   }
+}
+
+function answered(connection: SourceConnection | undefined): number {
+  return connection?.urgent?.bytesWritten ?? 0;
 }

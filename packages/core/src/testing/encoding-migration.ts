@@ -3,6 +3,7 @@ import { migrate } from '../migrate.js';
 import type { EncodingFixture } from './encoding-fixture.js';
 import { pagesOfAGuest } from './encoding-samples.js';
 import { memoryLink } from './memory-link.js';
+import { ToyFaultService } from './toy-fault-service.js';
 import { ToyVm } from './toy-vm.js';
 
 /** Pages of the guest. */
@@ -11,15 +12,20 @@ const PAGES = 512;
 /** Rounds with the guest running. */
 const ROUNDS = 5;
 
-/**
- * Moves a guest that writes meanwhile with the encoding; with `cut` the link is lost while encoded pages are on their way, and made
- * anew. Returns what went wrong, in words.
- */
+/** How the guest is moved. */
+export interface EncodedMove {
+  readonly pageChannels: number;
+  /** The link is lost while encoded pages are on their way, and made anew. */
+  readonly cut: boolean;
+  /** Half of the rounds go before the guest; it then runs at the destination, and what it has written follows. */
+  readonly postcopy: boolean;
+}
+
+/** Moves a guest that writes meanwhile with the encoding. Returns what went wrong, in words. */
 export async function migrateEncoded(
   fixture: EncodingFixture,
   pageSize: number,
-  pageChannels: number,
-  cut: boolean,
+  { pageChannels, cut, postcopy }: EncodedMove,
 ): Promise<string | undefined> {
   const blocks = [{ id: 'ram', guestPhysicalAddress: 0, byteLength: PAGES * pageSize }];
   const source = new ToyVm(blocks, { pageSize });
@@ -29,22 +35,32 @@ export async function migrateEncoded(
     source.write(0, at, contents.subarray(0, PAGES * pageSize - at));
   }
   let frames = 0;
+  // By post-copy those count that follow the guest.
+  let counting = !postcopy;
   const link = memoryLink({
     copies: 'late',
     fromSource(frame, payload) {
-      if (frame.type !== 'compressedPages') return { frame, payload };
+      if (frame.type === 'go') counting = true;
+      if (frame.type !== 'compressedPages' || !counting) return { frame, payload };
       if (++frames !== 2 || !cut) return { frame, payload };
       link.cut();
       return undefined;
     },
   });
-  const incoming = receive(link.listener, { prepare: () => destination, encodings: [fixture.make()] });
+  const incoming = receive(link.listener, {
+    prepare: () => destination,
+    encodings: [fixture.make()],
+    ...(postcopy && { faults: new ToyFaultService() }),
+  });
+  const last = postcopy ? ('postcopy' as const) : ('switchover' as const);
+  const rounds = postcopy ? Math.floor(ROUNDS / 2) : ROUNDS;
   const migration = migrate(source, link.connector, {
     encodings: [fixture.make()],
     adaptiveEncodings: false,
     pageChannels,
-    verify: true,
-    policy: ({ outcome }) => ({ action: outcome.round < ROUNDS ? 'continue' : 'switchover', reason: 'the suite' }),
+    verify: !postcopy,
+    postcopy,
+    policy: ({ outcome }) => ({ action: outcome.round < rounds ? 'continue' : last, reason: 'the suite' }),
   });
   let turn = 0;
   migration.subscribe({

@@ -157,7 +157,12 @@ export function encodingSuite(name: string, { describe, test }: SuiteRunner, fix
       for (const cut of [false, true]) {
         const over = cut ? 'a link that is lost in the middle of it' : 'a link that holds';
         test(`moves a guest over ${over} (pageChannels: ${pageChannels})`, async () => {
-          const wrong = await migrateEncoded(fixture, pageSize, pageChannels, cut);
+          const wrong = await migrateEncoded(fixture, pageSize, { pageChannels, cut, postcopy: false });
+          check(wrong === undefined, wrong ?? '');
+        });
+
+        test(`sends pages after a guest that runs without them, over ${over} (pageChannels: ${pageChannels})`, async () => {
+          const wrong = await migrateEncoded(fixture, pageSize, { pageChannels, cut, postcopy: true });
           check(wrong === undefined, wrong ?? '');
         });
       }

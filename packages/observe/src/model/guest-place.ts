@@ -3,11 +3,22 @@ import type { GuestPlace } from './migration-model.js';
 
 type States = Readonly<Record<string, { readonly final: boolean; readonly mayRunGuest: boolean } | undefined>>;
 
-/** Which side owns the guest, by what each of them says; `undefined` where a side is not watched. */
-export function guestPlace(source: string | undefined, destination: string | undefined): GuestPlace {
+/** States of a source whose guest runs at the destination and lacks pages there. */
+const FOLLOWING: ReadonlySet<string> = new Set(['postcopy-active', 'postcopy-paused', 'postcopy-recover']);
+
+/**
+ * Which side owns the guest, by what each of them says; `undefined` where a side is not watched. `sourceState`: by post-copy it alone tells
+ * of a source that the destination runs the guest, whose pages are still owed.
+ */
+export function guestPlace(
+  source: string | undefined,
+  destination: string | undefined,
+  sourceState?: string,
+): GuestPlace {
   const there = (DESTINATION_OWNERSHIP.states as States)[destination ?? ''];
   const here = (SOURCE_OWNERSHIP.states as States)[source ?? ''];
   if (there?.mayRunGuest === true || source === 'released') return 'destination';
+  if (source === 'handedOver' && destination !== 'stranded' && FOLLOWING.has(sourceState ?? '')) return 'destination';
   if (here?.mayRunGuest === true) return 'source';
   if (source === 'unknown' || destination === 'stranded') return 'unknown';
   if (source !== undefined) return here === undefined ? 'unknown' : 'between';

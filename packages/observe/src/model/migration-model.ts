@@ -160,6 +160,8 @@ export interface SummaryModel {
   readonly savedBytes: number;
   readonly attempts: number;
   readonly runState: string | null;
+  /** By post-copy: the pages that followed the guest, in how many milliseconds, and how often the link was lost meanwhile. */
+  readonly postcopy: { readonly pages: number; readonly ms: number; readonly lostLinks: number } | null;
 }
 
 export interface DestinationModel {

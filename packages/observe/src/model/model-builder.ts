@@ -87,7 +87,7 @@ export class ModelBuilder {
       startedAt: new Date(this.startedAt).toISOString(),
       elapsedMs: this.#overAtMs ?? this.#latestMs,
       over: this.over,
-      guest: guestPlace(this.#source?.ownership, this.#destination?.ownership),
+      guest: guestPlace(this.#source?.ownership, this.#destination?.ownership, this.#source?.state),
       source: this.#source?.model() ?? null,
       destination: this.#destination?.model() ?? null,
     };

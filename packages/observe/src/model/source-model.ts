@@ -81,6 +81,10 @@ export class SourceSide {
     return this.#summary !== undefined || this.#error !== null;
   }
 
+  get state(): string {
+    return this.#states.state;
+  }
+
   get totalMs(): number | undefined {
     return this.#summary?.totalMs;
   }
@@ -268,6 +272,7 @@ function summaryModel(summary: MigrationSummary): SummaryModel {
     savedBytes: summary.savedBytes,
     attempts: summary.attempts.length + 1,
     runState: summary.runState,
+    postcopy: summary.postcopy === undefined ? null : { ...summary.postcopy },
   };
 }
 

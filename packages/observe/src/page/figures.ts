@@ -91,6 +91,16 @@ function figuresOf(model: MigrationModel): Figure[] {
           ),
         ]),
     figure('rounds', 'Rounds', countText(model.rounds.count), `attempt ${countText(source.attempt)} to switch over`),
+    ...(summary === null || summary.postcopy === null
+      ? []
+      : [
+          figure(
+            'postcopy',
+            'Followed by post-copy',
+            `${countText(summary.postcopy.pages)} pages`,
+            followedNote(summary.postcopy),
+          ),
+        ]),
     ...(progress.throttle > 0 || (summary?.throttledMs ?? 0) > 0
       ? [
           figure(
@@ -135,6 +145,11 @@ function limitNote(bandwidthLimit: Known): string {
 function remainingNote({ source, over }: MigrationModel): string {
   const remainingMs = source?.progress.remainingMs ?? null;
   return over || remainingMs === null ? '' : `about ${msText(remainingMs)} to go`;
+}
+
+function followedNote({ ms, lostLinks }: { readonly ms: number; readonly lostLinks: number }): string {
+  const lost = lostLinks === 1 ? 'the link was lost once' : `the link was lost ${countText(lostLinks)} times`;
+  return joinedNotes(`in ${msText(ms)}`, lostLinks > 0 ? lost : '');
 }
 
 function verifiedNote({

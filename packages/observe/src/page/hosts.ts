@@ -51,7 +51,7 @@ export class HostsView {
     setText(this.#paused, guest === 'between' ? 'Guest, paused' : '');
     this.#source.show(
       source?.states.state,
-      source === null ? 'Is in another process.' : sourceWords(source.ownership),
+      source === null ? 'Is in another process.' : sourceWords(source.ownership, source.states.state),
       guest === 'source',
     );
     this.#destination.show(

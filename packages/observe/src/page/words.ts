@@ -65,7 +65,10 @@ export function stateWords(state: string): string {
   return STATE_WORDS[state] ?? '';
 }
 
-export function sourceWords(ownership: string): string {
+export function sourceWords(ownership: string, state: string): string {
+  if (ownership === 'handedOver' && state.startsWith('postcopy-') && state !== 'postcopy-device') {
+    return 'Has pages that the guest needs at the destination, and sends them.';
+  }
   return SOURCE_WORDS[ownership] ?? `Its ownership is “${ownership}”.`;
 }
 

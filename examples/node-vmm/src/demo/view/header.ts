@@ -1,6 +1,7 @@
 import type { Progress } from '@godwit/core';
 import type { HostName } from '../demo-event.js';
 import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../quantity.js';
+import { isFollowed } from './faults.js';
 import { shareMoved } from './rounds.js';
 import { type Colour, type StyledLine, span, spread, widthOf, wrap } from './styled-line.js';
 import type { ViewState } from './view-state.js';
@@ -27,7 +28,8 @@ export function route(view: ViewState, width: number): StyledLine {
   const from: HostName = view.hop?.from ?? 'source';
   const to: HostName = view.hop?.to ?? 'destination';
   const length = Math.max(4, width - from.length - to.length - 10);
-  const share = view.runsAt === to && view.hop !== undefined ? 1 : shareMoved(view);
+  const isWhole = view.runsAt === to && view.hop !== undefined && !isFollowed(view);
+  const share = isWhole ? 1 : shareMoved(view);
   const done = Math.min(length - 1, Math.floor(share * length));
   const here = view.runsAt === from;
   return [
@@ -41,12 +43,16 @@ export function route(view: ViewState, width: number): StyledLine {
 
 /** What is going on, for how long, and how long it will take. */
 export function phaseLines(view: ViewState, width: number, nowMs: number): StyledLine[] {
-  const limit = view.guest?.settings.maxBandwidth ?? 0;
-  const right = [span(limit === 0 ? '' : `pre-copy limited to ${formatRate(limit)}`, 'dim')];
+  const { maxBandwidth = 0, postcopyBandwidth = 0 } = view.guest?.settings ?? {};
+  const [limit, what] = isFollowed(view) ? [postcopyBandwidth, 'post-copy'] : [maxBandwidth, 'pre-copy'];
+  const right = [span(limit === 0 ? '' : `${what} limited to ${formatRate(limit)}`, 'dim')];
   const left = phase(view, nowMs);
-  if (widthOf(left) <= width) return [spread(left, right, width)];
+  // While pages follow, what limits them is worth a line of its own.
+  const below = isFollowed(view) && widthOf(left) + widthOf(right) >= width;
+  const more = below && limit > 0 ? indented(right[0]?.text ?? '', width, 'dim') : [];
+  if (widthOf(left) <= width) return [spread(left, below ? [] : right, width), ...more];
   const text = left.map((part) => part.text).join('');
-  return indented(text.trim(), width, left[0]?.colour ?? 'plain');
+  return [...indented(text.trim(), width, left[0]?.colour ?? 'plain'), ...more];
 }
 
 /** Text under the left margin, wrapped. */
@@ -64,7 +70,7 @@ function phase(view: ViewState, nowMs: number): StyledLine {
     case 'migrating':
       return [
         span(`${MARGIN}${view.state}`, view.state === 'device' ? 'warn' : 'good'),
-        span(` · ${since}${view.state === 'completed' ? '' : leftText(view.progress)}`, 'dim'),
+        span(` · ${since}${view.state === 'completed' || isFollowed(view) ? '' : leftText(view.progress)}`, 'dim'),
         span(
           view.throttle === 0 ? '' : ` · the guest is held back for ${formatShare(view.throttle)} of its time`,
           'warn',

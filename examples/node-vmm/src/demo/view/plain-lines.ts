@@ -2,10 +2,11 @@ import type { RoundRecord } from '@godwit/core';
 import { parseGuestLine } from '../../guest/heartbeat.js';
 import { cellsText } from '../../guest/picture.js';
 import type { TimedEvent } from '../demo-event.js';
+import { faultsText } from '../faults-text.js';
 import { formatBytes, formatCount, formatMs, formatRange, formatRate, formatShare } from '../quantity.js';
 import { newsText } from './news.js';
 import { summaryLines } from './summary.js';
-import type { ViewState } from './view-state.js';
+import { LATE, type ViewState } from './view-state.js';
 
 /** The lines of `--plain` for an event, which `view` includes already; none for events that only the live view shows. */
 export function plainLines(event: TimedEvent, view: ViewState): readonly string[] {
@@ -75,7 +76,7 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
     case 'host-gone':
       return [event.message];
     case 'cancelling':
-      return ['cancelling'];
+      return [event.late ? LATE : 'cancelling'];
     case 'runs-on':
       return [
         `the guest runs on at the ${event.host}: ${event.beats} heartbeats since, ${event.defects.length} defects`,
@@ -92,7 +93,13 @@ export function plainLines(event: TimedEvent, view: ViewState): readonly string[
             .trimEnd(),
         ),
       ];
+    case 'faults':
+      // One line, at the end: they are told ten times a second.
+      return event.pagesMissing === 0 ? [`its pages have come: ${faultsText(event)}`] : [];
     case 'state':
+      return event.state.startsWith('postcopy-') && event.state !== 'postcopy-device'
+        ? [`${event.state}: the guest runs at the ${view.runsAt}, and pages are missing there`]
+        : [];
     case 'progress':
     case 'round-start':
     case 'received':

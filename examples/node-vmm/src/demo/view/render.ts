@@ -1,4 +1,5 @@
 import { consoleRows, legend, rowsAround } from './console-rows.js';
+import { faultLines } from './faults.js';
 import { indented, phaseLines, route, titleLines } from './header.js';
 import { rateLines, ratesInWords } from './rates.js';
 import { hopLines, roundLines } from './rounds.js';
@@ -32,7 +33,7 @@ function isOver(view: ViewState): boolean {
 function movingPicture(view: ViewState, width: number, rows: number, nowMs: number): StyledLine[] {
   const air: StyledLine[] = rows >= 20 ? [[]] : [];
   const head = [...titleLines(view, width), ...air, route(view, width), ...phaseLines(view, width, nowMs), ...air];
-  const rates = [...air, ...rateLines(view, width), ...air];
+  const rates = [...air, ...rateLines(view, width), ...faultLines(view, width), ...air];
   const notices = noticeLines(view, width).slice(-MOST_NOTICE_LINES);
   const room = rows - head.length - rates.length - notices.length - 1;
   const table = tableLines(view, width, Math.max(1, Math.min(Math.ceil(room / 2), room - FEWEST_CONSOLE_ROWS)));

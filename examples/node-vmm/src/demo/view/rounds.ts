@@ -1,6 +1,7 @@
 import type { RoundRecord } from '@godwit/core';
 import { formatBytes, formatCount, formatMs } from '../quantity.js';
 import { stackedBar } from './chart.js';
+import { isFollowed } from './faults.js';
 import { type StyledLine, span } from './styled-line.js';
 import type { ViewState } from './view-state.js';
 
@@ -36,7 +37,7 @@ export function roundLines(view: ViewState, width: number, most: number): Styled
     const columns = Math.max(1, Math.round((total / largest) * barWidth));
     const filled = total === 0 ? 0 : Math.round((sent / total) * columns);
     lines.push([
-      span(`${MARGIN}${`round ${current.round}`.padEnd(9)} `),
+      span(`${MARGIN}${(isFollowed(view) ? 'following' : `round ${current.round}`).padEnd(9)} `),
       span('█'.repeat(filled), 'raw'),
       span('░'.repeat(columns - filled), 'empty'),
       span(' '.repeat(barWidth - columns)),

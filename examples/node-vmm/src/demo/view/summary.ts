@@ -1,6 +1,7 @@
 import type { DowntimeTerms } from '@godwit/core';
 import type { Result } from '../demo-event.js';
 import { ANNOUNCEMENTS, type Distribution, type Spread } from '../distribution.js';
+import { latencyText } from '../faults-text.js';
 import { formatBytes, formatCount, formatMs } from '../quantity.js';
 import { bar } from './chart.js';
 import { TERMS } from './news.js';
@@ -14,7 +15,7 @@ const NARROW = 60;
 /** What to try next, and what it shows. */
 const NEXT = [
   ['npm run demo -- --dirty-rate 0', 'the guest writes as fast as it can'],
-  ['npm run demo -- --round-trips 10', 'there and back, ten times'],
+  ['npm run demo -- --postcopy', 'it runs there before its memory'],
   ['npm run demo -- --record a.godwit', 'then: npm run inspect -- a.godwit'],
 ] as const;
 
@@ -49,7 +50,11 @@ function verdict(view: ViewState, result: Result, width: number): StyledLine[] {
     return hanging([span('  ✗ not verified  ', 'bad')], why, width);
   }
   const { pagesCompared, beats, defects } = result;
-  const facts = `${formatCount(pagesCompared)} pages compared, ${formatCount(beats)} rows unbroken, ${defects} defects`;
+  // By post-copy there is nothing to compare before the guest runs: each page is checked when it is there.
+  const pages = view.guest?.settings.postcopy
+    ? `${formatCount(view.checkedPages ?? 0)} pages checked at the ${view.runsAt}`
+    : `${formatCount(pagesCompared)} pages compared`;
+  const facts = `${pages}, ${formatCount(beats)} rows unbroken, ${defects} defects`;
   return hanging([span('  ✓ verified  ', 'good')], facts, width);
 }
 
@@ -62,9 +67,23 @@ function figures(view: ViewState, result: Result, width: number): StyledLine[] {
   return [
     ...fact(many ? 'migrations' : 'total', total, width),
     ...fact('downtime', `${many ? 'at most: ' : ''}${downtimeText(result)}`, width),
+    ...followedLines(view, width),
     ...(throttledMs > 0
       ? fact('throttle', `${formatMs(throttledMs)} of the guest's time were taken, all vCPUs on the average`, width)
       : []),
+  ];
+}
+
+/** What came after the guest, by post-copy, and how long it has waited for what it needed first. */
+function followedLines({ faults, hops }: ViewState, width: number): StyledLine[] {
+  const report = hops.at(-1)?.summary.postcopy;
+  if (report === undefined) return [];
+  const links = report.lostLinks > 0 ? `, over ${report.lostLinks + 1} links` : '';
+  const waited = faults === undefined ? '' : `; ${formatCount(faults.faults)} were waited for`;
+  const latency = faults === undefined ? '' : latencyText(faults);
+  return [
+    ...fact('post-copy', `${formatCount(report.pages)} pages in ${formatMs(report.ms)}${links}${waited}`, width),
+    ...(latency === '' ? [] : fact('faults', latency, width)),
   ];
 }
 

@@ -1,8 +1,11 @@
-import type { MigrationState, MigrationSummary, Progress, RoundRecord } from '@godwit/core';
+import type { FaultStatus, MigrationState, MigrationSummary, Progress, RoundRecord } from '@godwit/core';
 import { PAGE_SIZE } from '../../guest/layout.js';
 import type { GuestSpec } from '../../vmm/guest-spec.js';
 import type { HostName, Phase, Result, RunSettings, TimedEvent } from '../demo-event.js';
 import { newsText } from './news.js';
+
+/** For somebody who cancels when the guest has moved, and its last pages have not. */
+export const LATE = 'too late to cancel: the guest runs there; the run ends once its last page has come';
 
 const HISTORY = 120;
 const CONSOLE_LINES = 400;
@@ -24,6 +27,8 @@ export interface ViewState {
   readonly progress: Progress | undefined;
   /** The share of the guest's time for which it is held back. */
   readonly throttle: number;
+  /** By post-copy, once the guest runs at its destination. */
+  readonly faults: FaultStatus | undefined;
   readonly dirtyBytesPerSecond: readonly number[];
   readonly linkBytesPerSecond: readonly number[];
   readonly console: readonly { readonly host: HostName; readonly text: string }[];
@@ -53,6 +58,7 @@ export const EMPTY_VIEW: ViewState = {
   current: undefined,
   progress: undefined,
   throttle: 0,
+  faults: undefined,
   dirtyBytesPerSecond: [],
   linkBytesPerSecond: [],
   console: [],
@@ -82,9 +88,16 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
         current: undefined,
         progress: undefined,
         compared: undefined,
+        faults: undefined,
       };
-    case 'state':
-      return { ...view, state: event.state };
+    case 'state': {
+      const runsAt = event.state === 'postcopy-active' ? (view.hop?.to ?? view.runsAt) : view.runsAt;
+      return { ...view, state: event.state, runsAt };
+    }
+    case 'faults': {
+      const { event: _, atMs: __, ...faults } = event;
+      return { ...view, faults };
+    }
     case 'round-start':
       return { ...view, current: { round: event.round, dirtyPages: event.dirtyPages } };
     case 'progress': {
@@ -139,7 +152,7 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
     case 'host-gone':
       return noticed(view, [{ text: event.message, bad: true }]);
     case 'cancelling':
-      return noticed(view, [{ text: 'cancelling: the guest stays where it is', bad: false }]);
+      return noticed(view, [{ text: event.late ? LATE : 'cancelling: the guest stays where it is', bad: false }]);
     case 'runs-on':
       return noticed(view, [
         {
