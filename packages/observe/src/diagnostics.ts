@@ -1,4 +1,4 @@
-import { channel } from 'node:diagnostics_channel';
+import { type Channel, channel } from 'node:diagnostics_channel';
 
 export type TappedRole = 'source' | 'destination';
 
@@ -24,11 +24,23 @@ export function publishEvents<E extends { readonly type: string }>(
   events: { readonly id?: string; subscribe(next: (event: E) => void): { unsubscribe(): void }; status?(): unknown },
 ): { unsubscribe(): void } {
   return events.subscribe((event) => {
-    const tapped = channel(`godwit:${role}:${event.type}`);
+    const tapped = keptChannel(`godwit:${role}:${event.type}`);
     if (!tapped.hasSubscribers) return;
     const message: TappedEvent<E> = { role, migrationId: events.id ?? idOf(events.status?.()), event };
     tapped.publish(message);
   });
+}
+
+/**
+ * Node 20 keeps a channel by a weak reference, and when one was collected it may forget the next one of that name, with its subscribers:
+ * those that were published on are kept.
+ */
+const kept = new Map<string, Channel>();
+
+function keptChannel(name: string): Channel {
+  const known = kept.get(name) ?? channel(name);
+  kept.set(name, known);
+  return known;
 }
 
 /** A destination learns the migration's id from the source's hello. */
