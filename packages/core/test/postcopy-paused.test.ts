@@ -1,7 +1,7 @@
 import type { ConvergencePolicy, Frame, ReceiveOptions } from '@godwit/core';
 import { type FrameTap, ToyFaultService, type ToyMissing, ToyVm } from '@godwit/core/testing';
 import { describe, expect, test } from '@jest/globals';
-import { BLOCKS, filledVm, PAGE, start, type Toy } from './toy-migration.js';
+import { BLOCKS, expectMoved, filledVm, PAGE, start, type Toy } from './toy-migration.js';
 
 /** Pages that the guest writes behind the first round: they are missing when it runs at the destination. */
 const WRITTEN = [3, 4, 5, 6, 40];
@@ -148,6 +148,33 @@ test('a switchover by post-copy that fails is undone: the guest runs on at the s
   expect(attemptsOf(toy)).toBeGreaterThan(0);
   expect(toy.faults.served[0]?.ended).toBe('undone');
   expect(toy.faults.served.at(-1)?.ended).toBe('ended');
+});
+
+test('a policy is asked before the streams of the first connection are ready', async () => {
+  const asked: boolean[] = [];
+  const toy: Toy = start({
+    destination: new ToyVm(BLOCKS, { running: false }),
+    // As long as threads take to start.
+    connector: {
+      async connect(request, signal) {
+        const link = await toy.link.connector.connect(request, signal);
+        const ready = toy.clock.sleep(1_000);
+        for (const stream of link.pageChannels) Object.assign(stream, { ready });
+        return link;
+      },
+    },
+    migrate: {
+      postcopy: true,
+      pageChannels: 1,
+      policy: ({ canPostcopy, outcome }) => {
+        asked.push(canPostcopy);
+        return outcome.round > 0 && canPostcopy ? { action: 'postcopy', reason: 'it can be' } : undefined;
+      },
+    },
+    receive: { faults: new ToyFaultService() },
+  });
+  expectMoved(toy, await toy.settled());
+  expect([asked[0], asked.at(-1)]).toEqual([false, true]);
 });
 
 test('where nothing is owed, it is a switchover as any other', async () => {

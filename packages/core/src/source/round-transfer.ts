@@ -75,6 +75,11 @@ export class RoundTransfer {
     return this.#welcome;
   }
 
+  /** Whether `welcome` has come and fits this migration; the streams of its connection are ready then. */
+  get hasStarted(): boolean {
+    return this.#welcome !== undefined;
+  }
+
   /** The last round that was begun. */
   get round(): number {
     return this.#round;

@@ -341,7 +341,7 @@ function makeContext(
     get postcopyAgreed() {
       const { current } = session;
       // What was agreed on holds while the link is lost, too.
-      return postcopy !== undefined && session.welcomed && (current === undefined || current.urgent !== undefined);
+      return postcopy !== undefined && rounds.hasStarted && (current === undefined || current.urgent !== undefined);
     },
     background,
     ...{ byPostcopy: false, missingPages: 0, postcopyReport: undefined, pausedAt: 0 },
