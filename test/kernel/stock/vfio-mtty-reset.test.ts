@@ -62,6 +62,7 @@ test.each(['roundEnd', 'device'])(
         },
       },
       link.connector,
+      { downtimeLimitMs: 10_000 },
     );
     await migration.result;
     await incoming.result;
@@ -82,7 +83,10 @@ test('two devices move together, their states at the same time', async () => {
   const plain = await first.vm();
   const target = await there.vm();
   const incoming = receive(link.listener, { prepare: () => far.attachTo({ ...target, devices: [] }) });
-  const migration = migrate(near.attachTo({ ...plain, devices: [] }), link.connector, { verify: true });
+  const migration = migrate(near.attachTo({ ...plain, devices: [] }), link.connector, {
+    verify: true,
+    downtimeLimitMs: 10_000,
+  });
   await migration.result;
   await incoming.result;
   expect([there.answer(), beside.answer()]).toEqual(['one', 'two']);
