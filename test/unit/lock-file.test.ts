@@ -11,6 +11,15 @@ interface Lock {
   readonly packages: Readonly<Record<string, { readonly link?: boolean; readonly integrity?: string }>>;
 }
 
+type Asked = Readonly<
+  Partial<
+    Record<
+      'dependencies' | 'devDependencies' | 'peerDependencies' | 'optionalDependencies',
+      Readonly<Record<string, string>>
+    >
+  >
+>;
+
 // npm 10 removes `libc` where npm 11 has written it, and npm 11 does not add it again: without it `npm install` leaves a clone clean
 // with either. `npx npm@10 install --package-lock-only` makes it so.
 test('the lock file is one that npm 10 and npm 11 leave as it is', () => {
@@ -23,4 +32,16 @@ test('the lock file says of each package what it must be', () => {
     ([path, { link, integrity }]) => path.includes('node_modules/') && link !== true && integrity === undefined,
   );
   expect(unsure.map(([path]) => path)).toEqual([]);
+});
+
+test('the lock file has the dependencies that each workspace asks for', () => {
+  const { packages } = JSON.parse(LOCK) as { packages: Readonly<Record<string, Asked>> };
+  const workspaces = Object.keys(packages).filter((path) => !path.includes('node_modules/'));
+  expect(workspaces.length).toBeGreaterThan(5);
+  for (const path of workspaces) {
+    const asked = JSON.parse(readFileSync(join(ROOT, path, 'package.json'), 'utf8')) as Asked;
+    for (const kind of ['dependencies', 'devDependencies', 'peerDependencies', 'optionalDependencies'] as const) {
+      expect({ path, [kind]: packages[path]?.[kind] }).toEqual({ path, [kind]: asked[kind] });
+    }
+  }
 });
