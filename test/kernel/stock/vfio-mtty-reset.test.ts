@@ -62,7 +62,6 @@ test.each(['roundEnd', 'device'])(
         },
       },
       link.connector,
-      { downtimeLimitMs: 10_000 },
     );
     await migration.result;
     await incoming.result;
@@ -83,10 +82,7 @@ test('two devices move together, their states at the same time', async () => {
   const plain = await first.vm();
   const target = await there.vm();
   const incoming = receive(link.listener, { prepare: () => far.attachTo({ ...target, devices: [] }) });
-  const migration = migrate(near.attachTo({ ...plain, devices: [] }), link.connector, {
-    verify: true,
-    downtimeLimitMs: 10_000,
-  });
+  const migration = migrate(near.attachTo({ ...plain, devices: [] }), link.connector, { verify: true });
   await migration.result;
   await incoming.result;
   expect([there.answer(), beside.answer()]).toEqual(['one', 'two']);

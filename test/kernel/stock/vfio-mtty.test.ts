@@ -31,12 +31,11 @@ function mtty(running: boolean, type?: MediatedDeviceType): MttyVm {
   return vm;
 }
 
-/** The limit is one that an emulated machine can keep: no pause is begun that is predicted to be too long. */
 async function move(source: MttyVm, destination: MttyVm) {
   const link = memoryLink();
   const there = await destination.vm();
   const incoming = receive(link.listener, { prepare: () => there });
-  const migration = migrate(await source.vm(), link.connector, { verify: true, downtimeLimitMs: 10_000 });
+  const migration = migrate(await source.vm(), link.connector, { verify: true });
   const rounds: RoundRecord[] = [];
   migration.subscribe({ next: (event) => event.type === 'round' && rounds.push(event.round), error: () => {} });
   incoming.subscribe({ error: () => {} });

@@ -101,10 +101,7 @@ test('at the destination too: memory that it has mapped is not discarded, and it
   const incoming = receive(link.listener, { prepare: () => ({ ...still, memory }) });
   incoming.subscribe({ error: () => {} });
   const nothing = { name: 'nothing', start: async () => {}, stop: async () => {}, harvest: async () => {} };
-  const migration = migrate({ ...still, memory: source, trackers: [nothing] }, link.connector, {
-    verify: true,
-    downtimeLimitMs: 10_000,
-  });
+  const migration = migrate({ ...still, memory: source, trackers: [nothing] }, link.connector, { verify: true });
   migration.subscribe({ error: () => {} });
   const [moved] = await Promise.all([migration.result, incoming.result]);
   expect(moved.verified).toBe(true);

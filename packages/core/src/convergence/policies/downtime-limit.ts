@@ -22,8 +22,8 @@ export function switchoverWithin(input: PolicyInput, limitMs: number): Decision 
 export const strictlyWithinDowntimeLimit: ConvergencePolicy = (input) => switchoverWithin(input, input.downtimeLimitMs);
 
 /**
- * Switches over once the predicted downtime is within `MigrateOptions.downtimeLimitMs`, and also when nothing is dirty, if the pause
- * may last so long (`pauseLimitMs`): what is left of the prediction then is the same after any number of rounds (QEMU, which counts RAM
+ * Switches over once the predicted downtime is within `MigrateOptions.downtimeLimitMs`, and also when nothing is dirty, unless the
+ * pause may not last even as long as the lower end of the prediction (`pauseLimitMs`): what is left of the prediction then is the same after any number of rounds (QEMU, which counts RAM
  * alone, does the same).
  */
 export const withinDowntimeLimit: ConvergencePolicy = (input) => {
@@ -32,8 +32,9 @@ export const withinDowntimeLimit: ConvergencePolicy = (input) => {
   const { moment, outcome, downtimeLimitMs, pauseLimitMs, overruns } = input;
   if (moment !== 'round-end' || outcome.newlyDirtyPages !== 0 || overruns >= PATIENCE) return undefined;
   const predicted = outcome.predictedDowntimeMs;
-  // A pause that is known to be too long would only be given up.
-  if (!(predicted > downtimeLimitMs && predicted <= pauseLimitMs)) return undefined;
+  const [least] = outcome.predictedDowntimeRangeMs;
+  // A pause that is too long even at the lower end of the prediction would only be given up.
+  if (!(predicted > downtimeLimitMs && least <= pauseLimitMs)) return undefined;
   return {
     action: 'switchover',
     reason:
