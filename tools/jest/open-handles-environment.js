@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
 
 /** How long a socket, worker or timer may take to close after the last test of a file. */
-const GRACE_MS = 5000;
+const GRACE_MS = 1000;
 
 /**
  * Node's environment, and one rule more: a test file that leaves a socket, a timer, a thread or a child process open

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 
 /*
- * Under CI (PROPERTY_SEED) property tests draw the same inputs each time, so that a change is judged by itself; everywhere else they draw
- * new ones, and a failure prints its seed. Only files that use fast-check pay for loading it.
+ * With PROPERTY_SEED, which CI takes from the commit's name, property tests draw the same inputs each time; without it they draw new ones,
+ * and a failure prints its seed. Only files that use fast-check pay for loading it.
  */
 const seed = process.env['PROPERTY_SEED'];
 const { testPath } = /** @type {{ testPath?: string }} */ (globalThis);
