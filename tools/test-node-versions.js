@@ -1,7 +1,7 @@
 /**
  * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The
  * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on npm and are kept in .cache/node. With --others the version that runs this is left
- * out, if it is exactly one of them, and under the others the tests that only compute or read documents: for .ci/run, where all that is here
+ * out, if it is exactly one of them, and under the others the tests that only compute: for .ci/run, where all that is here
  * has been run under it by then, and where those would take half of the time.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -16,8 +16,12 @@ const cache = join(root, '.cache', 'node');
 const { values } = parseArgs({ options: { others: { type: 'boolean', default: false } } });
 const outerTally = process.env['TALLY_FILE'];
 
-/** Paths of tests of models, schedules, simulations and documents, which touch nothing of Node that others do not. */
-const COMPUTING = ['/test/dist/unit/', '/dist-test/(.*/)?simulat', '/dist-test/policy-properties'];
+/** Paths of tests of models, schedules and simulations, which touch nothing of Node that others do not. */
+const COMPUTING = [
+  '/test/dist/unit/(schedules|vfio-model|mutants)',
+  '/dist-test/(.*/)?simulat',
+  '/dist-test/policy-properties',
+];
 
 /** A link that changes, with jitter, on several channels, and a guest that never converges. */
 const SIMULATION =

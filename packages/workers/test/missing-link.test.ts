@@ -13,10 +13,11 @@ import {
 import { createGuestMemory, hostSupport, type MappedGuestMemory } from '@godwit/linux';
 import { connectTo, listenOn, tcp } from '@godwit/transport';
 import { faultThreads, onWorkers } from '@godwit/workers';
-import { afterEach, describe, expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import type { Touching } from './page-toucher.js';
 import { PAGE, wordOf } from './pattern-source.js';
 import { openSockets } from './still-guest.js';
+import { endings } from './userfault-tests.js';
 
 const { userfaultfdKernelFaults } = hostSupport();
 const usable = userfaultfdKernelFaults.usable;
@@ -30,10 +31,7 @@ const describeModes = (suite: (where: 'thread' | 'main thread') => void): void =
 const PAGES = 64;
 const ID = '0123456789abcdef0123456789abcdef';
 
-const ending: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const end of ending.splice(0).reverse()) await end();
-});
+const ending = endings();
 
 /** A source's end of urgent channels, which the test plays, and the destination's. */
 class Channels {

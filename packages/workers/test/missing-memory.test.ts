@@ -2,26 +2,19 @@ import { once } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, GodwitError, type MissingMemory } from '@godwit/core';
-import { attachGuestMemory, createGuestMemory, hostSupport, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
+import { attachGuestMemory, createGuestMemory, type MappedGuestMemory, Userfaultfd } from '@godwit/linux';
 import { closeFd, Errno, eventfd, Uffd } from '@godwit/linux/unstable';
 import { type FaultThreads, faultThreads } from '@godwit/workers';
-import { afterEach, expect, test } from '@jest/globals';
+import { expect } from '@jest/globals';
 import type { Touching } from './page-toucher.js';
 import { PAGE, type Pattern, wordOf } from './pattern-source.js';
 import { ThreadWatch } from './threads.js';
-
-const { userfaultfdKernelFaults } = hostSupport();
-const testFaults = userfaultfdKernelFaults.usable
-  ? test
-  : (name: string, run: () => Promise<void>) => test.skip(`${name} (skipped: ${userfaultfdKernelFaults.reason})`, run);
+import { endings, testFaults } from './userfault-tests.js';
 
 const PAGES = 1500;
 const SECOND = 40;
 
-const ending: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const end of ending.splice(0).reverse()) await end();
-});
+const ending = endings();
 
 interface Served {
   readonly memory: MappedGuestMemory;

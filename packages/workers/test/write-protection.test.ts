@@ -1,17 +1,13 @@
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, type ProtectedMemory } from '@godwit/core';
-import { attachGuestMemory, createGuestMemory, hostSupport, type MappedGuestMemory } from '@godwit/linux';
+import { attachGuestMemory, createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
 import { MapFlags, mmap } from '@godwit/linux/unstable';
 import { type WriteProtectionOptions, writeProtection } from '@godwit/workers';
-import { afterEach, expect, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import type { Gated } from './gated-target.js';
 import { PAGE } from './pattern-source.js';
-
-const { userfaultfdKernelFaults } = hostSupport();
-const testFaults = userfaultfdKernelFaults.usable
-  ? test
-  : (name: string, run: () => Promise<void>) => test.skip(`${name} (skipped: ${userfaultfdKernelFaults.reason})`, run);
+import { endings, testFaults } from './userfault-tests.js';
 
 const MIB = 2 ** 20;
 const PAGES = 1500;
@@ -21,10 +17,7 @@ const POPULATED = 1200;
 /** Pages that the saving thread reads before it has to wait for the target. */
 const FIRST_BATCH = 256;
 
-const ending: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const end of ending.splice(0).reverse()) await end();
-});
+const ending = endings();
 
 interface Guarded {
   readonly memory: MappedGuestMemory;

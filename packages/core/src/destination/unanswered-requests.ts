@@ -2,6 +2,7 @@ import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
 import type { MissingMemory } from '../missing/missing-memory.js';
+import { checks } from '../session/checks.js';
 
 /** Checks in each `silenceTimeoutMs`, which may be exceeded by one of them. */
 const CHECKS = 4;
@@ -29,15 +30,8 @@ export async function watchRequests(parts: UnansweredParts): Promise<void> {
   const pause = silenceTimeoutMs / CHECKS;
   let read = urgent.bytesRead;
   let silentMs = 0;
-  let checkedAt = clock.now();
   try {
-    for (;;) {
-      await clock.sleep(pause, signal);
-      // What has arrived while this process was blocked is counted first.
-      await clock.yield();
-      signal.throwIfAborted();
-      const elapsed = Math.min(clock.now() - checkedAt, 2 * pause);
-      checkedAt = clock.now();
+    for await (const elapsed of checks(clock, pause, signal)) {
       const waitingMs = missing.status().waitingUs / 1000;
       silentMs = urgent.bytesRead === read && waitingMs > 0 ? silentMs + elapsed : 0;
       read = urgent.bytesRead;

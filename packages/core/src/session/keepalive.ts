@@ -2,6 +2,7 @@ import { nonNegative } from '../argument.js';
 import type { Clock } from '../clock.js';
 import { GodwitError } from '../errors.js';
 import type { FrameStream } from '../link/frame-stream.js';
+import { checks } from './checks.js';
 
 /** How a link is noticed that is dead without saying so. Milliseconds. */
 export interface KeepaliveOptions {
@@ -79,15 +80,8 @@ export async function keepAlive(parts: KeepaliveParts): Promise<void> {
   let quietMs = 0;
   let silentMs = 0;
   let writing = false;
-  let checkedAt = clock.now();
   try {
-    for (;;) {
-      await clock.sleep(pause, signal);
-      // Bytes that arrived while this process was blocked are read first, and of that time at most two pauses count as silence.
-      await clock.yield();
-      signal.throwIfAborted();
-      const elapsed = Math.min(clock.now() - checkedAt, 2 * pause);
-      checkedAt = clock.now();
+    for await (const elapsed of checks(clock, pause, signal)) {
       const [control] = streams();
       const received = streams().reduce((sum, stream) => sum + stream.bytesRead, 0);
       const sent = streams().reduce((sum, stream) => sum + stream.bytesWritten, 0);

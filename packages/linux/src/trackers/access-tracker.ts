@@ -2,8 +2,15 @@ import { type DirtyBitmaps, GodwitError } from '@godwit/core';
 import { PagemapScan } from '../layouts/pagemap-scan.js';
 import { closeFd, OpenFlags, openFile } from '../libc/index.js';
 import type { MappedGuestMemory } from '../memory/mapped-guest-memory.js';
-import { SharedUserfaultfd } from '../userfaultfd/shared-userfaultfd.js';
-import { bitmapOf, type PagemapTrackerOptions, PagemapWalk, rangesOf, type TrackedRange } from './pagemap-walk.js';
+import type { SharedUserfaultfd } from '../userfaultfd/shared-userfaultfd.js';
+import {
+  bitmapOf,
+  joinRanges,
+  type PagemapTrackerOptions,
+  PagemapWalk,
+  rangesOf,
+  type TrackedRange,
+} from './pagemap-walk.js';
 import { trackerFailed } from './tracker-error.js';
 
 /** Address ranges per step: a step reads and protects so much, in about a millisecond, and the event loop turns between steps. */
@@ -55,23 +62,13 @@ export class AccessTracker {
    */
   async start(): Promise<void> {
     if (this.#active !== null) throw new GodwitError('GODWIT_INVALID_STATE', 'the access tracker runs already');
-    const ranges = this.#join();
+    const ranges = joinRanges(this.name, this.#walk.ranges, 'accesses');
     try {
       this.#active = { ranges, pagemap: openFile('/proc/self/pagemap', OpenFlags.O_RDONLY) };
       await this.#walk.eachPiece(STEP_BYTES, (range, offset, length) => this.#protect(range, offset, length));
     } catch (error) {
       ranges.leave();
       await this.stop();
-      throw trackerFailed(this.name, 'start', error);
-    }
-  }
-
-  #join(): SharedUserfaultfd {
-    try {
-      return SharedUserfaultfd.join(this.#walk.ranges, 'accesses');
-    } catch (error) {
-      if (GodwitError.is(error) && (error.code === 'GODWIT_UNSUPPORTED' || error.code === 'GODWIT_PERMISSION'))
-        throw error;
       throw trackerFailed(this.name, 'start', error);
     }
   }

@@ -2,8 +2,8 @@ import { type DirtyBitmaps, type DirtyTracker, GodwitError, WriteMarks } from '@
 import { PagemapScan } from '../layouts/pagemap-scan.js';
 import { closeFd, OpenFlags, openFile } from '../libc/index.js';
 import type { MappedGuestMemory } from '../memory/mapped-guest-memory.js';
-import { SharedUserfaultfd } from '../userfaultfd/shared-userfaultfd.js';
-import { bitmapOf, type PagemapTrackerOptions, PagemapWalk, rangesOf } from './pagemap-walk.js';
+import type { SharedUserfaultfd } from '../userfaultfd/shared-userfaultfd.js';
+import { bitmapOf, joinRanges, type PagemapTrackerOptions, PagemapWalk, rangesOf } from './pagemap-walk.js';
 import { trackerFailed } from './tracker-error.js';
 
 /**
@@ -79,7 +79,7 @@ export class PagemapTracker implements DirtyTracker {
    */
   async start(): Promise<void> {
     if (this.#active !== null) throw new GodwitError('GODWIT_INVALID_STATE', 'the pagemap tracker runs already');
-    const ranges = this.#join();
+    const ranges = joinRanges(this.name, this.#walk.ranges, 'asynchronous');
     try {
       const pagemap = openFile('/proc/self/pagemap', OpenFlags.O_RDONLY);
       this.#active = { ranges, pagemap };
@@ -88,17 +88,6 @@ export class PagemapTracker implements DirtyTracker {
     } catch (error) {
       ranges.leave();
       await this.stop();
-      throw trackerFailed(this.name, 'start', error);
-    }
-  }
-
-  #join(): SharedUserfaultfd {
-    try {
-      return SharedUserfaultfd.join(this.#walk.ranges, 'asynchronous');
-    } catch (error) {
-      // What the host lacks has its own code.
-      if (GodwitError.is(error) && (error.code === 'GODWIT_UNSUPPORTED' || error.code === 'GODWIT_PERMISSION'))
-        throw error;
       throw trackerFailed(this.name, 'start', error);
     }
   }

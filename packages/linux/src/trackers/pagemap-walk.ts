@@ -4,6 +4,8 @@ import { PAGE_REGION, PagemapScan, PM_SCAN_ARG } from '../layouts/pagemap-scan.j
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { addressOf, HOST_PAGE_SIZE, ioctl } from '../libc/index.js';
 import type { MappedGuestMemory } from '../memory/mapped-guest-memory.js';
+import { type RangeUse, SharedUserfaultfd } from '../userfaultfd/shared-userfaultfd.js';
+import { trackerFailed } from './tracker-error.js';
 
 /** A piece of this process's address space, and the pages of a RAM block that it holds. */
 export interface TrackedRange {
@@ -179,5 +181,16 @@ class EventLoopPause {
     if (performance.now() - this.#since < LONGEST_TURN_MS) return;
     await setImmediate();
     this.#since = performance.now();
+  }
+}
+
+/** Registers a tracker's ranges. Throws `GODWIT_TRACKER_FAILED`; what the host lacks keeps its own code. */
+export function joinRanges(tracker: string, ranges: readonly TrackedRange[], use: RangeUse): SharedUserfaultfd {
+  try {
+    return SharedUserfaultfd.join(ranges, use);
+  } catch (error) {
+    if (GodwitError.is(error) && (error.code === 'GODWIT_UNSUPPORTED' || error.code === 'GODWIT_PERMISSION'))
+      throw error;
+    throw trackerFailed(tracker, 'start', error);
   }
 }
