@@ -160,7 +160,9 @@ describeModes((where) => {
     expect(missing.status()).toMatchObject({ pagesMissing: PAGES / 2 - 4, duplicatePages: 1, waitingUs: 0 });
     // A device model waits as a vCPU does.
     const present = missing.present(0, 12 * PAGE, 1);
-    expect(await asked(source)).toBe(12);
+    const first = await asked(source);
+    // Page 10 may have been touched before it had come: then it was asked for too.
+    expect(first === 10 ? await asked(source) : first).toBe(12);
     expect(missing.status().waitingUs).toBeGreaterThan(0);
     await answer(source, 12);
     await present;

@@ -6,7 +6,7 @@ export const PAGE = 4096;
 export interface Pattern {
   /** How often each page of block 0 was read. */
   readonly reads: SharedArrayBuffer;
-  /** While the first number is 0, requests of several pages, which only the loading thread makes, wait. */
+  /** While the first number is 0, requests of several pages, which only the loading thread makes, wait; the second is 1 once one does. */
   readonly gate: SharedArrayBuffer;
   /** Pages of block 0 that cannot be had. */
   readonly broken?: readonly number[];
@@ -34,7 +34,10 @@ export function patternSource({ reads, gate, broken = [], held, badEnd, impossib
     take(into, place) {
       const next = queue.shift();
       if (next === undefined) return 0;
-      if (next.pages > 1) Atomics.wait(open, 0, 0);
+      if (next.pages > 1) {
+        Atomics.store(open, 1, 1);
+        Atomics.wait(open, 0, 0);
+      }
       if (next.pages === 1 && held?.page === next.page && next.block === 0)
         Atomics.wait(new Int32Array(held.gate), 0, 0);
       const words = new Int32Array(into.buffer, into.byteOffset);
