@@ -19,6 +19,19 @@ export function flag(name: string, value: boolean | undefined, otherwise: boolea
   throw invalid(`${name} must be true or false, got ${quoted(value)}`);
 }
 
+/**
+ * Returns `value`; throws `GODWIT_INVALID_ARGUMENT` unless it is an object that has these methods.
+ *
+ * @param what what it should be, as the message says it: `connectTo takes a transport, such as tcp() returns`
+ */
+export function withMethods<T extends object>(what: string, value: T, methods: readonly (keyof T & string)[]): T {
+  const isObject = (typeof value === 'object' && value !== null) || typeof value === 'function';
+  if (isObject && methods.every((name) => typeof value[name] === 'function')) return value;
+  const lacking = isObject ? methods.filter((name) => typeof value[name] !== 'function') : [];
+  const without = lacking.length === 0 ? '' : ` without ${lacking.map((name) => `${name}()`).join(', ')}`;
+  throw invalid(`${what}, got ${quoted(value)}${without}`);
+}
+
 /** Returns `value`; throws `GODWIT_INVALID_ARGUMENT`, with a suggestion where one is near, unless it is one of `values`. */
 export function oneOf<T extends string>(name: string, value: T, values: readonly T[]): T {
   if (values.includes(value)) return value;

@@ -3,7 +3,7 @@
  * threads, which must start quickly, and for the other packages of Godwit. **Unstable**: what is not in `@godwit/core` as well may
  * change in any version.
  */
-export { checkOptions } from './argument.js';
+export { checkOptions, flag, withMethods } from './argument.js';
 export { assertMayChange } from './claim/claim.js';
 export { type Clock, systemClock } from './clock.js';
 export { PageBoard, type PageBoardBuffers } from './destination/page-board.js';

@@ -57,4 +57,19 @@ describe('adjust', () => {
     }
     expectMoved(toy, await toy.settled());
   });
+
+  test('a misspelt option is refused, of switchOver() too', async () => {
+    const toy = start({ migrate: { policy: roundCap(1, 'switchover') } });
+    const misspelt = [
+      [() => toy.migration.adjust({ downtimelimitMs: 5 } as never), 'adjust has no option "downtimelimitMs"'],
+      [() => toy.migration.switchOver({ forced: true } as never), 'switchOver has no option "forced"'],
+      [() => toy.migration.switchOver({ force: 'yes' as never }), "force must be true or false, got 'yes', a string"],
+    ] as const;
+    for (const [call, message] of misspelt) {
+      expect(call).toThrow(
+        expect.objectContaining({ code: 'GODWIT_INVALID_ARGUMENT', message: expect.stringContaining(message) }),
+      );
+    }
+    expectMoved(toy, await toy.settled());
+  });
 });

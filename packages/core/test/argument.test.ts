@@ -1,5 +1,6 @@
 import {
   checkOptions,
+  DirtyBitmap,
   delta,
   estimate,
   GodwitError,
@@ -9,6 +10,7 @@ import {
   qemuPolicy,
   quoted,
   receive,
+  roundCap,
   stalled,
   suggestion,
   throttleToConverge,
@@ -68,6 +70,10 @@ describe('an option that does not exist is refused:', () => {
       message: 'did you mean "upToMs"?',
     },
     qemuPolicy: { call: () => qemuPolicy({ autoconverge: true } as object), message: 'did you mean "autoConverge"?' },
+    'migrate, the terms of an earlier migration': {
+      call: () => migrate(nothing, nothing, { prior: { ramMS: 5 } } as object),
+      message: 'prior has no option "ramMS"; did you mean "ramMs"?',
+    },
     'something far from all others, with all that there are': {
       call: () => delta({ speed: 'high' } as object),
       message: 'delta has no option "speed"; it has cacheBytes',
@@ -91,6 +97,69 @@ describe('an option that does not exist is refused:', () => {
 describe('a value of the wrong type is quoted as it was given:', () => {
   const prepare = () => nothing;
   test.each<readonly [string, () => unknown, string]>([
+    [
+      'text for post-copy',
+      () => migrate(nothing, nothing, { postcopy: 'no' as never }),
+      "postcopy must be true or false, got 'no', a string",
+    ],
+    [
+      'text for a term',
+      () => migrate(nothing, nothing, { prior: { ramMs: '50' as never } }),
+      "prior.ramMs must be a number of at least 0, got '50', a string",
+    ],
+    [
+      'a word for a list of encodings',
+      () => migrate(nothing, nothing, { encodings: 'delta' as never }),
+      "encodings must be a list such as [delta()], got 'delta', a string",
+    ],
+    [
+      'the name of an encoding for an encoding',
+      () => receive(nothing, { prepare, encodings: ['delta' as never] }),
+      "an encoding is what delta(), lz4() or zstd() returns, or one of your own, got 'delta', a string",
+    ],
+    [
+      'an encoding without a name',
+      () => migrate(nothing, nothing, { encodings: [{} as never] }),
+      'the name of an encoding has from 1 to 32 characters a-z, 0-9, "." and "-", got undefined',
+    ],
+    ['an end of patience', () => roundCap(5, 'abrot' as never), 'got "abrot"; did you mean "abort"?'],
+    [
+      'an authority that lacks a method, before the guest is paused for it',
+      () => migrate(nothing, nothing, { authority: { transfer() {}, mayRun() {} } as never }),
+      'authority must have transfer(), withdraw() and mayRun(), got an object (Object) without withdraw()',
+    ],
+    [
+      'an authority of the destination',
+      () => receive(nothing, { prepare, authority: 'mine' as never }),
+      "authority must have transfer(), withdraw() and mayRun(), got 'mine', a string",
+    ],
+    ['a clock', () => migrate(nothing, nothing, { clock: Date as never }), 'without sleep(), yield()'],
+    [
+      'a controller for its signal',
+      () => migrate(nothing, nothing, { signal: new AbortController() as never }),
+      'signal must be an AbortSignal, got an object (AbortController) without addEventListener()',
+    ],
+    [
+      'a signal of the destination',
+      () => receive(nothing, { prepare, signal: 5 as never }),
+      'signal must be an AbortSignal, got 5',
+    ],
+    [
+      'no connector',
+      () => migrate(nothing, undefined as never),
+      'migrate takes a connector, such as connectTo() returns, got undefined',
+    ],
+    [
+      'a transport for a connector, whatever else is given',
+      () => migrate(nothing, { listen() {} } as never, { pageChannels: 0 }),
+      'got an object (Object) without connect()',
+    ],
+    [
+      'a promise for a listener',
+      () => receive(Promise.resolve() as never, { prepare }),
+      'receive takes a listener, such as listenOn() resolves with, got an object (Promise) without accept()',
+    ],
+    ['text for a page count', () => new DirtyBitmap('50' as never), "got '50', a string"],
     [
       'text for a number',
       () => migrate(nothing, nothing, { downtimeLimitMs: '50' as never }),

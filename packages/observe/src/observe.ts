@@ -1,5 +1,5 @@
 import type { IncomingEvent, IncomingStatus, MigrationEvent, MigrationStatus } from '@godwit/core';
-import { GodwitError } from '@godwit/core/errors';
+import { checkOptions, GodwitError } from '@godwit/core/pages';
 import { publishEvents } from './diagnostics.js';
 import type { MigrationModel } from './model/migration-model.js';
 import { ModelBuilder } from './model/model-builder.js';
@@ -27,6 +27,17 @@ export interface ObserveOptions {
   readonly now?: () => number;
 }
 
+type Limits = NonNullable<ObserveOptions['limits']>;
+
+const OBSERVE_OPTIONS: Readonly<Record<keyof ObserveOptions, true>> = {
+  incoming: true,
+  title: true,
+  limits: true,
+  now: true,
+};
+
+const LIMITS: Readonly<Record<keyof Limits, true>> = { downtimeLimitMs: true, bandwidthLimit: true };
+
 /**
  * Observes a migration until `close`. It holds nothing open by itself and never controls the migration; `serve` shows it.
  *
@@ -48,6 +59,8 @@ export class Observation {
 
   /** @internal Use `observe` or `observeIncoming`. */
   constructor(source: WatchedMigration | undefined, options: ObserveOptions) {
+    checkOptions<ObserveOptions>('observe', options, OBSERVE_OPTIONS);
+    if (options.limits !== undefined) checkOptions<Limits>('observe: limits', options.limits, LIMITS);
     const { now = () => performance.now(), incoming } = options;
     this.#now = now;
     this.#source = source;

@@ -1,5 +1,6 @@
 /** `@godwit/observe/opentelemetry`: metrics and spans through `@opentelemetry/api`, which is an optional peer. docs/metrics.md has them all. */
 import type { IncomingEvent, MigrationEvent } from '@godwit/core';
+import { checkOptions } from '@godwit/core/pages';
 import { type Counter, type Gauge, type Histogram, type Meter, metrics, type Tracer, trace } from '@opentelemetry/api';
 import {
   type Labels,
@@ -37,6 +38,7 @@ export class Telemetry {
   readonly #watcher: Watcher;
 
   constructor(options: TelemetryOptions = {}) {
+    checkOptions<TelemetryOptions>('Telemetry', options, { meter: true, tracer: true });
     const { meter = metrics.getMeter(SCOPE), tracer = trace.getTracer(SCOPE) } = options;
     this.#tracer = tracer;
     this.#watcher = new Watcher(sinkOf(meter));

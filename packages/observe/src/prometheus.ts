@@ -1,5 +1,6 @@
 /** `@godwit/observe/prometheus`: metrics through prom-client, which is an optional peer. docs/metrics.md has them all. */
 import type { IncomingEvent, MigrationEvent } from '@godwit/core';
+import { checkOptions } from '@godwit/core/pages';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import {
   type Labels,
@@ -33,6 +34,7 @@ export class PrometheusMetrics {
   readonly #watcher: Watcher;
 
   constructor(registry: Registry, options: PrometheusOptions = {}) {
+    checkOptions<PrometheusOptions>('PrometheusMetrics', options, { labelNames: true });
     this.#watcher = new Watcher(sinkOf(registry, options.labelNames ?? []));
   }
 

@@ -1,7 +1,7 @@
 import net from 'node:net';
 import { checkOptions, nonNegative } from '@godwit/core';
 import type { ByteStream, Transport } from './stream/byte-stream.js';
-import { portNumber } from './stream/port-number.js';
+import { hostName, portNumber } from './stream/port-number.js';
 import { connectSocket } from './stream/socket-connect.js';
 import { SocketListener, startServer } from './stream/socket-listener.js';
 
@@ -33,7 +33,7 @@ export interface TcpListener extends SocketListener {
  */
 export function tcp(options: TcpOptions): Transport<TcpListener> {
   checkOptions<TcpOptions>('tcp', options, { host: true, port: true, connectTimeoutMs: true, keepAliveMs: true });
-  const host = options.host ?? '127.0.0.1';
+  const host = hostName(options.host);
   const port = portNumber(options.port);
   const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const socketOptions = {

@@ -42,7 +42,10 @@ export function unix(options: UnixOptions): Transport<SocketListener> {
     );
   }
   if (mode !== undefined && !(Number.isInteger(mode) && mode >= 0 && mode <= 0o777)) {
-    throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the rights of a socket file are 0 to 0o777, got ${mode}`);
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `the rights of a socket file are a number from 0 to 0o777, got ${quoted(mode)}`,
+    );
   }
   return {
     plainSockets: true,

@@ -54,6 +54,7 @@ describe('an option that does not exist is refused, before anything is opened:',
     ['recordTo', () => recordTo('/no/such/folder', { onfailure: () => {} } as never), 'did you mean "onFailure"?'],
     ['tcp', () => transportFromUri('tcp:h:1', { tcp: { keepalivems: 5 } as never }), 'did you mean "keepAliveMs"?'],
     ['transportFromUri', () => transportFromUri('tcp:h:1', { tpc: {} }), 'did you mean "tcp"?'],
+    ['webSocket: tls', () => transportFromUri('wss://h:1/', { tls: { psk, minversion: 1 } as never }), '"minVersion"?'],
   ])('%s', async (what, call, message) => {
     const told = await refusal(call);
     expect(told).toContain(`${what} has no option`);
@@ -73,12 +74,45 @@ describe('a value of the wrong type is quoted as it was given:', () => {
     ],
     ['a time of a UNIX socket', () => unix({ path: '/x', connectTimeoutMs: '5' as never }), 'connectTimeoutMs must be'],
     ['a path', () => unix({ path: 50 as never }), 'unix needs the path of a socket, got 50'],
+    ['a host', () => tcp({ host: 50 as never, port: 1 }), 'host must be a name or an address, got 50'],
+    ['a host of TLS', () => tls({ host: '', port: 1, psk }), "host must be a name or an address, got '', a string"],
+    ['rights', () => unix({ path: '/x', mode: '600' as never }), "a number from 0 to 0o777, got '600', a string"],
+    ['a URI', () => transportFromUri(undefined as never), 'expected a URI such as "tcp:host:4444", got undefined'],
+    ['page channels of a snapshot', () => file({ path: '/x', pageChannels: '50' as never }), "got '50', a string"],
+    ['a check of a snapshot', () => file({ path: '/x', verify: 'yes' as never }), "got 'yes', a string"],
+    [
+      'a time of streams',
+      () => connectTo(memory(), { lingerMs: '50' as never }),
+      'lingerMs must be a number of at least 0',
+    ],
+    ['a limit of streams', () => listenOn(memory(), { maximumRuns: '50' as never }), "got '50', a string"],
+    [
+      'checksums',
+      () => connectTo(memory(), { checksums: 'yes' as never }),
+      "checksums must be true or false, got 'yes'",
+    ],
+    [
+      'no transport',
+      () => connectTo(undefined as never),
+      'connectTo takes a transport, such as tcp() returns, got undef',
+    ],
+    ['a URI for a transport', () => listenOn('tcp:h:1' as never), "such as tcp() returns, got 'tcp:h:1', a string"],
     [
       'the path of a snapshot',
       () => file({ path: undefined as never }),
       'a snapshot needs the path of a file, got undefined',
     ],
   ])('%s', async (_name, call, message) => expect(await refusal(call)).toContain(message));
+});
+
+test('a key that is text is refused, and not shown', async () => {
+  const told = await refusal(() => tls({ port: 1, psk: { identity: 'a', key: 'do not show this' as never } }));
+  expect(told).toBe('the key of psk must be bytes (a Uint8Array or a Buffer), not a value of type string');
+});
+
+test('what tls: takes serves wss: too, where a program takes either', () => {
+  const options = { tls: { psk, keepAliveMs: 5, connectTimeoutMs: 5, handshakeTimeoutMs: 5, onRefused: () => {} } };
+  for (const uri of ['tls:h:1', 'wss://h:1/']) expect(transportFromUri(uri, options)).toHaveProperty('connect');
 });
 
 test('a scheme that is nearly one has a suggestion', async () => {

@@ -112,3 +112,11 @@ test('the ranges that are written most come first, cool down, and drop out', asy
   expect(found.at(-1)?.map(({ firstPage }) => firstPage)).toEqual([512]);
   expect(found.at(-1)?.[0]?.heat).toBeCloseTo(1, 2);
 });
+
+test('an option that does not exist is refused, and text for a number is quoted', () => {
+  const { memory, tracker } = guest();
+  expect(() => dirtySamples(tracker, memory, { everyMS: 5 } as never)).toThrow('did you mean "everyMs"?');
+  expect(() => dirtySamples(tracker, memory, { everyMs: '50' as never })).toThrow("got '50', a string");
+  expect(() => hotRanges({ rangepages: 5 } as never)).toThrow('did you mean "rangePages"?');
+  expect(tracker.calls).toEqual([]);
+});

@@ -1,5 +1,5 @@
-import { checkOptions, chosen, nonNegative, oneOf } from '../argument.js';
-import { type Clock, systemClock } from '../clock.js';
+import { checkOptions, chosen, nonNegative, oneOf, withMethods } from '../argument.js';
+import type { Clock } from '../clock.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { checkEncodings, delta, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError, quoted } from '../errors.js';
@@ -12,9 +12,10 @@ import {
   type DestinationOwnershipState,
 } from '../ownership/destination-ownership.js';
 import { Ownership } from '../ownership/ownership.js';
-import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
+import type { OwnershipAuthority } from '../ownership/ownership-authority.js';
 import type { HelloFrame } from '../protocol/frame.js';
 import { RoleEvents } from '../role-events.js';
+import { authorityOf, checkSignal, clockOf } from '../role-parts.js';
 import { KEEPALIVE_OPTIONS, type KeepaliveOptions, keepaliveTimes } from '../session/keepalive.js';
 import { Arrived, type DestinationContext, type DestinationPhase, type Received } from './destination-context.js';
 import { DestinationSession } from './destination-session.js';
@@ -140,6 +141,7 @@ export class IncomingMigration extends RoleEvents<IncomingEvent> {
         this.#giveUpPages = reject;
       }),
     };
+    withMethods('receive takes a listener, such as listenOn() resolves with', listener, ['accept']);
     this.#context.pagesGivenUp.catch(() => {});
     this.result = Promise.resolve().then(() => this.#start(options.signal));
     this.result.catch(() => {});
@@ -352,15 +354,16 @@ function resolve(options: ReceiveOptions) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `migrationId must be 32 hex digits, got ${chosen(migrationId)}`);
   }
   oneOf('onArrival', onArrival, ['run', 'pause']);
+  checkSignal(options.signal);
   return {
-    clock: options.clock ?? systemClock,
+    clock: clockOf(options.clock),
     random: options.random,
     prepare: options.prepare,
     migrationId,
     onArrival,
     atOnce: run === 'at once',
     faults,
-    authority: options.authority ?? localAuthority,
+    authority: authorityOf(options.authority),
     encodings: checkEncodings(options.encodings ?? [delta()]),
     maximumDeviceState: nonNegative('maximumDeviceState', options.maximumDeviceState ?? 256 * 2 ** 20),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),

@@ -1,5 +1,5 @@
-import { checkOptions, nonNegative } from '../argument.js';
-import { GodwitError } from '../errors.js';
+import { checkOptions, chosen, nonNegative } from '../argument.js';
+import { GodwitError, quoted } from '../errors.js';
 import { makeFromRecipe, type ThreadRecipe } from '../thread-recipe.js';
 import type { StreamEncoding } from './stream-encoding.js';
 
@@ -110,14 +110,27 @@ export function recipesOf(encodings: readonly PageEncoding[]): readonly Encoding
   });
 }
 
-/** Returns `encodings`; throws `GODWIT_INVALID_ARGUMENT` when two have the same name, or a name cannot be sent. */
+/** Returns `encodings`; throws `GODWIT_INVALID_ARGUMENT` when it is no list of encodings, two have the same name, or a name cannot be sent. */
 export function checkEncodings(encodings: readonly PageEncoding[]): readonly PageEncoding[] {
+  if (!Array.isArray(encodings)) {
+    throw new GodwitError(
+      'GODWIT_INVALID_ARGUMENT',
+      `encodings must be a list such as [delta()], got ${quoted(encodings)}`,
+    );
+  }
   const names = new Set<string>();
-  for (const { name } of encodings) {
-    if (!/^[a-z0-9][a-z0-9.-]{0,31}$/.test(name)) {
+  for (const encoding of encodings as readonly PageEncoding[]) {
+    if (typeof encoding !== 'object' || encoding === null) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
-        `the name of an encoding has from 1 to 32 characters a-z, 0-9, "." and "-", got "${name}"`,
+        `an encoding is what delta(), lz4() or zstd() returns, or one of your own, got ${quoted(encoding)}`,
+      );
+    }
+    const { name } = encoding;
+    if (typeof name !== 'string' || !/^[a-z0-9][a-z0-9.-]{0,31}$/.test(name)) {
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `the name of an encoding has from 1 to 32 characters a-z, 0-9, "." and "-", got ${chosen(name)}`,
       );
     }
     if (names.has(name)) throw new GodwitError('GODWIT_INVALID_ARGUMENT', `the encoding "${name}" is listed twice`);

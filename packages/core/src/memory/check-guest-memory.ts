@@ -1,4 +1,4 @@
-import { GodwitError } from '../errors.js';
+import { GodwitError, quoted } from '../errors.js';
 import { type GuestMemory, RAM_WINDOW_BYTES } from './guest-memory.js';
 
 /** Limits of the page size: pages are scanned and compared in fixed steps, and a re-armed chunk of 64 pages must be in one window. */
@@ -13,7 +13,7 @@ export function checkGuestMemory(memory: GuestMemory): void {
   const { pageSize, blocks } = memory;
   if (!Number.isInteger(Math.log2(pageSize)) || pageSize < SMALLEST_PAGE || pageSize > LARGEST_PAGE) {
     throw invalid(
-      `the page size must be a power of two from ${SMALLEST_PAGE} to ${LARGEST_PAGE} bytes, got ${pageSize}`,
+      `the page size must be a power of two from ${SMALLEST_PAGE} to ${LARGEST_PAGE} bytes, got ${quoted(pageSize)}`,
     );
   }
   const names = new Set<string>();

@@ -1,4 +1,4 @@
-import { GodwitError } from '../errors.js';
+import { GodwitError, quoted } from '../errors.js';
 import type { PageRunList } from './page-run.js';
 import { orRange, popCount, popCount4, trailingZeros } from './word-bits.js';
 
@@ -43,7 +43,7 @@ export class DirtyBitmap {
     if (!Number.isSafeInteger(pageCount) || pageCount < 0 || pageCount > 2 ** 40) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
-        `a dirty bitmap needs a page count from 0 to 2^40, got ${pageCount}`,
+        `a dirty bitmap needs a page count from 0 to 2^40, got ${quoted(pageCount)}`,
       );
     }
     this.pageCount = pageCount;

@@ -1,4 +1,4 @@
-import { GodwitError } from '../errors.js';
+import { GodwitError, quoted } from '../errors.js';
 import { GUEST_PAGE_BYTES, type Scenario } from './scenario.js';
 import { smallestPart } from './workload/shape.js';
 
@@ -30,7 +30,7 @@ export function guestPageOf({ memory }: Scenario): number {
   if (Number.isInteger(Math.log2(pageSize)) && pageSize >= 256 && pageSize <= LARGEST) return pageSize;
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
-    `a guest page must be a power of two from 256 to ${LARGEST} bytes, got ${pageSize}`,
+    `a guest page must be a power of two from 256 to ${LARGEST} bytes, got ${quoted(pageSize)}`,
   );
 }
 
@@ -58,6 +58,6 @@ export function checkGranularity(scenario: Scenario, granularity: number): numbe
   if (Number.isInteger(Math.log2(granularity)) && granularity >= page && granularity <= LARGEST) return granularity;
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
-    `the granularity must be a power of two from the guest's page (${page}) to ${LARGEST} bytes, got ${granularity}`,
+    `the granularity must be a power of two from the guest's page (${page}) to ${LARGEST} bytes, got ${quoted(granularity)}`,
   );
 }

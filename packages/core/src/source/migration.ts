@@ -1,3 +1,4 @@
+import { checkOptions, flag, withMethods } from '../argument.js';
 import { Claim } from '../claim/claim.js';
 import type { MigratableVm } from '../device/migratable-vm.js';
 import { GodwitError } from '../errors.js';
@@ -67,7 +68,9 @@ export class Migration extends RoleEvents<MigrationEvent> {
       () => (this.#started ? { type: 'status', status: this.status() } : undefined),
       (error) => this.#subscriberFailed(error),
     );
-    this.#options = resolveOptions(given, () => connector.pageChannelsFor?.(vm.memory) ?? 0);
+    // Options first: what is wrong with them is said before anything else is asked.
+    this.#options = resolveOptions(given, () => connector?.pageChannelsFor?.(vm.memory) ?? 0);
+    withMethods('migrate takes a connector, such as connectTo() returns', connector, ['connect']);
     this.id = this.#options.migrationId;
     this.#ownership = new Ownership(SOURCE_OWNERSHIP, (ownership, previous) =>
       this.#emit({ type: 'ownership', ownership, previous }),
@@ -137,9 +140,11 @@ export class Migration extends RoleEvents<MigrationEvent> {
    * Switches over now, whatever the policy thinks, as soon as nothing vetoes it: at once where what is left of the running round can be
    * sent within `pauseLimitMs`, else after the round. With `force` the round ends at once, the guest is paused for as long as it takes
    * (no `pauseLimitMs`), and the destination's readiness is not waited for. Throws
-   * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over.
+   * `GODWIT_INVALID_STATE` once the guest is paused, or the migration over, and `GODWIT_INVALID_ARGUMENT`.
    */
-  switchOver({ force = false }: { readonly force?: boolean } = {}): void {
+  switchOver(options: { readonly force?: boolean } = {}): void {
+    checkOptions<typeof options>('switchOver', options, { force: true });
+    const force = flag('force', options.force, false);
     if (this.#parts === undefined || !EARLY.includes(this.#state) || this.ownership !== 'running') {
       throw new GodwitError('GODWIT_INVALID_STATE', `nothing to switch over: the state is "${this.#state}"`);
     }

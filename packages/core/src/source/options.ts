@@ -1,14 +1,15 @@
 import { checkOptions, chosen, flag, nonNegative, oneOf } from '../argument.js';
-import { type Clock, systemClock } from '../clock.js';
+import type { Clock } from '../clock.js';
 import { type PresetName, policyOf } from '../convergence/policies/presets.js';
 import type { ConvergencePolicy } from '../convergence/policy.js';
 import { checkEncodings, type PageEncoding } from '../encoding/page-encoding.js';
 import { GodwitError, quoted } from '../errors.js';
 import { SAMPLE_MS } from '../estimate/sample-guest.js';
 import { HANDSHAKE_TIMEOUT_MS } from '../link/migration-link.js';
-import { localAuthority, type OwnershipAuthority } from '../ownership/ownership-authority.js';
+import type { OwnershipAuthority } from '../ownership/ownership-authority.js';
 import type { WriteProtection } from '../protect/write-protection.js';
 import { MAXIMUM_PAGE_CHANNELS } from '../protocol/negotiate.js';
+import { authorityOf, checkSignal, clockOf } from '../role-parts.js';
 import type { DowntimeTerms } from '../round-record.js';
 import { KEEPALIVE_OPTIONS, type KeepaliveOptions, type KeepaliveTimes, keepaliveTimes } from '../session/keepalive.js';
 
@@ -265,6 +266,16 @@ const MIGRATE_OPTIONS: Readonly<Record<keyof MigrateOptions, true>> = {
   migrationId: true,
 };
 
+const PRIOR: Readonly<Record<keyof DowntimeTerms, true>> = {
+  pauseMs: true,
+  harvestMs: true,
+  ramMs: true,
+  deviceMs: true,
+  loadMs: true,
+  roundTripMs: true,
+  resumeMs: true,
+};
+
 /** Throws `GODWIT_INVALID_ARGUMENT` unless all of it can be changed, to values that are possible. */
 export function checkAdjustable(options: AdjustableOptions): void {
   checkOptions<AdjustableOptions>('adjust', options, ADJUSTABLE_OPTIONS);
@@ -301,11 +312,12 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
         'take one of the two',
     );
   }
+  checkSignal(options.signal);
   return {
     downtimeLimitMs: nonNegative('downtimeLimitMs', options.downtimeLimitMs ?? 300),
     bandwidthLimit: nonNegative('bandwidthLimit', options.bandwidthLimit ?? 0),
     postcopyBandwidth: nonNegative('postcopyBandwidth', options.postcopyBandwidth ?? 0),
-    postcopy: options.postcopy ?? false,
+    postcopy: flag('postcopy', options.postcopy, false),
     background: checkBackground(options),
     description: options.description,
     pauseBeforeSwitchover: flag('pauseBeforeSwitchover', options.pauseBeforeSwitchover, false),
@@ -316,7 +328,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     force: flag('force', options.force, false),
     pauseLimitMs: optional('pauseLimitMs', options.pauseLimitMs),
     readinessTimeoutMs: nonNegative('readinessTimeoutMs', options.readinessTimeoutMs ?? 10_000),
-    authority: options.authority ?? localAuthority,
+    authority: authorityOf(options.authority),
     checksum: flag('checksum', options.checksum, false),
     pageChannels,
     encodings: checkEncodings(options.encodings ?? []),
@@ -326,7 +338,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     timeBudgetMs: optional('timeBudgetMs', options.timeBudgetMs),
     policy: policyOf(options.policy ?? 'balanced'),
     shadows: checkShadows(options.shadows ?? {}),
-    prior: options.prior ?? {},
+    prior: checkPrior(options.prior),
     refuseAbove: options.refuseAbove && resolveRefuseAbove(options.refuseAbove),
     connectTimeoutMs: nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000),
     handshakeTimeoutMs: nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS),
@@ -335,7 +347,7 @@ export function resolveOptions(options: MigrateOptions, auto: () => number = () 
     switchoverTimeoutMs: nonNegative('switchoverTimeoutMs', options.switchoverTimeoutMs ?? 30_000),
     ...keepaliveTimes(options),
     progressIntervalMs: nonNegative('progressIntervalMs', options.progressIntervalMs ?? 100),
-    clock: options.clock ?? systemClock,
+    clock: clockOf(options.clock),
     random: options.random ?? Math.random,
     migrationId,
   };
@@ -378,6 +390,12 @@ function checkShadows(shadows: unknown): Readonly<Record<string, ConvergencePoli
   }
   const checked = Object.entries(shadows).map(([name, policy]) => [name, policyOf(policy, `shadows.${name}`)]);
   return Object.fromEntries(checked);
+}
+
+function checkPrior(prior: Partial<DowntimeTerms> = {}): Partial<DowntimeTerms> {
+  checkOptions<Partial<DowntimeTerms>>('prior', prior, PRIOR);
+  for (const [term, ms] of Object.entries(prior)) optional(`prior.${term}`, ms);
+  return prior;
 }
 
 function optional(name: string, value: number | undefined): number | undefined {

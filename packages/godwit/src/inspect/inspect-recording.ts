@@ -1,4 +1,4 @@
-import type { Frame, FrameName, MovedRunState } from '@godwit/core';
+import { checkOptions, type Frame, type FrameName, type MovedRunState } from '@godwit/core';
 import { type ReadableBytes, type RecordedFrame, type RecordedItem, readRecording } from '@godwit/transport';
 import type { Finding, FrameTally, InspectionSummary, Outcome } from './finding.js';
 import { LinkAudit } from './link-audit.js';
@@ -53,6 +53,7 @@ export async function* inspectRecording(
   bytes: ReadableBytes,
   options: InspectOptions = {},
 ): AsyncGenerator<Finding, void, undefined> {
+  checkOptions<InspectOptions>('inspectRecording', options, { frames: true, untilEnd: true });
   const inspection = new Inspection(options);
   for await (const item of readRecording(bytes)) {
     inspection.item(item);

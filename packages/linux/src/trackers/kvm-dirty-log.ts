@@ -1,4 +1,4 @@
-import { type DirtyBitmaps, type DirtyTracker, GodwitError } from '@godwit/core';
+import { checkOptions, type DirtyBitmaps, type DirtyTracker, GodwitError } from '@godwit/core';
 import type { Rearm, ThreadRecipe } from '@godwit/core/pages';
 import { KVM_ENABLE_CAP, KvmDirtyLog as Kvm } from '../layouts/kvm-dirty-log.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
@@ -52,6 +52,12 @@ export class KvmDirtyLogTracker implements DirtyTracker {
    * `manual` and the kernel lacks it
    */
   constructor(options: KvmDirtyLogOptions) {
+    checkOptions<KvmDirtyLogOptions>('KvmDirtyLogTracker', options, {
+      vmFd: true,
+      slots: true,
+      setLogging: true,
+      mode: true,
+    });
     checkSlots(options.slots);
     this.#vmFd = options.vmFd;
     this.#setLogging = options.setLogging;

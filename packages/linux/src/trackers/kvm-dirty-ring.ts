@@ -1,4 +1,12 @@
-import { DirtyBitmap, type DirtyBitmaps, type DirtyTracker, GodwitError, type VcpuDirtying } from '@godwit/core';
+import {
+  checkOptions,
+  DirtyBitmap,
+  type DirtyBitmaps,
+  type DirtyTracker,
+  GodwitError,
+  quoted,
+  type VcpuDirtying,
+} from '@godwit/core';
 import type { DirtyRings } from '../kvm/dirty-ring.js';
 import { DirtyRingCalls } from '../kvm/dirty-ring-calls.js';
 import { KvmDirtyRing } from '../layouts/kvm-dirty-ring.js';
@@ -71,13 +79,21 @@ export class KvmDirtyRingTracker implements DirtyTracker {
 
   /** @throws GodwitError GODWIT_INVALID_ARGUMENT for slots, or a soft limit, that make no sense */
   constructor(options: KvmDirtyRingOptions) {
+    checkOptions<KvmDirtyRingOptions>('KvmDirtyRingTracker', options, {
+      vmFd: true,
+      vcpuFds: true,
+      rings: true,
+      slots: true,
+      setLogging: true,
+      softLimit: true,
+    });
     checkSlots(options.slots);
     const { entries, withBitmap } = options.rings;
     this.softLimit = options.softLimit ?? entries / 2;
     if (!Number.isInteger(this.softLimit) || this.softLimit < 1 || this.softLimit > entries) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
-        `the soft limit of a ring of ${entries} entries is 1 to ${entries}, not ${options.softLimit}`,
+        `the soft limit of a ring of ${entries} entries is 1 to ${entries}, got ${quoted(options.softLimit)}`,
       );
     }
     this.#options = options;

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { type DirtyBitmap, type DirtyBitmaps, GodwitError } from '@godwit/core';
+import { checkOptions, type DirtyBitmap, type DirtyBitmaps, GodwitError, quoted } from '@godwit/core';
 import { PAGE_REGION, PagemapScan, PM_SCAN_ARG } from '../layouts/pagemap-scan.js';
 import { StructBuffer } from '../layouts/struct-buffer.js';
 import { addressOf, HOST_PAGE_SIZE, ioctl } from '../libc/index.js';
@@ -61,13 +61,15 @@ export class PagemapWalk {
    * @param tracker whose walk it is, for messages
    * @throws GodwitError GODWIT_INVALID_ARGUMENT for ranges or page sizes that are no whole pages
    */
-  constructor(tracker: string, { ranges, pageSize }: PagemapTrackerOptions, { flags, category }: WalkQuestion) {
+  constructor(tracker: string, options: PagemapTrackerOptions, { flags, category }: WalkQuestion) {
+    checkOptions<PagemapTrackerOptions>(`the tracker "${tracker}"`, options, { ranges: true, pageSize: true });
+    const { ranges, pageSize } = options;
     this.#tracker = tracker;
     this.pageSize = pageSize ?? HOST_PAGE_SIZE;
     if (!Number.isSafeInteger(this.pageSize / HOST_PAGE_SIZE) || this.pageSize <= 0) {
       throw new GodwitError(
         'GODWIT_INVALID_ARGUMENT',
-        `pages of ${this.pageSize} bytes are no multiple of the host's ${HOST_PAGE_SIZE}`,
+        `the pages of a tracker are multiples of the host's ${HOST_PAGE_SIZE} bytes, got ${quoted(pageSize)}`,
       );
     }
     for (const { address, byteLength } of ranges) {

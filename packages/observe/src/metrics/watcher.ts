@@ -1,4 +1,5 @@
 import type { IncomingEvent, MigrationEvent } from '@godwit/core';
+import { checkOptions } from '@godwit/core/pages';
 import type { Watched } from '../observe.js';
 import { ActiveStates } from './active-states.js';
 import { DestinationMeter } from './destination-meter.js';
@@ -13,6 +14,8 @@ export interface WatchOptions {
   /** Milliseconds of a monotonic clock. Default: `performance.now`. */
   readonly now?: () => number;
 }
+
+const WATCH_OPTIONS: Readonly<Record<keyof WatchOptions, true>> = { labels: true, now: true };
 
 /** Ends the watching: the migration goes on. What was counted stays. */
 export interface Watching {
@@ -30,11 +33,13 @@ export class Watcher {
   }
 
   source(migration: Watched<MigrationEvent, unknown>, options: WatchOptions): Watching {
+    checkOptions<WatchOptions>('watch', options, WATCH_OPTIONS);
     const { labels = {}, now = () => performance.now() } = options;
     return watching(migration, new SourceMeter(this.#sink, { role: 'source', ...labels }, this.#active, now));
   }
 
   destination(incoming: Watched<IncomingEvent, unknown>, options: WatchOptions): Watching {
+    checkOptions<WatchOptions>('watchIncoming', options, WATCH_OPTIONS);
     const { labels = {}, now = () => performance.now() } = options;
     return watching(incoming, new DestinationMeter(this.#sink, { role: 'destination', ...labels }, this.#active, now));
   }

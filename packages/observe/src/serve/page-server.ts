@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, isIPv6 } from 'node:net';
-import { GodwitError } from '@godwit/core/errors';
+import { quoted } from '@godwit/core/errors';
+import { checkOptions, GodwitError } from '@godwit/core/pages';
 import type { ModelBuilder } from '../model/model-builder.js';
 import { report } from '../report/report.js';
 import { servedAssets } from './assets.js';
@@ -78,9 +79,13 @@ export class PageServer {
     options: ServeOptions,
     onClose: () => void,
   ): Promise<PageServer> {
+    checkOptions<ServeOptions>('serve', options, { port: true, host: true, allowedHosts: true, metrics: true });
     const { port = 0, host = '127.0.0.1' } = options;
     if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-      throw new GodwitError('GODWIT_INVALID_ARGUMENT', `port must be a whole number from 0 to 65535, got ${port}`);
+      throw new GodwitError(
+        'GODWIT_INVALID_ARGUMENT',
+        `port must be a whole number from 0 to 65535, got ${quoted(port)}`,
+      );
     }
     const server = createServer();
     server.maxConnections = MOST_CONNECTIONS;

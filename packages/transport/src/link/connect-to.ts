@@ -1,4 +1,5 @@
-import { checkOptions, type LinkConnector, type LinkRequest, type MigrationLink } from '@godwit/core';
+import { checkOptions, type LinkConnector, type LinkRequest, type MigrationLink, nonNegative } from '@godwit/core';
+import { flag, withMethods } from '@godwit/core/pages';
 import type { FrameStreamOptions } from '../framing/frame-stream.js';
 import type { Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
@@ -12,6 +13,19 @@ export const FRAME_STREAM_OPTIONS: Readonly<Record<keyof FrameStreamOptions, tru
   lingerMs: true,
   checksums: true,
 };
+
+/** Throws `GODWIT_INVALID_ARGUMENT` for an option that is not in `known`, or with an impossible value. */
+export function checkFrameStreamOptions<O extends FrameStreamOptions>(
+  options: O,
+  what: string,
+  known: Readonly<Record<keyof Required<O>, true>>,
+): void {
+  checkOptions<O>(what, options, known);
+  for (const name of ['maximumHeaderBytes', 'maximumPayloadBytes', 'maximumRuns', 'lingerMs'] as const) {
+    if (options[name] !== undefined) nonNegative(name, options[name]);
+  }
+  if (typeof options.checksums !== 'object') flag('checksums', options.checksums, false);
+}
 
 /**
  * The source's side: one control stream and the page channels beside it, each its own stream of `transport`. All are connected
@@ -29,7 +43,8 @@ export const FRAME_STREAM_OPTIONS: Readonly<Record<keyof FrameStreamOptions, tru
  * );
  */
 export function connectTo(transport: Transport, options: FrameStreamOptions = {}): LinkConnector {
-  checkOptions<FrameStreamOptions>('connectTo', options, FRAME_STREAM_OPTIONS);
+  checkFrameStreamOptions(options, 'connectTo', FRAME_STREAM_OPTIONS);
+  withMethods('connectTo takes a transport, such as tcp() returns', transport, ['connect']);
   if (makesLinks(transport)) return transport.links.connector;
   return {
     plainSockets: transport.plainSockets === true,

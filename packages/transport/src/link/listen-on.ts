@@ -1,6 +1,5 @@
 import {
   type AttachFrame,
-  checkOptions,
   type FrameStream,
   GodwitError,
   HANDSHAKE_TIMEOUT_MS,
@@ -10,12 +9,13 @@ import {
   nonNegative,
   type ReceivedFrame,
 } from '@godwit/core';
+import { withMethods } from '@godwit/core/pages';
 import { type FrameStreamOptions, frameStream } from '../framing/frame-stream.js';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { WatchedStream } from '../stream/watched-stream.js';
 import type { Announcement } from './announcement.js';
-import { FRAME_STREAM_OPTIONS } from './connect-to.js';
+import { checkFrameStreamOptions, FRAME_STREAM_OPTIONS } from './connect-to.js';
 import { ControlStream } from './control-stream.js';
 import { makesLinks } from './link-transport.js';
 import { PageChannelPool, superseded } from './page-channel-pool.js';
@@ -77,12 +77,13 @@ export async function listenOn<L extends Listener>(
   transport: Transport<L>,
   options: ListenOptions = {},
 ): Promise<ListeningLinks<L>> {
-  checkOptions<ListenOptions>('listenOn', options, {
+  checkFrameStreamOptions<ListenOptions>(options, 'listenOn', {
     ...FRAME_STREAM_OPTIONS,
     handshakeTimeoutMs: true,
     maximumPending: true,
     onRefused: true,
   });
+  withMethods('listenOn takes a transport, such as tcp() returns', transport, ['listen']);
   // Its listener is no more than an address.
   if (makesLinks(transport)) return (await transport.links.listen()) as ListeningLinks<Listener> as ListeningLinks<L>;
   const listener = await transport.listen();

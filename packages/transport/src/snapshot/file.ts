@@ -1,4 +1,5 @@
-import { checkOptions, GodwitError, quoted } from '@godwit/core';
+import { checkOptions, GodwitError, nonNegative, quoted } from '@godwit/core';
+import { flag } from '@godwit/core/pages';
 import type { LinkTransport } from '../link/link-transport.js';
 import { cancelled, throwIfCancelled } from '../stream/cancellation.js';
 import { type RestoreOptions, restoreFrom } from './restore-link.js';
@@ -34,6 +35,8 @@ export function file(options: FileOptions): LinkTransport {
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
     throw new GodwitError('GODWIT_INVALID_ARGUMENT', `a snapshot needs the path of a file, got ${quoted(path)}`);
   }
+  flag('verify', options.verify, false);
+  if (options.pageChannels !== undefined) nonNegative('pageChannels', options.pageChannels);
   const address = `file:${path}`;
   const noStreams = (): GodwitError =>
     new GodwitError(

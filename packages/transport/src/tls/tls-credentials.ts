@@ -64,6 +64,9 @@ export function checkCredentials(credentials: TlsCredentials): void {
   }
   checkOptions<PreSharedKey>('psk', psk, { identity: true, key: true });
   if (minVersion === 'TLSv1.2') throw invalid('psk needs TLS 1.3; leave minVersion out');
+  if (!(psk.key instanceof Uint8Array)) {
+    throw invalid(`the key of psk must be bytes (a Uint8Array or a Buffer), not a value of type ${typeof psk.key}`);
+  }
   if (psk.key.length < SHORTEST_KEY || psk.key.length > LONGEST_KEY) {
     throw invalid(`a pre-shared key has ${SHORTEST_KEY} to ${LONGEST_KEY} random bytes, this one ${psk.key.length}`);
   }

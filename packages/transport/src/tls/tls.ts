@@ -5,7 +5,7 @@ import { checkOptions, GodwitError, nonNegative } from '@godwit/core';
 import type { ByteStream, Transport } from '../stream/byte-stream.js';
 import { cancelled } from '../stream/cancellation.js';
 import { dial } from '../stream/dial.js';
-import { portNumber } from '../stream/port-number.js';
+import { hostName, portNumber } from '../stream/port-number.js';
 import { startServer } from '../stream/socket-listener.js';
 import { ownCertificateName, peerCertificateName } from './certificate-name.js';
 import { CREDENTIALS, checkCredentials, clientOptions, serverOptions, type TlsCredentials } from './tls-credentials.js';
@@ -59,7 +59,7 @@ const CONFIRMATION_MS = 1_000;
  */
 export function tls(options: TlsOptions): Transport<TlsListener> {
   checkOptions<TlsOptions>('tls', options, TLS_OPTIONS);
-  const host = options.host ?? '127.0.0.1';
+  const host = hostName(options.host);
   const port = portNumber(options.port);
   const timeoutMs = nonNegative('connectTimeoutMs', options.connectTimeoutMs ?? 10_000);
   const handshakeTimeoutMs = nonNegative('handshakeTimeoutMs', options.handshakeTimeoutMs ?? 10_000);

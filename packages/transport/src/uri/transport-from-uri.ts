@@ -1,4 +1,4 @@
-import { checkOptions, GodwitError, suggestion } from '@godwit/core';
+import { checkOptions, GodwitError, quoted, suggestion } from '@godwit/core';
 import { type ExecOptions, exec } from '../exec/exec.js';
 import { stdio } from '../exec/stdio.js';
 import { type WebSocketOptions, webSocket } from '../message/web-socket.js';
@@ -46,6 +46,7 @@ const factories = new Map<string, TransportFactory>([
  * const transport = transportFromUri('tls:vm-host:4444', { tls: { ca, cert, key } });
  */
 export function transportFromUri(uri: string, options: UriOptions = {}): Transport {
+  if (typeof uri !== 'string') throw invalid(`expected a URI such as "tcp:host:4444", got ${quoted(uri)}`);
   const colon = uri.indexOf(':');
   const scheme = uri.slice(0, Math.max(colon, 0)).toLowerCase();
   const factory = factories.get(scheme);
@@ -84,10 +85,10 @@ function hostAndPort(rest: string, uri: string): { host?: string; port: number }
   return { ...(host !== '' && { host }), port: Number(match[3]) };
 }
 
-/** What `tls` says, as a WebSocket takes it: the credentials by themselves. */
+/** What `tls` says, as a WebSocket takes it: the credentials by themselves, and no `keepAliveMs`, which it has not. */
 function secured(tls: UriOptions['tls']): Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'> {
   if (tls === undefined) return {};
-  const { connectTimeoutMs, handshakeTimeoutMs, onRefused, ...credentials } = tls;
+  const { connectTimeoutMs, handshakeTimeoutMs, onRefused, keepAliveMs: _, ...credentials } = tls;
   return {
     tls: credentials,
     ...(connectTimeoutMs !== undefined && { connectTimeoutMs }),

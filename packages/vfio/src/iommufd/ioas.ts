@@ -1,3 +1,4 @@
+import { checkOptions } from '@godwit/core';
 import { Errno, type IoctlArgument, StructBuffer } from '@godwit/linux/unstable';
 import { AddressSpace, checkMapping, type Unmapped } from '../address-space.js';
 import type { DmaMapping, DmaSpace, MappingRead, UnmapListener } from '../dma-space.js';
@@ -117,6 +118,7 @@ export class Ioas implements DmaSpace {
    * are said to be stopped.
    */
   async unmap(which: Pick<DmaMapping, 'iova' | 'byteLength'>, options: UnmapOptions = {}): Promise<void> {
+    checkOptions<UnmapOptions>('unmap', options, { stopped: true });
     const { stopped = false } = options;
     const { mapping, result } = await this.#space.unmap(which, stopped, (found) => this.#unmap(found));
     succeeded(result, 'IOMMU_IOAS_UNMAP', described(mapping));

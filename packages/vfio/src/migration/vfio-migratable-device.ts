@@ -1,4 +1,4 @@
-import { GodwitError, type MigratableDevice, type StateBytes } from '@godwit/core';
+import { checkOptions, GodwitError, type MigratableDevice, type StateBytes } from '@godwit/core';
 import { sizeArgument } from '@godwit/linux/unstable';
 import type { VfioDevice } from '../device/vfio-device.js';
 import { DeviceMigration } from './device-migration.js';
@@ -74,12 +74,14 @@ export class VfioMigratableDevice implements MigratableDevice {
   readonly #assumedStateBytes: number;
 
   /** @throws GodwitError GODWIT_UNSUPPORTED when the device cannot migrate */
-  constructor({
-    device,
-    id = device.name,
-    kind,
-    assumedStateBytes = ASSUMED_STATE_BYTES,
-  }: VfioMigratableDeviceOptions) {
+  constructor(options: VfioMigratableDeviceOptions) {
+    checkOptions<VfioMigratableDeviceOptions>('VfioMigratableDevice', options, {
+      device: true,
+      id: true,
+      kind: true,
+      assumedStateBytes: true,
+    });
+    const { device, id = device.name, kind, assumedStateBytes = ASSUMED_STATE_BYTES } = options;
     this.id = id;
     this.kind = kind;
     stateHeader(kind);

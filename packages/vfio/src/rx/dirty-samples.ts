@@ -1,4 +1,4 @@
-import { DirtyBitmaps, type DirtyTracker, type GuestMemory } from '@godwit/core';
+import { checkOptions, DirtyBitmaps, type DirtyTracker, type GuestMemory, nonNegative } from '@godwit/core';
 import { Observable } from 'rxjs';
 
 /** What became dirty in one interval. */
@@ -34,7 +34,8 @@ export function dirtySamples(
   memory: GuestMemory,
   options: DirtySamplesOptions = {},
 ): Observable<DirtySample> {
-  const { everyMs = 100 } = options;
+  checkOptions<DirtySamplesOptions>('dirtySamples', options, { everyMs: true });
+  const everyMs = nonNegative('everyMs', options.everyMs ?? 100);
   return new Observable((subscriber) => {
     let timer: NodeJS.Timeout | undefined;
     let working: Promise<void> = Promise.resolve();

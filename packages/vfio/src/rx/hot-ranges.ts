@@ -1,3 +1,4 @@
+import { checkOptions } from '@godwit/core';
 import { map, type OperatorFunction } from 'rxjs';
 import type { DirtySample } from './dirty-samples.js';
 
@@ -22,6 +23,7 @@ export interface HotRangesOptions {
 
 /** Where memory is written most, hottest first. Ranges that are not written any more cool down and drop out. */
 export function hotRanges(options: HotRangesOptions = {}): OperatorFunction<DirtySample, readonly HotRange[]> {
+  checkOptions<HotRangesOptions>('hotRanges', options, { rangePages: true, top: true, decay: true });
   const { rangePages = 512, top = 10, decay = 0.8 } = options;
   return (samples) => {
     let heat: Float64Array[] | undefined;

@@ -1,4 +1,4 @@
-import { DirtyBitmap, GodwitError, type GuestMemory } from '@godwit/core';
+import { checkOptions, DirtyBitmap, GodwitError, type GuestMemory } from '@godwit/core';
 import { addressOf, Errno, StructBuffer } from '@godwit/linux/unstable';
 import { AddressSpace, checkMapping, type Unmapped } from '../address-space.js';
 import { Descriptor } from '../descriptor.js';
@@ -191,6 +191,7 @@ export class Type1Container implements DmaSpace {
 
   /** Maps all blocks, in pieces whose dirty bitmaps can be had. Undoes what it did when one cannot be mapped. */
   async mapMemory(memory: HostMappedMemory, options: MapMemoryOptions = {}): Promise<readonly DmaMapping[]> {
+    checkOptions<MapMemoryOptions>('mapMemory', options, { iovaOf: true, largestPiece: true });
     const { iovaOf = (address) => address } = options;
     const { dirtyTracking } = this.info;
     const largest =

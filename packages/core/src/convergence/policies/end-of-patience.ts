@@ -1,4 +1,4 @@
-import { chosen } from '../../argument.js';
+import { chosen, suggestion } from '../../argument.js';
 import { GodwitError } from '../../errors.js';
 import type { Decision } from '../../round-record.js';
 import { PATIENCE, type PolicyInput } from '../policy.js';
@@ -35,6 +35,6 @@ export function checkEnd(name: string, end: EndOfPatience): void {
   const known = ENDS.map((one) => `"${one}"`).join(', ');
   throw new GodwitError(
     'GODWIT_INVALID_ARGUMENT',
-    `${name}: the end of patience is one of ${known}, got ${chosen(end)}`,
+    `${name}: the end of patience is one of ${known}, got ${chosen(end)}${suggestion(String(end), ENDS)}`,
   );
 }

@@ -1,4 +1,4 @@
-import { GodwitError } from '../../errors.js';
+import { GodwitError, quoted } from '../../errors.js';
 import type { DirtyBitmap } from '../../memory/dirty-bitmap.js';
 import type { Random } from '../random.js';
 import { partsOfCurve } from './curve.js';
@@ -164,7 +164,7 @@ function hotWriter(workload: Extract<Workload, { kind: 'hot' }>, memory: Written
   const { first, pages } = regionOf(workload, memory);
   const { hotShare = 0.9, hotBytes } = workload;
   const hot = hotBytes === undefined ? Math.ceil(pages / 10) : toPages('hotBytes', hotBytes, memory);
-  if (!(hotShare >= 0 && hotShare <= 1)) throw invalid(`hotShare must be from 0 to 1, got ${hotShare}`);
+  if (!(hotShare >= 0 && hotShare <= 1)) throw invalid(`hotShare must be from 0 to 1, got ${quoted(hotShare)}`);
   if (hot >= pages) throw invalid(`hotBytes must be less than the working set, got ${hot * memory.pageSize} bytes`);
   const perMs = pagesPerMs(workload.rate, memory);
   const writers = [
@@ -213,13 +213,13 @@ function toPages(name: string, bytes: number, { pageSize }: WrittenMemory): numb
 function pagesPerMs(rate: WriteRate, { pageSize, guestPageSize }: WrittenMemory): number {
   const bytes = typeof rate === 'number' ? rate : rate.pagesPerSecond * guestPageSize;
   if (!(Number.isFinite(bytes) && bytes >= 0))
-    throw invalid(`a rate of writes must be a number from 0 on, got ${bytes}`);
+    throw invalid(`a rate of writes must be a number from 0 on, got ${quoted(bytes)}`);
   return bytes / pageSize / 1000;
 }
 
 function positive(name: string, value: number): number {
   if (Number.isFinite(value) && value > 0) return value;
-  throw invalid(`${name} must be a number above 0, got ${value}`);
+  throw invalid(`${name} must be a number above 0, got ${quoted(value)}`);
 }
 
 function invalid(message: string): GodwitError {
