@@ -54,7 +54,7 @@ describe('a WebSocket listener refuses, and serves on:', () => {
       answer: /^HTTP\/1.1 403 /,
       told: /a web page of https:\/\/evil.example, which origins does not name/,
     },
-    'bytes that are no HTTP': { request: 'nonsense\r\n\r\n', answer: /^HTTP\/1.1 400 /, told: /no refusal/ },
+    'bytes that are no HTTP': { request: 'nonsense\r\n\r\n', answer: /^HTTP\/1.1 400 /, told: /does not speak HTTP.*not with tcp/ },
   };
   for (const [name, { request, answer, told }] of Object.entries(cases)) {
     test(name, async () => {
@@ -132,6 +132,53 @@ describe('a source is told', () => {
     });
     expect(refusals).toEqual([expect.stringContaining('it speaks HTTP and not TLS')]);
     await listener.close();
+  });
+
+  test('that the listener is not encrypted and it is, and so is the listener', async () => {
+    const refusals: GodwitError[] = [];
+    const listener = await webSocket({ port: 0, onRefused: (error) => refusals.push(error) }).listen();
+    const secure = webSocket({ url: `wss://127.0.0.1:${listener.port}/`, tls: connecting });
+    await expect(secure.connect()).rejects.toMatchObject({
+      message: expect.stringContaining('the listener does not speak TLS'),
+      retry: false,
+    });
+    expect(refusals).toEqual([
+      expect.objectContaining({ message: expect.stringContaining('it speaks TLS, and this port does not'), retry: false }),
+    ]);
+    await listener.close();
+  });
+
+  test('of plain TCP, that the port is encrypted, and so is the listener', async () => {
+    const refusals: GodwitError[] = [];
+    const onRefused = (error: GodwitError) => refusals.push(error);
+    const listener = await webSocket({ port: 0, tls: listening, onRefused }).listen();
+    const plain = await tcp({ port: listener.port }).connect();
+    await plain.write([Uint8Array.of(0xce, 0, 0, 0, 1)]);
+    const alert = new Uint8Array(7);
+    for (let at = 0; at < alert.length; ) {
+      const read = await plain.read(alert.subarray(at));
+      if (read === 0) throw new Error('the listener has said nothing');
+      at += read;
+    }
+    // A TLS alert, which a stream of frames says to be one.
+    expect([...alert.subarray(0, 3)]).toEqual([0x15, 0x03, 0x03]);
+    expect(refusals).toEqual([
+      expect.objectContaining({ message: expect.stringContaining('connect with wss:, not with ws: or tcp'), retry: false }),
+    ]);
+    plain.abort(over);
+    await listener.close();
+  });
+
+  test('that what answers is no HTTP at all', async () => {
+    const other = await tcp({ port: 0 }).listen();
+    const accepted = other.accept();
+    void accepted.then((far) => far.write([Buffer.from('SSH-2.0-x\r\n')]));
+    await expect(webSocket({ port: other.port }).connect()).rejects.toMatchObject({
+      message: expect.stringMatching(/does not speak HTTP \(HPE_\w+\); let it listen with webSocket/),
+      retry: false,
+    });
+    (await accepted).abort(over);
+    await other.close();
   });
 
   test('that nobody answers within connectTimeoutMs', async () => {

@@ -20,7 +20,7 @@ const NEWS = [
   ],
   [
     { type: 'downtime-exceeded', limitMs: 100, downtimeMs: 130, term: 'ramMs' },
-    'the guest was down for 130 ms, the limit is 100 ms: mostly last dirty pages',
+    'down for 130 ms, the limit is 100 ms: mostly last dirty pages',
   ],
   [
     { type: 'connect-failed', attempt: 3, reason: new GodwitError('GODWIT_CONNECT_FAILED', 'refused') },

@@ -101,6 +101,18 @@ describe('the terminal view', () => {
       expect(words).toContain(part);
   });
 
+  test('so they do where the guest was down for longer than the limit', () => {
+    const news = { event: 'downtime-exceeded', downtimeMs: 119, limitMs: 100, term: 'deviceMs' } as const;
+    const before = viewAfter((event) => event.event === 'completed');
+    const view = reduce(before, { ...news, atMs: 1 } as TimedEvent);
+    expect(view.notices).toHaveLength(1);
+    const picture = render(view, 39, 23, 0);
+    expect(picture.length).toBeLessThanOrEqual(23);
+    const words = text(picture).replaceAll(/\s+/g, ' ');
+    for (const part of ['down for 119 ms', 'device state', '▌', 'stood still for 455 ms', '▐', 'together'])
+      expect(words).toContain(part);
+  });
+
   test('what the hosts saw and what the guest saw stand on one line', () => {
     const view = viewAfter((event) => event.event === 'completed');
     expect(text(render(view, 79, 23, 0))).toMatch(/hosts 38\.2 ms \+ comparison 412 ms ≈ guest's own clock 455 ms\n/);
@@ -115,6 +127,9 @@ describe('the terminal view', () => {
       dirtyPagesPerSecond: 0,
     };
     const picture = text(render({ ...view, progress: idle }, 100, 40, 0));
+    const greetings = { ...idle, rawBytes: 0, wireBytesPerSecond: 49 };
+    const early = text(render({ ...reduce(EMPTY_VIEW, { event: 'progress', atMs: 0, ...greetings }) }, 100, 40, 0));
+    expect(early).toMatch(/link .*not measured yet/);
     expect(picture).toMatch(/dirtied .*[1-9][\d.]* MiB\/s/);
     expect(picture).toMatch(/link .*[1-9][\d.]* MiB\/s/);
   });

@@ -56,8 +56,11 @@ export class WireRate {
     if (quietMs > Math.max(WINDOW_MS, PAUSE_FACTOR * longestMs) && bytes > last.bytes) this.note(now, bytes);
     if (quietMs > Math.max(WINDOW_MS, 2 * PAUSE_FACTOR * longestMs)) return perSecond(bytes - last.bytes, quietMs);
     const first = writes[from] as Write;
-    if (last.at > first.at && quietMs <= PAUSE_FACTOR * longestMs) {
-      return perSecond(last.bytes - first.bytes, last.at - first.at);
+    const before = last.bytes - first.bytes;
+    // More is being written than before: the first pages, and before them were only greetings.
+    const isBurst = bytes - last.bytes > before;
+    if (last.at > first.at && quietMs <= PAUSE_FACTOR * longestMs && !isBurst) {
+      return perSecond(before, last.at - first.at);
     }
     // A single write shows no rate: it counts as all of a window.
     return perSecond(bytes - first.bytes, last.at > first.at ? now - first.at : Math.max(now - first.at, WINDOW_MS));

@@ -2,7 +2,7 @@ import { GodwitError } from '@godwit/core/errors';
 
 const MOST_SHOWN = 16;
 const LONGEST_TEXT = 200;
-const SHORTEST_TEXT = 4;
+const SHORTEST_TEXT = 2;
 
 /** The error for bytes at a frame's start that are none: shows them, and guesses who is talking. */
 export function foreignBytes(bytes: Uint8Array): GodwitError {

@@ -9,7 +9,8 @@ import { AcceptQueue } from '../stream/accept-queue.js';
 import type { ByteStream, Listener } from '../stream/byte-stream.js';
 import { noteCertificates } from '../tls/certificate-name.js';
 import { serverOptions, type TlsCredentials } from '../tls/tls-credentials.js';
-import { explainHandshake } from '../tls/tls-refusal.js';
+import { tellPlainPeer } from '../tls/plain-alert.js';
+import { explainHandshake, handshakeMayPass } from '../tls/tls-refusal.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
 /** What a WebSocket listener is told beside its address. */
@@ -60,8 +61,18 @@ export class WebSocketListener implements Listener {
         : error;
       const certificate = certificateOf(socket);
       const shown = certificate === undefined ? '' : `its ${certificate}: `;
-      this.#refused(socket, `${shown}${explainHandshake(cause, 'listener')}`, cause);
+      const why = NO_TLS.has(cause.code ?? '') ? `${NO_TLS.get(cause.code ?? '')} (${cause.code})` : undefined;
+      tellPlainPeer(error, rawOf(socket));
+      this.#refused(socket, `${shown}${why ?? explainHandshake(cause, 'listener')}`, cause);
       socket.destroy();
+    });
+    this.server.on('clientError', (error: RequestError, socket: Duplex) => {
+      // A failed handshake comes here too, after `tlsClientError` has told it.
+      if (socket.destroyed) return;
+      const why = explainRequest(error, options.handshakeTimeoutMs ?? 10_000);
+      const status = error.code === LATE ? '408 Request Timeout' : '400 Bad Request';
+      if (why === undefined) socket.destroy();
+      else this.#deny(socket, status, why, error);
     });
   }
 
@@ -120,22 +131,49 @@ export class WebSocketListener implements Listener {
     }
   }
 
-  #deny(socket: Duplex, status: string, why: string): void {
-    this.#refused(socket, why);
+  #deny(socket: Duplex, status: string, why: string, cause?: Error): void {
+    this.#refused(socket, why, cause);
     socket.once('error', () => undefined);
     socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`, () => socket.destroy());
   }
 
-  #refused(socket: Socket | Duplex, why: string, cause?: Error): void {
+  #refused(socket: Socket | Duplex, why: string, cause?: NodeJS.ErrnoException): void {
     const who = 'remoteAddress' in socket && socket.remoteAddress !== undefined ? nameOf(socket) : undefined;
     this.#options.onRefused?.(
       new GodwitError(
         'GODWIT_CONNECT_FAILED',
         `${this.#address} refused ${who ?? 'a peer'}: ${why}`,
-        cause && { cause },
+        cause && { cause, retry: handshakeMayPass(cause) },
       ),
     );
   }
+}
+
+/** An error of Node's parser of requests. */
+interface RequestError extends NodeJS.ErrnoException {
+  readonly rawPacket?: Uint8Array;
+}
+
+const LATE = 'ERR_HTTP_REQUEST_TIMEOUT';
+
+/** Why what has come is no request; `undefined` where the peer only went away. */
+function explainRequest({ code = '', message, rawPacket }: RequestError, timeoutMs: number): string | undefined {
+  if (code === LATE) return `it sent no whole request within handshakeTimeoutMs = ${timeoutMs}`;
+  if (!code.startsWith('HPE_')) return undefined;
+  const encrypted = rawPacket?.[0] === 0x16 && rawPacket[1] === 0x03;
+  return encrypted
+    ? `it speaks TLS, and this port does not; connect with ws: in place of wss:, or give the listener tls (${code})`
+    : `it does not speak HTTP; connect with webSocket(...), not with tcp(...) or tls(...) (${code}: ${message})`;
+}
+
+const NO_TLS: ReadonlyMap<string, string> = new Map([
+  ['ERR_SSL_WRONG_VERSION_NUMBER', 'it does not speak TLS; connect with wss:, not with ws: or tcp(...)'],
+  ['ERR_SSL_HTTP_REQUEST', 'it speaks HTTP and not TLS; connect with wss: in place of ws:'],
+]);
+
+/** The TCP socket below. */
+function rawOf(secure: TLSSocket): Socket {
+  return (secure as unknown as { _parent?: Socket | null })._parent ?? secure;
 }
 
 function nameOf({ remoteAddress = 'unknown', remotePort = 0 }: Socket): string {

@@ -146,6 +146,13 @@ function explainUpgrade(error: NodeJS.ErrnoException, secure: boolean): string {
   if (!secure && error.code === 'ECONNRESET') {
     return 'the listener closed the connection instead of answering (ECONNRESET); it may want wss: in place of ws:';
   }
+  if (error.code?.startsWith('HPE_')) {
+    return `what answers there does not speak HTTP (${error.code}); let it listen with webSocket(...), or compare the ports`;
+  }
+  // OpenSSL's own code is in the message only, when it fails in the middle of a write.
+  if (error.code === 'EPROTO' && error.message.includes('wrong version number')) {
+    return 'the listener does not speak TLS (EPROTO: wrong version number); connect with ws:, or let it listen with tls';
+  }
   return explainHandshake(error, 'source');
 }
 

@@ -31,6 +31,8 @@ const CERTIFICATE_CODE = /^(CERT_|UNABLE_|SELF_|DEPTH_|INVALID_|HOSTNAME_|CRL_|E
 export function handshakeMayPass(error: NodeJS.ErrnoException): boolean {
   const { code } = error;
   if (code === undefined || code === 'ERR_TLS_HANDSHAKE_TIMEOUT') return true;
+  // OpenSSL has found a mistake in the protocol.
+  if (code === 'EPROTO') return false;
   return /^E(AI_)?[A-Z0-9]+$/.test(code) && mayPass(error);
 }
 

@@ -48,7 +48,7 @@ export function newsText(news: News): string {
     case 'prepared':
       return `the destination is prepared, after ${formatMs(news.waitedMs)}`;
     case 'downtime-exceeded':
-      return `the guest was down for ${formatMs(news.downtimeMs)}, the limit is ${formatMs(news.limitMs)}: mostly ${TERMS[news.term]}`;
+      return `down for ${formatMs(news.downtimeMs)}, the limit is ${formatMs(news.limitMs)}: mostly ${TERMS[news.term]}`;
     case 'limit-unreachable':
       return `the limit of ${formatMs(news.limitMs)} cannot be reached: without a page left the guest would be down for ${formatMs(news.fixedMs)}`;
     case 'throttle':

@@ -53,9 +53,8 @@ function dirtyText(view: ViewState): string {
 function linkText(view: ViewState): string {
   const history = view.linkBytesPerSecond;
   if (hasEnded(view)) return `up to ${formatRate(Math.max(...history, 0))}`;
-  const hasBegun = view.current !== undefined || view.rounds.length > 0;
-  if (!hasBegun) return NOT_YET;
-  const now = view.progress?.wireBytesPerSecond ?? 0;
+  const { rawBytes, wireBytesPerSecond } = view.progress ?? { rawBytes: 0, wireBytesPerSecond: 0 };
+  const now = rawBytes > 0 ? wireBytesPerSecond : 0;
   // Between two samples nothing may have been taken: that is no rate.
   return now > 0 ? formatRate(now) : lastOf(history);
 }

@@ -180,11 +180,15 @@ function fact(name: string, text: string, width: number): StyledLine[] {
   return hanging([span(`  ${name.padEnd(LABEL - 2)}`, 'dim')], text, width);
 }
 
-/** `head` and text behind it, whose further lines stand under its first one, or near the margin where there is little room. */
+/** `head` and text behind it, whose further lines stand under its first one, or near the margin where the terminal is narrow. */
 function hanging(head: StyledLine, text: string, width: number, colour: Colour = 'plain'): StyledLine[] {
   const indent = head.reduce((sum, { text: { length } }) => sum + length, 0);
   const near = width - indent < 24 && text.length > width - indent;
   if (near) return [head, ...wrap(text, width - 4, 0, colour).map((line) => [span('    '), ...line])];
   const [first = [], ...rest] = wrap(text, width - indent, 0, colour);
-  return [[...head, ...first], ...rest.map((line) => [span(' '.repeat(indent)), ...line])];
+  if (width >= NARROW || rest.length === 0) {
+    return [[...head, ...first], ...rest.map((line) => [span(' '.repeat(indent)), ...line])];
+  }
+  const left = text.slice(first.reduce((sum, { text: { length } }) => sum + length, 0) + 1);
+  return [[...head, ...first], ...wrap(left, width - 4, 0, colour).map((line) => [span('    '), ...line])];
 }

@@ -107,7 +107,8 @@ export function reduce(view: ViewState, event: TimedEvent): ViewState {
         progress,
         state: progress.state,
         dirtyBytesPerSecond: appended(view.dirtyBytesPerSecond, progress.dirtyPagesPerSecond * PAGE_SIZE),
-        linkBytesPerSecond: appended(view.linkBytesPerSecond, progress.wireBytesPerSecond),
+        // Before the first page there are only greetings, whose rate is not the link's.
+        linkBytesPerSecond: appended(view.linkBytesPerSecond, progress.rawBytes > 0 ? progress.wireBytesPerSecond : 0),
       };
     }
     case 'round': {
