@@ -54,7 +54,11 @@ describe('a WebSocket listener refuses, and serves on:', () => {
       answer: /^HTTP\/1.1 403 /,
       told: /a web page of https:\/\/evil.example, which origins does not name/,
     },
-    'bytes that are no HTTP': { request: 'nonsense\r\n\r\n', answer: /^HTTP\/1.1 400 /, told: /does not speak HTTP.*not with tcp/ },
+    'bytes that are no HTTP': {
+      request: 'nonsense\r\n\r\n',
+      answer: /^HTTP\/1.1 400 /,
+      told: /does not speak HTTP.*not with tcp/,
+    },
   };
   for (const [name, { request, answer, told }] of Object.entries(cases)) {
     test(name, async () => {
@@ -143,7 +147,10 @@ describe('a source is told', () => {
       retry: false,
     });
     expect(refusals).toEqual([
-      expect.objectContaining({ message: expect.stringContaining('it speaks TLS, and this port does not'), retry: false }),
+      expect.objectContaining({
+        message: expect.stringContaining('it speaks TLS, and this port does not'),
+        retry: false,
+      }),
     ]);
     await listener.close();
   });
@@ -163,7 +170,10 @@ describe('a source is told', () => {
     // A TLS alert, which a stream of frames says to be one.
     expect([...alert.subarray(0, 3)]).toEqual([0x15, 0x03, 0x03]);
     expect(refusals).toEqual([
-      expect.objectContaining({ message: expect.stringContaining('connect with wss:, not with ws: or tcp'), retry: false }),
+      expect.objectContaining({
+        message: expect.stringContaining('connect with wss:, not with ws: or tcp'),
+        retry: false,
+      }),
     ]);
     plain.abort(over);
     await listener.close();

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { closeSync, existsSync, openSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { PresetName } from '@godwit/core';
 import { zstdAvailable } from '@godwit/transport';
@@ -309,10 +309,17 @@ function encodings(text: string): readonly EncodingName[] {
   return [...new Set(names)] as EncodingName[];
 }
 
-/** Why a migration cannot be recorded into a new file of this name, as far as can be seen now. */
+/** Why a migration cannot be recorded into a new file of this name: it is made, and removed again. */
 function recordProblem(path: string): string | undefined {
   if (existsSync(path)) return 'the file exists already; choose another name or remove it';
-  return existsSync(dirname(path)) ? undefined : `there is no folder ${dirname(path)}; make it first`;
+  if (!existsSync(dirname(path))) return `there is no folder ${dirname(path)}; make it first`;
+  try {
+    closeSync(openSync(path, 'wx', 0o600));
+    unlinkSync(path);
+    return undefined;
+  } catch (error) {
+    return `${(error as Error).message}; choose another folder`;
+  }
 }
 
 function pageChannels(text: string): number | 'auto' {

@@ -139,6 +139,10 @@ describe('the demo’s options', () => {
     ],
     [['--time-budget', '20000'], /--time-budget is for a policy to go by: give --policy too/],
     [['--record', import.meta.filename], /the file exists already; choose another name or remove it/],
+    [
+      ['--record', '/proc/a.godwit'],
+      /ENOENT: no such file or directory, open '\/proc\/a.godwit'; choose another folder/,
+    ],
     [['--record', '/no/such/folder/a.godwit'], /there is no folder \/no\/such\/folder; make it first/],
     [['--working-set', '1G'], /--working-set 1 GiB does not fit into --memory 512 MiB/],
     [['--json', '--plain'], /exclude each other/],

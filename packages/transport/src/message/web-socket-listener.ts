@@ -8,8 +8,8 @@ import { WebSocketServer } from 'ws';
 import { AcceptQueue } from '../stream/accept-queue.js';
 import type { ByteStream, Listener } from '../stream/byte-stream.js';
 import { noteCertificates } from '../tls/certificate-name.js';
-import { serverOptions, type TlsCredentials } from '../tls/tls-credentials.js';
 import { tellPlainPeer } from '../tls/plain-alert.js';
+import { serverOptions, type TlsCredentials } from '../tls/tls-credentials.js';
 import { explainHandshake, handshakeMayPass } from '../tls/tls-refusal.js';
 import { MAXIMUM_MESSAGE, webSocketStream } from './web-socket-stream.js';
 
