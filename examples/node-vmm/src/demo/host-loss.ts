@@ -7,8 +7,8 @@ export interface LossMoment {
   readonly how: string;
   /** Where the guest ran, as far as the controller had heard. */
   readonly guestAt: HostName;
-  /** `between`: it could run at either. `following`: it runs at its destination, and pages are missing there (post-copy). */
-  readonly course: 'before' | 'moving' | 'between' | 'following' | 'after';
+  /** `booting`: there was no guest yet. `between`: it could run at either. `following`: it runs at its destination, and pages are missing there (post-copy). */
+  readonly course: 'booting' | 'before' | 'moving' | 'between' | 'following' | 'after';
   /** Whether further migrations were planned. */
   readonly isNeeded: boolean;
 }
@@ -19,6 +19,7 @@ export function lossOf({ host, how, guestAt, course, isNeeded }: LossMoment): {
   readonly goesOn: boolean;
 } {
   const ended = (what: string) => ({ message: `${how}; ${what}`, goesOn: false });
+  if (course === 'booting') return ended('there was no guest yet');
   if (course === 'between') return ended('the guest was just changing hands');
   if (course === 'following') {
     return host === guestAt

@@ -62,6 +62,7 @@ export class DemoRun {
   readonly #requests: RunRequests;
   /** The address at which the destination of the next migration listens already. */
   #listening: string | undefined;
+  #hasBooted = false;
   #rounds = 0;
   #gapMs = 0;
   #defects = 0;
@@ -138,7 +139,8 @@ export class DemoRun {
     this.#gone.add(host);
     const handing = ['device', 'postcopy-device', 'completed'].includes(this.#state);
     const moving = this.#isFollowed ? 'following' : handing ? 'between' : 'moving';
-    const course = this.#migrating ? moving : this.#hopsLeft ? 'before' : 'after';
+    const before = this.#hasBooted ? 'before' : 'booting';
+    const course = this.#migrating ? moving : this.#hopsLeft ? before : 'after';
     const how = this.#hosts[host].gone().message;
     const { message, goesOn } = lossOf({ host, how, guestAt: this.#at, course, isNeeded: this.#hopsLeft });
     this.#emit({ event: 'host-gone', host, message });
@@ -195,6 +197,7 @@ export class DemoRun {
     // First: an address that cannot be listened on is known before a guest is there.
     this.#listening = await this.#listenAt('destination');
     await this.#hosts.source.ask('boot', { spec: this.#spec, blindTracker, dirtyRing });
+    this.#hasBooted = true;
     const moves = { downtimeLimitMs, maxBandwidth, postcopy, postcopyBandwidth, roundTrips, verify };
     const settings = { transport: transport.kind, ...moves };
     this.#emit({ event: 'guest', host: 'source', spec: this.#spec, settings, ...this.#note });
@@ -385,7 +388,7 @@ export class DemoRun {
 
   #interrupted(): string {
     if (this.#summaries.length === 0) return `interrupted; the guest had not moved, and ran at the ${this.#at}`;
-    return `interrupted; the guest had moved, and ran at the ${this.#at}, where it had not finished to check itself`;
+    return `interrupted; the guest had moved, and ran at the ${this.#at}, where it had not finished checking itself`;
   }
 
   /** Throws when the user has cancelled the run, or a defect was found. */

@@ -5,6 +5,7 @@ const source = { host: 'source', how: 'source: the process (pid 1) ended with SI
 const destination = { host: 'destination', how: 'destination: the process (pid 2) ended with SIGKILL' } as const;
 
 test.each([
+  [{ ...destination, guestAt: 'source', course: 'booting', isNeeded: true }, 'there was no guest yet', false],
   [
     { ...source, guestAt: 'source', course: 'before', isNeeded: true },
     'the guest ran there, and is gone with it',
