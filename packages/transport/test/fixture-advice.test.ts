@@ -93,6 +93,14 @@ describe('a test that fails because of a wrong flag names it', () => {
     expect(await messageOf(fixture, name)).toMatch(message);
   });
 
+  test('a flag that does not exist is refused', () => {
+    const suite = (fixture: object) => () =>
+      transportSuite('a carrier', { describe: (_name, body) => body(), test: () => undefined }, fixture as never);
+    expect(suite({ ...overTcp, tellAbort: true })).toThrow('did you mean "tellsAbort"?');
+    expect(suite({ ...overTcp, capabilities: { streamAtOnce: 3 } })).toThrow('did you mean "streamsAtOnce"?');
+    expect(suite(overTcp)).not.toThrow();
+  });
+
   test('and those that are right pass', async () => {
     for (const name of [/a peer that aborts is noticed/, /a closed listener/]) {
       expect(await messageOf(overTcp, name)).toBe('it passed');

@@ -115,6 +115,16 @@ describe('a listener refuses, tells why, and serves on:', () => {
       socket.destroy();
     }));
 
+  test('a source that does not accept our certificate, as soon as it has left', () =>
+    withListener({ ...listening, handshakeTimeoutMs: 600_000 }, async (listener, refusal) => {
+      const other = certificate('another authority');
+      const source = certificate('source', { signer: authority });
+      await expect(
+        tls({ port: listener.port, ca: other.cert, cert: source.cert, key: source.key }).connect(),
+      ).rejects.toMatchObject({ code: CONNECT_FAILED, retry: false });
+      expect((await refusal).message).toMatch(/it left during the TLS handshake; it may not accept our certificate/);
+    }));
+
   test('plain TCP, which is told so too', () =>
     withListener(listening, async (listener, refusal) => {
       const connector = connectTo(tcp({ port: listener.port }));
@@ -255,7 +265,12 @@ describe('a source refuses', () => {
 
   test('a listener that shows a certificate instead of knowing the key', async () => {
     const listener = await tls({ port: 0, ...listening }).listen();
-    await expect(tls({ port: listener.port, psk }).connect()).rejects.toMatchObject({ code: CONNECT_FAILED });
+    await expect(tls({ port: listener.port, psk }).connect()).rejects.toMatchObject({
+      code: CONNECT_FAILED,
+      message: expect.stringMatching(
+        /shows a certificate, and this side has a pre-shared key; give both sides the same/,
+      ),
+    });
     await listener.close();
   });
 });

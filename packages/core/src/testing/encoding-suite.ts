@@ -1,3 +1,4 @@
+import { checkOptions } from '../argument.js';
 import { checkEncodings, makeEncoding } from '../encoding/page-encoding.js';
 import type { PagesOfBatch } from '../encoding/stream-encoding.js';
 import { Random } from '../simulation/random.js';
@@ -21,6 +22,12 @@ const PAGES = 16;
  * encodingSuite('dedupe', { describe, test }, { make: () => dedupe() });
  */
 export function encodingSuite(name: string, { describe, test }: SuiteRunner, fixture: EncodingFixture): void {
+  checkOptions<EncodingFixture>('an encoding fixture', fixture, {
+    make: true,
+    pageSize: true,
+    sample: true,
+    vectors: true,
+  });
   const { pageSize = 4096 } = fixture;
   const batches = (count: number, seed: number): Uint8Array[] =>
     Array.from({ length: count }, (_, i) => pagesOfAGuest(PAGES, pageSize, seed + i));

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError } from '@godwit/core';
 import type { ByteStream, Listener, Transport } from '../stream/byte-stream.js';
 import { FaultLine } from './fault-line.js';
 import { type Fault, type FaultPlan, seeded } from './fault-plan.js';
@@ -19,6 +19,7 @@ const READ_BYTES = 64 * 1024;
  * `cut` fails both sides as a broken cable does: ours with `GODWIT_LINK_LOST`, the other as its carrier tells.
  */
 export function faulty<L extends Listener>(transport: Transport<L>, plan: FaultPlan): Transport {
+  checkOptions<FaultPlan>('faulty', plan, { faults: true, seed: true, sleep: true, onFault: true });
   let streams = 0;
   return {
     connect: async (signal) => faultyStream(await transport.connect(signal), plan, streams++),

@@ -1,7 +1,24 @@
 import assert from 'node:assert/strict';
-import { GodwitError } from '@godwit/core';
+import { checkOptions, GodwitError } from '@godwit/core';
 import type { ByteStream } from '../stream/byte-stream.js';
+import type { TransportCapabilities, TransportFixture } from './transport-fixture.js';
 import { leavingNothing, rejectsWith } from './with-pair.js';
+
+/** Throws `GODWIT_INVALID_ARGUMENT` for a flag that does not exist: left out in silence, it would seem to change nothing. */
+export function checkFixture(fixture: TransportFixture): void {
+  checkOptions<TransportFixture>('a transport fixture', fixture, {
+    listen: true,
+    connect: true,
+    tellsAbort: true,
+    mostHeld: true,
+    capabilities: true,
+  });
+  checkOptions<TransportCapabilities>('capabilities', fixture.capabilities ?? {}, {
+    tellsRefusal: true,
+    streamsAtOnce: true,
+    shortConnections: true,
+  });
+}
 
 /** A read that was pending when the peer aborted: what it tells is what the fixture says. */
 export async function checkAbortIsTold(read: Promise<number>, tellsAbort: boolean): Promise<void> {

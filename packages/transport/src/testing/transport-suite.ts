@@ -3,7 +3,7 @@ import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promi
 import { GodwitError } from '@godwit/core';
 import { frameStream } from '../framing/frame-stream.js';
 import type { ByteStream } from '../stream/byte-stream.js';
-import { checkAbortIsTold, checkRefusal, withAdvice } from './fixture-advice.js';
+import { checkAbortIsTold, checkFixture, checkRefusal, withAdvice } from './fixture-advice.js';
 import { frameSuite } from './frame-suite.js';
 import { pattern, readAll, readExactly, settledWithin } from './streams.js';
 import type { SuiteRunner, TransportFixture } from './transport-fixture.js';
@@ -23,6 +23,7 @@ import { rejectsWith, withPair as withPairOf } from './with-pair.js';
 export function transportSuite(name: string, runner: SuiteRunner, fixture: TransportFixture): void {
   const { describe, test } = runner;
 
+  checkFixture(fixture);
   const { streamsAtOnce = 24, shortConnections = 1_000, tellsRefusal = true } = fixture.capabilities ?? {};
   const withPair = (body: Parameters<typeof withPairOf>[1]): Promise<void> => withPairOf(fixture, body);
 

@@ -88,6 +88,8 @@ export class TlsListener implements Listener {
     const raw = this.#handshakes.get(name);
     this.#handshakes.delete(name);
     secure.on('error', () => undefined);
+    // Not before: a peer that leaves during the handshake would be noticed only when that takes too long.
+    secure.allowHalfOpen = true;
     // OpenSSL tells from the middle of a read: to write before it has returned would corrupt its state.
     setImmediate(() => {
       if (raw === undefined || secure.destroyed) secure.destroy();

@@ -66,7 +66,7 @@ const AT_LISTENER: ReadonlyMap<string, string> = new Map([
   ['ERR_SSL_NO_SUITABLE_SIGNATURE_ALGORITHM', 'it knows no pre-shared key of ours; give both sides the same psk'],
   ['ERR_SSL_NO_SHARED_CIPHER', 'no cipher in common; with psk, both sides need the same identity and key'],
   ['ERR_TLS_HANDSHAKE_TIMEOUT', 'it did not finish the TLS handshake within handshakeTimeoutMs'],
-  ['ECONNRESET', 'it left during the TLS handshake; its own log may say why'],
+  ['ECONNRESET', 'it left during the TLS handshake; it may not accept our certificate: its own log says why'],
 ]);
 
 const AT_SOURCE: ReadonlyMap<string, string> = new Map([

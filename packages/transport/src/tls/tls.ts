@@ -38,6 +38,9 @@ const TLS_OPTIONS: Readonly<Record<keyof TlsOptions, true>> = {
   onRefused: true,
 };
 
+/** Of a listener that shows a certificate to a source with a pre-shared key. */
+const NO_KEY = 'the listener shows a certificate, and this side has a pre-shared key; give both sides the same kind';
+
 /**
  * How long a source waits for the listener's word on its certificate. In TLS 1.3 the source's handshake is over before the
  * listener has looked at that certificate; the first session ticket says that it was accepted. Only a listener that is
@@ -109,7 +112,6 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
         server = nodeTls.createServer({
           ...serverOptions(options),
           ...socketOptions,
-          allowHalfOpen: true,
           pauseOnConnect: true,
           handshakeTimeout: handshakeTimeoutMs,
         });
@@ -140,7 +142,9 @@ export function tls(options: TlsOptions): Transport<TlsListener> {
           const refused = refusedCertificate(error);
           const name = refused && certificate(refused);
           const shown = name === undefined ? '' : `${refused === 'ours' ? 'our' : 'its'} ${name}: `;
-          const message = `cannot connect to ${what}: ${shown}${explainHandshake(error, 'source')}`;
+          const keyless = refused === 'theirs' && options.psk !== undefined;
+          const why = keyless ? `${NO_KEY} (${error.code})` : explainHandshake(error, 'source');
+          const message = `cannot connect to ${what}: ${shown}${why}`;
           reject(new GodwitError('GODWIT_CONNECT_FAILED', message, { cause: error, retry: handshakeMayPass(error) }));
         };
         timer = setTimeout(() => {
