@@ -274,12 +274,6 @@ forKvm(() => {
       ending.push(() => unpin?.());
       return {};
     },
-    'through another mapping of its memory file': ({ memory }) => {
-      const { fd } = memory.blocks[0] as { fd: number };
-      const address = mmap({ byteLength: MIB, flags: MapFlags.MAP_SHARED, fd });
-      ending.push(() => munmap(address, MIB));
-      return {};
-    },
     'device "chipset" accesses memory without page faults: its DMA': ({ devices }) => {
       const chipset = devices.find(({ id }) => id === 'chipset') as { wholeMemory?: string | undefined };
       chipset.wholeMemory = 'its DMA cannot wait';

@@ -33,7 +33,7 @@ const FAULTS: readonly (readonly [string, FakeHost, readonly string[], RegExp])[
     'no huge pages',
     { tried: { transparentHugePages: no('off'), anonymousHugePages: no('off') } },
     ['huge-pages'],
-    /shmem_enabled/,
+    /hugepage\/enabled/,
   ],
   ['no IOMMU', { empty: ['/sys/kernel/iommu_groups'] }, ['vfio'], /intel_iommu/],
   ['no VFIO', { absent: ['/dev/vfio/vfio', '/dev/iommu'] }, ['vfio'], /modprobe/],

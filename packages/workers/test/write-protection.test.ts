@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { DirtyBitmaps, type ProtectedMemory } from '@godwit/core';
 import { attachGuestMemory, createGuestMemory, type MappedGuestMemory } from '@godwit/linux';
-import { MapFlags, mmap } from '@godwit/linux/unstable';
+import { MapFlags, mmap, munmap } from '@godwit/linux/unstable';
 import { type WriteProtectionOptions, writeProtection } from '@godwit/workers';
 import { beforeEach, expect, test } from '@jest/globals';
 import type { Gated } from './gated-target.js';
@@ -286,6 +286,14 @@ testFaults('what cannot be protected is named', async () => {
   expect(service.blockers(byAddress)).toEqual(
     ['low', 'high'].map((id) => expect.stringContaining(`RAM block "${id}" was attached without its memory file`)),
   );
+  const address = mmap({ byteLength: PAGE, flags: MapFlags.MAP_SHARED, fd: memory.blocks[1]?.fd as number });
+  expect(service.blockers(memory)).toEqual([
+    expect.stringMatching(
+      `"high" can be written through another mapping of its memory file in this process \\(at 0x${address.toString(16)}\\)`,
+    ),
+  ]);
+  munmap(address, PAGE);
+  expect(service.blockers(memory)).toEqual([]);
   const plain = { pageSize: PAGE, blocks: [{ ...memory.blocks[0], view: () => new Uint8Array(0) }] };
   expect(service.blockers(plain as never)).toEqual([expect.stringContaining('not of createGuestMemory')]);
 });
