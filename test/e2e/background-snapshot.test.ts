@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { type MigratableVm, type MigrationEvent, type MigrationState, migrate, receive } from '@godwit/core';
 import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
 import { PagemapTracker } from '@godwit/linux';
-import { MapFlags, mmap, munmap } from '@godwit/linux/unstable';
 import { connectTo, file, listenOn } from '@godwit/transport';
 import { faultThreads, type WriteProtectionThreads, writeProtection } from '@godwit/workers';
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
