@@ -202,7 +202,7 @@ export class Machine implements VirtualMachine {
   ): Machine {
     const layout = ramBlocks(description.memoryBytes);
     if (given !== undefined) checkRam(given, layout);
-    const memory = given ?? createGuestMemory({ blocks: layout, overcommit });
+    const memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing: 'auto' });
     try {
       return new Machine(description, memory, new KvmHardware(memory, description.vcpus, dirtyRing), arriving);
     } catch (error) {
