@@ -20,6 +20,8 @@ export interface OverlapPlace {
   readonly iova: number;
   /** The device writes some bytes of a page that is mapped. Below 0 when it fails. */
   write(iova: number): number;
+  /** So much time passes that a harvest waits no longer for changes. Absent: it never does. */
+  readonly timePasses?: () => void;
 }
 
 const PAGE = 4096;
@@ -108,7 +110,11 @@ class OverlappingSequence {
   }
 
   #step(): void {
-    const { calls } = this.#place;
+    const { calls, timePasses } = this.#place;
+    if (timePasses !== undefined && this.#random.integer(10) === 0) {
+      this.log.push('time passes');
+      return timePasses();
+    }
     const what = this.#random.integer(10);
     if (what < 2) this.#write();
     else if (what < 4 && calls.asked.length > 0) this.#performOne();

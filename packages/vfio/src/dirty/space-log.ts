@@ -109,9 +109,10 @@ export class SpaceLog {
     const stuck = await this.#space.changesDone();
     if (stuck !== null) pass.reportAll(stuck);
     await this.#readAll(pass);
-    if (pass.overtaken) {
+    if (pass.overtaken.length > 0) {
+      // The bits of these mappings come with their unmaps; where those are not waited for, nobody has them yet.
       const late = stuck ?? (await this.#space.changesDone());
-      if (late !== null) pass.reportAll(late);
+      if (late !== null) for (const mapping of pass.overtaken) pass.reportAll(mapping);
     }
     if (this.#departed !== null) {
       into.or(this.#departed.pages);
@@ -167,8 +168,8 @@ class HarvestPass implements SpaceHarvest {
   dirtyPages = 0;
   guessed = false;
   failure: unknown;
-  /** An unmap of a mapping that was to be read had begun before its bits were there. */
-  overtaken = false;
+  /** Mappings that were to be read, and whose unmap had begun before their bits were there. */
+  readonly overtaken: DmaMapping[] = [];
   readonly #space: DmaSpace;
   readonly #reader: MappingReader;
   readonly #into: DirtyBitmaps;
@@ -202,7 +203,7 @@ class HarvestPass implements SpaceHarvest {
       this.failure ??= error;
     }
     // An unmap that began meanwhile may have been first, and has the bits then.
-    if (!this.#space.isMapped(mapping)) this.overtaken = true;
+    if (!this.#space.isMapped(mapping)) this.overtaken.push(mapping);
     const others = read.end();
     for (const other of others) this.reportAll(other);
     this.#found(mapping, bitmap, others.length > 0 ? null : result);
@@ -222,7 +223,7 @@ class HarvestPass implements SpaceHarvest {
 
   #begins(mapping: DmaMapping, { pageCount }: DirtyBitmap): boolean {
     if (!this.#space.isMapped(mapping)) {
-      this.overtaken = true;
+      this.overtaken.push(mapping);
       return false;
     }
     this.mappedPages += pageCount;
