@@ -110,11 +110,6 @@ test('a key that is text is refused, and not shown', async () => {
   expect(told).toBe('the key of psk must be bytes (a Uint8Array or a Buffer), not a value of type string');
 });
 
-test('what tls: takes serves wss: too, where a program takes either', () => {
-  const options = { tls: { psk, keepAliveMs: 5, connectTimeoutMs: 5, handshakeTimeoutMs: 5, onRefused: () => {} } };
-  for (const uri of ['tls:h:1', 'wss://h:1/']) expect(transportFromUri(uri, options)).toHaveProperty('connect');
-});
-
 test('a scheme that is nearly one has a suggestion', async () => {
   expect(await refusal(() => transportFromUri('tpc:host:4444'))).toMatch(
     /"tpc:host:4444" starts with none of tcp:, tls:, .*; did you mean "tcp:"\?/,

@@ -85,10 +85,10 @@ function hostAndPort(rest: string, uri: string): { host?: string; port: number }
   return { ...(host !== '' && { host }), port: Number(match[3]) };
 }
 
-/** What `tls` says, as a WebSocket takes it: the credentials by themselves, and no `keepAliveMs`, which it has not. */
+/** What `tls` says, as a WebSocket takes it: the credentials by themselves. */
 function secured(tls: UriOptions['tls']): Omit<WebSocketOptions, 'url' | 'host' | 'port' | 'path'> {
   if (tls === undefined) return {};
-  const { connectTimeoutMs, handshakeTimeoutMs, onRefused, keepAliveMs: _, ...credentials } = tls;
+  const { connectTimeoutMs, handshakeTimeoutMs, onRefused, ...credentials } = tls;
   return {
     tls: credentials,
     ...(connectTimeoutMs !== undefined && { connectTimeoutMs }),
