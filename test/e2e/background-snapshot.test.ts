@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { type MigratableVm, type MigrationEvent, type MigrationState, migrate, receive } from '@godwit/core';
 import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
 import { PagemapTracker } from '@godwit/linux';
+import { MapFlags, mmap, munmap } from '@godwit/linux/unstable';
 import { connectTo, file, listenOn } from '@godwit/transport';
 import { faultThreads, type WriteProtectionThreads, writeProtection } from '@godwit/workers';
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
@@ -273,6 +274,12 @@ forKvm(() => {
       ending.push(() => unpin?.());
       return {};
     },
+    'through another mapping of its memory file': ({ memory }) => {
+      const { fd } = memory.blocks[0] as { fd: number };
+      const address = mmap({ byteLength: MIB, flags: MapFlags.MAP_SHARED, fd });
+      ending.push(() => munmap(address, MIB));
+      return {};
+    },
     'device "chipset" accesses memory without page faults: its DMA': ({ devices }) => {
       const chipset = devices.find(({ id }) => id === 'chipset') as { wholeMemory?: string | undefined };
       chipset.wholeMemory = 'its DMA cannot wait';
@@ -297,7 +304,7 @@ forKvm(() => {
   };
 
   test('what makes it impossible refuses it before anything is touched', async () => {
-    const { machine, guest } = await running(Machine);
+    const { machine, guest } = await running(Machine, { ...CONFIG, memoryFiles: true });
     const own = ending.length;
     for (const [reason, change] of Object.entries(refusals)) {
       const changes = change(machine);

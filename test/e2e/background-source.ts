@@ -5,7 +5,7 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { GodwitError, migrate } from '@godwit/core';
+import { claimOf, GodwitError, migrate } from '@godwit/core';
 import { Machine, SoftwareMachine } from '@godwit/example-node-vmm';
 import { connectTo, file } from '@godwit/transport';
 import { writeProtection } from '@godwit/workers';
@@ -48,5 +48,7 @@ process.stdout.write(
     defects: inspectGuest(machine).defects,
   }),
 );
+// The result is there before the last thread has let go of the memory.
+await claimOf(machine).free;
 await machine.close();
 await background.close();

@@ -113,7 +113,8 @@ class OverlappingSequence {
     const { calls, timePasses } = this.#place;
     if (timePasses !== undefined && this.#random.integer(10) === 0) {
       this.log.push('time passes');
-      return timePasses();
+      timePasses();
+      return;
     }
     const what = this.#random.integer(10);
     if (what < 2) this.#write();
