@@ -52,8 +52,8 @@ export interface MachineConfig extends Omit<MachineDescription, 'kind' | 'boot'>
   /** Allow RAM that is larger than the host's memory, for a sparse guest. Default false. */
   readonly overcommit?: boolean;
   /**
-   * KVM only: what the vCPUs write is logged in a dirty ring for each, of this many entries (`true`: as many as KVM allows), and not in
-   * KVM's dirty log. Each host chooses for itself. Default false.
+   * KVM only: log the writes of each vCPU in a dirty ring of this many entries (`true`: as many as KVM allows) instead of KVM's dirty
+   * log. Each host chooses for itself. Default false.
    */
   readonly dirtyRing?: number | boolean;
 }

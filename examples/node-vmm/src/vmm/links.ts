@@ -11,7 +11,7 @@ export function linksTo(transport: Transport, { workers = true }: { readonly wor
   return workers && transport.plainSockets === true ? onWorkers(connector) : connector;
 }
 
-/** A listener, and where a source connects. */
+/** A listener, and the address to which a source connects. */
 export interface ListeningAt {
   readonly links: LinkListener;
   readonly address: string;
@@ -20,7 +20,7 @@ export interface ListeningAt {
 export interface ArrivalOptions {
   /** Threads for page channels that are started at once; 0: pages are written on the main thread. Default 1. */
   readonly threads?: number;
-  /** Hears of each peer that was refused, and why. */
+  /** Called with the reason for each peer that was refused. */
   readonly onRefused?: (error: GodwitError, peer: string) => void;
 }
 
