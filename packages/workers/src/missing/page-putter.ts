@@ -19,6 +19,8 @@ export class PagePutter implements MissingSink {
   readonly blocks: ServedMemoryParts['blocks'];
   readonly #uffd: Userfaultfd;
   readonly #from: number;
+  /** A page of the host's size without contents. */
+  readonly #zeros = new Uint8Array(HOST_PAGE_SIZE);
 
   /** @param pages the number of pages for which `bytes` has room */
   constructor(parts: ServedMemoryParts, pages: number) {
@@ -77,6 +79,12 @@ export class PagePutter implements MissingSink {
       const left = byteLength - done;
       done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
       if (done >= byteLength) return;
+      // In anonymous memory the kernel takes the mark of a hole that a tracker has protected for a page, but not when it copies one.
+      const isMark = from === undefined && uffd.errno === Errno.EEXIST && this.#copyZeros(to + done);
+      if (isMark) {
+        done += HOST_PAGE_SIZE;
+        continue;
+      }
       if (uffd.errno === Errno.EEXIST) {
         // A page that is already there stays. The thread that put it has woken those that wait; waking again does no harm.
         uffd.wake(to + done, HOST_PAGE_SIZE);
@@ -87,6 +95,11 @@ export class PagePutter implements MissingSink {
       if (uffd.errno !== Errno.EAGAIN || ++tries > MOST_TRIES) throw uffd.failure();
       yieldProcessor();
     }
+  }
+
+  /** False when there is a page, or the mapping is being changed (EAGAIN): `#uffd.errno` says which. */
+  #copyZeros(to: number): boolean {
+    return this.#uffd.copy(to, Number(addressOf(this.#zeros)), HOST_PAGE_SIZE) === HOST_PAGE_SIZE;
   }
 }
 
