@@ -28,7 +28,7 @@ export interface HostSupport {
   readonly accessProtect: Support;
   /** `hugePages: 'transparent'`. */
   readonly transparentHugePages: Support;
-  /** The same for `backing: 'anonymous'`. */
+  /** Whether guest memory with `backing: 'anonymous'` gets transparent huge pages. */
   readonly anonymousHugePages: Support;
 }
 

@@ -18,7 +18,7 @@ export interface ListeningAt {
 }
 
 export interface ArrivalOptions {
-  /** Threads for page channels that are started at once; 0: pages are written on the main thread. Default 2, as many as a source has by default. */
+  /** Threads that are started at once for page channels; 0: the main thread writes pages. Default 2, as many channels as a source has. */
   readonly threads?: number;
   /** Called with the reason for each peer that was refused. */
   readonly onRefused?: (error: GodwitError, peer: string) => void;

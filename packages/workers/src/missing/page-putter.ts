@@ -19,7 +19,7 @@ export class PagePutter implements MissingSink {
   readonly blocks: ServedMemoryParts['blocks'];
   readonly #uffd: Userfaultfd;
   readonly #from: number;
-  /** A page of the host's size without contents. */
+  /** An empty page of the host's page size. */
   readonly #zeros = new Uint8Array(HOST_PAGE_SIZE);
 
   /** @param pages the number of pages for which `bytes` has room */
@@ -79,7 +79,7 @@ export class PagePutter implements MissingSink {
       const left = byteLength - done;
       done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
       if (done >= byteLength) return;
-      // In anonymous memory the kernel takes the mark of a hole that a tracker has protected for a page, but not when it copies one.
+      // In anonymous memory, the kernel mistakes the mark of a protected hole for a page, except when it copies a page there.
       const isMark = from === undefined && uffd.errno === Errno.EEXIST && this.#copyZeros(to + done);
       if (isMark) {
         done += HOST_PAGE_SIZE;
