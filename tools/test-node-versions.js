@@ -1,8 +1,8 @@
 /**
- * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The
- * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on npm and are kept in .cache/node. With --others the version that runs this is left
- * out, if it is exactly one of them, and under the others the tests that only compute: for .ci/run, where all that is here
- * has been run under it by then, and where those would take half of the time.
+ * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The simulation has
+ * to print the same bytes as under the Node version that runs this script. The binaries are those of the `node` package on npm and are kept
+ * in .cache/node. `--others` is for .ci/run, which has run everything under its own version by then: it leaves out that version, if it is
+ * exactly one of those here, and under the other versions the tests that only compute, which would take half of the time.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -16,7 +16,9 @@ const cache = join(root, '.cache', 'node');
 const { values } = parseArgs({ options: { others: { type: 'boolean', default: false } } });
 const outerTally = process.env['TALLY_FILE'];
 
-/** Paths of tests of models, schedules and simulations, which touch nothing of Node that others do not. */
+/**
+ * Paths of the tests that only compute: tests of models, schedules and simulations, which use no part of Node that other tests do not use.
+ */
 const COMPUTING = [
   '/test/dist/unit/(schedules|vfio-model|mutants)',
   '/dist-test/(.*/)?simulat',
@@ -90,7 +92,7 @@ for (const version of VERSIONS) {
 }
 
 /**
- * What `godwit simulate` prints under the `node` of an environment.
+ * The output of `godwit simulate` under the `node` of an environment.
  * @param {NodeJS.ProcessEnv} env
  */
 function simulate(env) {
@@ -122,7 +124,7 @@ function install(version) {
       stdio: ['ignore', 'ignore', 'inherit'],
     });
   }
-  // Only `node` itself goes in front of PATH; npm stays the one that is there.
+  // Only `node` itself is put before PATH, so that npm stays the installed one.
   const binaries = join(folder, 'path');
   mkdirSync(binaries, { recursive: true });
   if (!existsSync(join(binaries, 'node'))) symlinkSync(binary, join(binaries, 'node'));

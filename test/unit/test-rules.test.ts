@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 /** The repository; the tests run compiled, in test/dist/unit. */
 const ROOT = join(import.meta.dirname, '..', '..', '..');
 
-/** Test files as somebody might write them, and whether the rules let them pass. */
+/** Test files, right and wrong ones, and whether the rules let them pass. */
 const FILES: Readonly<Record<string, { text: string; fails?: string }>> = {
   server: {
     text: "import net from 'node:net'; test('x', () => { net.createServer().listen(0); });",
