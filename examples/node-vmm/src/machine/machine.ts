@@ -47,7 +47,7 @@ const PARK_MS = 10_000;
 const THREAD_MS = 60_000;
 
 /** What each host chooses for itself. */
-type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing'>;
+type HostOptions = Pick<MachineConfig, 'overcommit' | 'dirtyRing' | 'memoryFiles'>;
 
 /** Whether `Machine` works here. */
 export function hasKvm(): boolean {
@@ -196,13 +196,14 @@ export class Machine implements VirtualMachine {
 
   static #build(
     description: MachineDescription,
-    { overcommit = false, dirtyRing = false }: HostOptions,
+    { overcommit = false, dirtyRing = false, memoryFiles = false }: HostOptions,
     arriving: boolean,
     given?: MappedGuestMemory,
   ): Machine {
     const layout = ramBlocks(description.memoryBytes);
     if (given !== undefined) checkRam(given, layout);
-    const memory = given ?? createGuestMemory({ blocks: layout, overcommit });
+    const backing = memoryFiles ? 'file' : 'auto';
+    const memory = given ?? createGuestMemory({ blocks: layout, overcommit, backing });
     try {
       return new Machine(description, memory, new KvmHardware(memory, description.vcpus, dirtyRing), arriving);
     } catch (error) {

@@ -18,7 +18,7 @@ export interface ListeningAt {
 }
 
 export interface ArrivalOptions {
-  /** Threads for page channels that are started at once; 0: pages are written on the main thread. Default 1. */
+  /** Threads for page channels that are started at once; 0: pages are written on the main thread. Default 2, as many as a source has by default. */
   readonly threads?: number;
   /** Hears of each peer that was refused, and why. */
   readonly onRefused?: (error: GodwitError, peer: string) => void;
@@ -27,7 +27,7 @@ export interface ArrivalOptions {
 /** The destination's links over a transport, with threads for page channels where its streams are plain sockets. */
 export async function linksFrom<L extends Listener>(
   transport: Transport<L>,
-  { threads = 1, onRefused }: ArrivalOptions = {},
+  { threads = 2, onRefused }: ArrivalOptions = {},
 ): Promise<ListeningAt> {
   const links = await listenOn(transport, onRefused === undefined ? {} : { onRefused });
   const { address } = links;

@@ -14,6 +14,7 @@ export interface Tried {
   readonly pagemapScan: Usable;
   readonly accessProtect: Usable;
   readonly transparentHugePages: Usable;
+  readonly anonymousHugePages: Usable;
   /** Names of `UFFD_FEATURE_...`, without that. */
   readonly userfaultfdFeatures: readonly string[];
   /** Bytes; `Infinity`: no limit. */

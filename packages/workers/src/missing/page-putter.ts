@@ -19,6 +19,8 @@ export class PagePutter implements MissingSink {
   readonly blocks: ServedMemoryParts['blocks'];
   readonly #uffd: Userfaultfd;
   readonly #from: number;
+  /** A page of the host's size without contents. */
+  readonly #zeros = new Uint8Array(HOST_PAGE_SIZE);
 
   /** @param pages room for so many */
   constructor(parts: ServedMemoryParts, pages: number) {
@@ -74,6 +76,12 @@ export class PagePutter implements MissingSink {
       const left = byteLength - done;
       done += from === undefined ? uffd.zero(to + done, left) : uffd.copy(to + done, from + done, left);
       if (done >= byteLength) return;
+      // In anonymous memory the kernel takes the mark of a hole that a tracker has protected for a page, but not when it copies one.
+      const isMark = from === undefined && uffd.errno === Errno.EEXIST && this.#copyZeros(to + done);
+      if (isMark) {
+        done += HOST_PAGE_SIZE;
+        continue;
+      }
       if (uffd.errno === Errno.EEXIST) {
         // The page that is there stays. Whoever has put it there has woken who waits for it; once more costs nothing.
         uffd.wake(to + done, HOST_PAGE_SIZE);
@@ -84,6 +92,11 @@ export class PagePutter implements MissingSink {
       if (uffd.errno !== Errno.EAGAIN || ++tries > MOST_TRIES) throw uffd.failure();
       yieldProcessor();
     }
+  }
+
+  /** False when there is a page, or the mapping is being changed (EAGAIN): `#uffd.errno` says which. */
+  #copyZeros(to: number): boolean {
+    return this.#uffd.copy(to, Number(addressOf(this.#zeros)), HOST_PAGE_SIZE) === HOST_PAGE_SIZE;
   }
 }
 

@@ -41,9 +41,9 @@ export function memoryBlockers(memory: GuestMemory): string[] {
   }
   const reasons: string[] = [];
   for (const block of mapped.blocks) {
-    const { id, fd, shared, pinned, filePageSize = 0 } = block;
+    const { id, fd, anonymous, shared, pinned, filePageSize = 0 } = block;
     if (shared === true) reasons.push(`RAM block "${id}" is shared with the source: its pages are there already`);
-    if (fd === null) {
+    if (fd === null && !anonymous) {
       reasons.push(`RAM block "${id}" was attached without its memory file, so that its contents cannot be given up`);
     }
     if (pinned) {

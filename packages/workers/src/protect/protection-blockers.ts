@@ -37,10 +37,10 @@ export function protectionBlockers(memory: GuestMemory): string[] {
 }
 
 function blockBlockers({ pageSize }: MappedGuestMemory, block: Block): string[] {
-  const { id, fd, shared, pinned, filePageSize = 0 } = block;
+  const { id, fd, anonymous, shared, pinned, filePageSize = 0 } = block;
   const reasons: string[] = [];
   if (shared === true) reasons.push(`RAM block "${id}" is declared shared: its contents would not be in the snapshot`);
-  if (fd === null) {
+  if (fd === null && !anonymous) {
     reasons.push(
       `RAM block "${id}" was attached without its memory file, so that its holes and its other mappings cannot be found`,
     );
