@@ -1,13 +1,15 @@
 /**
- * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The simulation has
- * to print the same bytes as under the Node version that runs this script. The binaries are those of the `node` package on npm and are kept
- * in .cache/node. `--others` is for .ci/run, which has run everything under its own version by then: it leaves out that version, if it is
- * exactly one of those here, and under the other versions the tests that only compute, which would take half of the time.
+ * Runs the built tests, a short demo and a simulation under every Node version that Godwit supports, one line a version. The
+ * simulation has to print the same bytes as under the version that runs this. The binaries are those of the `node` package on
+ * npm and are kept in .cache/node. With --others the version that runs this is left out, if it is exactly one of them, and the
+ * others run the tests that can differ between versions (node-versions-scope.js): for .ci/run, where all that is here has been
+ * run under it by then.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { delimiter, join, resolve } from 'node:path';
+import { delimiter, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { rowOf } from './node-versions-scope.js';
 
 const VERSIONS = ['20', '22', '24'];
 
@@ -16,14 +18,8 @@ const cache = join(root, '.cache', 'node');
 const { values } = parseArgs({ options: { others: { type: 'boolean', default: false } } });
 const outerTally = process.env['TALLY_FILE'];
 
-/**
- * Paths of the tests that only compute: tests of models, schedules and simulations, which use no part of Node that other tests do not use.
- */
-const COMPUTING = [
-  '/test/dist/unit/(schedules|vfio-model|mutants)',
-  '/dist-test/(.*/)?simulat',
-  '/dist-test/policy-properties',
-];
+/** The test files of each version, for Jest; empty for all. */
+const chosen = values.others ? ['--', '--runTestsByPath', ...differing()] : [];
 
 /** A link that changes, with jitter, on several channels, and a guest that never converges. */
 const SIMULATION =
@@ -42,8 +38,7 @@ for (const version of VERSIONS) {
 
   const tallyFile = join(cache, `${version}.jsonl`);
   rmSync(tallyFile, { force: true });
-  const left = values.others ? ['--', '--testPathIgnorePatterns', ...COMPUTING] : [];
-  const tests = spawnSync('npm', ['run', '--silent', 'jest', ...left], {
+  const tests = spawnSync('npm', ['run', '--silent', 'jest', ...chosen], {
     cwd: root,
     env: { ...environment, TALLY_FILE: tallyFile },
     encoding: 'utf8',
@@ -89,6 +84,16 @@ for (const version of VERSIONS) {
     const skipped = counts.skipped.map((/** @type {string} */ name) => `Node ${exact}: ${name}`);
     appendFileSync(outerTally, `${JSON.stringify({ ...counts, skipped })}\n`);
   }
+}
+
+/** The test files that can differ between versions of Node, by their paths from the root. */
+function differing() {
+  const list = execFileSync('npm', ['run', '--silent', 'jest', '--', '--listTests', '--json'], {
+    cwd: root,
+    encoding: 'utf8',
+  });
+  const files = /** @type {string[]} */ (JSON.parse(list)).map((file) => relative(root, file));
+  return files.filter((file) => rowOf(file)?.runs !== false).sort();
 }
 
 /**

@@ -39,13 +39,21 @@ export interface Tarball {
   readonly files: readonly string[];
 }
 
+/** What `npm pack --json` prints of a package. */
+interface Packed {
+  readonly name: string;
+  readonly filename: string;
+  readonly files: readonly { readonly path: string }[];
+}
+
 /** Packs all published packages into `folder`. */
 export function packAll(folder: string): Map<string, Tarball> {
   const tarballs = new Map<string, Tarball>();
-  for (const { folder: from, manifest } of PACKAGES) {
-    const [packed] = JSON.parse(npm(from, 'pack', '--json', '--ignore-scripts', '--pack-destination', folder));
-    const files = packed.files.map(({ path }: { path: string }) => path);
-    tarballs.set(manifest.name, { file: join(folder, packed.filename), files });
+  // One npm for all of them: it takes longer to start than to pack.
+  const folders = PACKAGES.map(({ folder: from }) => from);
+  const printed = npm(ROOT, 'pack', '--json', '--ignore-scripts', '--pack-destination', folder, ...folders);
+  for (const { name, filename, files } of JSON.parse(printed) as Packed[]) {
+    tarballs.set(name, { file: join(folder, filename), files: files.map(({ path }) => path) });
   }
   return tarballs;
 }

@@ -77,6 +77,12 @@ describe('tests under the settings of this repository', () => {
   });
 });
 
+test('the files that are started first are there', async () => {
+  const { LONG } = (await import(join(ROOT, 'tools/jest/longest-first.js'))) as { LONG: readonly string[] };
+  expect(LONG.length).toBeGreaterThan(5);
+  expect(LONG.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
+});
+
 describe('what was built from sources that are gone', () => {
   test('is deleted; everything else stays', () => {
     plant('tsconfig.json', '{ "references": [{ "path": "a" }, { "path": "a/test" }] }');

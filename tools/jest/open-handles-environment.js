@@ -1,6 +1,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TestEnvironment as NodeEnvironment } from 'jest-environment-node';
+import { bindGlobals } from './bind-globals.js';
 
 /** How long a socket, worker or timer may take to close after the last test of a file. */
 const GRACE_MS = 1000;
@@ -35,6 +36,7 @@ export default class OpenHandlesEnvironment extends NodeEnvironment {
   /** @override */
   async setup() {
     await super.setup();
+    if (this.context !== null) bindGlobals(this.context);
     // Node opens these streams at first use. They belong to the worker, and must not count for the test file that
     // prints first.
     void process.stdin;
