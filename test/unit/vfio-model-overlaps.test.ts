@@ -17,7 +17,7 @@ import { leaveOutOrder, type OrderPart } from '../kernel/sequences/order-left-ou
 import { type OverlapPlace, runOverlappingSequence } from '../kernel/sequences/overlapping-sequence.js';
 import { OVERLAP_BLOCKS, SEQUENCES, seedsOf } from '../kernel/sequences/sequence-plan.js';
 
-/** 1,000 random sequences of overlapping changes, writes and harvests for each tracker. The same on the kernel: `npm run test:kernel`. */
+/** 1,000 random sequences of overlapping changes, writes and harvests for each tracker. `npm run test:kernel` runs them on the kernel. */
 
 let memory: MappedGuestMemory;
 let model: VfioModel;

@@ -6,7 +6,8 @@ const SPARE_BYTES = 2 ** 30;
 
 /**
  * Populates this much memory and frees it again. In a virtual machine, memory that was freed more than about two seconds ago may have
- * been given back to the host, and the next allocation waits for the host. A measurement right after this call does not include that.
+ * been given back to the host, and the next allocation waits for the host. A measurement right after this call does not include that
+ * wait.
  *
  * The kernel takes small pages and huge ones from different free lists, so that each kind is warmed.
  *

@@ -9,7 +9,7 @@ import { Userfaultfd } from './userfaultfd/userfaultfd.js';
 /** Whether this process can use something, and if not, why and what to do. */
 export type Support = { readonly usable: true } | { readonly usable: false; readonly reason: string };
 
-/** What this host offers to this process, as far as migration is concerned. */
+/** The features of this host that this process can use for migration. */
 export interface HostSupport {
   /** `/dev/kvm` opens, has what `Kvm` needs, and gives a VM. */
   readonly kvm: Support;
@@ -18,7 +18,7 @@ export interface HostSupport {
   /** Dirty rings (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, Linux 6.1): `KvmDirtyRingTracker` works. */
   readonly kvmDirtyRing: Support;
   readonly userfaultfd: Support;
-  /** userfaultfd may handle faults taken inside the kernel, KVM's included: what post-copy needs. */
+  /** userfaultfd may handle faults taken inside the kernel, KVM's included: post-copy needs this. */
   readonly userfaultfdKernelFaults: Support;
   /** UFFD_FEATURE_WP_ASYNC (Linux 6.7). With `pagemapScan`: `PagemapTracker` works. */
   readonly asyncWriteProtect: Support;
@@ -28,12 +28,12 @@ export interface HostSupport {
   readonly accessProtect: Support;
   /** `hugePages: 'transparent'`. */
   readonly transparentHugePages: Support;
-  /** The same for `backing: 'anonymous'`. */
+  /** Whether guest memory with `backing: 'anonymous'` gets transparent huge pages. */
   readonly anonymousHugePages: Support;
 }
 
 /**
- * Tries everything out; takes well under a millisecond and leaves nothing open.
+ * Finds the features by trying them; takes well under a millisecond and leaves nothing open.
  *
  * @example
  * const { pagemapScan } = hostSupport();

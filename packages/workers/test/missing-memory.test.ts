@@ -16,7 +16,7 @@ const SECOND = 40;
 
 const ending = endings();
 
-/** What the guest's memory is made of: files, or anonymous memory in huge pages where the host has them. */
+/** The kinds of guest memory: files, or anonymous memory, in huge pages if the host has them. */
 const BACKINGS = ['file', 'auto'] as const;
 let backing: (typeof BACKINGS)[number];
 beforeEach(() => {

@@ -2,7 +2,7 @@ import type { HostCommands, MigrateRequest } from './host-protocol.js';
 import type { DemoOptions } from './options.js';
 import type { Credentials } from './transport-choice.js';
 
-/** What a run asks of its two hosts, as its options have it. */
+/** The requests of a run to its two hosts, made from its options. */
 export class RunRequests {
   readonly #options: DemoOptions;
   readonly #credentials: Credentials | undefined;

@@ -85,7 +85,7 @@ export class SerialPort implements PortDevice {
         registers[port - SERIAL_PORT] = byte;
         return;
       default:
-        // FIFO control, and two registers that are read-only.
+        // Writes to FIFO control and to the two read-only registers have no effect.
         return;
     }
   }
@@ -122,7 +122,7 @@ export class SerialPortState implements MigratableDevice {
     this.#registers.set(reader.required('UART', REGISTERS));
   }
 
-  /** None: the state is on the `SharedBoard`. */
+  /** Returns no pages: the state is on the `SharedBoard`. */
   loadWrites(): readonly [] {
     return [];
   }

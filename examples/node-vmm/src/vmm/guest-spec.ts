@@ -15,7 +15,10 @@ export interface GuestSpec {
   readonly heartbeatMs: number;
 }
 
-/** Why a working set does not fit into the guest's RAM together with the guest itself; `undefined` when it does. */
+/**
+ * The reason why a working set does not fit into the guest's RAM together with the guest itself; `undefined` when it
+ * does.
+ */
 export function workingSetProblem(memoryBytes: number, vcpus: number, workingSetBytes: number): string | undefined {
   const low = Math.min(memoryBytes, RAM_LOW_LIMIT);
   try {

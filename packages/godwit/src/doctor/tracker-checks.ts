@@ -1,7 +1,7 @@
 import type { Check } from './check.js';
 import type { HostFacts, Tried } from './host-facts.js';
 
-/** Kernel modules that are KVM on a kind of processor, and what they are called here. */
+/** KVM's kernel modules, each for one kind of processor, and their names in the report. */
 const KVM_KINDS: Readonly<Record<string, string>> = {
   kvm_intel: 'VT-x',
   kvm_amd: 'AMD-V',
@@ -10,7 +10,7 @@ const KVM_KINDS: Readonly<Record<string, string>> = {
 
 const THP = '/sys/kernel/mm/transparent_hugepage';
 
-/** Those who see which pages were written, and serve pages that are missing. */
+/** Checks the facilities that detect written pages and serve missing pages. */
 export function trackerChecks(facts: HostFacts): Check[] {
   const { linux } = facts;
   if ('reason' in linux) return [];

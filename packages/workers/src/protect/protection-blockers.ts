@@ -6,7 +6,7 @@ import { rangesOf, servable } from '../missing/serving-blockers.js';
 
 type Block = MappedGuestMemory['blocks'][number];
 
-/** Why this memory cannot be protected against writing, a sentence for each reason; empty when it can. */
+/** The reasons why this memory cannot be protected against writing, one sentence each; empty when it can. */
 export function protectionBlockers(memory: GuestMemory): string[] {
   const mapped = servable(memory);
   if (mapped === undefined) {
@@ -71,14 +71,14 @@ function otherMappings({ hostAddress, byteLength, fileOffset }: Block, fd: numbe
     const from = BigInt(`0x${offset}`);
     const to = from + (end - start);
     if (to <= BigInt(fileOffset) || from >= BigInt(fileOffset + byteLength)) continue;
-    // The block itself: as one mapping, or as a part of one, or cut where its modes change.
+    // This is the block's own mapping, which may be one mapping, a part of one, or cut where its modes change.
     if (start - from === hostAddress - BigInt(fileOffset)) continue;
     found.push(`at 0x${start.toString(16)}`);
   }
   return found;
 }
 
-/** Whether the ranges can be had: tried out, with nothing protected yet. */
+/** The reasons why the ranges cannot be registered, found by registering them while nothing is protected. */
 function rangeBlockers(memory: MappedGuestMemory): string[] {
   try {
     SharedUserfaultfd.join(rangesOf(memory), 'synchronous').leave();
