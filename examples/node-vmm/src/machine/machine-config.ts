@@ -3,7 +3,7 @@ import type { BootParams } from '../guest/boot-params.js';
 import { DEFAULT_HEARTBEAT_MICROSECONDS } from '../guest/boot-params.js';
 import { PAGE_SIZE, RAM_HIGH_ADDRESS, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
-import type { LinuxBoot } from '../linux/boot-linux.js';
+import type { LinuxBoot } from '../linux/boot-plan.js';
 import { MAX_VCPUS } from '../vcpu/shared-board.js';
 import { ramBlocks } from './memory-map.js';
 

@@ -173,7 +173,8 @@ function completeIo(order: number): string | undefined {
   run.immediateExit = true;
   while (entered && Atomics.load(words, commandWord) === order) {
     const result = runVcpu(vcpuFd);
-    if (result === -Errno.EINTR) entered = false;
+    // EAGAIN: it waits for a start-up interrupt, and has begun nothing.
+    if (result === -Errno.EINTR || result === -Errno.EAGAIN) entered = false;
     else if (result < 0) return `KVM_RUN failed with errno ${-result}`;
     else {
       const failure = handleExit();

@@ -1,6 +1,6 @@
 import { PAGE_SIZE, RAM_LOW_LIMIT } from '../guest/layout.js';
 import { placeWorkingSet } from '../guest/working-set.js';
-import type { LinuxBoot } from '../linux/boot-linux.js';
+import type { LinuxBoot } from '../linux/boot-plan.js';
 
 /** The guest to boot, as chosen on the command line. */
 export interface GuestSpec {

@@ -42,5 +42,33 @@ export function printsCommandLine(rest: readonly number[]): number[] {
 export const POWER_OFF = [0xba, 0x04, 0x06, 0x00, 0x00, 0xb8, 0x00, 0x34, 0x00, 0x00, 0x66, 0xef, 0xf4];
 /** mov al, 0xfe; out 0x64, al; hlt */
 export const RESET = [0xb0, 0xfe, 0xe6, 0x64, 0xf4];
-/** lidt [rip + 2] of what is not there; ud2: a triple fault */
-export const TRIPLE_FAULT = [0x0f, 0x01, 0x1d, 0x02, 0x00, 0x00, 0x00, 0x0f, 0x0b, ...new Array<number>(16).fill(0)];
+
+/** Where a toy vmlinux has its note and its code. */
+export const TOY_PVH = { note: 0xb0, code: 0x100 } as const;
+const CODE_OFFSET = 0x10;
+
+/** An ELF file with one segment, whose code is at its PVH entry, in 32-bit mode. */
+export function toyVmlinux(code: readonly number[]): Uint8Array {
+  const file = new Uint8Array(TOY_PVH.code + CODE_OFFSET + code.length);
+  const view = new DataView(file.buffer);
+  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+  view.setUint16(16, 2, true);
+  view.setUint16(18, 62, true);
+  view.setBigUint64(32, 64n, true);
+  view.setUint16(56, 2, true);
+  const header = (at: number, type: number, offset: number, address: number, inFile: number, inMemory: number) => {
+    view.setUint32(at, type, true);
+    [offset, address, address, inFile, inMemory].forEach((value, i) => {
+      view.setBigUint64(at + 8 + 8 * i, BigInt(value), true);
+    });
+  };
+  header(64, 1, TOY_PVH.code, TOY_ADDRESS, CODE_OFFSET + code.length, TOY_NEEDS);
+  header(120, 4, TOY_PVH.note, 0, 20, 20);
+  [4, 4, 18].forEach((value, i) => {
+    view.setUint32(TOY_PVH.note + 4 * i, value, true);
+  });
+  file.set(Buffer.from('Xen\0'), TOY_PVH.note + 12);
+  view.setUint32(TOY_PVH.note + 16, TOY_ADDRESS + CODE_OFFSET, true);
+  file.set(code, TOY_PVH.code + CODE_OFFSET);
+  return file;
+}

@@ -1,0 +1,138 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
+import { BUSYBOX_VARIABLE, KERNEL_VARIABLE, writeShellInitramfs } from '../guest/linux-files.js';
+import { LinuxHost } from '../guest/linux-host.js';
+
+/**
+ * node-vmm boots Debian's kernel, nested in a machine that is emulated, to a shell on its serial port, and moves it between processes
+ * while it works.
+ */
+
+const VMM = join(import.meta.dirname, '../../../../examples/node-vmm/dist/command/cli.js');
+const MINUTES = 60_000;
+/** Nothing is measured here: a pause may take as long as an emulated processor needs. */
+const PATIENCE = ['--downtime-limit', '20000', '--pause-limit', '600000', '--connect-timeout', '120000'];
+
+let folder: string;
+const kernel = process.env[KERNEL_VARIABLE] ?? '';
+const hosts: LinuxHost[] = [];
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'linux-guest-'));
+  writeShellInitramfs(join(folder, 'initramfs'), process.env[BUSYBOX_VARIABLE] ?? '');
+});
+afterEach(async () => {
+  const running = hosts.splice(0);
+  for (const host of running) host.kill();
+  await Promise.all(running.map(({ ended }) => ended));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function host(name: string, ...args: string[]): LinuxHost {
+  const started = new LinuxHost([args[0] as string, ...args.slice(1), '--control', join(folder, `${name}.sock`)]);
+  hosts.push(started);
+  return started;
+}
+
+async function booted(name: string, vcpus: number): Promise<LinuxHost> {
+  const guest = host(
+    name,
+    ...['run', '--kernel', kernel, '--initrd', join(folder, 'initramfs'), '--vcpus', String(vcpus)],
+    ...['--memory', '192M', '--append', 'console=ttyS0 quiet panic=-1'],
+  );
+  await guest.prints(/ready after [\d.]+ s/);
+  return guest;
+}
+
+/** Moves the guest of `from` to a process of its own. */
+async function moved(from: string, to: string): Promise<LinuxHost> {
+  const uri = `unix:${join(folder, `${to}.link`)}`;
+  const next = host(to, 'receive', uri, '--once');
+  await next.says(/a guest may come/);
+  const client = spawnSync(
+    process.execPath,
+    [VMM, 'migrate', uri, '--control', join(folder, `${from}.sock`), ...PATIENCE],
+    { encoding: 'utf8' },
+  );
+  expect(`${client.status} ${client.stdout}${client.stderr}`).toMatch(/^0 /);
+  return next;
+}
+
+/** Seconds since the guest's kernel was started, by its own clock. */
+async function uptime(guest: LinuxHost): Promise<number> {
+  guest.type('echo "up $(cut -d " " -f 1 /proc/uptime)"');
+  return Number((await guest.prints(/^up ([\d.]+)$/m))[1]);
+}
+
+async function answer(guest: LinuxHost, command: string, pattern: RegExp): Promise<string> {
+  guest.type(command);
+  return (await guest.prints(pattern))[1] as string;
+}
+
+test(
+  'boots to a shell, works while it moves there and back, and switches itself off',
+  async () => {
+    const source = await booted('a', 1);
+    // What is typed is computed there, and not only echoed.
+    expect(await answer(source, 'echo "is $((6 * 7))"', /^is (\d+)$/m)).toBe('42');
+    const kernelRelease = await answer(source, 'echo "on $(uname -r)"', /^on (\S+)$/m);
+    expect(kernel).toContain(kernelRelease);
+    const sum = await answer(source, 'head -c 8000000 /dev/urandom >/tmp/file; md5sum /tmp/file', /^([0-9a-f]{32}) /m);
+    source.type('(i=0; while :; do i=$((i + 1)); echo $i >/tmp/count; done) &');
+    const uptimes = [await uptime(source)];
+    const counts = [Number(await answer(source, 'echo "at $(cat /tmp/count)"', /^at (\d+)$/m))];
+
+    let guest = source;
+    for (const [from, to] of [
+      ['a', 'b'],
+      ['b', 'c'],
+    ] as const) {
+      const before = guest;
+      guest = await moved(from, to);
+      expect(await before.ended).toBe(0);
+      uptimes.push(await uptime(guest));
+      counts.push(Number(await answer(guest, 'echo "at $(cat /tmp/count)"', /^at (\d+)$/m)));
+      expect(await answer(guest, 'md5sum /tmp/file', /^([0-9a-f]{32}) /m)).toBe(sum);
+    }
+    expect(uptimes).toEqual([...uptimes].sort((a, b) => a - b));
+    expect(counts).toEqual([...counts].sort((a, b) => a - b));
+    expect(new Set(counts).size).toBe(3);
+    expect(
+      await answer(
+        guest,
+        'echo "clock $(cat /sys/devices/system/clocksource/*/current_clocksource)"',
+        /^clock (\S+)$/m,
+      ),
+    ).toBe('kvm-clock');
+    const complaints = 'dmesg | grep -cE "BUG|WARNING|lockup|stall"';
+    expect(await answer(guest, `echo "complaints $(${complaints})"`, /^complaints (\d+)$/m)).toBe('0');
+    guest.type('poweroff -f');
+    expect(await guest.ended).toBe(0);
+    expect(guest.messages).toContain('the guest has shut itself down');
+  },
+  20 * MINUTES,
+);
+
+test(
+  'two vCPUs: both work, here and after a move, and a reset ends the guest',
+  async () => {
+    const source = await booted('d', 2);
+    const busy =
+      'for n in 0 1; do taskset $((1 << n)) sh -c "i=0; while [ \\$i -lt 2000 ]; do i=\\$((i + 1)); done; echo done $n"; done';
+    expect(await answer(source, 'echo "cpus $(nproc)"', /^cpus (\d+)$/m)).toBe('2');
+    source.type(busy);
+    await source.prints(/^done 1$/m);
+    const before = await uptime(source);
+    const guest = await moved('d', 'e');
+    expect(await uptime(guest)).toBeGreaterThan(before);
+    guest.type(busy);
+    await guest.prints(/^done 1$/m);
+    guest.type('reboot -f');
+    expect(await guest.ended).toBe(0);
+    expect(guest.messages).toContain('reset');
+  },
+  20 * MINUTES,
+);
