@@ -9,6 +9,8 @@ import { COMMAND_FILE, STATUS_FILE } from './init-script.js';
 export interface BootImage {
   readonly kernel: string;
   readonly initramfs: string;
+  /** QEMU's name of the processor, and how many. Default: two with all that QEMU emulates. */
+  readonly processor?: { readonly model: string; readonly count: number };
   /** QEMU's options for the devices of this machine. */
   readonly devices: readonly string[];
   /** Added to the kernel's command line. */
@@ -66,10 +68,11 @@ export async function bootAndRun(
  * and a translation made at that moment by another thread would keep the breakpoint that it patches with.
  */
 function qemuArguments(tree: DebianTree, image: BootImage, share: string): string[] {
+  const { model, count } = image.processor ?? { model: 'max,+svm', count: 2 };
   const firmware = ['usr/share/qemu', 'usr/share/seabios'].map((path) => join(tree.folder, path)).filter(existsSync);
   return [
     ...firmware.flatMap((path) => ['-L', path]),
-    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', 'max,+svm', '-smp', '2', '-m', '2G'],
+    ...['-machine', 'q35', '-accel', 'tcg,thread=single', '-cpu', model, '-smp', String(count), '-m', '2G'],
     ...['-display', 'none', '-vga', 'none', '-nic', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'],
     ...['-virtfs', 'local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap'],
     ...['-virtfs', `local,path=${share},mount_tag=share,security_model=none,multidevs=remap`],
