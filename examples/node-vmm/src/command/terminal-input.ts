@@ -18,11 +18,15 @@ export function typeFrom(input: Input, type: (bytes: Uint8Array) => void, leave:
     if (left >= 0) leave();
     else type(bytes);
   };
+  // A terminal that has gone types nothing more.
+  const onError = (): void => {};
   if (input.isTTY) input.setRawMode(true);
   input.on('data', onData);
+  input.on('error', onError);
   input.resume();
   return () => {
     input.off('data', onData);
+    input.off('error', onError);
     if (input.isTTY) input.setRawMode(false);
     input.pause();
   };
