@@ -5,6 +5,9 @@ import { cpioArchive, FileMode } from '../harness/initramfs.js';
 export const KERNEL_VARIABLE = 'GODWIT_TEST_KERNEL';
 export const BUSYBOX_VARIABLE = 'GODWIT_TEST_BUSYBOX';
 
+/** Parameters for a kernel that nobody may run for a while, on a busy host: it does not complain of it. */
+export const PATIENT = 'nowatchdog rcupdate.rcu_cpu_stall_suppress=1';
+
 /** A shell on the serial port. `ready` comes before its first prompt, with the seconds since the kernel was started. */
 const INIT = `#!/bin/busybox sh
 export PATH=/bin PS1='guest# '

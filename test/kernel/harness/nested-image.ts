@@ -1,4 +1,6 @@
 import { join } from 'node:path';
+import { NEWEST, unpackedQemu } from '@godwit/bench/qemu';
+import { PATIENT } from '../guest/linux-files.js';
 import { cached } from './cache.js';
 import type { DebianTree } from './debian-packages.js';
 import { initScript } from './init-script.js';
@@ -10,8 +12,9 @@ import type { BootImage } from './test-machine.js';
 const MODULES = ['9pnet_virtio', '9p', 'kvm-amd'];
 
 /**
- * Debian's own kernel on one processor, to run guests of its own: nothing else is in this machine. Page tables have four levels: each
- * level of this kernel's and of its guest's is walked for the other's, by an emulated processor.
+ * Debian's own kernel on one processor, to run guests of its own, in the newest QEMU: nothing else is in this machine. Nested paging
+ * stays on: without it (`kvm_amd npt=0`) every kernel resets at its first instructions, in QEMU's guests too. Page tables have four
+ * levels: each level of a guest's is looked up through all of this kernel's, by an emulated processor.
  */
 export async function nestedImage(tree: DebianTree): Promise<BootImage> {
   const folder = await cached('nested', [...tree.key, ...MODULES, initScript([])], async (target) => {
@@ -20,8 +23,9 @@ export async function nestedImage(tree: DebianTree): Promise<BootImage> {
   return {
     kernel: tree.vmlinuz,
     initramfs: join(folder, 'initramfs'),
+    qemu: await unpackedQemu(NEWEST, (text) => process.stdout.write(`kernel: ${text}\n`)),
     processor: { model: 'max,+svm,-la57', count: 1 },
     devices: [],
-    parameters: '',
+    parameters: PATIENT,
   };
 }
